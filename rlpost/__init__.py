@@ -1,0 +1,3 @@
+"""rlpost: distributed RL post-training for language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,49 @@
+"""``model.path`` -> a directory or hub id that transformers and vLLM both accept.
+
+Owns the resolution of names and the checks that need no weights. Refuses to load models.
+"""
+
+from pathlib import Path
+
+from rlpost.errors import UserError
+from rlpost.models import embedded
+
+
+def locate_model(path: str) -> str:
+    """Resolve ``model.path``: the embedded model's name, a local directory, or a hub id.
+
+    Raises:
+        UserError: nothing of that name exists or it is not a model directory.
+    """
+    if path == embedded.NAME:
+        return str(embedded.materialize())
+    local = Path(path).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise UserError(
+                f"model.path: {local} has no config.json, so it is not a Hugging Face model "
+                "directory; save the model there with save_pretrained()"
+            )
+        return str(local.resolve())
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"model.path: {path!r} does not exist; give {embedded.NAME!r}, an existing local "
+            "directory or a hub id such as 'Qwen/Qwen3-0.6B'"
+        )
+    return _hub_snapshot(path)
+
+
+def _hub_snapshot(repo_id: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(
+            repo_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model.path: {repo_id!r} is neither a local directory nor a model that can be "
+            f"fetched from the hub ({type(error).__name__}); check the name, the network and "
+            "HF_TOKEN"
+        ) from error

@@ -1,0 +1,53 @@
+"""What a trainer consumes: packed tokens, no padding.
+
+Owns the layout of one micro-batch. Refuses to own how samples are distributed over
+micro-batches and ranks (packing.py) and what the numbers mean (algorithms/).
+
+Legend: T packed tokens, R response tokens (those that carry a loss), S sequences.
+
+Layout of one block: ``[prompt][response 1]..[response n]``. The prompt is computed once;
+every response attends to the prompt and to itself only, and its positions restart at the
+prompt's length. A single sequence is a block with one response. A response's first token
+is predicted from the prompt's last token, so ``predictor_R`` is not ``target index - 1``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Token ranges ``[start, end)`` of a prompt and of the responses that share it.
+
+    Example: ``Block(prompt=(0, 5), responses=((5, 9), (9, 12)))``
+    """
+
+    prompt: tuple[int, int]
+    responses: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """One micro-batch of one rank.
+
+    ``loss_weight_R`` holds every mask and denominator: the loss of the whole optimizer
+    batch is ``sum(loss_weight_R * per_token_loss_R)`` over all micro-batches and ranks.
+    A dummy (so that ranks run equally many micro-batches) has weight 0 everywhere.
+    """
+
+    token_ids_T: np.ndarray  # int64
+    position_ids_T: np.ndarray  # int64
+    blocks: tuple[Block, ...]
+    predictor_R: np.ndarray  # int64: index in T whose hidden state predicts the token
+    target_R: np.ndarray  # int64: token id
+    sequence_R: np.ndarray  # int64: index of the sequence in the optimizer batch
+    rollout_logprobs_R: np.ndarray  # float32, nats, temperature applied
+    advantages_R: np.ndarray  # float32
+    loss_weight_R: np.ndarray  # float32
+    ref_logprobs_R: np.ndarray | None = None  # float32
+    is_dummy: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids_T)
