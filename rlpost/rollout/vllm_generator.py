@@ -1,0 +1,319 @@
+"""A generator over vLLM's AsyncLLM.
+
+Owns the engine of one process tree and its pushes. Refuses to own Ray: cluster/ turns the
+class into an actor. Invariants: log-probs are the sampler's own, after temperature; each
+request is salted with its version, so a prefix cached under other weights is never reused;
+the model is only touched while the scheduler is paused.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from rlpost.errors import InfrastructureError, UserError, WeightPushError
+from rlpost.rollout.protocol import GeneratorInfo
+from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
+from rlpost.weights.transports.protocol import Locator
+
+BASE_VERSION = 0  # what the engine loaded from disk, before the first push
+
+
+class GeneratorDtype(Enum):
+    """Precision of the generator's weights and arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass(kw_only=True)
+class GeneratorConfig:
+    """How many engines there are and what each may use."""
+
+    num: int = 1  # engines
+    dtype: GeneratorDtype = GeneratorDtype.auto  # auto: like the trainer
+    max_model_len: int | None = None  # tokens; None: the model's context
+    max_num_seqs: int = 128  # responses in flight per engine
+    threads: int | None = None  # CPU threads per engine; None: cores // num
+    kv_cache_gib: int = 1  # CPU only
+    gpu_memory_utilization: float = 0.85  # GPU only
+    tensor_parallel_size: int = 1
+    enforce_eager: bool = True  # compiling gains nothing measurable on CPU
+    setup_timeout_s: float = 300.0
+    request_timeout_s: float = 600.0
+
+    def validate(self) -> None:
+        """Raise UserError for values no engine can have."""
+        for name in ("num", "max_num_seqs", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"generator.{name} must be at least 1, got {getattr(self, name)}")
+        if self.kv_cache_gib < 1:
+            raise UserError(f"generator.kv_cache_gib must be at least 1, got {self.kv_cache_gib}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise UserError(
+                "generator.gpu_memory_utilization must be in (0, 1], "
+                f"got {self.gpu_memory_utilization}"
+            )
+
+
+class VllmGenerator:
+    """See ``protocol.Generator``.
+
+    Args:
+        cfg: engine settings, with ``threads`` and ``dtype`` resolved.
+        model_path: directory in Hugging Face layout.
+        weight_backend: vLLM weight-transfer backend; ``rlpost`` is ``weights/vllm_plugin.py``.
+    """
+
+    def __init__(
+        self, cfg: GeneratorConfig, *, model_path: str, weight_backend: str = "rlpost"
+    ) -> None:
+        self._cfg = cfg
+        self._model_path = model_path
+        self._weight_backend = weight_backend
+        self._engine: Any = None
+        self._info: GeneratorInfo | None = None
+        self._version = BASE_VERSION
+        self._pushing: int | None = None
+        self._serving = asyncio.Event()
+        self._serving.set()
+        self._num_requests = 0
+
+    async def setup(self) -> GeneratorInfo:
+        if self._info is None:
+            self._set_environment()
+            self._engine = self._build_engine()
+            config = self._engine.model_config
+            self._info = GeneratorInfo(
+                max_model_len=config.max_model_len,
+                dtype=str(config.dtype).removeprefix("torch."),
+                num_workers=self._cfg.tensor_parallel_size,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+            )
+        return self._info
+
+    def _set_environment(self) -> None:
+        # vLLM reads these when its processes start, so they precede its import.
+        threads = self._cfg.threads or os.cpu_count() or 1
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._cfg.kv_cache_gib)
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+    def _build_engine(self):
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        args = AsyncEngineArgs(
+            model=self._model_path,
+            dtype=self._cfg.dtype.value,
+            max_model_len=self._cfg.max_model_len,
+            max_num_seqs=self._cfg.max_num_seqs,
+            tensor_parallel_size=self._cfg.tensor_parallel_size,
+            gpu_memory_utilization=self._cfg.gpu_memory_utilization,
+            enforce_eager=self._cfg.enforce_eager,
+            enable_prefix_caching=True,
+            # A seeded request whose prompt is cut into chunks kills the CPU engine: it
+            # rewinds the generator's offset, which torch does not have on CPU.
+            enable_chunked_prefill=self._on_gpu(),
+            logprobs_mode="processed_logprobs",  # the default ignores the temperature
+            generation_config="vllm",  # a model's own sampling defaults would change pi
+            weight_transfer_config={"backend": self._weight_backend},
+            worker_extension_cls="rlpost.weights.vllm_plugin.WorkerExtension",
+            enable_log_requests=False,
+            disable_log_stats=True,
+        )
+        return AsyncLLM.from_engine_args(args)
+
+    @staticmethod
+    def _on_gpu() -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
+    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        await self._serving.wait()
+        try:
+            output = await self._run(
+                list(request.prompt.token_ids),
+                self._sampling_params(request.sampling, n=request.num_samples, seed=request.seed),
+            )
+        except EngineDeadError as error:
+            raise InfrastructureError(f"vLLM engine died: {error}") from error
+        trajectories = []
+        for child in sorted(output.outputs, key=lambda c: c.index):
+            trajectories.append(
+                Trajectory(
+                    uid=request.prompt.uid,
+                    sample=child.index,
+                    prompt_ids=request.prompt.token_ids,
+                    response_ids=tuple(child.token_ids),
+                    rollout_logprobs=_sampled_logprobs(child),
+                    spans=_spans(child, version=self._version),
+                    finish_reason=str(child.finish_reason),
+                    text=child.text,
+                    seed=request.seed + child.index,
+                )
+            )
+        return tuple(trajectories)
+
+    async def _run(self, token_ids: list[int], params: Any):
+        from vllm.inputs import TokensPrompt
+
+        self._num_requests += 1
+        prompt = TokensPrompt(prompt_token_ids=token_ids, cache_salt=f"v{self._version}")
+        final = None
+        async for output in self._engine.generate(prompt, params, f"r{self._num_requests}"):
+            final = output
+        if final is None or not final.finished:
+            raise InfrastructureError("vLLM ended a request without a result")
+        return final
+
+    def _sampling_params(self, sampling: SamplingConfig, *, n: int, seed: int):
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            n=n,
+            seed=seed,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            logprobs=0,  # the sampled token's own
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=1.0,
+            prompt_logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs = await asyncio.gather(*(self._run(list(ids), params) for ids in sequences))
+        return [
+            [
+                position[token].logprob
+                for token, position in zip(ids[1:], out.prompt_logprobs[1:], strict=True)
+            ]
+            for ids, out in zip(sequences, outputs, strict=True)
+        ]
+
+    # -- pushes ---------------------------------------------------------------------------
+
+    async def begin_push(self, version: int) -> None:
+        if self._pushing == version:
+            return
+        if version <= self._version:
+            raise WeightPushError(f"version {version} is not newer than {self._version}")
+        self._pushing = version
+        self._serving.clear()
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        await self._engine.start_weight_update()
+
+    async def receive(self, locator: Locator, *, first_rank: int) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        info = {"transport": locator.transport, "manifest": locator.manifest}
+        per_worker = [
+            {**info, "where": {**locator.where, "rank": first_rank + worker}}
+            for worker in range(self._cfg.tensor_parallel_size)
+        ]
+        request = WeightTransferUpdateRequest(update_info=per_worker)
+        await _refused(self._engine.update_weights(request))
+
+    async def load(self, version: int) -> None:
+        await _refused(self._engine.finish_weight_update(weight_version=str(version)))
+        self._version_before, self._version = self._version, version
+        # The probe runs through the engine's own scheduler. New requests still wait at the
+        # door; kept ones go on, and abort_push discards them if the probe fails.
+        await self._engine.resume_generation()
+
+    async def commit_push(self, version: int) -> None:
+        await self._engine.collective_rpc("rlpost_commit")
+        self._pushing = None
+        self._serving.set()
+
+    async def abort_push(self, version: int) -> int:
+        if self._pushing is None:
+            return self._version
+        await self._engine.pause_generation(mode="abort", clear_cache=True)
+        restored = await self._engine.collective_rpc("rlpost_rollback")
+        if self._version == version:
+            if not all(restored):
+                raise WeightPushError("no committed version to go back to; restart the generator")
+            self._version = self._version_before
+            await self._engine.update_weight_version(str(self._version))
+        await self._engine.resume_generation()
+        self._pushing = None
+        self._serving.set()
+        return self._version
+
+    # -- life -----------------------------------------------------------------------------
+
+    async def health(self) -> int:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._engine.check_health()
+        except EngineDeadError as error:
+            raise InfrastructureError(f"vLLM engine died: {error}") from error
+        return self._version
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.pause_generation(mode="abort")  # shutdown hangs on running requests
+            self._engine.shutdown()
+            self._engine = None
+
+
+async def _refused(call) -> None:
+    """Await an engine call that may refuse a payload; the engine itself survives that."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        await call
+    except EngineDeadError as error:
+        raise InfrastructureError(f"vLLM engine died: {error}") from error
+    except Exception as error:  # the worker's exception arrives as a plain Exception
+        raise WeightPushError(str(error)) from error
+
+
+def _sampled_logprobs(child) -> tuple[float, ...]:
+    return tuple(
+        position[token].logprob
+        for token, position in zip(child.token_ids, child.logprobs, strict=True)
+    )
+
+
+def _spans(child, *, version: int) -> tuple[Span, ...]:
+    """Translate the engine's own version spans; they partition the response."""
+    spans = tuple(
+        Span(
+            start=s.start,
+            end=s.end,
+            version=BASE_VERSION if s.version == "default" else int(s.version),
+        )
+        for s in child.weight_versions or ()
+        if s.end > s.start
+    )
+    if not spans:
+        spans = (Span(start=0, end=len(child.token_ids), version=version),)
+    if spans[-1].end != len(child.token_ids):
+        spans = (*spans[:-1], replace(spans[-1], end=len(child.token_ids)))
+    return spans

@@ -1,0 +1,165 @@
+"""What one pushed weight version consists of: names, places and checksums.
+
+Owns the flat payload layout and its verification. Refuses to own how bytes travel
+(transports/) and when (bus.py). Invariant: a payload that verifies is byte for byte what
+the trainer wrote, and holds exactly the expected tensors.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from rlpost.errors import WeightPushError
+
+ALIGNMENT_BYTES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """One tensor's place in the flat payload.
+
+    Example: ``TensorEntry(name="model.norm.weight", dtype="bfloat16", shape=(576,),
+    offset=0, size_bytes=1152, checksum="9f0c...")``
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The tensors of weight version ``version``, in payload order."""
+
+    version: int
+    entries: tuple[TensorEntry, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        if not self.entries:
+            return 0
+        return self.entries[-1].offset + self.entries[-1].size_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
+        entries = tuple(TensorEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["entries"])
+        return cls(version=data["version"], entries=entries)
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def checksum(payload: torch.Tensor) -> str:
+    """Return the xxh3-128 hex digest of a contiguous uint8 CPU tensor."""
+    return xxhash.xxh3_128_hexdigest(payload.numpy())
+
+
+def payload_size_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> int:
+    """Upper bound of the flat size of ``(name, dtype, shape)`` tensors, in bytes."""
+    total = 0
+    for _, dtype, shape in tensors:
+        total += -(-torch.Size(shape).numel() * dtype.itemsize // ALIGNMENT_BYTES)
+    return total * ALIGNMENT_BYTES
+
+
+def write_payload(
+    weights: Iterator[tuple[str, torch.Tensor]], buffer: torch.Tensor, *, version: int
+) -> Manifest:
+    """Copy tensors into ``buffer`` (uint8, CPU) one after the other and describe them.
+
+    Raises:
+        WeightPushError: the buffer is too small.
+    """
+    entries: list[TensorEntry] = []
+    offset = 0
+    for name, tensor in weights:
+        source = _bytes_of(tensor.detach())
+        end = offset + source.numel()
+        if end > buffer.numel():
+            raise WeightPushError(f"payload buffer of {buffer.numel()} bytes ends inside {name}")
+        target = buffer[offset:end]
+        target.copy_(source)
+        entries.append(
+            TensorEntry(
+                name=name,
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                shape=tuple(tensor.shape),
+                offset=offset,
+                size_bytes=source.numel(),
+                checksum=checksum(target),
+            )
+        )
+        offset = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    return Manifest(version=version, entries=tuple(entries))
+
+
+def read_payload(
+    manifest: Manifest, buffer: torch.Tensor, *, expected_names: frozenset[str] | None
+) -> list[tuple[str, torch.Tensor]]:
+    """Verify ``buffer`` (uint8, CPU) and return views of its tensors.
+
+    Args:
+        manifest: what the sender says it wrote.
+        buffer: received bytes, at least ``manifest.size_bytes`` long.
+        expected_names: the model's tensors, or None when unknown.
+
+    Raises:
+        WeightPushError: a tensor is missing, unknown or damaged; names it.
+    """
+    names = [entry.name for entry in manifest.entries]
+    if len(set(names)) != len(names):
+        raise WeightPushError(f"version {manifest.version} names a tensor twice")
+    if expected_names is not None and set(names) != expected_names:
+        missing = sorted(expected_names - set(names))
+        unknown = sorted(set(names) - expected_names)
+        raise WeightPushError(
+            f"version {manifest.version} is not the whole model: "
+            f"missing {missing[:3]} ({len(missing)}), unknown {unknown[:3]} ({len(unknown)})"
+        )
+    if buffer.numel() < manifest.size_bytes:
+        raise WeightPushError(
+            f"version {manifest.version}: received {buffer.numel()} of {manifest.size_bytes} bytes"
+        )
+    tensors = []
+    for entry in manifest.entries:
+        raw = buffer[entry.offset : entry.offset + entry.size_bytes]
+        if checksum(raw) != entry.checksum:
+            raise WeightPushError(
+                f"version {manifest.version}: checksum of {entry.name} differs from what was sent"
+            )
+        tensors.append((entry.name, raw.view(getattr(torch, entry.dtype)).view(entry.shape)))
+    return tensors
+
+
+def checkpoint_names(model_path: str) -> frozenset[str] | None:
+    """Return the tensor names a push of this model must contain, from its safetensors headers.
+
+    A tied ``lm_head`` is not listed even when the file stores it. None when the directory
+    holds no safetensors, in which case completeness rests on the loader's own report.
+    """
+    files = sorted(Path(model_path).glob("*.safetensors"))
+    if not files:
+        return None
+    names: set[str] = set()
+    for file in files:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            names.update(json.loads(handle.read(length)))
+    names.discard("__metadata__")
+    config = json.loads((Path(model_path) / "config.json").read_text())
+    if config.get("tie_word_embeddings"):
+        names.discard("lm_head.weight")
+    return frozenset(names)

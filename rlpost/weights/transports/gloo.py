@@ -1,0 +1,123 @@
+"""Payloads broadcast over TCP by a gloo group of its own: for generators on other hosts.
+
+Owns one process group per push: rank 0 is the sender, every generator worker is one more
+rank. Invariant: every wait has the group's timeout, so a dead or hung peer is an error
+within ``timeout_s``; a new group per push means that nothing of a failed push survives.
+"""
+
+import socket
+from datetime import timedelta
+
+import torch
+
+from rlpost.errors import WeightPushError
+from rlpost.weights.manifest import Manifest
+from rlpost.weights.transports.protocol import Locator
+
+BUCKET_BYTES = 32 << 20
+
+
+def _group(where: dict, rank: int, store):
+    from torch.distributed import PrefixStore, ProcessGroupGloo
+
+    prefixed = PrefixStore(f"push-{where['version']}", store)
+    timeout = timedelta(seconds=where["timeout_s"])
+    return ProcessGroupGloo(prefixed, rank, where["world_size"], timeout)
+
+
+def _broadcast(group, buffer: torch.Tensor, size_bytes: int) -> None:
+    from torch.distributed import BroadcastOptions
+
+    options = BroadcastOptions()
+    options.rootRank = 0
+    for start in range(0, size_bytes, BUCKET_BYTES):
+        bucket = buffer[start : min(start + BUCKET_BYTES, size_bytes)]
+        group.broadcast([bucket], options).wait()
+
+
+class GlooSender:
+    """Rank 0 of each push's group; see ``protocol.Sender``.
+
+    Args:
+        num_receivers: generator workers taking part in each push.
+        host: address under which receivers reach this process.
+        timeout_s: deadline of every wait.
+    """
+
+    def __init__(self, *, num_receivers: int, host: str, timeout_s: float) -> None:
+        self._num_receivers = num_receivers
+        self._host = host
+        self._timeout_s = timeout_s
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._store = None
+        self._where: dict = {}
+        self._size_bytes = 0
+
+    def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
+        if self._buffer.numel() < size_bytes:
+            self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
+        return self._buffer
+
+    def announce(self, manifest: Manifest) -> Locator:
+        from torch.distributed import TCPStore
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        self._store = TCPStore(
+            self._host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=self._timeout_s),
+        )
+        self._size_bytes = manifest.size_bytes
+        self._where = {
+            "host": self._host,
+            "port": port,
+            "version": manifest.version,
+            "world_size": 1 + self._num_receivers,
+            "timeout_s": self._timeout_s,
+        }
+        return Locator(transport="gloo", manifest=manifest.to_dict(), where=self._where)
+
+    def send(self) -> None:
+        try:
+            group = _group(self._where, 0, self._store)
+            _broadcast(group, self._buffer, self._size_bytes)
+        except RuntimeError as error:
+            raise WeightPushError(f"gloo broadcast failed: {error}") from error
+
+    def release(self, version: int) -> None:
+        self._store = None
+
+    def close(self) -> None:
+        self._store = None
+
+
+class GlooReceiver:
+    """A later rank of each push's group; see ``protocol.Receiver``.
+
+    ``locator.where["rank"]`` is this worker's rank, set by the generator that owns it.
+    """
+
+    def fetch(self, locator: Locator) -> torch.Tensor:
+        from torch.distributed import TCPStore
+
+        where = locator.where
+        manifest = Manifest.from_dict(locator.manifest)
+        buffer = torch.empty(manifest.size_bytes, dtype=torch.uint8)
+        try:
+            store = TCPStore(
+                where["host"],
+                where["port"],
+                is_master=False,
+                timeout=timedelta(seconds=where["timeout_s"]),
+            )
+            _broadcast(_group(where, where["rank"], store), buffer, manifest.size_bytes)
+        except RuntimeError as error:
+            raise WeightPushError(f"gloo broadcast failed: {error}") from error
+        return buffer
+
+    def close(self) -> None:
+        """Each push opens and drops its own group."""

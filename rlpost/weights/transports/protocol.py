@@ -1,0 +1,56 @@
+"""How a payload gets from the sending rank into a generator's worker process.
+
+Owns the contract that every transport keeps and that ``tests/weights`` runs on each of
+them. Refuses to own verification: both ends share ``manifest.py``.
+
+A locator is the small JSON-able record that travels by RPC. ``send`` may block until all
+receivers took part (gloo), so the driver starts the receivers' RPC first.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from rlpost.weights.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locator:
+    """Where version ``manifest.version`` can be fetched.
+
+    Example: ``Locator(transport="shared_memory", manifest={...}, where={"path": "..."})``
+    """
+
+    transport: str
+    manifest: dict[str, Any]
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+class Sender(Protocol):
+    """Lives in the sending trainer rank."""
+
+    def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
+        """Return a writable uint8 CPU tensor for the next payload."""
+
+    def announce(self, manifest: Manifest) -> Locator:
+        """Make the written payload fetchable and say where."""
+
+    def send(self) -> None:
+        """Take part in the transfer; returns when the bytes left or raises."""
+
+    def release(self, version: int) -> None:
+        """Free what belongs to ``version``; harmless when it is gone already."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Receiver(Protocol):
+    """Lives in the generator's worker process."""
+
+    def fetch(self, locator: Locator) -> torch.Tensor:
+        """Return the payload as a uint8 CPU tensor that stays valid while referenced."""
+
+    def close(self) -> None:
+        """Drop connections."""

@@ -1,0 +1,162 @@
+"""The receiving end inside vLLM's worker: stage, verify, load, keep the way back.
+
+Registered through the ``vllm.general_plugins`` entry point as weight-transfer backend
+``rlpost``. Owns what happens between the arrival of bytes and the model's kernels. Refuses
+to own versions and deadlines (bus.py).
+
+Invariants: nothing touches the model before a payload is complete and its checksums match;
+the payload being served stays referenced until its successor is committed, so a version
+that fails its probe can be undone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from rlpost.errors import WeightPushError
+from rlpost.weights.manifest import Manifest, checkpoint_names, read_payload
+from rlpost.weights.transports.filesystem import FilesystemReceiver
+from rlpost.weights.transports.gloo import GlooReceiver
+from rlpost.weights.transports.protocol import Locator, Receiver
+from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
+
+BACKEND = "rlpost"
+_RECEIVERS: dict[str, type[Receiver]] = {
+    "shared_memory": SharedMemoryReceiver,
+    "filesystem": FilesystemReceiver,
+    "gloo": GlooReceiver,
+}
+Tensors = Sequence[tuple[str, torch.Tensor]]
+
+
+def register() -> None:
+    """Entry point: make the backend known to vLLM, in every process that loads plugins."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, __name__, "StagedEngine")
+
+
+@dataclass
+class StagedInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand: each push carries its own locator."""
+
+
+@dataclass
+class StagedUpdateInfo(WeightTransferUpdateInfo):
+    """A ``Locator`` as plain fields."""
+
+    transport: str
+    manifest: dict[str, Any]
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
+    """vLLM weight-transfer engine that loads a version only after it verified."""
+
+    init_info_cls = StagedInitInfo
+    update_info_cls = StagedUpdateInfo
+
+    def __init__(self, config, vllm_config, device, model) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self._expected_names = checkpoint_names(self.model_config.model)
+        self._receivers: dict[str, Receiver] = {}
+        self._staged: Tensors | None = None
+        self._loaded: Tensors | None = None  # what the kernels hold
+        self._committed: Tensors | None = None  # what they go back to
+
+    def init_transfer_engine(self, init_info: StagedInitInfo) -> None:
+        """Nothing to open: see ``StagedInitInfo``."""
+
+    def start_weight_update(self) -> None:
+        self._staged = None
+
+    def receive_weights(self, update_info: StagedUpdateInfo) -> None:
+        """Fetch and verify a payload; the model stays as it is.
+
+        Raises:
+            WeightPushError: incomplete, damaged or unreachable.
+        """
+        locator = Locator(
+            transport=update_info.transport,
+            manifest=update_info.manifest,
+            where=update_info.where,
+        )
+        if locator.transport not in self._receivers:
+            self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
+        buffer = self._receivers[locator.transport].fetch(locator)
+        manifest = Manifest.from_dict(locator.manifest)
+        self._staged = read_payload(manifest, buffer, expected_names=self._expected_names)
+
+    def finish_weight_update(self) -> None:
+        """Load the staged payload.
+
+        Raises:
+            WeightPushError: nothing was staged, or the model has tensors it did not set.
+        """
+        if self._staged is None:
+            raise WeightPushError("no verified payload to load")
+        self._loaded, self._staged = self._staged, None
+        self._load(self._loaded)
+
+    def commit(self) -> None:
+        """Make the loaded version the one to go back to."""
+        self._committed = self._loaded
+
+    def rollback(self) -> bool:
+        """Load the committed version again; False when there is none yet."""
+        self._staged = None
+        if self._committed is None:
+            return False
+        if self._loaded is not self._committed:
+            self._loaded = self._committed
+            self._load(self._committed)
+        return True
+
+    def shutdown(self) -> None:
+        for receiver in self._receivers.values():
+            receiver.close()
+
+    @torch.no_grad()
+    def _load(self, tensors: Tensors) -> None:
+        from vllm.model_executor.model_loader.reload import (
+            finalize_layerwise_reload,
+            initialize_layerwise_reload,
+        )
+
+        expected = {name for name, _ in self.model.named_parameters()}
+        initialize_layerwise_reload(self.model)
+        loaded = self.model.load_weights(iter(tensors))
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_head()
+        missing = sorted(expected - loaded) if loaded is not None else []
+        if missing:
+            raise WeightPushError(f"the payload left {missing[:3]} ({len(missing)}) unset")
+
+    def _repack_tied_head(self) -> None:
+        # A tied lm_head gets no tensor of its own, so the reload skips it and the CPU
+        # kernel would keep its packed copy of the old embedding: new body, old head.
+        head = getattr(self.model, "lm_head", None)
+        if self.device.type == "cpu" and self.model_config.hf_config.tie_word_embeddings:
+            embedding = self.model.model.embed_tokens
+            if head is not None and head is not embedding:
+                head.weight = embedding.weight
+                head.quant_method.process_weights_after_loading(head)
+
+
+class WorkerExtension:
+    """Methods that vLLM mixes into its worker, reached by ``collective_rpc``."""
+
+    def rlpost_commit(self) -> None:
+        self.weight_transfer_engine.commit()  # type: ignore[attr-defined]
+
+    def rlpost_rollback(self) -> bool:
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
+            return self.weight_transfer_engine.rollback()  # type: ignore[attr-defined]
