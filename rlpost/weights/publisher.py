@@ -1,0 +1,113 @@
+"""The sending end, inside the trainer's ranks.
+
+Owns the payload of the version being pushed. Refuses to own the trainer: it gets an
+iterator of named tensors, which every rank must exhaust because gathering is collective
+under ZeRO-3; only rank 0 holds a sender.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import torch
+
+from rlpost.errors import UserError
+from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.transports.filesystem import FilesystemSender
+from rlpost.weights.transports.gloo import GlooSender
+from rlpost.weights.transports.protocol import Locator, Sender
+from rlpost.weights.transports.shared_memory import SharedMemorySender
+
+Shapes = list[tuple[str, torch.dtype, tuple[int, ...]]]
+
+
+class Transport(Enum):
+    """How payloads travel. ``auto``: shared memory on one host, gloo across hosts."""
+
+    auto = "auto"
+    shared_memory = "shared_memory"
+    gloo = "gloo"
+    filesystem = "filesystem"
+
+
+@dataclass(kw_only=True)
+class WeightsConfig:
+    """The weight bus: transport, deadline and the bound of the probe."""
+
+    transport: Transport = Transport.auto
+    timeout_s: float = 120.0  # deadline of every wait in a push
+    probe_sequences: int = 4
+    probe_tokens: int = 48  # per sequence
+    probe_max_diff: float | None = None  # nats; None: 1e-3 in float32 (largest), 0.1 else (mean)
+
+    def check(self, path: str = "weights") -> None:
+        """Raises UserError: a field is out of range."""
+        if self.timeout_s <= 0:
+            raise UserError(f"{path}.timeout_s must be positive, got {self.timeout_s}")
+        if self.probe_sequences < 1 or self.probe_tokens < 2:
+            raise UserError(
+                f"{path}.probe_sequences must be at least 1 and {path}.probe_tokens at least 2: "
+                "a push without a probe is not proved"
+            )
+
+
+def make_sender(
+    transport: Transport, *, run_id: str, root: Path, host: str, num_receivers: int, timeout_s: float
+) -> Sender:
+    """Build the sending end of a resolved transport (not ``auto``)."""
+    match transport:
+        case Transport.shared_memory:
+            return SharedMemorySender(run_id=run_id)
+        case Transport.filesystem:
+            return FilesystemSender(root=root)
+        case Transport.gloo:
+            return GlooSender(num_receivers=num_receivers, host=host, timeout_s=timeout_s)
+        case Transport.auto:
+            raise AssertionError("transport must be resolved before a sender is built")
+
+
+class WeightPublisher:
+    """Turns the trainer's current weights into fetchable payloads.
+
+    Args:
+        iter_weights: fresh pass over ``(name, full tensor)``; collective on all ranks.
+        shapes: the same without tensors, in the same order.
+        sender: on rank 0; None elsewhere.
+    """
+
+    def __init__(
+        self,
+        iter_weights: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+        *,
+        shapes: Shapes,
+        sender: Sender | None,
+    ) -> None:
+        self._iter_weights = iter_weights
+        self._size_bytes = payload_size_bytes(shapes)
+        self._sender = sender
+
+    def stage(self, version: int) -> tuple[Locator | None, float]:
+        """Write version ``version``; returns where it is (None off rank 0) and seconds spent."""
+        start = time.perf_counter()
+        if self._sender is None:
+            for _ in self._iter_weights():
+                pass
+            return None, time.perf_counter() - start
+        buffer = self._sender.buffer(self._size_bytes, version=version)
+        manifest = write_payload(self._iter_weights(), buffer, version=version)
+        return self._sender.announce(manifest), time.perf_counter() - start
+
+    def send(self) -> None:
+        """Take part in the transfer (rank 0); returns when the bytes left."""
+        if self._sender is not None:
+            self._sender.send()
+
+    def release(self, version: int) -> None:
+        if self._sender is not None:
+            self._sender.release(version)
+
+    def close(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
