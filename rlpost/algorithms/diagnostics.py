@@ -1,0 +1,122 @@
+"""What the arithmetic measures beside its result, and how it adds up over a batch.
+
+Owns the carrier ``Diagnostics`` (per-token tensors, sorted by how they combine) and
+``Tally`` (their sums over micro-batches and ranks). Refuses to own communication and
+logging. Invariant: a metric is finalised once, from global sums, so it does not depend on
+how tokens were split over micro-batches and ranks.
+
+Legend: R response tokens of one micro-batch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics:
+    """Detached per-token measurements under their public metric names.
+
+    ``means`` are averaged over tokens, ``maxima`` take the largest token, and
+    ``effective_sizes`` hold importance weights w whose normalised effective sample size
+    ``mean(w)^2 / mean(w^2)`` is reported (1 when all weights are equal).
+
+    Example: ``Diagnostics(means={"actor/ppo_kl": kl_R})``
+    """
+
+    means: Mapping[str, Tensor] = field(default_factory=dict)
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
+    effective_sizes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Sums of diagnostics over micro-batches; plain tensors, so it can cross processes.
+
+    Example::
+
+        tally = Tally()
+        tally.add(result.diagnostics, counted_R=loss_weight_R > 0)
+        tally.add_total("actor/pg_loss", (loss_weight_R * result.values_R).sum())
+        ...
+        metrics = merge(tally_of_each_rank).metrics()
+    """
+
+    means: dict[str, Tensor] = field(default_factory=dict)  # [sum, count]
+    maxima: dict[str, Tensor] = field(default_factory=dict)  # scalar
+    effective_sizes: dict[str, Tensor] = field(default_factory=dict)  # [sum, sum of squares, n]
+    totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
+
+    def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
+        """Add one micro-batch; only tokens with ``counted_R`` (bool) are looked at."""
+        count = counted_R.sum().double()
+        for name, values_R in diagnostics.means.items():
+            total = _masked(values_R, counted_R, fill=0.0).sum()
+            _accumulate(self.means, name, torch.stack([total, count]))
+        for name, weights_R in diagnostics.effective_sizes.items():
+            kept_R = _masked(weights_R, counted_R, fill=0.0)
+            moments = torch.stack([kept_R.sum(), kept_R.square().sum(), count])
+            _accumulate(self.effective_sizes, name, moments)
+        for name, values_R in diagnostics.maxima.items():
+            if values_R.numel():
+                largest = _masked(values_R, counted_R, fill=-torch.inf).amax()
+                _take_maximum(self.maxima, name, largest)
+
+    def add_total(self, name: str, value: Tensor) -> None:
+        """Add to a metric that is already weighted, such as ``sum(loss_weight_R * loss_R)``."""
+        _accumulate(self.totals, name, value.detach().double())
+
+    def cpu(self) -> "Tally":
+        """Copy to host memory, for sending to another process."""
+        return Tally(
+            means={k: v.cpu() for k, v in self.means.items()},
+            maxima={k: v.cpu() for k, v in self.maxima.items()},
+            effective_sizes={k: v.cpu() for k, v in self.effective_sizes.items()},
+            totals={k: v.cpu() for k, v in self.totals.items()},
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Finalise; a metric for which no token was counted is left out, never 0."""
+        result = {name: float(value) for name, value in self.totals.items()}
+        for name, (total, count) in self.means.items():
+            if count > 0:
+                result[name] = float(total / count)
+        for name, value in self.maxima.items():
+            if value > -torch.inf:
+                result[name] = float(value)
+        for name, (total, squares, count) in self.effective_sizes.items():
+            if squares > 0:
+                result[name] = float(total.square() / (count * squares))
+        return result
+
+
+def merge(tallies: Iterable[Tally]) -> Tally:
+    """Combine the host tallies of several ranks into a new one."""
+    merged = Tally()
+    for tally in tallies:
+        for mine, theirs in (
+            (merged.means, tally.means),
+            (merged.effective_sizes, tally.effective_sizes),
+            (merged.totals, tally.totals),
+        ):
+            for name, value in theirs.items():
+                _accumulate(mine, name, value)
+        for name, value in tally.maxima.items():
+            _take_maximum(merged.maxima, name, value)
+    return merged
+
+
+def _masked(values_R: Tensor, counted_R: Tensor, *, fill: float) -> Tensor:
+    # Not a product: a masked token may hold inf, and inf * 0 is nan.
+    values_R = values_R.detach().double()
+    return torch.where(counted_R, values_R, torch.full_like(values_R, fill))
+
+
+def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
+    into[name] = into[name] + value if name in into else value
+
+
+def _take_maximum(into: dict[str, Tensor], name: str, value: Tensor) -> None:
+    into[name] = torch.maximum(into[name], value) if name in into else value

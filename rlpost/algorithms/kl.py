@@ -1,0 +1,106 @@
+"""The penalty for leaving the reference policy, per token.
+
+Owns the three estimators of KL(policy || reference) from one sampled token
+(http://joschu.net/blog/kl-approx.html) and what their *gradients* are. Refuses to own
+masks, denominators and the forward pass of the reference.
+
+With l = log pi - log pi_ref: k1 = l, k2 = l^2 / 2, k3 = exp(-l) - 1 + l. With
+q = pi / pi_rollout, the expected gradient when the penalty is used as a loss is:
+
+============  ==================  ====================  =======================
+importance    k1                  k2                    k3
+============  ==================  ====================  =======================
+none          0 on-policy         KL(pi || ref) on-     KL(ref || pi) on-
+              (useless)           policy, else biased   policy, else biased
+stopped       0 always (useless)  KL(pi || ref)         KL(ref || pi)
+flowing       KL(pi || ref)       neither               KL(pi || ref)
+============  ==================  ====================  =======================
+
+``stopped`` multiplies by sg(q), ``flowing`` by q with its gradient (arXiv 2512.02556).
+The tests check every cell of the table by exact expectation. Hazards: k1 is negative on
+many tokens and k3's exp(-l) is large where the policy abandons a token the reference
+likes; l is bounded to +-20 there.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from rlpost.algorithms.ratio import bounded_log_ratio, ratio
+from rlpost.errors import UserError
+
+
+class KLForm(Enum):
+    """Which estimator of KL(policy || reference)."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class KLImportance(Enum):
+    """How the penalty is weighted when tokens were sampled by another policy."""
+
+    none = "none"
+    stopped = "stopped"
+    flowing = "flowing"
+
+
+@dataclass(kw_only=True)
+class KLConfig:
+    """KL term of the policy loss; off by default, as is usual for verifiable rewards."""
+
+    coefficient: float = 0.0  # 0 turns it off: no reference model is needed
+    form: KLForm = KLForm.k3
+    importance: KLImportance = KLImportance.none
+
+    def check(self, path: str = "algorithm.kl") -> None:
+        """Raises UserError: a field is out of range or the pair has no useful gradient."""
+        if not 0 <= self.coefficient < math.inf:
+            raise UserError(
+                f"{path}.coefficient must be 0 or more, got {self.coefficient}; GRPO's paper "
+                "uses 0.04, most reasoning recipes 0"
+            )
+        if self.form is KLForm.k1 and self.importance is not KLImportance.flowing:
+            raise UserError(
+                f"{path}.form=k1 has an expected gradient of 0 as a loss with "
+                f"{path}.importance={self.importance.value}; use k2, k3, or importance=flowing"
+            )
+        if self.form is KLForm.k2 and self.importance is KLImportance.flowing:
+            raise UserError(
+                f"{path}.importance=flowing with {path}.form=k2 is the gradient of no KL "
+                "divergence; use importance=stopped, or form=k3"
+            )
+
+
+def kl_estimate(policy_logprobs_R: Tensor, ref_logprobs_R: Tensor, *, form: KLForm) -> Tensor:
+    """Estimate KL(policy || reference) at each token (R,), in nats, from the policy's sample.
+
+    Averages over tokens sampled by the policy: k1 and k3 are unbiased *values*, k2 is not.
+    """
+    log_ratio_R = policy_logprobs_R - ref_logprobs_R
+    if form is KLForm.k1:
+        return log_ratio_R
+    if form is KLForm.k2:
+        return 0.5 * log_ratio_R.square()
+    bounded_R = bounded_log_ratio(policy_logprobs_R, ref_logprobs_R)
+    return (-bounded_R).exp() - 1 + bounded_R
+
+
+def kl_penalty(
+    policy_logprobs_R: Tensor,
+    *,
+    ref_logprobs_R: Tensor,
+    rollout_logprobs_R: Tensor,
+    config: KLConfig,
+) -> Tensor:
+    """Return the per-token KL loss (R,) *without* the coefficient; see the module's table."""
+    estimate_R = kl_estimate(policy_logprobs_R, ref_logprobs_R, form=config.form)
+    if config.importance is KLImportance.none:
+        return estimate_R
+    weight_R = ratio(policy_logprobs_R, rollout_logprobs_R)
+    if config.importance is KLImportance.stopped:
+        weight_R = weight_R.detach()
+    return weight_R * estimate_R

@@ -1,0 +1,100 @@
+"""Masks and denominators: the one reducer.
+
+Owns the weight of every response token in the loss of one optimizer batch. Refuses to own
+losses and packing. Invariant: weights are computed once over the *whole* optimizer batch,
+before it is split, so that
+
+    loss = sum over ranks and micro-batches of sum(loss_weight_R * values_R)
+
+is the same number and the same gradient for every split. (An engine that averages over
+ranks must be given this sum times the number of ranks.) numpy only: packing runs where
+torch is not loaded.
+
+Legend: S sequences (responses) of the optimizer batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from rlpost.errors import UserError
+
+
+class Aggregation(Enum):
+    """How tokens are averaged.
+
+    ``token_mean``: every token counts the same (DAPO). ``sequence_mean``: every response
+    counts the same, its tokens share it (GRPO's paper). ``constant``: a token counts
+    1 / (S * constant_tokens), whatever the lengths (Dr.GRPO).
+    """
+
+    token_mean = "token_mean"
+    sequence_mean = "sequence_mean"
+    constant = "constant"
+
+
+@dataclass(kw_only=True)
+class ReductionConfig:
+    """Denominators of the loss and whether truncated responses are trained on."""
+
+    aggregation: Aggregation = Aggregation.token_mean
+    constant_tokens: int | None = None  # only for aggregation=constant: the response limit
+    mask_truncated: bool = False  # weight 0 for responses that hit the length limit
+
+    def check(self, path: str = "algorithm.reduction") -> None:
+        """Raises UserError: ``constant_tokens`` is missing, useless or not positive."""
+        constant = self.aggregation is Aggregation.constant
+        if constant and (self.constant_tokens is None or self.constant_tokens < 1):
+            raise UserError(
+                f"{path}.constant_tokens must be at least 1 with {path}.aggregation=constant, "
+                f"got {self.constant_tokens}; Dr.GRPO uses the response limit"
+            )
+        if not constant and self.constant_tokens is not None:
+            raise UserError(
+                f"{path}.constant_tokens={self.constant_tokens} has no effect with "
+                f"{path}.aggregation={self.aggregation.value}; set it to null or use "
+                "aggregation=constant"
+            )
+
+
+def loss_weights(
+    counted_S: Sequence[np.ndarray],
+    *,
+    config: ReductionConfig,
+    kept_S: Sequence[bool] | None = None,
+) -> list[np.ndarray]:
+    """Weigh every token of an optimizer batch.
+
+    Args:
+        counted_S: one bool array per sequence: the tokens that count in denominators.
+        config: see ReductionConfig.
+        kept_S: sequences to train on; the others get weight 0 but stay in the
+            denominators, so masking does not scale up what remains. Default: all.
+
+    Returns:
+        One float64 array per sequence. With ``token_mean`` and ``sequence_mean`` they sum
+        to 1 when everything is kept; if no token counts, they are all 0.
+    """
+    lengths_S = np.array([int(counted.sum()) for counted in counted_S], dtype=np.float64)
+    scale_S = _scales(lengths_S, config)
+    if kept_S is not None:
+        scale_S = np.where(np.asarray(kept_S, dtype=bool), scale_S, 0.0)
+    return [
+        np.where(counted, scale, 0.0) for counted, scale in zip(counted_S, scale_S, strict=True)
+    ]
+
+
+def _scales(lengths_S: np.ndarray, config: ReductionConfig) -> np.ndarray:
+    num_tokens, num_sequences = lengths_S.sum(), np.count_nonzero(lengths_S)
+    if num_tokens == 0:
+        return np.zeros_like(lengths_S)
+    match config.aggregation:
+        case Aggregation.token_mean:
+            return np.full_like(lengths_S, 1 / num_tokens)
+        case Aggregation.sequence_mean:
+            return 1 / (num_sequences * np.maximum(lengths_S, 1))
+        case Aggregation.constant:
+            assert config.constant_tokens is not None, "ReductionConfig.check was not called"
+            return np.full_like(lengths_S, 1 / (num_sequences * config.constant_tokens))

@@ -1,0 +1,89 @@
+"""Denominators by hand and by law."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlpost.algorithms.reduce import Aggregation, ReductionConfig, loss_weights
+from rlpost.errors import UserError
+
+CONSTANT = ReductionConfig(aggregation=Aggregation.constant, constant_tokens=10)
+SEQUENCE = ReductionConfig(aggregation=Aggregation.sequence_mean)
+masks = st.lists(st.lists(st.booleans(), max_size=6).map(lambda m: np.array(m, dtype=bool)))
+
+
+def ones(*lengths):
+    return [np.ones(length, dtype=bool) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ReductionConfig(), [1 / 4, 1 / 4]),
+        (SEQUENCE, [1 / 2, 1 / 6]),
+        (CONSTANT, [1 / 20, 1 / 20]),
+    ],
+)
+def test_weights_by_hand(config, expected):
+    weights = loss_weights(ones(1, 3), config=config)
+    assert [w[0] for w in weights] == pytest.approx(expected)
+    assert [len(w) for w in weights] == [1, 3]
+
+
+@pytest.mark.parametrize("config", [ReductionConfig(), SEQUENCE, CONSTANT])
+def test_masking_a_sequence_keeps_the_denominator(config):
+    before = loss_weights(ones(1, 3), config=config)
+    after = loss_weights(ones(1, 3), config=config, kept_S=[True, False])
+    assert after[0].tolist() == before[0].tolist()
+    assert after[1].tolist() == [0, 0, 0]
+    # Negative control: leaving the sequence out altogether scales the rest up.
+    assert loss_weights(ones(1), config=config)[0][0] > after[0][0]
+
+
+def test_uncounted_tokens_weigh_nothing():
+    mask = np.array([True, False, True])
+    weights = loss_weights([mask, np.zeros(2, dtype=bool)], config=SEQUENCE)
+    assert weights[0].tolist() == [0.5, 0, 0.5]  # the empty sequence is not a sequence
+    assert weights[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("config", [ReductionConfig(), SEQUENCE, CONSTANT])
+def test_nothing_counted_is_safe(config):
+    assert loss_weights([], config=config) == []
+    assert loss_weights([np.zeros(2, dtype=bool)], config=config)[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("config", [ReductionConfig(), SEQUENCE])
+@given(counted=masks)
+def test_means_sum_to_one(config, counted):
+    total = sum(w.sum() for w in loss_weights(counted, config=config))
+    assert total == pytest.approx(1.0 if any(m.any() for m in counted) else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            ReductionConfig(aggregation=Aggregation.constant),
+            r"algorithm\.reduction\.constant_tokens must be at least 1",
+        ),
+        (ReductionConfig(constant_tokens=8), r"constant_tokens=8 has no effect"),
+    ],
+)
+def test_missing_or_dead_settings_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        config.check()
+
+
+def test_usual_settings_pass():
+    for config in (ReductionConfig(), SEQUENCE, CONSTANT):
+        config.check()
+
+
+def test_packing_imports_without_torch():
+    code = "import sys, rlpost.training.packing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
