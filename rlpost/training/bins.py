@@ -1,0 +1,72 @@
+"""Placing items of known size into bins.
+
+Owns the packing arithmetic on sizes alone. Refuses to know what an item is. Invariants:
+every item is in exactly one bin, no bin exceeds its capacity, and the same sizes give the
+same answer (ties go to the earlier index).
+"""
+
+import bisect
+import heapq
+from collections.abc import Sequence
+
+
+def best_fit_decreasing(sizes: Sequence[int], *, capacity: int) -> list[list[int]]:
+    """Pack indices of ``sizes`` into as few bins as the heuristic finds.
+
+    Largest first, each into the fullest bin that still takes it (at most 11/9 of the
+    optimum plus a constant). Every size must be at most ``capacity``.
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free capacity, bin), ascending
+    for index in _largest_first(sizes):
+        size = sizes[index]
+        assert size <= capacity, (size, capacity)
+        place = bisect.bisect_left(room, (size, -1))
+        if place == len(room):
+            bins.append([index])
+            bisect.insort(room, (capacity - size, len(bins) - 1))
+        else:
+            free, chosen = room.pop(place)
+            bins[chosen].append(index)
+            bisect.insort(room, (free - size, chosen))
+    return bins
+
+
+def spread(sizes: Sequence[int], *, num_bins: int, capacity: int) -> list[list[int]] | None:
+    """Distribute indices over ``num_bins`` bins of nearly equal load.
+
+    Largest first, each into the emptiest bin. Returns None when that would exceed
+    ``capacity``; bins stay empty when there are fewer items than bins.
+    """
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    emptiest = [(0, b) for b in range(num_bins)]
+    for index in _largest_first(sizes):
+        load, chosen = heapq.heappop(emptiest)
+        if load + sizes[index] > capacity:
+            return None
+        bins[chosen].append(index)
+        heapq.heappush(emptiest, (load + sizes[index], chosen))
+    return bins
+
+
+def deal(loads: Sequence[int], *, num_hands: int) -> list[list[int]]:
+    """Deal indices of ``loads`` to ``num_hands`` hands like cards, heaviest first.
+
+    Each round deals neighbours in size, so that hands playing in lock-step wait little; the
+    lightest hand so far takes the heaviest card of a round, so that totals stay even. Hands
+    differ by at most one card.
+    """
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    totals = [0] * num_hands
+    order = _largest_first(loads)
+    for start in range(0, len(order), num_hands):
+        lightest_first = sorted(range(num_hands), key=lambda hand: (totals[hand], hand))
+        cards = order[start : start + num_hands]
+        for hand, index in zip(lightest_first, cards, strict=False):
+            hands[hand].append(index)
+            totals[hand] += loads[index]
+    return hands
+
+
+def _largest_first(sizes: Sequence[int]) -> list[int]:
+    return sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
