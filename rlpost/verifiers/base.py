@@ -1,0 +1,97 @@
+"""What a verifier is: one config dataclass, one factory, one registry line.
+
+Owns the contract between a kind (``math.py``, ``function.py``, ...) and the service: the
+sample a kind sees, what it may return, and the registry. Refuses to own processes and
+deadlines (sandbox.py) and the weighted sum (combine.py). Invariant: a kind returns a number
+only when it has judged the response; whatever it cannot judge it raises.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from rlpost.errors import DataError
+from rlpost.registry import Registry
+from rlpost.types import Prompt, Trajectory
+
+TIMEOUT = "timeout"  # Verdict.error of a response that outlived its deadline
+ABSTAINED = "abstained"  # Verdict.error when the verifier returned None
+
+verifiers = Registry("verifier")
+
+
+@dataclass(kw_only=True)
+class VerifierConfig:
+    """What every kind has in common."""
+
+    kind: str
+    weight: float = 1.0  # factor in the weighted sum of rewards
+    timeout_s: float = 5.0  # wall-clock deadline of one response
+
+    def required_columns(self) -> tuple[str, ...]:
+        """Return the dataset columns without which this verifier cannot judge any row."""
+        return ()
+
+    def resolved(self) -> Self:
+        """Return a config that means the same in another process's working directory."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One response to judge, as plain picklable data.
+
+    ``prompt`` and ``completion`` have the shape the dataset row had: a string prompt is
+    judged with a string completion, a list of messages with a list of one message.
+
+    Example: ``Sample(prompt="What is 2 * 3?", text="6", completion_ids=(21,),
+    columns={"answer": "6"}, address="train.jsonl:18")``
+    """
+
+    prompt: str | list[dict[str, Any]]
+    text: str  # the response without special tokens
+    completion_ids: tuple[int, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str = "stop"
+    address: str = ""  # file:line of the row
+
+    @property
+    def completion(self) -> str | list[dict[str, Any]]:
+        if isinstance(self.prompt, str):
+            return self.text
+        return [{"role": "assistant", "content": self.text}]
+
+
+Score = float | None | dict[str, Any]  # a dict holds "reward"; its other keys are information
+Judge = Callable[[Sample], Score]
+
+
+def sample_of(prompt: Prompt, trajectory: Trajectory) -> Sample:
+    """Return what a verifier sees of one trajectory."""
+    messages = prompt.messages
+    return Sample(
+        prompt=prompt.text if messages is None else [dict(message) for message in messages],
+        text=trajectory.text,
+        completion_ids=trajectory.response_ids,
+        columns=dict(prompt.columns),
+        finish_reason=trajectory.finish_reason,
+        address=prompt.address,
+    )
+
+
+def gold_of(sample: Sample, column: str) -> str:
+    """Return the reference answer of a sample's row as stripped text.
+
+    Raises:
+        DataError: the column is missing, empty, or neither text nor a number.
+    """
+    at = f"{sample.address}: " if sample.address else ""
+    if column not in sample.columns:
+        raise DataError(
+            f"{at}the row has no column {column!r} (it has {sorted(sample.columns)}); "
+            "set verifier.answer_column"
+        )
+    gold = sample.columns[column]
+    if not isinstance(gold, str | int | float) or not str(gold).strip():
+        raise DataError(f"{at}column {column!r} must be text or a number, got {gold!r:.80}")
+    return str(gold).strip()

@@ -1,0 +1,85 @@
+"""The one place where whatever foreign code does becomes data.
+
+Owns the translation of a judge's return value or exception into a reply that fits through a
+pipe. Refuses to decide what a failure means. Invariant: a reply has a finite reward or an
+error text, is plain JSON, and is smaller than ``channel.MAX_REPLY_BYTES``.
+"""
+
+import math
+import numbers
+import pickle
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rlpost.errors import UserError
+from rlpost.verifiers.base import ABSTAINED, Judge
+
+_MAX_TEXT = 500  # characters of an error or of one piece of information
+_MAX_ITEMS = 20  # pieces of information
+T = TypeVar("T")
+
+
+def attempt(call: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Return ``(result, None)`` or ``(None, summary of what was raised)``.
+
+    ``SystemExit`` and ``KeyboardInterrupt`` are caught too: they are raised by the foreign
+    code, and the worker that calls it must not end for them.
+    """
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001  (the boundary)
+        return None, summary(error)
+
+
+def summary(error: BaseException) -> str:
+    """Return ``"ValueError: message (rewards.py:12)"``: kind, message and last line run."""
+    text = "".join(traceback.format_exception_only(type(error), error)).strip()
+    if isinstance(error, UserError):  # names its own address
+        text = text.removeprefix(f"{type(error).__module__}.")
+        return text[:_MAX_TEXT]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    return text[:_MAX_TEXT] + where
+
+
+def reply_of(judge: Judge, payload: bytes) -> dict[str, Any]:
+    """Judge one pickled sample; return ``reward``, ``error`` (one of them None) and ``info``."""
+    reply, error = attempt(lambda: _checked(judge(pickle.loads(payload))))
+    return failed_reply(error) if reply is None else reply
+
+
+def failed_reply(error: str | None) -> dict[str, Any]:
+    """Return the reply of a verifier that could not judge."""
+    return {"reward": None, "error": error, "info": {}}
+
+
+def _checked(score: Any) -> dict[str, Any]:
+    info: dict[str, Any] = {}
+    if isinstance(score, dict):
+        if "reward" not in score:
+            raise TypeError(f"the verifier returned a dict without 'reward': {list(score)!r:.200}")
+        info = {
+            str(key)[:_MAX_TEXT]: _plain(value)
+            for key, value in list(score.items())[:_MAX_ITEMS]
+            if key != "reward"
+        }
+        score = score["reward"]
+    if score is None:
+        return {"reward": None, "error": ABSTAINED, "info": info}
+    if hasattr(score, "item"):  # numpy or torch scalar
+        score = score.item()
+    if not isinstance(score, numbers.Real):
+        raise TypeError(f"the verifier returned {type(score).__name__}, not a number")
+    reward = float(score)
+    if not math.isfinite(reward):
+        raise ValueError(f"the verifier returned {reward}, which is no reward")
+    return {"reward": reward, "error": None, "info": info}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | None) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and abs(value) < 2**63:
+        return value
+    return (value if isinstance(value, str) else repr(value))[:_MAX_TEXT]

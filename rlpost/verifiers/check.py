@@ -1,0 +1,66 @@
+"""Are these verifiers usable? Asked by the driver before anything expensive starts.
+
+Owns the eager validation. The kinds are built in a sandbox exactly as a worker will build
+them, so the user's module never runs in the driver.
+"""
+
+import math
+from collections.abc import Mapping
+
+from rlpost.errors import UserError
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.kinds import verifiers
+from rlpost.verifiers.sandbox import Sandbox
+
+
+def check(
+    configs: Mapping[str, VerifierConfig],
+    *,
+    field: str = "verifier",
+    memory_limit_mb: int | None = None,
+) -> dict[str, VerifierConfig]:
+    """Return configs that are valid and mean the same on every process of this host.
+
+    Takes about as long as one worker needs to start (0.3 s; 1 s with ``math``).
+
+    Args:
+        configs: name -> config, as for ``VerifierService``.
+        field: where they stand in the run's config: messages say ``field.path`` for a single
+            verifier and ``field.name.path`` for several.
+        memory_limit_mb: as for ``VerifierService``.
+
+    Raises:
+        UserError: a setting is out of range, or a verifier cannot be built.
+        InfrastructureError: the worker died or hung while it built them.
+    """
+    if not configs:
+        raise UserError(f"{field}: at least one verifier must be configured, e.g. verifier=math")
+    place = {name: field if len(configs) == 1 else f"{field}.{name}" for name in configs}
+    for name, cfg in configs.items():
+        if not (0.0 < cfg.timeout_s < math.inf):
+            raise UserError(
+                f"{place[name]}.timeout_s must be > 0 and finite, got {cfg.timeout_s}; "
+                "5 is the default"
+            )
+        if not math.isfinite(cfg.weight):
+            raise UserError(f"{place[name]}.weight must be finite, got {cfg.weight}")
+        verifiers.get(cfg.kind)
+    resolved = {name: _resolved(cfg, place[name]) for name, cfg in configs.items()}
+    sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)
+    try:
+        refusals = sandbox.wait_ready()
+    finally:
+        sandbox.close()
+    for name, reason in refusals.items():
+        rule = reason.removeprefix("UserError: ")
+        if rule != reason:
+            raise UserError(f"{place[name]}.{rule}")
+        raise UserError(f"{place[name]} ({resolved[name].kind}) cannot be loaded: {reason}")
+    return resolved
+
+
+def _resolved(cfg: VerifierConfig, place: str) -> VerifierConfig:
+    try:
+        return cfg.resolved()
+    except UserError as error:
+        raise UserError(f"{place}.{error}") from None

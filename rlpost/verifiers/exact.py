@@ -1,0 +1,75 @@
+"""Verifier ``exact``: the response, or a part of it, is the answer letter for letter.
+
+Owns the selection of that part. Refuses to normalise anything but surrounding white space
+and, on request, case: math.py and numeric.py compare by meaning.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from rlpost.errors import UserError
+from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, gold_of, verifiers
+
+
+class Take(Enum):
+    """Which part of the response is compared."""
+
+    WHOLE = "whole"
+    LAST_LINE = "last_line"  # the last line that is not blank
+
+
+@dataclass(kw_only=True)
+class ExactConfig(VerifierConfig):
+    """1 when the selected text equals the answer, else 0.
+
+    Example: ``ExactConfig(extract=r"<answer>(.*?)</answer>")``
+    """
+
+    kind: str = "exact"
+    answer_column: str = "answer"
+    take: Take = Take.WHOLE
+    extract: str | None = None  # regular expression; its last match is compared
+    ignore_case: bool = False
+
+    def required_columns(self) -> tuple[str, ...]:
+        return (self.answer_column,)
+
+
+@verifiers.register("exact", ExactConfig)
+def exact(cfg: ExactConfig) -> Judge:
+    """Build the judge.
+
+    Raises:
+        UserError: ``extract`` is not a regular expression or has several groups.
+    """
+    pattern = _compiled(cfg.extract) if cfg.extract is not None else None
+
+    def judge(sample: Sample) -> Score:
+        gold = gold_of(sample, cfg.answer_column)
+        text = sample.text.strip()
+        if cfg.take is Take.LAST_LINE:
+            text = text.splitlines()[-1].strip() if text else ""
+        if pattern is not None:
+            matches = pattern.findall(text)  # the group's text where there is a group
+            if not matches:
+                return {"reward": 0.0, "reason": "verifier.extract matched nothing"}
+            text = matches[-1].strip()
+        if cfg.ignore_case:
+            gold, text = gold.casefold(), text.casefold()
+        return float(text == gold)
+
+    return judge
+
+
+def _compiled(extract: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(extract, re.DOTALL)
+    except re.error as error:
+        raise UserError(f"extract must be a regular expression, got {extract!r}: {error}") from None
+    if pattern.groups > 1:
+        raise UserError(
+            f"extract must have at most one group, got {extract!r} with {pattern.groups}; "
+            "write (?:...) for the groups that only group"
+        )
+    return pattern
