@@ -1,0 +1,50 @@
+"""The built-in task: products of two numbers from 2 to 12.
+
+Owns the questions and their split. Refuses randomness: the rows are the same in every run.
+Invariant: no unordered operand pair is on both sides, so knowing 7 * 8 from training does
+not answer a held-out 8 * 7.
+"""
+
+from rlpost.data.rows import Row, RowStream, SourceRequest, Split
+from rlpost.errors import UserError
+
+OPERANDS = range(2, 13)
+# Every fourth pair in order of its product: both sides are equally hard.
+_HELDOUT_STRIDE = 4
+_HELDOUT_OFFSET = 2
+
+
+def operand_pairs(split: Split) -> list[tuple[int, int]]:
+    """Return the pairs ``(a, b)`` with ``a <= b`` of a split: 50 to train, 16 held out."""
+    pairs = sorted(((a, b) for a in OPERANDS for b in OPERANDS if a <= b), key=_by_product)
+    held_out = pairs[_HELDOUT_OFFSET::_HELDOUT_STRIDE]
+    return held_out if split is Split.HELDOUT else [p for p in pairs if p not in held_out]
+
+
+def _by_product(pair: tuple[int, int]) -> tuple[int, int]:
+    return pair[0] * pair[1], pair[0]
+
+
+def read_arithmetic(request: SourceRequest) -> RowStream:
+    """Yield at most ``request.size`` questions with columns ``prompt`` and ``answer``.
+
+    Both orders of a pair are asked. The seed does not matter.
+
+    Raises:
+        UserError: something follows ``arithmetic:``; the task has no variants.
+    """
+    if request.locator:
+        raise UserError(
+            f"{request.field}: {request.name!r} has a part after 'arithmetic', which takes none; "
+            "write arithmetic"
+        )
+    questions = [
+        q for a, b in operand_pairs(request.split) for q in dict.fromkeys([(a, b), (b, a)])
+    ]
+    # Strided order, so that a small `size` still spans easy and hard products.
+    spread = [q for start in range(7) for q in questions[start::7]]
+    for index, (a, b) in enumerate(spread[: request.size]):
+        yield Row(
+            columns={"prompt": f"What is {a} * {b}?", "answer": str(a * b)},
+            address=f"{request.name}[{index}]",
+        )

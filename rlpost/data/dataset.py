@@ -1,0 +1,208 @@
+"""The prompts of a run, encoded and checked before anything starts.
+
+Owns the ``data.*`` settings and what is done with bad rows. Refuses to own order
+(cursor.py), sources (sources.py) and templates (encoder.py). Invariants: every prompt that
+a run can meet has passed every check; nothing is left out silently (``skipped``); the
+fingerprint changes when any token or column does.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from rlpost.data.cursor import prompt_uid
+from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
+from rlpost.data.rows import RowStream, Split
+from rlpost.data.sources import find_source, load_rows, short_name
+from rlpost.errors import DataError, UserError
+from rlpost.types import Prompt
+
+DEFAULT_SIZE = 1000
+
+
+class OnBadRow(Enum):
+    """What a row that cannot be used does: stop the run, or be left out and listed."""
+
+    error = "error"
+    skip = "skip"
+
+
+class OnLongPrompt(Enum):
+    """What a prompt over the token limit does: stop the run, or be left out and listed."""
+
+    error = "error"
+    skip = "skip"
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where prompts come from.
+
+    A source is a ``.jsonl``, ``.json``, ``.parquet`` or ``.arrow`` file,
+    ``reasoning_gym:TASK``, ``arithmetic`` or a hub id ``OWNER/NAME[:CONFIG][@SPLIT]``.
+    """
+
+    train: str = "arithmetic"
+    heldout: str | None = None  # None: the generated source's own held-out rows, else none
+    heldout_size: int = 200  # at most this many rows, the first ones
+    size: int | None = None  # rows of a generated source; None: 1000
+    prompt_column: str = "prompt"
+    system_prompt: str | None = None
+    on_bad_row: OnBadRow = OnBadRow.error
+    shuffle: bool = True
+    max_prompt_tokens: int | None = None  # None: what the model's context leaves
+    on_long_prompt: OnLongPrompt = OnLongPrompt.error
+
+    def check(self, path: str = "data") -> None:
+        """Refuse impossible settings; reads no data.
+
+        Raises:
+            UserError: names the field, its value and the way out.
+        """
+        for name in ("heldout_size", "size", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{path}.{name} must be at least 1, got {value}")
+        if not self.prompt_column:
+            raise UserError(f"{path}.prompt_column must not be empty; the usual name is prompt")
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise UserError(f"{path}.system_prompt must not be blank; use null for none")
+        source, locator = find_source(self.train, field=f"{path}.train")
+        if self.size is not None and not source.generated:
+            raise UserError(
+                f"{path}.size={self.size} applies to generated sources (arithmetic, "
+                f"reasoning_gym:TASK), but {path}.train is {self.train!r}; remove {path}.size"
+            )
+        if self.heldout is None:
+            return
+        other, other_locator = find_source(self.heldout, field=f"{path}.heldout")
+        if source.scheme == other.scheme == "file" and _same_file(locator, other_locator):
+            raise UserError(
+                f"{path}.heldout and {path}.train are the same file {locator!r}, so the score "
+                f"would measure memory; split the file, or set {path}.heldout=null"
+            )
+
+
+def _same_file(a: str, b: str) -> bool:
+    return os.path.realpath(os.path.expanduser(a)) == os.path.realpath(os.path.expanduser(b))
+
+
+def heldout_source(cfg: DataConfig) -> str | None:
+    """Return the name of the source to evaluate on, None when there is none."""
+    if cfg.heldout is not None:
+        return cfg.heldout
+    source, _ = find_source(cfg.train, field="data.train")
+    return cfg.train if source.generated else None
+
+
+class PromptDataset:
+    """An ordered, checked list of prompts.
+
+    Attributes:
+        name: short name for metrics (``val-core/<name>/acc/mean@N``).
+        fingerprint: hash of all tokens and columns; file places do not enter.
+        skipped: address and reason of every row that was left out.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], *, name: str, skipped: Sequence[str]) -> None:
+        self._prompts = tuple(prompts)
+        self.name = name
+        self.skipped = list(skipped)
+        self.fingerprint = _fingerprint(self._prompts)
+
+    @classmethod
+    def load(
+        cls,
+        cfg: DataConfig,
+        *,
+        tokenizer: ChatTokenizer,
+        split: Split | str = Split.TRAIN,
+        seed: int = 0,
+        max_prompt_tokens: int | None = None,
+    ) -> "PromptDataset":
+        """Read, encode and check one split.
+
+        Args:
+            cfg: the settings.
+            tokenizer: a transformers tokenizer.
+            split: ``train`` or ``heldout``; ask ``heldout_source`` whether there is one.
+            seed: seed of generated training rows; held-out rows do not depend on it.
+            max_prompt_tokens: the caller's bound, such as the model's context minus the
+                response length; the smaller of it and ``cfg.max_prompt_tokens`` holds.
+
+        Raises:
+            UserError: a setting is wrong or the source does not exist.
+            DataError: a row is bad (unless skipped) or no row is left.
+        """
+        cfg.check()
+        split = Split(split)
+        source = cfg.train if split is Split.TRAIN else heldout_source(cfg)
+        if source is None:
+            raise UserError(
+                f"data.heldout is not set and data.train={cfg.train!r} has no held-out rows of "
+                "its own; set data.heldout to a file or source"
+            )
+        size = (cfg.size or DEFAULT_SIZE) if split is Split.TRAIN else cfg.heldout_size
+        limits = [n for n in (cfg.max_prompt_tokens, max_prompt_tokens) if n is not None]
+        encoder = PromptEncoder(
+            tokenizer,
+            prompt_column=cfg.prompt_column,
+            system_prompt=cfg.system_prompt,
+            max_prompt_tokens=min(limits, default=None),
+        )
+        rows = load_rows(source, split=split, size=size, seed=seed, field=f"data.{split.value}")
+        skipped: list[str] = []
+        prompts = []
+        for prompt in _usable(rows, encoder, cfg, skipped):
+            prompts.append(prompt)
+            if split is Split.HELDOUT and len(prompts) == size:
+                break
+        if not prompts:
+            why = (
+                f"all {len(skipped)} rows were skipped, first: {skipped[0]}"
+                if skipped
+                else ("it has no rows")
+            )
+            raise DataError(f"{source}: no usable prompt for data.{split.value}: {why}")
+        return cls(prompts, name=short_name(source), skipped=skipped)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def prompt(self, epoch: int, row: int) -> Prompt:
+        """Return the prompt of a row with the uid of its use in ``epoch``."""
+        return dataclasses.replace(self._prompts[row], uid=prompt_uid(epoch, row))
+
+
+def _usable(
+    rows: RowStream, encoder: PromptEncoder, cfg: DataConfig, skipped: list[str]
+) -> Iterator[Prompt]:
+    kept = 0
+    for row in rows:
+        try:
+            if isinstance(row, DataError):
+                raise row
+            prompt = encoder.encode(row, uid=prompt_uid(0, kept))
+        except PromptTooLong as error:
+            if cfg.on_long_prompt is OnLongPrompt.error:
+                raise
+            skipped.append(str(error))
+        except DataError as error:
+            if cfg.on_bad_row is OnBadRow.error:
+                raise
+            skipped.append(str(error))
+        else:
+            kept += 1
+            yield prompt
+
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        record = [prompt.token_ids, sorted(prompt.columns.items(), key=lambda item: item[0])]
+        digest.update(json.dumps(record, default=str, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]

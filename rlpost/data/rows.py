@@ -1,0 +1,75 @@
+"""What every source hands over: rows with an address, or the reason a row is bad.
+
+Owns the row, the request a source answers, and the flattening of foreign layouts into
+plain columns. Refuses to own tokens (encoder.py) and the choice between stopping at a bad
+row and skipping it (dataset.py): a source yields the ``DataError`` and goes on.
+Invariant: every row knows where it came from. A text file's address is ``file:line``
+(counted from 1); an indexed source's is ``name[index]`` (counted from 0).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from rlpost.errors import DataError
+
+
+class Split(StrEnum):
+    """Which half of a source: rows to learn from, or rows to measure with."""
+
+    TRAIN = "train"
+    HELDOUT = "heldout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a source.
+
+    Example: ``Row(columns={"prompt": "What is 2 * 3?", "answer": "6"},
+    address="train.jsonl:17")``
+    """
+
+    columns: Mapping[str, Any]
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRequest:
+    """What a source is asked for; each source says which fields it uses.
+
+    Example: ``SourceRequest(name="reasoning_gym:chain_sum", locator="chain_sum",
+    split=Split.TRAIN, size=1000, seed=0, field="data.train")``
+    """
+
+    name: str  # as the user wrote it: the base of addresses
+    locator: str  # the name without its scheme
+    split: Split
+    size: int  # rows wanted; an upper bound for generated sources, unused by stored ones
+    seed: int
+    field: str  # the setting to name in errors
+
+
+RowStream = Iterator[Row | DataError]
+
+
+def flatten_verl(row: Row) -> Row:
+    """Add the column ``ground_truth`` to a row in verl's layout; others pass unchanged.
+
+    verl nests the answer as ``reward_model.ground_truth``. Its other columns
+    (``data_source``, ``extra_info``, ``reward_model``) stay, because verl's reward
+    functions ask for them.
+
+    Raises:
+        DataError: the row already has another ``ground_truth``.
+    """
+    nested = row.columns.get("reward_model")
+    if not isinstance(nested, Mapping) or "ground_truth" not in nested:
+        return row
+    truth = nested["ground_truth"]
+    if row.columns.get("ground_truth", truth) != truth:
+        raise DataError(
+            f"{row.address}: columns 'ground_truth' and 'reward_model.ground_truth' differ; "
+            "remove one of them"
+        )
+    return Row(columns={**row.columns, "ground_truth": truth}, address=row.address)

@@ -1,0 +1,135 @@
+"""The sources of prompts and how a name finds its source.
+
+Owns the table of sources. Refuses to know what is in them. A new source is one function
+``(SourceRequest) -> RowStream`` and one ``register_source`` line below.
+
+A name is ``scheme:locator``. The scheme may be left out of built-in names
+(``arithmetic``), of files (recognised by suffix) and of hub ids (``owner/name``).
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from rlpost.data import files, hub
+from rlpost.data.arithmetic import read_arithmetic
+from rlpost.data.files import read_file
+from rlpost.data.hub import read_hub
+from rlpost.data.reasoning_gym import read_reasoning_gym
+from rlpost.data.rows import Row, RowStream, SourceRequest, Split, flatten_verl
+from rlpost.errors import DataError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One kind of source.
+
+    ``generated``: rows are made by code, so the source has a held-out split of its own and
+    ``data.size`` bounds it.
+    """
+
+    scheme: str
+    read: Callable[[SourceRequest], RowStream]
+    generated: bool
+
+
+_SOURCES: dict[str, Source] = {}
+
+
+def register_source(
+    scheme: str, read: Callable[[SourceRequest], RowStream], *, generated: bool
+) -> None:
+    """Make ``scheme:locator`` (or ``scheme`` alone) name rows given by ``read``.
+
+    Raises:
+        ValueError: the scheme is taken.
+    """
+    if scheme in _SOURCES:
+        raise ValueError(f"data source {scheme!r} is already registered")
+    _SOURCES[scheme] = Source(scheme=scheme, read=read, generated=generated)
+
+
+register_source("arithmetic", read_arithmetic, generated=True)
+register_source("reasoning_gym", read_reasoning_gym, generated=True)
+register_source("file", read_file, generated=False)
+register_source("hub", read_hub, generated=False)
+
+
+def find_source(name: str, *, field: str) -> tuple[Source, str]:
+    """Return the source a name means and the locator within it.
+
+    Raises:
+        UserError: no source answers to ``name``.
+    """
+    scheme, _, locator = name.partition(":")
+    if scheme in _SOURCES:
+        return _SOURCES[scheme], locator
+    looks_local = name.startswith((".", "/", "~")) or Path(name).is_file()
+    if looks_local or PurePath(name).suffix in files.SUFFIXES:
+        return _SOURCES["file"], name
+    if hub.NAME.fullmatch(name):
+        return _SOURCES["hub"], name
+    close = difflib.get_close_matches(scheme, _SOURCES, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise UserError(
+        f"{field}: no data source is called {name!r}{hint}; give a file "
+        f"({', '.join(files.SUFFIXES)}), arithmetic, reasoning_gym:TASK or a hub id OWNER/NAME"
+    )
+
+
+def short_name(name: str) -> str:
+    """Return the name for metrics: without scheme, folders, suffix, config and split.
+
+    Example: ``data/eval.jsonl`` -> ``eval``, ``openai/gsm8k:main`` -> ``gsm8k``,
+    ``reasoning_gym:chain_sum`` -> ``chain_sum``.
+
+    Raises:
+        UserError: no source answers to ``name``.
+    """
+    source, locator = find_source(name, field="data.train")
+    if source.scheme == "file":
+        return PurePath(locator).stem
+    if source.scheme == "hub":
+        return locator.partition("@")[0].partition(":")[0].rpartition("/")[2]
+    return locator or source.scheme
+
+
+def load_rows(
+    name: str,
+    *,
+    split: Split = Split.TRAIN,
+    size: int = 1000,
+    seed: int = 0,
+    field: str = "data.train",
+) -> RowStream:
+    """Stream the rows of a named source, foreign layouts flattened.
+
+    Args:
+        name: path, ``arithmetic``, ``reasoning_gym:TASK`` or hub id.
+        split: which side of a source that has sides; a file has one side only.
+        size: rows wanted from a generated source.
+        seed: seed of a generated source.
+        field: the setting that errors name.
+
+    Yields:
+        ``Row``, or the ``DataError`` of a row that cannot be used.
+
+    Raises:
+        UserError: the source does not exist.
+        DataError: the source as a whole cannot be read.
+    """
+    source, locator = find_source(name, field=field)
+    request = SourceRequest(
+        name=name, locator=locator, split=split, size=size, seed=seed, field=field
+    )
+    return (_flattened(item) for item in source.read(request))
+
+
+def _flattened(item: Row | DataError) -> Row | DataError:
+    if isinstance(item, DataError):
+        return item
+    try:
+        return flatten_verl(item)
+    except DataError as error:
+        return error
