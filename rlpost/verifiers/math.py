@@ -68,9 +68,12 @@ def _parse_gold(text: str) -> list[Any] | None:
     if _SCIENTIFIC.fullmatch(text):
         text = format(Decimal(text), "f")  # LaTeX reads 1e5 as 1 * e * 5
     # Left bare, "\frac{1}{2}" or "(1, 2)" may lose all but a number; in a box the whole text
-    # is the expression. Prose and text that marks its own mathematics go first as they are.
+    # is the expression. Text that marks its own mathematics goes first as it is, and prose
+    # only so: boxed, it would become a product of letters.
     attempts = [f"\\boxed{{{text}}}", f"${text}$"]
-    if "$" in text or "\\boxed" in text or _TWO_WORDS.search(text):
+    if _TWO_WORDS.search(text):
+        attempts = [text]
+    elif "$" in text or "\\boxed" in text:
         attempts.insert(0, text)
     for attempt in attempts:
         gold = _parse(attempt)

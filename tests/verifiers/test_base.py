@@ -1,0 +1,59 @@
+import pytest
+
+from rlpost.errors import DataError
+from rlpost.types import Prompt, Span, Trajectory
+from rlpost.verifiers.base import Sample, gold_of, sample_of
+
+
+def _trajectory(text):
+    return Trajectory(
+        uid="0:1",
+        sample=0,
+        prompt_ids=(1, 2),
+        response_ids=(7, 8),
+        rollout_logprobs=(-0.5, -0.25),
+        spans=(Span(start=0, end=2, version=0),),
+        finish_reason="length",
+        text=text,
+        seed=3,
+    )
+
+
+def test_string_prompt_has_string_completion():
+    prompt = Prompt(uid="0:1", token_ids=(1, 2), text="2+3?", columns={"answer": 5}, address="f:2")
+    sample = sample_of(prompt, _trajectory("5"))
+    assert sample == Sample(
+        prompt="2+3?",
+        text="5",
+        completion_ids=(7, 8),
+        columns={"answer": 5},
+        finish_reason="length",
+        address="f:2",
+    )
+    assert sample.completion == "5"
+
+
+def test_messages_prompt_has_one_assistant_message():
+    messages = ({"role": "user", "content": "2+3?"},)
+    prompt = Prompt(uid="0:1", token_ids=(1, 2), text="2+3?", messages=messages)
+    sample = sample_of(prompt, _trajectory("5"))
+    assert sample.prompt == [{"role": "user", "content": "2+3?"}]
+    assert sample.completion == [{"role": "assistant", "content": "5"}]
+
+
+@pytest.mark.parametrize(("gold", "text"), [("  6 ", "6"), (6, "6"), (0.5, "0.5"), (0, "0")])
+def test_gold_is_stripped_text(gold, text):
+    assert gold_of(Sample(prompt="q", text="", columns={"answer": gold}), "answer") == text
+
+
+@pytest.mark.parametrize("gold", [None, "", "  ", ["6"], {"a": 1}])
+def test_gold_that_is_no_text_names_row_and_column(gold):
+    sample = Sample(prompt="q", text="", columns={"answer": gold}, address="train.jsonl:18")
+    with pytest.raises(DataError, match=r"train\.jsonl:18: column 'answer' must be text"):
+        gold_of(sample, "answer")
+
+
+def test_missing_gold_column_lists_what_the_row_has():
+    sample = Sample(prompt="q", text="", columns={"ground_truth": "6"}, address="train.jsonl:18")
+    with pytest.raises(DataError, match=r"no column 'answer' \(it has \['ground_truth'\]\)"):
+        gold_of(sample, "answer")

@@ -1,0 +1,107 @@
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from rlpost.errors import DataError
+from rlpost.verifiers.boundary import attempt, reply_of
+from rlpost.verifiers.channel import MAX_REPLY_BYTES
+
+PAYLOAD = pickle.dumps(None)
+
+
+def _reply(score):
+    reply = reply_of(lambda sample: score, PAYLOAD)
+    assert len(json.dumps(reply)) < MAX_REPLY_BYTES
+    return reply
+
+
+def _raising(error):
+    def judge(sample):
+        raise error
+
+    return reply_of(judge, PAYLOAD)
+
+
+@pytest.mark.parametrize("score", [1, 1.0, True, np.float32(1), np.int64(1), {"reward": 1.0}])
+def test_numbers_are_rewards(score):
+    assert _reply(score) == {"reward": 1.0, "error": None, "info": {}}
+
+
+@pytest.mark.parametrize(
+    ("score", "error"),
+    [
+        (math.nan, "ValueError: the verifier returned nan"),
+        (math.inf, "ValueError: the verifier returned inf"),
+        ("1.0", "TypeError: the verifier returned str"),
+        ([1.0], "TypeError: the verifier returned list"),
+        (1 + 0j, "TypeError: the verifier returned complex"),
+        (lambda: 1, "TypeError: the verifier returned function"),
+        ({"score": 1.0}, "TypeError: the verifier returned a dict without 'reward'"),
+        (10**400, "OverflowError"),
+    ],
+)
+def test_anything_else_is_an_error(score, error):
+    reply = _reply(score)
+    assert reply["reward"] is None
+    assert reply["error"].startswith(error)
+
+
+def test_none_abstains():
+    assert _reply(None)["error"] == "abstained"
+    assert _reply({"reward": None, "why": "no gold"}) == {
+        "reward": None,
+        "error": "abstained",
+        "info": {"why": "no gold"},
+    }
+
+
+def test_information_is_bounded_and_plain():
+    huge = {str(i): "x" * 10**5 for i in range(100)}
+    info = _reply({"reward": 1.0, "f": lambda: 1, "nan": math.nan, "big": 10**30} | huge)["info"]
+    assert len(info) <= 20
+    assert all(len(value) <= 500 for value in info.values())
+    assert info["nan"] == "nan"
+
+
+class _Evil(Exception):
+    def __str__(self):
+        raise RuntimeError("even this")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("no"), "ValueError: no (test_boundary.py:"),
+        (SystemExit(3), "SystemExit: 3 (test_boundary.py:"),
+        (KeyboardInterrupt(), "KeyboardInterrupt (test_boundary.py:"),
+        (DataError("f.jsonl:3: bad"), "DataError: f.jsonl:3: bad"),
+        (ValueError("x" * 10**6), "ValueError: xxx"),
+    ],
+)
+def test_exceptions_are_errors(error, text):
+    reply = _raising(error)
+    assert reply["reward"] is None
+    assert reply["error"].startswith(text)
+    assert len(reply["error"]) < 1000
+
+
+def test_exception_that_cannot_be_printed():
+    assert "_Evil" in _raising(_Evil())["error"]
+
+
+def test_deep_recursion_is_an_error():
+    def judge(sample):
+        return judge(sample)
+
+    assert reply_of(judge, PAYLOAD)["error"].startswith("RecursionError")
+
+
+def test_sample_that_cannot_be_loaded_is_an_error():
+    assert reply_of(lambda sample: 1.0, b"nonsense")["reward"] is None
+
+
+def test_attempt_returns_results():
+    assert attempt(lambda: 7) == (7, None)

@@ -1,0 +1,75 @@
+import pytest
+
+from rlpost.errors import DataError
+from rlpost.verifiers.base import Sample
+from rlpost.verifiers.math import MathConfig, math
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return math(MathConfig())
+
+
+def _reward(judge, text, answer):
+    score = judge(Sample(prompt="q", text=text, columns={"answer": answer}, address="f.jsonl:3"))
+    return score["reward"] if isinstance(score, dict) else score
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (6, "2 * 3 = 6"),
+        ("6", "The answer is $6$."),
+        ("1/2", "0.5"),
+        (r"\frac{1}{2}", r"so \boxed{1/2}"),
+        ("0.5", r"$\frac{1}{2}$"),
+        (r"2\sqrt{3}", r"$\sqrt{12}$"),
+        ("72,000", "72000"),
+        ("50%", r"that makes $50\%$"),
+        ("1e5", "100000"),
+        ("1.5e-3", "0.0015"),
+        ("(1, 2)", "$(1,2)$"),
+        ("(1, 2)", "(1, 2)"),
+        ("x=5", "$x=5$"),
+        ("3 cm", "3"),
+        (r"\$18", "$18$"),
+        ("The answer is 5", "5"),
+        ("48 clips in May.\n#### 72", "72"),
+        (r"\boxed{7}", "seven is 7"),
+        ("-3", "so we get -3"),
+    ],
+)
+def test_equal_answers(judge, answer, text):
+    assert _reward(judge, text, answer) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("6", "66"),
+        ("6", "6 or 7"),
+        ("6", "-6"),
+        ("1/2", "2"),
+        (r"\frac{1}{2}", "2"),
+        ("1e5", "1"),
+        ("(1, 2)", "2"),
+        ("6", ""),
+        ("6", "I do not know"),
+    ],
+)
+def test_other_answers(judge, answer, text):
+    assert _reward(judge, text, answer) == 0.0
+
+
+@pytest.mark.parametrize("answer", ["###", "?!", "the capital of France"])
+def test_gold_that_is_no_mathematics_is_an_error_of_the_row(judge, answer):
+    with pytest.raises(DataError, match=r"f\.jsonl:3: column 'answer' is not a mathematical"):
+        _reward(judge, answer, answer)
+
+
+def test_unparsable_response_says_so(judge):
+    sample = Sample(prompt="q", text="dunno", columns={"answer": "6"})
+    assert judge(sample) == {
+        "reward": 0.0,
+        "reason": "no mathematical expression in the response",
+    }

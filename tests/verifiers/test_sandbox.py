@@ -1,0 +1,183 @@
+import os
+import pickle
+import textwrap
+import threading
+import time
+
+import psutil
+import pytest
+
+from rlpost.errors import InfrastructureError
+from rlpost.verifiers.base import Sample
+from rlpost.verifiers.function import FunctionConfig
+from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
+
+# The completion is the source of what the judge does.
+EXECUTE = """
+    def f(completions, **kwargs):
+        scope = {}
+        exec(completions[0], scope)
+        return [scope.get("reward", 1.0)]
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    file = tmp_path_factory.mktemp("sandbox") / "rewards.py"
+    file.write_text(textwrap.dedent(EXECUTE))
+    return {"f": FunctionConfig(path=f"{file}:f")}
+
+
+@pytest.fixture
+def sandbox(configs):
+    sandbox = Sandbox(configs)
+    yield sandbox
+    sandbox.close()
+    assert not sandbox.alive
+
+
+def _call(sandbox, source, *, timeout_s=10.0):
+    sample = Sample(prompt="q", text=textwrap.dedent(source))
+    reply = sandbox.call("f", pickle.dumps(sample), timeout_s=timeout_s)
+    return reply["reward"] if reply["error"] is None else reply["error"]
+
+
+def _pid(sandbox):
+    return int(_call(sandbox, "import os; reward = os.getpid()"))
+
+
+def test_same_worker_serves_many_calls(sandbox):
+    assert _pid(sandbox) == _pid(sandbox) != os.getpid()
+    assert sandbox.num_starts == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "while True: pass",
+        "import re; re.match('(a*)*$', 'a' * 40 + 'b')",  # C code that holds the interpreter
+        "import time; time.sleep(60)",
+        "while True: print('x' * 1000)",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+    ],
+)
+def test_deadline_kills_the_worker_and_the_next_call_works(sandbox, source):
+    before = _pid(sandbox)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        _call(sandbox, source, timeout_s=0.3)
+    assert time.monotonic() - start < 2.0
+    assert not psutil.pid_exists(before)
+    assert _pid(sandbox) != before
+
+
+def test_deadline_kills_what_the_judge_started(sandbox, tmp_path):
+    source = f"""
+        import pathlib, subprocess, time
+        child = subprocess.Popen(["sleep", "60"])
+        pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+        time.sleep(60)
+    """
+    with pytest.raises(TimeoutError):
+        _call(sandbox, source, timeout_s=1.5)
+    child = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the grandchild outlived its deadline"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("source", "how"),
+    [
+        ("import os; os._exit(5)", r"worker died \(exit code 5\)"),
+        ("import os; os.kill(os.getpid(), 9)", r"worker died \(killed by SIGKILL\)"),
+        ("import ctypes; ctypes.string_at(0)", r"worker died \(killed by SIGSEGV\)"),
+        ("import os; print('why', flush=True); os.abort()", r"SIGABRT\); it last printed: .*why"),
+        ("import os; os.closerange(3, 100)", r"worker died"),
+    ],
+)
+def test_death_is_an_infrastructure_error(sandbox, source, how):
+    with pytest.raises(InfrastructureError, match=how):
+        _call(sandbox, source)
+    assert _call(sandbox, "reward = 0.5") == 0.5
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print('x' * 10**7)",
+        "import sys; sys.stdout.write('{\"reward\": 5}\\n'); sys.stderr.write('noise')",
+        "import os; os.write(1, b'\\xff' * 10**6); os.close(1); os.close(2)",
+        "import sys; sys.stdin.read()",
+        "import os\nif os.fork() == 0: reward = 99.0",
+    ],
+)
+def test_noise_changes_nothing(sandbox, source):
+    assert _call(sandbox, source) == 1.0
+    assert _call(sandbox, "reward = 0.5") == 0.5
+    assert sandbox.num_starts == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise ValueError('no')", "ValueError: no"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class E(BaseException): pass\nraise E('odd')", "E: odd"),
+        ("reward = lambda: 1", "TypeError: the verifier returned function"),
+        ("reward = 'x' * 10**8", "TypeError: the verifier returned str"),
+        ("reward = float('nan')", "ValueError: the verifier returned nan"),
+    ],
+)
+def test_exceptions_and_odd_results_leave_the_worker_alive(sandbox, source, error):
+    assert error in _call(sandbox, source)
+    assert _call(sandbox, "reward = 0.5") == 0.5
+    assert sandbox.num_starts == 1
+
+
+def test_worker_killed_while_idle_is_replaced(sandbox):
+    before = _pid(sandbox)
+    os.kill(before, 9)
+    psutil.wait_procs([psutil.Process(before)], timeout=5)
+    assert _pid(sandbox) != before
+
+
+def test_memory_limit(configs):
+    greedy = "reward = float(len(bytearray(2**29)) > 0)"
+    sandbox = Sandbox(configs, memory_limit_mb=512)
+    try:
+        assert _call(sandbox, greedy).startswith("MemoryError")
+        assert _call(sandbox, "reward = 0.5") == 0.5
+    finally:
+        sandbox.close()
+
+
+def test_without_a_limit_memory_is_free(sandbox):
+    assert _call(sandbox, "reward = float(len(bytearray(2**29)) > 0)") == 1.0
+
+
+def test_one_thread_per_library(sandbox):
+    assert _call(sandbox, "import os; reward = float(os.environ['OMP_NUM_THREADS'])") == 1.0
+
+
+def test_interrupt_ends_a_call_and_refuses_the_next(sandbox):
+    sandbox.wait_ready()
+    threading.Timer(0.2, sandbox.interrupt).start()
+    start = time.monotonic()
+    with pytest.raises(InfrastructureError, match="worker died"):
+        _call(sandbox, "while True: pass", timeout_s=30)
+    assert time.monotonic() - start < 5
+    with pytest.raises(SandboxClosed):
+        _call(sandbox, "reward = 1.0")
+
+
+def test_slow_start_is_not_charged_to_the_sample(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text("import time\ntime.sleep(0.6)\ndef f(completions): return [1.0]\n")
+    sandbox = Sandbox({"f": FunctionConfig(path=f"{file}:f")})
+    try:
+        assert _call(sandbox, "", timeout_s=0.5) == 1.0
+    finally:
+        sandbox.close()

@@ -1,0 +1,200 @@
+import asyncio
+import pickle
+import textwrap
+import threading
+import time
+
+import psutil
+import pytest
+
+from rlpost.errors import InfrastructureError, UserError
+from rlpost.types import Verdict
+from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample
+from rlpost.verifiers.exact import ExactConfig
+from rlpost.verifiers.function import FunctionConfig
+from rlpost.verifiers.service import MAX_ATTEMPTS, VerifierService
+
+# What the completion asks for, and otherwise its number as reward.
+REWARDS = """
+    import os, pathlib, sys, time
+    def f(completions, **columns):
+        text = completions[0]
+        if text == "hang":
+            while True: pass
+        if text == "die":
+            os._exit(3)
+        if text == "die once":
+            marker = pathlib.Path(columns["marker"][0])
+            if not marker.exists():
+                marker.touch()
+                os._exit(3)
+            return [0.5]
+        if text == "count and die":
+            with open(columns["marker"][0], "a") as file:
+                file.write("x")
+            os._exit(3)
+        if text == "raise":
+            raise ValueError("no")
+        if text == "exit":
+            sys.exit(1)
+        if text == "abstain":
+            return [None]
+        if text.startswith("sleep"):
+            time.sleep(float(text.split()[1]))
+            return [0.5]
+        print("noise")
+        return [float(text)]
+"""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("service") / "rewards.py"
+    file.write_text(textwrap.dedent(REWARDS))
+    return f"{file}:f"
+
+
+@pytest.fixture
+def service(path):
+    service = VerifierService({"f": FunctionConfig(path=path, timeout_s=2.0)}, num_workers=2)
+    yield service
+    service.close()
+    assert service.alive() == 0
+
+
+def _sample(text, **columns):
+    return Sample(prompt="q", text=text, columns=columns)
+
+
+async def _judge(service, *texts):
+    return [verdict for (verdict,) in await service.judge([_sample(text) for text in texts])]
+
+
+async def test_order_is_kept_whatever_finishes_first(service):
+    texts = [f"sleep {0.02 * (i % 3)}" if i % 5 == 0 else str(i) for i in range(200)]
+    expected = [0.5 if i % 5 == 0 else float(i) for i in range(200)]
+    assert [v.reward for v in await _judge(service, *texts)] == expected
+
+
+async def test_concurrent_batches_do_not_mix(service):
+    batches = [[str(100 * b + i) for i in range(30)] for b in range(5)]
+    results = await asyncio.gather(*(_judge(service, *batch) for batch in batches))
+    assert [[str(int(v.reward)) for v in result] for result in results] == batches
+
+
+async def test_a_failure_stays_with_its_sample_and_is_never_a_reward(service):
+    texts = ["1", "hang", "2", "raise", "die", "3", "exit", "abstain", "4"]
+    verdicts = dict(zip(texts, await _judge(service, *texts), strict=True))
+    assert [verdicts[str(i)].reward for i in range(1, 5)] == [1.0, 2.0, 3.0, 4.0]
+    errors = {text: verdicts[text].error for text in texts if not text.isdigit()}
+    assert errors["hang"] == TIMEOUT
+    assert errors["raise"].startswith("ValueError: no (rewards.py:")
+    assert errors["die"].startswith("worker died (exit code 3)")
+    assert errors["exit"].startswith("SystemExit: 1")
+    assert errors["abstain"] == ABSTAINED
+    stats = service.stats()["f"]
+    assert (stats.calls, stats.errors, stats.timeouts, stats.abstained) == (9, 3, 1, 1)
+    assert stats.latency_s == pytest.approx(sum(v.latency_s for v in verdicts.values()))
+    assert stats.latency_s >= 2.0
+    assert service.num_restarts() == 1 + MAX_ATTEMPTS
+
+
+async def test_one_hanging_sample_does_not_hold_up_the_others(service):
+    await _judge(service, "1", "1", "1", "1")
+    hanging = asyncio.create_task(_judge(service, "hang"))
+    await asyncio.sleep(0.1)
+    assert len(await _judge(service, *map(str, range(50)))) == 50
+    assert not hanging.done()
+    assert [v.error for v in await hanging] == [TIMEOUT]
+
+
+async def test_a_death_is_retried_on_a_fresh_worker(service, tmp_path):
+    sample = _sample("die once", marker=str(tmp_path / "marker"))
+    assert (await service.judge([sample]))[0][0].reward == 0.5
+
+
+async def test_a_poisonous_sample_is_tried_a_bounded_number_of_times(service, tmp_path):
+    marker = tmp_path / "marker"
+    [(verdict,)] = await service.judge([_sample("count and die", marker=str(marker))])
+    assert verdict.reward is None
+    assert marker.read_text() == "x" * MAX_ATTEMPTS
+
+
+async def test_worker_killed_from_outside_in_mid_call(service):
+    await _judge(service, "1", "1")
+    task = asyncio.create_task(_judge(service, "sleep 0.6"))
+    await asyncio.sleep(0.3)
+    for worker in psutil.Process().children():
+        if "rlpost.verifiers.worker" in worker.cmdline():
+            worker.kill()
+    assert [v.reward for v in await task] == [0.5]
+    assert [v.reward for v in await _judge(service, "1", "2", "3")] == [1.0, 2.0, 3.0]
+    assert service.alive() == 2
+
+
+async def test_every_verifier_gives_its_verdict_in_config_order(path):
+    configs = {"b": FunctionConfig(path=path), "a": ExactConfig()}
+    service = VerifierService(configs, num_workers=1)
+    try:
+        sample = Sample(prompt="q", text="raise", columns={"answer": "raise"})
+        [verdicts] = await service.judge([sample])
+        assert [(v.verifier, v.reward) for v in verdicts] == [("b", None), ("a", 1.0)]
+        assert isinstance(verdicts[0], Verdict)
+        assert {name: s.errors for name, s in service.stats().items()} == {"b": 1, "a": 0}
+    finally:
+        service.close()
+
+
+async def test_verifier_that_cannot_be_built_is_an_error_of_its_own_only(tmp_path):
+    configs = {"gone": FunctionConfig(path=f"{tmp_path}/gone.py:f"), "exact": ExactConfig()}
+    service = VerifierService(configs, num_workers=1)
+    try:
+        sample = Sample(prompt="q", text="6", columns={"answer": "6"})
+        [(gone, exact)] = await service.judge([sample])
+        assert gone.reward is None and "there is no file" in gone.error
+        assert exact.reward == 1.0
+    finally:
+        service.close()
+
+
+async def test_row_that_cannot_be_pickled_is_an_error(service):
+    [(bad,), (good,)] = await service.judge([_sample("1", lock=threading.Lock()), _sample("2")])
+    assert bad.reward is None and bad.error.startswith("the row cannot be sent to a worker")
+    assert good.reward == 2.0
+
+
+def test_usable_from_several_event_loops(service):
+    for text in ("1", "2"):
+        [verdict] = asyncio.run(_judge(service, text))
+        assert verdict.reward == float(text)
+
+
+async def test_nothing_to_judge(service):
+    assert await service.judge([]) == []
+
+
+async def test_close_ends_calls_in_progress_and_refuses_new_ones(path):
+    service = VerifierService({"f": FunctionConfig(path=path, timeout_s=60)}, num_workers=2)
+    await _judge(service, "1", "2")
+    task = asyncio.create_task(_judge(service, "hang", "hang", "hang", "1"))
+    await asyncio.sleep(0.3)
+    start = time.monotonic()
+    await asyncio.to_thread(service.close)
+    assert time.monotonic() - start < 5
+    assert all(verdict.reward is None and verdict.error for verdict in await task)
+    assert service.alive() == 0
+    service.close()
+    with pytest.raises(InfrastructureError, match="closed"):
+        await _judge(service, "1")
+
+
+def test_arguments_are_picklable(path):
+    configs = {"f": FunctionConfig(path=path), "exact": ExactConfig()}
+    assert pickle.loads(pickle.dumps(configs)) == configs
+
+
+def test_bad_arguments(path):
+    with pytest.raises(UserError, match="num_workers must be >= 1, got 0"):
+        VerifierService({"f": FunctionConfig(path=path)}, 0)
+    with pytest.raises(UserError, match="at least one verifier"):
+        VerifierService({}, 1)
