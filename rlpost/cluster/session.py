@@ -1,0 +1,120 @@
+"""The Ray session of one run: start or join, check what is there, spawn, tear down.
+
+Owns `ray.init` and actor creation. Refuses to own what the actors do. Invariant: actors of
+a run die with its driver (none is detached), and a local session leaves no process behind.
+"""
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rlpost.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Device(Enum):
+    """Where models run. ``auto``: CUDA when the driver sees a GPU."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Which Ray cluster and which devices."""
+
+    address: str | None = None  # None: a private local session; "auto" or "host:port": join
+    device: Device = Device.auto
+    verifier_actors: int = 1
+    verifier_workers: int = 2  # processes per verifier actor
+    call_timeout_s: float = 1800.0  # deadline of any single actor call
+
+    def check(self, path: str = "cluster") -> None:
+        """Raises UserError: a field is out of range."""
+        for name in ("verifier_actors", "verifier_workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
+
+
+def resolve_device(device: Device) -> Device:
+    """Replace ``auto`` by what this host has.
+
+    Raises:
+        UserError: cuda was asked for and there is none.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if device is Device.cuda and not has_cuda:
+        raise UserError(
+            "cluster.device=cuda, but torch sees no GPU here; use cluster.device=cpu, or install "
+            "the gpu extra on a machine with a driver"
+        )
+    return Device.cuda if has_cuda and device is not Device.cpu else Device.cpu
+
+
+class Session:
+    """One joined or started Ray session; use as a context manager."""
+
+    def __init__(self, cfg: ClusterConfig, *, log_dir: str) -> None:
+        self._cfg = cfg
+        self._log_dir = log_dir
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> "Session":
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        local = self._cfg.address is None
+        try:
+            ray.init(
+                address="local" if local else self._cfg.address,
+                include_dashboard=False if local else None,
+                object_store_memory=(256 << 20) if local else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except ConnectionError as error:
+            raise UserError(
+                f"cluster.address={self._cfg.address!r}: no Ray cluster answers there ({error}); "
+                "start one with `ray start --head`, or leave cluster.address unset"
+            ) from error
+        log.info("ray session: %s", ray.get_runtime_context().get_session_name())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+    def spawn(self, cls: type, *args: Any, num_gpus: float = 0, concurrency: int = 1, **kwargs: Any):
+        """Create an actor of ``cls``; returns the raw Ray handle.
+
+        CPU actors reserve no Ray CPUs: on a small machine generation and training share the
+        cores in turn, which Ray's bookkeeping cannot express; thread counts do.
+        """
+        import ray
+
+        remote = ray.remote(cls).options(
+            num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=concurrency
+        )
+        actor = remote.remote(*args, **kwargs)
+        self._actors.append(actor)
+        return actor
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,46 @@
+"""Verifier services in Ray actors, behind ``rollout.collector.Judge``."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from rlpost.cluster.handle import Handle
+from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.types import Group, Verdict
+from rlpost.verifiers.base import VerifierConfig, sample_of
+from rlpost.verifiers.combine import combine
+from rlpost.verifiers.service import VerifierService
+
+CONCURRENCY = 1000  # samples wait in the service, not in Ray's queue
+
+
+class RemoteVerifiers:
+    """The driver's end of all verifier actors; a group goes to the next one in turn."""
+
+    def __init__(self, handles: Sequence[Handle], *, weights: Mapping[str, float]) -> None:
+        self._handles = handles
+        self._turn = itertools.cycle(handles)
+        self._weights = weights
+
+    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+        samples = [sample_of(group.prompt, t) for t in group.trajectories]
+        verdicts = await next(self._turn).call("judge", samples)
+        return [(v, combine(v, self._weights)) for v in verdicts]
+
+    async def close(self) -> None:
+        for handle in self._handles:
+            await handle.call("close", timeout_s=30)
+
+
+def spawn_verifiers(
+    session: Session, cfg: ClusterConfig, *, configs: Mapping[str, VerifierConfig]
+) -> RemoteVerifiers:
+    """Create ``cluster.verifier_actors`` services of ``cluster.verifier_workers`` processes."""
+    handles = []
+    for index in range(cfg.verifier_actors):
+        actor = session.spawn(
+            VerifierService, dict(configs), cfg.verifier_workers, concurrency=CONCURRENCY
+        )
+        handles.append(
+            Handle(actor, name=f"verifier {index}", timeout_s=cfg.call_timeout_s)
+        )
+    return RemoteVerifiers(handles, weights={n: c.weight for n, c in configs.items()})

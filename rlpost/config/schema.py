@@ -1,0 +1,115 @@
+"""The shape of a stage's configuration: one tree of dataclasses.
+
+Owns the composition; every dataclass of a room lies above what it configures. Refuses to
+own choices (YAML), names (store.py) and cross-field rules (checks.py). Invariant: after
+``cli/`` turned the tree into these objects nobody sees an OmegaConf object again.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlpost.algorithms.kl import KLConfig
+from rlpost.algorithms.reduce import ReductionConfig
+from rlpost.checkpoint.store import CheckpointConfig
+from rlpost.cluster.session import ClusterConfig
+from rlpost.data.dataset import DataConfig
+from rlpost.errors import UserError
+from rlpost.models.embedded import NAME as EMBEDDED_MODEL
+from rlpost.rollout.collector import OnVerifierError
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.tracking.config import TrackingConfig
+from rlpost.training.settings import TrainerConfig
+from rlpost.types import SamplingConfig
+from rlpost.weights.publisher import WeightsConfig
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where a run lives: ``<dir>/<name>``."""
+
+    name: str | None = None  # None: the stage, plus the overrides of a sweep member
+    dir: str = "runs"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The policy to start from."""
+
+    path: str = EMBEDDED_MODEL  # embedded model, local directory or hub id
+
+
+@dataclass(kw_only=True)
+class RolloutConfig:
+    """What is sampled for one optimizer step."""
+
+    prompts_per_step: int = 16
+    group_size: int = 8  # responses per prompt
+    max_tokens: int = 256  # per response
+    temperature: float = 1.0  # also divides the training logits
+    on_verifier_error: OnVerifierError = OnVerifierError.sample
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(max_tokens=self.max_tokens, temperature=self.temperature)
+
+    def check(self, path: str = "rollout") -> None:
+        """Raises UserError: a field is out of range."""
+        for name in ("prompts_per_step", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise UserError(
+                f"{path}.temperature must be positive, got {self.temperature}: greedy responses "
+                "of a group are equal and teach nothing; 1.0 is usual"
+            )
+
+
+@dataclass(kw_only=True)
+class AlgorithmConfig:
+    """How rewards become gradients, apart from the per-token loss."""
+
+    advantage: Any = MISSING  # group algorithm/advantage
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    entropy_coefficient: float = 0.0
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Held-out accuracy: before, every so many steps, and after."""
+
+    every: int = 5  # steps; 0: only before and after
+    samples: int = 1  # responses per held-out prompt
+    temperature: float = 1.0
+
+    def check(self, path: str = "evaluation") -> None:
+        """Raises UserError: a field is out of range."""
+        if self.every < 0 or self.samples < 1:
+            raise UserError(
+                f"{path}.every must be 0 or more and {path}.samples at least 1, got "
+                f"{self.every} and {self.samples}"
+            )
+
+
+@dataclass(kw_only=True)
+class RLConfig:
+    """Everything ``rlpost rl`` can be told."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 0
+    resume: str = "auto"  # auto | never | a checkpoint directory
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    verifier: Any = MISSING  # group verifier
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    loss: Any = MISSING  # group loss
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

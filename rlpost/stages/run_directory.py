@@ -1,0 +1,145 @@
+"""``runs/<name>/``: what is there already decides whether a run starts, resumes or refuses.
+
+Owns the paths of a run and the meaning of ``resume``. Refuses to own the content of
+checkpoints (checkpoint/) and metrics (tracking/). Invariants: nothing is written before all
+checks passed; a directory with another run's state is never overwritten.
+"""
+
+import fcntl
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlpost.checkpoint.state import write_text
+from rlpost.checkpoint.store import CheckpointStore, load_manifest
+from rlpost.errors import UserError
+
+# What may differ between a run and its resumption: it changes no number of the steps done.
+_FREE = (
+    "resume",
+    "run",
+    "tracking",
+    "checkpoint",
+    "evaluation",
+    "cluster",
+    "weights",
+    "trainer.steps",
+    "trainer.threads",
+    "generator",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDirectory:
+    """The paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "run.log"
+
+    def write_config(self, resolved: dict[str, Any]) -> None:
+        """Write ``config.yaml``, creating the directory."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(resolved, sort_keys=False))
+
+    def lock(self) -> Any:
+        """Keep other drivers out until the returned file is closed.
+
+        Raises:
+            UserError: another process runs in this directory.
+        """
+        handle = (self.root / ".lock").open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.close()
+            raise UserError(
+                f"run.name: another process is running in {self.root}; wait for it, stop it, or "
+                "choose another run.name"
+            ) from error
+        return handle
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    """Hash of everything that must not change when a run resumes."""
+    fixed = {k: v for k, v in _flat(resolved).items() if not _is_free(k)}
+    text = json.dumps(fixed, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def find_resume_point(
+    directory: RunDirectory, store: CheckpointStore, *, resume: str, resolved: dict[str, Any]
+) -> Path | None:
+    """Return the checkpoint to start from, None for a fresh start.
+
+    Raises:
+        UserError: the directory holds another run, ``never`` would overwrite one, or the
+            named checkpoint does not exist.
+        DataError: the named checkpoint is damaged.
+    """
+    if resume == "never":
+        if directory.metrics.exists() or directory.checkpoints.exists():
+            raise UserError(
+                f"resume=never, but {directory.root} already holds a run; choose another "
+                "run.name, or move that directory away"
+            )
+        return None
+    if resume != "auto":
+        path = Path(resume).expanduser()
+        load_manifest(path)
+        return path
+    if directory.config.exists():
+        _refuse_other_config(directory, resolved)
+    return store.latest()
+
+
+def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> None:
+    before = _flat(yaml.safe_load(directory.config.read_text()) or {})
+    now = _flat(resolved)
+    changed = [
+        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not _is_free(key)
+    ]
+    if changed:
+        raise UserError(
+            f"resume=auto: {directory.root} holds a run with other settings: "
+            f"{', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; "
+            "choose another run.name, or give the settings it was started with"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)

@@ -1,0 +1,26 @@
+"""How the verifiers did in one batch, under their public metric names."""
+
+from collections.abc import Sequence
+
+from rlpost.types import Group, Verdict
+from rlpost.verifiers.base import ABSTAINED, TIMEOUT
+
+
+def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """``verifier/<name>/{mean,error_rate,timeout_rate,latency_s}`` over a batch's verdicts."""
+    by_name: dict[str, list[Verdict]] = {}
+    for group in groups:
+        for trajectory in group.trajectories:
+            for verdict in trajectory.verdicts:
+                by_name.setdefault(verdict.verifier, []).append(verdict)
+    metrics = {}
+    for name, verdicts in by_name.items():
+        rewards = [v.reward for v in verdicts if v.reward is not None]
+        timeouts = sum(v.error == TIMEOUT for v in verdicts)
+        failures = sum(v.reward is None and v.error != ABSTAINED for v in verdicts)
+        if rewards:
+            metrics[f"verifier/{name}/mean"] = sum(rewards) / len(rewards)
+        metrics[f"verifier/{name}/error_rate"] = (failures - timeouts) / len(verdicts)
+        metrics[f"verifier/{name}/timeout_rate"] = timeouts / len(verdicts)
+        metrics[f"verifier/{name}/latency_s"] = sum(v.latency_s for v in verdicts) / len(verdicts)
+    return metrics
