@@ -1,0 +1,125 @@
+"""What a complete checkpoint contains, and the proof of it.
+
+Owns ``MANIFEST.json``: names, sizes and hashes of every file, and the identity of the run
+that wrote them. Refuses to own directories and retention (store.py). Invariant: a manifest
+that loads and verifies describes exactly the bytes its writer hashed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from rlpost.checkpoint.state import fsync_path, write_json
+from rlpost.errors import DataError
+
+MANIFEST_NAME = "MANIFEST.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One file of a checkpoint: its size and the BLAKE3 hash of its bytes (hex)."""
+
+    size_bytes: int
+    blake3: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The identity and content of one checkpoint.
+
+    ``sequence`` counts commits in one directory, so it orders checkpoints in time even
+    when a run goes back to an earlier step.
+
+    Example: ``Manifest(step=20, sequence=2, config_hash="9f2c", lineage=("runs/sft",),
+    files={"driver.json": FileRecord(size_bytes=812, blake3="a1b2...")})``
+    """
+
+    step: int
+    sequence: int
+    config_hash: str
+    lineage: tuple[str, ...]
+    files: Mapping[str, FileRecord]
+
+
+def write_manifest(
+    directory: Path, *, step: int, sequence: int, config_hash: str, lineage: tuple[str, ...]
+) -> Manifest:
+    """Hash and flush every file under ``directory``, then write its manifest.
+
+    Raises:
+        OSError: a file cannot be read, flushed or written.
+    """
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        name = path.relative_to(directory).as_posix()
+        assert name != MANIFEST_NAME, "a scratch directory has no manifest before its commit"
+        files[name] = FileRecord(size_bytes=path.stat().st_size, blake3=hash_file(path))
+        fsync_path(path)
+    for folder in (p for p in directory.rglob("*") if p.is_dir()):
+        fsync_path(folder)
+    manifest = Manifest(
+        step=step, sequence=sequence, config_hash=config_hash, lineage=lineage, files=files
+    )
+    body = asdict(manifest)
+    write_json(
+        directory / MANIFEST_NAME, {"format": FORMAT, "digest": _digest(body), "manifest": body}
+    )
+    return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Load the manifest of ``directory`` and check it against its own digest.
+
+    Raises:
+        DataError: it is missing, unreadable, of another format or altered.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        body, digest, version = document["manifest"], document["digest"], document["format"]
+        if version != FORMAT:
+            raise DataError(f"{path}: format {version}, this rlpost reads format {FORMAT}")
+        if digest != _digest(body):
+            raise DataError(f"{path}: the manifest does not match its own digest")
+        files = {name: FileRecord(**record) for name, record in body["files"].items()}
+        return Manifest(**{**body, "lineage": tuple(body["lineage"]), "files": files})
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no readable manifest ({error})") from error
+
+
+def verify(directory: Path, *, hashes: bool) -> Manifest:
+    """Check that ``directory`` holds what its manifest says and return the manifest.
+
+    Args:
+        hashes: also read every byte; otherwise only presence and sizes are checked.
+
+    Raises:
+        DataError: names the first file that is missing, short or altered.
+    """
+    manifest = read_manifest(directory)
+    for name, record in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise DataError(f"{path}: listed in {MANIFEST_NAME} but missing")
+        size_bytes = path.stat().st_size
+        if size_bytes != record.size_bytes:
+            raise DataError(f"{path}: {size_bytes} bytes, {MANIFEST_NAME} says {record.size_bytes}")
+        if hashes and hash_file(path) != record.blake3:
+            raise DataError(f"{path}: its content does not match the hash in {MANIFEST_NAME}")
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """Return the BLAKE3 hash of a file in hex; reads it through a memory map."""
+    hasher = blake3()
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return blake3(json.dumps(body, sort_keys=True).encode()).hexdigest()

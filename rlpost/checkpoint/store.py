@@ -1,0 +1,285 @@
+"""The directory of a run's checkpoints.
+
+Owns the protocol begin -> commit | abort, the pointer ``latest`` and retention. Refuses to
+own what is inside a checkpoint. One process writes to a store; any number may read.
+
+Invariants: a directory named ``step_NNNNNN`` was complete when it got that name; ``latest``
+names a committed checkpoint; an old checkpoint is removed only after a newer one is
+committed; whatever is killed at whatever point, the newest committed one still loads.
+"""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlpost.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
+from rlpost.checkpoint.space import disk_errors, format_bytes, free_bytes, tree_bytes
+from rlpost.checkpoint.state import fsync_path, write_text
+from rlpost.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+_STEP_NAME = re.compile(r"(?:\.replaced-)?step_\d{6,}")
+_SCRATCH = ".scratch-"
+_TRASH = ".trash-"
+_REPLACED = ".replaced-"
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When to save and how many to keep."""
+
+    every: int = 10  # steps between saves; 0: only at the end and on interruption
+    keep: int = 2  # committed checkpoints that stay on disk
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise UserError(
+                f"checkpoint.every must be at least 0, got {self.every}; "
+                "0 saves only at the end and on interruption"
+            )
+        if self.keep < 1:
+            raise UserError(
+                f"checkpoint.keep must be at least 1, got {self.keep}; "
+                "use checkpoint.every=0 to save only at the end"
+            )
+
+    def due(self, step: int) -> bool:
+        """Whether the loop saves after ``step`` (counted from 1)."""
+        return self.every > 0 and step % self.every == 0
+
+
+class CheckpointStore:
+    """Checkpoints under ``root`` (a run's ``checkpoints/``).
+
+    Example::
+
+        store = CheckpointStore(run_dir / "checkpoints", keep=2)
+        with store.saving(step=20, config_hash=config_hash) as scratch:
+            trainer.save(scratch / "trainer")
+            write_json(scratch / "driver.json", state)
+        path = store.latest()
+    """
+
+    def __init__(self, root: Path, *, keep: int = 2) -> None:
+        assert keep >= 1
+        self.root = root
+        self.keep = keep
+        self._open: set[Path] = set()
+
+    def begin(self, step: int) -> Path:
+        """Return an empty private directory for the checkpoint of ``step``.
+
+        Directories that a killed writer left behind are removed first.
+
+        Raises:
+            CheckpointWriteError: the disk refuses.
+        """
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.sweep()
+            scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_name(step)}-", dir=self.root))
+            scratch.chmod(0o755)  # ranks may write as another user on a shared disk
+        self._open.add(scratch)
+        return scratch
+
+    def commit(
+        self, scratch: Path, *, step: int, config_hash: str, lineage: tuple[str, ...] = ()
+    ) -> Path:
+        """Make ``scratch`` the newest checkpoint, then prune; return its final path.
+
+        A checkpoint of the same step is replaced: a resumed run reaches old steps again.
+
+        Raises:
+            CheckpointWriteError: the disk refuses; ``scratch`` is removed, older
+                checkpoints are untouched.
+        """
+        assert scratch in self._open, f"{scratch} was not begun here, or is already closed"
+        final = self.root / _name(step)
+        try:
+            with disk_errors(final):
+                write_manifest(
+                    scratch,
+                    step=step,
+                    sequence=self._next_sequence(),
+                    config_hash=config_hash,
+                    lineage=lineage,
+                )
+                self._publish(scratch, final)
+        except BaseException:
+            self.abort(scratch)
+            raise
+        self._open.discard(scratch)
+        with disk_errors(self.root):
+            write_text(self.root / "latest", final.name + "\n")
+        self._prune()
+        return final
+
+    def abort(self, scratch: Path) -> None:
+        """Forget ``scratch`` and remove it."""
+        self._open.discard(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def saving(
+        self, step: int, *, config_hash: str, lineage: tuple[str, ...] = ()
+    ) -> Iterator[Path]:
+        """Yield a scratch directory; commit it at the end of the block, abort on an error.
+
+        Raises:
+            CheckpointWriteError: the disk refused, in the block or at the commit.
+        """
+        scratch = self.begin(step)
+        try:
+            with disk_errors(scratch):
+                yield scratch
+        except BaseException:
+            self.abort(scratch)
+            raise
+        self.commit(scratch, step=step, config_hash=config_hash, lineage=lineage)
+
+    def latest(self, *, hashes: bool = True) -> Path | None:
+        """Return the newest checkpoint that verifies, or None when there is none.
+
+        A damaged one is named in a warning and the one before it is tried.
+
+        Args:
+            hashes: read every byte of the candidate; False checks presence and sizes only.
+        """
+        for path in self._newest_first():
+            try:
+                verify(path, hashes=hashes)
+            except DataError as error:
+                logger.warning(
+                    "checkpoint %s is damaged, trying the one before: %s", path.name, error
+                )
+            else:
+                return path
+        return None
+
+    def require_space(self, size_bytes: int) -> None:
+        """Refuse to start a run whose checkpoints cannot fit.
+
+        Room is needed for ``keep`` checkpoints and the one being written; what earlier
+        checkpoints of this run occupy counts as room, because they will be pruned.
+
+        Raises:
+            UserError: too little space, or ``root`` cannot be created or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"checkpoints cannot be written to {self.root}: {error}; set run.dir to a "
+                "directory you can write to"
+            ) from error
+        needed = size_bytes * (self.keep + 1)
+        available = free_bytes(self.root) + tree_bytes(self.root)
+        if needed > available:
+            raise UserError(
+                f"checkpoint.keep={self.keep} needs {format_bytes(needed)} in {self.root} "
+                f"({self.keep} kept and 1 being written, {format_bytes(size_bytes)} each), "
+                f"{format_bytes(available)} available; free some space, set run.dir to a larger "
+                "disk, or lower checkpoint.keep"
+            )
+
+    def sweep(self) -> None:
+        """Remove what killed writers left: scratch, trash and superseded directories."""
+        if not self.root.is_dir():
+            return
+        for path in self.root.iterdir():
+            superseded = (
+                path.name.startswith(_REPLACED)
+                and (self.root / path.name.removeprefix(_REPLACED)).is_dir()
+            )
+            stale = path.name.startswith((_SCRATCH, _TRASH, ".latest.")) and path not in self._open
+            if path.is_dir() and (superseded or stale):
+                shutil.rmtree(path, ignore_errors=True)
+            elif stale:
+                path.unlink(missing_ok=True)
+
+    def _publish(self, scratch: Path, final: Path) -> None:
+        replaced = self.root / f"{_REPLACED}{final.name}"
+        if final.exists():
+            # Directories cannot be exchanged atomically everywhere: the old one keeps a
+            # name that latest() still finds, until the new one has taken its place.
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+        scratch.rename(final)
+        fsync_path(self.root)
+        self._discard(replaced)
+
+    def _prune(self) -> None:
+        complete = 0
+        for path in self._newest_first():
+            if complete >= self.keep or not _is_complete(path):
+                self._discard(path)
+            else:
+                complete += 1
+
+    def _discard(self, path: Path) -> None:
+        if not path.exists():
+            return
+        # Renamed first, so that a kill during the removal leaves no half checkpoint.
+        trash = self.root / f"{_TRASH}{os.getpid()}-{path.name}"
+        try:
+            path.rename(trash)
+            shutil.rmtree(trash)
+        except OSError as error:
+            logger.warning("old checkpoint %s could not be removed: %s", path, error)
+
+    def _newest_first(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        found = [p for p in self.root.iterdir() if _STEP_NAME.fullmatch(p.name) and p.is_dir()]
+        # An unreadable manifest has no place in time: first, so that latest() warns of it.
+        return sorted(
+            found, key=lambda p: (_sequence(p) is None, _sequence(p) or 0, p.name), reverse=True
+        )
+
+    def _next_sequence(self) -> int:
+        return 1 + max((_sequence(path) or 0 for path in self._newest_first()), default=0)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Verify the checkpoint at ``path`` (``resume=PATH``) byte by byte; return its manifest.
+
+    Raises:
+        UserError: ``path`` is not a directory.
+        DataError: it is not a complete checkpoint.
+    """
+    if not path.is_dir():
+        raise UserError(
+            f"resume must be auto, never or a checkpoint directory, got {path}, which is not a "
+            "directory; checkpoints are runs/<name>/checkpoints/step_NNNNNN"
+        )
+    return verify(path, hashes=True)
+
+
+def _name(step: int) -> str:
+    assert step >= 0
+    return f"step_{step:06d}"
+
+
+def _sequence(path: Path) -> int | None:
+    """Commit order of a checkpoint; None when its manifest cannot be read."""
+    try:
+        return read_manifest(path).sequence
+    except DataError:
+        return None
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        verify(path, hashes=False)
+    except DataError:
+        return False
+    return True

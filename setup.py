@@ -1,0 +1,14 @@
+"""The one thing pyproject.toml cannot say: found packages plus one mapped directory."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["rlpost", "rlpost.*"]), "rlpost.configs"],
+    # In a wheel the YAML tree is rlpost/configs; in a checkout it stays at the root,
+    # where people edit it. rlpost/config/search_path.py finds either.
+    package_dir={"rlpost.configs": "configs"},
+    package_data={
+        "rlpost.configs": ["**/*.yaml"],
+        "": ["**/*.j2", "**/*.html", "**/*.css", "**/*.js", "py.typed"],
+    },
+)
