@@ -47,3 +47,39 @@ def _hub_snapshot(repo_id: str) -> str:
             f"fetched from the hub ({type(error).__name__}); check the name, the network and "
             "HF_TOKEN"
         ) from error
+
+
+def context_length(model_path: str) -> int:
+    """Return the model's context in tokens.
+
+    Raises:
+        UserError: the model's config does not say.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    if length is None:
+        raise UserError(
+            f"model.path: the config of {model_path} names no max_position_embeddings; set "
+            "generator.max_model_len"
+        )
+    return int(length)
+
+
+def parameter_count(model_path: str) -> int:
+    """Return the number of parameters, read from safetensors headers or the file sizes."""
+    from safetensors import safe_open
+
+    files = sorted(Path(model_path).glob("*.safetensors"))
+    total = 0
+    for file in files:
+        with safe_open(file, framework="np") as handle:
+            for name in handle.keys():
+                size = 1
+                for extent in handle.get_slice(name).get_shape():
+                    size *= extent
+                total += size
+    if not files:
+        total = sum(f.stat().st_size for f in Path(model_path).glob("*.bin")) // 2
+    return total

@@ -1,0 +1,46 @@
+"""Failures of a command -> one paragraph and an exit code.
+
+Owns the only place where any exception is caught. Invariant: what the user can fix is said
+without a traceback and exits 2; everything else is loud and exits 1.
+"""
+
+import logging
+import os
+import textwrap
+from collections.abc import Callable
+
+from rlpost.errors import InfrastructureError, RunFailed, UserError
+
+log = logging.getLogger(__name__)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run ``command`` and return its exit code, or the code of its failure."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rlpost.config.explain import explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would swallow the exception and exit 1
+    try:
+        return command()
+    except UserError as error:
+        return _say(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _say(explain(error), 2)
+    except (RunFailed, InfrastructureError) as error:
+        log.exception("the run failed")
+        return _say(f"the run failed: {error}", 1)
+    except KeyboardInterrupt:
+        return _say("interrupted before anything could be saved", 130)
+
+
+def _say(message: str, code: int) -> int:
+    from rich.console import Console
+
+    style = "bold red" if code != 130 else "bold yellow"
+    text = textwrap.fill(message, width=100, break_long_words=False, break_on_hyphens=False)
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[{style}]error:[/] ", end="")
+    console.print(text, markup=False)
+    return code

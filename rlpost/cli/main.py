@@ -1,0 +1,51 @@
+"""``rlpost <stage> [hydra overrides]``: the door.
+
+Owns dispatch and exit codes: 0 done, 1 the run failed, 2 the user can fix it, 130
+interrupted after saving. Imports nothing heavy, so that ``--help`` is instant.
+"""
+
+import argparse
+import importlib
+import sys
+
+STAGES = {
+    "rl": "reinforcement learning from verifiable rewards (GRPO and its family)",
+    "doctor": "check this machine",
+}
+EPILOG = """examples:
+  rlpost rl experiment=quickstart                  a 135M model learns multiplication
+  rlpost rl experiment=quickstart trainer.lr=1e-5  change anything (hydra overrides)
+  rlpost rl experiment=quickstart --cfg job        print the resolved configuration
+  rlpost rl -m trainer.lr=1e-5,2e-5 seed=1,2       sweep
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the top-level parser; everything after the stage belongs to the stage."""
+    from rlpost import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="rlpost",
+        description="RL post-training for language models with Ray, vLLM and DeepSpeed.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rlpost {__version__}")
+    stages = parser.add_subparsers(dest="stage", metavar="stage", required=True)
+    for name, text in STAGES.items():
+        # A stage prints its own --help, so the subparser must let it through.
+        stages.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a stage and return the process's exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args, rest = build_parser().parse_known_args(argv)
+    module = importlib.import_module(f"rlpost.cli.{args.stage}")
+    code: int = module.main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

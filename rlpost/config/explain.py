@@ -1,0 +1,64 @@
+"""Hydra's and OmegaConf's errors -> field, value, rule, way out.
+
+Owns the wording. Refuses to decide what is valid.
+"""
+
+import difflib
+import re
+
+from omegaconf import OmegaConf
+
+from rlpost.config.foreign_names import FOREIGN_NAMES
+
+
+def explain(error: Exception) -> str:
+    """Return one sentence for an error raised while a configuration was composed."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = f"{error}\n{cause}"
+    key = _unknown_key(text)
+    if key is not None:
+        return _unknown(key)
+    first = str(error).strip().splitlines()[0]
+    reason = str(cause).strip().splitlines()[0]
+    return first if reason in first else f"{first}: {reason}"
+
+
+def _unknown_key(text: str) -> str | None:
+    match = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"full_key: (\S+)", text
+    )
+    is_unknown = re.search(r"is not in struct|not in '|Could not find", text)
+    return match.group(1) if match and is_unknown else None
+
+
+def _unknown(key: str) -> str:
+    if key in FOREIGN_NAMES:
+        return f"{key} is not an option of rlpost; it is called {FOREIGN_NAMES[key]} here"
+    close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{key} is not an option{hint} (`rlpost rl --cfg job` lists all)"
+
+
+def known_keys() -> list[str]:
+    """Return every option of the RL stage as a dotted path."""
+    from rlpost.config.schema import RLConfig
+    from rlpost.config.store import registries
+
+    keys = list(_flat(OmegaConf.to_container(OmegaConf.structured(RLConfig)), ""))
+    for group, registry in registries().items():
+        for entry in registry:
+            fields = OmegaConf.to_container(OmegaConf.structured(entry.config))
+            keys += _flat(fields, f"{group.replace('/', '.')}.")
+    return sorted(set(keys))
+
+
+def _flat(tree: object, prefix: str) -> list[str]:
+    if not isinstance(tree, dict):
+        return []
+    keys = []
+    for key, value in tree.items():
+        nested = _flat(value, f"{prefix}{key}.")
+        keys += nested or [f"{prefix}{key}"]
+    return keys

@@ -1,0 +1,84 @@
+"""The driver process of an RL run, from a checked configuration to an exit code.
+
+Owns the order of set-up and tear-down and what signals mean. Refuses to own the loop.
+Invariant: the first Ctrl-C or SIGTERM ends the run at the next whole unit of work, saved;
+the second ends it at once.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from rlpost.cluster.session import Session
+from rlpost.config.schema import RLConfig
+from rlpost.stages.rl import run_loop
+from rlpost.stages.rl_parts import RLPlan, boot, prepare
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.build import build_trackers
+from rlpost.tracking.tracker import Phase, RunStatus, Trackers
+
+log = logging.getLogger(__name__)
+
+EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
+
+
+def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> int:
+    """Run or resume ``<run.dir>/<run.name>`` and return the exit code.
+
+    Raises:
+        UserError: refused before anything was written.
+        RunFailed, InfrastructureError: the run cannot go on.
+    """
+    assert cfg.run.name is not None
+    directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
+    plan = prepare(cfg, resolved, directory=directory)
+    directory.write_config(resolved)
+    with directory.lock():
+        tracker = build_trackers(
+            cfg.tracking,
+            run_dir=directory.root,
+            resolved=resolved,
+            total_steps=cfg.trainer.steps,
+            resumed_step=_step_of(plan),
+        )
+        status = RunStatus.failed
+        try:
+            status = asyncio.run(_drive(plan, tracker))
+        finally:
+            tracker.close(status)
+    return EXIT_CODES[status]
+
+
+def _step_of(plan: RLPlan) -> int | None:
+    return None if plan.resume_from is None else int(plan.resume_from.name.rpartition("_")[2])
+
+
+async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
+    stop = asyncio.Event()
+    _listen_for_signals(stop)
+    tracker.phase(Phase.setting_up)
+    start = time.perf_counter()
+    with Session(plan.cfg.cluster, log_dir=str(plan.directory.root)) as session:
+        async with boot(plan, session=session, tracker=tracker) as parts:
+            log.info("set-up took %.1f s", time.perf_counter() - start)
+            return await run_loop(parts, stop)
+
+
+def _listen_for_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    main_task = asyncio.current_task()
+    assert main_task is not None
+
+    def on_signal(name: str) -> None:
+        if stop.is_set():
+            log.warning("second %s: stopping without saving", name)
+            main_task.cancel()
+        else:
+            log.warning("%s: saving after the work in progress; again to stop at once", name)
+            stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number.name)

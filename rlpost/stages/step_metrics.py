@@ -1,0 +1,73 @@
+"""The numbers of one step, under their public names (docs: conventions).
+
+Owns names and definitions of what the driver itself measures. Pure functions; a metric
+without data is left out, never 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import psutil
+import torch
+
+from rlpost.rollout.collector import Collection
+from rlpost.types import Group
+from rlpost.verifiers.metrics import verdict_metrics
+
+
+def _spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {
+        f"{prefix}/mean": sum(values) / len(values),
+        f"{prefix}/max": max(values),
+        f"{prefix}/min": min(values),
+    }
+
+
+def advantages(advantages_PG: torch.Tensor) -> dict[str, float]:
+    """``critic/advantages/*`` over the samples that have one."""
+    return _spread("critic/advantages", advantages_PG[~advantages_PG.isnan()].tolist())
+
+
+def rollout(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards, lengths, versions and verifier figures of one batch of groups."""
+    trajectories = [t for group in groups for t in group.trajectories]
+    rewards = [t.reward for t in trajectories if t.reward is not None]
+    lengths = [float(len(t.response_ids)) for t in trajectories]
+    metrics = _spread("critic/score", rewards) | _spread("critic/rewards", rewards)
+    metrics |= _spread("response_length", lengths)
+    metrics["response_length/clip_ratio"] = sum(t.truncated for t in trajectories) / len(
+        trajectories
+    )
+    metrics["prompt_length/mean"] = sum(len(g.prompt.token_ids) for g in groups) / len(groups)
+    metrics["training/off_policy/trajectory_spans/mean"] = sum(
+        len(t.spans) for t in trajectories
+    ) / len(trajectories)
+    metrics["rollout/tokens"] = sum(lengths)
+    metrics["rollout/num_tokens"] = sum(lengths) + sum(
+        len(g.prompt.token_ids) * len(g.trajectories) for g in groups
+    )
+    return metrics | verdict_metrics(groups)
+
+
+def performance(metrics: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
+    """Throughput (prompt and response tokens a second) and the driver's own share of a step."""
+    known = ("gen", "reward", "update_actor", "update_weights")
+    waited_s = sum(metrics.get(f"timing_s/{name}", 0.0) for name in known)
+    return {
+        "timing_s/step": elapsed_s,
+        "perf/time_per_step": elapsed_s,
+        "perf/throughput": metrics["rollout/num_tokens"] / elapsed_s,
+        "perf/driver_overhead": (elapsed_s - waited_s) / elapsed_s,
+        "perf/cpu_memory_used_gb": psutil.virtual_memory().used / 1e9,
+    }
+
+
+def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, float]:
+    """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples."""
+    rewards = [r for group in collection.groups for r in group.rewards]
+    judged = [r for r in rewards if r is not None]
+    metrics = {f"val-core/{dataset}/missing": float(len(rewards) - len(judged))}
+    if judged:
+        metrics[f"val-core/{dataset}/acc/mean@{samples}"] = sum(judged) / len(judged)
+    return metrics
