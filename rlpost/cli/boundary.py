@@ -37,10 +37,10 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _say(message: str, code: int) -> int:
     from rich.console import Console
+    from rich.text import Text
 
     style = "bold red" if code != 130 else "bold yellow"
     text = textwrap.fill(message, width=100, break_long_words=False, break_on_hyphens=False)
     console = Console(stderr=True, highlight=False)
-    console.print(f"[{style}]error:[/] ", end="")
-    console.print(text, markup=False)
+    console.print(Text.assemble(("error: ", style), text), soft_wrap=True)
     return code

@@ -41,7 +41,6 @@ def _run(composed: Any) -> int:
     OmegaConf.resolve(composed)
     name = composed.run.name or "rl"
     composed.run.name = name + _member_suffix()
-    del composed["experiment"]
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, RLConfig)
     check_rl(cfg)

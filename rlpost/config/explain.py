@@ -17,6 +17,9 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = f"{error}\n{cause}"
+    choice = re.search(r"Could not find '([^']+)/([^/']+)'", text)
+    if choice:
+        return _unknown_choice(group=choice.group(1), name=choice.group(2))
     key = _unknown_key(text)
     if key is not None:
         return _unknown(key)
@@ -29,16 +32,28 @@ def _unknown_key(text: str) -> str | None:
     match = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"full_key: (\S+)", text
     )
-    is_unknown = re.search(r"is not in struct|not in '|Could not find", text)
+    is_unknown = re.search(r"is not in struct|not in '", text)
     return match.group(1) if match and is_unknown else None
 
 
 def _unknown(key: str) -> str:
-    if key in FOREIGN_NAMES:
-        return f"{key} is not an option of rlpost; it is called {FOREIGN_NAMES[key]} here"
+    foreign = FOREIGN_NAMES.get(key) or FOREIGN_NAMES.get(key.rpartition(".")[2])
+    if foreign:
+        return f"{key} is not an option of rlpost; it is called {foreign} here"
     close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{key} is not an option{hint} (`rlpost rl --cfg job` lists all)"
+
+
+def _unknown_choice(*, group: str, name: str) -> str:
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import registries
+
+    known = {entry.name for entry in registries().get(group, ())}
+    known |= {path.stem for path in (config_dir() / group).glob("*.yaml")}
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{group} must be one of {', '.join(sorted(known))}, got {name!r}{hint}"
 
 
 def known_keys() -> list[str]:

@@ -13,7 +13,7 @@ def registries() -> dict[str, Registry]:
     """Return hydra group -> registry, with every built-in variant registered."""
     from rlpost.algorithms.advantages import estimators
     from rlpost.algorithms.losses import losses
-    from rlpost.verifiers.base import verifiers
+    from rlpost.verifiers.kinds import verifiers
 
     return {"loss": losses, "algorithm/advantage": estimators, "verifier": verifiers}
 

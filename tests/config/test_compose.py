@@ -1,0 +1,72 @@
+"""Wrong options fail at compose, with field, value, rule and way out, and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlpost.cli.main import main
+from rlpost.config.explain import known_keys
+from rlpost.config.foreign_names import FOREIGN_NAMES
+
+WRONG = {
+    "trainer.lrr=1": "did you mean trainer.lr?",
+    "trainer.lr=abc": "'abc'",
+    "trainer.learning_rate=1e-5": "it is called trainer.lr here",
+    "num_generations=8": "it is called rollout.group_size here",
+    "loss.clip_low=2": "loss.clip_low must be in (0, 1), got 2.0",
+    "rollout.group_size=1": "rollout.group_size must be at least 2, got 1",
+    "rollout.temperature=0": "rollout.temperature must be positive",
+    "verifier=mth": "did you mean math?",
+    "experiment=nope": "experiment must be one of",
+    "trainer.zero_stage=4": "trainer.zero_stage must be 0, 1, 2 or 3",
+    "trainer.dtype=fp9": "expected one of",
+    "algorithm.kl.form=k1": "expected gradient of 0",
+    "data.train=nowhere.jsonl": "nowhere.jsonl",
+    "model.path=./nowhere": "does not exist",
+    "generator.num=1000": "generator.num must be at most the number of cores",
+    "generator.max_model_len=999999": "must be at most the model's context",
+    "run.name=a/b": "run.name must be a plain directory name",
+}
+
+
+@pytest.fixture
+def run_cli(tmp_path, monkeypatch, capsys, tiny_model):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str) -> tuple[int, str]:
+        code = main(["rl", f"model.path={tiny_model}", *overrides])
+        return code, " ".join(capsys.readouterr().err.split())
+
+    return run
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG.items(), ids=list(WRONG))
+def test_wrong_option(run_cli, tmp_path, override, message):
+    code, text = run_cli(override)
+    assert code == 2, text
+    assert message in text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_foreign_names_lead_to_options_that_exist():
+    known = set(known_keys()) | {"algorithm/advantage"}
+    assert set(FOREIGN_NAMES.values()) <= known
+
+
+def test_help_is_instant_in_imports(tmp_path):
+    """--help must not import the heavy libraries (a timing would be flaky)."""
+    code = (
+        "import sys; from rlpost.cli.main import build_parser; build_parser().format_help(); "
+        "sys.exit(bool({'torch', 'ray', 'vllm', 'deepspeed', 'hydra'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
+def test_every_experiment_composes(run_cli, capsys):
+    root = Path(__file__).parents[2] / "configs" / "experiment"
+    for path in root.glob("*.yaml"):
+        assert main(["rl", f"experiment={path.stem}", "--cfg", "job"]) == 0
+        assert f"name: {path.stem}" in capsys.readouterr().out

@@ -1,0 +1,29 @@
+"""Shared set-up: private caches, one thread, tiny models built once."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # `from fakes import ...`
+os.environ.setdefault("RLPOST_CACHE", str(ROOT / ".cache"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A tiny random llama with tied embeddings."""
+    from rlpost.models.tiny import build_tiny_llama
+
+    return build_tiny_llama(tmp_path_factory.mktemp("models") / "tied")
+
+
+@pytest.fixture(scope="session")
+def tiny_untied_model(tmp_path_factory) -> Path:
+    """A tiny random llama whose ``lm_head`` has weights of its own."""
+    from rlpost.models.tiny import build_tiny_llama
+
+    return build_tiny_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)

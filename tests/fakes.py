@@ -1,0 +1,128 @@
+"""Small objects that implement our protocols, for tests of what drives them."""
+
+import asyncio
+from collections.abc import Sequence
+
+from rlpost.errors import InfrastructureError, WeightPushError
+from rlpost.rollout.protocol import GeneratorInfo
+from rlpost.types import GenerationRequest, Group, Prompt, Span, Trajectory, Verdict
+from rlpost.weights.transports.protocol import Locator
+
+
+def prompt(uid: str = "0:0", tokens: Sequence[int] = (5, 6, 7)) -> Prompt:
+    return Prompt(uid=uid, token_ids=tuple(tokens), text=f"prompt {uid}")
+
+
+class FakeGenerator:
+    """Answers with tokens derived from the seed; its log-probs are ``-version``."""
+
+    def __init__(self, *, broken_load: bool = False, failures: int = 0, hang: str = "") -> None:
+        self.version = 0
+        self.loaded = 0
+        self.calls: list[str] = []
+        self.num_requests = 0
+        self._broken_load = broken_load
+        self._failures = failures
+        self._hang = hang
+
+    async def _enter(self, verb: str) -> None:
+        self.calls.append(verb)
+        if verb == self._hang:
+            await asyncio.sleep(3600)
+
+    async def setup(self) -> GeneratorInfo:
+        return GeneratorInfo(max_model_len=64, dtype="float32", num_workers=1, pid=0, host="here")
+
+    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+        self.num_requests += 1
+        if self._failures:
+            self._failures -= 1
+            raise InfrastructureError("fake engine died")
+        await asyncio.sleep(0)
+        return tuple(
+            Trajectory(
+                uid=request.prompt.uid,
+                sample=k,
+                prompt_ids=request.prompt.token_ids,
+                response_ids=((request.seed + k) % 97, 2),
+                rollout_logprobs=(-1.0, -0.5),
+                spans=(Span(start=0, end=2, version=self.version),),
+                finish_reason="stop",
+                text=str((request.seed + k) % 97),
+                seed=request.seed + k,
+            )
+            for k in range(request.num_samples)
+        )
+
+    async def begin_push(self, version: int) -> None:
+        await self._enter("begin")
+
+    async def receive(self, locator: Locator, *, first_rank: int) -> None:
+        await self._enter("receive")
+        if locator.where.get("damaged"):
+            raise WeightPushError("checksum differs")
+
+    async def load(self, version: int) -> None:
+        await self._enter("load")
+        self.loaded = version
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        await self._enter("logprobs")
+        value = -float(self.loaded) - (0.5 if self._broken_load else 0.0)
+        return [[value] * (len(s) - 1) for s in sequences]
+
+    async def commit_push(self, version: int) -> None:
+        await self._enter("commit")
+        self.version = version
+
+    async def abort_push(self, version: int) -> int:
+        self.calls.append("abort")
+        self.loaded = self.version
+        return self.version
+
+    async def health(self) -> int:
+        return self.version
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+
+class FakePublisher:
+    """A trainer whose log-probs are ``-version`` of what it staged last."""
+
+    def __init__(self, *, damaged: bool = False) -> None:
+        self.damaged = damaged
+        self.staged: list[int] = []
+        self.released: list[int] = []
+
+    async def stage(self, version: int) -> Locator:
+        self.staged.append(version)
+        where = {"damaged": self.damaged}
+        return Locator(transport="fake", manifest={"entries": [{"size_bytes": 8}]}, where=where)
+
+    async def send(self) -> None:
+        await asyncio.sleep(0)
+
+    async def release(self, version: int) -> None:
+        self.released.append(version)
+
+    async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [[-float(self.staged[-1])] * (len(s) - 1) for s in sequences]
+
+
+class FakeJudge:
+    """Reward 1 for an even first token, 0 for an odd one; fails on multiples of ``fail_on``."""
+
+    def __init__(self, *, fail_on: int | None = None) -> None:
+        self.fail_on = fail_on
+
+    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+        judged: list[tuple[tuple[Verdict, ...], float | None]] = []
+        for trajectory in group.trajectories:
+            token = trajectory.response_ids[0]
+            if self.fail_on and token % self.fail_on == 0:
+                judged.append(((Verdict(verifier="fake", reward=None, error="timeout"),), None))
+            else:
+                reward = float(token % 2 == 0)
+                judged.append(((Verdict(verifier="fake", reward=reward),), reward))
+        return judged

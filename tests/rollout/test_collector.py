@@ -1,0 +1,64 @@
+"""Dispatch, retries and what a failed verdict costs."""
+
+import pytest
+from fakes import FakeGenerator, FakeJudge, prompt
+
+from rlpost.errors import InfrastructureError
+from rlpost.rollout.collector import Collector, OnVerifierError, request_seed
+from rlpost.types import SamplingConfig
+
+SAMPLING = SamplingConfig(max_tokens=4)
+
+
+async def collect(generators, judge, prompts, **kwargs):
+    collector = Collector(generators, judge=judge, **kwargs)
+    return await collector.collect(prompts, num_samples=4, sampling=SAMPLING, seed=1)
+
+
+async def test_every_prompt_comes_back_once_in_order():
+    prompts = [prompt(f"0:{i}") for i in range(20)]
+    generators = {"a": FakeGenerator(), "b": FakeGenerator()}
+    result = await collect(generators, FakeJudge(), prompts)
+    assert [g.prompt.uid for g in result.groups] == [p.uid for p in prompts]
+    assert not result.failed
+    assert [g.num_requests for g in generators.values()] == [10, 10]  # least outstanding
+    assert all(t.reward is not None for g in result.groups for t in g.trajectories)
+
+
+async def test_dead_engine_is_retried_elsewhere_then_reported():
+    generators = {"a": FakeGenerator(failures=1), "b": FakeGenerator()}
+    result = await collect(generators, FakeJudge(), [prompt("0:0")])
+    assert len(result.groups) == 1
+    dead = {"a": FakeGenerator(failures=99)}
+    result = await collect(dead, FakeJudge(), [prompt("0:3")], attempts=2)
+    assert result.failed == {"0:3": "fake engine died"} and dead["a"].num_requests == 2
+
+
+async def test_failed_verdict_costs_the_sample_or_the_group_never_a_zero():
+    prompts = [prompt(f"0:{i}") for i in range(8)]
+    judge = FakeJudge(fail_on=3)
+    samples = await collect({"a": FakeGenerator()}, judge, prompts)
+    groups = await collect(
+        {"a": FakeGenerator()}, judge, prompts, on_verifier_error=OnVerifierError.group
+    )
+    for by_sample, by_group in zip(samples.groups, groups.groups, strict=True):
+        failed = [t.verdicts[0].error is not None for t in by_sample.trajectories]
+        assert [r is None for r in by_sample.rewards] == failed
+        assert all(r is None for r in by_group.rewards) == any(failed)
+
+
+async def test_a_bug_in_the_judge_is_loud():
+    class Broken:
+        async def judge(self, group):
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        await collect({"a": FakeGenerator()}, Broken(), [prompt()])
+    with pytest.raises(InfrastructureError):  # negative control: this one is not a bug
+        raise InfrastructureError
+
+
+def test_seeds_depend_on_run_and_prompt_only():
+    assert request_seed(1, "0:1") == request_seed(1, "0:1")
+    seeds = {request_seed(s, f"{e}:{r}") for s in range(3) for e in range(3) for r in range(100)}
+    assert len(seeds) == 900 and all(0 <= s < 2**62 for s in seeds)

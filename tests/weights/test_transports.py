@@ -1,0 +1,93 @@
+"""One contract for every transport."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from rlpost.errors import WeightPushError
+from rlpost.weights.manifest import Manifest, read_payload, write_payload
+from rlpost.weights.publisher import Transport, make_sender
+from rlpost.weights.transports.filesystem import FilesystemReceiver
+from rlpost.weights.transports.gloo import GlooReceiver
+from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
+
+RECEIVERS = {
+    Transport.shared_memory: SharedMemoryReceiver,
+    Transport.filesystem: FilesystemReceiver,
+    Transport.gloo: GlooReceiver,
+}
+WEIGHTS = {"w": torch.randn(300, 70), "b": torch.randn(33).to(torch.bfloat16)}
+
+
+@pytest.fixture(params=list(RECEIVERS), ids=lambda t: t.value)
+def transport(request):
+    return request.param
+
+
+@pytest.fixture
+def sender(transport, tmp_path):
+    sender = make_sender(
+        transport,
+        run_id=tmp_path.name,
+        root=tmp_path / "weights",
+        host="127.0.0.1",
+        num_receivers=1,
+        timeout_s=5.0,
+    )
+    yield sender
+    sender.close()
+
+
+def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
+    buffer = sender.buffer(200_000, version=version)
+    manifest = write_payload(iter(tensors.items()), buffer, version=version)
+    locator = sender.announce(manifest)
+    wire = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(sender.send)
+        received = receiver.fetch(wire)
+        sending.result()
+    manifest = Manifest.from_dict(locator.manifest)
+    return dict(read_payload(manifest, received, expected_names=frozenset(tensors)))
+
+
+def test_bytes_arrive_and_outlive_release(sender, transport):
+    receiver = RECEIVERS[transport]()
+    first = push(sender, receiver, 1)
+    sender.release(1)
+    second = push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
+    assert all(torch.equal(first[n], WEIGHTS[n]) for n in WEIGHTS)
+    assert all(torch.equal(second[n], WEIGHTS[n] + 1) for n in WEIGHTS)
+    sender.release(2)
+    sender.release(2)  # harmless
+
+
+def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
+    buffer = sender.buffer(200_000, version=1)
+    locator = sender.announce(write_payload(iter(WEIGHTS.items()), buffer, version=1))
+    sender.release(1)
+    where = {**locator.where, "rank": 1, "timeout_s": 1.0}
+    lost = Locator(transport=locator.transport, manifest=locator.manifest, where=where)
+    with pytest.raises(WeightPushError):
+        RECEIVERS[transport]().fetch(lost)
+
+
+def test_shared_memory_files_are_removed(tmp_path):
+    sender = make_sender(
+        Transport.shared_memory,
+        run_id=f"clean-{tmp_path.name}",
+        root=tmp_path,
+        host="",
+        num_receivers=1,
+        timeout_s=1.0,
+    )
+    buffer = sender.buffer(1000, version=1)
+    locator = sender.announce(write_payload(iter({"x": torch.ones(3)}.items()), buffer, version=1))
+    from pathlib import Path
+
+    path = Path(locator.where["path"])
+    assert path.exists()
+    sender.close()
+    assert not path.exists()
