@@ -54,7 +54,8 @@ def _json_lines(path: Path) -> RowStream:
 def _parse_line(raw: bytes, *, address: str) -> Row | DataError:
     try:
         # utf-8-sig: a byte order mark is common at the start of exported files.
-        value = json.loads(raw.decode("utf-8-sig"))
+        # Without its end, so that an error at the end of the line counts columns of this line.
+        value = json.loads(raw.rstrip(b"\r\n").decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return DataError(f"{address}: column {error.start + 1}: not UTF-8; save it as UTF-8")
     except json.JSONDecodeError as error:
