@@ -1,0 +1,130 @@
+"""``metrics.jsonl``: one JSON object a step, the run's own account of itself.
+
+Owns the file. Refuses to own what the metrics mean. Invariants: every line is valid JSON
+(a non-finite value is null and warned about); steps strictly increase from line to line; a
+line that a kill cut in half is removed when the file is opened again.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from rlpost.checkpoint.state import write_text
+from rlpost.errors import DataError
+from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.tracker import RunStatus
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]  # "step", "time_s", then flat metric names
+
+
+class MetricsWriter:
+    """Tracker that appends to ``path``; ``time_s`` counts on over resumes.
+
+    Example: the line ``{"step": 1, "time_s": 31.2, "critic/score/mean": 0.25}``
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._clock = clock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _repair(path)
+        self._last: Row | None = None
+        self._last_offset = 0  # where the last line starts
+        self._end = 0  # size of the file in bytes
+        self._start = 0.0  # of the whole run, on this process's clock
+        self._file: FileIO
+        self._open()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the line of ``step``; a second call for the same step extends its line.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        last = self._last
+        assert last is None or step >= last["step"], (step, last["step"])
+        row: Row = {"step": step, "time_s": round(self._clock() - self._start, 3)}
+        offset = self._end
+        if last is not None and last["step"] == step:
+            row, offset = {**last, "time_s": row["time_s"]}, self._last_offset
+        row.update({name: _number(name, value, step) for name, value in metrics.items()})
+        line = json.dumps(row, allow_nan=False).encode()
+        # Never shorter than the line it replaces: one write, and a kill leaves whole lines.
+        line = line.ljust(self._end - offset - 1) + b"\n"
+        self._file.seek(offset)
+        self._file.write(line)
+        self._last, self._last_offset, self._end = row, offset, offset + len(line)
+
+    def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Samples belong to rollouts/."""
+
+    def truncate_after(self, step: int) -> None:
+        """Remove, in one rename, the lines of steps later than ``step`` before a resume."""
+        self._file.close()
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._open()
+
+    def close(self, status: RunStatus) -> None:
+        """Close the file; every line is already on its way to the disk."""
+        self._file.close()
+
+    def _open(self) -> None:
+        rows = read_metrics(self.path)
+        self._last = rows[-1] if rows else None
+        self._file = FileIO(self.path, "r+" if self.path.exists() else "w+")
+        data = self._file.read()
+        self._end = len(data)
+        self._last_offset = data.rfind(b"\n", 0, max(0, len(data) - 1)) + 1
+        self._start = self._clock() - (float(self._last["time_s"]) if self._last else 0.0)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Return the rows of a metrics file, oldest first; an unfinished last line is left out.
+
+    Raises:
+        DataError: a line is not a JSON object with a whole ``step`` and a ``time_s``.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is unfinished
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _row(line: bytes, address: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{address}: not JSON ({error}); remove the line to go on") from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "time_s" not in row:
+        raise DataError(f"{address}: must be an object with 'step' and 'time_s'")
+    return row
+
+
+def _repair(path: Path) -> None:
+    """Cut off a last line without its newline: the trace of a kill in the middle of a write."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        logger.warning("%s: removed an unfinished last line of %d bytes", path, len(data) - end)
+        with open(path, "r+b") as file:
+            file.truncate(end)
+
+
+def _number(name: str, value: float, step: int) -> float | int | None:
+    if isinstance(value, bool | int):
+        return int(value)
+    number = float(value)
+    if not math.isfinite(number):
+        logger.warning("%s was %s at step %d: recorded as null", name, number, step)
+        return None
+    return number

@@ -1,0 +1,56 @@
+"""``rollouts/step_NNNNNN.jsonl``: every judged response of a step, one JSON object a line.
+
+Owns the files. Refuses to own the record (sample.py) and selection (report_data.py and
+wandb_tracker.py choose from it). Invariants: a file is complete or absent; after a resume no
+file is younger than the checkpoint.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlpost.checkpoint.state import write_text
+from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.tracker import RunStatus
+
+_NAME = re.compile(r"step_(\d{6,})\.jsonl")
+
+
+class RolloutWriter:
+    """Tracker that writes one file per step under ``root`` (a run's ``rollouts/``)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics belong to metrics.jsonl."""
+
+    def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Write, or replace, the file of ``step`` in one piece.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        lines = "".join(f"{sample.to_json()}\n" for sample in samples)
+        write_text(self.root / f"step_{step:06d}.jsonl", lines)
+
+    def truncate_after(self, step: int) -> None:
+        """Remove the files of later steps, and what a killed writer left, before a resume."""
+        for path in self.root.glob(".step_*"):
+            path.unlink(missing_ok=True)
+        for number, path in rollout_files(self.root).items():
+            if number > step:
+                path.unlink(missing_ok=True)
+
+    def close(self, status: RunStatus) -> None:
+        """Every file is already complete."""
+
+
+def rollout_files(root: Path) -> dict[int, Path]:
+    """Return step -> file, in the order of steps; empty where there is no directory."""
+    found = {}
+    for path in root.glob("step_*.jsonl"):
+        if match := _NAME.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))

@@ -1,0 +1,80 @@
+"""One judged response as plain data: what every sample table and file shows.
+
+Owns the record and how it is made from a trajectory. Refuses to own where it is written
+(rollouts.py, wandb_tracker.py). Invariant: a failed verifier's reward is null, never 0.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlpost.types import Group, Prompt, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecord:
+    """One judged response as plain data; the fields are the keys on disk, in this order.
+
+    Example: ``SampleRecord(uid="0:17", sample=3, prompt="What is 2 * 3?", response="6",
+    reward=1.0, verdicts=({"verifier": "math", "reward": 1.0, ...},), finish_reason="stop",
+    num_tokens=2, spans=({"start": 0, "end": 2, "version": 4},))``
+    """
+
+    uid: str
+    sample: int
+    prompt: str
+    response: str
+    reward: float | None
+    verdicts: tuple[Mapping[str, Any], ...]
+    finish_reason: str
+    num_tokens: int
+    spans: tuple[Mapping[str, int], ...]
+
+    def to_json(self) -> str:
+        """Return one line without its newline; non-finite numbers become null."""
+        return json.dumps(_finite(asdict(self)), ensure_ascii=False, allow_nan=False)
+
+
+def record_of(prompt: Prompt, trajectory: Trajectory) -> SampleRecord:
+    """Return the record of one trajectory."""
+    return SampleRecord(
+        uid=trajectory.uid,
+        sample=trajectory.sample,
+        prompt=prompt.text,
+        response=trajectory.text,
+        reward=trajectory.reward,
+        verdicts=tuple(
+            {
+                "verifier": verdict.verifier,
+                "reward": verdict.reward,
+                "error": verdict.error,
+                "latency_s": verdict.latency_s,
+                "info": dict(verdict.info),
+            }
+            for verdict in trajectory.verdicts
+        ),
+        finish_reason=trajectory.finish_reason,
+        num_tokens=len(trajectory.response_ids),
+        spans=tuple(asdict(span) for span in trajectory.spans),
+    )
+
+
+def records_of(groups: Iterable[Group]) -> list[SampleRecord]:
+    """Return one record per trajectory, group by group."""
+    return [record_of(group.prompt, each) for group in groups for each in group.trajectories]
+
+
+def _finite(value: Any) -> Any:
+    """Return plain JSON data; what JSON cannot carry becomes null or its ``repr``."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return repr(value)

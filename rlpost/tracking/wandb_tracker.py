@@ -1,0 +1,174 @@
+"""Weights & Biases, offline unless a key is there, and never a reason for a run to stop.
+
+Owns the W&B run of a run directory: its id (``wandb/run_id``), so that a resumed run goes on
+in the same W&B run, and its files (``wandb/``). Refuses to own the decision online/offline
+(wandb_mode.py). Invariant: whatever W&B does costs a warning and a bounded wait.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlpost.checkpoint.state import write_text
+from rlpost.tracking.boundary import attempt
+from rlpost.tracking.config import TrackingConfig, WandbMode
+from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.tracker import RunStatus
+
+logger = logging.getLogger(__name__)
+
+_INIT_TIMEOUT_S = 30.0
+_FINISH_TIMEOUT_S = 60.0
+_MAX_TEXT = 4000  # characters of a prompt or response in a table
+_MAX_FAILURES = 3  # in a row; then W&B is given up
+_STEP = "training/global_step"
+_COLUMNS = ["step", "uid", "sample", "reward", "prompt", "response", "finish_reason", "num_tokens"]
+
+
+class WandbTracker:
+    """Tracker that sends metrics, sample tables and the config to W&B.
+
+    A run that cannot be opened online is opened offline; one that cannot be opened at all,
+    or fails several times in a row, is given up with a warning.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        cfg: TrackingConfig,
+        mode: WandbMode,
+        run_name: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        assert mode in (WandbMode.online, WandbMode.offline), mode
+        self._run: Any = None
+        self._sample_rows = cfg.sample_rows
+        self._failures = 0
+
+        def open_as(wanted: WandbMode) -> Any:
+            return _open(run_dir, cfg=cfg, mode=wanted, run_name=run_name, config=config)
+
+        self._run = attempt(f"opening W&B ({mode.value})", lambda: open_as(mode))
+        if self._run is None and mode is WandbMode.online:
+            self._run = attempt("opening W&B (offline)", lambda: open_as(WandbMode.offline))
+
+    @property
+    def active(self) -> bool:
+        """Whether records still go to W&B."""
+        return self._run is not None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send metrics; ``training/global_step`` is the axis of every chart."""
+        self._send(f"the W&B log of step {step}", {**metrics, _STEP: step})
+
+    def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Send a table of evenly chosen samples."""
+        if self._run is None or not self._sample_rows or not samples:
+            return
+        chosen = _evenly(samples, self._sample_rows)
+        table = attempt(f"the W&B table of step {step}", lambda: _table(step, chosen))
+        if table is not None:
+            self._send(f"the W&B table of step {step}", {"samples": table, _STEP: step})
+
+    def close(self, status: RunStatus) -> None:
+        """Finish the W&B run, waiting at most a minute for an upload."""
+        if self._run is not None:
+            run, exit_code = self._run, 0 if status is RunStatus.done else 1
+            attempt("closing W&B", lambda: run.finish(exit_code=exit_code))
+            self._run = None
+
+    def _send(self, what: str, row: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None:
+            return
+
+        def send() -> bool:
+            run.log(dict(row))
+            return True
+
+        if attempt(what, send):
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures >= _MAX_FAILURES:
+            logger.warning("W&B failed %d times in a row: given up for this run", self._failures)
+            self._run = None
+
+
+def run_id(run_dir: Path) -> str:
+    """Return the W&B id of a run directory, made on first use.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    path = run_dir / "wandb" / "run_id"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_text(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _open(
+    run_dir: Path,
+    *,
+    cfg: TrackingConfig,
+    mode: WandbMode,
+    run_name: str,
+    config: Mapping[str, Any],
+) -> Any:
+    identity = run_id(run_dir)  # first: W&B would write elsewhere where this directory refuses
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",  # the terminal belongs to console.py
+        silent=True,
+        disable_code=True,
+        disable_git=True,
+        init_timeout=_INIT_TIMEOUT_S,
+        finish_timeout=_FINISH_TIMEOUT_S,
+    )
+    run = wandb.init(
+        dir=str(run_dir),
+        project=cfg.project,
+        group=cfg.group,
+        name=run_name,
+        id=identity,
+        resume="allow",
+        mode="online" if mode is WandbMode.online else "offline",
+        config=dict(config),
+        reinit="finish_previous",
+        settings=settings,
+    )
+    run.define_metric(_STEP, hidden=True)
+    run.define_metric("*", step_metric=_STEP)
+    if mode is WandbMode.offline:
+        logger.info("W&B records offline; `wandb sync %s` uploads them", run.settings.sync_dir)
+    return run
+
+
+def _table(step: int, samples: Sequence[SampleRecord]) -> Any:
+    import wandb
+
+    rows = [
+        [
+            step,
+            each.uid,
+            each.sample,
+            each.reward,
+            each.prompt[:_MAX_TEXT],
+            each.response[:_MAX_TEXT],
+            each.finish_reason,
+            each.num_tokens,
+        ]
+        for each in samples
+    ]
+    return wandb.Table(columns=_COLUMNS, data=rows, allow_mixed_types=True)
+
+
+def _evenly(samples: Sequence[SampleRecord], count: int) -> list[SampleRecord]:
+    if len(samples) <= count:
+        return list(samples)
+    return [samples[index * len(samples) // count] for index in range(count)]
