@@ -1,0 +1,293 @@
+"""The terminal: a live panel, tidy lines, or nothing.
+
+Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log (run_log.py).
+Invariants: it never needs more than 80 columns; text from data is never read as markup; the
+terminal is left as it was found, whatever ends the run.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console as Terminal
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlpost.tracking.config import ConsoleMode
+from rlpost.tracking.progress import (
+    LENGTH,
+    REWARD,
+    THROUGHPUT,
+    Progress,
+    duration,
+    heldout_accuracy,
+    one_line,
+    sparkline,
+)
+from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.tracker import Phase, RunStatus
+
+_WIDTH = 80
+_SPARK = 20
+_REFRESH_PER_S = 2  # the panel costs the driver about 1 % of a core
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_STATUS = {
+    RunStatus.done: ("done", "bold green"),
+    RunStatus.failed: ("failed", "bold red"),
+    RunStatus.interrupted: ("interrupted", "bold yellow"),
+}
+
+
+class Console:
+    """Tracker that shows the run to the person in front of it.
+
+    Example::
+
+        console = Console(run_name="quickstart", num_steps=14, mode=ConsoleMode.auto)
+        console.phase(Phase.setting_up, "starting 2 generators")
+    """
+
+    def __init__(
+        self,
+        *,
+        run_name: str,
+        num_steps: int,
+        mode: ConsoleMode = ConsoleMode.auto,
+        terminal: Terminal | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._terminal = terminal or Terminal()
+        if mode is ConsoleMode.auto:
+            mode = ConsoleMode.live if self._terminal.is_terminal else ConsoleMode.plain
+        self.mode = mode
+        self._run_name, self._clock = run_name, clock
+        self._progress = Progress(num_steps)
+        self._phase, self._detail = Phase.setting_up, ""
+        self._start_s = self._phase_start_s = clock()
+        self._sample: SampleRecord | None = None
+        self._lock = threading.RLock()  # rich refreshes from its own thread
+        self._warnings = _Warnings(self._plain_warning)
+        self._live: Live | None = None
+        if mode is not ConsoleMode.quiet:
+            logging.getLogger("rlpost").addHandler(self._warnings)
+        if mode is ConsoleMode.live:
+            self._live = Live(
+                console=self._terminal,
+                get_renderable=self.panel,
+                refresh_per_second=_REFRESH_PER_S,
+            )
+            self._live.start()
+
+    def phase(self, phase: Phase, detail: str = "") -> None:
+        """Show what the driver waits for; plain mode prints it when it is part of set-up."""
+        with self._lock:
+            if phase is not self._phase:
+                self._phase_start_s = self._clock()
+            self._phase, self._detail = phase, detail
+        if phase is Phase.setting_up and detail:
+            self._line(Text(f"{phase.value}: {detail}", style="dim"))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take in a row; plain mode prints a line for the step and one for an evaluation."""
+        with self._lock:
+            self._progress.observe(step, metrics, now_s=self._clock())
+        if REWARD in metrics or LENGTH in metrics:
+            self._line(self._step_line(metrics))
+        accuracy = heldout_accuracy(metrics)
+        if accuracy is not None:
+            self._line(Text.assemble(self._counter(), *self._accuracy_parts()))
+
+    def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Keep one response to show, preferring a rewarded one."""
+        with self._lock:
+            self._sample = max(samples, key=lambda each: each.reward or 0.0, default=None)
+
+    def close(self, status: RunStatus) -> None:
+        """Leave the last panel on the screen and say how it ended."""
+        logging.getLogger("rlpost").removeHandler(self._warnings)
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        word, style = _STATUS[status]
+        took = duration(self._clock() - self._start_s)
+        last = Text.assemble((word, style), f" after {took}, step {self._progress.step}")
+        if self._progress.heldout:
+            last = Text.assemble(last, "; ", *self._accuracy_parts())
+        if self.mode is not ConsoleMode.quiet:
+            self._terminal.print(last, soft_wrap=True)
+
+    def panel(self) -> RenderableType:
+        """Return the live panel of this moment."""
+        with self._lock:
+            width = min(_WIDTH, self._terminal.width)
+            parts: list[RenderableType] = [self._head(), self._bar(width - 6)]
+            table = Table.grid(padding=(0, 2))
+            table.add_column(style="dim", no_wrap=True)
+            table.add_column(no_wrap=True, overflow="ellipsis")
+            for label, value in self._rows():
+                table.add_row(label, value)
+            if table.row_count:
+                parts += [Text(), table]
+            if self._sample is not None:
+                parts += [Text(), *self._sample_lines(self._sample, width - 6)]
+            if self._warnings.last:
+                parts += [Text(), *self._warnings.lines(width - 6)]
+            title = Text.assemble(" ", (one_line(self._run_name, 50), "bold"), " ")
+            return Panel(
+                Group(*parts),
+                title=title,
+                title_align="left",
+                border_style="cyan",
+                padding=(0, 2),
+                width=width,
+            )
+
+    def _head(self) -> RenderableType:
+        now_s = self._clock()
+        frame = _SPINNER[int(now_s * _REFRESH_PER_S) % len(_SPINNER)]
+        what = Text.assemble(
+            (f"{frame} ", "cyan"),
+            (self._phase.value, "bold cyan"),
+            (f"  {duration(now_s - self._phase_start_s)}", "dim"),
+        )
+        if self._detail:
+            what.append(f"  {one_line(self._detail, 34)}", style="dim")
+        left_s = self._progress.time_left_s(now_s)
+        left = "" if left_s is None else f"about {duration(left_s)} left"
+        head = Table.grid(expand=True)
+        head.add_column(no_wrap=True, overflow="ellipsis")
+        head.add_column(justify="right", no_wrap=True)
+        head.add_row(what, Text(left, style="dim"))
+        return head
+
+    def _bar(self, width: int) -> RenderableType:
+        progress = self._progress
+        count = f"step {progress.step}/{progress.num_steps}"
+        bar = Table.grid(padding=(0, 2))
+        size = max(10, width - len(count) - 2)
+        bar.add_row(
+            count,
+            ProgressBar(
+                total=max(1, progress.num_steps),
+                completed=progress.step,
+                width=size,
+                complete_style="cyan",
+                finished_style="green",
+            ),
+        )
+        return bar
+
+    def _rows(self) -> list[tuple[str, Text]]:
+        progress, latest, rows = self._progress, self._progress.latest, []
+        if progress.heldout:
+            curve = sparkline([value for _, value in progress.heldout], width=_SPARK)
+            rows.append(
+                (
+                    "held-out accuracy",
+                    Text.assemble(*self._accuracy_values(), (f"  {curve}", "cyan")),
+                )
+            )
+        for label, name, values, digits in (
+            ("reward", REWARD, progress.rewards, 3),
+            ("response length", LENGTH, progress.lengths, 1),
+        ):
+            if name in latest:
+                curve = sparkline(values, width=_SPARK)
+                rows.append((label, Text.assemble(f"{latest[name]:<8.{digits}f}", (curve, "cyan"))))
+        if THROUGHPUT in latest:
+            rows.append(("tokens/s", Text(f"{latest[THROUGHPUT]:,.0f}")))
+        if "weights/version" in latest:
+            rows.append(("weights", Text(_weights_text(latest))))
+        return rows
+
+    def _sample_lines(self, sample: SampleRecord, width: int) -> list[Text]:
+        reward = "no reward" if sample.reward is None else f"reward {sample.reward:g}"
+        style = "green" if sample.reward else "dim"
+        return [
+            Text.assemble(("prompt    ", "dim"), one_line(sample.prompt, width - 10)),
+            Text.assemble(
+                ("response  ", "dim"),
+                one_line(sample.response, width - 12 - len(reward)),
+                (f"  {reward}", style),
+            ),
+        ]
+
+    def _accuracy_values(self) -> list[str | tuple[str, str]]:
+        heldout = self._progress.heldout
+        best = self._progress.best()
+        parts: list[str | tuple[str, str]] = [f"{heldout[0][1]:.3f}"]
+        if len(heldout) > 1:
+            parts += [(" → ", "dim"), (f"{heldout[-1][1]:.3f}", "bold")]
+        if best is not None and len(heldout) > 1:
+            parts.append((f"  best {best[1]:.3f} at step {best[0]}", "dim"))
+        return parts
+
+    def _accuracy_parts(self) -> list[str | tuple[str, str]]:
+        return [("held-out accuracy ", "cyan"), *self._accuracy_values()]
+
+    def _counter(self) -> str:
+        total = str(self._progress.num_steps)
+        return f"step {self._progress.step:>{len(total)}}/{total}  "
+
+    def _step_line(self, metrics: Mapping[str, float]) -> Text:
+        pieces = []
+        if REWARD in metrics:
+            pieces.append(f"reward {metrics[REWARD]:.3f}")
+        if LENGTH in metrics:
+            pieces.append(f"length {metrics[LENGTH]:.1f}")
+        if THROUGHPUT in metrics:
+            pieces.append(f"{metrics[THROUGHPUT]:,.0f} tok/s")
+        if "timing_s/step" in metrics:
+            pieces.append(f"{metrics['timing_s/step']:.1f} s")
+        left_s = self._progress.time_left_s(self._clock())
+        if left_s:
+            pieces.append(f"{duration(left_s)} left")
+        return Text(self._counter() + "  ".join(pieces))
+
+    def _line(self, text: Text) -> None:
+        if self.mode is ConsoleMode.plain:
+            self._terminal.print(text, soft_wrap=True, highlight=False)
+
+    def _plain_warning(self, text: str) -> None:
+        self._line(Text(f"warning: {text}", style="yellow"))
+
+
+class _Warnings(logging.Handler):
+    """The last few different warnings and how often each came."""
+
+    def __init__(self, on_new: Callable[[str], None], *, keep: int = 3) -> None:
+        super().__init__(logging.WARNING)
+        self.last: dict[str, int] = {}
+        self._on_new, self._keep = on_new, keep
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        count = self.last.pop(text, 0)
+        self.last[text] = count + 1
+        while len(self.last) > self._keep:
+            del self.last[next(iter(self.last))]
+        if not count:
+            self._on_new(text)
+
+    def lines(self, width: int) -> list[Text]:
+        shown = []
+        for text, count in list(self.last.items()):
+            suffix = f" ({count} times)" if count > 1 else ""
+            shown.append(
+                Text("! " + one_line(text, width - 2 - len(suffix)) + suffix, style="yellow")
+            )
+        return shown
+
+
+def _weights_text(latest: Mapping[str, float]) -> str:
+    pieces = [f"version {latest['weights/version']:.0f}"]
+    if "weights/push_s" in latest:
+        pieces.append(f"pushed in {latest['weights/push_s']:.2f} s")
+    if "weights/probe_logprob_diff_mean" in latest:
+        pieces.append(f"probe diff {latest['weights/probe_logprob_diff_mean']:.1e}")
+    return ", ".join(pieces)

@@ -1,0 +1,101 @@
+"""What a person is shown about a run, as numbers and short texts: no terminal in here.
+
+Owns the reading of metric names for display and the estimate of the time left. Refuses to
+own layout (console.py). Invariant: a quantity that was not logged is absent, never 0.
+"""
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+HELDOUT = re.compile(r"val-core/(?P<dataset>.+)/acc/mean@\d+")
+REWARD = "critic/score/mean"
+LENGTH = "response_length/mean"
+THROUGHPUT = "perf/throughput"
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def heldout_accuracy(metrics: Mapping[str, float]) -> float | None:
+    """Return the held-out accuracy of a row: the mean over data sets, None without any."""
+    found = [value for name, value in metrics.items() if HELDOUT.fullmatch(name)]
+    found = [value for value in found if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+@dataclass
+class Progress:
+    """The state behind the console; ``observe`` is told every row of metrics.
+
+    ``seen_s`` are clock readings of the first and the latest row: their difference counts
+    evaluations and checkpoints too, so the time left does.
+    """
+
+    num_steps: int
+    step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
+    rewards: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)  # (step, accuracy)
+    seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=50))
+
+    def observe(self, step: int, metrics: Mapping[str, float], *, now_s: float) -> None:
+        """Take in the metrics of ``step``."""
+        self.step = step
+        self.latest.update({name: value for name, value in metrics.items() if value is not None})
+        if REWARD in metrics:
+            self.rewards.append(metrics[REWARD])
+        if LENGTH in metrics:
+            self.lengths.append(metrics[LENGTH])
+        accuracy = heldout_accuracy(metrics)
+        if accuracy is not None:
+            self.heldout.append((step, accuracy))
+        if self.seen and self.seen[-1][0] == step:
+            self.seen.pop()
+        self.seen.append((step, now_s))
+
+    def time_left_s(self, now_s: float) -> float | None:
+        """Return the expected seconds to the last step; None before there is a pace."""
+        remaining = max(0, self.num_steps - self.step)
+        if remaining == 0:
+            return 0.0
+        if len(self.seen) >= 2:
+            (first, start_s), (last, end_s) = self.seen[0], self.seen[-1]
+            pace_s = (end_s - start_s) / (last - first)
+        elif self.step > 0 and "timing_s/step" in self.latest:
+            pace_s = self.latest["timing_s/step"]
+        else:
+            return None
+        return max(0.0, remaining * pace_s - (now_s - self.seen[-1][1]))
+
+    def best(self) -> tuple[int, float] | None:
+        """Return (step, accuracy) of the best evaluation; the earliest of equals."""
+        return max(self.heldout, key=lambda pair: pair[1], default=None)
+
+
+def sparkline(values: list[float], *, width: int) -> str:
+    """Return the last ``width`` values as bars from their lowest to their highest."""
+    shown = [value for value in values[-width:] if value == value]
+    if not shown:
+        return ""
+    low, span = min(shown), max(shown) - min(shown)
+    if span == 0:
+        return _BLOCKS[3] * len(shown)
+    return "".join(_BLOCKS[round((value - low) / span * 7)] for value in shown)
+
+
+def duration(seconds: float) -> str:
+    """Return ``48 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def one_line(text: str, width: int) -> str:
+    """Return ``text`` on one line, cut to ``width`` characters with an ellipsis."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: max(0, width - 1)] + "…"
