@@ -69,8 +69,10 @@ def records_of(groups: Iterable[Group]) -> list[SampleRecord]:
 def _finite(value: Any) -> Any:
     """Return plain JSON data; what JSON cannot carry becomes null or its ``repr``."""
     match value:
-        case None | bool() | int() | str():
+        case None | bool() | int():
             return value
+        case str():
+            return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
         case float():
             return value if math.isfinite(value) else None
         case Mapping():

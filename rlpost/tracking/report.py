@@ -1,0 +1,92 @@
+"""``report.html``: one self-contained page about a run, rebuilt from its files at any time.
+
+Owns rendering and the atomic write. Refuses to own what is read (report_data.py). Invariants:
+the page asks the network for nothing and works from ``file://``; text from data reaches it
+only through escaping; a reader sees the old page or the new one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlpost.checkpoint.state import write_text
+from rlpost.tracking.boundary import attempt
+from rlpost.tracking.progress import heldout_accuracy
+from rlpost.tracking.report_data import report_data
+from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.tracker import RunStatus
+
+
+def write_report(run_dir: Path) -> Path:
+    """Build ``report.html`` from the files of ``run_dir`` and return its path.
+
+    Raises:
+        OSError: a file cannot be read or the page cannot be written.
+    """
+    path = run_dir / "report.html"
+    write_text(path, render(run_dir))
+    return path
+
+
+def render(run_dir: Path) -> str:
+    """Return the page as text."""
+    from plotly.offline import get_plotlyjs
+
+    data = report_data(run_dir)
+    environment = Environment(
+        loader=PackageLoader("rlpost.tracking", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.loader.get_source if environment.loader else None
+    assert source is not None
+    page = {
+        "steps": data.steps,
+        "metrics": data.metrics,
+        "charts": data.charts,
+        "samples": data.samples,
+    }
+    return environment.get_template("report.html.j2").render(
+        data=asdict(data),
+        page_json=_script_json(page),
+        plotly_js=Markup(get_plotlyjs()),
+        report_js=Markup(source(environment, "report.js")[0]),
+        report_css=Markup(source(environment, "report.css")[0]),
+    )
+
+
+class ReportTracker:
+    """Tracker that rebuilds the page at every evaluation and at the end."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Rebuild the page when ``metrics`` hold an evaluation."""
+        if heldout_accuracy(metrics) is not None:
+            self._write()
+
+    def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Samples are read from rollouts/ when the page is built."""
+
+    def close(self, status: RunStatus) -> None:
+        """Build the final page."""
+        self._write()
+
+    def _write(self) -> None:
+        attempt("writing report.html", lambda: write_report(self.run_dir))
+
+
+def _script_json(value: Any) -> Markup:
+    """Return JSON that no text inside it can use to leave its script element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

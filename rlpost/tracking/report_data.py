@@ -1,0 +1,251 @@
+"""What the report shows, read from the files of a run directory and cut to size.
+
+Owns reading, thinning and the headline numbers. Refuses to own looks (templates/) and curves
+(charts.py). Invariants: only files of the run directory are read; what is thinned is said;
+an unfinished or damaged file costs a note on the page, not the page.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlpost.errors import DataError
+from rlpost.tracking.charts import charts_for
+from rlpost.tracking.jsonl import Row, read_metrics
+from rlpost.tracking.progress import REWARD, THROUGHPUT, duration, heldout_accuracy
+from rlpost.tracking.rollouts import rollout_files
+from rlpost.tracking.run_log import read_warnings
+
+_MAX_POINTS = 800  # steps per curve
+_MAX_SAMPLE_STEPS = 60
+_MAX_SAMPLES_PER_STEP = 64
+_MAX_SAMPLE_BYTES = 2_400_000  # of the page; plotly.js takes 4.8 MB
+_MAX_TEXT = 6000  # characters of a prompt or response
+_MAX_WARNINGS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """One number at the top of the page; ``note`` says what it is compared with."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything the template needs, as plain data."""
+
+    name: str
+    config: str
+    headlines: list[Headline]
+    steps: list[int]
+    metrics: dict[str, list[float | None]]
+    charts: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    num_samples: int  # on disk
+    warnings: list[dict[str, Any]]
+    num_rows: int
+
+
+def report_data(run_dir: Path) -> ReportData:
+    """Read a run directory; every file may be missing."""
+    problems: list[str] = []
+    rows = _rows(run_dir / "metrics.jsonl", problems)
+    samples, num_samples = _samples(run_dir / "rollouts", problems)
+    config_path = run_dir / "config.yaml"
+    config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+    thinned = _thin(rows)
+    metrics = _columns(thinned)
+    return ReportData(
+        name=run_dir.resolve().name,
+        config=config,
+        headlines=_headlines(rows, _planned_steps(config)),
+        steps=[row["step"] for row in thinned],
+        metrics=metrics,
+        charts=charts_for(metrics),
+        samples=samples,
+        num_samples=num_samples,
+        warnings=_warnings(run_dir / "run.log", problems),
+        num_rows=len(rows),
+    )
+
+
+def _rows(path: Path, problems: list[str]) -> list[Row]:
+    try:
+        return read_metrics(path)
+    except DataError as error:
+        problems.append(str(error))
+        return []
+
+
+def _thin(rows: Sequence[Row]) -> list[Row]:
+    """Keep at most ``_MAX_POINTS`` rows plus evenly many with an evaluation."""
+    if len(rows) <= _MAX_POINTS:
+        return list(rows)
+    evaluated = [index for index, row in enumerate(rows) if heldout_accuracy(row) is not None]
+    kept = {*evenly(range(len(rows)), _MAX_POINTS), *evenly(evaluated, _MAX_POINTS // 4)}
+    return [rows[index] for index in sorted(kept)]
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """Return at most ``count`` items, evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+    """Return metric -> value per row; names that never had a finite value are left out."""
+    names = sorted({name for row in rows for name in row} - {"step"})
+    columns = {name: [_short(row.get(name)) for row in rows] for name in names}
+    return {
+        name: values
+        for name, values in columns.items()
+        if any(value is not None for value in values)
+    }
+
+
+def _short(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")
+
+
+def _planned_steps(config: str) -> int | None:
+    try:
+        tree = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return None
+    trainer = tree.get("trainer") if isinstance(tree, Mapping) else None
+    steps = trainer.get("steps") if isinstance(trainer, Mapping) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _headlines(rows: Sequence[Row], planned: int | None) -> list[Headline]:
+    found = []
+    heldout = [(row["step"], acc) for row in rows if (acc := heldout_accuracy(row)) is not None]
+    if heldout:
+        last_step, last = heldout[-1]
+        note = f"{heldout[0][1]:.3f} at step {heldout[0][0]}" if len(heldout) > 1 else ""
+        found.append(
+            Headline(
+                label=f"Held-out accuracy, step {last_step}",
+                value=f"{last:.3f}",
+                note=f"from {note}" if note else "",
+            )
+        )
+    rewards = _values(rows, REWARD)
+    if rewards:
+        note = f"from {rewards[0]:.3f}" if len(rewards) > 1 else ""
+        found.append(Headline(label="Training reward", value=f"{rewards[-1]:.3f}", note=note))
+    if rows:
+        found.append(
+            Headline(
+                label="Steps",
+                value=str(rows[-1]["step"]),
+                note=f"of {planned}" if planned is not None else "",
+            )
+        )
+        found.append(Headline(label="Wall time", value=duration(float(rows[-1]["time_s"]))))
+    throughput = _values(rows, THROUGHPUT)
+    if throughput:
+        middle = sorted(throughput)[len(throughput) // 2]
+        found.append(Headline(label="Tokens per second", value=f"{middle:,.0f}", note="median"))
+    return found
+
+
+def _values(rows: Sequence[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def _samples(root: Path, problems: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """Return samples for the page, within its byte budget, and their number on disk."""
+    files = rollout_files(root)
+    chosen = set(evenly(list(files), _MAX_SAMPLE_STEPS))
+    found: list[dict[str, Any]] = []
+    total = 0
+    for step, path in files.items():
+        lines = path.read_bytes().splitlines()
+        total += len(lines)
+        if step in chosen:
+            found += _parse(evenly(lines, _MAX_SAMPLES_PER_STEP), step, path, problems)
+    return _within_budget(found), total
+
+
+def _parse(
+    lines: Sequence[bytes], step: int, path: Path, problems: list[str]
+) -> list[dict[str, Any]]:
+    found = []
+    for line in lines:
+        try:
+            record = json.loads(line, parse_constant=lambda _: None)  # a NaN is no number
+            found.append(_row_of(step, record))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path.name}: a line is not a sample ({error})")
+    return found
+
+
+def _row_of(step: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "uid": str(record["uid"]),
+        "sample": record["sample"],
+        "reward": record["reward"],
+        "prompt": _cut(record["prompt"]),
+        "response": _cut(record["response"]),
+        "finish": str(record["finish_reason"]),
+        "tokens": record["num_tokens"],
+        "versions": sorted({span["version"] for span in record["spans"]}),
+        "verdicts": [
+            {
+                "verifier": str(each["verifier"]),
+                "reward": each.get("reward"),
+                "error": each.get("error"),
+            }
+            for each in record["verdicts"]
+        ],
+    }
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    return f"{text[:_MAX_TEXT]}… ({len(text) - _MAX_TEXT:,} more characters in rollouts/)"
+
+
+def _within_budget(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    sizes = [len(json.dumps(each)) for each in samples]
+    while sum(sizes) > _MAX_SAMPLE_BYTES:
+        share = _MAX_SAMPLE_BYTES / sum(sizes)
+        keep = evenly(range(len(samples)), max(1, int(len(samples) * share * 0.97)))
+        if len(keep) == len(samples):
+            break
+        samples, sizes = [samples[i] for i in keep], [sizes[i] for i in keep]
+    return samples
+
+
+def _warnings(path: Path, problems: Sequence[str]) -> list[dict[str, Any]]:
+    """Return different warnings, the latest first, each with its count and last time."""
+    entries = read_warnings(path)
+    counts: Counter[str] = Counter(message for _, _, message in entries)
+    latest = {message: (time, level) for time, level, message in entries}
+    found = [
+        {"time": time, "level": level, "message": message, "count": counts[message]}
+        for message, (time, level) in latest.items()
+    ]
+    found.sort(key=lambda each: str(each["time"]), reverse=True)
+    own = [
+        {"time": "report", "level": "warning", "message": message, "count": count}
+        for message, count in Counter(problems).items()
+    ]
+    return (own + found)[:_MAX_WARNINGS]
