@@ -70,9 +70,11 @@ class Session:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local = self._cfg.address is None
+        if local:  # a private session has no port that anyone else could use
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         import ray
 
-        local = self._cfg.address is None
         try:
             ray.init(
                 address="local" if local else self._cfg.address,

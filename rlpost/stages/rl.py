@@ -27,7 +27,7 @@ from rlpost.data.cursor import prompt_uid
 from rlpost.errors import RunFailed
 from rlpost.stages import step_metrics
 from rlpost.stages.rl_parts import RLParts
-from rlpost.tracking.rollouts import records_of
+from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase, RunStatus
 from rlpost.training.packing import PackedBatches, attach_ref_logprobs, pack, unpack
 from rlpost.types import Group, Prompt

@@ -18,6 +18,7 @@ from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import RLPlan, boot, prepare
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.build import build_trackers
+from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> int:
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
     plan = prepare(cfg, resolved, directory=directory)
     directory.write_config(resolved)
-    with directory.lock():
+    with directory.lock(), run_log(directory.log):
         tracker = build_trackers(
             cfg.tracking,
             run_dir=directory.root,
