@@ -1,0 +1,56 @@
+# make quickstart   set up and run the main job
+# make test         set up and run lint and all tests
+# Set-up lives in .venv and .cache of this checkout and is repeated only when it must be.
+
+PYTHON ?=
+BIN := .venv/bin
+CACHE := $(CURDIR)/.cache
+
+export RLPOST_CACHE ?= $(CACHE)
+export TORCH_EXTENSIONS_DIR ?= $(CACHE)/torch_extensions
+export HF_HOME ?= $(CACHE)/huggingface
+export VLLM_CACHE_ROOT ?= $(CACHE)/vllm
+export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
+export TRITON_CACHE_DIR ?= $(CACHE)/triton
+export MPLCONFIGDIR ?= $(CACHE)/matplotlib
+export WANDB_CACHE_DIR ?= $(CACHE)/wandb
+export WANDB_CONFIG_DIR ?= $(CACHE)/wandb
+# Nothing is reported to anyone.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export VLLM_NO_USAGE_STATS ?= 1
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: help setup lint test test-deps quickstart doctor lock clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile; \
+	echo "make setup | lint | doctor | lock | clean"
+
+setup:
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+
+test-deps: setup
+	@scripts/test_deps.sh
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint test-deps
+	$(BIN)/python -m pytest
+
+quickstart: setup
+	$(BIN)/rlpost rl experiment=quickstart
+
+doctor: setup
+	$(BIN)/rlpost doctor
+
+lock: setup
+	$(BIN)/python scripts/lock.py
+
+# Runs and downloaded models stay; the environment and everything rebuilt from it go.
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .cache/torch_extensions .cache/inductor .cache/triton .cache/vllm

@@ -1,0 +1,85 @@
+"""Readings of machines other than this one."""
+
+from pathlib import Path
+
+import pytest
+
+from rlpost.doctor import machine
+
+
+def files(root: Path, **content: str) -> Path:
+    for name, text in content.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1 kB\nMemAvailable: 8000000 kB\n"
+
+
+def test_memory_of_a_plain_machine(tmp_path):
+    reading = machine.memory(files(tmp_path, proc__meminfo=MEMINFO))
+    assert (reading.total_bytes, reading.available_bytes) == (16_384_000_000, 8_192_000_000)
+
+
+def test_a_container_limit_counts(tmp_path):
+    root = files(tmp_path, proc__meminfo=MEMINFO)
+    cgroup = root / "sys/fs/cgroup"
+    cgroup.mkdir(parents=True)
+    (cgroup / "memory.max").write_text("4000\n")
+    (cgroup / "memory.current").write_text("1000\n")
+    reading = machine.memory(root)
+    assert (reading.total_bytes, reading.available_bytes) == (4000, 3000)
+    (cgroup / "memory.max").write_text("max\n")
+    assert machine.memory(root).total_bytes == 16_384_000_000
+
+
+def test_a_core_quota_counts(tmp_path):
+    root = files(tmp_path)
+    everything = machine.cores(root)
+    assert everything >= 1
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    (root / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
+    assert machine.cores(root) == 0.5
+    (root / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
+    assert machine.cores(root) == everything
+
+
+def test_cpu_features(tmp_path):
+    assert machine.cpu_features(tmp_path) == frozenset()
+    root = files(tmp_path, proc__cpuinfo="model name\t: X\nflags\t\t: fpu avx2 avx512_bf16\n")
+    assert machine.cpu_features(root) == {"fpu", "avx2", "avx512_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'NVIDIA L4, 23034'", 2),
+        ("echo 'no devices were found'; exit 6", 0),
+    ],
+)
+def test_gpus_by_the_drivers_own_tool(tmp_path, script, expected):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    found = machine.gpus(str(tool))
+    assert len(found) == expected
+    if found:
+        assert found[0] == machine.Gpu(name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+
+
+def test_no_driver_no_gpu(tmp_path):
+    assert machine.gpus(str(tmp_path / "absent")) == ()
+
+
+def test_lock_pins_and_installed_names_meet(tmp_path):
+    (tmp_path / "cpu.lock").write_text("# made by\npytest==1.0\ntypes-pyyaml==6\n")
+    pins = machine.lock_pins(tmp_path / "cpu.lock")
+    assert pins == {"pytest": "1.0", "types-pyyaml": "6"}
+    assert set(pins) <= set(machine.installed())
+    assert machine.lock_pins(tmp_path / "absent") == {}
+
+
+def test_this_machine_reaches_itself():
+    assert machine.can_connect_to_itself() is None

@@ -1,0 +1,131 @@
+"""pyproject.toml, the lock and the wheel say the same thing."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import rlpost
+from rlpost.config.search_path import config_dir
+from rlpost.doctor.machine import lock_pins, normalized
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = lock_pins(ROOT / "requirements" / "cpu.lock")
+
+
+def cpu_requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = [*PROJECT["project"]["dependencies"], *extras["cpu"], *extras["dev"]]
+    return [Requirement(text) for text in texts]
+
+
+@pytest.mark.parametrize("requirement", cpu_requirements(), ids=lambda r: r.name)
+def test_the_lock_satisfies_every_declared_range(requirement):
+    version = LOCK[normalized(requirement.name)]
+    assert requirement.specifier.contains(version, prereleases=True), version
+
+
+def test_rooms_named_in_the_contracts_are_the_rooms_there_are():
+    linter = {c["id"]: c for c in PROJECT["tool"]["importlinter"]["contracts"]}
+    there = {f"rlpost.{p.stem}" for p in Path(rlpost.__file__).parent.iterdir()
+             if p.suffix == ".py" or (p / "__init__.py").is_file()}  # fmt: skip
+    there.discard("rlpost.__init__")
+    assert set(linter["ray"]["source_modules"]) == there - {"rlpost.cluster"}
+    pure = set(linter["torch"]["source_modules"])
+    checked = set(PROJECT["tool"]["mypy"]["packages"]) | set(PROJECT["tool"]["mypy"]["modules"])
+    assert pure <= checked <= there
+
+
+def test_configs_are_found_in_the_checkout():
+    assert config_dir() == ROOT / "configs"
+    assert (config_dir() / "experiment").is_dir()
+
+
+def test_a_wheel_carries_the_configs_and_finds_them(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--no-index", "--wheel-dir", str(tmp_path), copy_of_checkout(tmp_path)],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("rlpost-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    tree = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml")}
+    assert {f"rlpost/{name}" for name in tree} <= names
+    package = Path(rlpost.__file__).parent
+    code = {f"rlpost/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")}
+    assert code <= names
+    assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+    found = subprocess.run(
+        [sys.executable, "-c", "from rlpost.config.search_path import config_dir as c; print(c())"],
+        env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path, text=True, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == str(tmp_path / "site" / "rlpost" / "configs")
+
+
+def copy_of_checkout(target: Path) -> str:
+    """What a build needs, copied, so that building leaves nothing in the checkout."""
+    import shutil
+
+    source = target / "source"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("rlpost", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    return str(source)
+
+
+def test_entry_points_name_things_that_exist():
+    scripts = PROJECT["project"]["scripts"]
+    plugins = PROJECT["project"]["entry-points"]["vllm.general_plugins"]
+    for target in [*scripts.values(), *plugins.values()]:
+        module, _, function = target.partition(":")
+        source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+        assert f"def {function}(" in source
+
+
+def test_readme_is_short_and_its_commands_exist():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("quickstart", "test"):
+        assert f"make {target}" in text
+        assert f"\n{target}: " in makefile
+
+
+PRELUDE = """
+from dataclasses import dataclass
+from rlpost.algorithms.losses import *
+from rlpost.algorithms.losses import _diagnostics, ratio
+from rlpost.verifiers.base import *
+"""
+USE = """
+import torch
+lp = torch.tensor([-1.0, -2.0])
+inputs = PolicyLossInputs(policy_logprobs_R=lp, anchor_logprobs_R=lp,
+    advantages_R=torch.tensor([1.0, -2.0]), sequence_R=torch.zeros(2, dtype=torch.int64))
+entry = losses.get("squared")
+assert entry.target(inputs, entry.config()).values_R.tolist() == [0.5, 2.0]
+entry = verifiers.get("starts")
+judge = entry.target(entry.config())
+assert [judge(Sample(prompt="", text=t, columns={"answer": "6"})) for t in ("6!", "5")] == [1, 0]
+"""
+
+
+def test_the_readmes_examples_work_as_printed():
+    text = (ROOT / "README.md").read_text()
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    code = "\n".join([PRELUDE, *blocks, USE])
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,130 @@
+"""The walls of the house, measured from outside: what importing a room really loads.
+
+import-linter (pyproject.toml) reads the source; this file runs it, because a third party or
+an indirect import can pull in what no line of ours names.
+"""
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlpost
+
+PACKAGE = Path(rlpost.__file__).parent
+PURE = (
+    "checkpoint", "config", "control", "data", "doctor", "errors", "registry", "tracking",
+    "types", "verifiers",
+)  # fmt: skip
+HEAVY = ("deepspeed", "ray", "torch", "vllm")
+# In these rooms a name of the heavy three in the file's name is the permission to use it.
+NAMED = ("deepspeed", "vllm")
+
+
+def modules(*rooms: str) -> Iterator[str]:
+    """Dotted names of every module of ``rooms``; all of rlpost when none is named."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ("rlpost", *path.relative_to(PACKAGE).with_suffix("").parts)
+        name = ".".join(parts).removesuffix(".__init__")
+        if not rooms or (name.split(".")[1:2] and name.split(".")[1] in rooms):
+            yield name
+
+
+def loaded_by(imports: list[str]) -> set[str]:
+    """Which heavy packages a fresh interpreter holds after importing ``imports``."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {imports!r}: importlib.import_module(name)\n"
+        f"print(*[n for n in {HEAVY!r} if n in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+def culprits(names: list[str], forbidden: set[str]) -> dict[str, set[str]]:
+    """Each module of ``names`` that loads something forbidden when imported alone."""
+    found = {name: loaded_by([name]) & forbidden for name in names}
+    return {name: heavy for name, heavy in found.items() if heavy}
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_a_pure_room_loads_nothing_heavy(room):
+    names = list(modules(room))
+    # config composes dataclasses of every room, so it may meet torch; never the engines.
+    forbidden = set(HEAVY) - ({"torch"} if room == "config" else set())
+    if loaded_by(names) & forbidden:
+        pytest.fail(f"importing these loads: {culprits(names, forbidden)}")
+
+
+def test_no_module_loads_an_engine_unless_named_for_it():
+    names = [n for n in modules() if not any(word in n.rsplit(".", 1)[-1] for word in NAMED)]
+    forbidden = {"ray", "vllm", "deepspeed"}
+    if loaded_by(names) & forbidden:
+        pytest.fail(f"importing these loads: {culprits(names, forbidden)}")
+
+
+def test_the_measure_sees_what_it_forbids():
+    assert loaded_by(["torch"]) == {"torch"}
+    assert loaded_by(["json"]) == set()
+
+
+def imported(source: str) -> set[str]:
+    """Top-level packages that ``source`` imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("engine", NAMED)
+def test_engines_are_imported_only_in_files_named_for_them(engine):
+    users = [p for p in PACKAGE.rglob("*.py") if engine in imported(p.read_text())]
+    strangers = [str(p.relative_to(PACKAGE)) for p in users if engine not in p.name]
+    assert not strangers
+
+
+def test_imports_inside_functions_are_seen():
+    assert imported("def f():\n    from vllm.config import x\n    import os.path") == {"vllm", "os"}
+
+
+def test_every_directory_is_a_package():
+    folders = {p.parent for p in PACKAGE.rglob("*.py")}
+    assert [f for f in folders if not (f / "__init__.py").is_file()] == []
+
+
+def test_package_inits_stay_nearly_empty():
+    for path in PACKAGE.rglob("__init__.py"):
+        assert len(path.read_text().splitlines()) <= 20, path
+
+
+def test_help_is_instant():
+    command = [sys.executable, "-m", "rlpost.cli.main", "--help"]
+
+    def run_once() -> float:
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True, cwd=PACKAGE.parent)
+        return time.monotonic() - start
+
+    assert min(run_once() for _ in range(3)) < 0.5
+
+
+def test_the_door_imports_no_configuration_machinery():
+    code = (
+        "import sys, rlpost.cli.main\n"
+        "print(*[n for n in ('hydra', 'omegaconf', 'rich', 'torch', 'ray', 'numpy')"
+        " if n in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert result.stdout.split() == []
