@@ -64,19 +64,24 @@ def python(environment: Path) -> str:
     return str(environment / "bin" / "python")
 
 
-def pip(environment: Path, *arguments: str, quiet: bool = False) -> bool:
+def pip(environment: Path, *arguments: str, probing: bool = False) -> bool:
+    """Run ``pip install``; its output is shown only when it fails and was not probing."""
     # DeepSpeed is a source distribution: its kernels are built on demand, not here.
     process_env = {**os.environ, "DS_BUILD_OPS": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     process_env.pop("PYTHONPATH", None)
-    output = subprocess.DEVNULL if quiet else None
-    command = [python(environment), "-m", "pip", "install", "--no-input", *arguments]
-    return subprocess.call(command, env=process_env, stdout=output, stderr=output) == 0
+    command = [python(environment), "-m", "pip", "install", "--quiet", "--no-input", *arguments]
+    result = subprocess.run(
+        command, env=process_env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if result.returncode and not probing:
+        print(result.stdout, file=sys.stderr, flush=True)
+    return result.returncode == 0
 
 
 def torch_sources(environment: Path, torch_pin: str) -> list[str]:
     """Find where ``torch==X+cpu`` comes from; return the pip options for that place."""
-    probe = ["--dry-run", "--ignore-installed", "--no-deps", "--quiet", torch_pin]
-    if pip(environment, *probe, quiet=True):
+    probe = ["--dry-run", "--ignore-installed", "--no-deps", torch_pin]
+    if pip(environment, *probe, probing=True):
         say(f"{torch_pin} comes from pip's configured sources")
         return []
     options = ["--extra-index-url", TORCH_CPU_INDEX]
@@ -119,16 +124,16 @@ def install(environment: Path) -> None:
         venv.create(environment, with_pip=True)
     started.touch()
     wanted = pins(LOCK)
-    if not pip(environment, "--quiet", PIP):
+    if not pip(environment, PIP):
         raise SetupError(f"pip could not install {PIP}; its message is above")
     torch_pin = f"torch=={wanted['torch']}"
     has_torch = not missing(environment, {"torch": wanted["torch"]})
     sources = [] if has_torch else torch_sources(environment, torch_pin)
     say(f"installing {len(wanted)} pinned packages (about 3 minutes when nothing is cached)")
-    if not pip(environment, "--quiet", "--no-deps", *sources, "-r", str(LOCK)):
+    if not pip(environment, "--no-deps", *sources, "-r", str(LOCK)):
         raise SetupError("pip could not install requirements/cpu.lock; its message is above")
     project = ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]
-    if not pip(environment, "--quiet", *project):
+    if not pip(environment, *project):
         raise SetupError("pip could not install rlpost itself; its message is above")
     if lacking := missing(environment, wanted):
         raise SetupError(f"still not installed after pip: {', '.join(lacking)}")

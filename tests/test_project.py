@@ -47,11 +47,12 @@ def test_configs_are_found_in_the_checkout():
 
 
 def test_a_wheel_carries_the_configs_and_finds_them(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation",
          "--no-index", "--wheel-dir", str(tmp_path), copy_of_checkout(tmp_path)],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=120, text=True,
     )  # fmt: skip
+    assert "is absent from the `packages` configuration" not in built.stdout + built.stderr
     (wheel,) = tmp_path.glob("rlpost-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -59,8 +60,8 @@ def test_a_wheel_carries_the_configs_and_finds_them(tmp_path):
     tree = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml")}
     assert {f"rlpost/{name}" for name in tree} <= names
     package = Path(rlpost.__file__).parent
-    code = {f"rlpost/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")}
-    assert code <= names
+    files = [p for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    assert {f"rlpost/{p.relative_to(package).as_posix()}" for p in files} <= names
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
     found = subprocess.run(
         [sys.executable, "-c", "from rlpost.config.search_path import config_dir as c; print(c())"],

@@ -75,7 +75,7 @@ class Recorder:
         self.calls: list[tuple[str, ...]] = []
         self.fail_at, self.kill = fail_at, kill
 
-    def __call__(self, _environment: Path, *arguments: str, quiet: bool = False) -> bool:
+    def __call__(self, _environment: Path, *arguments: str, probing: bool = False) -> bool:
         self.calls.append(arguments)
         if len(self.calls) == self.fail_at and self.kill:
             raise KeyboardInterrupt
