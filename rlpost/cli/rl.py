@@ -49,7 +49,9 @@ def _run(composed: Any) -> int:
     from rlpost.stages.rl_driver import run_rl
 
     assert isinstance(resolved, dict)
-    return run_rl(cfg, resolved)
+    outcome = run_rl(cfg, resolved)
+    print(outcome.message)
+    return outcome.exit_code
 
 
 def _member_suffix() -> str:

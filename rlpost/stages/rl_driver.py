@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,20 @@ log = logging.getLogger(__name__)
 EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
 
 
-def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> int:
-    """Run or resume ``<run.dir>/<run.name>`` and return the exit code.
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """How a run ended and what the person should know."""
+
+    status: RunStatus
+    message: str
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+
+def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
+    """Run or resume ``<run.dir>/<run.name>``.
 
     Raises:
         UserError: refused before anything was written.
@@ -36,6 +49,13 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> int:
     assert cfg.run.name is not None
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
     plan = prepare(cfg, resolved, directory=directory)
+    step = _step_of(plan)
+    if step is not None and step >= cfg.trainer.steps and directory.export.exists():
+        return RunOutcome(
+            status=RunStatus.done,
+            message=f"{directory.root} is complete at step {step}: see {directory.report}; "
+            "raise trainer.steps to train on, or choose another run.name",
+        )
     directory.write_config(resolved)
     with directory.lock(), run_log(directory.log):
         tracker = build_trackers(
@@ -43,14 +63,23 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> int:
             run_dir=directory.root,
             resolved=resolved,
             total_steps=cfg.trainer.steps,
-            resumed_step=_step_of(plan),
+            resumed_step=step,
         )
         status = RunStatus.failed
         try:
             status = asyncio.run(_drive(plan, tracker))
         finally:
             tracker.close(status)
-    return EXIT_CODES[status]
+    return RunOutcome(status=status, message=_farewell(status, plan))
+
+
+def _farewell(status: RunStatus, plan: RLPlan) -> str:
+    directory = plan.directory
+    if status is RunStatus.interrupted:
+        saved = plan.store.latest(hashes=False)
+        where = f"saved as {saved}" if saved else "nothing was saved yet"
+        return f"interrupted, {where}; run the same command again to resume"
+    return f"model: {directory.export}\nreport: {directory.report}"
 
 
 def _step_of(plan: RLPlan) -> int | None:

@@ -1,0 +1,171 @@
+"""`rlpost rl` as a user runs it: real Ray, vLLM and DeepSpeed on the tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STEPS = 4
+REWARD = '''
+def even_share(prompts, completions, completion_ids, **columns):
+    """Any response earns something, so groups differ."""
+    return [sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids]
+'''
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("rl")
+    (place / "reward.py").write_text(REWARD)
+    return place
+
+
+def command(place: Path, model: Path, name: str, *overrides: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "rlpost.cli.main",
+        "rl",
+        f"run.name={name}",
+        f"model.path={model}",
+        "verifier=function",
+        f"verifier.path={place / 'reward.py'}:even_share",
+        "rollout.max_tokens=8",
+        "rollout.prompts_per_step=3",
+        "rollout.group_size=4",
+        f"trainer.steps={STEPS}",
+        "trainer.lr=1e-3",
+        "trainer.dtype=float32",
+        "data.heldout_size=4",
+        "evaluation.every=2",
+        "checkpoint.every=1",
+        "tracking.wandb=offline",
+        *overrides,
+    ]
+
+
+def start(place: Path, *args, **kwargs) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(place, *args, **kwargs),
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout_s: float = 240) -> str:
+    output, _ = process.communicate(timeout=timeout_s)
+    return output
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(row["step"] >= step for row in metrics(run)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} never came: {process.communicate()[0]}")
+
+
+def metrics(run: Path) -> list[dict]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def samples(run: Path) -> list[tuple]:
+    rows = []
+    for file in sorted((run / "rollouts").glob("step_*.jsonl")):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            rows.append((file.stem, row["uid"], row["sample"], row["response"]))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def whole_run(place, tiny_untied_model) -> Path:
+    process = start(place, tiny_untied_model, "whole")
+    output = finish(process)
+    assert process.returncode == 0, output
+    return place / "runs" / "whole"
+
+
+def test_a_run_leaves_what_the_contract_promises(whole_run):
+    for name in ("config.yaml", "metrics.jsonl", "report.html", "run.log", "checkpoints/latest"):
+        assert (whole_run / name).is_file(), name
+    rows = metrics(whole_run)
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    accuracy = "val-core/arithmetic/acc/mean@1"
+    assert [row["step"] for row in rows if accuracy in row] == [0, 2, 4]
+    assert len(samples(whole_run)) == STEPS * 3 * 4
+    uids = [uid for _, uid, sample, _ in samples(whole_run) if sample == 0]
+    assert len(set(uids)) == STEPS * 3
+
+
+def test_every_push_is_proved_and_the_first_ratio_is_one(whole_run):
+    rows = metrics(whole_run)
+    pushes = [row for row in rows if "weights/version" in row]
+    assert [row["weights/version"] for row in pushes] == [1, 2, 3, 4, 5]
+    assert max(row["weights/probe_logprob_diff_max"] for row in pushes) < 1e-3
+    assert max(row["actor/ratio/max_deviation"] for row in rows[1:]) < 1e-4
+    assert all(row["actor/grad_norm"] > 0 for row in rows[1:])
+
+
+def test_the_export_is_a_model_that_learned(whole_run, tiny_untied_model):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trained = AutoModelForCausalLM.from_pretrained(whole_run / "export")
+    before = AutoModelForCausalLM.from_pretrained(tiny_untied_model)
+    assert AutoTokenizer.from_pretrained(whole_run / "export").chat_template
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(trained.parameters(), before.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_killed_and_resumed_is_the_same_run(place, tiny_untied_model, whole_run, step):
+    """SIGKILL of the driver, then `resume=auto`: no prompt twice, none lost, same numbers."""
+    name = f"killed-{step}"
+    run = place / "runs" / name
+    process = start(place, tiny_untied_model, name)
+    wait_for_step(run, step, process)
+    process.kill()
+    process.communicate()
+    process = start(place, tiny_untied_model, name)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert samples(run) == samples(whole_run)
+    assert [r["step"] for r in metrics(run)] == list(range(STEPS + 1))
+    for ours, theirs in zip(metrics(run), metrics(whole_run), strict=True):
+        for key in ("actor/pg_loss", "actor/grad_norm", "critic/score/mean"):
+            assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-4), (key, ours["step"])
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
+    run = place / "runs" / "interrupted"
+    process = start(place, tiny_untied_model, "interrupted", "trainer.steps=400")
+    wait_for_step(run, 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output
+    assert "resume" in output
+    saved = (run / "checkpoints" / "latest").read_text().strip()
+    assert int(saved.removeprefix("step_")) >= 2
+    assert (run / "checkpoints" / saved / "MANIFEST.json").is_file()
+
+
+def test_a_finished_run_is_not_trained_again(place, tiny_untied_model, whole_run):
+    before = metrics(whole_run)
+    process = start(place, tiny_untied_model, "whole")
+    output = finish(process, timeout_s=60)
+    assert process.returncode == 0, output
+    assert metrics(whole_run) == before

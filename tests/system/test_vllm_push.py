@@ -1,0 +1,202 @@
+"""Pushes into a real vLLM engine: what is accepted is exact, what is wrong is refused.
+
+One engine per model, because a boot costs many seconds; each test is a story of pushes.
+"""
+
+import random
+
+import pytest
+import torch
+
+from rlpost.errors import WeightPushError
+from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype, VllmGenerator
+from rlpost.types import GenerationRequest, Prompt, SamplingConfig
+from rlpost.weights import vllm_plugin
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.transports.shared_memory import SharedMemorySender
+
+PROBE = [[7, 40, 80, 120, 33, 90], [60, 61, 200, 201]]
+PROMPT = Prompt(uid="0:0", token_ids=tuple(range(40, 60)), text="")
+
+
+class TorchPublisher:
+    """A trainer in this process: a plain transformers model behind the bus's protocol."""
+
+    def __init__(self, path, run_id: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.sender = SharedMemorySender(run_id=run_id)
+        self.skip: str | None = None
+        self.flip_byte: int | None = None
+
+    async def stage(self, version):
+        weights = [(n, p) for n, p in self.model.named_parameters() if n != self.skip]
+        shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
+        buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
+        locator = self.sender.announce(write_payload(iter(weights), buffer, version=version))
+        if self.flip_byte is not None:
+            buffer[self.flip_byte] ^= 1
+        return locator
+
+    async def send(self):
+        self.sender.send()
+
+    async def release(self, version):
+        self.sender.release(version)
+
+    @torch.no_grad()
+    async def probe_logprobs(self, sequences):
+        return [self.logprobs(ids) for ids in sequences]
+
+    @torch.no_grad()
+    def logprobs(self, ids, temperature: float = 1.0) -> list[float]:
+        logits = self.model(torch.tensor([list(ids)])).logits[0].float() / temperature
+        return [logits.log_softmax(-1)[i, ids[i + 1]].item() for i in range(len(ids) - 1)]
+
+    @torch.no_grad()
+    def perturb(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise * (parameter.std() + 0.05))
+
+
+async def boot(path) -> VllmGenerator:
+    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=2, max_model_len=128)
+    generator = VllmGenerator(cfg, model_path=str(path))
+    await generator.setup()
+    return generator
+
+
+def bus_for(publisher, generator) -> WeightBus:
+    return WeightBus(
+        publisher, receivers={"g": generator}, workers={"g": 1}, probe=PROBE, exact=True
+    )
+
+
+async def sample(generator, *, n=4, seed=5, temperature=1.0):
+    return await generator.generate(
+        GenerationRequest(
+            prompt=PROMPT,
+            num_samples=n,
+            seed=seed,
+            sampling=SamplingConfig(max_tokens=12, temperature=temperature),
+        )
+    )
+
+
+def worst_gap(publisher, trajectories, temperature=1.0) -> float:
+    gaps = []
+    for t in trajectories:
+        truth = publisher.logprobs(t.prompt_ids + t.response_ids, temperature)
+        truth = truth[len(t.prompt_ids) - 1 :]
+        gaps += [abs(a - b) for a, b in zip(truth, t.rollout_logprobs, strict=True)]
+    return max(gaps)
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
+    path = tiny_model if kind == "tied" else tiny_untied_model
+    publisher = TorchPublisher(path, run_id=f"test-{kind}-{tmp_path.name}")
+    generator = await boot(path)
+    bus = bus_for(publisher, generator)
+    try:
+        await _every_push_is_exact(publisher, generator, bus)
+        await _wrong_pushes_are_refused(publisher, generator, bus, untied=kind == "untied")
+        await _seeds_and_temperature(publisher, generator)
+    finally:
+        await generator.close()
+        publisher.sender.close()
+
+
+async def _every_push_is_exact(publisher, generator, bus):
+    for seed in range(2):
+        publisher.perturb(seed)
+        report = await bus.publish()
+        assert report.probe_logprob_diff_max < 1e-3
+        trajectories = await sample(generator)  # the same prompt: a stale prefix would show
+        assert worst_gap(publisher, trajectories) < 1e-3
+        assert {s.version for t in trajectories for s in t.spans} == {report.version}
+
+
+async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
+    served = await generator.health()
+    before = await sample(generator)
+    good = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
+    publisher.perturb(99)
+    publisher.flip_byte = random.Random(0).randrange(1000)
+    with pytest.raises(WeightPushError, match="checksum"):
+        await bus.publish()
+    publisher.flip_byte = None
+    publisher.skip = "lm_head.weight" if untied else "model.norm.weight"
+    with pytest.raises(WeightPushError, match=rf"missing \['{publisher.skip}'\]"):
+        await bus.publish()
+    publisher.skip = None
+    with pytest.raises(WeightPushError, match="probe"):  # loads well, but is not what we hold
+        await _publish_something_else(publisher, bus)
+    assert await generator.health() == served
+    after = await sample(generator)
+    assert [t.response_ids for t in after] == [t.response_ids for t in before]
+    publisher.model.load_state_dict(good, strict=False)
+    assert worst_gap(publisher, after) < 1e-3  # the old version went on serving, whole
+    assert (await bus.publish()).version > served  # and a good push still works
+
+
+async def _publish_something_else(publisher, bus):
+    """Change the trainer between staging and the probe, as a racing step would."""
+    stage = publisher.stage
+
+    async def stage_then_step(version):
+        locator = await stage(version)
+        publisher.perturb(7)
+        return locator
+
+    publisher.stage = stage_then_step
+    try:
+        await bus.publish()
+    finally:
+        publisher.stage = stage
+
+
+async def _seeds_and_temperature(publisher, generator):
+    group = await sample(generator, n=3, seed=11)
+    (alone,) = await sample(generator, n=1, seed=13)
+    assert alone.response_ids == group[2].response_ids  # child k uses seed + k
+    warm = await sample(generator, temperature=0.7)
+    assert worst_gap(publisher, warm, temperature=0.7) < 1e-3
+    assert worst_gap(publisher, warm, temperature=1.0) > 1e-2  # negative control
+
+
+async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path, monkeypatch):
+    """Without the repair of the tied head the push loads, and only the probe notices."""
+    monkeypatch.syspath_prepend(_plugin_without_repair(tmp_path))  # spawned processes inherit it
+    publisher = TorchPublisher(tiny_model, run_id=f"head-{tmp_path.name}")
+    generator = await boot(tiny_model)
+    bus = bus_for(publisher, generator)
+    try:
+        await bus.publish()  # unchanged weights: nothing can be stale
+        publisher.perturb(3)
+        with pytest.raises(WeightPushError, match="probe"):
+            await bus.publish()
+        assert await generator.health() == 1
+    finally:
+        await generator.close()
+        publisher.sender.close()
+
+
+def _plugin_without_repair(tmp_path):
+    """A vLLM plugin that removes ``_repack_tied_head`` in the engine's processes only."""
+    (tmp_path / "skip_head.py").write_text(
+        "def register():\n"
+        "    from rlpost.weights import vllm_plugin\n"
+        "    vllm_plugin.register()\n"
+        "    vllm_plugin.StagedEngine._repack_tied_head = lambda self: None\n"
+    )
+    info = tmp_path / "skip_head-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: skip-head\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nskip_head = skip_head:register\n")
+    assert hasattr(vllm_plugin.StagedEngine, "_repack_tied_head")
+    return tmp_path
