@@ -24,7 +24,7 @@ estimators = Registry("estimator")
 MIN_GROUP = 2  # one sample has no group baseline
 
 
-def check_group_size(group_size: int, *, path: str = "algorithm.group_size") -> None:
+def check_group_size(group_size: int, *, path: str = "rollout.group_size") -> None:
     """Refuse a group that can never have a baseline.
 
     Raises:

@@ -94,7 +94,8 @@ def _scales(lengths_S: np.ndarray, config: ReductionConfig) -> np.ndarray:
         case Aggregation.token_mean:
             return np.full_like(lengths_S, 1 / num_tokens)
         case Aggregation.sequence_mean:
-            return 1 / (num_sequences * np.maximum(lengths_S, 1))
+            scale_S: np.ndarray = 1 / (num_sequences * np.maximum(lengths_S, 1))
+            return scale_S
         case Aggregation.constant:
             assert config.constant_tokens is not None, "ReductionConfig.check was not called"
             return np.full_like(lengths_S, 1 / (num_sequences * config.constant_tokens))

@@ -56,3 +56,8 @@ def test_deal_gives_hands_of_nearly_equal_length_and_weight(loads, num_hands):
     assert max(lengths) - min(lengths) <= 1
     totals = [sum(loads[i] for i in hand) for hand in hands]
     assert max(totals) - min(totals) <= max(loads, default=0)
+
+
+def test_deal_by_hand():
+    # Rounds (9, 5), (4, 1): the hand that got 5 is lighter, so it takes the 4.
+    assert deal([9, 5, 4, 1], num_hands=2) == [[0, 3], [1, 2]]
