@@ -184,7 +184,7 @@ CHARTS = (
     ),
 )
 
-_WILDCARD_ONLY = {
+_WILDCARDS = {
     "val-core/*": re.compile(r"val-core/(.+)/acc/(?:mean@\d+)"),
     "verifier/*": re.compile(r"verifier/(.+/(?:error|timeout)_rate)"),
 }
@@ -198,14 +198,20 @@ def charts_for(metrics: Iterable[str]) -> list[dict[str, Any]]:
         series = [each for part in chart.series for each in _resolve(part, known)]
         if series:
             band = chart.band if chart.band and set(chart.band) <= set(known) else None
-            shown.append({**asdict(chart), "series": [asdict(s) for s in series], "band": band})
+            wildcard = any(part.metric.endswith("*") for part in chart.series)
+            drawn = {
+                "series": [asdict(each) for each in series],
+                "band": band,
+                "legend": wildcard or len(series) > 1,
+            }
+            shown.append({**asdict(chart), **drawn})
     return shown
 
 
 def _resolve(series: Series, known: list[str]) -> list[Series]:
     if not series.metric.endswith("*"):
         return [series] if series.metric in known else []
-    pattern = _WILDCARD_ONLY[series.metric]
+    pattern = _WILDCARDS[series.metric]
     return [
         Series(metric=name, label=match[1].replace("_", " "))
         for name in known

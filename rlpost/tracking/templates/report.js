@@ -61,8 +61,13 @@
     };
     const whole = page.steps.length ? page.steps[page.steps.length - 1] - page.steps[0] : 0;
     const y = { ...axis, rangemode: chart.kind === "bars" ? "tozero" : "normal", nticks: 6 };
+    const values = chart.series.flatMap((series) => points(series.metric).y);
+    if (values.every((value) => value === 0)) y.range = [-0.02, 1.02];
     if (chart.range01) y.range = [-0.02, 1.02];
-    if (chart.log_scale) { y.type = "log"; y.exponentformat = "power"; y.dtick = 1; }
+    if (chart.log_scale && values.every((value) => value > 0)) {
+      const wide = Math.max(...values) / Math.min(...values) > 100;
+      Object.assign(y, { type: "log", tickformat: ".0e", dtick: wide ? 1 : "D2" });
+    }
     return {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -74,8 +79,10 @@
       hoverlabel: {
         bgcolor: css("--surface"), bordercolor: css("--line"), font: { color: css("--text") },
       },
-      showlegend: chart.series.length > 1,
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      showlegend: Boolean(chart.legend),
+      legend: {
+        traceorder: "normal", orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 },
+      },
       xaxis: {
         ...axis, showgrid: false, title: { text: "step", standoff: 6, font: { size: 12 } },
         hoverformat: "d", tickformat: "d", ...(whole > 0 && whole <= 12 ? { dtick: 1 } : {}),
@@ -257,7 +264,7 @@
       .forEach((finish) => form.elements.finish.add(option(finish)));
     readAddress();
     drawSamples();
-    if (location.hash.includes("=")) byId("samples").scrollIntoView();
+    if (location.hash.includes("=")) byId("samples").scrollIntoView({ behavior: "instant" });
     form.addEventListener("input", refilter);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(refilter));

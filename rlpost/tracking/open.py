@@ -1,0 +1,59 @@
+"""Everything that is told about a run, opened from the options of a user.
+
+Owns which sinks there are and their order. Refuses to own the sinks. Invariant: after a resume
+from step k no record on disk is younger than k.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlpost.tracking.config import TrackingConfig, WandbMode
+from rlpost.tracking.console import Console
+from rlpost.tracking.jsonl import MetricsWriter
+from rlpost.tracking.report import ReportTracker
+from rlpost.tracking.rollouts import RolloutWriter
+from rlpost.tracking.tracker import Tracker, Trackers
+from rlpost.tracking.wandb_mode import resolve_mode
+from rlpost.tracking.wandb_tracker import WandbTracker
+
+
+def open_trackers(
+    run_dir: Path,
+    *,
+    cfg: TrackingConfig,
+    run_name: str,
+    num_steps: int,
+    config: Mapping[str, Any],
+    resume_step: int | None = None,
+    console: Console | None = None,
+) -> Trackers:
+    """Open every sink of the run in ``run_dir``.
+
+    ``config`` is plain data for W&B. Records later than ``resume_step`` (None: all of them)
+    are removed first. Pass a ``console`` that was opened earlier to show the set-up in it.
+
+    Raises:
+        UserError: an option is out of range.
+        DataError: metrics.jsonl is damaged; the message has its line.
+        OSError: the run directory cannot be written.
+
+    Example::
+
+        trackers = open_trackers(run_dir, cfg=cfg.tracking, run_name="quickstart",
+                                 num_steps=14, config=plain, resume_step=None)
+    """
+    cfg.check()
+    metrics = MetricsWriter(run_dir / "metrics.jsonl")
+    rollouts = RolloutWriter(run_dir / "rollouts")
+    kept = -1 if resume_step is None else resume_step
+    metrics.truncate_after(kept)
+    rollouts.truncate_after(kept)
+    sinks: list[Tracker] = [metrics, rollouts]
+    mode = resolve_mode(cfg.wandb)
+    if mode is not WandbMode.disabled:
+        sinks.append(WandbTracker(run_dir, cfg=cfg, mode=mode, run_name=run_name, config=config))
+    if cfg.report:
+        sinks.append(ReportTracker(run_dir))
+    console = console or Console(run_name=run_name, num_steps=num_steps, mode=cfg.console)
+    return Trackers(sinks, console=console)

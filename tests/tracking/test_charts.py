@@ -1,0 +1,35 @@
+import re
+
+from rlpost.tracking.charts import CHARTS, charts_for
+
+
+def _by_name(metrics):
+    return {chart["name"]: chart for chart in charts_for(metrics)}
+
+
+def test_no_metric_no_chart():
+    assert charts_for([]) == []
+    assert list(_by_name(["actor/entropy", "unknown"])) == ["entropy"]
+
+
+def test_only_logged_series_are_drawn():
+    chart = _by_name(["timing_s/gen", "timing_s/update_weights"])["timing"]
+    assert [each["label"] for each in chart["series"]] == ["generate", "update weights"]
+    assert chart["kind"] == "bars" and chart["legend"]
+
+
+def test_every_heldout_data_set_is_a_curve():
+    chart = _by_name(["val-core/a/acc/mean@2", "val-core/b/acc/mean@2", "val-core/b/x"])["heldout"]
+    assert [each["label"] for each in chart["series"]] == ["a", "b"]
+
+
+def test_a_band_needs_both_edges():
+    names = ["response_length/mean", "response_length/min"]
+    assert _by_name(names)["length"]["band"] is None
+    assert _by_name([*names, "response_length/max"])["length"]["band"] is not None
+
+
+def test_names_are_usable_as_ids():
+    names = [chart.name for chart in CHARTS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+", name) and name != "any" for name in names)

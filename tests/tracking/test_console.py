@@ -1,0 +1,142 @@
+import io
+import logging
+
+from rich.console import Console as Terminal
+
+from rlpost.tracking.config import ConsoleMode
+from rlpost.tracking.console import Console
+from rlpost.tracking.tracker import Phase, RunStatus
+
+
+class Screen:
+    def __init__(self, *, tty):
+        self.now = 0.0
+        self.file = io.StringIO()
+        self.terminal = Terminal(
+            file=self.file, width=80, force_terminal=tty, color_system=None, legacy_windows=False
+        )
+
+    def open(self, mode):
+        return Console(
+            run_name="quickstart",
+            num_steps=14,
+            mode=mode,
+            terminal=self.terminal,
+            clock=lambda: self.now,
+        )
+
+    @property
+    def text(self):
+        return self.file.getvalue()
+
+
+def _run(screen, console, runs):
+    console.phase(Phase.setting_up, "starting 2 generators")
+    console.log(0, {"val-core/arithmetic/acc/mean@2": 0.205})
+    for step in range(1, 8):
+        screen.now += 30.0
+        console.phase(Phase.training)
+        console.log(step, runs.step_metrics(step))
+        console.log_samples(step, runs.step_samples(step))
+    console.log(7, {"val-core/arithmetic/acc/mean@2": 0.412})
+
+
+def test_auto_follows_the_terminal():
+    for tty, mode in ((True, ConsoleMode.live), (False, ConsoleMode.plain)):
+        console = Screen(tty=tty).open(ConsoleMode.auto)
+        assert console.mode is mode
+        console.close(RunStatus.done)
+
+
+def test_plain_is_one_tidy_line_a_step_and_an_evaluation(runs):
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    _run(screen, console, runs)
+    console.close(RunStatus.done)
+    lines = screen.text.splitlines()
+    assert lines[0] == "setting up: starting 2 generators"
+    assert lines[1] == "step  0/14  held-out accuracy 0.205"
+    assert lines[2].startswith("step  1/14  reward 0.190  length 13.1  238 tok/s  27.0 s")
+    assert lines[2].endswith("6 min 30 s left")
+    assert lines[9] == "step  7/14  held-out accuracy 0.205 → 0.412  best 0.412 at step 7"
+    assert lines[10].startswith("done after 3 min 30 s, step 7; held-out accuracy 0.205 → 0.412")
+    assert len(lines) == 11 and all(len(line) <= 85 for line in lines)
+
+
+def test_the_panel_shows_everything_within_80_columns(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.quiet)  # no refreshing thread; the panel is the same
+    _run(screen, console, runs)
+    console.phase(Phase.pushing_weights, "2 generators")
+    screen.now += 5.0
+    with screen.terminal.capture() as capture:
+        screen.terminal.print(console.panel())
+    panel = capture.get()
+    for part in (
+        "quickstart",
+        "pushing weights  5 s",
+        "2 generators",
+        "step 7/14",
+        "about 3 min 25 s left",
+        "0.205 → 0.412",
+        "best 0.412 at step 7",
+        "response length",
+        "236",
+        "version 7, pushed in 0.87 s, probe diff 8.0e-06",
+        "reward 1",
+    ):
+        assert part in panel, part
+    assert max(map(len, panel.splitlines())) == 80
+
+
+def test_live_draws_and_leaves_the_terminal_clean(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.live)
+    _run(screen, console, runs)
+    console.close(RunStatus.interrupted)
+    assert "quickstart" in screen.text
+    assert screen.text.rstrip().splitlines()[-1].startswith("\x1b[?25hinterrupted after")
+
+
+def test_quiet_prints_nothing(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.quiet)
+    _run(screen, console, runs)
+    logging.getLogger("rlpost.x").warning("careful")
+    console.close(RunStatus.done)
+    assert screen.text == ""
+
+
+def test_text_from_data_is_not_markup(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.quiet)
+    console.log_samples(1, [runs.sample(prompt="[bold]x[/bold] [/oops]\nnext", response="[red]9")])
+    with screen.terminal.capture() as capture:
+        screen.terminal.print(console.panel())
+    assert "[bold]x[/bold] [/oops] next" in capture.get() and "[red]9" in capture.get()
+
+
+def test_a_warning_is_shown_once_with_its_count():
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    log = logging.getLogger("rlpost.weights.bus")
+    for number in (1, 1, 2, 3, 4, 4):
+        log.warning("generator %d is slow", number)
+    log.info("not a warning")
+    with screen.terminal.capture() as capture:
+        screen.terminal.print(console.panel())
+    console.close(RunStatus.failed)
+    log.warning("after the end")
+    assert screen.text.count("warning: generator 1 is slow") == 1
+    assert "generator 4 is slow (2 times)" in capture.get()
+    assert "generator 1" not in capture.get()  # the last three
+    assert "after the end" not in screen.text and "not a warning" not in screen.text
+
+
+def test_a_reward_that_is_no_number_does_not_break_the_panel():
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.log(1, {"response_length/mean": 3.0, "critic/score/mean": float("nan")})
+    screen.terminal.print(console.panel())
+    console.close(RunStatus.done)
+    assert "reward nan" in screen.text

@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlpost.tracking.progress import (
+    Progress,
+    duration,
+    heldout_accuracy,
+    one_line,
+    sparkline,
+)
+
+
+def test_heldout_accuracy_is_the_mean_over_data_sets():
+    row = {"val-core/a/acc/mean@2": 0.25, "val-core/b/c/acc/mean@8": 0.75, "critic/score/mean": 9.0}
+    assert heldout_accuracy(row) == 0.5
+    assert heldout_accuracy({"val-core/a/acc/best@2": 1.0}) is None
+
+
+def test_time_left_counts_evaluations_too():
+    progress = Progress(10)
+    assert progress.time_left_s(0.0) is None
+    progress.observe(0, {}, now_s=0.0)
+    assert progress.time_left_s(5.0) is None
+    progress.observe(1, {}, now_s=30.0)
+    progress.observe(2, {}, now_s=50.0)
+    progress.observe(2, {"val-core/a/acc/mean@1": 0.5}, now_s=60.0)  # same step, later
+    assert progress.time_left_s(60.0) == pytest.approx(8 * 30.0)
+    assert progress.time_left_s(70.0) == pytest.approx(8 * 30.0 - 10.0)
+    progress.observe(10, {}, now_s=300.0)
+    assert progress.time_left_s(300.0) == 0.0
+
+
+def test_one_step_after_a_resume_uses_its_own_duration():
+    progress = Progress(10)
+    progress.observe(7, {"timing_s/step": 12.0}, now_s=0.0)
+    assert progress.time_left_s(0.0) == 36.0
+
+
+def test_best_is_the_earliest_of_equals():
+    progress = Progress(3)
+    for step, value in enumerate([0.1, 0.4, 0.4, 0.3]):
+        progress.observe(step, {"val-core/a/acc/mean@1": value}, now_s=step)
+    assert progress.best() == (1, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_sparkline_spans_lowest_to_highest():
+    assert sparkline([0.0, 7.0, 3.0], width=9) == "▁█▄"
+    assert sparkline([5.0, 0.0, 7.0], width=2) == "▁█"
+    assert sparkline([2.0, 2.0], width=9) == "▄▄"
+    assert sparkline([float("nan")], width=9) == ""
+
+
+@given(st.text(), st.integers(min_value=1, max_value=30))
+def test_one_line_fits(text, width):
+    assert len(one_line(text, width)) <= width
+    assert "\n" not in one_line(text, width)

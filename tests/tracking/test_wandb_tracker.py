@@ -1,0 +1,120 @@
+import json
+import logging
+
+import pytest
+
+from rlpost.tracking.config import TrackingConfig, WandbMode
+from rlpost.tracking.tracker import RunStatus
+from rlpost.tracking.wandb_tracker import WandbTracker, run_id
+
+
+def _open(run_dir, **changes):
+    return WandbTracker(
+        run_dir,
+        cfg=TrackingConfig(**changes),
+        mode=WandbMode.offline,
+        run_name="demo",
+        config={"trainer": {"lr": 2e-5, "steps": 14}},
+    )
+
+
+def _files(run_dir):
+    return sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_an_offline_run_holds_metrics_samples_and_config(tmp_path, runs, wandb_file, capfd, caplog):
+    tracker = _open(tmp_path, project="arith", group="sweep1", sample_rows=2)
+    assert tracker.active
+    tracker.log(1, {"critic/score/mean": 0.25, "actor/grad_norm": float("nan")})
+    tracker.log_samples(1, runs.step_samples(1, count=8))
+    tracker.log(2, {"critic/score/mean": 0.5})
+    tracker.close(RunStatus.done)
+    assert not tracker.active
+
+    (path,) = _files(tmp_path)
+    records = wandb_file.finished_records(path)
+    rows = wandb_file.history(records)
+    scores = {
+        row["training/global_step"]: row["critic/score/mean"]
+        for row in rows
+        if "critic/score/mean" in row
+    }
+    assert scores == {1: 0.25, 2: 0.5}
+    assert [row["samples.nrows"] for row in rows if "samples.nrows" in row] == [2]
+    (media,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
+    written = json.loads(media.read_text())
+    assert written["columns"][:4] == ["step", "uid", "sample", "reward"]
+    assert [row[4] for row in written["data"]] == ["What is 2 * 1?", "What is 6 * 1?"]
+    assert wandb_file.config(records)["trainer"] == {"lr": 2e-5, "steps": 14}
+    (run,) = [each.run for each in records if each.WhichOneof("record_type") == "run"][:1]
+    assert (run.project, run.run_group, run.display_name) == ("arith", "sweep1", "demo")
+    assert run.run_id == run_id(tmp_path)
+    out, err = capfd.readouterr()
+    assert "wandb" not in out + err  # the terminal belongs to the console
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_a_resumed_run_keeps_its_id(tmp_path, wandb_file):
+    for step in (1, 2):
+        tracker = _open(tmp_path)
+        tracker.log(step, {"a": float(step)})
+        tracker.close(RunStatus.interrupted if step == 1 else RunStatus.done)
+    identity = run_id(tmp_path)
+    assert run_id(tmp_path) == identity
+    found = {path.name for path in _files(tmp_path)}
+    assert found == {f"run-{identity}.wandb"}
+    (tmp_path / "other").mkdir()
+    assert run_id(tmp_path / "other") != identity
+
+
+def test_a_directory_that_refuses_costs_one_warning(tmp_path, runs, caplog):
+    (tmp_path / "wandb").write_text("a file where the directory should be")
+    tracker = _open(tmp_path)
+    tracker.log(1, {"a": 1.0})
+    tracker.log_samples(1, [runs.sample()])
+    tracker.close(RunStatus.done)
+    assert not tracker.active
+    warned = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warned) == 1 and "opening W&B (offline) failed" in warned[0].getMessage()
+
+
+class _Broken:
+    """What a W&B run is to the tracker, with every call failing."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def log(self, row):
+        self.calls += 1
+        raise ConnectionError("no route to host")
+
+    def finish(self, exit_code):
+        raise TimeoutError("still uploading")
+
+
+def test_calls_that_fail_are_given_up_after_three(tmp_path, caplog):
+    tracker = _open(tmp_path)
+    real, broken = tracker._run, _Broken()
+    tracker._run = broken
+    for step in range(5):
+        tracker.log(step, {"a": 1.0})
+    assert broken.calls == 3 and not tracker.active
+    assert "given up" in caplog.text
+    tracker._run = broken
+    tracker.close(RunStatus.failed)
+    assert "closing W&B failed: TimeoutError" in caplog.text
+    real.finish()
+
+
+def test_no_rows_means_no_table(tmp_path, runs):
+    tracker = _open(tmp_path, sample_rows=0)
+    tracker.log_samples(1, [runs.sample()])
+    tracker.close(RunStatus.done)
+    assert not list(tmp_path.glob("wandb/offline-run-*/files/media/**/*.json"))
+
+
+def test_disabled_is_not_a_way_to_open_it(tmp_path):
+    with pytest.raises(AssertionError):
+        WandbTracker(
+            tmp_path, cfg=TrackingConfig(), mode=WandbMode.disabled, run_name="x", config={}
+        )
