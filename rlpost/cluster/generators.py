@@ -24,9 +24,7 @@ class RemoteGenerator:
         return await self._handle.call("setup", timeout_s=self._cfg.setup_timeout_s)
 
     async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
-        return await self._handle.call(
-            "generate", request, timeout_s=self._cfg.request_timeout_s
-        )
+        return await self._handle.call("generate", request, timeout_s=self._cfg.request_timeout_s)
 
     async def begin_push(self, version: int) -> None:
         await self._handle.call("begin_push", version)

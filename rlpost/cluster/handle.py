@@ -24,7 +24,9 @@ class Handle:
         self._timeout_s = timeout_s
         self.name = name
 
-    async def call(self, method: str, *args: Any, timeout_s: float | None = None, **kwargs: Any):
+    async def call(
+        self, method: str, *args: Any, timeout_s: float | None = None, **kwargs: Any
+    ) -> Any:
         """Call ``method`` and await its result.
 
         Raises:

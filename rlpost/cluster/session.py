@@ -73,6 +73,8 @@ class Session:
         local = self._cfg.address is None
         if local:  # a private session has no port that anyone else could use
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            # Ray runs workers at nice 15; here they are the work, and starve beside a browser.
+            os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
         try:
@@ -99,7 +101,9 @@ class Session:
             ray.kill(actor)
         ray.shutdown()
 
-    def spawn(self, cls: type, *args: Any, num_gpus: float = 0, concurrency: int = 1, **kwargs: Any):
+    def spawn(
+        self, cls: type, *args: Any, num_gpus: float = 0, concurrency: int = 1, **kwargs: Any
+    ) -> Any:
         """Create an actor of ``cls``; returns the raw Ray handle.
 
         CPU actors reserve no Ray CPUs: on a small machine generation and training share the

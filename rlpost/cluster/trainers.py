@@ -66,9 +66,7 @@ class TrainerRank:
     def forward_backward(
         self, batches: Sequence[TokenBatch], objective: Objective, temperature: float
     ) -> Tally:
-        return self._trainer.forward_backward(
-            batches, objective=objective, temperature=temperature
-        )
+        return self._trainer.forward_backward(batches, objective=objective, temperature=temperature)
 
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._trainer.optim_step(step_id)

@@ -40,7 +40,5 @@ def spawn_verifiers(
         actor = session.spawn(
             VerifierService, dict(configs), cfg.verifier_workers, concurrency=CONCURRENCY
         )
-        handles.append(
-            Handle(actor, name=f"verifier {index}", timeout_s=cfg.call_timeout_s)
-        )
+        handles.append(Handle(actor, name=f"verifier {index}", timeout_s=cfg.call_timeout_s))
     return RemoteVerifiers(handles, weights={n: c.weight for n, c in configs.items()})

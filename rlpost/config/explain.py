@@ -29,9 +29,7 @@ def explain(error: Exception) -> str:
 
 
 def _unknown_key(text: str) -> str | None:
-    match = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"full_key: (\S+)", text
-    )
+    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     is_unknown = re.search(r"is not in struct|not in '", text)
     return match.group(1) if match and is_unknown else None
 

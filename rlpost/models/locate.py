@@ -75,7 +75,7 @@ def parameter_count(model_path: str) -> int:
     total = 0
     for file in files:
         with safe_open(file, framework="np") as handle:
-            for name in handle.keys():
+            for name in list(handle.keys()):
                 size = 1
                 for extent in handle.get_slice(name).get_shape():
                     size *= extent

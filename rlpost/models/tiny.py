@@ -5,6 +5,7 @@ the same weights and files. head_dim is 32 because vLLM's CPU attention refuses 
 """
 
 from pathlib import Path
+from typing import Any
 
 from rlpost.models.cache import publish_directory
 
@@ -16,7 +17,7 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def byte_tokenizer():
+def byte_tokenizer() -> Any:
     """Build a tokenizer with one token per byte and a ChatML template.
 
     Returns:

@@ -9,7 +9,7 @@ the model is only touched while the scheduler is paused.
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -107,7 +107,7 @@ class VllmGenerator:
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-    def _build_engine(self):
+    def _build_engine(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -166,7 +166,7 @@ class VllmGenerator:
             )
         return tuple(trajectories)
 
-    async def _run(self, token_ids: list[int], params: Any):
+    async def _run(self, token_ids: list[int], params: Any) -> Any:
         from vllm.inputs import TokensPrompt
 
         self._num_requests += 1
@@ -178,7 +178,7 @@ class VllmGenerator:
             raise InfrastructureError("vLLM ended a request without a result")
         return final
 
-    def _sampling_params(self, sampling: SamplingConfig, *, n: int, seed: int):
+    def _sampling_params(self, sampling: SamplingConfig, *, n: int, seed: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -282,7 +282,7 @@ class VllmGenerator:
             self._engine = None
 
 
-async def _refused(call) -> None:
+async def _refused(call: Awaitable[Any]) -> None:
     """Await an engine call that may refuse a payload; the engine itself survives that."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -294,14 +294,14 @@ async def _refused(call) -> None:
         raise WeightPushError(str(error)) from error
 
 
-def _sampled_logprobs(child) -> tuple[float, ...]:
+def _sampled_logprobs(child: Any) -> tuple[float, ...]:
     return tuple(
         position[token].logprob
         for token, position in zip(child.token_ids, child.logprobs, strict=True)
     )
 
 
-def _spans(child, *, version: int) -> tuple[Span, ...]:
+def _spans(child: Any, *, version: int) -> tuple[Span, ...]:
     """Translate the engine's own version spans; they partition the response."""
     spans = tuple(
         Span(

@@ -126,7 +126,9 @@ class RLRun:
         for uid in collection.failed:
             parts.ledger.drop(uid, "infrastructure")
         if not collection.groups:
-            raise RunFailed(f"no prompt could be generated: {next(iter(collection.failed.values()))}")
+            raise RunFailed(
+                f"no prompt could be generated: {next(iter(collection.failed.values()))}"
+            )
         self.metrics["timing_s/gen"] = collection.generation_s
         self.metrics["timing_s/reward"] = collection.verification_s
         return collection.groups

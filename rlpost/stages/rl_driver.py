@@ -18,7 +18,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import RLPlan, boot, prepare
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.tracking.build import build_trackers
+from rlpost.tracking.open import open_trackers
 from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
 
@@ -58,12 +58,13 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
         )
     directory.write_config(resolved)
     with directory.lock(), run_log(directory.log):
-        tracker = build_trackers(
-            cfg.tracking,
-            run_dir=directory.root,
-            resolved=resolved,
-            total_steps=cfg.trainer.steps,
-            resumed_step=step,
+        tracker = open_trackers(
+            directory.root,
+            cfg=cfg.tracking,
+            run_name=cfg.run.name,
+            num_steps=cfg.trainer.steps,
+            config=resolved,
+            resume_step=step,
         )
         status = RunStatus.failed
         try:

@@ -54,7 +54,13 @@ class WeightsConfig:
 
 
 def make_sender(
-    transport: Transport, *, run_id: str, root: Path, host: str, num_receivers: int, timeout_s: float
+    transport: Transport,
+    *,
+    run_id: str,
+    root: Path,
+    host: str,
+    num_receivers: int,
+    timeout_s: float,
 ) -> Sender:
     """Build the sending end of a resolved transport (not ``auto``)."""
     match transport:

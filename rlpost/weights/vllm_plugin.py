@@ -64,7 +64,9 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
     init_info_cls = StagedInitInfo
     update_info_cls = StagedUpdateInfo
 
-    def __init__(self, config, vllm_config, device, model) -> None:
+    def __init__(
+        self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module
+    ) -> None:
         super().__init__(config, vllm_config, device, model)
         self._expected_names = checkpoint_names(self.model_config.model)
         self._receivers: dict[str, Receiver] = {}

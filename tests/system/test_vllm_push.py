@@ -197,6 +197,8 @@ def _plugin_without_repair(tmp_path):
     info = tmp_path / "skip_head-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: skip-head\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nskip_head = skip_head:register\n")
+    (info / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\nskip_head = skip_head:register\n"
+    )
     assert hasattr(vllm_plugin.StagedEngine, "_repack_tied_head")
     return tmp_path

@@ -7,6 +7,7 @@ within ``timeout_s``; a new group per push means that nothing of a failed push s
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from rlpost.weights.transports.protocol import Locator
 BUCKET_BYTES = 32 << 20
 
 
-def _group(where: dict, rank: int, store):
+def _group(where: dict[str, Any], rank: int, store: Any) -> Any:
     from torch.distributed import PrefixStore, ProcessGroupGloo
 
     prefixed = PrefixStore(f"push-{where['version']}", store)
@@ -25,7 +26,7 @@ def _group(where: dict, rank: int, store):
     return ProcessGroupGloo(prefixed, rank, where["world_size"], timeout)
 
 
-def _broadcast(group, buffer: torch.Tensor, size_bytes: int) -> None:
+def _broadcast(group: Any, buffer: torch.Tensor, size_bytes: int) -> None:
     from torch.distributed import BroadcastOptions
 
     options = BroadcastOptions()
@@ -49,8 +50,8 @@ class GlooSender:
         self._host = host
         self._timeout_s = timeout_s
         self._buffer = torch.empty(0, dtype=torch.uint8)
-        self._store = None
-        self._where: dict = {}
+        self._store: Any = None
+        self._where: dict[str, Any] = {}
         self._size_bytes = 0
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
