@@ -1,0 +1,158 @@
+"""Attention over packed blocks: one SDPA call per sequence, no padding, no leak.
+
+Owns which token sees which (batch.py's layout) and the attention function that transformers
+calls for it. Invariant: a response sees its prompt and its own past, nothing else. A dense
+block-diagonal mask would do the same and is slower than padding from 2,048 tokens on.
+
+Hazard: the layout arrives through the model's keyword arguments. A model that drops them
+would attend to everything; the function therefore refuses to run without a layout.
+
+Legend: T packed tokens, H heads, K key-value heads, D head width, r / p tokens of a
+response / prompt.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from rlpost.errors import UserError
+from rlpost.training.batch import Block
+
+ATTENTION = "rlpost_packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Queries ``[start, end)`` that see ``prefix`` fully and themselves causally.
+
+    ``mask_QK`` is True where a query may look; None without a prefix (plainly causal).
+    """
+
+    queries: tuple[int, int]
+    prefix: tuple[int, int] | None = None
+    mask_QK: Tensor | None = None
+
+    @property
+    def span(self) -> int:
+        """Length of the whole sequence the last query sees."""
+        prefix = self.prefix[1] - self.prefix[0] if self.prefix else 0
+        return prefix + self.queries[1] - self.queries[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLayout:
+    """The segments of one micro-batch, in the order of their tokens; they tile ``[0, T)``."""
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], *, device: torch.device) -> "PackedLayout":
+        """Lay out blocks; masks of equal shape are shared."""
+        masks: dict[tuple[int, int], Tensor] = {}
+        segments: list[Segment] = []
+        for block in blocks:
+            segments += _segments(block, masks, device)
+        position = 0
+        for segment in segments:
+            assert segment.queries[0] == position, "blocks must tile the packed tokens"
+            position = segment.queries[1]
+        return cls(segments=tuple(segments))
+
+
+def _segments(
+    block: Block, masks: dict[tuple[int, int], Tensor], device: torch.device
+) -> Iterator[Segment]:
+    if len(block.responses) == 1 and block.responses[0][0] == block.prompt[1]:
+        # An unshared sequence is one causal call: no mask, and the fast kernels apply.
+        yield Segment(queries=(block.prompt[0], block.responses[0][1]))
+        return
+    yield Segment(queries=block.prompt)
+    prompt = block.prompt[1] - block.prompt[0]
+    for start, end in block.responses:
+        if start == end:
+            continue
+        shape = (end - start, prompt + end - start)
+        if shape not in masks:
+            ones_QK = torch.ones(shape, dtype=torch.bool, device=device)
+            masks[shape] = ones_QK.tril(diagonal=prompt)
+        yield Segment(queries=(start, end), prefix=block.prompt, mask_QK=masks[shape])
+
+
+def register_packed_attention() -> None:
+    """Make ``ATTENTION`` known to transformers; repeating it is harmless."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query_1HTD: Tensor,
+    key_1KTD: Tensor,
+    value_1KTD: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed_layout: PackedLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within the layout's segments; returns (1, T, H, D) and no weights.
+
+    ``dropout`` is 0 by the time it arrives: policy.py turns it off in every model.
+
+    Raises:
+        UserError: the model asks for an attention variant that this function lacks.
+    """
+    assert packed_layout is not None, "the model dropped packed_layout: tokens would leak"
+    assert attention_mask is None and query_1HTD.shape[0] == 1 and not dropout
+    _refuse_variants(packed_layout, kwargs)
+    outputs = []
+    for segment in packed_layout.segments:
+        start, end = segment.queries
+        key, value = key_1KTD[:, :, start:end], value_1KTD[:, :, start:end]
+        if segment.prefix is not None:
+            first, last = segment.prefix
+            key = torch.cat([key_1KTD[:, :, first:last], key], dim=2)
+            value = torch.cat([value_1KTD[:, :, first:last], value], dim=2)
+        outputs.append(_attend(query_1HTD[:, :, start:end], key, value, segment.mask_QK, scaling))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask_QK: Tensor | None, scaling: float | None
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and mask_QK is not None and query.is_cuda:
+        # CUDA's masked kernels want one key-value head per query head; else it falls back
+        # to the one that materialises the scores.
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        groups = 1
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask_QK,
+        is_causal=mask_QK is None,
+        scale=scaling,
+        enable_gqa=groups > 1,
+    )
+
+
+def _refuse_variants(layout: PackedLayout, kwargs: dict[str, Any]) -> None:
+    for name, meaning in (("softcap", "soft-capped scores"), ("s_aux", "attention sinks")):
+        if kwargs.get(name) is not None:
+            raise UserError(
+                f"model.path: this architecture uses {meaning} ({name}), which packed training "
+                "does not implement; use a model without it"
+            )
+    window = kwargs.get("sliding_window")
+    longest = max(segment.span for segment in layout.segments)
+    if window is not None and longest > window:
+        raise UserError(
+            f"model.path: this model attends within a window of {window} tokens and a sequence "
+            f"has {longest}; keep prompt and response within the window, or use another model"
+        )

@@ -1,0 +1,146 @@
+"""DeepSpeed as we use it: rendezvous, engine configuration, global gradient norm.
+
+Owns every DeepSpeed setting. Refuses to own the training verbs (deepspeed_trainer.py).
+Invariants: nothing is left to a default that would change the arithmetic (clipping defaults
+to 1.0, gradient sums to the compute dtype); nothing is compiled on a CPU.
+"""
+
+import datetime
+import ipaddress
+import logging
+import os
+import socket
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlpost.training.precision import has_cuda
+from rlpost.training.settings import TrainerConfig
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def join_ranks(
+    *, rank: int, world_size: int, master_address: str, master_port: int
+) -> torch.device:
+    """Start the process group (NCCL on CUDA, else gloo); returns this rank's device.
+
+    The environment is set here because DeepSpeed reads it: without LOCAL_RANK it looks for
+    MPI. LOCAL_SIZE stays unset: with it DeepSpeed leaves 66 MiB a rank in shared memory.
+    """
+    local_rank = rank % torch.cuda.device_count() if has_cuda() else 0
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(local_rank),
+        "MASTER_ADDR": master_address,
+        "MASTER_PORT": str(master_port),
+    }
+    os.environ.pop("LOCAL_SIZE", None)
+    if not has_cuda() and _is_loopback(master_address):
+        # Hosts whose own name does not resolve still have a loopback link.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # The shared-memory op would be compiled for half a minute under a lock that outlives kills.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if has_cuda() else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    if not has_cuda():
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(address)).is_loopback
+    except OSError:
+        return False
+
+
+def engine_config(cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int) -> dict[str, Any]:
+    """Translate our options into DeepSpeed's.
+
+    Micro-batches are counted by us: its accumulation is set to 1 and the boundary is
+    announced before each backward pass, else stages 1 and 2 keep only the last micro-batch.
+    """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**62,
+        "gradient_clipping": cfg.max_grad_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": 0.0,  # set before each step
+                "betas": [cfg.beta1, cfg.beta2],
+                "eps": cfg.eps,
+                "weight_decay": cfg.weight_decay,
+                "torch_adam": True,
+            },
+        },
+        "zero_optimization": {
+            "stage": cfg.zero_stage,
+            "reduce_scatter": has_cuda(),  # gloo reduces, then keeps its part
+            "overlap_comm": False,
+            # Norms stay whole on every rank, matrices do not.
+            "stage3_param_persistence_threshold": 10 * hidden_size,
+        },
+    }
+    if dtype is torch.bfloat16:
+        config["bf16"] = {"enabled": True}
+        if cfg.zero_stage > 0:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if cfg.zero_stage == 1:
+            config["communication_data_type"] = "fp32"
+    return config
+
+
+def build_engine(policy: nn.Module, cfg: TrainerConfig, *, dtype: torch.dtype) -> Any:
+    """Wrap ``policy`` in a DeepSpeed engine with AdamW."""
+    import deepspeed
+
+    hidden_size = policy.model.config.get_text_config().hidden_size
+    config = engine_config(cfg, dtype=dtype, hidden_size=hidden_size)
+    engine, *_ = deepspeed.initialize(
+        model=policy, model_parameters=list(policy.parameters()), config=config
+    )
+    if dtype is torch.bfloat16 and cfg.zero_stage == 0:
+        # This path begins with a real step on zero gradients (harmless at rate 0), which
+        # would leave Adam's bias correction one step ahead of the other stages.
+        engine.optimizer.optimizer.state.clear()
+    return engine
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def leave_ranks(engine: Any) -> None:
+    """Destroy the engine and the group; the process may then join another."""
+    import deepspeed
+
+    engine.destroy()
+    # Not torch's own function: it would leave DeepSpeed's register of groups stale.
+    deepspeed.comm.destroy_process_group()
+
+
+def is_plain_optimizer(engine: Any) -> bool:
+    """Stage 0 in float32: DeepSpeed neither measures the gradient nor checks it."""
+    return not engine.zero_optimization() and not engine.bfloat16_enabled()
+
+
+def plain_grad_norm(engine: Any) -> float:
+    """Global L2 norm of already averaged gradients; only for ``is_plain_optimizer``."""
+    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads))

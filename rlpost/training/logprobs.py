@@ -1,0 +1,112 @@
+"""Log-probability and entropy of chosen tokens, without ever holding all logits.
+
+Owns the path from hidden states to (R,) numbers. Invariant: beyond the chunk in work no
+logits stay alive, in the forward or in the backward pass; they are recomputed there.
+Temperature divides the logits here, as it did in the sampler.
+
+The head is called as a module, never through its weight: ZeRO-3's hooks gather the weight
+around the call, in the recomputation too. Logits leave the head in the compute dtype (as in
+vLLM) and everything after it is float32.
+
+Legend: T packed tokens, E width, R response tokens, C a chunk of them, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def token_logprobs(
+    hidden_TE: Tensor,
+    head: nn.Module,
+    *,
+    predictor_R: Tensor,
+    target_R: Tensor,
+    temperature: float,
+    chunk: int,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Score ``target_R`` from the hidden states at ``predictor_R``.
+
+    Args:
+        hidden_TE: final hidden states.
+        head: maps (C, E) to (C, V) logits.
+        predictor_R: index in T of the token before each target.
+        target_R: token ids.
+        temperature: divides the logits; positive.
+        chunk: rows whose logits exist at once.
+        entropy_gradient: whether the entropy is differentiable.
+
+    Returns:
+        Log-probabilities (nats) and entropies (nats), float32, shape (R,).
+    """
+    assert temperature > 0 and chunk > 0
+
+    def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+        return _LogprobEntropy.apply(head(hidden_CE), target_C, temperature, entropy_gradient)
+
+    hidden_parts = hidden_TE[predictor_R].split(chunk)
+    target_parts = target_R.split(chunk)
+    logprobs, entropies = [], []
+    for i, (hidden_CE, target_C) in enumerate(zip(hidden_parts, target_parts, strict=True)):
+        # The last chunk is the first that backward needs, so recomputing it saves nothing.
+        if torch.is_grad_enabled() and i + 1 < len(hidden_parts):
+            logprob_C, entropy_C = checkpoint(
+                score, hidden_CE, target_C, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            logprob_C, entropy_C = score(hidden_CE, target_C)
+        logprobs.append(logprob_C)
+        entropies.append(entropy_C)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+class _LogprobEntropy(torch.autograd.Function):
+    """(C, V) logits -> log p(target), H; keeps the logits and two columns for backward.
+
+    With z = logits / temperature and p = softmax(z): d log p_t / dz = onehot_t - p and
+    dH / dz_j = -p_j (log p_j + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float, entropy_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        scaled_CV = _scaled(logits_CV, temperature)
+        normaliser_C1 = scaled_CV.logsumexp(1, keepdim=True)
+        logprob_C = (scaled_CV.gather(1, target_C[:, None]) - normaliser_C1).squeeze(1)
+        probs_CV = (scaled_CV - normaliser_C1).exp_()
+        expected_C = torch.linalg.vecdot(probs_CV, scaled_CV)
+        entropy_C = normaliser_C1.squeeze(1) - expected_C
+        ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_C)
+        return logprob_C, entropy_C
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        logits_CV, target_C, normaliser_C1, entropy_C = ctx.saved_tensors
+        log_CV = _scaled(logits_CV, ctx.temperature) - normaliser_C1
+        # One (C, V) buffer becomes the factor of -p, then the gradient.
+        if grad_entropy_C is None:
+            probs_CV, factor = log_CV.exp_(), 0.0
+        else:
+            probs_CV = log_CV.exp()
+            factor = log_CV.add_(entropy_C[:, None]).mul_(grad_entropy_C[:, None])
+        if grad_logprob_C is not None:
+            factor = grad_logprob_C[:, None] + factor
+        grad_CV = probs_CV.mul_(factor).neg_()
+        if grad_logprob_C is not None:
+            grad_CV.scatter_add_(1, target_C[:, None], grad_logprob_C[:, None])
+        return grad_CV.div_(ctx.temperature).to(logits_CV.dtype), None, None, None
+
+
+def _scaled(logits_CV: Tensor, temperature: float) -> Tensor:
+    logits_CV = logits_CV.float()
+    return logits_CV if temperature == 1.0 else logits_CV / temperature
