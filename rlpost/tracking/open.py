@@ -34,7 +34,7 @@ def open_trackers(
     are removed first. Pass a ``console`` that was opened earlier to show the set-up in it.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: an option is out of range, or W&B online has no key.
         DataError: metrics.jsonl is damaged; the message has its line.
         OSError: the run directory cannot be written.
 
@@ -44,13 +44,13 @@ def open_trackers(
                                  num_steps=14, config=plain, resume_step=None)
     """
     cfg.check()
+    mode = resolve_mode(cfg.wandb)
     metrics = MetricsWriter(run_dir / "metrics.jsonl")
     rollouts = RolloutWriter(run_dir / "rollouts")
     kept = -1 if resume_step is None else resume_step
     metrics.truncate_after(kept)
     rollouts.truncate_after(kept)
     sinks: list[Tracker] = [metrics, rollouts]
-    mode = resolve_mode(cfg.wandb)
     if mode is not WandbMode.disabled:
         sinks.append(WandbTracker(run_dir, cfg=cfg, mode=mode, run_name=run_name, config=config))
     if cfg.report:

@@ -1,7 +1,7 @@
 """Whether Weights & Biases is online, offline or off, decided without importing it.
 
-Owns the meaning of ``tracking.wandb=auto``. Invariant: ``auto`` never goes online without a
-key, so a run never waits at a log-in prompt.
+Owns the meaning of ``tracking.wandb``. Invariant: nothing goes online without a key, so a run
+never waits at a log-in prompt.
 """
 
 import netrc
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rlpost.errors import UserError
 from rlpost.tracking.config import WandbMode
 
 _HOST = "https://api.wandb.ai"
@@ -18,19 +19,29 @@ _HOST = "https://api.wandb.ai"
 def resolve_mode(mode: WandbMode, *, environ: Mapping[str, str] | None = None) -> WandbMode:
     """Return online, offline or disabled.
 
-    ``auto`` follows WANDB_MODE where it is set, else a key (WANDB_API_KEY or netrc).
+    ``auto`` follows WANDB_MODE where it is set, else it is online iff there is a key
+    (WANDB_API_KEY, an identity token or netrc).
+
+    Raises:
+        UserError: online was asked for and there is no key.
     """
     env = os.environ if environ is None else environ
-    if mode is not WandbMode.auto:
-        return mode
-    wanted = env.get("WANDB_MODE", "").lower()
-    if wanted in ("online", "offline", "disabled"):
-        return WandbMode(wanted)
-    return WandbMode.online if _has_key(env) else WandbMode.offline
+    has_key, asked = _has_key(env), "tracking.wandb"
+    if mode is WandbMode.auto:
+        wanted = env.get("WANDB_MODE", "").lower()
+        if wanted not in ("online", "offline", "disabled"):
+            return WandbMode.online if has_key else WandbMode.offline
+        mode, asked = WandbMode(wanted), "WANDB_MODE"
+    if mode is WandbMode.online and not has_key:
+        raise UserError(
+            f"{asked}=online needs a key and none was found: set WANDB_API_KEY, run "
+            "`wandb login`, or use tracking.wandb=offline and `wandb sync` later"
+        )
+    return mode
 
 
 def _has_key(env: Mapping[str, str]) -> bool:
-    if env.get("WANDB_API_KEY"):
+    if env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(env.get("WANDB_BASE_URL", _HOST)).hostname or ""
     home = Path(env.get("HOME") or Path.home())

@@ -195,3 +195,9 @@ def test_a_page_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     (tmp_path / "report.html").mkdir()
     ReportTracker(tmp_path).close(RunStatus.done)
     assert "writing report.html failed" in caplog.text
+
+
+def test_without_a_browser_the_checks_fail_and_name_the_package(browser, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(AssertionError, match="Debian package 'chromium'"):
+        type(browser)()

@@ -1,5 +1,6 @@
 import pytest
 
+from rlpost.errors import UserError
 from rlpost.tracking.config import WandbMode
 from rlpost.tracking.wandb_mode import resolve_mode
 
@@ -45,5 +46,14 @@ def test_auto_follows_wandb_mode(tmp_path, wanted):
 
 
 @pytest.mark.parametrize("mode", [WandbMode.online, WandbMode.offline, WandbMode.disabled])
-def test_an_explicit_choice_wins(mode):
-    assert resolve_mode(mode, environ={"WANDB_MODE": "online"}) is mode
+def test_an_explicit_choice_wins(tmp_path, mode):
+    environ = {"HOME": str(tmp_path), "WANDB_MODE": "online", "WANDB_API_KEY": "k"}
+    assert resolve_mode(mode, environ=environ) is mode
+
+
+def test_online_without_a_key_is_refused_instead_of_prompting(tmp_path):
+    environ = {"HOME": str(tmp_path)}
+    with pytest.raises(UserError, match=r"tracking\.wandb=online needs a key"):
+        resolve_mode(WandbMode.online, environ=environ)
+    with pytest.raises(UserError, match="WANDB_MODE=online needs a key"):
+        resolve_mode(WandbMode.auto, environ={**environ, "WANDB_MODE": "online"})
