@@ -87,17 +87,29 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=dtype, attn_implementation=ATTENTION
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"model.path: {model_path!r} cannot be loaded as a causal language model for packed "
             f"training: {error}"
         ) from error
+    _refuse_without_parts(model)
     _switch_off_dropout(model)
     policy = Policy(model, logprob_chunk=logprob_chunk)
     verify_packing(policy)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return policy.train()  # layers checkpoint only in training mode; nothing else differs
+
+
+def _refuse_without_parts(model: nn.Module) -> None:
+    decoder = model.get_decoder()
+    separable = decoder is not model and model.get_output_embeddings() is not None
+    if not (separable and model._supports_attention_backend):
+        raise UserError(
+            f"model.path: {type(model).__name__} has no replaceable attention or no separate "
+            "decoder and head, so it cannot be trained on packed tokens; use a model of a plain "
+            "decoder architecture such as Llama or Qwen"
+        )
 
 
 def _switch_off_dropout(model: nn.Module) -> None:
