@@ -29,7 +29,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.control.ledger import Ledger
 from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import PromptDataset, heldout_source
-from rlpost.errors import UserError
+from rlpost.errors import DataError, UserError
 from rlpost.models.card import write_model_card
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.rollout.collector import Collector
@@ -130,6 +130,8 @@ def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory)
     has_heldout = heldout_source(cfg.data) is not None
     heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
     verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
+    for dataset in filter(None, (train_set, heldout_set)):
+        _require_columns(dataset, verifiers)
     size_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(model_path)
     _require_space(directory, store, size_bytes)
     return RLPlan(
@@ -145,6 +147,20 @@ def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory)
         store=store,
         resume_from=resume_from,
     )
+
+
+def _require_columns(dataset: PromptDataset, verifiers: dict[str, VerifierConfig]) -> None:
+    """Refuse rows that a verifier could only answer with an error."""
+    for row in range(len(dataset)):
+        prompt = dataset.prompt(0, row)
+        for name, cfg in verifiers.items():
+            missing = [c for c in cfg.required_columns() if prompt.columns.get(c) is None]
+            if missing:
+                raise DataError(
+                    f"{prompt.address}: no column {missing[0]!r}, which verifier={name} judges by "
+                    f"(the row has {sorted(prompt.columns)}); name the right one with "
+                    "verifier.answer_column, or choose another verifier"
+                )
 
 
 def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:

@@ -70,3 +70,22 @@ def test_every_experiment_composes(run_cli, capsys):
     for path in root.glob("*.yaml"):
         assert main(["rl", f"experiment={path.stem}", "--cfg", "job"]) == 0
         assert f"name: {path.stem}" in capsys.readouterr().out
+
+
+BAD_DATA = {
+    "malformed line": ('{"prompt": "a", "answer": "1"}\n{"prompt": \n', "train.jsonl:2"),
+    "missing column": ('{"question": "a", "answer": "1"}\n', "prompt"),
+    "empty dataset": ("", "no usable prompt"),
+    "empty prompt": ('{"prompt": "", "answer": "1"}\n', "train.jsonl:1"),
+    "no answer to judge by": ('{"prompt": "a", "gold": "1"}\n', "verifier.answer_column"),
+    "prompt too long": ('{"prompt": "' + "x" * 900 + '", "answer": "1"}\n', "train.jsonl:1"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_DATA.values(), ids=list(BAD_DATA))
+def test_bad_data_is_refused_before_anything_starts(run_cli, tmp_path, text, message):
+    (tmp_path / "train.jsonl").write_text(text)
+    code, output = run_cli("data.train=train.jsonl")
+    assert code == 2, output
+    assert message in output and "Traceback" not in output
+    assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]

@@ -1,0 +1,82 @@
+"""Models by name: found, converted once, refused with a way out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlpost.errors import UserError
+from rlpost.models import embedded
+from rlpost.models.cache import publish_directory
+from rlpost.models.card import write_model_card
+from rlpost.models.locate import context_length, locate_model, parameter_count
+from rlpost.models.tiny import build_tiny_llama
+
+
+def test_embedded_model_answers():
+    path = locate_model(embedded.NAME)
+    assert path == locate_model(embedded.NAME)  # converted once
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 2+3?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    output = model.generate(**ids, max_new_tokens=12, do_sample=False)
+    text = tokenizer.decode(output[0, ids["input_ids"].shape[1] :])
+    assert text == "2 + 3 = 5<|im_end|>"
+
+
+def test_tiny_model_is_the_same_every_time(tmp_path):
+    a, b = (build_tiny_llama(tmp_path / name) for name in "ab")
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    c = build_tiny_llama(tmp_path / "c", seed=1)
+    assert (a / "model.safetensors").read_bytes() != (c / "model.safetensors").read_bytes()
+
+
+def test_byte_tokenizer_loses_nothing(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = "7 * 8 = 56\n\té漢"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) == len(text.encode()) and tokenizer.decode(ids) == text
+
+
+def test_sizes_are_read_without_loading(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert parameter_count(str(tiny_model)) == sum(p.numel() for p in model.parameters())
+    assert context_length(str(tiny_model)) == 512
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c"])
+def test_a_path_that_does_not_exist(name):
+    with pytest.raises(UserError, match=r"model\.path: .* does not exist"):
+        locate_model(name)
+
+
+def test_a_directory_that_is_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        locate_model(str(tmp_path))
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    final = tmp_path / "model"
+
+    def fail(target: Path) -> None:
+        (target / "half").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish_directory(final, fail)
+    assert list(tmp_path.iterdir()) == []
+    publish_directory(final, lambda target: (target / "whole").write_text("x"))
+    publish_directory(final, fail)  # exists: kept, not written again
+    assert [p.name for p in final.iterdir()] == ["whole"]
+
+
+def test_model_card_has_the_metadata_hubs_read(tmp_path):
+    write_model_card(tmp_path, base="org/base", stage="rl", step=3, run="x")
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("---\n") and "base_model: org/base" in text

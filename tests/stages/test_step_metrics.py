@@ -1,0 +1,65 @@
+"""The driver's own numbers, by hand."""
+
+import pytest
+import torch
+
+from rlpost.rollout.collector import Collection
+from rlpost.stages import step_metrics
+from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+
+
+def trajectory(reward, length, finish="stop"):
+    verdict = Verdict(verifier="v", reward=reward, error=None if reward is not None else "timeout")
+    return Trajectory(
+        uid="0:0",
+        sample=0,
+        prompt_ids=(1, 2, 3),
+        response_ids=(4,) * length,
+        rollout_logprobs=(-1.0,) * length,
+        spans=(Span(start=0, end=length, version=1),),
+        finish_reason=finish,
+        text="",
+        seed=0,
+        verdicts=(verdict,),
+        reward=reward,
+    )
+
+
+GROUP = Group(
+    prompt=Prompt(uid="0:0", token_ids=(1, 2, 3), text=""),
+    trajectories=(trajectory(1.0, 2), trajectory(0.0, 4, "length"), trajectory(None, 6)),
+)
+
+
+def test_rollout_metrics():
+    metrics = step_metrics.rollout([GROUP])
+    assert metrics["critic/score/mean"] == 0.5  # the failed verdict is no zero
+    assert metrics["response_length/mean"] == 4.0
+    assert metrics["response_length/clip_ratio"] == pytest.approx(1 / 3)
+    assert metrics["rollout/num_tokens"] == 12 + 9
+    assert metrics["verifier/v/timeout_rate"] == pytest.approx(1 / 3)
+    assert metrics["verifier/v/error_rate"] == 0.0
+
+
+def test_heldout_counts_what_is_missing():
+    metrics = step_metrics.heldout(Collection(groups=(GROUP,)), dataset="d", samples=3)
+    assert metrics == {"val-core/d/missing": 1.0, "val-core/d/acc/mean@3": 0.5}
+    nothing = Group(prompt=GROUP.prompt, trajectories=(trajectory(None, 1),))
+    metrics = step_metrics.heldout(Collection(groups=(nothing,)), dataset="d", samples=1)
+    assert "val-core/d/acc/mean@1" not in metrics  # left out, never 0
+
+
+def test_driver_overhead_is_what_nobody_else_used():
+    parts = {"timing_s/gen": 6.0, "timing_s/update_actor": 3.5, "rollout/num_tokens": 100.0}
+    metrics = step_metrics.performance(parts, 10.0)
+    assert metrics["perf/driver_overhead"] == pytest.approx(0.05)
+    assert metrics["perf/throughput"] == 10.0
+
+
+def test_advantages_ignore_what_is_not_trained():
+    metrics = step_metrics.advantages(torch.tensor([[1.0, -1.0], [float("nan"), float("nan")]]))
+    assert metrics == {
+        "critic/advantages/mean": 0.0,
+        "critic/advantages/max": 1.0,
+        "critic/advantages/min": -1.0,
+    }
