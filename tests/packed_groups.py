@@ -1,0 +1,104 @@
+"""Random groups, and the plain computation that packed training must equal."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlpost.algorithms.reduce import ReductionConfig
+from rlpost.training.batch import TokenBatch
+from rlpost.training.packing import PackedBatches, pack
+from rlpost.types import Group, Prompt, Span, Trajectory
+
+Sequences = list[tuple[list[int], list[int]]]  # (prompt, response)
+
+
+def random_groups(
+    *, num_prompts: int = 6, group_size: int = 3, seed: int = 0, vocabulary: int = 256
+) -> tuple[list[Group], np.ndarray]:
+    """Ragged groups with advantages of both signs; rollout log-probs are about log(1/V)."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for p in range(num_prompts):
+        prompt_ids = tuple(rng.integers(0, vocabulary, rng.integers(3, 9)).tolist())
+        trajectories = []
+        for g in range(group_size):
+            length = int(rng.integers(1, 12))
+            trajectories.append(
+                Trajectory(
+                    uid=f"0:{p}",
+                    sample=g,
+                    prompt_ids=prompt_ids,
+                    response_ids=tuple(rng.integers(0, vocabulary, length).tolist()),
+                    rollout_logprobs=tuple(rng.normal(-5.5, 1.5, length).tolist()),
+                    spans=(Span(start=0, end=length, version=0),),
+                    finish_reason="stop",
+                    text="",
+                    seed=0,
+                    reward=0.0,
+                )
+            )
+        prompt = Prompt(uid=f"0:{p}", token_ids=prompt_ids, text="")
+        groups.append(Group(prompt=prompt, trajectories=tuple(trajectories)))
+    return groups, rng.normal(size=(num_prompts, group_size))
+
+
+def pack_into(
+    groups: Sequence[Group],
+    advantages: np.ndarray,
+    *,
+    num_ranks: int = 1,
+    num_micro_batches: int = 1,
+    share_prompts: bool = True,
+) -> PackedBatches:
+    """Pack with the largest token budget that gives ``num_micro_batches`` a rank."""
+    for max_tokens in range(4096, 20, -1):
+        batches = pack(
+            groups,
+            advantages,
+            num_ranks=num_ranks,
+            max_tokens=max_tokens,
+            reduction=ReductionConfig(),
+            share_prompts=share_prompts,
+        )
+        if len(batches[0]) == num_micro_batches:
+            return batches
+    raise AssertionError("no budget gives that many micro-batches")
+
+
+def sequences_of(batch: TokenBatch) -> Sequences:
+    """Undo the packing: (prompt, response) token ids in the order of R."""
+    ids = batch.token_ids_T.tolist()
+    return [
+        (ids[slice(*block.prompt)], ids[slice(*response)])
+        for block in batch.blocks
+        for response in block.responses
+    ]
+
+
+def plain_scores(model, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies (R,) by one ordinary forward pass per sequence."""
+    logprobs, entropies = [], []
+    for prompt, response in sequences_of(batch):
+        logits = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
+        log_RV = (logits[len(prompt) - 1 : -1].float() / temperature).log_softmax(-1)
+        logprobs.append(log_RV.gather(1, torch.tensor(response)[:, None]).squeeze(1))
+        entropies.append(-(log_RV.exp() * log_RV).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def load_plain(path, *, attention: str = "sdpa"):
+    """The model as transformers gives it, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation=attention
+    )
+
+
+def relative_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """L2 norm of the difference over that of ``theirs``, all tensors together."""
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[n].double() - theirs[n].double()).square().sum() for n in ours)
+    return float((difference / sum(t.double().square().sum() for t in theirs.values())).sqrt())

@@ -1,0 +1,52 @@
+"""The trainer's options: defaults are valid, each rule refuses what it names."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rlpost.errors import UserError
+from rlpost.training.settings import TrainerConfig
+
+
+def test_the_defaults_and_both_ends_are_valid():
+    TrainerConfig().check()
+    TrainerConfig(max_grad_norm=0.0, zero_stage=0, threads=1, warmup_steps=99).check()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("num_ranks", 0),
+        ("max_tokens_per_micro_batch", 1),
+        ("logprob_chunk", 0),
+        ("stop_after_nonfinite", 0),
+        ("threads", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("eps", 0.0),
+        ("weight_decay", -0.1),
+        ("max_grad_norm", -1.0),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+        ("warmup_steps", -1),
+        ("warmup_steps", 100),
+        ("zero_stage", 4),
+    ],
+)
+def test_a_field_out_of_range_is_named_with_its_value(field, value):
+    with pytest.raises(UserError, match=rf"policy_trainer\.{field} .*{value}"):
+        TrainerConfig(**{field: value}).check("policy_trainer")
+
+
+def test_threads_are_shared_but_never_zero():
+    assert TrainerConfig(threads=3, num_ranks=2).threads_per_rank() == 3
+    assert TrainerConfig(num_ranks=10_000).threads_per_rank() == 1
+    assert TrainerConfig().threads_per_rank() >= 1
+
+
+def test_the_options_need_no_torch():
+    code = "import sys, rlpost.training.settings as s; s.TrainerConfig().check()"
+    code += "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
