@@ -140,20 +140,22 @@ class DeepSpeedTrainer:
         )
         rollout_logprobs_R = self._to_device(batch.rollout_logprobs_R)
         ref = batch.ref_logprobs_R
+        weight_R = self._to_device(batch.loss_weight_R)
+        counted_R = weight_R > 0
+        # A masked token may hold anything, and inf * 0 is nan, forwards as well as backwards.
+        advantages_R = self._to_device(batch.advantages_R).masked_fill(~counted_R, 0.0)
         result = objective.per_token(
             PolicyLossInputs(
                 policy_logprobs_R=policy_logprobs_R,
                 anchor_logprobs_R=rollout_logprobs_R,
-                advantages_R=self._to_device(batch.advantages_R),
+                advantages_R=advantages_R,
                 sequence_R=self._to_device(batch.sequence_R),
                 entropy_R=entropy_R,
             ),
             ref_logprobs_R=None if ref is None else self._to_device(ref),
         )
-        weight_R = self._to_device(batch.loss_weight_R)
-        counted_R = weight_R > 0
-        # A masked token's value may be infinite, and inf * 0 is nan. The sum stays connected
-        # to the graph even when every weight is 0: collectives of all ranks must match.
+        # The sum stays connected to the graph even when every weight is 0: collectives of all
+        # ranks must match.
         loss = (weight_R * result.values_R.masked_fill(~counted_R, 0.0)).sum()
         tally.add(result.diagnostics, counted_R=counted_R)
         tally.add(
