@@ -110,13 +110,14 @@ def main() -> None:
     parser.add_argument("--only", choices=["bare", "actor"])
     args = parser.parse_args()
     if args.only:
-        print(json.dumps({"bare": bare, "actor": actor}[args.only](args)))
+        print("RATES", json.dumps({"bare": bare, "actor": actor}[args.only](args)))
         return
     medians = {}
     for side in ("bare", "actor"):
         command = [sys.executable, __file__, *sys.argv[1:], "--only", side]
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        rates = json.loads(output.splitlines()[-1])
+        (line,) = (each for each in output.splitlines() if each.startswith("RATES "))
+        rates = json.loads(line.removeprefix("RATES "))
         medians[side] = statistics.median(rates)
         print(f"{side:6} {medians[side]:7.1f} tokens/s  {[round(r, 1) for r in rates]}")
     print(f"ratio actor/bare {medians['actor'] / medians['bare']:.3f}")
