@@ -97,7 +97,7 @@ def actor(args: argparse.Namespace) -> list[float]:
         await generator.close()
         return rates[1:]
 
-    with Session(ClusterConfig(), log_dir=".") as session:
+    with Session(ClusterConfig()) as session:
         return asyncio.run(measure(session))
 
 

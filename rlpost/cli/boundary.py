@@ -18,6 +18,7 @@ def exit_code(command: Callable[[], int]) -> int:
     """Run ``command`` and return its exit code, or the code of its failure."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from rich.console import Console
 
     from rlpost.config.explain import explain
 
@@ -31,6 +32,9 @@ def exit_code(command: Callable[[], int]) -> int:
     except (RunFailed, InfrastructureError) as error:
         log.exception("the run failed")
         return _say(f"the run failed: {error}", 1)
+    except Exception:  # noqa: BLE001 - not ours to explain: loud, and a sweep's other members still run
+        Console(stderr=True).print_exception(width=100)
+        return 1
     except KeyboardInterrupt:
         return _say("interrupted before anything could be saved", 130)
 

@@ -61,9 +61,8 @@ def resolve_device(device: Device) -> Device:
 class Session:
     """One joined or started Ray session; use as a context manager."""
 
-    def __init__(self, cfg: ClusterConfig, *, log_dir: str) -> None:
+    def __init__(self, cfg: ClusterConfig) -> None:
         self._cfg = cfg
-        self._log_dir = log_dir
         self._actors: list[Any] = []
 
     def __enter__(self) -> "Session":

@@ -72,7 +72,7 @@ class TrainerRank:
         return self._trainer.optim_step(step_id)
 
     def stage(self, version: int) -> Locator | None:
-        return self._publisher.stage(version)[0]
+        return self._publisher.stage(version)
 
     def send(self) -> None:
         self._publisher.send()

@@ -11,7 +11,6 @@ FOREIGN_NAMES: dict[str, str] = {
     "max_completion_length": "rollout.max_tokens",
     "max_prompt_length": "data.max_prompt_tokens",
     "per_device_train_batch_size": "trainer.max_tokens_per_micro_batch",
-    "gradient_accumulation_steps": "rollout.prompts_per_step",
     "beta": "algorithm.kl.coefficient",
     "epsilon": "loss.clip_low",
     "epsilon_high": "loss.clip_high",

@@ -49,25 +49,21 @@ async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
     await run.resume()
     try:
         await run.push_weights()
-        if run.step == 0:
-            await run.evaluate()
-            run.report()
-        while run.step < parts.cfg.trainer.steps:
+        while True:
+            if run.evaluation_due():
+                await run.evaluate()
+            if run.due(parts.cfg.checkpoint.every) and run.step > 0:
+                await run.save()
+            if run.step >= parts.cfg.trainer.steps:
+                break
             run.begin_step()
             groups = await run.collect(run.draw())
-            await run.train(groups)
+            await run.train(run.pack(groups), groups)
             await run.push_weights()
             run.finish_step(groups)
-            if run.due(parts.cfg.evaluation.every):
-                await run.evaluate()
-            run.report()
-            if run.due(parts.cfg.checkpoint.every):
-                await run.save()
     except Interrupted:
         await run.save()
         return RunStatus.interrupted
-    if run.saved_step != run.step:
-        await run.save()
     await run.export()
     return RunStatus.done
 
@@ -91,7 +87,8 @@ class RLRun:
         parts = self.parts
         if parts.resume_from is not None:
             state = read_json(parts.resume_from / "driver.json")
-            self.step = self.saved_step = self.evaluated_step = state["step"]
+            self.step = self.saved_step = state["step"]
+            self.evaluated_step = state["evaluated_step"]
             parts.cursor.load_state_dict(state["cursor"])
             parts.ledger.load_state_dict(state["ledger"])
             parts.bus.last_version = state["version"]
@@ -133,12 +130,11 @@ class RLRun:
         self.metrics["timing_s/reward"] = collection.verification_s
         return collection.groups
 
-    async def train(self, groups: Sequence[Group]) -> None:
-        """One optimizer step on the groups that carry a gradient; none, no step."""
+    async def train(self, batches: PackedBatches, groups: Sequence[Group]) -> None:
+        """One optimizer step; none when no group carries a gradient. Consumes the prompts."""
         parts, cfg = self.parts, self.parts.cfg
         parts.tracker.phase(Phase.training)
         with self._timed("update_actor"):
-            batches = self._pack(groups)
             if any(batches):
                 if parts.reference is not None:
                     batches = await self._with_reference(batches)
@@ -151,7 +147,8 @@ class RLRun:
         for group in groups:
             parts.ledger.consume(group.prompt.uid, self.step + 1)
 
-    def _pack(self, groups: Sequence[Group]) -> PackedBatches:
+    def pack(self, groups: Sequence[Group]) -> PackedBatches:
+        """Advantages, then micro-batches of the groups that carry a gradient."""
         cfg = self.parts.cfg
         rewards_PG = rewards_matrix([g.rewards for g in groups])
         advantage = cfg.algorithm.advantage
@@ -195,6 +192,7 @@ class RLRun:
         self.metrics |= step_metrics.performance(self.metrics, elapsed)
         self.parts.tracker.log_samples(self.step, records_of(groups))
         self._take_snapshot()
+        self._report()
 
     async def evaluate(self) -> None:
         """Held-out accuracy of the weights the generators serve; seeds do not change."""
@@ -216,12 +214,19 @@ class RLRun:
             collection, dataset=parts.heldout_set.name, samples=evaluation.samples
         )
         self.evaluated_step = self.step
+        self._report()
 
-    def report(self) -> None:
+    def _report(self) -> None:
         """Hand the step's record to the trackers."""
         self.metrics["training/global_step"] = float(self.step)
         self.parts.tracker.log(self.step, self.metrics)
         self.metrics = {}
+
+    def evaluation_due(self) -> bool:
+        """Whether the weights of this step are to be evaluated and were not yet."""
+        if self.evaluated_step == self.step:
+            return False
+        return self.step == 0 or self.due(self.parts.cfg.evaluation.every)
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, is due."""
@@ -238,7 +243,8 @@ class RLRun:
             with parts.store.saving(step=self.step, config_hash=parts.config_hash) as scratch:
                 (scratch / "trainer").mkdir()
                 await parts.trainer.save(scratch / "trainer")
-                write_json(scratch / "driver.json", self._snapshot)
+                state = {**self._snapshot, "evaluated_step": self.evaluated_step}
+                write_json(scratch / "driver.json", state)
         except CheckpointWriteError as error:
             parts.warn(f"step {self.step} was not saved, the run goes on: {error}")
             return

@@ -56,8 +56,8 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
             message=f"{directory.root} is complete at step {step}: see {directory.report}; "
             "raise trainer.steps to train on, or choose another run.name",
         )
-    directory.write_config(resolved)
     with directory.lock(), run_log(directory.log):
+        directory.write_config(resolved)
         tracker = open_trackers(
             directory.root,
             cfg=cfg.tracking,
@@ -80,7 +80,16 @@ def _farewell(status: RunStatus, plan: RLPlan) -> str:
         saved = plan.store.latest(hashes=False)
         where = f"saved as {saved}" if saved else "nothing was saved yet"
         return f"interrupted, {where}; run the same command again to resume"
-    return f"model: {directory.export}\nreport: {directory.report}"
+    report = f"\nreport: {directory.report}" if directory.report.exists() else ""
+    return f"model: {directory.export}{report}"
+
+
+def _warn_of_skipped_rows(plan: RLPlan) -> None:
+    for dataset in filter(None, (plan.train_set, plan.heldout_set)):
+        if dataset.skipped:
+            log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
+        for reason in dataset.skipped:
+            log.info("skipped: %s", reason)
 
 
 def _step_of(plan: RLPlan) -> int | None:
@@ -91,8 +100,9 @@ async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
     stop = asyncio.Event()
     _listen_for_signals(stop)
     tracker.phase(Phase.setting_up)
+    _warn_of_skipped_rows(plan)
     start = time.perf_counter()
-    with Session(plan.cfg.cluster, log_dir=str(plan.directory.root)) as session:
+    with Session(plan.cfg.cluster) as session:
         async with boot(plan, session=session, tracker=tracker) as parts:
             log.info("set-up took %.1f s", time.perf_counter() - start)
             return await run_loop(parts, stop)

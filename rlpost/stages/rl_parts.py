@@ -73,7 +73,6 @@ class RLParts:
     cfg: RLConfig
     config_hash: str
     directory: RunDirectory
-    model_path: str
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     cursor: PromptCursor
@@ -229,7 +228,6 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
             cfg=cfg,
             config_hash=config_hash(plan.resolved),
             directory=plan.directory,
-            model_path=plan.model_path,
             train_set=plan.train_set,
             heldout_set=plan.heldout_set,
             cursor=PromptCursor(
@@ -274,6 +272,8 @@ async def _setup(
         *setups,
         trainer.setup(cfg.trainer, model_path=plan.model_path, seed=cfg.seed, sender=sender),
     )
+    for name, info in zip(generators, infos, strict=True):
+        log.info("%s: %s", name, info)
     return dict(zip(generators, infos, strict=True))
 
 

@@ -74,6 +74,7 @@ class RunDirectory:
         Raises:
             UserError: another process runs in this directory.
         """
+        self.root.mkdir(parents=True, exist_ok=True)
         handle = (self.root / ".lock").open("w")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -220,7 +220,7 @@ class DeepSpeedTrainer:
         return grad_norm, False
 
     def _memory(self) -> dict[str, float]:
-        result = {"perf/cpu_memory_used_gb": psutil.Process().memory_info().rss / 1e9}
+        result = {"perf/trainer_memory_gb": psutil.Process().memory_info().rss / 1e9}
         if self._device.type == "cuda":
             result["perf/max_memory_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         return result

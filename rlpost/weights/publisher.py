@@ -5,7 +5,6 @@ iterator of named tensors, which every rank must exhaust because gathering is co
 under ZeRO-3; only rank 0 holds a sender.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -94,16 +93,15 @@ class WeightPublisher:
         self._size_bytes = payload_size_bytes(shapes)
         self._sender = sender
 
-    def stage(self, version: int) -> tuple[Locator | None, float]:
-        """Write version ``version``; returns where it is (None off rank 0) and seconds spent."""
-        start = time.perf_counter()
+    def stage(self, version: int) -> Locator | None:
+        """Write version ``version``; returns where it is (None off rank 0)."""
         if self._sender is None:
             for _ in self._iter_weights():
                 pass
-            return None, time.perf_counter() - start
+            return None
         buffer = self._sender.buffer(self._size_bytes, version=version)
         manifest = write_payload(self._iter_weights(), buffer, version=version)
-        return self._sender.announce(manifest), time.perf_counter() - start
+        return self._sender.announce(manifest)
 
     def send(self) -> None:
         """Take part in the transfer (rank 0); returns when the bytes left."""

@@ -135,8 +135,11 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
 
         expected = {name for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
-        loaded = self.model.load_weights(iter(tensors))
-        finalize_layerwise_reload(self.model, self.model_config)
+        try:
+            loaded = self.model.load_weights(iter(tensors))
+        finally:
+            # Also when a tensor is refused half-way: an open reload could not be loaded over.
+            finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
         missing = sorted(expected - loaded) if loaded is not None else []
         if missing:

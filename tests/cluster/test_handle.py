@@ -32,8 +32,8 @@ class Actor:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    with Session(ClusterConfig(), log_dir=str(tmp_path_factory.mktemp("ray"))) as session:
+def session():
+    with Session(ClusterConfig()) as session:
         yield session
 
 

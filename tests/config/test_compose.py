@@ -89,3 +89,20 @@ def test_bad_data_is_refused_before_anything_starts(run_cli, tmp_path, text, mes
     assert code == 2, output
     assert message in output and "Traceback" not in output
     assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_a_failing_member_does_not_stop_a_sweep(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    swept = ["rollout.group_size=1,8", "data.train=a.jsonl,b.jsonl"]
+    code = main(["rl", "-m", f"model.path={tiny_model}", *swept])
+    text = " ".join(capsys.readouterr().err.split())
+    assert code == 2
+    assert text.count("rollout.group_size must be at least 2") == 2
+    assert "a.jsonl" in text and "b.jsonl" in text  # the others were still tried
+
+
+def test_sweep_names_are_unique_and_short():
+    from rlpost.cli.rl import _swept_keys
+
+    argv = ["-m", "experiment=quickstart", "seed=1,2", "trainer.lr=1e-5,2e-5", "run.name=x"]
+    assert _swept_keys(argv) == {"seed", "trainer.lr"}

@@ -162,6 +162,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
     saved = (run / "checkpoints" / "latest").read_text().strip()
     assert int(saved.removeprefix("step_")) >= 2
     assert (run / "checkpoints" / saved / "MANIFEST.json").is_file()
+    steps = [row["step"] for row in metrics(run)]
+    assert steps == list(range(int(saved.removeprefix("step_")) + 1))  # no record is lost
 
 
 def test_a_finished_run_is_not_trained_again(place, tiny_untied_model, whole_run):

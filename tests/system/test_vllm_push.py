@@ -30,9 +30,12 @@ class TorchPublisher:
         self.sender = SharedMemorySender(run_id=run_id)
         self.skip: str | None = None
         self.flip_byte: int | None = None
+        self.misshapen: str | None = None
 
     async def stage(self, version):
         weights = [(n, p) for n, p in self.model.named_parameters() if n != self.skip]
+        if self.misshapen:  # one tensor twice as long as the model's
+            weights = [(n, torch.cat([p, p]) if n == self.misshapen else p) for n, p in weights]
         shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
         buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
         locator = self.sender.announce(write_payload(iter(weights), buffer, version=version))
@@ -134,6 +137,10 @@ async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
     with pytest.raises(WeightPushError, match=rf"missing \['{publisher.skip}'\]"):
         await bus.publish()
     publisher.skip = None
+    publisher.misshapen = "model.layers.1.self_attn.k_proj.weight"
+    with pytest.raises(WeightPushError, match="failed in load"):  # refused half-way through
+        await bus.publish()
+    publisher.misshapen = None
     with pytest.raises(WeightPushError, match="probe"):  # loads well, but is not what we hold
         await _publish_something_else(publisher, bus)
     assert await generator.health() == served
