@@ -19,6 +19,8 @@ from rlpost.errors import WeightPushError
 
 ALIGNMENT_BYTES = 64
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
@@ -107,28 +109,23 @@ def write_payload(
 
 
 def read_payload(
-    manifest: Manifest, buffer: torch.Tensor, *, expected_names: frozenset[str] | None
+    manifest: Manifest, buffer: torch.Tensor, *, expected: Mapping[str, Shape] | None
 ) -> list[tuple[str, torch.Tensor]]:
     """Verify ``buffer`` (uint8, CPU) and return views of its tensors.
 
     Args:
         manifest: what the sender says it wrote.
         buffer: received bytes, at least ``manifest.size_bytes`` long.
-        expected_names: the model's tensors, or None when unknown.
+        expected: name -> shape of the model's tensors, or None when unknown.
 
     Raises:
-        WeightPushError: a tensor is missing, unknown or damaged; names it.
+        WeightPushError: a tensor is missing, unknown, misshapen or damaged; names it.
     """
     names = [entry.name for entry in manifest.entries]
     if len(set(names)) != len(names):
         raise WeightPushError(f"version {manifest.version} names a tensor twice")
-    if expected_names is not None and set(names) != expected_names:
-        missing = sorted(expected_names - set(names))
-        unknown = sorted(set(names) - expected_names)
-        raise WeightPushError(
-            f"version {manifest.version} is not the whole model: "
-            f"missing {missing[:3]} ({len(missing)}), unknown {unknown[:3]} ({len(unknown)})"
-        )
+    if expected is not None:
+        _refuse_other_model(manifest, expected)
     if buffer.numel() < manifest.size_bytes:
         raise WeightPushError(
             f"version {manifest.version}: received {buffer.numel()} of {manifest.size_bytes} bytes"
@@ -144,8 +141,25 @@ def read_payload(
     return tensors
 
 
-def checkpoint_names(model_path: str) -> frozenset[str] | None:
-    """Return the tensor names a push of this model must contain, from its safetensors headers.
+def _refuse_other_model(manifest: Manifest, expected: Mapping[str, Shape]) -> None:
+    names = {entry.name for entry in manifest.entries}
+    if names != expected.keys():
+        missing, unknown = sorted(expected.keys() - names), sorted(names - expected.keys())
+        raise WeightPushError(
+            f"version {manifest.version} is not the whole model: "
+            f"missing {missing[:3]} ({len(missing)}), unknown {unknown[:3]} ({len(unknown)})"
+        )
+    for entry in manifest.entries:
+        # vLLM would cut a tensor that is too long to size, without a word.
+        if entry.shape != expected[entry.name]:
+            raise WeightPushError(
+                f"version {manifest.version}: {entry.name} has shape {entry.shape}, the model "
+                f"has {expected[entry.name]}"
+            )
+
+
+def checkpoint_shapes(model_path: str) -> dict[str, Shape] | None:
+    """Return name -> shape of what a push must contain, from the model's safetensors headers.
 
     A tied ``lm_head`` is not listed even when the file stores it. None when the directory
     holds no safetensors, in which case completeness rests on the loader's own report.
@@ -153,13 +167,14 @@ def checkpoint_names(model_path: str) -> frozenset[str] | None:
     files = sorted(Path(model_path).glob("*.safetensors"))
     if not files:
         return None
-    names: set[str] = set()
+    shapes: dict[str, Shape] = {}
     for file in files:
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            names.update(json.loads(handle.read(length)))
-    names.discard("__metadata__")
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items()})
     config = json.loads((Path(model_path) / "config.json").read_text())
     if config.get("tie_word_embeddings"):
-        names.discard("lm_head.weight")
-    return frozenset(names)
+        shapes.pop("lm_head.weight", None)
+    return shapes

@@ -23,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import Manifest, checkpoint_names, read_payload
+from rlpost.weights.manifest import Manifest, checkpoint_shapes, read_payload
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
@@ -68,7 +68,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._expected_names = checkpoint_names(self.model_config.model)
+        self._expected = checkpoint_shapes(self.model_config.model)
         self._receivers: dict[str, Receiver] = {}
         self._staged: Tensors | None = None
         self._loaded: Tensors | None = None  # what the kernels hold
@@ -95,7 +95,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
         buffer = self._receivers[locator.transport].fetch(locator)
         manifest = Manifest.from_dict(locator.manifest)
-        self._staged = read_payload(manifest, buffer, expected_names=self._expected_names)
+        self._staged = read_payload(manifest, buffer, expected=self._expected)
 
     def finish_weight_update(self) -> None:
         """Load the staged payload.
