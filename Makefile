@@ -38,8 +38,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Engines take all cores, so the tests that boot them run alone; the others run two at a time.
 test: lint test-deps
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/system
+	$(BIN)/python -m pytest tests/system
 
 quickstart: setup
 	$(BIN)/rlpost rl experiment=quickstart
