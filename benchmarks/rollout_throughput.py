@@ -1,23 +1,25 @@
 """Tokens a second through a generator actor against bare ``vllm.LLM.generate``.
 
-Same prompts, seeds, lengths, dtype and threads; each in its own process, in turn, several
-repetitions after a warm-up; the ratio is taken of the medians.
+Same prompts, seeds, lengths, dtype and threads. Both engines stay up, each in its own
+process, and the repetitions alternate, so that a drift of the machine meets both sides; the
+ratio is the median of the ratios of neighbours.
 
-    .venv/bin/python benchmarks/rollout_throughput.py --threads 2 --repetitions 3
+    .venv/bin/python benchmarks/rollout_throughput.py --threads 2 --repetitions 8
 """
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from rlpost.models.locate import locate_model
 
 GROUP, MAX_TOKENS = 8, 24
+READY = "RATE"
 
 
 def prompts(model_path: str, count: int = 16) -> list:
@@ -30,7 +32,7 @@ def prompts(model_path: str, count: int = 16) -> list:
     return [data.prompt(0, row) for row in range(count)]
 
 
-def bare(args: argparse.Namespace) -> list[float]:
+def bare(args: argparse.Namespace) -> None:
     os.environ |= {
         "OMP_NUM_THREADS": str(args.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -51,8 +53,8 @@ def bare(args: argparse.Namespace) -> list[float]:
         generation_config="vllm",
     )
     inputs = [TokensPrompt(prompt_token_ids=list(p.token_ids)) for p in prompts(model)]
-    rates = []
-    for repetition in range(args.repetitions + 1):
+
+    def measure(repetition: int) -> float:
         params = [
             SamplingParams(n=GROUP, seed=1000 * repetition + i, max_tokens=MAX_TOKENS, logprobs=0)
             for i in range(len(inputs))
@@ -60,11 +62,12 @@ def bare(args: argparse.Namespace) -> list[float]:
         start = time.perf_counter()
         outputs = llm.generate(inputs, params, use_tqdm=False)
         tokens = sum(len(c.token_ids) for o in outputs for c in o.outputs)
-        rates.append(tokens / (time.perf_counter() - start))
-    return rates[1:]
+        return tokens / (time.perf_counter() - start)
+
+    answer_each_line(measure)
 
 
-def actor(args: argparse.Namespace) -> list[float]:
+def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import spawn_generators
     from rlpost.cluster.session import ClusterConfig, Device, Session
     from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
@@ -73,32 +76,66 @@ def actor(args: argparse.Namespace) -> list[float]:
     model = locate_model(args.model)
     cfg = GeneratorConfig(dtype=GeneratorDtype(args.dtype), threads=args.threads, max_model_len=128)
 
-    async def measure(session: Session) -> list[float]:
+    async def measure(repetition: int) -> float:
+        requests = [
+            GenerationRequest(
+                prompt=p,
+                num_samples=GROUP,
+                seed=1000 * repetition + i,
+                sampling=SamplingConfig(max_tokens=MAX_TOKENS),
+            )
+            for i, p in enumerate(inputs)
+        ]
+        start = time.perf_counter()
+        groups = await asyncio.gather(*(generator.generate(r) for r in requests))
+        tokens = sum(len(t.response_ids) for group in groups for t in group)
+        return tokens / (time.perf_counter() - start)
+
+    inputs = prompts(model)
+    with Session(ClusterConfig()) as session, asyncio.Runner() as runner:
         generators = spawn_generators(
             session, cfg, model_path=model, device=Device.cpu, call_timeout_s=600
         )
         (generator,) = generators.values()
-        await generator.setup()
-        rates = []
-        for repetition in range(args.repetitions + 1):
-            requests = [
-                GenerationRequest(
-                    prompt=p,
-                    num_samples=GROUP,
-                    seed=1000 * repetition + i,
-                    sampling=SamplingConfig(max_tokens=MAX_TOKENS),
-                )
-                for i, p in enumerate(prompts(model))
-            ]
-            start = time.perf_counter()
-            groups = await asyncio.gather(*(generator.generate(r) for r in requests))
-            tokens = sum(len(t.response_ids) for group in groups for t in group)
-            rates.append(tokens / (time.perf_counter() - start))
-        await generator.close()
-        return rates[1:]
+        runner.run(generator.setup())
+        answer_each_line(lambda repetition: runner.run(measure(repetition)))
+        runner.run(generator.close())
 
-    with Session(ClusterConfig()) as session:
-        return asyncio.run(measure(session))
+
+def answer_each_line(measure: Callable[[int], float]) -> None:
+    """The measured end of the conversation: a repetition per line of input, until it ends."""
+    print(READY, flush=True)
+    for line in sys.stdin:
+        print(READY, measure(int(line)), flush=True)
+
+
+class Side:
+    """One engine in its own process."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def measure(self, repetition: int) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{repetition}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:  # engines print, too
+            if line.startswith(READY):
+                return line.removeprefix(READY).strip()
+        raise SystemExit(f"{self._process.args} ended early")
 
 
 def main() -> None:
@@ -106,21 +143,23 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=8)
     parser.add_argument("--only", choices=["bare", "actor"])
     args = parser.parse_args()
     if args.only:
-        print("RATES", json.dumps({"bare": bare, "actor": actor}[args.only](args)))
+        {"bare": bare, "actor": actor}[args.only](args)
         return
-    medians = {}
-    for side in ("bare", "actor"):
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", side]
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        (line,) = (each for each in output.splitlines() if each.startswith("RATES "))
-        rates = json.loads(line.removeprefix("RATES "))
-        medians[side] = statistics.median(rates)
-        print(f"{side:6} {medians[side]:7.1f} tokens/s  {[round(r, 1) for r in rates]}")
-    print(f"ratio actor/bare {medians['actor'] / medians['bare']:.3f}")
+    sides = {name: Side(name) for name in ("bare", "actor")}
+    rates = [
+        {name: side.measure(repetition) for name, side in sides.items()}
+        for repetition in range(args.repetitions + 1)
+    ][1:]  # the first warms up
+    for name, side in sides.items():
+        side.close()
+        mine = [rate[name] for rate in rates]
+        print(f"{name:6} {statistics.median(mine):7.1f} tokens/s  {[round(r, 1) for r in mine]}")
+    ratio = statistics.median(rate["actor"] / rate["bare"] for rate in rates)
+    print(f"ratio actor/bare {ratio:.3f}")
 
 
 if __name__ == "__main__":

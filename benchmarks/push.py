@@ -1,0 +1,77 @@
+"""Seconds of a weight push, by phase, beside a plain copy of the same bytes.
+
+The parts of `rlpost rl` without the loop: real trainer, real engine, real bus.
+
+    .venv/bin/python benchmarks/push.py --pushes 8 [hydra overrides]
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rlpost.cluster.session import Session
+from rlpost.config.checks import check_rl
+from rlpost.config.search_path import config_dir
+from rlpost.config.store import register_configs
+from rlpost.stages.rl_parts import RLPlan, boot, prepare
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.tracker import Trackers
+from rlpost.weights.bus import PushReport
+
+PHASES = ("push_s", "stage_s", "load_s", "probe_s")
+
+
+def plan_of(overrides: list[str], root: Path) -> RLPlan:
+    register_configs()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = compose("rl", ["experiment=quickstart", *overrides])
+    cfg = OmegaConf.to_object(composed)
+    check_rl(cfg)
+    return prepare(cfg, {}, directory=RunDirectory(root=root))
+
+
+async def pushes(plan: RLPlan, count: int) -> list[PushReport]:
+    with Session(plan.cfg.cluster) as session:
+        async with boot(plan, session=session, tracker=Trackers([])) as parts:
+            return [await parts.bus.publish() for _ in range(count)]
+
+
+def copy_s(size_bytes: int) -> float:
+    """One copy from memory into a fresh shared-memory file, as any transport must do."""
+    source = torch.ones(size_bytes, dtype=torch.uint8)
+    path = Path("/dev/shm") / f"copy-{os.getpid()}"
+    start = time.perf_counter()
+    torch.from_file(str(path), shared=True, size=size_bytes, dtype=torch.uint8).copy_(source)
+    elapsed = time.perf_counter() - start
+    path.unlink()
+    return elapsed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pushes", type=int, default=8)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        reports = asyncio.run(pushes(plan_of(args.overrides, Path(root) / "push"), args.pushes))
+    first, *later = reports
+    print(
+        f"{first.size_bytes / 1e6:.0f} MB; first push {first.push_s:.2f} s; then, median (worst):"
+    )
+    for phase in PHASES:
+        seconds = [getattr(report, phase) for report in later]
+        print(f"  {phase:8} {statistics.median(seconds):.2f} ({max(seconds):.2f})")
+    print(f"  copy     {statistics.median(copy_s(first.size_bytes) for _ in range(3)):.2f}")
+    print(f"  largest probe difference {max(r.probe_logprob_diff_max for r in reports):.1e}")
+
+
+if __name__ == "__main__":
+    main()
