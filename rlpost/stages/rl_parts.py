@@ -163,12 +163,12 @@ def _require_columns(dataset: PromptDataset, verifiers: dict[str, VerifierConfig
 
 
 def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:
-    existed = directory.root.exists()
+    created = [p for p in (directory.root, *directory.root.absolute().parents) if not p.exists()]
     try:
         store.require_space(size_bytes)
     except UserError:
-        if not existed:
-            shutil.rmtree(directory.root, ignore_errors=True)
+        if created:  # the check makes directories to try them; the outermost goes again
+            shutil.rmtree(created[-1], ignore_errors=True)
         raise
 
 

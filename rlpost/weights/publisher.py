@@ -37,8 +37,8 @@ class WeightsConfig:
 
     transport: Transport = Transport.auto
     timeout_s: float = 120.0  # deadline of every wait in a push
-    probe_sequences: int = 4
-    probe_tokens: int = 48  # per sequence
+    probe_sequences: int = 2
+    probe_tokens: int = 24  # per sequence
     probe_max_diff: float | None = None  # nats; None: 1e-3 in float32 (largest), 0.1 else (mean)
 
     def check(self, path: str = "weights") -> None:

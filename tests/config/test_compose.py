@@ -91,6 +91,14 @@ def test_bad_data_is_refused_before_anything_starts(run_cli, tmp_path, text, mes
     assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
 
 
+def test_no_room_for_a_checkpoint_is_refused_before_a_start(run_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlpost.checkpoint.store.free_bytes", lambda path: 1000)
+    code, output = run_cli()
+    assert code == 2, output
+    assert "1.0 kB" in output and "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failing_member_does_not_stop_a_sweep(tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     swept = ["rollout.group_size=1,8", "data.train=a.jsonl,b.jsonl"]
