@@ -20,11 +20,11 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lint test test-deps quickstart doctor lock clean
+.PHONY: help setup lint test test-deps quickstart doctor docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile; \
-	echo "make setup | lint | doctor | lock | clean"
+	echo "make setup | lint | doctor | docs | lock | clean"
 
 setup:
 	@PYTHON="$(PYTHON)" scripts/setup.sh
@@ -48,6 +48,10 @@ quickstart: setup
 
 doctor: setup
 	$(BIN)/rlpost doctor
+
+# Writes docs/algorithms.md from the registries; a test compares the two.
+docs: setup
+	$(BIN)/python scripts/algorithm_table.py
 
 lock: setup
 	$(BIN)/python scripts/lock.py

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from rlpost.cluster.session import Session
 from rlpost.config.checks import check_rl
+from rlpost.config.convert import to_rl_config
 from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
-from rlpost.stages.rl_parts import RLPlan, boot, prepare
+from rlpost.stages.rl_parts import boot
+from rlpost.stages.rl_plan import RLPlan, prepare
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
 from rlpost.weights.bus import PushReport
@@ -32,10 +33,9 @@ PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 def plan_of(overrides: list[str], root: Path) -> RLPlan:
     register_configs()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = compose("rl", ["experiment=quickstart", *overrides])
-    cfg = OmegaConf.to_object(composed)
+        cfg, resolved = to_rl_config(compose("rl", ["experiment=quickstart", *overrides]))
     check_rl(cfg)
-    return prepare(cfg, {}, directory=RunDirectory(root=root))
+    return prepare(cfg, resolved, directory=RunDirectory(root=root))
 
 
 async def pushes(plan: RLPlan, count: int) -> list[PushReport]:

@@ -27,3 +27,11 @@ def tiny_untied_model(tmp_path_factory) -> Path:
     from rlpost.models.tiny import build_tiny_llama
 
     return build_tiny_llama(tmp_path_factory.mktemp("models") / "untied", tied=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_reward(tmp_path_factory, tiny_model) -> Path:
+    """``tiny_model`` as a reward model with a random head."""
+    from reward_models import build_reward_model
+
+    return build_reward_model(tmp_path_factory.mktemp("models") / "reward", tiny_model)

@@ -53,7 +53,9 @@ def pack_into(
     share_prompts: bool = True,
 ) -> PackedBatches:
     """Pack with the largest token budget that gives ``num_micro_batches`` a rank."""
-    everything = sum(len(t.prompt_ids) + len(t.response_ids) for g in groups for t in g.trajectories)
+    everything = sum(
+        len(t.prompt_ids) + len(t.response_ids) for g in groups for t in g.trajectories
+    )
     for max_tokens in range(everything, 20, -1):
         batches = pack(
             groups,

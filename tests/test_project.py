@@ -105,7 +105,7 @@ def test_readme_is_short_and_its_commands_exist():
 PRELUDE = """
 from dataclasses import dataclass
 from rlpost.algorithms.losses import *
-from rlpost.algorithms.losses import _diagnostics, ratio
+from rlpost.algorithms.losses import ratio, ratio_diagnostics
 from rlpost.verifiers.base import *
 """
 USE = """

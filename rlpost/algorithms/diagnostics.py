@@ -22,6 +22,7 @@ class Diagnostics:
     ``means`` are averaged over tokens, ``maxima`` take the largest token, and
     ``effective_sizes`` hold importance weights w whose normalised effective sample size
     ``mean(w)^2 / mean(w^2)`` is reported (1 when all weights are equal).
+    ``explained_variances`` hold (target y, prediction v): ``1 - Var(y - v) / Var(y)``.
 
     Example: ``Diagnostics(means={"actor/ppo_kl": kl_R})``
     """
@@ -29,6 +30,7 @@ class Diagnostics:
     means: Mapping[str, Tensor] = field(default_factory=dict)
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
     effective_sizes: Mapping[str, Tensor] = field(default_factory=dict)
+    explained_variances: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,7 @@ class Tally:
     means: dict[str, Tensor] = field(default_factory=dict)  # [sum, count]
     maxima: dict[str, Tensor] = field(default_factory=dict)  # scalar
     effective_sizes: dict[str, Tensor] = field(default_factory=dict)  # [sum, sum of squares, n]
+    explained_variances: dict[str, Tensor] = field(default_factory=dict)  # _variance_moments
     totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
 
     def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
@@ -59,6 +62,9 @@ class Tally:
             kept_R = _masked(weights_R, counted_R, fill=0.0)
             moments = torch.stack([kept_R.sum(), kept_R.square().sum(), count])
             _accumulate(self.effective_sizes, name, moments)
+        for name, (targets_R, predictions_R) in diagnostics.explained_variances.items():
+            moments = _variance_moments(targets_R, predictions_R, counted_R)
+            _accumulate(self.explained_variances, name, moments)
         for name, values_R in diagnostics.maxima.items():
             if values_R.numel():
                 largest = _masked(values_R, counted_R, fill=-torch.inf).amax()
@@ -74,6 +80,7 @@ class Tally:
             means={k: v.cpu() for k, v in self.means.items()},
             maxima={k: v.cpu() for k, v in self.maxima.items()},
             effective_sizes={k: v.cpu() for k, v in self.effective_sizes.items()},
+            explained_variances={k: v.cpu() for k, v in self.explained_variances.items()},
             totals={k: v.cpu() for k, v in self.totals.items()},
         )
 
@@ -89,6 +96,10 @@ class Tally:
         for name, (total, squares, count) in self.effective_sizes.items():
             if squares > 0:
                 result[name] = float(total.square() / (count * squares))
+        for name, moments in self.explained_variances.items():
+            explained = _explained_variance(moments)
+            if explained is not None:
+                result[name] = explained
         return result
 
 
@@ -99,6 +110,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
         for mine, theirs in (
             (merged.means, tally.means),
             (merged.effective_sizes, tally.effective_sizes),
+            (merged.explained_variances, tally.explained_variances),
             (merged.totals, tally.totals),
         ):
             for name, value in theirs.items():
@@ -112,6 +124,26 @@ def _masked(values_R: Tensor, counted_R: Tensor, *, fill: float) -> Tensor:
     # Not a product: a masked token may hold inf, and inf * 0 is nan.
     values_R = values_R.detach().double()
     return torch.where(counted_R, values_R, torch.full_like(values_R, fill))
+
+
+def _variance_moments(targets_R: Tensor, predictions_R: Tensor, counted_R: Tensor) -> Tensor:
+    """Return [n, sum y, sum y^2, sum e, sum e^2] with e = y - v, over the counted tokens."""
+    kept_R = _masked(targets_R, counted_R, fill=0.0)
+    errors_R = kept_R - _masked(predictions_R, counted_R, fill=0.0)
+    sums = [kept_R, kept_R.square(), errors_R, errors_R.square()]
+    return torch.stack([counted_R.sum().double(), *(values_R.sum() for values_R in sums)])
+
+
+def _explained_variance(moments: Tensor) -> float | None:
+    """1 - Var(e) / Var(y); None where the target does not vary beyond rounding."""
+    count, total, squares, error_total, error_squares = map(float, moments)
+    if count == 0:
+        return None
+    variance = squares / count - (total / count) ** 2
+    if variance <= 1e-12 * squares / count:
+        return None
+    error_variance = max(0.0, error_squares / count - (error_total / count) ** 2)
+    return 1 - error_variance / variance
 
 
 def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -20,14 +20,20 @@ flowing       KL(pi || ref)       neither               KL(pi || ref)
 The tests check every cell of the table by exact expectation. Hazards: k1 is negative on
 many tokens and k3's exp(-l) is large where the policy abandons a token the reference
 likes; l is bounded to +-20 there.
+
+In the *reward* the estimate is a number without a gradient, and what acts is
+``E[estimate * grad log pi]``. For k1 that is the gradient of KL(pi || ref), exactly. For k3
+it is grad KL(pi || ref) - grad KL(ref || pi), and for k2 grad E[k2] - grad KL(pi || ref):
+both vanish to first order where the policy is close to the reference, so they hardly hold it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from torch import Tensor
 
+from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.ratio import bounded_log_ratio, ratio
 from rlpost.errors import UserError
 
@@ -48,13 +54,22 @@ class KLImportance(Enum):
     flowing = "flowing"
 
 
+class KLPlacement(Enum):
+    """Where the penalty enters: as a term of the loss, or subtracted from each token's reward."""
+
+    loss = "loss"
+    reward = "reward"
+
+
 @dataclass(kw_only=True)
 class KLConfig:
-    """KL term of the policy loss; off by default, as is usual for verifiable rewards."""
+    """Penalty for leaving the reference; off by default, as is usual for verifiable rewards."""
 
     coefficient: float = 0.0  # 0 turns it off: no reference model is needed
+    placement: KLPlacement = KLPlacement.loss  # reward: for estimators of tokens, with form k1
     form: KLForm = KLForm.k3
     importance: KLImportance = KLImportance.none
+    adaptive: AdaptiveKLConfig = field(default_factory=AdaptiveKLConfig)
 
     def check(self, path: str = "algorithm.kl") -> None:
         """Raises UserError: a field is out of range or the pair has no useful gradient."""
@@ -62,6 +77,35 @@ class KLConfig:
             raise UserError(
                 f"{path}.coefficient must be 0 or more, got {self.coefficient}; GRPO's paper "
                 "uses 0.04, most reasoning recipes 0"
+            )
+        self.adaptive.check(f"{path}.adaptive")
+        if self.adaptive.enabled and self.coefficient == 0:
+            raise UserError(
+                f"{path}.coefficient must be positive with {path}.adaptive.enabled=true, got 0: "
+                "it is multiplied at each step, so it would stay 0; start at 0.05"
+            )
+        if self.placement is KLPlacement.reward:
+            self._check_in_reward(path)
+        else:
+            self._check_in_loss(path)
+
+    def _check_in_reward(self, path: str) -> None:
+        if self.form is not KLForm.k1:
+            raise UserError(
+                f"{path}.form={self.form.value} with {path}.placement=reward has no gradient "
+                f"to speak of close to the reference; use {path}.form=k1, or placement=loss"
+            )
+        if self.importance is not KLImportance.none:
+            raise UserError(
+                f"{path}.importance={self.importance.value} has no effect with "
+                f"{path}.placement=reward: the policy loss weighs the whole advantage; use none"
+            )
+
+    def _check_in_loss(self, path: str) -> None:
+        if self.adaptive.enabled:
+            raise UserError(
+                f"{path}.adaptive.enabled=true has no effect with {path}.placement=loss, whose "
+                f"coefficient is fixed; use {path}.placement=reward with {path}.form=k1"
             )
         if self.form is KLForm.k1 and self.importance is not KLImportance.flowing:
             raise UserError(
@@ -104,3 +148,19 @@ def kl_penalty(
     if config.importance is KLImportance.stopped:
         weight_R = weight_R.detach()
     return weight_R * estimate_R
+
+
+def kl_token_rewards(
+    policy_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    *,
+    coefficient: float,
+    form: KLForm = KLForm.k1,
+) -> Tensor:
+    """Return what each token's reward loses: ``-coefficient * estimate``, without a gradient.
+
+    Any shape; padding (NaN) stays NaN. The policy is the one that sampled the tokens. Only
+    k1 acts as the KL divergence in a reward: see the module's text.
+    """
+    estimate = kl_estimate(policy_logprobs.detach(), ref_logprobs.detach(), form=form)
+    return -coefficient * estimate

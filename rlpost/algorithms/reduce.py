@@ -26,12 +26,14 @@ class Aggregation(Enum):
     """How tokens are averaged.
 
     ``token_mean``: every token counts the same (DAPO). ``sequence_mean``: every response
-    counts the same, its tokens share it (GRPO's paper). ``constant``: a token counts
-    1 / (S * constant_tokens), whatever the lengths (Dr.GRPO).
+    counts the same, its tokens share it (GRPO's paper). ``prompt_mean``: every prompt counts
+    the same, all tokens of its responses share it (ScaleRL, arXiv 2510.13786). ``constant``:
+    a token counts 1 / (S * constant_tokens), whatever the lengths (Dr.GRPO).
     """
 
     token_mean = "token_mean"
     sequence_mean = "sequence_mean"
+    prompt_mean = "prompt_mean"
     constant = "constant"
 
 
@@ -64,6 +66,7 @@ def loss_weights(
     *,
     config: ReductionConfig,
     kept_S: Sequence[bool] | None = None,
+    prompt_S: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
     """Weigh every token of an optimizer batch.
 
@@ -72,13 +75,14 @@ def loss_weights(
         config: see ReductionConfig.
         kept_S: sequences to train on; the others get weight 0 but stay in the
             denominators, so masking does not scale up what remains. Default: all.
+        prompt_S: which prompt each sequence answers; ``prompt_mean`` needs it.
 
     Returns:
-        One float64 array per sequence. With ``token_mean`` and ``sequence_mean`` they sum
-        to 1 when everything is kept; if no token counts, they are all 0.
+        One float64 array per sequence. But for ``constant`` they sum to 1 when everything is
+        kept; if no token counts, they are all 0.
     """
     lengths_S = np.array([int(counted.sum()) for counted in counted_S], dtype=np.float64)
-    scale_S = _scales(lengths_S, config)
+    scale_S = _scales(lengths_S, config, prompt_S)
     if kept_S is not None:
         scale_S = np.where(np.asarray(kept_S, dtype=bool), scale_S, 0.0)
     return [
@@ -86,7 +90,9 @@ def loss_weights(
     ]
 
 
-def _scales(lengths_S: np.ndarray, config: ReductionConfig) -> np.ndarray:
+def _scales(
+    lengths_S: np.ndarray, config: ReductionConfig, prompt_S: Sequence[int] | None
+) -> np.ndarray:
     num_tokens, num_sequences = lengths_S.sum(), np.count_nonzero(lengths_S)
     if num_tokens == 0:
         return np.zeros_like(lengths_S)
@@ -96,6 +102,12 @@ def _scales(lengths_S: np.ndarray, config: ReductionConfig) -> np.ndarray:
         case Aggregation.sequence_mean:
             scale_S: np.ndarray = 1 / (num_sequences * np.maximum(lengths_S, 1))
             return scale_S
+        case Aggregation.prompt_mean:
+            assert prompt_S is not None, "prompt_mean needs the sequences' prompts"
+            prompts, index_S = np.unique(np.asarray(prompt_S), return_inverse=True)
+            tokens = np.bincount(index_S, weights=lengths_S, minlength=len(prompts))
+            shared_S: np.ndarray = 1 / (np.count_nonzero(tokens) * np.maximum(tokens, 1)[index_S])
+            return shared_S
         case Aggregation.constant:
             assert config.constant_tokens is not None, "ReductionConfig.check was not called"
             return np.full_like(lengths_S, 1 / (num_sequences * config.constant_tokens))

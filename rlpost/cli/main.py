@@ -9,7 +9,8 @@ import importlib
 import sys
 
 STAGES = {
-    "rl": "reinforcement learning from verifiable rewards (GRPO and its family)",
+    "rl": "reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
+    "rft": "rejection-sampling fine-tuning: sample, keep what is good, imitate it",
     "doctor": "check this machine",
 }
 EPILOG = """examples:

@@ -1,4 +1,4 @@
-"""``rlpost rl``: compose with hydra, check, run."""
+"""``rlpost rl`` and its close relatives: compose with hydra, check, run."""
 
 import re
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 from rlpost.cli.boundary import exit_code
 
 
-def main(argv: list[str]) -> int:
-    """Compose the configuration from ``argv`` and run the stage; returns the exit code."""
-    return exit_code(lambda: _compose_and_run(argv))
+def main(argv: list[str], *, stage: str = "rl") -> int:
+    """Compose ``configs/<stage>.yaml`` with ``argv`` and run the loop; returns the exit code."""
+    return exit_code(lambda: _compose_and_run(argv, stage))
 
 
-def _compose_and_run(argv: list[str]) -> int:
+def _compose_and_run(argv: list[str], stage: str) -> int:
     import hydra
     from omegaconf import DictConfig
 
@@ -23,33 +23,27 @@ def _compose_and_run(argv: list[str]) -> int:
     codes: list[int] = []
     swept = _swept_keys(argv)
 
-    @hydra.main(config_path=str(config_dir()), config_name="rl", version_base="1.3")
+    @hydra.main(config_path=str(config_dir()), config_name=stage, version_base="1.3")
     def task(composed: DictConfig) -> None:
         # A sweep runs several members in turn; one that fails must not stop the others.
-        codes.append(exit_code(lambda: _run(composed, swept)))
+        codes.append(exit_code(lambda: _run(composed, swept, stage)))
 
-    sys.argv = ["rlpost rl", *argv]
+    sys.argv = [f"rlpost {stage}", *argv]
     task()
     return max(codes, default=0)
 
 
-def _run(composed: Any, swept: set[str]) -> int:
-    from omegaconf import OmegaConf
-
+def _run(composed: Any, swept: set[str], stage: str) -> int:
     from rlpost.config.checks import check_rl
-    from rlpost.config.schema import RLConfig
+    from rlpost.config.convert import to_rl_config
 
-    OmegaConf.resolve(composed)
-    name = composed.run.name or "rl"
+    name = composed.run.name or stage
     composed.run.name = name + _member_suffix(swept)
-    cfg = OmegaConf.to_object(composed)
-    assert isinstance(cfg, RLConfig)
+    cfg, resolved = to_rl_config(composed)
     check_rl(cfg)
-    resolved = OmegaConf.to_container(composed, enum_to_str=True)
 
     from rlpost.stages.rl_driver import run_rl
 
-    assert isinstance(resolved, dict)
     outcome = run_rl(cfg, resolved)
     print(outcome.message)
     return outcome.exit_code

@@ -6,7 +6,6 @@ as a whole when one rank fails.
 """
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import numpy as np
 
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.cluster.handle import Handle
-from rlpost.cluster.session import Device, Session, free_port
+from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
+from rlpost.cluster.session import Device, Session
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
@@ -34,7 +34,7 @@ class TrainerRank:
 
     def address(self) -> tuple[str, int]:
         """Return this host's name and a free port for the ranks' rendezvous."""
-        return socket.gethostbyname(socket.gethostname()), free_port()
+        return rendezvous_address()
 
     def setup(
         self,
@@ -67,6 +67,9 @@ class TrainerRank:
         self, batches: Sequence[TokenBatch], objective: Objective, temperature: float
     ) -> Tally:
         return self._trainer.forward_backward(batches, objective=objective, temperature=temperature)
+
+    def logprobs(self, batches: Sequence[TokenBatch], temperature: float) -> list[np.ndarray]:
+        return self._trainer.logprobs(batches, temperature)
 
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._trainer.optim_step(step_id)
@@ -101,18 +104,18 @@ class TrainerGroup:
     """The driver's end of the ranks; also the ``weights.bus.Publisher``."""
 
     def __init__(self, handles: Sequence[Handle]) -> None:
-        self._handles = handles
+        self._ranks = Ranks(handles)
 
     async def setup(
         self, cfg: TrainerConfig, *, model_path: str, seed: int, sender: dict[str, Any]
     ) -> int:
-        master = await self._handles[0].call("address")
+        master = await self._ranks.first("address")
         sender = {**sender, "host": master[0]}
-        answers = await self._all(
+        answers = await self._ranks.all(
             "setup",
             cfg,
             model_path=model_path,
-            world_size=len(self._handles),
+            world_size=len(self._ranks),
             master=master,
             seed=seed,
             sender=sender,
@@ -123,43 +126,43 @@ class TrainerGroup:
         self, batches: PackedBatches, *, objective: Objective, temperature: float
     ) -> dict[str, float]:
         """Accumulate gradients of one optimizer batch; returns its global metrics."""
-        calls = (
-            handle.call("forward_backward", rank_batches, objective, temperature)
-            for handle, rank_batches in zip(self._handles, batches, strict=True)
-        )
-        return merge(await asyncio.gather(*calls)).metrics()
+        tallies = await self._ranks.each("forward_backward", batches, objective, temperature)
+        return merge(tallies).metrics()
+
+    async def logprobs(
+        self, batches: PackedBatches, *, temperature: float
+    ) -> list[list[np.ndarray]]:
+        """Log-probs of every micro-batch's response tokens, indexed like ``batches``."""
+        return await self._ranks.each("logprobs", batches, temperature)
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
-        return (await self._all("optim_step", step_id))[0]
+        return (await self._ranks.all("optim_step", step_id))[0]
 
     async def stage(self, version: int) -> Locator:
-        locator = (await self._all("stage", version))[0]
+        locator = (await self._ranks.all("stage", version))[0]
         assert locator is not None
         return locator
 
     async def send(self) -> None:
-        await self._all("send")
+        await self._ranks.all("send")
 
     async def release(self, version: int) -> None:
-        await self._all("release", version)
+        await self._ranks.all("release", version)
 
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return (await self._all("probe_logprobs", sequences))[0]
+        return (await self._ranks.all("probe_logprobs", sequences))[0]
 
     async def save(self, directory: Path) -> None:
-        await self._all("save", str(directory))
+        await self._ranks.all("save", str(directory))
 
     async def load(self, directory: Path) -> None:
-        await self._all("load", str(directory))
+        await self._ranks.all("load", str(directory))
 
     async def export(self, directory: Path) -> None:
-        await self._all("export", str(directory))
+        await self._ranks.all("export", str(directory))
 
     async def close(self) -> None:
-        await self._all("close", timeout_s=30)
-
-    async def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        return await asyncio.gather(*(h.call(method, *args, **kwargs) for h in self._handles))
+        await self._ranks.all("close", timeout_s=30)
 
 
 class ReferenceGroup:
@@ -183,11 +186,14 @@ def spawn_trainers(
     session: Session, cfg: TrainerConfig, *, device: Device, call_timeout_s: float
 ) -> TrainerGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines."""
-    handles = []
-    for rank in range(cfg.num_ranks):
-        num_gpus = 1 if device is Device.cuda else 0
-        actor = session.spawn(TrainerRank, rank=rank, num_gpus=num_gpus)
-        handles.append(Handle(actor, name=f"trainer rank {rank}", timeout_s=call_timeout_s))
+    handles = spawn_ranks(
+        session,
+        TrainerRank,
+        name="trainer",
+        num=cfg.num_ranks,
+        device=device,
+        call_timeout_s=call_timeout_s,
+    )
     return TrainerGroup(handles)
 
 

@@ -26,6 +26,11 @@ class RemoteVerifiers:
         verdicts = await next(self._turn).call("judge", samples)
         return [(v, combine(v, self._weights)) for v in verdicts]
 
+    def counting_all(self) -> "RemoteVerifiers":
+        """Return a view for evaluation, in which a verifier of weight 0 counts once."""
+        weights = {name: weight or 1.0 for name, weight in self._weights.items()}
+        return RemoteVerifiers(self._handles, weights=weights)
+
     async def close(self) -> None:
         for handle in self._handles:
             await handle.call("close", timeout_s=30)

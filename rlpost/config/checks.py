@@ -5,8 +5,11 @@ field, value, rule and way out, before anything is read or written.
 """
 
 from rlpost.algorithms.advantages import check_group_size
-from rlpost.config.schema import RLConfig
+from rlpost.algorithms.kl import KLPlacement
+from rlpost.algorithms.shaping import ShapingConfig
+from rlpost.config.schema import Anchor, RLConfig
 from rlpost.errors import UserError
+from rlpost.training.objective import Objective
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -17,24 +20,119 @@ def check_rl(cfg: RLConfig) -> None:
     """
     cfg.data.check()
     cfg.rollout.check()
-    check_group_size(cfg.rollout.group_size, path="rollout.group_size")
+    cfg.selection.check()
     cfg.generator.validate()
-    cfg.algorithm.advantage.check()
-    cfg.algorithm.reduction.check()
-    cfg.algorithm.kl.check()
+    cfg.algorithm.check()
     cfg.loss.check()
     cfg.trainer.check()
     cfg.weights.check()
     cfg.evaluation.check()
     cfg.tracking.check()
     cfg.cluster.check()
+    for name, model in cfg.reward_models.items():
+        model.check(f"reward_models.{name}")
+    _check_estimator(cfg)
+    _check_critic(cfg)
+    _check_corrections(cfg)
+    _check_rewards(cfg)
+    _check_sizes(cfg)
+    if cfg.run.name is not None and (not cfg.run.name or "/" in cfg.run.name):
+        raise UserError(
+            f"run.name must be a plain directory name, got {cfg.run.name!r}; run.dir says where"
+        )
+
+
+def _check_estimator(cfg: RLConfig) -> None:
+    advantage, rollout = cfg.algorithm.advantage, cfg.rollout
+    check_group_size(rollout.group_size, minimum=advantage.min_group)
+    if cfg.algorithm.kl.placement is KLPlacement.reward and not advantage.token_level:
+        raise UserError(
+            f"algorithm.kl.placement=reward needs rewards per token, which algorithm/advantage="
+            f"{advantage.kind} does not take; use placement=loss, or gae or reinforce_pp"
+        )
+    if advantage.needs_group and not cfg.selection.keeps_everything:
+        raise UserError(
+            f"algorithm/advantage={advantage.kind} compares all responses of a group, but "
+            "selection.* leaves only some; use algorithm=rft with loss=nll, or drop selection.*"
+        )
+    if cfg.algorithm.dynamic_sampling.enabled and rollout.group_size < 2:
+        raise UserError(
+            "algorithm.dynamic_sampling.enabled=true compares the rewards of a group; "
+            f"rollout.group_size must be at least 2, got {rollout.group_size}"
+        )
+
+
+def _check_critic(cfg: RLConfig) -> None:
+    kind = cfg.algorithm.advantage.kind
+    if cfg.algorithm.advantage.needs_critic and not cfg.critic.enabled:
+        raise UserError(
+            f"algorithm/advantage={kind} needs a critic, but critic.enabled=false; set "
+            "critic.enabled=true, or use an estimator without one, such as rloo"
+        )
+    if cfg.critic.enabled and not cfg.algorithm.advantage.needs_critic:
+        raise UserError(
+            f"critic.enabled=true has no effect with algorithm/advantage={kind}, which reads no "
+            "values; use algorithm/advantage=gae, or leave the critic out"
+        )
+    cfg.critic.check()
+    cfg.critic.loss.check()
+    if cfg.critic.enabled:
+        cfg.critic.trainer(cfg.trainer)
+
+
+def _check_corrections(cfg: RLConfig) -> None:
+    algorithm = cfg.algorithm
+    objective = Objective(
+        loss=cfg.loss,
+        kl=algorithm.kl,
+        entropy_coefficient=algorithm.entropy_coefficient,
+        corrections=algorithm.corrections,
+    )
+    objective.check("algorithm.corrections")
+    idle = [name for name, stage in algorithm.corrections.items() if stage.needs_proximal]
+    if idle and algorithm.anchor is Anchor.rollout:
+        raise UserError(
+            f"algorithm/corrections={idle[0]} compares the proximal policy with the sampler, "
+            "which are the same with algorithm.anchor=rollout; set algorithm.anchor=proximal"
+        )
+
+
+def _check_rewards(cfg: RLConfig) -> None:
+    sources = len(cfg.reward_models) + (cfg.verifier.weight != 0)
+    if sources == 0:
+        raise UserError(
+            "verifier.weight=0 leaves nothing to learn from; give it a weight, or add a reward "
+            "model: +reward_models.NAME.path=PATH"
+        )
+    if cfg.algorithm.advantage.needs_components and sources < 2:
+        raise UserError(
+            f"algorithm/advantage={cfg.algorithm.advantage.kind} normalises several rewards one "
+            "by one, and there is one; add a reward model, or use algorithm=grpo"
+        )
+    if cfg.algorithm.advantage.needs_components and cfg.algorithm.shaping != ShapingConfig():
+        raise UserError(
+            f"algorithm/advantage={cfg.algorithm.advantage.kind} reads the rewards one by one, "
+            "and algorithm.shaping changes their sum; leave the shaping out, or use grpo"
+        )
+    if cfg.verifier.kind in cfg.reward_models:
+        raise UserError(
+            f"reward_models.{cfg.verifier.kind} has the name of the verifier; choose another"
+        )
+
+
+def _check_sizes(cfg: RLConfig) -> None:
+    cfg.algorithm.shaping.check(max_tokens=cfg.rollout.max_tokens)
+    samples = cfg.rollout.prompts_per_step * cfg.rollout.group_size
+    cfg.algorithm.kl.adaptive.check(samples_per_step=samples)
+    if cfg.algorithm.mini_batches > cfg.rollout.prompts_per_step:
+        raise UserError(
+            "algorithm.mini_batches must be at most rollout.prompts_per_step="
+            f"{cfg.rollout.prompts_per_step}, got {cfg.algorithm.mini_batches}: a group is never "
+            "split"
+        )
     if cfg.trainer.max_tokens_per_micro_batch <= cfg.rollout.max_tokens:
         raise UserError(
             "trainer.max_tokens_per_micro_batch must hold a prompt and a response of "
             f"rollout.max_tokens={cfg.rollout.max_tokens} tokens, got "
             f"{cfg.trainer.max_tokens_per_micro_batch}"
-        )
-    if cfg.run.name is not None and (not cfg.run.name or "/" in cfg.run.name):
-        raise UserError(
-            f"run.name must be a plain directory name, got {cfg.run.name!r}; run.dir says where"
         )

@@ -17,7 +17,7 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = f"{error}\n{cause}"
-    choice = re.search(r"Could not find '([^']+)/([^/']+)'", text)
+    choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']+)'", text)
     if choice:
         return _unknown_choice(group=choice.group(1), name=choice.group(2))
     key = _unknown_key(text)
@@ -25,7 +25,11 @@ def explain(error: Exception) -> str:
         return _unknown(key)
     first = str(error).strip().splitlines()[0]
     reason = str(cause).strip().splitlines()[0]
-    return first if reason in first else f"{first}: {reason}"
+    sentence = first if reason in first else f"{first}: {reason}"
+    place = re.search(r"full_key: (\S+)", text)
+    if place is None or place.group(1) in sentence:
+        return sentence
+    return f"{place.group(1)}: {sentence}"
 
 
 def _unknown_key(text: str) -> str | None:
@@ -57,13 +61,13 @@ def _unknown_choice(*, group: str, name: str) -> str:
 def known_keys() -> list[str]:
     """Return every option of the RL stage as a dotted path."""
     from rlpost.config.schema import RLConfig
-    from rlpost.config.store import registries
+    from rlpost.config.store import option_path, registries
 
     keys = list(_flat(OmegaConf.to_container(OmegaConf.structured(RLConfig)), ""))
     for group, registry in registries().items():
         for entry in registry:
             fields = OmegaConf.to_container(OmegaConf.structured(entry.config))
-            keys += _flat(fields, f"{group.replace('/', '.')}.")
+            keys += _flat(fields, f"{option_path(group, entry.name)}.")
     return sorted(set(keys))
 
 

@@ -6,12 +6,16 @@ own choices (YAML), names (store.py) and cross-field rules (checks.py). Invarian
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
+from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.reduce import ReductionConfig
+from rlpost.algorithms.selection import SelectionConfig
+from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
 from rlpost.data.dataset import DataConfig
@@ -20,6 +24,7 @@ from rlpost.models.embedded import NAME as EMBEDDED_MODEL
 from rlpost.rollout.collector import OnVerifierError
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.tracking.config import TrackingConfig
+from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import SamplingConfig
 from rlpost.weights.publisher import WeightsConfig
@@ -66,14 +71,61 @@ class RolloutConfig:
             )
 
 
+class Anchor(Enum):
+    """Which policy the ratio is taken against.
+
+    ``rollout``: the sampler, whose log-probs came with the responses. ``proximal``: the
+    policy before the step's first update, by a forward pass of the trainer (decoupled PPO);
+    corrections then weigh proximal against sampler.
+    """
+
+    rollout = "rollout"
+    proximal = "proximal"
+
+
 @dataclass(kw_only=True)
 class AlgorithmConfig:
     """How rewards become gradients, apart from the per-token loss."""
 
     advantage: Any = MISSING  # group algorithm/advantage
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     entropy_coefficient: float = 0.0
+    anchor: Anchor = Anchor.rollout
+    corrections: dict[str, Any] = field(default_factory=dict)  # group algorithm/corrections
+    epochs: int = 1  # passes over the responses of a step
+    mini_batches: int = 1  # optimizer steps per pass
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.epochs * self.mini_batches
+
+    def check(self, path: str = "algorithm") -> None:
+        """Raises UserError: a field is out of range."""
+        for name in ("epochs", "mini_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
+        if not -1 < self.entropy_coefficient < 1:
+            raise UserError(
+                f"{path}.entropy_coefficient must be in (-1, 1), got {self.entropy_coefficient}; "
+                "0.001 is a large bonus"
+            )
+        self.advantage.check(f"{path}.advantage")
+        self.dynamic_sampling.check(f"{path}.dynamic_sampling")
+        self.reduction.check(f"{path}.reduction")
+        self.kl.check(f"{path}.kl")
+        for name, stage in self.corrections.items():
+            stage.check(f"{path}.corrections.{name}")
+
+
+@dataclass(kw_only=True)
+class CriticRoleConfig(CriticConfig):
+    """The value model: whether there is one, how it trains and what it minimises."""
+
+    enabled: bool = False
+    loss: CriticLossConfig = field(default_factory=CriticLossConfig)
 
 
 @dataclass(kw_only=True)
@@ -104,10 +156,13 @@ class RLConfig:
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     verifier: Any = MISSING  # group verifier
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     loss: Any = MISSING  # group loss
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
+    reward_models: dict[str, Any] = field(default_factory=dict)  # name -> RewardModelConfig
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -8,14 +8,29 @@ from hydra.core.config_store import ConfigStore
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.registry import Registry
 
+# Groups of which several may be chosen: ``algorithm/corrections=[tis,veto]``.
+COMPOSABLE = {"algorithm/corrections"}
+
 
 def registries() -> dict[str, Registry]:
     """Return hydra group -> registry, with every built-in variant registered."""
     from rlpost.algorithms.advantages import estimators
+    from rlpost.algorithms.corrections import corrections
     from rlpost.algorithms.losses import losses
     from rlpost.verifiers.kinds import verifiers
 
-    return {"loss": losses, "algorithm/advantage": estimators, "verifier": verifiers}
+    return {
+        "loss": losses,
+        "algorithm/advantage": estimators,
+        "algorithm/corrections": corrections,
+        "verifier": verifiers,
+    }
+
+
+def option_path(group: str, name: str) -> str:
+    """Return where the fields of a registered variant lie in the configuration."""
+    path = group.replace("/", ".")
+    return f"{path}.{name}" if group in COMPOSABLE else path
 
 
 def register_configs() -> None:
@@ -25,4 +40,5 @@ def register_configs() -> None:
     store.store(group="algorithm", name="schema", node=AlgorithmConfig)
     for group, registry in registries().items():
         for entry in registry:
-            store.store(group=group, name=entry.name, node=entry.config)
+            package = option_path(group, entry.name)
+            store.store(group=group, name=entry.name, node=entry.config, package=package)

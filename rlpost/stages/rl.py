@@ -1,42 +1,32 @@
 """Reinforcement learning: the loop.
 
-Owns the order of things in one step and what a step's numbers are. Refuses to own how the
-parts come to be (rl_parts.py), where files lie (run_directory.py) and every algorithm.
+Owns the order of things in one step, updates and checkpoints. Refuses to own how the parts
+come to be (rl_parts.py), which prompts are drawn (rl_sampling.py), the batch (rl_batch.py),
+where files lie (run_directory.py) and every algorithm.
 Invariants: the first push precedes step 1; a prompt is consumed in exactly one step; what
 is checkpointed is the state after a whole step, never the middle of one.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
-
-from rlpost.algorithms.advantages import (
-    estimators,
-    group_statistics,
-    leave_out,
-    rewards_matrix,
-)
+from rlpost.algorithms.selection import select
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.checkpoint.state import read_json, write_json
-from rlpost.data.cursor import prompt_uid
-from rlpost.errors import RunFailed
+from rlpost.config.schema import Anchor
 from rlpost.stages import step_metrics
+from rlpost.stages.kept_dataset import write_kept
+from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
 from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl_sampling import Interrupted, Sampler
+from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase, RunStatus
-from rlpost.training.packing import PackedBatches, attach_ref_logprobs, pack, unpack
-from rlpost.types import Group, Prompt
-
-T = TypeVar("T")
-
-
-class Interrupted(Exception):
-    """The person asked to stop; raised only between whole units of work."""
+from rlpost.training.packing import PackedBatches, unpack
+from rlpost.types import Group
 
 
 async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
@@ -45,7 +35,7 @@ async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
     Raises:
         RunFailed: the run cannot go on.
     """
-    run = RLRun(parts, stop)
+    run = RLRun(parts, Sampler(parts, stop))
     await run.resume()
     try:
         await run.push_weights()
@@ -57,10 +47,11 @@ async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
             if run.step >= parts.cfg.trainer.steps:
                 break
             run.begin_step()
-            groups = await run.collect(run.draw())
-            await run.train(run.pack(groups), groups)
+            groups = await run.collect()
+            scores = await run.score(groups)
+            await run.train(run.prepare(groups, scores), groups)
             await run.push_weights()
-            run.finish_step(groups)
+            run.finish_step()
     except Interrupted:
         await run.save()
         return RunStatus.interrupted
@@ -73,11 +64,12 @@ class RLRun:
     """Progress of one run and the verbs of its loop."""
 
     parts: RLParts
-    stop: asyncio.Event
+    sampler: Sampler
     step: int = 0  # completed steps
     saved_step: int = -1
     evaluated_step: int = -1
-    metrics: dict[str, float] = field(default_factory=dict)  # of the step in progress
+    record: StepRecord = field(default_factory=StepRecord)
+    sampled: list[Group] = field(default_factory=list)  # all that the step in progress drew
     _started: float = 0.0
     _snapshot: dict[str, Any] = field(default_factory=dict)  # driver state after `step`
     _push_due: bool = True  # the generators lack the trainer's weights
@@ -92,135 +84,155 @@ class RLRun:
             parts.cursor.load_state_dict(state["cursor"])
             parts.ledger.load_state_dict(state["ledger"])
             parts.bus.last_version = state["version"]
+            parts.kl_controller.load_state_dict(state["kl_controller"])
+            if parts.rewards is not None:
+                parts.rewards.load_state_dict(state["rewards"])
             await parts.trainer.load(parts.resume_from / "trainer")
+            if parts.critic is not None:
+                await parts.critic.load(parts.resume_from / "critic")
         self._take_snapshot()
 
     def begin_step(self) -> None:
-        self.metrics = {}
+        self.record.take()
         self._started = time.perf_counter()
 
-    def draw(self) -> list[Prompt]:
-        """Take the next prompts and take responsibility for them."""
-        parts = self.parts
-        rows = parts.cursor.take(parts.cfg.rollout.prompts_per_step)
-        for epoch, row in rows:
-            parts.ledger.admit(prompt_uid(epoch, row))
-        self.metrics["training/epoch"] = float(rows[-1][0])
-        return [parts.train_set.prompt(epoch, row) for epoch, row in rows]
+    async def collect(self) -> list[Group]:
+        """The groups to train on; see ``Sampler``."""
+        self.sampled, kept = await self.sampler.collect(self.record)
+        return self._select(kept)
 
-    async def collect(self, prompts: Sequence[Prompt]) -> tuple[Group, ...]:
-        """Sample and verify a group per prompt; prompts that failed for good are dropped."""
-        parts, rollout = self.parts, self.parts.cfg.rollout
-        parts.tracker.phase(Phase.generating)
-        collection = await self._until_stopped(
-            parts.collector.collect(
-                prompts,
-                num_samples=rollout.group_size,
-                sampling=rollout.sampling,
-                seed=parts.cfg.seed,
-            )
+    def _select(self, groups: list[Group]) -> list[Group]:
+        """Leave only the responses that ``selection`` keeps, and write them as a dataset."""
+        parts, rule = self.parts, self.parts.cfg.selection
+        if rule.keeps_everything:
+            return groups
+        kept = []
+        for group in groups:
+            ids = [t.response_ids for t in group.trajectories]
+            chosen = select(group.rewards, response_ids=ids, config=rule)
+            kept.append(replace(group, trajectories=tuple(group.trajectories[i] for i in chosen)))
+        num = write_kept(parts.directory.dataset, self.step + 1, kept, model=parts.cfg.model.path)
+        total = sum(len(group.trajectories) for group in groups)
+        self.record.add({"selection/kept": float(num), "selection/kept_frac": num / max(1, total)})
+        return kept
+
+    async def score(self, groups: Sequence[Group]) -> Scores:
+        """Ask the other models what they think of the responses, those that the run needs."""
+        parts, cfg = self.parts, self.parts.cfg
+        temperature = cfg.rollout.temperature
+        self.parts.tracker.phase(Phase.scoring)
+        batches = scoring_batches(groups, cfg)
+        ref = proximal = values = None
+        if any(batches) and parts.reference is not None:
+            with self.record.timed("ref"):
+                answer = await parts.reference.logprobs(batches, temperature=temperature)
+            ref = unpack(batches, answer)
+        if any(batches) and cfg.algorithm.anchor is Anchor.proximal:
+            with self.record.timed("old_log_prob"):
+                answer = await parts.trainer.logprobs(batches, temperature=temperature)
+            proximal = unpack(batches, answer)
+        if any(batches) and parts.critic is not None:
+            with self.record.timed("values"):
+                values = unpack(batches, await parts.critic.values(batches))
+        return Scores(
+            ref_logprobs=ref,
+            proximal_logprobs=proximal,
+            values=values,
+            greedy_rewards=await self.sampler.greedy_rewards(groups, self.record),
         )
-        for uid in collection.failed:
-            parts.ledger.drop(uid, "infrastructure")
-        if not collection.groups:
-            raise RunFailed(
-                f"no prompt could be generated: {next(iter(collection.failed.values()))}"
-            )
-        self.metrics["timing_s/gen"] = collection.generation_s
-        self.metrics["timing_s/reward"] = collection.verification_s
-        return collection.groups
 
-    async def train(self, batches: PackedBatches, groups: Sequence[Group]) -> None:
-        """One optimizer step; none when no group carries a gradient. Consumes the prompts."""
+    def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:
+        """Advantages, then mini-batches of the groups that carry a gradient."""
+        cfg, controller = self.parts.cfg, self.parts.kl_controller
+        if not groups:
+            return []
+        with self.record.timed("adv"):
+            advantages = estimate(groups, scores, cfg=cfg, kl_coefficient=controller.coefficient)
+            batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.step)
+        self.record.add(step_metrics.advantages(advantages))
+        if scores.ref_logprobs:
+            kl = scores.kl(groups)
+            self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})
+            controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
+        return batches
+
+    async def train(self, batches: Sequence[PackedBatches], groups: Sequence[Group]) -> None:
+        """Every optimizer update of the step; none when no group carries a gradient.
+
+        Consumes the prompts.
+        """
         parts, cfg = self.parts, self.parts.cfg
         parts.tracker.phase(Phase.training)
-        with self._timed("update_actor"):
-            if any(batches):
-                if parts.reference is not None:
-                    batches = await self._with_reference(batches)
-                self.metrics |= await parts.trainer.forward_backward(
-                    batches, objective=parts.objective, temperature=cfg.rollout.temperature
-                )
-                self.metrics |= await parts.trainer.optim_step(self.step + 1)
-                self._push_due = True
-        self.metrics["training/skipped"] = float(not any(batches))
+        updates: list[dict[str, float]] = []
+        first_id = self.step * cfg.algorithm.updates_per_step + 1
+        for update, batch in enumerate(
+            batch for _ in range(cfg.algorithm.epochs) for batch in batches
+        ):
+            updates.append(await self._update(batch, first_id + update))
+        self.record.add(step_metrics.over_updates(updates))
+        self.record.add({"training/skipped": float(not batches)})
         for group in groups:
             parts.ledger.consume(group.prompt.uid, self.step + 1)
 
-    def pack(self, groups: Sequence[Group]) -> PackedBatches:
-        """Advantages, then micro-batches of the groups that carry a gradient."""
-        cfg = self.parts.cfg
-        rewards_PG = rewards_matrix([g.rewards for g in groups])
-        advantage = cfg.algorithm.advantage
-        advantages_PG = estimators.get(advantage.kind).target(rewards_PG, advantage)
-        statistics = group_statistics(rewards_PG)
-        self.metrics |= statistics.metrics() | step_metrics.advantages(advantages_PG)
-        if not self.parts.objective.needs_reference:  # a KL term gives every group a gradient
-            advantages_PG = leave_out(advantages_PG, statistics.zero_variance_P)
-        return pack(
-            groups,
-            advantages_PG.numpy(),
-            num_ranks=cfg.trainer.num_ranks,
-            max_tokens=cfg.trainer.max_tokens_per_micro_batch,
-            reduction=cfg.algorithm.reduction,
-            share_prompts=cfg.trainer.share_prompts,
+    async def _update(self, batch: PackedBatches, update_id: int) -> dict[str, float]:
+        """One optimizer step of the critic, if there is one, and of the policy."""
+        parts, cfg = self.parts, self.parts.cfg
+        metrics: dict[str, float] = {}
+        if parts.critic is not None:
+            start = time.perf_counter()
+            metrics |= await parts.critic.forward_backward(batch, loss=cfg.critic.loss)
+            metrics |= await parts.critic.optim_step(update_id)
+            self.record.add_time("update_critic", time.perf_counter() - start)
+            if self.step < cfg.critic.warmup_only_steps:
+                return metrics
+        start = time.perf_counter()
+        metrics |= await parts.trainer.forward_backward(
+            batch, objective=parts.objective, temperature=cfg.rollout.temperature
         )
-
-    async def _with_reference(self, batches: PackedBatches) -> PackedBatches:
-        assert self.parts.reference is not None
-        with self._timed("ref"):
-            values: list[list[np.ndarray]] = await self.parts.reference.logprobs(
-                batches, temperature=self.parts.cfg.rollout.temperature
-            )
-        return attach_ref_logprobs(batches, unpack(batches, values))
+        metrics |= await parts.trainer.optim_step(update_id)
+        self.record.add_time("update_actor", time.perf_counter() - start)
+        self._push_due = True
+        return metrics
 
     async def push_weights(self) -> None:
         """Bring the generators to the trainer's weights, unless they have them."""
         if not self._push_due:
             return
         self.parts.tracker.phase(Phase.pushing_weights)
-        with self._timed("update_weights"):
+        with self.record.timed("update_weights"):
             report = await self.parts.bus.publish()
-        self.metrics |= report.metrics()
+        self.record.add(report.metrics())
         self._push_due = False
 
-    def finish_step(self, groups: Sequence[Group]) -> None:
+    def finish_step(self) -> None:
         """Count the step and complete its record."""
         self.step += 1
         elapsed = time.perf_counter() - self._started
-        self.metrics |= step_metrics.rollout(groups)
-        self.metrics |= step_metrics.performance(self.metrics, elapsed)
-        self.parts.tracker.log_samples(self.step, records_of(groups))
+        self.record.add(step_metrics.rollout(self.sampled))
+        self.record.add(step_metrics.performance(self.record.metrics, elapsed))
+        self.parts.tracker.log_samples(self.step, records_of(self.sampled))
         self._take_snapshot()
         self._report()
 
     async def evaluate(self) -> None:
-        """Held-out accuracy of the weights the generators serve; seeds do not change."""
+        """Held-out accuracy of the weights the generators serve."""
         parts = self.parts
         if parts.heldout_set is None:
             return
-        parts.tracker.phase(Phase.evaluating)
-        evaluation = parts.cfg.evaluation
-        with self._timed("testing"):
-            collection = await self._until_stopped(
-                parts.collector.collect(
-                    [parts.heldout_set.prompt(0, row) for row in range(len(parts.heldout_set))],
-                    num_samples=evaluation.samples,
-                    sampling=parts.evaluation_sampling,
-                    seed=parts.cfg.seed,
-                )
+        with self.record.timed("testing"):
+            collection = await self.sampler.heldout()
+        self.record.add(
+            step_metrics.heldout(
+                collection, dataset=parts.heldout_set.name, samples=parts.cfg.evaluation.samples
             )
-        self.metrics |= step_metrics.heldout(
-            collection, dataset=parts.heldout_set.name, samples=evaluation.samples
         )
         self.evaluated_step = self.step
         self._report()
 
     def _report(self) -> None:
         """Hand the step's record to the trackers."""
-        self.metrics["training/global_step"] = float(self.step)
-        self.parts.tracker.log(self.step, self.metrics)
-        self.metrics = {}
+        self.record.add({"training/global_step": float(self.step)})
+        self.parts.tracker.log(self.step, self.record.take())
 
     def evaluation_due(self) -> bool:
         """Whether the weights of this step are to be evaluated and were not yet."""
@@ -243,6 +255,9 @@ class RLRun:
             with parts.store.saving(step=self.step, config_hash=parts.config_hash) as scratch:
                 (scratch / "trainer").mkdir()
                 await parts.trainer.save(scratch / "trainer")
+                if parts.critic is not None:
+                    (scratch / "critic").mkdir()
+                    await parts.critic.save(scratch / "critic")
                 state = {**self._snapshot, "evaluated_step": self.evaluated_step}
                 write_json(scratch / "driver.json", state)
         except CheckpointWriteError as error:
@@ -262,25 +277,6 @@ class RLRun:
             "version": parts.bus.last_version,
             "cursor": parts.cursor.state_dict(),
             "ledger": parts.ledger.state_dict(),
+            "kl_controller": parts.kl_controller.state_dict(),
+            "rewards": None if parts.rewards is None else parts.rewards.state_dict(),
         }
-
-    async def _until_stopped(self, work: Awaitable[T]) -> T:
-        """Await ``work``, which may be thrown away when the person asks to stop."""
-        task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self.stop.wait())
-        try:
-            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Interrupted
-            return task.result()
-        finally:
-            stopped.cancel()
-            task.cancel()
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.metrics[f"timing_s/{name}"] = time.perf_counter() - start

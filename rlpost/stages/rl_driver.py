@@ -16,7 +16,8 @@ from typing import Any
 from rlpost.cluster.session import Session
 from rlpost.config.schema import RLConfig
 from rlpost.stages.rl import run_loop
-from rlpost.stages.rl_parts import RLPlan, boot, prepare
+from rlpost.stages.rl_parts import boot
+from rlpost.stages.rl_plan import RLPlan, prepare
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.run_log import run_log

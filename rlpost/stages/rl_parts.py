@@ -1,7 +1,6 @@
-"""The parts of an RL run: checked first, then booted side by side.
+"""The parts of an RL run, booted side by side.
 
-Owns assembly. Refuses to own the loop (rl.py). Invariant: everything that can be refused is
-refused by ``prepare`` before a file is written or a process started.
+Owns assembly and tear-down. Refuses to own the checks (rl_plan.py) and the loop (rl.py).
 """
 
 import asyncio
@@ -14,9 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlpost.algorithms.kl_controller import KLController
 from rlpost.checkpoint.store import CheckpointStore
+from rlpost.cluster.critic import CriticGroup, spawn_critic
 from rlpost.cluster.generators import RemoteGenerator, spawn_generators
-from rlpost.cluster.session import Device, Session, resolve_device
+from rlpost.cluster.reward import JointJudge, RewardGroup, spawn_reward
+from rlpost.cluster.session import Session
 from rlpost.cluster.trainers import (
     ReferenceGroup,
     TrainerGroup,
@@ -24,46 +26,25 @@ from rlpost.cluster.trainers import (
     spawn_reference,
     spawn_trainers,
 )
-from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
+from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.ledger import Ledger
 from rlpost.data.cursor import PromptCursor
-from rlpost.data.dataset import PromptDataset, heldout_source
-from rlpost.errors import DataError, UserError
+from rlpost.data.dataset import PromptDataset
 from rlpost.models.card import write_model_card
-from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.rollout.collector import Collector
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
-from rlpost.stages.run_directory import RunDirectory, config_hash, find_resume_point
+from rlpost.rollout.vllm_generator import GeneratorDtype
+from rlpost.stages.rl_plan import RLPlan
+from rlpost.stages.run_directory import RunDirectory, config_hash
 from rlpost.tracking.tracker import Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.settings import TrainerConfig
 from rlpost.types import SamplingConfig
-from rlpost.verifiers.base import VerifierConfig
-from rlpost.verifiers.check import check as check_verifiers
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.publisher import Transport
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_BYTES_PER_PARAMETER = 18  # masters, two moments, weights, and slack
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLPlan:
-    """An RL run that passed every check; nothing was written or started yet."""
-
-    cfg: RLConfig
-    resolved: dict[str, Any]  # the configuration as plain data
-    directory: RunDirectory
-    model_path: str
-    device: Device
-    generator: GeneratorConfig  # with dtype, threads and length resolved
-    verifiers: dict[str, VerifierConfig]
-    train_set: PromptDataset
-    heldout_set: PromptDataset | None
-    store: CheckpointStore
-    resume_from: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +58,14 @@ class RLParts:
     heldout_set: PromptDataset | None
     cursor: PromptCursor
     ledger: Ledger
-    collector: Collector
+    collector: Collector  # training: verifiers and reward models
+    examiner: Collector  # evaluation: verifiers alone
     trainer: TrainerGroup
+    critic: CriticGroup | None
     reference: ReferenceGroup | None
+    rewards: RewardGroup | None
     objective: Objective
+    kl_controller: KLController
     bus: WeightBus
     store: CheckpointStore
     tracker: Trackers
@@ -109,98 +94,6 @@ class RLParts:
         scratch.rename(final)
 
 
-def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory) -> RLPlan:
-    """Check everything that can be checked without starting anything.
-
-    Raises:
-        UserError, DataError: something the user can fix.
-    """
-    from transformers import AutoTokenizer
-
-    model_path = locate_model(cfg.model.path)
-    store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
-    resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
-    device = resolve_device(cfg.cluster.device)
-    generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    longest_prompt = generator.max_model_len - cfg.rollout.max_tokens
-    load = {"tokenizer": tokenizer, "max_prompt_tokens": longest_prompt, "seed": cfg.seed}
-    train_set = PromptDataset.load(cfg.data, split="train", **load)
-    has_heldout = heldout_source(cfg.data) is not None
-    heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
-    verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
-    for dataset in filter(None, (train_set, heldout_set)):
-        _require_columns(dataset, verifiers)
-    size_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(model_path)
-    _require_space(directory, store, size_bytes)
-    return RLPlan(
-        cfg=cfg,
-        resolved=resolved,
-        directory=directory,
-        model_path=model_path,
-        device=device,
-        generator=generator,
-        verifiers=verifiers,
-        train_set=train_set,
-        heldout_set=heldout_set,
-        store=store,
-        resume_from=resume_from,
-    )
-
-
-def _require_columns(dataset: PromptDataset, verifiers: dict[str, VerifierConfig]) -> None:
-    """Refuse rows that a verifier could only answer with an error."""
-    for row in range(len(dataset)):
-        prompt = dataset.prompt(0, row)
-        for name, cfg in verifiers.items():
-            missing = [c for c in cfg.required_columns() if prompt.columns.get(c) is None]
-            if missing:
-                raise DataError(
-                    f"{prompt.address}: no column {missing[0]!r}, which verifier={name} judges by "
-                    f"(the row has {sorted(prompt.columns)}); name the right one with "
-                    "verifier.answer_column, or choose another verifier"
-                )
-
-
-def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:
-    created = [p for p in (directory.root, *directory.root.absolute().parents) if not p.exists()]
-    try:
-        store.require_space(size_bytes)
-    except UserError:
-        if created:  # the check makes directories to try them; the outermost goes again
-            shutil.rmtree(created[-1], ignore_errors=True)
-        raise
-
-
-def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> GeneratorConfig:
-    """Fill in what depends on machine and model; refuse what neither can give."""
-    generator = cfg.generator
-    cores = len(os.sched_getaffinity(0))
-    local_cpu = device is Device.cpu and cfg.cluster.address is None
-    if local_cpu and generator.num > cores:
-        raise UserError(
-            f"generator.num must be at most the number of cores, {cores} here, got "
-            f"{generator.num}; one engine with more threads is faster than several with less"
-        )
-    length = generator.max_model_len or context
-    if length > context:
-        raise UserError(
-            f"generator.max_model_len must be at most the model's context of {context} tokens, "
-            f"got {length}"
-        )
-    if cfg.rollout.max_tokens >= length:
-        raise UserError(
-            f"rollout.max_tokens must leave room for a prompt in the {length} tokens of "
-            f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
-            f"got {cfg.rollout.max_tokens}"
-        )
-    dtype = generator.dtype
-    if dtype is GeneratorDtype.auto:
-        dtype = GeneratorDtype(str(resolve_dtype(cfg.trainer.dtype)).removeprefix("torch."))
-    threads = generator.threads or max(1, cores // generator.num)
-    return replace(generator, max_model_len=length, dtype=dtype, threads=threads)
-
-
 @asynccontextmanager
 async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIterator[RLParts]:
     """Start actors side by side, yield the parts, close everything.
@@ -208,21 +101,33 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     Raises:
         InfrastructureError: an actor did not come up.
     """
-    cfg, timeout_s = plan.cfg, plan.cfg.cluster.call_timeout_s
-    common = {"device": plan.device, "call_timeout_s": timeout_s}
+    cfg = plan.cfg
+    common = {"device": plan.device, "call_timeout_s": cfg.cluster.call_timeout_s}
     generators = spawn_generators(session, plan.generator, model_path=plan.model_path, **common)
     trainer = spawn_trainers(session, cfg.trainer, **common)
-    judge = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers)
+    verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers)
     objective = Objective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
         entropy_coefficient=cfg.algorithm.entropy_coefficient,
+        corrections=cfg.algorithm.corrections,
     )
-    reference = None
+    critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
+    reference = rewards = None
     if objective.needs_reference:
         reference = spawn_reference(session, cfg.trainer, model_path=plan.model_path, **common)
-    infos = await _setup(plan, generators, trainer)
+    if cfg.reward_models:
+        rewards = spawn_reward(
+            session,
+            cfg.reward_models,
+            model_paths=plan.reward_paths,
+            policy_path=plan.model_path,
+            **common,
+        )
+    infos = await _setup(plan, generators, trainer, critic)
     workers = {name: info.num_workers for name, info in infos.items()}
+    on_error = cfg.rollout.on_verifier_error
+    judge = verifiers if rewards is None else JointJudge([verifiers, rewards])
     try:
         yield RLParts(
             cfg=cfg,
@@ -237,23 +142,30 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
                 fingerprint=plan.train_set.fingerprint,
             ),
             ledger=Ledger(),
-            collector=Collector(
-                generators, judge=judge, on_verifier_error=cfg.rollout.on_verifier_error
+            collector=Collector(generators, judge=judge, on_verifier_error=on_error),
+            examiner=Collector(
+                generators, judge=verifiers.counting_all(), on_verifier_error=on_error
             ),
             trainer=trainer,
+            critic=critic,
             reference=reference,
+            rewards=rewards,
             objective=objective,
+            kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
             bus=_bus(plan, trainer, generators, workers),
             store=plan.store,
             tracker=tracker,
             resume_from=plan.resume_from,
         )
     finally:
-        await _close(trainer, generators, judge)
+        await _close([trainer, verifiers, *generators.values(), *filter(None, [critic])])
 
 
 async def _setup(
-    plan: RLPlan, generators: dict[str, RemoteGenerator], trainer: TrainerGroup
+    plan: RLPlan,
+    generators: dict[str, RemoteGenerator],
+    trainer: TrainerGroup,
+    critic: CriticGroup | None,
 ) -> dict[str, Any]:
     cfg = plan.cfg
     transport = cfg.weights.transport
@@ -267,14 +179,33 @@ async def _setup(
         num_receivers=plan.generator.num * plan.generator.tensor_parallel_size,
         timeout_s=cfg.weights.timeout_s,
     )
+    policy_cfg = _per_update(cfg.trainer, cfg)
     setups = [g.setup() for g in generators.values()]
-    *infos, _ = await asyncio.gather(
-        *setups,
-        trainer.setup(cfg.trainer, model_path=plan.model_path, seed=cfg.seed, sender=sender),
+    setups.append(
+        trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender)
     )
+    if critic is not None:
+        critic_cfg = _per_update(cfg.critic.trainer(cfg.trainer), cfg)
+        setups.append(
+            critic.setup(
+                critic_cfg,
+                model_path=plan.critic_path,
+                policy_path=plan.model_path,
+                seed=cfg.seed,
+            )
+        )
+    infos = (await asyncio.gather(*setups))[: len(generators)]
     for name, info in zip(generators, infos, strict=True):
         log.info("%s: %s", name, info)
     return dict(zip(generators, infos, strict=True))
+
+
+def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
+    """The trainer's schedule counts optimizer updates; the configuration counts steps."""
+    updates = cfg.algorithm.updates_per_step
+    return replace(
+        trainer, steps=trainer.steps * updates, warmup_steps=trainer.warmup_steps * updates
+    )
 
 
 def _bus(
@@ -299,11 +230,9 @@ def _bus(
     )
 
 
-async def _close(
-    trainer: TrainerGroup, generators: dict[str, RemoteGenerator], judge: RemoteVerifiers
-) -> None:
+async def _close(parts: list[Any]) -> None:
     """Close in parallel; whoever does not answer is killed with the session."""
-    closing = [trainer.close(), judge.close(), *(g.close() for g in generators.values())]
-    for result in await asyncio.gather(*closing, return_exceptions=True):
+    results = await asyncio.gather(*(p.close() for p in parts), return_exceptions=True)
+    for result in results:
         if isinstance(result, Exception):
             log.warning("closing: %s", result)

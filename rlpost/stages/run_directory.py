@@ -52,6 +52,10 @@ class RunDirectory:
         return self.root / "checkpoints"
 
     @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
     def export(self) -> Path:
         return self.root / "export"
 

@@ -7,8 +7,8 @@ without data is left out, never 0.
 from collections.abc import Mapping, Sequence
 
 import psutil
-import torch
 
+from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.types import Group
 from rlpost.verifiers.metrics import verdict_metrics
@@ -24,9 +24,28 @@ def _spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def advantages(advantages_PG: torch.Tensor) -> dict[str, float]:
-    """``critic/advantages/*`` over the samples that have one."""
-    return _spread("critic/advantages", advantages_PG[~advantages_PG.isnan()].tolist())
+def advantages(advantages: Advantages) -> dict[str, float]:
+    """``critic/advantages/*`` over the samples, or tokens, that have one."""
+    values_PGL = advantages.advantages_PGL
+    return _spread("critic/advantages", values_PGL[~values_PGL.isnan()].tolist())
+
+
+def over_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Combine the metrics of a step's updates: the mean, but of maxima the largest.
+
+    ``perf/*_tokens`` add up.
+    """
+    names = {name for update in updates for name in update}
+    combined = {}
+    for name in names:
+        values = [update[name] for update in updates if name in update]
+        if name.startswith("perf/") and name.endswith("_tokens"):
+            combined[name] = sum(values)
+        elif name.endswith(("/max", "_max", "/max_deviation")):
+            combined[name] = max(values)
+        else:
+            combined[name] = sum(values) / len(values)
+    return combined
 
 
 def rollout(groups: Sequence[Group]) -> dict[str, float]:
@@ -52,7 +71,16 @@ def rollout(groups: Sequence[Group]) -> dict[str, float]:
 
 def performance(metrics: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
     """Throughput (prompt and response tokens a second) and the driver's own share of a step."""
-    known = ("gen", "reward", "update_actor", "update_weights")
+    known = (
+        "gen",
+        "reward",
+        "ref",
+        "old_log_prob",
+        "values",
+        "update_critic",
+        "update_actor",
+        "update_weights",
+    )
     waited_s = sum(metrics.get(f"timing_s/{name}", 0.0) for name in known)
     return {
         "timing_s/step": elapsed_s,

@@ -19,6 +19,7 @@ class Phase(Enum):
     setting_up = "setting up"
     generating = "generating"
     verifying = "verifying"
+    scoring = "scoring"
     training = "training"
     pushing_weights = "pushing weights"
     evaluating = "evaluating"

@@ -15,6 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_OPTIONAL = {
+    "ref_logprobs_R": np.float32,
+    "proximal_logprobs_R": np.float32,
+    "values_R": np.float32,
+    "returns_R": np.float32,
+    "selected_R": np.bool_,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -46,7 +54,19 @@ class TokenBatch:
     advantages_R: np.ndarray  # float32
     loss_weight_R: np.ndarray  # float32
     ref_logprobs_R: np.ndarray | None = None  # float32
+    proximal_logprobs_R: np.ndarray | None = None  # float32: policy before this optimizer batch
+    values_R: np.ndarray | None = None  # float32: the critic's own, when the batch was collected
+    returns_R: np.ndarray | None = None  # float32: what the critic should have said
+    selected_R: np.ndarray | None = None  # bool: tokens that a loss on a subset looks at
     is_dummy: bool = False
+
+    def __post_init__(self) -> None:
+        for name, dtype in _OPTIONAL.items():
+            array = getattr(self, name)
+            if array is None:
+                continue
+            assert array.shape == self.target_R.shape, (name, array.shape, self.target_R.shape)
+            assert array.dtype == dtype, (name, array.dtype)
 
     @property
     def num_tokens(self) -> int:

@@ -33,7 +33,7 @@ class _Sequence:
 
     number: int
     trajectory: Trajectory
-    advantage: float
+    advantage_R: np.ndarray
     weight_R: np.ndarray
 
     @property
@@ -57,8 +57,9 @@ def pack(
 
     Args:
         groups: P groups, any sizes.
-        advantages: one row per group, one value per trajectory; NaN means "do not train on
-            this". Longer rows must be NaN beyond the group (a padded matrix).
+        advantages: one row per group, one value per trajectory, which may be an array over
+            its tokens (padded at the end); NaN means "do not train on this". Longer rows
+            must be NaN beyond the group (a padded matrix).
         num_ranks: data-parallel ranks.
         max_tokens: token budget of a micro-batch, prompts included.
         reduction: denominators; see algorithms/reduce.py.
@@ -108,25 +109,33 @@ def unpack(batches: PackedBatches, values: Sequence[Sequence[np.ndarray]]) -> di
     return by_sequence
 
 
-def attach_ref_logprobs(
-    batches: PackedBatches, ref_logprobs: Mapping[int, np.ndarray]
-) -> PackedBatches:
-    """Return copies that carry the reference's log-probs, given by sequence number.
+def attach(batches: PackedBatches, **fields: Mapping[int, np.ndarray] | None) -> PackedBatches:
+    """Return copies that carry more per-token fields of ``TokenBatch``.
 
-    Keyed by sequence, so the reference group may have used another split; dummies get 0.
+    Args:
+        batches: what ``pack`` returned.
+        fields: field -> values of each sequence's response tokens, by sequence number (as
+            ``unpack`` gives them, so they may come from another split); None attaches
+            nothing. Dummies get zeros.
+
+    Example: ``attach(batches, ref_logprobs_R=unpack(scored, values))``
     """
+    present = {name: values for name, values in fields.items() if values is not None}
 
-    def attached(batch: TokenBatch) -> TokenBatch:
-        if batch.is_dummy:
-            parts = [np.zeros(len(batch.target_R))]
-        else:
-            numbers = [int(batch.sequence_R[start]) for start, _ in _runs(batch.sequence_R)]
-            parts = [ref_logprobs[number] for number in numbers]
-        ref_R = np.concatenate(parts).astype(np.float32)
-        assert ref_R.shape == batch.target_R.shape
-        return replace(batch, ref_logprobs_R=ref_R)
+    def one(batch: TokenBatch) -> TokenBatch:
+        return replace(batch, **{n: _laid_out(batch, values) for n, values in present.items()})
 
-    return [[attached(batch) for batch in rank_batches] for rank_batches in batches]
+    return [[one(batch) for batch in rank_batches] for rank_batches in batches]
+
+
+def _laid_out(batch: TokenBatch, values: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Concatenate the sequences' values in the order of the batch's response tokens."""
+    dtype = np.asarray(next(iter(values.values()))).dtype
+    dtype = np.dtype(np.bool_) if dtype == np.bool_ else np.dtype(np.float32)
+    if batch.is_dummy:
+        return np.zeros(len(batch.target_R), dtype=dtype)
+    numbers = [int(batch.sequence_R[start]) for start, _ in _runs(batch.sequence_R)]
+    return np.concatenate([values[number] for number in numbers]).astype(dtype)
 
 
 def _trainable(
@@ -135,16 +144,17 @@ def _trainable(
     reduction: ReductionConfig,
 ) -> list[list[_Sequence]]:
     """Select what is trained on and weigh it over the whole batch; one list per group."""
-    chosen: list[tuple[int, int, Trajectory, float]] = []
+    chosen: list[tuple[int, int, Trajectory, np.ndarray]] = []
     number = 0
     for p, (group, row) in enumerate(zip(groups, advantages, strict=True)):
         assert len(row) >= len(group.trajectories), (group.prompt.uid, len(row))
         assert np.isnan(np.asarray(row[len(group.trajectories) :], dtype=float)).all(), row
-        for trajectory, advantage in zip(group.trajectories, row, strict=False):
-            assert not np.isinf(advantage), (trajectory.uid, trajectory.sample)
-            usable = trajectory.reward is not None and not np.isnan(advantage)
+        for trajectory, value in zip(group.trajectories, row, strict=False):
+            advantage_R = _per_token(value, len(trajectory.response_ids))
+            assert not np.isinf(advantage_R).any(), (trajectory.uid, trajectory.sample)
+            usable = trajectory.reward is not None and not np.isnan(advantage_R).any()
             if usable and trajectory.response_ids:
-                chosen.append((p, number, trajectory, float(advantage)))
+                chosen.append((p, number, trajectory, advantage_R))
             number += 1
     weights_S = loss_weights(
         [np.ones(len(trajectory.response_ids), dtype=bool) for _, _, trajectory, _ in chosen],
@@ -153,13 +163,21 @@ def _trainable(
             not (reduction.mask_truncated and trajectory.truncated)
             for _, _, trajectory, _ in chosen
         ],
+        prompt_S=[p for p, _, _, _ in chosen],
     )
     sequences_P: list[list[_Sequence]] = [[] for _ in groups]
-    for (p, number, trajectory, advantage), weight_R in zip(chosen, weights_S, strict=True):
-        sequences_P[p].append(
-            _Sequence(number=number, trajectory=trajectory, advantage=advantage, weight_R=weight_R)
+    for (p, number, trajectory, advantage_R), weight_R in zip(chosen, weights_S, strict=True):
+        sequence = _Sequence(
+            number=number, trajectory=trajectory, advantage_R=advantage_R, weight_R=weight_R
         )
+        sequences_P[p].append(sequence)
     return sequences_P
+
+
+def _per_token(value: float | np.ndarray, length: int) -> np.ndarray:
+    """One number for all tokens, or the tokens' own without their padding."""
+    values = np.atleast_1d(np.asarray(value, dtype=float))
+    return np.repeat(values, length) if len(values) == 1 else values[:length]
 
 
 def _size(draft: _Draft) -> int:
@@ -261,7 +279,7 @@ def _token_batch(drafts: list[_Draft]) -> TokenBatch:
         rollout_logprobs_R=np.concatenate([t.rollout_logprobs for t in trajectories]).astype(
             np.float32
         ),
-        advantages_R=np.repeat([s.advantage for s in sequences], lengths).astype(np.float32),
+        advantages_R=np.concatenate([s.advantage_R for s in sequences]).astype(np.float32),
         loss_weight_R=np.concatenate([s.weight_R for s in sequences]).astype(np.float32),
     )
 

@@ -42,6 +42,18 @@ class PolicyInputs:
         )
 
 
+def packed_hidden(decoder: nn.Module, inputs: PolicyInputs) -> Tensor:
+    """Return the decoder's last hidden states, (T, E), without a leak between sequences."""
+    hidden_1TE = decoder(
+        input_ids=inputs.token_ids_1T,
+        position_ids=inputs.position_ids_1T,
+        attention_mask=None,
+        use_cache=False,
+        packed_layout=inputs.layout,
+    ).last_hidden_state
+    return hidden_1TE[0]
+
+
 class Policy(nn.Module):
     """Wraps ``model``, whose parameters keep their Hugging Face names under ``self.model``."""
 
@@ -54,15 +66,8 @@ class Policy(nn.Module):
         self, inputs: PolicyInputs, *, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return log-probs and entropies (nats, float32, (R,)) of the response tokens."""
-        hidden_1TE = self.model.get_decoder()(
-            input_ids=inputs.token_ids_1T,
-            position_ids=inputs.position_ids_1T,
-            attention_mask=None,
-            use_cache=False,
-            packed_layout=inputs.layout,
-        ).last_hidden_state
         return token_logprobs(
-            hidden_1TE[0],
+            packed_hidden(self.model.get_decoder(), inputs),
             self.model.get_output_embeddings(),
             predictor_R=inputs.predictor_R,
             target_R=inputs.target_R,
@@ -93,12 +98,17 @@ def load_policy(
             f"training: {error}"
         ) from error
     _refuse_without_parts(model)
-    _switch_off_dropout(model)
+    switch_off_dropout(model)
     policy = Policy(model, logprob_chunk=logprob_chunk)
     verify_packing(policy)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        checkpoint_layers(model)
     return policy.train()  # layers checkpoint only in training mode; nothing else differs
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Recompute each layer's activations in the backward pass."""
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
 
 
 def _refuse_without_parts(model: nn.Module) -> None:
@@ -112,7 +122,8 @@ def _refuse_without_parts(model: nn.Module) -> None:
         )
 
 
-def _switch_off_dropout(model: nn.Module) -> None:
+def switch_off_dropout(model: nn.Module) -> None:
+    """Set every drop-out probability in ``model`` to 0."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

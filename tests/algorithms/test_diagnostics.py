@@ -14,7 +14,10 @@ from rlpost.algorithms.diagnostics import Diagnostics, Tally, merge
 def measured(values):
     values = torch.tensor(values, dtype=torch.float64)
     return Diagnostics(
-        means={"mean": values}, maxima={"max": values}, effective_sizes={"size": values.abs() + 1}
+        means={"mean": values},
+        maxima={"max": values},
+        effective_sizes={"size": values.abs() + 1},
+        explained_variances={"explained": (values, values / 2 + values.square())},
     )
 
 
@@ -28,12 +31,13 @@ def tally_of(*batches):
 
 def test_metrics_by_hand():
     assert tally_of([1.0, 3.0]).metrics() == pytest.approx(
-        {"mean": 2.0, "max": 3.0, "size": 3.0**2 / 10, "total": 4.0}
+        # targets 1, 3 and predictions 1.5, 10.5: errors -0.5, -7.5, variance 3.5^2 over 1^2
+        {"mean": 2.0, "max": 3.0, "size": 3.0**2 / 10, "total": 4.0, "explained": 1 - 3.5**2}
     )
 
 
 @given(
-    values=st.lists(st.floats(-10, 10), min_size=1, max_size=12),
+    values=st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=1, max_size=12),
     cuts=st.lists(st.integers(0, 12), max_size=3),
 )
 def test_split_over_ranks_and_micro_batches_changes_nothing(values, cuts):
@@ -69,3 +73,24 @@ def test_merge_leaves_its_inputs_alone():
     first, second = tally_of([1.0]), tally_of([3.0])
     merge([first, second])
     assert first.metrics() == tally_of([1.0]).metrics()
+
+
+def explained(targets, predictions):
+    tally = Tally()
+    pair = (torch.tensor(targets), torch.tensor(predictions))
+    counted_R = torch.ones(len(targets), dtype=torch.bool)
+    tally.add(Diagnostics(explained_variances={"x": pair}), counted_R=counted_R)
+    return tally.metrics().get("x")
+
+
+def test_explained_variance_of_perfect_shifted_and_constant_predictions():
+    targets = [1.0, 2.0, 4.0]
+    assert explained(targets, targets) == pytest.approx(1)
+    assert explained(targets, [y + 5 for y in targets]) == pytest.approx(1)  # variance only
+    assert explained(targets, [3.0, 3.0, 3.0]) == pytest.approx(0)
+    assert explained(targets, [-y for y in targets]) == pytest.approx(-3)
+
+
+def test_explained_variance_of_a_constant_target_is_absent():
+    assert explained([0.1, 0.1, 0.1], [0.0, 1.0, 2.0]) is None
+    assert explained([7.0], [1.0]) is None

@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 
-from rlpost.algorithms.kl import KLConfig, KLForm, KLImportance, kl_estimate, kl_penalty
+from rlpost.algorithms.kl import (
+    KLConfig,
+    KLForm,
+    KLImportance,
+    KLPlacement,
+    kl_estimate,
+    kl_penalty,
+    kl_token_rewards,
+)
+from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.errors import UserError
 
 
@@ -130,6 +139,30 @@ def test_extreme_tokens_stay_finite_in_float32():
         (KLConfig(coefficient=-0.1), r"algorithm\.kl\.coefficient must be 0 or more, got -0\.1"),
         (KLConfig(form=KLForm.k1), r"algorithm\.kl\.form=k1 has an expected gradient of 0"),
         (KLConfig(form=KLForm.k2, importance=KLImportance.flowing), "gradient of no KL"),
+        (
+            KLConfig(placement=KLPlacement.reward),
+            r"algorithm\.kl\.form=k3 with algorithm\.kl\.placement=reward has no gradient",
+        ),
+        (
+            KLConfig(placement=KLPlacement.reward, form=KLForm.k1, importance=KLImportance.stopped),
+            r"algorithm\.kl\.importance=stopped has no effect",
+        ),
+        (
+            KLConfig(coefficient=0.1, adaptive=AdaptiveKLConfig(enabled=True)),
+            r"algorithm\.kl\.adaptive\.enabled=true has no effect with .*placement=loss",
+        ),
+        (
+            KLConfig(
+                placement=KLPlacement.reward,
+                form=KLForm.k1,
+                adaptive=AdaptiveKLConfig(enabled=True),
+            ),
+            r"algorithm\.kl\.coefficient must be positive with .*adaptive",
+        ),
+        (
+            KLConfig(adaptive=AdaptiveKLConfig(target=-1.0)),
+            r"algorithm\.kl\.adaptive\.target must be positive, got -1\.0",
+        ),
     ],
 )
 def test_useless_settings_are_refused(config, message):
@@ -141,3 +174,42 @@ def test_usual_settings_pass():
     KLConfig().check()
     KLConfig(coefficient=0.04, form=KLForm.k2, importance=KLImportance.stopped).check()
     KLConfig(form=KLForm.k1, importance=KLImportance.flowing).check()
+    KLConfig(
+        coefficient=0.05,
+        placement=KLPlacement.reward,
+        form=KLForm.k1,
+        adaptive=AdaptiveKLConfig(enabled=True),
+    ).check()
+
+
+def test_token_rewards_by_hand():
+    # policy 0.5, reference 0.25 and the other way round; shape is kept, padding stays NaN
+    policy = logits(math.log(0.5), math.log(0.25), math.nan).requires_grad_()
+    ref = logits(math.log(0.25), math.log(0.5), 0.0)
+    rewards = kl_token_rewards(policy[None], ref[None], coefficient=0.1)
+    log2 = math.log(2)
+    assert rewards[0, :2].tolist() == pytest.approx([-0.1 * log2, 0.1 * log2])
+    assert rewards[0, 2].isnan()
+    assert not rewards.requires_grad
+    squares = kl_token_rewards(policy, ref, coefficient=1.0, form=KLForm.k2)
+    assert squares[:2].tolist() == pytest.approx([-(log2**2) / 2] * 2)
+
+
+def reward_gradient(form, policy_logits):
+    """Expected policy gradient of the penalty in the reward, by enumeration."""
+    theta = policy_logits.clone().requires_grad_()
+    policy, reference = theta.log_softmax(0), REFERENCE.log_softmax(0)
+    rewards = kl_token_rewards(policy, reference, coefficient=1.0, form=form)
+    (policy.detach().exp() * -rewards * policy).sum().backward()  # descent on the loss
+    return theta.grad
+
+
+def test_in_the_reward_only_k1_has_the_gradient_of_the_divergence():
+    assert torch.allclose(reward_gradient(KLForm.k1, POLICY), exact_gradient("policy_ref"))
+    k3 = exact_gradient("policy_ref") - exact_gradient("ref_policy")
+    assert torch.allclose(reward_gradient(KLForm.k3, POLICY), k3)
+    # Close to the reference k2 and k3 lose their pull faster than k1 does.
+    near = REFERENCE + 0.01 * POLICY
+    pull = {form: reward_gradient(form, near).norm() for form in KLForm}
+    assert pull[KLForm.k2] < 0.05 * pull[KLForm.k1]
+    assert pull[KLForm.k3] < 0.05 * pull[KLForm.k1]

@@ -44,6 +44,13 @@ def test_masking_a_sequence_keeps_the_denominator(config):
     assert loss_weights(ones(1), config=config)[0][0] > after[0][0]
 
 
+def test_prompts_count_the_same_whatever_their_responses():
+    config = ReductionConfig(aggregation=Aggregation.prompt_mean)
+    weights = loss_weights(ones(1, 3, 2), config=config, prompt_S=[4, 4, 9])
+    assert [w[0] for w in weights] == pytest.approx([1 / 8, 1 / 8, 1 / 4])
+    assert sum(w.sum() for w in weights) == pytest.approx(1)
+
+
 def test_uncounted_tokens_weigh_nothing():
     mask = np.array([True, False, True])
     weights = loss_weights([mask, np.zeros(2, dtype=bool)], config=SEQUENCE)

@@ -28,7 +28,29 @@ WRONG = {
     "generator.num=1000": "generator.num must be at most the number of cores",
     "generator.max_model_len=999999": "must be at most the model's context",
     "run.name=a/b": "run.name must be a plain directory name",
+    "algorithm.epochs=0": "algorithm.epochs must be at least 1, got 0",
+    "algorithm=ppo": "algorithm/advantage=gae needs a critic, but critic.enabled=false",
+    "critic.enabled=true": "critic.enabled=true has no effect with algorithm/advantage=grpo",
+    "loss.dual_clip=0.5": "loss.dual_clip must be above 1, got 0.5",
+    "algorithm/corrections=[tis]": "set algorithm.anchor=proximal",
+    "algorithm/corrections=[tsi]": "did you mean tis?",
+    "algorithm/advantage=gdpo": "add a reward model",
+    "algorithm.mini_batches=99": "algorithm.mini_batches must be at most rollout.prompts_per_step",
+    "verifier.weight=0": "leaves nothing to learn from",
+    "selection.best=1": "use algorithm=rft",
+    "selection.best=0": "selection.best must be at least 1",
+    "+reward_models.rm.path=./nowhere": "does not exist",
+    "experiment=ppo": "reward_models.learned.path",
 }
+# Wrong only together.
+WRONG_TOGETHER = [
+    (["algorithm.kl.placement=reward", "algorithm.kl.coefficient=0.1", "algorithm.kl.form=k1"],
+     "needs rewards per token"),
+    (["algorithm/advantage=pass_at_k", "rollout.group_size=4"],
+     "rollout.group_size must be at least 5, got 4"),
+    (["algorithm.kl.adaptive.enabled=true", "algorithm.kl.coefficient=0.1"],
+     "has no effect with algorithm.kl.placement=loss"),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -49,6 +71,13 @@ def test_wrong_option(run_cli, tmp_path, override, message):
     assert message in text
     assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG_TOGETHER)
+def test_wrong_combination(run_cli, tmp_path, overrides, message):
+    code, text = run_cli(*overrides)
+    assert code == 2 and message in text, text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_foreign_names_lead_to_options_that_exist():

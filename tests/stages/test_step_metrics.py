@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.stages import step_metrics
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
@@ -57,9 +58,22 @@ def test_driver_overhead_is_what_nobody_else_used():
 
 
 def test_advantages_ignore_what_is_not_trained():
-    metrics = step_metrics.advantages(torch.tensor([[1.0, -1.0], [float("nan"), float("nan")]]))
+    values_PGL = torch.tensor([[[1.0], [-1.0]], [[float("nan")], [float("nan")]]])
+    metrics = step_metrics.advantages(Advantages(advantages_PGL=values_PGL))
     assert metrics == {
         "critic/advantages/mean": 0.0,
         "critic/advantages/max": 1.0,
         "critic/advantages/min": -1.0,
+    }
+
+
+def test_updates_of_a_step_combine_by_what_their_numbers_are():
+    first = {"actor/pg_loss": 1.0, "actor/ratio/max": 1.5, "perf/trained_tokens": 10.0}
+    second = {"actor/pg_loss": 3.0, "actor/ratio/max": 1.1, "perf/trained_tokens": 5.0}
+    combined = step_metrics.over_updates([first, second, {"critic/vf_loss": 2.0}])
+    assert combined == {
+        "actor/pg_loss": 2.0,
+        "actor/ratio/max": 1.5,
+        "perf/trained_tokens": 15.0,
+        "critic/vf_loss": 2.0,
     }

@@ -1,7 +1,8 @@
 """One rank of tests/system/test_gradient_parity.py: all cases in one process.
 
-    python parity_rank.py MODEL RANK WORLD_SIZE PORTS.json RESULT.json CONTROL
+    python parity_rank.py ROLE MODEL RANK WORLD_SIZE PORTS.json RESULT.json CONTROL
 
+ROLE: policy | critic (MODEL is then a reward model, so that no gradient is zero).
 CONTROL: none | local_mean (each micro-batch normalised by its own tokens) | no_boundary (the
 engine is not told which backward pass is the last).
 """
@@ -14,24 +15,73 @@ from pathlib import Path
 import numpy as np
 import torch
 from packed_groups import load_plain, pack_into, plain_scores, random_groups, relative_difference
+from reward_models import load_plain_classifier, plain_values, with_returns
 
+from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.training.batch import TokenBatch
+from rlpost.training.deepspeed_critic import DeepSpeedCritic
+from rlpost.training.deepspeed_stepper import DeepSpeedStepper, Rank
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
 from rlpost.training.packing import PackedBatches
 from rlpost.training.settings import DType, TrainerConfig
 
+CLIP = 0.3
 OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES, MICRO_BATCHES = (0, 1, 2, 3), (1, 2, 4)
 
 
-def reference_gradient(path: str, batches: PackedBatches) -> dict[str, torch.Tensor]:
+class PolicyRole:
+    """The policy under plain REINFORCE."""
+
+    def __init__(self, cfg: TrainerConfig, *, path: str, place: Rank) -> None:
+        self.trained = DeepSpeedTrainer(cfg, model_path=path, seed=0, **vars(place))
+
+    def forward_backward(self, batches: list[TokenBatch]) -> None:
+        self.trained.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+
+    def parameters(self) -> torch.nn.Module:
+        return self.trained._stepper.module.model
+
+    @staticmethod
+    def plain_loss(model, batch: TokenBatch) -> torch.Tensor:
+        return -torch.from_numpy(batch.advantages_R) * plain_scores(model, batch)[0]
+
+    load_plain = staticmethod(load_plain)
+
+
+class CriticRole:
+    """The critic under the clipped value loss."""
+
+    def __init__(self, cfg: TrainerConfig, *, path: str, place: Rank) -> None:
+        self.trained = DeepSpeedCritic(cfg, model_path=path, policy_path=path, place=place, seed=0)
+
+    def forward_backward(self, batches: list[TokenBatch]) -> None:
+        self.trained.forward_backward(batches, loss=CriticLossConfig(clip=CLIP))
+
+    def parameters(self) -> torch.nn.Module:
+        return self.trained._stepper.module
+
+    @staticmethod
+    def plain_loss(model, batch: TokenBatch) -> torch.Tensor:
+        values_R = plain_values(model, batch)
+        old_R, returns_R = torch.from_numpy(batch.values_R), torch.from_numpy(batch.returns_R)
+        near_R = torch.minimum(torch.maximum(values_R, old_R - CLIP), old_R + CLIP)
+        return 0.5 * torch.maximum((values_R - returns_R) ** 2, (near_R - returns_R) ** 2)
+
+    load_plain = staticmethod(load_plain_classifier)
+
+
+ROLES = {"policy": PolicyRole, "critic": CriticRole}
+
+
+def reference_gradient(role: type, path: str, batches: PackedBatches) -> dict[str, torch.Tensor]:
     """One plain backward pass over the whole optimizer batch."""
-    model = load_plain(path)
+    model = role.load_plain(path)
     loss = sum(
-        (torch.from_numpy(b.loss_weight_R * -b.advantages_R) * plain_scores(model, b)[0]).sum()
+        (torch.from_numpy(b.loss_weight_R) * role.plain_loss(model, b)).sum()
         for rank_batches in batches
         for b in rank_batches
         if not b.is_dummy
@@ -40,13 +90,12 @@ def reference_gradient(path: str, batches: PackedBatches) -> dict[str, torch.Ten
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def engine_gradient(trainer: DeepSpeedTrainer) -> dict[str, torch.Tensor]:
+def engine_gradient(module: torch.nn.Module, *, plain: bool) -> dict[str, torch.Tensor]:
     """The accumulated, rank-averaged gradient (collective)."""
     from deepspeed.utils import safe_get_full_grad
 
-    plain = trainer.cfg.zero_stage == 0
     gradients = {}
-    for name, p in trainer._engine.module.model.named_parameters():
+    for name, p in module.named_parameters():
         gradient = p.grad if plain else safe_get_full_grad(p)
         gradients[name] = gradient.detach().float().clone()
     return gradients
@@ -59,33 +108,33 @@ def locally_weighted(batch: TokenBatch) -> TokenBatch:
 
 
 def main() -> None:
-    path, rank, world_size, ports, result, control = sys.argv[1:]
-    rank, world_size = int(rank), int(world_size)
+    name, path, rank, world_size, ports, result, control = sys.argv[1:]
+    role, rank, world_size = ROLES[name], int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
+    if control == "no_boundary":
+        DeepSpeedStepper._set_boundary = lambda self, is_last: None
     found = {}
     for stage in STAGES:
         for count in MICRO_BATCHES:
             batches = pack_into(*random_groups(), num_ranks=world_size, num_micro_batches=count)
-            mine = batches[rank]
-            trainer = DeepSpeedTrainer(
-                TrainerConfig(
-                    dtype=DType.float32, threads=1, zero_stage=stage, num_ranks=world_size
-                ),
-                model_path=path,
+            batches = [[with_returns(b) for b in rank_batches] for rank_batches in batches]
+            place = Rank(
                 rank=rank,
                 world_size=world_size,
                 master_address="127.0.0.1",
                 master_port=next(available),
-                seed=0,
             )
+            cfg = TrainerConfig(
+                dtype=DType.float32, threads=1, zero_stage=stage, num_ranks=world_size
+            )
+            built = role(cfg, path=path, place=place)
+            mine = batches[rank]
             if control == "local_mean":
                 mine = [locally_weighted(batch) for batch in mine]
-            if control == "no_boundary":
-                trainer._set_boundary = lambda is_last: None
-            trainer.forward_backward(mine, objective=OBJECTIVE, temperature=1.0)
-            ours = engine_gradient(trainer)
-            trainer.close()
-            theirs = reference_gradient(path, batches)
+            built.forward_backward(mine)
+            ours = engine_gradient(built.parameters(), plain=stage == 0)
+            built.trained.close()
+            theirs = reference_gradient(role, path, batches)
             found[f"stage {stage}, {count} micro-batches"] = relative_difference(ours, theirs)
     if rank == 0:
         Path(result).write_text(json.dumps(found))

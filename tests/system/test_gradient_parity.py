@@ -13,7 +13,9 @@ import pytest
 BOUND = 1e-5
 
 
-def differences(tmp_path: Path, model: Path, *, ranks: int, control: str = "none"):
+def differences(
+    tmp_path: Path, model: Path, *, ranks: int, role: str = "policy", control: str = "none"
+):
     """Relative gradient difference of every stage and micro-batch count."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(12)]
@@ -27,7 +29,7 @@ def differences(tmp_path: Path, model: Path, *, ranks: int, control: str = "none
     env = os.environ | {"PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), str(model), str(rank), *arguments],
+            [sys.executable, str(script), role, str(model), str(rank), *arguments],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -41,8 +43,12 @@ def differences(tmp_path: Path, model: Path, *, ranks: int, control: str = "none
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_stages_ranks_and_micro_batches_agree_with_plain_torch(tmp_path, tiny_model, ranks):
-    found = differences(tmp_path, tiny_model, ranks=ranks)
+@pytest.mark.parametrize(("role", "fixture"), [("policy", "tiny_model"), ("critic", "tiny_reward")])
+def test_stages_ranks_and_micro_batches_agree_with_plain_torch(
+    tmp_path, role, fixture, ranks, request
+):
+    model = request.getfixturevalue(fixture)
+    found = differences(tmp_path, model, ranks=ranks, role=role)
     assert len(found) == 12
     assert max(found.values()) < BOUND, found
 

@@ -1,22 +1,12 @@
 """`rlpost rl` as a user runs it: real Ray, vLLM and DeepSpeed on the tiny model."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-
-STEPS = 4
-REWARD = '''
-def even_share(prompts, completions, completion_ids, **columns):
-    """Any response earns something, so groups differ."""
-    return [sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids]
-'''
+from cli_runs import REWARD, STEPS, finish, metrics, samples, start, wait_for_step
 
 
 @pytest.fixture(scope="module")
@@ -24,70 +14,6 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("rl")
     (place / "reward.py").write_text(REWARD)
     return place
-
-
-def command(place: Path, model: Path, name: str, *overrides: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "rlpost.cli.main",
-        "rl",
-        f"run.name={name}",
-        f"model.path={model}",
-        "verifier=function",
-        f"verifier.path={place / 'reward.py'}:even_share",
-        "rollout.max_tokens=8",
-        "rollout.prompts_per_step=3",
-        "rollout.group_size=4",
-        f"trainer.steps={STEPS}",
-        "trainer.lr=1e-3",
-        "trainer.dtype=float32",
-        "data.heldout_size=4",
-        "evaluation.every=2",
-        "checkpoint.every=1",
-        "tracking.wandb=offline",
-        *overrides,
-    ]
-
-
-def start(place: Path, *args, **kwargs) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(place, *args, **kwargs),
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen, timeout_s: float = 240) -> str:
-    output, _ = process.communicate(timeout=timeout_s)
-    return output
-
-
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if any(row["step"] >= step for row in metrics(run)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} never came: {process.communicate()[0]}")
-
-
-def metrics(run: Path) -> list[dict]:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def samples(run: Path) -> list[tuple]:
-    rows = []
-    for file in sorted((run / "rollouts").glob("step_*.jsonl")):
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            rows.append((file.stem, row["uid"], row["sample"], row["response"]))
-    return rows
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,20 @@
-"""Loss, KL and entropy add up per token, by hand."""
+"""Loss, corrections, KL and entropy add up per token, by hand."""
 
 import math
+from dataclasses import replace
 
+import loss_references as ref
+import numpy as np
 import pytest
 import torch
 
-from rlpost.algorithms.kl import KLConfig
-from rlpost.algorithms.losses import PolicyLossInputs, ReinforceConfig
+from rlpost.algorithms.corrections.responses import GeometricMaskConfig, OPSMConfig, VetoConfig
+from rlpost.algorithms.corrections.tokens import IcePopConfig, TISConfig
+from rlpost.algorithms.kl import KLConfig, KLForm, KLImportance, KLPlacement
+from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, ReinforceConfig
+from rlpost.algorithms.losses.covariance import ClipCovConfig
+from rlpost.algorithms.losses.weighted import AIPOConfig, DPPOConfig
+from rlpost.errors import UserError
 from rlpost.training.objective import Objective
 
 INPUTS = PolicyLossInputs(
@@ -17,11 +25,21 @@ INPUTS = PolicyLossInputs(
     entropy_R=torch.tensor([2.0, 4.0], dtype=torch.float64),
 )
 REF = torch.tensor([-1.5, -2.0], dtype=torch.float64)
+# The sampler was at twice and at a tenth of the anchor's probability.
+OFF = replace(
+    INPUTS,
+    rollout_logprobs_R=INPUTS.anchor_logprobs_R
+    + torch.tensor([math.log(2.0), math.log(0.1)], dtype=torch.float64),
+)
 
 
-def values(**kwargs) -> list[float]:
+def evaluate(inputs=INPUTS, **kwargs):
     objective = Objective(loss=ReinforceConfig(), **kwargs)
-    return objective.per_token(INPUTS, ref_logprobs_R=REF).values_R.tolist()
+    return objective.per_token(inputs, ref_logprobs_R=REF)
+
+
+def values(inputs=INPUTS, **kwargs) -> list[float]:
+    return evaluate(inputs, **kwargs).values_R.tolist()
 
 
 def test_terms_add_up():
@@ -39,3 +57,102 @@ def test_reference_is_needed_only_for_a_kl_term():
         Objective(loss=ReinforceConfig(), kl=KLConfig(coefficient=0.1)).per_token(
             INPUTS, ref_logprobs_R=None
         )
+
+
+def test_a_kl_in_the_reward_is_no_term_of_the_loss():
+    kl = KLConfig(coefficient=0.1, form=KLForm.k1, placement=KLPlacement.reward)
+    objective = Objective(loss=ReinforceConfig(), kl=kl)
+    assert objective.needs_reference
+    result = objective.per_token(INPUTS, ref_logprobs_R=None)
+    assert result.values_R.tolist() == pytest.approx([1.0, -1.0])
+
+
+def test_corrections_weigh_the_policy_loss_and_nothing_else():
+    stages = {"truncate": TISConfig()}  # rho = 0.5 and 10, truncated to 2
+    kl, entropy = KLConfig(coefficient=0.1), 0.01
+    k3 = math.exp(-0.5) - 1 + 0.5
+    assert values(OFF, kl=KLConfig(), corrections=stages) == pytest.approx([0.5, -2.0])
+    both = values(OFF, kl=kl, entropy_coefficient=entropy, corrections=stages)
+    assert both == pytest.approx([0.5 + 0.1 * k3 - 0.02, -2.0 - 0.04])
+    dropped = evaluate(OFF, kl=kl, corrections={"icepop": IcePopConfig()})
+    assert dropped.values_R.tolist() == pytest.approx([0.5 + 0.1 * k3, 0.0])
+    means = dropped.diagnostics.means
+    assert means["actor/pg_loss"].tolist() == pytest.approx([0.5, 0])
+    assert means["correction/icepop/masked_fraction"].tolist() == [False, True]
+    assert "actor/ratio/mean" in means
+    assert "correction/weight/eff_sample_size" in dropped.diagnostics.effective_sizes
+    sequence_means = dropped.sequence_diagnostics.means
+    assert sequence_means["rollout_corr/masked_sequence_fraction"].tolist() == [False, False]
+
+
+def test_without_corrections_nothing_is_reported_about_them():
+    result = evaluate(OFF, kl=KLConfig())
+    assert not result.sequence_diagnostics.means
+    assert not any(name.startswith("correction") for name in result.diagnostics.means)
+
+
+def test_the_kl_is_weighted_by_the_ratio_to_the_sampler_not_to_the_anchor():
+    kl = KLConfig(coefficient=1.0, importance=KLImportance.stopped)
+    k3 = math.exp(-0.5) - 1 + 0.5
+    assert values(OFF, kl=kl) == pytest.approx([1.0 + 0.5 * k3, -1.0])
+
+
+def test_decoupled_ppo_is_clip_with_a_proximal_anchor_and_unbounded_weights():
+    responses = ref.random_responses(3, masked=0)
+    inputs = ref.tensors(responses)
+    objective = Objective(
+        loss=ClipConfig(), kl=KLConfig(), corrections={"tis": TISConfig(high=math.inf)}
+    )
+    got = objective.per_token(inputs, ref_logprobs_R=None).values_R.tolist()
+    expected = [
+        math.exp(t.anchor - t.rollout) * value
+        for response in responses
+        for t, value in zip(response, ref.clip(response, ClipConfig()), strict=True)
+    ]
+    assert got == pytest.approx(expected)
+
+
+def test_dropping_tokens_does_not_scale_up_the_others():
+    """Denominators stay those before masking: the kept tokens' gradients do not move."""
+    responses = ref.random_responses(4, masked=0)
+    weights_R = torch.tensor(np.concatenate(ref.weights(responses)))
+
+    def gradient(stages):
+        inputs = ref.tensors(responses)
+        objective = Objective(loss=ClipConfig(), kl=KLConfig(), corrections=stages)
+        result = objective.per_token(inputs, ref_logprobs_R=None)
+        loss = (weights_R * result.values_R).sum()
+        return torch.autograd.grad(loss, inputs.policy_logprobs_R)[0], result
+
+    plain, _ = gradient({})
+    masked, result = gradient({"geometric_mask": GeometricMaskConfig(low=0.9, high=1.2)})
+    dropped = result.diagnostics.means["correction/geometric_mask/masked_fraction"]
+    assert dropped.any() and not dropped.all()
+    assert torch.equal(masked, torch.where(dropped, 0.0, plain))
+
+
+def test_what_a_stage_needs():
+    def needs(**stages):
+        return Objective(loss=ReinforceConfig(), kl=KLConfig(), corrections=stages).needs_proximal
+
+    assert not needs()
+    assert not needs(opsm=OPSMConfig())
+    assert needs(opsm=OPSMConfig(), veto=VetoConfig())
+    assert not Objective(loss=ClipConfig(), kl=KLConfig()).needs_selection
+    assert Objective(loss=ClipCovConfig(), kl=KLConfig()).needs_selection
+
+
+def test_contradictions_say_so():
+    def check(loss, **stages):
+        Objective(loss=loss, kl=KLConfig(), corrections=stages).check()
+
+    check(ClipConfig(), tis=TISConfig(), geometric_mask=GeometricMaskConfig())
+    check(AIPOConfig(), geometric_mask=GeometricMaskConfig())
+    with pytest.raises(UserError, match=r"corrections\.mine\.high must be above 1"):
+        check(ClipConfig(), mine=TISConfig(high=0.5))
+    with pytest.raises(UserError, match=r"corrections\.two\.kind=tis is already used.*\.one"):
+        check(ClipConfig(), one=TISConfig(), two=TISConfig())
+    for loss in (AIPOConfig(), DPPOConfig()):
+        for stage in (TISConfig(), IcePopConfig()):
+            with pytest.raises(UserError, match=f"with loss={loss.kind} would count"):
+                check(loss, stage=stage)

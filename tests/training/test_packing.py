@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, clip
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig
 from rlpost.errors import UserError
-from rlpost.training.packing import attach_ref_logprobs, pack, unpack
+from rlpost.training.packing import attach, pack, unpack
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 VOCAB = 11
@@ -401,7 +401,7 @@ def test_values_travel_between_splits_by_sequence(data, layout, other):
     for number, values in by_sequence.items():
         assert values + 1 == pytest.approx(trajectories[number].rollout_logprobs, abs=1e-6)
     trained = pack(groups, advantages, reduction=TOKEN_MEAN, **layout)
-    for batch in all_batches(attach_ref_logprobs(trained, by_sequence)):
+    for batch in all_batches(attach(trained, ref_logprobs_R=by_sequence)):
         assert batch.ref_logprobs_R is not None
         assert batch.ref_logprobs_R.dtype == np.float32
         if not batch.is_dummy:

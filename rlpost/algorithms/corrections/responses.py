@@ -1,0 +1,163 @@
+"""Corrections that keep or drop whole responses.
+
+Masked tokens take part in no decision. Legend: see base.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
+from rlpost.algorithms.corrections.tokens import check_bounds
+from rlpost.algorithms.losses.base import PolicyLossInputs
+from rlpost.algorithms.ratio import LOG_RATIO_BOUND, bounded_log_ratio
+from rlpost.algorithms.sequences import sequence_any, sequence_mean, sequence_sum
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class SequenceMaskConfig:
+    """Rejection by the ratio of the whole response, https://richardli.xyz/rl-collapse.
+
+    The product over its tokens, whose spread grows with length: long responses are dropped
+    first. ``geometric_mask`` is not so biased.
+    """
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    use: ClassVar[str] = "Short responses that must come from nearly the same policy as a whole."
+    watch: ClassVar[str] = (
+        "The longer a response, the likelier it is dropped: compare "
+        "`rollout_corr/masked_sequence_fraction` with `response_length/mean`."
+    )
+
+    kind: str = "sequence_mask"
+    low: float = 0.5
+    high: float = 2.0
+
+    def check(self, path: str = "corrections.sequence_mask") -> None:
+        """Raises UserError: a field is out of range."""
+        check_bounds(self.low, self.high, path=path, usual="start at 0.5 and 2.0")
+
+
+@corrections.register("sequence_mask", SequenceMaskConfig)
+def sequence_mask(inputs: PolicyLossInputs, config: SequenceMaskConfig) -> Correction:
+    """Keep the response iff low <= prod_t rho_t <= high."""
+    log_rho_R = log_rho(inputs)
+    total_R = sequence_sum(log_rho_R, sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
+    kept_R = (total_R >= math.log(config.low)) & (total_R <= math.log(config.high))
+    return mask("sequence_mask", kept_R, log_rho_R)
+
+
+@dataclass(kw_only=True)
+class GeometricMaskConfig:
+    """Rejection by the geometric mean of a response's ratios, https://richardli.xyz/rl-collapse."""
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    use: ClassVar[str] = (
+        "Long responses that differ a little at every token; first measure your mismatch."
+    )
+    watch: ClassVar[str] = (
+        "Opposite deviations cancel (add veto), and a width of 1 % is tight: tune it by "
+        "`rollout_corr/masked_sequence_fraction`."
+    )
+
+    kind: str = "geometric_mask"
+    low: float = 0.99  # tune to the mismatch of your engines
+    high: float = 1.01
+
+    def check(self, path: str = "corrections.geometric_mask") -> None:
+        """Raises UserError: a field is out of range."""
+        check_bounds(self.low, self.high, path=path, usual="start at 0.99 and 1.01")
+
+
+@corrections.register("geometric_mask", GeometricMaskConfig)
+def geometric_mask(inputs: PolicyLossInputs, config: GeometricMaskConfig) -> Correction:
+    """Keep the response iff low <= exp(mean_t log rho_t) <= high."""
+    log_rho_R = log_rho(inputs)
+    mean_R = sequence_mean(log_rho_R, sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
+    kept_R = (mean_R >= math.log(config.low)) & (mean_R <= math.log(config.high))
+    return mask("geometric_mask", kept_R, log_rho_R)
+
+
+@dataclass(kw_only=True)
+class VetoConfig:
+    """One token that the anchor would hardly have sampled drops the whole response.
+
+    verl's ``rollout_token_veto_threshold``,
+    https://verl.readthedocs.io/en/latest/algo/rollout_corr.html.
+    """
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    use: ClassVar[str] = "Beside another correction, against responses with a corrupt token."
+    watch: ClassVar[str] = (
+        "If `correction/veto/masked_fraction` is more than rare, look for a fault (temperature, "
+        "tokenizer, push) rather than at the threshold."
+    )
+
+    kind: str = "veto"
+    threshold: float = 1e-4
+
+    def check(self, path: str = "corrections.veto") -> None:
+        """Raises UserError: a field is out of range."""
+        lowest = math.exp(-LOG_RATIO_BOUND)
+        if not lowest < self.threshold < 1:
+            raise UserError(
+                f"{path}.threshold must be in ({lowest:.0e}, 1), got {self.threshold}; ratios "
+                "below it are not told apart; usually 1e-4"
+            )
+
+
+@corrections.register("veto", VetoConfig)
+def veto(inputs: PolicyLossInputs, config: VetoConfig) -> Correction:
+    """Drop the response iff any rho_t < threshold."""
+    log_rho_R = log_rho(inputs)
+    vetoed_R = sequence_any(
+        log_rho_R < math.log(config.threshold),
+        sequence_R=inputs.sequence_R,
+        counted_R=inputs.counted_R,
+    )
+    return mask("veto", ~vetoed_R, log_rho_R)
+
+
+@dataclass(kw_only=True)
+class OPSMConfig:
+    """Off-policy sequence masking, DeepSeek-V3.2, arXiv 2512.02556.
+
+    Looks at the *current* policy against the sampler, so it acts with any anchor; on-policy
+    the first update has nothing to drop.
+    """
+
+    needs_proximal: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
+    use: ClassVar[str] = (
+        "Several updates per batch or stale samples: failures that the policy has left behind stop "
+        "pushing it."
+    )
+    watch: ClassVar[str] = (
+        "The paper gives no `algorithm.corrections.opsm.delta`, so tune it by "
+        "`correction/opsm/masked_fraction`; only failures are dropped."
+    )
+
+    kind: str = "opsm"
+    delta: float = 0.1  # nats per token; the paper gives no number
+
+    def check(self, path: str = "corrections.opsm") -> None:
+        """Raises UserError: a field is out of range."""
+        if not 0 < self.delta < math.inf:
+            raise UserError(
+                f"{path}.delta must be positive, got {self.delta}; it is a mean of log-ratios: "
+                "start at 0.1 nats per token"
+            )
+
+
+@corrections.register("opsm", OPSMConfig)
+def opsm(inputs: PolicyLossInputs, config: OPSMConfig) -> Correction:
+    """Drop the response iff its mean A < 0 and mean_t(log rollout - log policy) > delta."""
+    where = {"sequence_R": inputs.sequence_R, "counted_R": inputs.counted_R}
+    drift_R = -bounded_log_ratio(inputs.policy_logprobs_R.detach(), inputs.rollout_logprobs_R)
+    far_R = sequence_mean(drift_R, **where) > config.delta
+    worse_R = sequence_mean(inputs.advantages_R, **where) < 0
+    return mask("opsm", ~(worse_R & far_R), drift_R)

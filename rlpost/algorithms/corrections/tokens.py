@@ -1,0 +1,137 @@
+"""Corrections that decide about each token by itself: TIS, IcePop, token mask.
+
+Legend: see base.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
+from rlpost.algorithms.diagnostics import Diagnostics
+from rlpost.algorithms.losses.base import PolicyLossInputs
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class TISConfig:
+    """Truncated importance sampling, https://fengyao.notion.site/off-policy-rl.
+
+    With a proximal anchor and ``high: .inf`` the clipped loss becomes decoupled PPO,
+    arXiv 2110.00641.
+    """
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True  # multiplies by rho itself; a mask does not
+    use: ClassVar[str] = (
+        "The first choice where engines disagree; on the command line decoupled PPO is "
+        "`algorithm.corrections.tis.high=inf`."
+    )
+    watch: ClassVar[str] = (
+        "Truncated weights are biased (`correction/tis/clipped_fraction`), and a small "
+        "`correction/weight/eff_sample_size` says that a few tokens carry the batch."
+    )
+
+    kind: str = "tis"
+    low: float = 0.0  # rho is clipped to [low, high]
+    high: float = 2.0
+
+    def check(self, path: str = "corrections.tis") -> None:
+        """Raises UserError: a field is out of range."""
+        if not 0 <= self.low < 1:
+            raise UserError(f"{path}.low must be in [0, 1), got {self.low}; TIS uses 0")
+        if not self.high > 1:
+            raise UserError(
+                f"{path}.high must be above 1, got {self.high}; it bounds the ratio itself: "
+                "TIS uses 2.0"
+            )
+
+
+@corrections.register("tis", TISConfig)
+def tis(inputs: PolicyLossInputs, config: TISConfig) -> Correction:
+    """clip(rho, low, high)."""
+    rho_R = log_rho(inputs).exp()
+    weight_R = rho_R.clamp(config.low, config.high)
+    means = {"correction/tis/clipped_fraction": weight_R != rho_R}
+    return Correction(weight_R=weight_R, diagnostics=Diagnostics(means=means))
+
+
+@dataclass(kw_only=True)
+class IcePopConfig:
+    """IcePop: the weight where it is trustworthy, nothing elsewhere; arXiv 2510.18855."""
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True
+    use: ClassVar[str] = (
+        "Mixture-of-experts models, whose engines may route differently: tokens far off are "
+        "dropped."
+    )
+    watch: ClassVar[str] = (
+        "`correction/icepop/masked_fraction` should stay below a percent; growth means that the "
+        "mismatch runs away."
+    )
+
+    kind: str = "icepop"
+    low: float = 0.5
+    high: float = 5.0
+
+    def check(self, path: str = "corrections.icepop") -> None:
+        """Raises UserError: a field is out of range."""
+        check_bounds(self.low, self.high, path=path, usual="IcePop uses 0.5 and 5.0")
+
+
+@corrections.register("icepop", IcePopConfig)
+def icepop(inputs: PolicyLossInputs, config: IcePopConfig) -> Correction:
+    """rho where low <= rho <= high, else 0."""
+    rho_R = log_rho(inputs).exp()
+    inside_R = (rho_R >= config.low) & (rho_R <= config.high)
+    means = {"correction/icepop/masked_fraction": ~inside_R}
+    return Correction(
+        weight_R=rho_R.masked_fill(~inside_R, 0.0), diagnostics=Diagnostics(means=means)
+    )
+
+
+@dataclass(kw_only=True)
+class TokenMaskConfig:
+    """Rejection of single tokens; those kept are not reweighted.
+
+    verl's ``rollout_rs: token``, https://verl.readthedocs.io/en/latest/algo/rollout_corr.html.
+    """
+
+    needs_proximal: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    use: ClassVar[str] = (
+        "To drop tokens the policies disagree on without weighing the others: fits aipo and dppo."
+    )
+    watch: ClassVar[str] = (
+        "Kept tokens stay biased by what mismatch they have; see "
+        "`correction/token_mask/masked_fraction`."
+    )
+
+    kind: str = "token_mask"
+    low: float = 0.5
+    high: float = 2.0
+
+    def check(self, path: str = "corrections.token_mask") -> None:
+        """Raises UserError: a field is out of range."""
+        check_bounds(self.low, self.high, path=path, usual="start at 0.5 and 2.0")
+
+
+@corrections.register("token_mask", TokenMaskConfig)
+def token_mask(inputs: PolicyLossInputs, config: TokenMaskConfig) -> Correction:
+    """1 where low <= rho <= high, else 0."""
+    log_rho_R = log_rho(inputs)
+    kept_R = (log_rho_R >= math.log(config.low)) & (log_rho_R <= math.log(config.high))
+    return mask("token_mask", kept_R, log_rho_R)
+
+
+def check_bounds(low: float, high: float, *, path: str, usual: str) -> None:
+    """Refuse a range of rho that does not hold 1: it would drop on-policy tokens.
+
+    Raises:
+        UserError: names the field.
+    """
+    if not 0 < low < 1:
+        raise UserError(f"{path}.low must be in (0, 1), got {low}; {usual}")
+    if not 1 < high < math.inf:
+        raise UserError(f"{path}.high must be above 1, got {high}; {usual}")

@@ -1,0 +1,69 @@
+"""The critic's loss, per token.
+
+Owns the clipped regression on returns and its diagnostics. Refuses to own returns
+(advantages/), masks and denominators (reduce.py). Invariant: one value per token and no
+average, so the gradient cannot depend on how tokens were packed.
+
+Legend: R response tokens of one micro-batch. The value of a token is read *before* it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlpost.algorithms.diagnostics import Diagnostics
+from rlpost.algorithms.losses import PerToken
+from rlpost.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticLossInputs:
+    """What the critic's loss may look at; all tensors have shape (R,)."""
+
+    values_R: Tensor  # carries the gradient
+    rollout_values_R: Tensor  # the critic's own when the advantages were computed
+    returns_R: Tensor
+
+
+@dataclass(kw_only=True)
+class CriticLossConfig:
+    """Clipped value loss, as in PPO's reference code (openai/baselines)."""
+
+    clip: float | None = 0.5  # how far a value may move from its old one; null: no clipping
+
+    def check(self, path: str = "critic.loss") -> None:
+        """Raises UserError: a field is out of range."""
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise UserError(
+                f"{path}.clip must be positive, got {self.clip}, in units of the reward; 0.2 "
+                "to 0.5 is usual, null turns it off"
+            )
+
+
+def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:
+    """0.5 * max((V - R)^2, (clip(V, V_old +- c) - R)^2).
+
+    A value that moved further than c *towards* its return has the larger clipped term, and no
+    gradient: it has moved enough. ``critic/vf_explained_var`` is of the values before the
+    update, those the advantages were made with.
+    """
+    values_R, old_R, returns_R = inputs.values_R, inputs.rollout_values_R, inputs.returns_R
+    losses_R = 0.5 * (values_R - returns_R).square()
+    clipped_R = torch.zeros_like(losses_R, dtype=torch.bool)
+    if config.clip is not None:
+        bounded_R = torch.clamp(values_R, old_R - config.clip, old_R + config.clip)
+        bounded_losses_R = 0.5 * (bounded_R - returns_R).square()
+        clipped_R = bounded_losses_R > losses_R
+        losses_R = torch.maximum(losses_R, bounded_losses_R)
+    diagnostics = Diagnostics(
+        means={
+            "critic/vf_loss": losses_R.detach(),
+            "critic/vf_clipfrac": clipped_R.detach(),
+            "critic/vpred_mean": values_R.detach(),
+            "critic/returns/mean": returns_R.detach(),
+        },
+        explained_variances={"critic/vf_explained_var": (returns_R.detach(), old_R.detach())},
+    )
+    return PerToken(values_R=losses_R, diagnostics=diagnostics)

@@ -1,0 +1,66 @@
+"""The clipped surrogate: PPO, GRPO, DAPO (clip-higher) and dual clip, by their numbers.
+
+Legend: see base.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.ratio import ratio
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ClipConfig:
+    """Clipped surrogate: PPO arXiv 1707.06347; clip-higher 2503.14476; dual clip 1912.09729."""
+
+    use: ClassVar[str] = (
+        "The default: PPO, GRPO and DAPO by their numbers, with one update per batch or several."
+    )
+    watch: ClassVar[str] = (
+        "`actor/pg_clipfrac` is 0 with one on-policy update, and a few percent with more; for a "
+        "negative A nothing bounds the loss (`actor/ratio/max`) without `loss.dual_clip`."
+    )
+
+    kind: str = "clip"
+    clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
+    clip_high: float = 0.2  # DAPO: 0.28
+    dual_clip: float | None = None  # bound c of the loss for A < 0: at most -cA; usual: 3.0
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        if not 0 < self.clip_low < 1:
+            raise UserError(
+                f"{path}.clip_low must be in (0, 1), got {self.clip_low}; DAPO uses 0.2"
+            )
+        if not 0 < self.clip_high < math.inf:
+            raise UserError(
+                f"{path}.clip_high must be positive, got {self.clip_high}; it is the offset "
+                "above 1: DAPO uses 0.28"
+            )
+        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
+            raise UserError(
+                f"{path}.dual_clip must be above 1, got {self.dual_clip}; the paper uses 3.0, "
+                "null turns it off"
+            )
+
+
+@losses.register("clip", ClipConfig)
+def clip(inputs: PolicyLossInputs, config: ClipConfig) -> PerToken:
+    """-min(rA, clip(r, 1 - low, 1 + high)A), r = policy / anchor. See ClipConfig."""
+    advantages_R = inputs.advantages_R
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    clipped_R = ratio_R.clamp(1 - config.clip_low, 1 + config.clip_high)
+    plain_R, bounded_R = -ratio_R * advantages_R, -clipped_R * advantages_R
+    values_R = torch.maximum(plain_R, bounded_R)
+    means = {"actor/pg_clipfrac": (bounded_R > plain_R).detach()}
+    if config.dual_clip is not None:
+        ceiling_R = -config.dual_clip * advantages_R
+        above_R = (advantages_R < 0) & (values_R > ceiling_R)
+        values_R = torch.where(above_R, ceiling_R, values_R)
+        means["actor/pg_clipfrac_lower"] = above_R.detach()
+    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))

@@ -1,0 +1,205 @@
+"""Clip-Cov and KL-Cov: hold back the few tokens that make entropy collapse, arXiv 2505.22617.
+
+Those tokens have a large product ``(log pi - mean)(A - mean)``. Owns the losses and the
+choice of the tokens. The choice needs means and ranks over the *whole* optimizer batch, so
+the driver makes it once, before the batch is split, and it travels as ``selected_R``.
+
+Deliberately different from the paper, which uses the current policy's log-probs of one
+mini-batch: we use the sampler's of the optimizer batch. The choice then does not depend on
+the split, and needs no forward pass; on-policy the two agree.
+
+Legend: see base.py. S sequences (responses) of the optimizer batch; the choice is numpy.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.losses.clipped import ClipConfig, clip
+from rlpost.algorithms.ratio import bounded_log_ratio
+from rlpost.errors import UserError
+from rlpost.registry import Registry
+
+# loss name -> select(advantages, *, rollout_logprobs, config, seed) -> one bool array each
+selectors = Registry("token selection")
+
+
+def token_selection(config: Any) -> Callable[..., list[np.ndarray]] | None:
+    """Return how the tokens of a loss are chosen; None if it looks at all tokens alike.
+
+    Example::
+
+        select = token_selection(cfg.loss)
+        selected = select(advantages, rollout_logprobs=logprobs, config=cfg.loss, seed=step)
+    """
+    names = {entry.name for entry in selectors}
+    return selectors.get(config.kind).target if config.kind in names else None
+
+
+@dataclass(kw_only=True)
+class ClipCovConfig:
+    """Clip-Cov, arXiv 2505.22617: chosen tokens have no gradient, others are clipped as usual."""
+
+    needs_selection: ClassVar[bool] = True
+    use: ClassVar[str] = (
+        "When `actor/entropy` collapses under clip: a few of the tokens that cause it get no "
+        "gradient."
+    )
+    watch: ClassVar[str] = (
+        "An `actor/selected_fraction` of 0 says that no token's product lies between the bounds, "
+        "and this is plain clip."
+    )
+
+    kind: str = "clip_cov"
+    fraction: float = 2e-4  # of all tokens; at least one, if any qualifies
+    covariance_low: float = 1.0  # drawn at random from tokens whose product is between
+    covariance_high: float = 5.0
+    clip_low: float = 0.2  # as in loss=clip: the authors' runs keep it
+    clip_high: float = 0.2
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        _check_fraction(self.fraction, path=path, usual=2e-4)
+        if not 0 < self.covariance_low < self.covariance_high:
+            raise UserError(
+                f"{path}.covariance_low must be positive and below "
+                f"{path}.covariance_high={self.covariance_high}, got {self.covariance_low}; "
+                "the paper uses 1.0 and 5.0"
+            )
+        ClipConfig(clip_low=self.clip_low, clip_high=self.clip_high).check(path)
+
+
+@losses.register("clip_cov", ClipCovConfig)
+def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> PerToken:
+    """``clip``, and 0 where ``selected_R``."""
+    assert inputs.selected_R is not None, "the batch carries no token selection"
+    result = clip(inputs, ClipConfig(clip_low=config.clip_low, clip_high=config.clip_high))
+    means = {**result.diagnostics.means, "actor/selected_fraction": inputs.selected_R}
+    return PerToken(
+        values_R=result.values_R.masked_fill(inputs.selected_R, 0.0),
+        diagnostics=replace(result.diagnostics, means=means),
+    )
+
+
+@selectors.register("clip_cov", ClipCovConfig)
+def select_clip_cov(
+    advantages: Sequence[np.ndarray],
+    *,
+    rollout_logprobs: Sequence[np.ndarray],
+    config: ClipCovConfig,
+    seed: int,
+) -> list[np.ndarray]:
+    """Draw ``fraction`` of the tokens from those whose product is between the bounds.
+
+    Args:
+        advantages: one array of token advantages per sequence; NaN means "not trained on".
+        rollout_logprobs: the sampler's, nats, in the same shape.
+        config: see ClipCovConfig.
+        seed: with a token's place in the lists it fixes the token's draw.
+
+    Returns:
+        One bool array per sequence. Fewer than the fraction if fewer qualify.
+    """
+    product, num_counted = _products(advantages, rollout_logprobs)
+    with np.errstate(invalid="ignore"):
+        inside = (product > config.covariance_low) & (product < config.covariance_high)
+    draws = [np.random.default_rng([seed, s]).random(len(a)) for s, a in enumerate(advantages)]
+    order = np.argsort(np.concatenate([np.empty(0), *draws]), kind="stable")
+    chosen = order[inside[order]][: _quota(config.fraction, num_counted)]
+    return _split(chosen, advantages)
+
+
+@dataclass(kw_only=True)
+class KLCovConfig:
+    """KL-Cov, arXiv 2505.22617: chosen tokens pay for leaving the anchor; nothing is clipped."""
+
+    needs_selection: ClassVar[bool] = True
+    use: ClassVar[str] = (
+        "Against the same collapse, but softer: the tokens that cause it pay for moving."
+    )
+    watch: ClassVar[str] = (
+        "Nothing is clipped, so with several updates per batch watch `actor/ratio/max` and "
+        "`actor/ppo_kl`."
+    )
+
+    kind: str = "kl_cov"
+    fraction: float = 2e-3  # of all tokens, those of the largest product; at least one
+    coefficient: float = 1.0  # of |log r| at the chosen tokens
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        _check_fraction(self.fraction, path=path, usual=2e-3)
+        if not 0 < self.coefficient < math.inf:
+            raise UserError(
+                f"{path}.coefficient must be positive, got {self.coefficient}; the paper uses 1.0"
+            )
+
+
+@losses.register("kl_cov", KLCovConfig)
+def kl_cov(inputs: PolicyLossInputs, config: KLCovConfig) -> PerToken:
+    """-rA, and + coefficient * |log r| where ``selected_R``."""
+    assert inputs.selected_R is not None, "the batch carries no token selection"
+    log_ratio_R = bounded_log_ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    ratio_R = log_ratio_R.exp()
+    penalty_R = torch.where(
+        inputs.selected_R, config.coefficient * log_ratio_R.abs(), torch.zeros_like(log_ratio_R)
+    )
+    means = {"actor/selected_fraction": inputs.selected_R}
+    return PerToken(
+        values_R=penalty_R - ratio_R * inputs.advantages_R,
+        diagnostics=ratio_diagnostics(inputs, ratio_R, means),
+    )
+
+
+@selectors.register("kl_cov", KLCovConfig)
+def select_kl_cov(
+    advantages: Sequence[np.ndarray],
+    *,
+    rollout_logprobs: Sequence[np.ndarray],
+    config: KLCovConfig,
+    seed: int,
+) -> list[np.ndarray]:
+    """Choose the ``fraction`` of tokens with the largest product; ties go to the earlier token.
+
+    Arguments and result are those of ``select_clip_cov``; nothing is drawn.
+    """
+    product, num_counted = _products(advantages, rollout_logprobs)
+    order = np.argsort(-product, kind="stable")  # NaN goes last
+    return _split(order[: _quota(config.fraction, num_counted)], advantages)
+
+
+def _check_fraction(fraction: float, *, path: str, usual: float) -> None:
+    if not 0 < fraction < 1:
+        raise UserError(f"{path}.fraction must be in (0, 1), got {fraction}; usually {usual:g}")
+
+
+def _products(
+    advantages: Sequence[np.ndarray], rollout_logprobs: Sequence[np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """(log pi - mean)(A - mean) of all tokens in one array, NaN where not counted; their count."""
+    for a, logprobs in zip(advantages, rollout_logprobs, strict=True):
+        assert a.shape == logprobs.shape, (a.shape, logprobs.shape)
+    flat = np.concatenate([np.empty(0), *advantages])
+    logprobs = np.concatenate([np.empty(0), *rollout_logprobs])
+    counted = ~np.isnan(flat)
+    product = np.full(len(flat), np.nan)
+    if counted.any():
+        kept_logprobs, kept = logprobs[counted], flat[counted]
+        product[counted] = (kept_logprobs - kept_logprobs.mean()) * (kept - kept.mean())
+    return product, int(counted.sum())
+
+
+def _quota(fraction: float, num_counted: int) -> int:
+    return min(num_counted, max(1, int(fraction * num_counted)))
+
+
+def _split(chosen: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    lengths = [len(part) for part in like]
+    flags = np.zeros(sum(lengths), dtype=bool)
+    flags[chosen] = True
+    return np.split(flags, np.cumsum(lengths)[:-1]) if lengths else []

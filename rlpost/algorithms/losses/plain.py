@@ -1,0 +1,82 @@
+"""Losses that use no ratio: the policy gradient itself, and likelihood of kept samples.
+
+Legend: see base.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.ratio import ratio
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ReinforceConfig:
+    """Plain policy gradient, https://doi.org/10.1007/BF00992696; unbiased only on-policy."""
+
+    use: ClassVar[str] = (
+        "One update per batch on fresh samples; with `algorithm/advantage=rloo` it is RLOO."
+    )
+    watch: ClassVar[str] = (
+        "Nothing allows for a policy that has moved since it sampled: leave `algorithm.epochs` and "
+        "`algorithm.mini_batches` at 1 and see `actor/ratio/max_deviation`."
+    )
+
+    kind: str = "reinforce"
+
+    def check(self, path: str = "loss") -> None:
+        """Nothing can be out of range."""
+
+
+@losses.register("reinforce", ReinforceConfig)
+def reinforce(inputs: PolicyLossInputs, config: ReinforceConfig) -> PerToken:
+    """-A log pi. Its gradient equals ``clip``'s where the ratio is 1; its value does not."""
+    values_R = -inputs.advantages_R * inputs.policy_logprobs_R
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, {}))
+
+
+@dataclass(kw_only=True)
+class NLLConfig:
+    """Rejection fine-tuning inside the RL loop (RFT, RAFT: arXiv 2308.01825, 2304.06767)."""
+
+    use: ClassVar[str] = (
+        "Rejection fine-tuning, with `algorithm=rft` and `selection.*`: a base line, or a start "
+        "for RL."
+    )
+    watch: ClassVar[str] = (
+        "It never pushes a wrong response down, and `actor/entropy` falls from round to round; "
+        "`actor/kept_fraction` is the share of tokens imitated."
+    )
+
+    kind: str = "nll"
+    keep_above: float | None = 0.0  # tokens of a larger advantage are kept; null keeps all
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        if self.keep_above is not None and not math.isfinite(self.keep_above):
+            raise UserError(
+                f"{path}.keep_above must be finite, got {self.keep_above}; 0.0 keeps what is "
+                "better than its group, null keeps everything"
+            )
+
+
+@losses.register("nll", NLLConfig)
+def nll(inputs: PolicyLossInputs, config: NLLConfig) -> PerToken:
+    """-log pi on kept tokens, 0 on the others, which stay in the denominators.
+
+    The advantage only decides what is kept. This is not the gradient of the reward, on-policy
+    either: it imitates.
+    """
+    values_R = -inputs.policy_logprobs_R
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    kept_R = torch.ones_like(inputs.counted_R)
+    if config.keep_above is not None:
+        kept_R = inputs.advantages_R > config.keep_above
+    values_R = values_R.masked_fill(~kept_R, 0.0)
+    means = {"actor/kept_fraction": kept_R}
+    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))

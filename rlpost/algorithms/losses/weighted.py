@@ -1,0 +1,191 @@
+"""Losses that weigh or gate each token instead of clipping it: CISPO, AIPO, DPPO, SAPO.
+
+AIPO and DPPO take their ratio against the sampler whatever the anchor is, so they correct
+for the sampler's own error themselves.
+
+Legend: see base.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.ratio import bounded_log_ratio, ratio
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class CISPOConfig:
+    """Clipped importance-sampling weights, arXiv 2506.13585."""
+
+    use: ClassVar[str] = (
+        "Long reasoning, or several updates per batch: rare tokens, which clip silences, keep "
+        "their gradient."
+    )
+    watch: ClassVar[str] = (
+        "The weight is bounded but never stops a token from moving on (`actor/ppo_kl`); "
+        "`loss.clip_high` is an offset above 1, not the bound."
+    )
+
+    kind: str = "cispo"
+    clip_high: float = 4.0  # offset above 1: the weight is at most 1 + clip_high = 5
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        if not 0 < self.clip_high < math.inf:
+            raise UserError(
+                f"{path}.clip_high must be positive, got {self.clip_high}; it is the offset "
+                "above 1: 4.0 bounds the weight at 5 (in TRL: epsilon_high=5.0)"
+            )
+
+
+@losses.register("cispo", CISPOConfig)
+def cispo(inputs: PolicyLossInputs, config: CISPOConfig) -> PerToken:
+    """-sg(min(r, 1 + high)) A log pi: a bounded weight, so that no token loses its gradient."""
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R).detach()
+    weight_R = ratio_R.clamp(max=1 + config.clip_high)
+    values_R = -weight_R * inputs.advantages_R * inputs.policy_logprobs_R
+    means = {"actor/pg_clipfrac": weight_R < ratio_R}
+    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+
+
+@dataclass(kw_only=True)
+class AIPOConfig:
+    """Asynchronous importance-weighted policy optimisation, LlamaRL, arXiv 2505.24034."""
+
+    use: ClassVar[str] = (
+        "Asynchronous training: one weight allows for staleness and engine mismatch."
+    )
+    watch: ClassVar[str] = (
+        "A growing `actor/pg_clipfrac` or a small `rollout_corr/rollout_is_eff_sample_size` says "
+        "that samples are too stale."
+    )
+
+    kind: str = "aipo"
+    max_weight: float = 4.0  # bound of the ratio itself, not an offset; the paper: 2 to 10
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        if not 1 <= self.max_weight < math.inf:
+            raise UserError(
+                f"{path}.max_weight must be 1 or more, got {self.max_weight}; it bounds the "
+                "ratio itself: LlamaRL uses 2 to 10"
+            )
+
+
+@losses.register("aipo", AIPOConfig)
+def aipo(inputs: PolicyLossInputs, config: AIPOConfig) -> PerToken:
+    """-sg(min(q, c)) A log pi, q = policy / rollout, c = max_weight."""
+    importance_R = ratio(inputs.policy_logprobs_R, inputs.rollout_logprobs_R).detach()
+    weight_R = importance_R.clamp(max=config.max_weight)
+    values_R = -weight_R * inputs.advantages_R * inputs.policy_logprobs_R
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    means = {"actor/pg_clipfrac": weight_R < importance_R}
+    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+
+
+@dataclass(kw_only=True)
+class DPPOConfig:
+    """Divergence proximal policy optimisation, binary total variation, arXiv 2602.04879."""
+
+    use: ClassVar[str] = (
+        "Large vocabularies, where clip holds back rare tokens whose probability hardly moves."
+    )
+    watch: ClassVar[str] = (
+        "`actor/pg_clipfrac` is the share of masked tokens; on rare tokens q has no bound "
+        "(`actor/ratio/max`), only `loss.log_ratio_penalty`."
+    )
+
+    kind: str = "dppo"
+    max_increase: float = 0.2  # of the token's probability, beyond which A > 0 has no gradient
+    max_decrease: float = 0.2  # the same for A < 0
+    log_ratio_penalty: float = 1e-3  # times (log q)^2; 0 turns it off
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        for name, bound in (
+            ("max_increase", self.max_increase),
+            ("max_decrease", self.max_decrease),
+        ):
+            if not 0 < bound <= 1:
+                raise UserError(
+                    f"{path}.{name} must be in (0, 1], got {bound}; it is a difference of "
+                    "probabilities, usually 0.2"
+                )
+        if not 0 <= self.log_ratio_penalty < math.inf:
+            raise UserError(
+                f"{path}.log_ratio_penalty must be 0 or more, got {self.log_ratio_penalty}; "
+                "usually 1e-3"
+            )
+
+
+@losses.register("dppo", DPPOConfig)
+def dppo(inputs: PolicyLossInputs, config: DPPOConfig) -> PerToken:
+    """-qA while the token's probability is near the sampler's, plus penalty * (log q)^2.
+
+    q = policy / rollout. The mask looks at pi - pi_rollout, so rare tokens, whose ratio is
+    noise, stay; it takes away only steps that lead further out. The penalty has no mask.
+    """
+    advantages_R = inputs.advantages_R
+    log_importance_R = bounded_log_ratio(inputs.policy_logprobs_R, inputs.rollout_logprobs_R)
+    shift_R = (inputs.policy_logprobs_R.exp() - inputs.rollout_logprobs_R.exp()).detach()
+    out_R = torch.where(
+        advantages_R > 0,
+        shift_R > config.max_increase,
+        (advantages_R < 0) & (shift_R < -config.max_decrease),
+    )
+    surrogate_R = (-log_importance_R.exp() * advantages_R).masked_fill(out_R, 0.0)
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    return PerToken(
+        values_R=surrogate_R + config.log_ratio_penalty * log_importance_R.square(),
+        diagnostics=ratio_diagnostics(inputs, ratio_R, {"actor/pg_clipfrac": out_R}),
+    )
+
+
+# Their weight already holds pi_anchor / pi_rollout: a correction that multiplies by it again
+# would count it twice.
+ROLLOUT_RATIO = (AIPOConfig, DPPOConfig)
+
+
+@dataclass(kw_only=True)
+class SAPOConfig:
+    """Soft adaptive policy optimisation, arXiv 2511.20347."""
+
+    use: ClassVar[str] = (
+        "When hard clipping makes training jumpy: the gradient fades as the ratio leaves 1."
+    )
+    watch: ClassVar[str] = (
+        "`actor/gate_slope` is 1 on-policy and falls as tokens leave; unlike clip it also damps "
+        "the steps that lead back."
+    )
+
+    kind: str = "sapo"
+    tau_positive: float = 1.0  # sharpness of the gate for A > 0
+    tau_negative: float = 1.05  # for the others: decays faster, as those tokens are less stable
+
+    def check(self, path: str = "loss") -> None:
+        """Raises UserError: a field is out of range."""
+        for name, tau, usual in (
+            ("tau_positive", self.tau_positive, 1.0),
+            ("tau_negative", self.tau_negative, 1.05),
+        ):
+            if not 0 < tau < math.inf:
+                raise UserError(f"{path}.{name} must be positive, got {tau}; SAPO uses {usual}")
+
+
+@losses.register("sapo", SAPOConfig)
+def sapo(inputs: PolicyLossInputs, config: SAPOConfig) -> PerToken:
+    """-A f(r), f(r) = sigmoid(tau (r - 1)) * 4 / tau: slope 1 at r = 1, smoothly less beyond."""
+    ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
+    tau_R = torch.full_like(ratio_R, config.tau_negative, requires_grad=False).masked_fill(
+        inputs.advantages_R > 0, config.tau_positive
+    )
+    gate_R = (tau_R * (ratio_R - 1)).sigmoid()
+    means = {"actor/gate_slope": (4 * gate_R * (1 - gate_R)).detach()}
+    return PerToken(
+        values_R=-inputs.advantages_R * gate_R * 4 / tau_R,
+        diagnostics=ratio_diagnostics(inputs, ratio_R, means),
+    )

@@ -1,0 +1,76 @@
+"""Which sampled responses are worth imitating: rejection sampling.
+
+Owns the rule. Refuses to own rewards, sampling and the dataset that is written. Pure; no
+torch. Invariant: a response without a reward is never kept, and ties go to the earlier
+sample, so the same input keeps the same responses.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class SelectionConfig:
+    """What is kept of a prompt's responses; everything by default. The rules combine.
+
+    Threshold: ``min_reward=1``. Best of n: ``best=1``. Top k: ``best=k``.
+    """
+
+    min_reward: float | None = None  # keep only rewards of at least this
+    best: int | None = None  # keep at most so many per prompt, those with the largest reward
+    dedupe: bool = False  # keep a response of the same tokens once
+    drop_solved: bool = False  # keep nothing of a prompt whose every response is kept so far
+
+    @property
+    def keeps_everything(self) -> bool:
+        return self == SelectionConfig()
+
+    def check(self, path: str = "selection") -> None:
+        """Raises UserError: a field is out of range or has no effect."""
+        if self.min_reward is not None and not math.isfinite(self.min_reward):
+            raise UserError(f"{path}.min_reward must be finite, got {self.min_reward}")
+        if self.best is not None and self.best < 1:
+            raise UserError(
+                f"{path}.best must be at least 1, got {self.best}; null keeps every response "
+                "that the other rules keep"
+            )
+        if self.drop_solved and self.min_reward is None:
+            raise UserError(
+                f"{path}.drop_solved=true needs {path}.min_reward to say what solved means; set "
+                "it, to 1 for a verifier of right and wrong"
+            )
+
+
+def select(
+    rewards: Sequence[float | None],
+    *,
+    response_ids: Sequence[Sequence[int]],
+    config: SelectionConfig,
+) -> list[int]:
+    """Return the indices of the responses of one prompt to keep, ascending.
+
+    Rejection-sampling fine-tuning: arXiv 2308.01825; best of n: arXiv 2204.05862.
+    """
+    judged = [i for i, reward in enumerate(rewards) if reward is not None]
+    kept = judged
+    if config.min_reward is not None:
+        kept = [i for i in judged if _reward(rewards, i) >= config.min_reward]
+        if config.drop_solved and len(kept) == len(judged):
+            return []
+    if config.dedupe:
+        first: dict[tuple[int, ...], int] = {}
+        for i in kept:
+            first.setdefault(tuple(response_ids[i]), i)
+        kept = list(first.values())
+    if config.best is not None:
+        kept = sorted(kept, key=lambda i: -_reward(rewards, i))[: config.best]
+    return sorted(kept)
+
+
+def _reward(rewards: Sequence[float | None], index: int) -> float:
+    reward = rewards[index]
+    assert reward is not None
+    return reward

@@ -1,0 +1,141 @@
+"""Raw rewards -> the rewards an estimator sees, and which groups are worth training on.
+
+Owns reward clipping, the penalty for overlong responses, whitening, and the decision of
+dynamic sampling. Refuses to own statistics of raw rewards (advantages/base.py: they are
+taken before shaping) and the loop that draws replacements. Invariant: a missing reward
+(NaN) stays missing and takes part in nothing; the input is not written to.
+
+Legend: P prompts, G group.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlpost.algorithms.advantages.base import GroupStatistics, whiten
+from rlpost.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ShapingConfig:
+    """Changes to the verifiers' reward; all off by default."""
+
+    clip_min: float | None = None
+    clip_max: float | None = None
+    overlong_buffer: int = 0  # last tokens before rollout.max_tokens that cost; 0: off
+    overlong_penalty: float = 1.0  # at rollout.max_tokens; DAPO: 1.0
+    whiten: bool = False  # rewards of the batch to mean 0 and deviation 1
+
+    def check(self, path: str = "algorithm.shaping", *, max_tokens: int | None = None) -> None:
+        """Refuse what cannot work; ``max_tokens`` is the response limit where it is known.
+
+        Raises:
+            UserError: a field is out of range or has no effect.
+        """
+        for name in ("clip_min", "clip_max"):
+            bound = getattr(self, name)
+            if bound is not None and not math.isfinite(bound):
+                raise UserError(f"{path}.{name} must be finite, got {bound}; null turns it off")
+        low, high = self.clip_min, self.clip_max
+        if low is not None and high is not None and low >= high:
+            raise UserError(
+                f"{path}.clip_min must be below {path}.clip_max={high}, got {low}: every reward "
+                "would be the same"
+            )
+        if self.overlong_buffer < 0:
+            raise UserError(
+                f"{path}.overlong_buffer must be 0 (off) or more, got {self.overlong_buffer}; "
+                "DAPO uses 4096 of 20480 tokens"
+            )
+        if not 0 < self.overlong_penalty < math.inf:
+            raise UserError(
+                f"{path}.overlong_penalty must be positive, got {self.overlong_penalty}: it is "
+                "subtracted; DAPO uses 1.0"
+            )
+        if self.overlong_buffer == 0 and self.overlong_penalty != 1.0:
+            raise UserError(
+                f"{path}.overlong_penalty={self.overlong_penalty} has no effect with "
+                f"{path}.overlong_buffer=0; set the buffer, in tokens"
+            )
+        if max_tokens is not None and self.overlong_buffer > max_tokens:
+            raise UserError(
+                f"{path}.overlong_buffer must be at most rollout.max_tokens={max_tokens}, got "
+                f"{self.overlong_buffer}; a fifth of it is usual"
+            )
+
+
+def shape_rewards(
+    rewards_PG: Tensor, *, lengths_PG: Tensor, max_tokens: int, config: ShapingConfig
+) -> Tensor:
+    """Clip, then add the overlong penalty, then whiten; NaN stays NaN.
+
+    The penalty comes after the clip, so the clip cannot swallow it.
+
+    Args:
+        rewards_PG: raw rewards.
+        lengths_PG: response tokens.
+        max_tokens: the response limit, at which the penalty is complete.
+    """
+    if config.clip_min is not None or config.clip_max is not None:
+        rewards_PG = rewards_PG.clamp(config.clip_min, config.clip_max)
+    if config.overlong_buffer:
+        rewards_PG = rewards_PG + overlong_penalty(
+            lengths_PG,
+            max_tokens=max_tokens,
+            buffer=config.overlong_buffer,
+            penalty=config.overlong_penalty,
+        )
+    if config.whiten:
+        rewards_PG = whiten(rewards_PG, counts_PGL=torch.ones_like(rewards_PG))
+    return rewards_PG
+
+
+def overlong_penalty(lengths_PG: Tensor, *, max_tokens: int, buffer: int, penalty: float) -> Tensor:
+    """Return what a response's length costs, 0 or below, float64.
+
+    0 up to ``max_tokens - buffer``, then linear down to ``-penalty`` at ``max_tokens`` and
+    beyond (soft overlong punishment, DAPO, arXiv 2503.14476, eq. 13).
+    """
+    excess_PG = (lengths_PG - (max_tokens - buffer)).double()
+    return -penalty * (excess_PG / buffer).clamp(0, 1)
+
+
+@dataclass(kw_only=True)
+class DynamicSamplingConfig:
+    """Replace groups without a gradient by fresh ones, DAPO, arXiv 2503.14476."""
+
+    enabled: bool = False
+    max_rounds: int = 3  # draws per step, the first included; then train on what there is
+
+    def check(self, path: str = "algorithm.dynamic_sampling") -> None:
+        """Raises UserError: a field is out of range."""
+        if self.max_rounds < 1:
+            raise UserError(
+                f"{path}.max_rounds must be at least 1, got {self.max_rounds}; without a bound "
+                "a policy that fails everything would sample for ever"
+            )
+        if self.enabled and self.max_rounds == 1:
+            raise UserError(
+                f"{path}.max_rounds=1 with {path}.enabled=true never draws a replacement; use "
+                "2 or more"
+            )
+
+
+def keep_groups(statistics: GroupStatistics) -> Tensor:
+    """Return which groups to keep, bool (P,): those whose raw rewards differ.
+
+    ``statistics`` are of *raw* rewards (accuracy), before shaping: a length penalty must not
+    make a group that was solved throughout, or never, look informative.
+    """
+    return ~statistics.zero_variance_P & ~statistics.too_few_P
+
+
+def groups_to_draw(
+    *, num_kept: int, num_wanted: int, rounds_done: int, config: DynamicSamplingConfig
+) -> int:
+    """Return how many prompts the next round draws: what is missing, or 0 to stop."""
+    if not config.enabled or rounds_done >= config.max_rounds:
+        return 0
+    return max(0, num_wanted - num_kept)

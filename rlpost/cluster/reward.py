@@ -1,0 +1,137 @@
+"""Reward models in Ray actors, behind ``rollout.collector.Judge``.
+
+Owns one actor per model, the running normalisation and the sum with the verifiers' reward.
+Refuses to own scoring (training/reward_scorer.py). Invariants: a failure is a verdict
+without a reward; within a step every score is normalised by the same statistics, whatever
+the order in which groups arrive; what a step adds does not depend on that order either.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rlpost.algorithms.running import RunningStatistics
+from rlpost.cluster.handle import Handle
+from rlpost.cluster.session import Device, Session
+from rlpost.rollout.collector import Judge
+from rlpost.training.reward_scorer import RewardSample, RewardScorer
+from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.types import Group, Verdict
+from rlpost.verifiers.combine import combine
+
+Judgement = tuple[tuple[Verdict, ...], float | None]
+
+
+class RewardGroup:
+    """The driver's end of all reward models: a ``Judge`` whose verdicts are their scores.
+
+    Where ``normalize`` is on, verdicts hold normalised scores and the raw ones in
+    ``info["raw"]``. Call ``absorb`` once a step, after collecting: until then the step's
+    scores do not move the statistics. The first step is not normalised.
+    """
+
+    def __init__(
+        self, handles: Mapping[str, Handle], *, configs: Mapping[str, RewardModelConfig]
+    ) -> None:
+        self._handles = dict(handles)
+        self._weights = {name: configs[name].weight for name in handles}
+        self._statistics = {
+            name: RunningStatistics() for name in handles if configs[name].normalize
+        }
+        self._fresh: dict[str, list[float]] = {name: [] for name in self._statistics}
+
+    async def judge(self, group: Group) -> list[Judgement]:
+        """Score every trajectory with every model; see ``Judge``."""
+        samples = [RewardSample.of(group.prompt, t) for t in group.trajectories]
+        columns = await asyncio.gather(*(h.call("judge", samples) for h in self._handles.values()))
+        judged = []
+        for row in zip(*columns, strict=True):
+            verdicts = tuple(map(self._normalized, row))
+            judged.append((verdicts, combine(verdicts, self._weights)))
+        return judged
+
+    def _normalized(self, verdict: Verdict) -> Verdict:
+        statistics = self._statistics.get(verdict.verifier)
+        if statistics is None or verdict.reward is None:
+            return verdict
+        score = verdict.reward
+        self._fresh[verdict.verifier].append(score)
+        reward = statistics.normalized(score) if statistics.count > 1 else score
+        return replace(verdict, reward=reward, info={"raw": score})
+
+    def absorb(self) -> dict[str, float]:
+        """Move the step's scores into the statistics; returns their moments as metrics."""
+        metrics: dict[str, float] = {}
+        for name, statistics in self._statistics.items():
+            # Sorted: the moments must not depend on which group was scored first.
+            statistics.update(sorted(self._fresh[name]))
+            self._fresh[name] = []
+            metrics |= {
+                f"reward/{name}/running_mean": statistics.mean,
+                f"reward/{name}/running_std": statistics.std,
+            }
+        return metrics
+
+    def discard(self) -> None:
+        """Forget scores since the last ``absorb``, say those of an evaluation."""
+        self._fresh = {name: [] for name in self._statistics}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; JSON."""
+        return {name: s.state_dict() for name, s in self._statistics.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, statistics in self._statistics.items():
+            if name in state:  # a model that was added since starts afresh
+                statistics.load_state_dict(state[name])
+
+
+class JointJudge:
+    """Verifiers and reward models together: verdicts side by side, rewards added."""
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        self._judges = judges
+
+    async def judge(self, group: Group) -> list[Judgement]:
+        """Judge with all; a trajectory has a reward only when each gives one."""
+        parts = await asyncio.gather(*(judge.judge(group) for judge in self._judges))
+        joint: list[Judgement] = []
+        for row in zip(*parts, strict=True):
+            rewards = [reward for _, reward in row if reward is not None]
+            verdicts = tuple(verdict for verdicts, _ in row for verdict in verdicts)
+            joint.append((verdicts, sum(rewards) if len(rewards) == len(row) else None))
+        return joint
+
+
+def spawn_reward(
+    session: Session,
+    configs: Mapping[str, RewardModelConfig],
+    *,
+    model_paths: Mapping[str, str],
+    policy_path: str,
+    device: Device,
+    call_timeout_s: float,
+) -> RewardGroup:
+    """Create one frozen scorer per model.
+
+    Args:
+        session: the run's.
+        configs: name (as in ``Verdict.verifier``) -> options; ``check`` them first.
+        model_paths: name -> located ``path``.
+        policy_path: the policy's model, located.
+        device: a GPU per model on CUDA.
+        call_timeout_s: deadline of scoring one group.
+    """
+    handles = {}
+    for name, cfg in configs.items():
+        actor = session.spawn(
+            RewardScorer,
+            cfg,
+            model_path=model_paths[name],
+            policy_path=policy_path,
+            name=name,
+            num_gpus=1 if device is Device.cuda else 0,
+        )
+        handles[name] = Handle(actor, name=f"reward model {name}", timeout_s=call_timeout_s)
+    return RewardGroup(handles, configs=configs)

@@ -1,0 +1,24 @@
+"""Whether two models mean the same by a token id.
+
+Owns the comparison. Refuses to load models: tokenizers are enough.
+"""
+
+from rlpost.errors import UserError
+
+
+def same_vocabulary(first: str, second: str) -> bool:
+    """Whether the tokenizers at two model paths give every id the same token."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(first).get_vocab() == (
+        AutoTokenizer.from_pretrained(second).get_vocab()
+    )
+
+
+def require_same_vocabulary(path: str, policy_path: str, *, field: str) -> None:
+    """Raises UserError: the model at ``path`` (configured in ``field``) reads other tokens."""
+    if not same_vocabulary(path, policy_path):
+        raise UserError(
+            f"{field}: {path!r} must have the tokenizer of the policy ({policy_path!r}), whose "
+            "token ids it is given; use a model of the same family"
+        )

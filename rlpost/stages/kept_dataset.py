@@ -1,0 +1,46 @@
+"""``dataset/step_NNNNNN.jsonl``: the responses that rejection sampling kept, with provenance.
+
+Owns the format, which is a prompt-completion dataset like any other. Refuses to own the rule
+(algorithms/selection.py). Invariant: a file is complete or absent.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlpost.checkpoint.state import write_text
+from rlpost.types import Group, Prompt, Trajectory
+
+
+def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) -> int:
+    """Write one line per trajectory, replacing an earlier file; returns how many.
+
+    Args:
+        root: the run's ``dataset/``.
+        step: the round, from 1.
+        groups: only what was kept.
+        model: what the policy started from; ``version`` says how far it was trained.
+    """
+    records = [_record(g.prompt, t, model) for g in groups for t in g.trajectories]
+    root.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+    write_text(root / f"step_{step:06d}.jsonl", lines)
+    return len(records)
+
+
+def _record(prompt: Prompt, trajectory: Trajectory, model: str) -> dict[str, Any]:
+    return {
+        "prompt": prompt.text if prompt.messages is None else list(prompt.messages),
+        "completion": trajectory.text,
+        "provenance": {
+            "source": prompt.address,
+            "uid": trajectory.uid,
+            "sample": trajectory.sample,
+            "model": model,
+            "version": max((span.version for span in trajectory.spans), default=0),
+            "seed": trajectory.seed,
+            "reward": trajectory.reward,
+            "verdicts": {v.verifier: v.reward for v in trajectory.verdicts},
+        },
+    }

@@ -1,0 +1,147 @@
+"""Everything an RL run needs to know before anything starts.
+
+Owns the checks that need files, models and the machine. Refuses to own processes
+(rl_parts.py). Invariant: everything that can be refused is refused here, before a file is
+written or a process started.
+"""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlpost.checkpoint.store import CheckpointStore
+from rlpost.cluster.session import Device, resolve_device
+from rlpost.config.schema import RLConfig
+from rlpost.data.dataset import PromptDataset, heldout_source
+from rlpost.errors import DataError, UserError
+from rlpost.models.locate import context_length, locate_model, parameter_count
+from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.stages.run_directory import RunDirectory, find_resume_point
+from rlpost.training.precision import resolve_dtype
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.check import check as check_verifiers
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_BYTES_PER_PARAMETER = 18  # masters, two moments, weights, and slack
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLPlan:
+    """An RL run that passed every check; nothing was written or started yet."""
+
+    cfg: RLConfig
+    resolved: dict[str, Any]  # the configuration as plain data
+    directory: RunDirectory
+    model_path: str
+    device: Device
+    generator: GeneratorConfig  # with dtype, threads and length resolved
+    verifiers: dict[str, VerifierConfig]
+    critic_path: str
+    reward_paths: dict[str, str]
+    train_set: PromptDataset
+    heldout_set: PromptDataset | None
+    store: CheckpointStore
+    resume_from: Path | None
+
+
+def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory) -> RLPlan:
+    """Check everything that can be checked without starting anything.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    from transformers import AutoTokenizer
+
+    model_path = locate_model(cfg.model.path)
+    critic_path = locate_model(cfg.critic.init_from) if cfg.critic.init_from else model_path
+    reward_paths = {name: locate_model(model.path) for name, model in cfg.reward_models.items()}
+    store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
+    resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
+    device = resolve_device(cfg.cluster.device)
+    generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    longest_prompt = generator.max_model_len - cfg.rollout.max_tokens
+    load = {"tokenizer": tokenizer, "max_prompt_tokens": longest_prompt, "seed": cfg.seed}
+    train_set = PromptDataset.load(cfg.data, split="train", **load)
+    has_heldout = heldout_source(cfg.data) is not None
+    heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
+    verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
+    for dataset in filter(None, (train_set, heldout_set)):
+        _require_columns(dataset, verifiers)
+    parameters = parameter_count(model_path)
+    if cfg.critic.enabled:
+        parameters += parameter_count(critic_path)
+    size_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    _require_space(directory, store, size_bytes)
+    return RLPlan(
+        cfg=cfg,
+        resolved=resolved,
+        directory=directory,
+        model_path=model_path,
+        device=device,
+        generator=generator,
+        verifiers=verifiers,
+        critic_path=critic_path,
+        reward_paths=reward_paths,
+        train_set=train_set,
+        heldout_set=heldout_set,
+        store=store,
+        resume_from=resume_from,
+    )
+
+
+def _require_columns(dataset: PromptDataset, verifiers: dict[str, VerifierConfig]) -> None:
+    """Refuse rows that a verifier could only answer with an error."""
+    for row in range(len(dataset)):
+        prompt = dataset.prompt(0, row)
+        for name, cfg in verifiers.items():
+            missing = [c for c in cfg.required_columns() if prompt.columns.get(c) is None]
+            if missing:
+                raise DataError(
+                    f"{prompt.address}: no column {missing[0]!r}, which verifier={name} judges by "
+                    f"(the row has {sorted(prompt.columns)}); name the right one with "
+                    "verifier.answer_column, or choose another verifier"
+                )
+
+
+def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:
+    created = [p for p in (directory.root, *directory.root.absolute().parents) if not p.exists()]
+    try:
+        store.require_space(size_bytes)
+    except UserError:
+        if created:  # the check makes directories to try them; the outermost goes again
+            shutil.rmtree(created[-1], ignore_errors=True)
+        raise
+
+
+def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> GeneratorConfig:
+    """Fill in what depends on machine and model; refuse what neither can give."""
+    generator = cfg.generator
+    cores = len(os.sched_getaffinity(0))
+    local_cpu = device is Device.cpu and cfg.cluster.address is None
+    if local_cpu and generator.num > cores:
+        raise UserError(
+            f"generator.num must be at most the number of cores, {cores} here, got "
+            f"{generator.num}; one engine with more threads is faster than several with less"
+        )
+    length = generator.max_model_len or context
+    if length > context:
+        raise UserError(
+            f"generator.max_model_len must be at most the model's context of {context} tokens, "
+            f"got {length}"
+        )
+    if cfg.rollout.max_tokens >= length:
+        raise UserError(
+            f"rollout.max_tokens must leave room for a prompt in the {length} tokens of "
+            f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
+            f"got {cfg.rollout.max_tokens}"
+        )
+    dtype = generator.dtype
+    if dtype is GeneratorDtype.auto:
+        dtype = GeneratorDtype(str(resolve_dtype(cfg.trainer.dtype)).removeprefix("torch."))
+    threads = generator.threads or max(1, cores // generator.num)
+    return replace(generator, max_model_len=length, dtype=dtype, threads=threads)

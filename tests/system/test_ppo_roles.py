@@ -1,0 +1,73 @@
+"""Critic and reward model as Ray actors, driven as a stage drives them."""
+
+import numpy as np
+import pytest
+import torch
+from packed_groups import pack_into, random_groups
+from reward_models import load_plain_classifier, plain_score, plain_values, with_returns
+
+from rlpost.algorithms.critic_loss import CriticLossConfig
+from rlpost.cluster.critic import spawn_critic
+from rlpost.cluster.reward import spawn_reward
+from rlpost.cluster.session import ClusterConfig, Device, Session
+from rlpost.training.critic_settings import CriticConfig
+from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.settings import DType, TrainerConfig
+
+COMMON = {"device": Device.cpu, "call_timeout_s": 120.0}
+LOSS = CriticLossConfig()
+
+
+@pytest.fixture(scope="module")
+def session():
+    with Session(ClusterConfig()) as session:
+        yield session
+
+
+def batches():
+    packed = pack_into(*random_groups(), num_ranks=2, num_micro_batches=2)
+    return [[with_returns(batch) for batch in rank_batches] for rank_batches in packed]
+
+
+async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_reward, tmp_path):
+    policy = TrainerConfig(dtype=DType.float32, threads=1, num_ranks=2)
+    cfg = CriticConfig(lr=1e-3).trainer(policy)
+    critic = spawn_critic(session, cfg, **COMMON)
+    size = await critic.setup(cfg, model_path=str(tiny_reward), policy_path=str(tiny_model), seed=0)
+    plain = load_plain_classifier(tiny_reward)
+    assert size == sum(p.numel() for p in plain.parameters())
+    for rank_batches, rank_values in zip(batches(), await critic.values(batches()), strict=True):
+        for batch, values_R in zip(rank_batches, rank_values, strict=True):
+            with torch.no_grad():
+                np.testing.assert_allclose(values_R, plain_values(plain, batch), atol=2e-5)
+    losses = []
+    for step in (1, 2):
+        metrics = await critic.forward_backward(batches(), loss=LOSS)
+        losses.append(metrics["critic/vf_loss"])
+        result = await critic.optim_step(step)
+        assert result["critic/lr"] == 1e-3
+    assert losses[1] < losses[0]
+    await critic.save(tmp_path / "state")
+    await critic.load(tmp_path / "state")
+    assert (await critic.optim_step(2))["critic/grad_norm"] == result["critic/grad_norm"]
+    await critic.export(tmp_path / "export")
+    exported, values = load_plain_classifier(tmp_path / "export"), await critic.values(batches())
+    with torch.no_grad():
+        np.testing.assert_allclose(values[0][0], plain_values(exported, batches()[0][0]), atol=2e-5)
+    await critic.close()
+
+
+async def test_a_reward_model_judges_groups(session, tiny_model, tiny_reward):
+    configs = {"helpful": RewardModelConfig(path=str(tiny_reward), weight=0.5, threads=1)}
+    paths = {"helpful": str(tiny_reward)}
+    rewards = spawn_reward(
+        session, configs, model_paths=paths, policy_path=str(tiny_model), **COMMON
+    )
+    (group, *_), _ = random_groups()
+    judged = await rewards.judge(group)
+    plain = load_plain_classifier(tiny_reward)
+    for trajectory, ((verdict,), reward) in zip(group.trajectories, judged, strict=True):
+        ids = [*trajectory.prompt_ids, *trajectory.response_ids]
+        if ids[-1] != plain.config.pad_token_id:
+            assert verdict.reward == pytest.approx(plain_score(plain, ids), abs=1e-5)
+        assert reward == pytest.approx(0.5 * verdict.reward)

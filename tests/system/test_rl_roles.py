@@ -1,0 +1,89 @@
+"""Every role and option of a PPO step at once: real critic, reward model and reference."""
+
+import shutil
+
+import pytest
+from cli_runs import REWARD, finish, metrics, samples, start
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, tiny_reward):
+    place = tmp_path_factory.mktemp("roles")
+    (place / "reward.py").write_text(REWARD)
+    overrides = [
+        "algorithm=ppo",
+        "algorithm.mini_batches=2",
+        "algorithm.epochs=2",
+        "algorithm.anchor=proximal",
+        "algorithm/corrections=[tis,veto]",
+        "algorithm.kl.coefficient=0.05",
+        "algorithm.kl.placement=reward",
+        "algorithm.kl.form=k1",
+        "algorithm.kl.adaptive.enabled=true",
+        "algorithm.kl.adaptive.horizon=12",
+        "algorithm.dynamic_sampling.enabled=true",
+        "algorithm.shaping.overlong_buffer=4",
+        "critic.enabled=true",
+        "critic.lr=1e-3",
+        "critic.warmup_only_steps=1",
+        "verifier.weight=0.5",
+        f"+reward_models.taste.path={tiny_reward}",
+        "+reward_models.taste.normalize=true",
+        f"trainer.steps={STEPS}",
+    ]
+    return place, overrides
+
+
+@pytest.fixture(scope="module")
+def whole_run(options, tiny_model):
+    place, overrides = options
+    process = start(place, tiny_model, "whole", *overrides)
+    output = finish(process)
+    assert process.returncode == 0, output
+    return place / "runs" / "whole"
+
+
+def test_every_role_reports(whole_run):
+    first, *steps = metrics(whole_run)
+    assert first["step"] == 0 and "val-core/arithmetic/acc/mean@1" in first
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    for row in steps:
+        for key in (
+            "critic/vf_loss",
+            "critic/lr",
+            "critic/grad_norm",
+            "actor/kl_coef",
+            "verifier/function/mean",
+            "verifier/taste/mean",
+            "timing_s/ref",
+            "timing_s/values",
+            "timing_s/old_log_prob",
+        ):
+            assert key in row, (key, row["step"])
+    warming_up, *trained = steps
+    assert "actor/pg_loss" not in warming_up  # only the critic was trained
+    assert "weights/version" not in warming_up  # so there was nothing to push
+    for row in trained:
+        assert row["actor/grad_norm"] > 0
+        assert row["correction/weight/mean"] == pytest.approx(1, abs=1e-3)  # float32: no mismatch
+    assert steps[0]["actor/kl_coef"] == 0.05
+    assert steps[1]["actor/kl_coef"] < 0.05  # KL is 0 at first, so the controller lets go
+
+
+def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):
+    """Critic, reward statistics and KL coefficient come back with the policy."""
+    place, overrides = options
+    cut = place / "runs" / "cut"
+    shutil.copytree(whole_run, cut)
+    shutil.rmtree(cut / "export")
+    shutil.rmtree(cut / "checkpoints" / f"step_{STEPS:06d}")
+    (cut / "checkpoints" / "latest").write_text(f"step_{STEPS - 1:06d}")
+    process = start(place, tiny_model, "cut", *overrides)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert samples(cut) == samples(whole_run)
+    ours, theirs = metrics(cut)[-1], metrics(whole_run)[-1]
+    for key in ("actor/pg_loss", "critic/vf_loss", "critic/score/mean", "actor/kl_coef"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
