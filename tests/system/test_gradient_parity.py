@@ -1,15 +1,11 @@
 """The gradient does not depend on the split: real DeepSpeed on gloo against plain torch."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from rank_processes import run_ranks
 
+SCRIPT = Path(__file__).with_name("parity_rank.py")
 BOUND = 1e-5
 
 
@@ -17,29 +13,8 @@ def differences(
     tmp_path: Path, model: Path, *, ranks: int, role: str = "policy", control: str = "none"
 ):
     """Relative gradient difference of every stage and micro-batch count."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(12)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-    (tmp_path / "ports.json").write_text(json.dumps(ports))
-    result = tmp_path / "result.json"
-    script = Path(__file__).with_name("parity_rank.py")
-    arguments = [str(ranks), str(tmp_path / "ports.json"), str(result), control]
-    env = os.environ | {"PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), role, str(model), str(rank), *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-3000:]
-    return json.loads(result.read_text())
+    first = [role, str(model)]
+    return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=12)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
