@@ -1,6 +1,6 @@
 """Train a small reward model on the built-in arithmetic task, in plain torch.
 
-    python benchmarks/train_reward_model.py OUTPUT_DIRECTORY [--steps 60] [--layers 30]
+    python benchmarks/train_reward_model.py OUTPUT_DIRECTORY [--steps 40] [--layers 10]
 
 Each question "What is a * b?" is answered in several wordings, each rightly and wrongly; the
 loss is Bradley-Terry, -log sigma(r_right - r_wrong), within a wording. Questions share their
@@ -115,10 +115,10 @@ def train(
     output: Path,
     *,
     base: str = NAME,
-    steps: int = 60,
+    steps: int = 40,
     batch: int = 8,
-    lr: float = 5e-5,
-    layers: int = 30,
+    lr: float = 2e-4,
+    layers: int = 10,
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> float:
@@ -179,10 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--base", default=NAME)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = vars(parser.parse_args())

@@ -14,12 +14,12 @@ def even_share(prompts, completions, completion_ids, **columns):
 '''
 
 
-def command(place: Path, model: Path, name: str, *overrides: str) -> list[str]:
+def command(place: Path, model: Path, name: str, *overrides: str, stage: str = "rl") -> list[str]:
     return [
         sys.executable,
         "-m",
         "rlpost.cli.main",
-        "rl",
+        stage,
         f"run.name={name}",
         f"model.path={model}",
         "verifier=function",

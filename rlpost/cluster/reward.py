@@ -65,7 +65,10 @@ class RewardGroup:
         metrics: dict[str, float] = {}
         for name, statistics in self._statistics.items():
             # Sorted: the moments must not depend on which group was scored first.
-            statistics.update(sorted(self._fresh[name]))
+            fresh = sorted(self._fresh[name])
+            statistics.update(fresh)
+            if fresh:
+                metrics[f"reward/{name}/raw_mean"] = sum(fresh) / len(fresh)
             self._fresh[name] = []
             metrics |= {
                 f"reward/{name}/running_mean": statistics.mean,
@@ -88,19 +91,19 @@ class RewardGroup:
 
 
 class JointJudge:
-    """Verifiers and reward models together: verdicts side by side, rewards added."""
+    """Verifiers and reward models together: verdicts side by side, one weighted sum."""
 
-    def __init__(self, judges: Sequence[Judge]) -> None:
+    def __init__(self, judges: Sequence[Judge], *, weights: Mapping[str, float]) -> None:
         self._judges = judges
+        self._weights = weights
 
     async def judge(self, group: Group) -> list[Judgement]:
-        """Judge with all; a trajectory has a reward only when each gives one."""
+        """Judge with all; how failures and weights of 0 count: see ``combine``."""
         parts = await asyncio.gather(*(judge.judge(group) for judge in self._judges))
         joint: list[Judgement] = []
         for row in zip(*parts, strict=True):
-            rewards = [reward for _, reward in row if reward is not None]
             verdicts = tuple(verdict for verdicts, _ in row for verdict in verdicts)
-            joint.append((verdicts, sum(rewards) if len(rewards) == len(row) else None))
+            joint.append((verdicts, combine(verdicts, self._weights)))
         return joint
 
 

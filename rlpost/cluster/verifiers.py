@@ -27,9 +27,8 @@ class RemoteVerifiers:
         return [(v, combine(v, self._weights)) for v in verdicts]
 
     def counting_all(self) -> "RemoteVerifiers":
-        """Return a view for evaluation, in which a verifier of weight 0 counts once."""
-        weights = {name: weight or 1.0 for name, weight in self._weights.items()}
-        return RemoteVerifiers(self._handles, weights=weights)
+        """Return a view for evaluation: accuracy does not depend on training's weights."""
+        return RemoteVerifiers(self._handles, weights=dict.fromkeys(self._weights, 1.0))
 
     async def close(self) -> None:
         for handle in self._handles:

@@ -5,9 +5,10 @@ field, value, rule and way out, before anything is read or written.
 """
 
 from rlpost.algorithms.advantages import check_group_size
-from rlpost.algorithms.kl import KLPlacement
-from rlpost.algorithms.shaping import ShapingConfig
-from rlpost.config.schema import Anchor, RLConfig
+from rlpost.algorithms.kl import KLConfig, KLPlacement
+from rlpost.algorithms.kl_controller import AdaptiveKLConfig
+from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
+from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.errors import UserError
 from rlpost.training.objective import Objective
 
@@ -32,6 +33,7 @@ def check_rl(cfg: RLConfig) -> None:
     for name, model in cfg.reward_models.items():
         model.check(f"reward_models.{name}")
     _check_estimator(cfg)
+    _check_idle_options(cfg)
     _check_critic(cfg)
     _check_corrections(cfg)
     _check_rewards(cfg)
@@ -55,10 +57,49 @@ def _check_estimator(cfg: RLConfig) -> None:
             f"algorithm/advantage={advantage.kind} compares all responses of a group, but "
             "selection.* leaves only some; use algorithm=rft with loss=nll, or drop selection.*"
         )
+    if advantage.needs_greedy and (
+        cfg.algorithm.shaping != ShapingConfig()
+        or any(model.normalize for model in cfg.reward_models.values())
+    ):
+        raise UserError(
+            f"algorithm/advantage={advantage.kind} subtracts the greedy response's raw reward, so "
+            "algorithm.shaping.* and reward_models.*.normalize cannot be used with it; leave them "
+            "out, or use algorithm=rloo"
+        )
+    if advantage.kind == "constant" and cfg.selection.keeps_everything:
+        raise UserError(
+            "algorithm/advantage=constant imitates every response that selection.* keeps, and "
+            "nothing is selected; set selection.min_reward or selection.best"
+        )
+    if cfg.algorithm.dynamic_sampling.enabled and advantage.needs_components:
+        raise UserError(
+            "algorithm.dynamic_sampling.enabled=true judges groups by one reward, and "
+            f"algorithm/advantage={advantage.kind} learns from several; turn it off"
+        )
     if cfg.algorithm.dynamic_sampling.enabled and rollout.group_size < 2:
         raise UserError(
             "algorithm.dynamic_sampling.enabled=true compares the rewards of a group; "
             f"rollout.group_size must be at least 2, got {rollout.group_size}"
+        )
+
+
+def _check_idle_options(cfg: RLConfig) -> None:
+    """Refuse options of something that is switched off."""
+    kl, sampling = cfg.algorithm.kl, cfg.algorithm.dynamic_sampling
+    if kl.coefficient == 0 and kl != KLConfig():
+        raise UserError(
+            "algorithm.kl.* has no effect with algorithm.kl.coefficient=0; set the coefficient, "
+            "0.001 to 0.05 is usual"
+        )
+    if not kl.adaptive.enabled and kl.adaptive != AdaptiveKLConfig():
+        raise UserError(
+            "algorithm.kl.adaptive.* has no effect with algorithm.kl.adaptive.enabled=false; "
+            "enable it, or leave its options out"
+        )
+    if not sampling.enabled and sampling != DynamicSamplingConfig():
+        raise UserError(
+            "algorithm.dynamic_sampling.* has no effect with algorithm.dynamic_sampling."
+            "enabled=false; enable it, or leave its options out"
         )
 
 
@@ -73,6 +114,11 @@ def _check_critic(cfg: RLConfig) -> None:
         raise UserError(
             f"critic.enabled=true has no effect with algorithm/advantage={kind}, which reads no "
             "values; use algorithm/advantage=gae, or leave the critic out"
+        )
+    if not cfg.critic.enabled and cfg.critic != CriticRoleConfig():
+        raise UserError(
+            "critic.* has no effect with critic.enabled=false; set critic.enabled=true and "
+            "algorithm=ppo, or leave critic.* out"
         )
     cfg.critic.check()
     cfg.critic.loss.check()

@@ -147,9 +147,12 @@ class RLRun:
         if not groups:
             return []
         with self.record.timed("adv"):
-            advantages = estimate(groups, scores, cfg=cfg, kl_coefficient=controller.coefficient)
+            advantages, rewards_PG = estimate(
+                groups, scores, cfg=cfg, kl_coefficient=controller.coefficient
+            )
             batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.step)
         self.record.add(step_metrics.advantages(advantages))
+        self.record.add(step_metrics.shaped_rewards(rewards_PG))
         if scores.ref_logprobs:
             kl = scores.kl(groups)
             self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})
@@ -185,11 +188,12 @@ class RLRun:
             self.record.add_time("update_critic", time.perf_counter() - start)
             if self.step < cfg.critic.warmup_only_steps:
                 return metrics
+        alone = cfg.critic.warmup_only_steps * cfg.algorithm.updates_per_step
         start = time.perf_counter()
         metrics |= await parts.trainer.forward_backward(
             batch, objective=parts.objective, temperature=cfg.rollout.temperature
         )
-        metrics |= await parts.trainer.optim_step(update_id)
+        metrics |= await parts.trainer.optim_step(update_id - alone)
         self.record.add_time("update_actor", time.perf_counter() - start)
         self._push_due = True
         return metrics

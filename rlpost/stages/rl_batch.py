@@ -61,15 +61,27 @@ def scoring_batches(groups: Sequence[Group], cfg: RLConfig) -> PackedBatches:
     return _packed(groups, zeros, cfg)
 
 
-def raw_statistics(groups: Sequence[Group]) -> GroupStatistics:
-    """Return which groups were solved by all, by none, or by some; rewards as judged."""
-    return group_statistics(rewards_matrix([g.rewards for g in groups]))
+def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
+    """Return which groups were solved by all, by none, or by some; rewards as judged.
+
+    Beside a reward model, whose scores are never equal, the verifier alone is asked.
+    """
+    if not cfg.reward_models:
+        return group_statistics(rewards_matrix([g.rewards for g in groups]))
+    name = cfg.verifier.kind
+    return group_statistics(
+        rewards_matrix([[_reward_of(t, name) for t in g.trajectories] for g in groups])
+    )
 
 
 def estimate(
     groups: Sequence[Group], scores: Scores, *, cfg: RLConfig, kl_coefficient: float
-) -> Advantages:
-    """Shape the rewards and estimate advantages; groups without a gradient are NaN."""
+) -> tuple[Advantages, Tensor]:
+    """Shape the rewards and estimate advantages; groups without a gradient are NaN.
+
+    Returns:
+        Advantages, and the (P, G) rewards they were made of, KL penalty included.
+    """
     algorithm = cfg.algorithm
     lengths_PG = _lengths(groups)
     rewards_PG = shape_rewards(
@@ -91,8 +103,10 @@ def estimate(
     other_gradient = kl_in_loss or algorithm.entropy_coefficient != 0
     if algorithm.advantage.zero_when_equal and not other_gradient:
         equal_P = group_statistics(rewards_PG).zero_variance_P
-        return Advantages(advantages_PGL=leave_out(advantages.advantages_PGL, equal_P))
-    return advantages
+        advantages = Advantages(advantages_PGL=leave_out(advantages.advantages_PGL, equal_P))
+    if inputs.token_rewards_PGL is not None:
+        rewards_PG = rewards_PG + inputs.token_rewards_PGL.sum(2)
+    return advantages, rewards_PG
 
 
 def mini_batches(
@@ -156,7 +170,7 @@ def _padded(groups: Sequence[Group], values: BySequence) -> Tensor:
     for p, group in enumerate(groups):
         for g in range(len(group.trajectories)):
             if number in values:
-                padded_PGL[p, g, : len(values[number])] = torch.from_numpy(values[number])
+                padded_PGL[p, g, : len(values[number])] = torch.tensor(values[number])
             number += 1
     return padded_PGL
 

@@ -127,7 +127,11 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     infos = await _setup(plan, generators, trainer, critic)
     workers = {name: info.num_workers for name, info in infos.items()}
     on_error = cfg.rollout.on_verifier_error
-    judge = verifiers if rewards is None else JointJudge([verifiers, rewards])
+    judge = verifiers
+    if rewards is not None:
+        weights = {name: each.weight for name, each in plan.verifiers.items()}
+        weights |= {name: each.weight for name, each in cfg.reward_models.items()}
+        judge = JointJudge([verifiers, rewards], weights=weights)
     try:
         yield RLParts(
             cfg=cfg,
@@ -179,7 +183,9 @@ async def _setup(
         num_receivers=plan.generator.num * plan.generator.tensor_parallel_size,
         timeout_s=cfg.weights.timeout_s,
     )
-    policy_cfg = _per_update(cfg.trainer, cfg)
+    # The policy's schedule begins with its first update, after the critic's head start.
+    alone = cfg.critic.warmup_only_steps
+    policy_cfg = _per_update(replace(cfg.trainer, steps=cfg.trainer.steps - alone), cfg)
     setups = [g.setup() for g in generators.values()]
     setups.append(
         trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender)

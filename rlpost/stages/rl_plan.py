@@ -18,9 +18,11 @@ from rlpost.config.schema import RLConfig
 from rlpost.data.dataset import PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length, locate_model, parameter_count
+from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.reward_scorer import check_reward_model
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
 
@@ -59,12 +61,17 @@ def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory)
     model_path = locate_model(cfg.model.path)
     critic_path = locate_model(cfg.critic.init_from) if cfg.critic.init_from else model_path
     reward_paths = {name: locate_model(model.path) for name, model in cfg.reward_models.items()}
+    for name, path in reward_paths.items():
+        check_reward_model(path, field=f"reward_models.{name}.path")
+    if cfg.critic.enabled:
+        require_same_vocabulary(critic_path, model_path, field="critic.init_from")
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     device = resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    longest_prompt = generator.max_model_len - cfg.rollout.max_tokens
+    room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
+    longest_prompt = room - cfg.rollout.max_tokens
     load = {"tokenizer": tokenizer, "max_prompt_tokens": longest_prompt, "seed": cfg.seed}
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None

@@ -6,6 +6,7 @@ Invariant: a drawn prompt is dropped here, or handed on to be consumed by the st
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,8 @@ from rlpost.stages.rl_parts import RLParts
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.types import Group, Prompt, SamplingConfig
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ class Sampler:
             groups = await self._sample(self._draw(num, record), record)
             sampled += groups
             if sampling.enabled:
-                useful = keep_groups(raw_statistics(groups)).tolist()
+                useful = keep_groups(raw_statistics(groups, cfg)).tolist()
                 for group, keep in zip(groups, useful, strict=True):
                     if not keep:
                         ledger.drop(group.prompt.uid, "no_gradient")
@@ -61,7 +64,9 @@ class Sampler:
             num = groups_to_draw(
                 num_kept=len(kept), num_wanted=wanted, rounds_done=rounds, config=sampling
             )
-        record.add(raw_statistics(sampled).metrics() | {"group/rounds": float(rounds)})
+        if not sampled:
+            raise RunFailed("no prompt of the step could be generated; run.log has the reasons")
+        record.add(raw_statistics(sampled, cfg).metrics() | {"group/rounds": float(rounds)})
         if self.parts.rewards is not None:
             record.add(self.parts.rewards.absorb())
         return sampled, kept
@@ -79,12 +84,9 @@ class Sampler:
         """Sample and verify a group per prompt; prompts that failed for good are dropped."""
         rollout = self.parts.cfg.rollout
         collection = await self._collection(prompts, rollout.group_size, rollout.sampling, record)
-        for uid in collection.failed:
+        for uid, reason in collection.failed.items():
+            log.warning("prompt %s is dropped: %s", uid, reason)
             self.parts.ledger.drop(uid, "infrastructure")
-        if not collection.groups:
-            raise RunFailed(
-                f"no prompt could be generated: {next(iter(collection.failed.values()))}"
-            )
         return list(collection.groups)
 
     async def _collection(

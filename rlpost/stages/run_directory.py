@@ -29,6 +29,7 @@ _FREE = (
     "weights",
     "trainer.steps",
     "trainer.threads",
+    "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "generator",
 )
 

@@ -7,6 +7,7 @@ without data is left out, never 0.
 from collections.abc import Mapping, Sequence
 
 import psutil
+from torch import Tensor
 
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
@@ -30,16 +31,32 @@ def advantages(advantages: Advantages) -> dict[str, float]:
     return _spread("critic/advantages", values_PGL[~values_PGL.isnan()].tolist())
 
 
+def shaped_rewards(rewards_PG: Tensor) -> dict[str, float]:
+    """``critic/rewards/*``: what the estimator saw per response, after shaping and KL."""
+    return _spread("critic/rewards", rewards_PG[~rewards_PG.isnan()].tolist())
+
+
+# Trainer against sampler: later updates of a step measure how far the policy moved instead.
+_OF_THE_FIRST_UPDATE = (
+    "training/rollout_probs_diff",
+    "rollout_corr/kl",
+    "rollout_corr/k3_kl",
+    "rollout_corr/rollout_is",
+)
+
+
 def over_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Combine the metrics of a step's updates: the mean, but of maxima the largest.
 
-    ``perf/*_tokens`` add up.
+    ``perf/*_tokens`` add up; the mismatch of trainer and sampler is the first update's.
     """
     names = {name for update in updates for name in update}
     combined = {}
     for name in names:
         values = [update[name] for update in updates if name in update]
-        if name.startswith("perf/") and name.endswith("_tokens"):
+        if name.startswith(_OF_THE_FIRST_UPDATE):
+            combined[name] = values[0]
+        elif name.startswith("perf/") and name.endswith("_tokens"):
             combined[name] = sum(values)
         elif name.endswith(("/max", "_max", "/max_deviation")):
             combined[name] = max(values)
@@ -53,8 +70,7 @@ def rollout(groups: Sequence[Group]) -> dict[str, float]:
     trajectories = [t for group in groups for t in group.trajectories]
     rewards = [t.reward for t in trajectories if t.reward is not None]
     lengths = [float(len(t.response_ids)) for t in trajectories]
-    metrics = _spread("critic/score", rewards) | _spread("critic/rewards", rewards)
-    metrics |= _spread("response_length", lengths)
+    metrics = _spread("critic/score", rewards) | _spread("response_length", lengths)
     metrics["response_length/clip_ratio"] = sum(t.truncated for t in trajectories) / len(
         trajectories
     )
@@ -95,7 +111,8 @@ def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, 
     """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples."""
     rewards = [r for group in collection.groups for r in group.rewards]
     judged = [r for r in rewards if r is not None]
-    metrics = {f"val-core/{dataset}/missing": float(len(rewards) - len(judged))}
+    missing = len(rewards) - len(judged) + samples * len(collection.failed)
+    metrics = {f"val-core/{dataset}/missing": float(missing)}
     if judged:
         metrics[f"val-core/{dataset}/acc/mean@{samples}"] = sum(judged) / len(judged)
     return metrics

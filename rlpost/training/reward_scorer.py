@@ -61,7 +61,7 @@ class RewardScorer:
         cfg: its options.
         model_path: ``cfg.path``, located.
         policy_path: the model whose responses are scored.
-        name: of its verdicts; errors call ``cfg`` by ``reward.<name>``.
+        name: of its verdicts; errors call ``cfg`` by ``reward_models.<name>``.
 
     Raises:
         UserError: there is no sequence classifier with one label and a tokenizer.
@@ -74,7 +74,7 @@ class RewardScorer:
         self._cfg, self._name, self._path = cfg, name, model_path
         self._device = compute_device()
         model, self._tokenizer = _load(
-            model_path, resolve_dtype(cfg.dtype), field=f"reward.{name}.path"
+            model_path, resolve_dtype(cfg.dtype), field=f"reward_models.{name}.path"
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
         self.reads_ids = same_vocabulary(model_path, policy_path)
@@ -119,9 +119,9 @@ class RewardScorer:
             return self._tokenizer(sample.prompt + sample.text)["input_ids"]
         if self._tokenizer.chat_template is None:
             raise UserError(
-                f"reward.{self._name}.path: {self._path!r} must have a chat template, because its "
-                "tokenizer differs from the policy's and the dataset holds messages; save one "
-                "with its tokenizer, or use a reward model of the policy's family"
+                f"reward_models.{self._name}.path: {self._path!r} must have a chat template, "
+                "because its tokenizer differs from the policy's and the dataset holds messages; "
+                "save one with its tokenizer, or use a reward model of the policy's family"
             )
         reply = {"role": "assistant", "content": sample.text}
         conversation = [dict(message) for message in sample.messages] + [reply]
@@ -137,7 +137,7 @@ class RewardScorer:
         """
         for sequence in sequences:
             if error := self._length_error(len(sequence)):
-                raise DataError(f"reward.{self._name}: {error}")
+                raise DataError(f"reward_models.{self._name}: {error}")
         scores = [0.0] * len(sequences)
         for indices in batches_by_length(
             [len(s) for s in sequences], max_tokens=self._cfg.max_tokens_per_batch

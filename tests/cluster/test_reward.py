@@ -70,7 +70,11 @@ async def test_a_step_is_normalised_by_the_steps_before_it():
     group = rewards(normalize=True)
     first = await group.judge(group_of("a", "b", "c", "long"))
     assert first[0][0][0].reward == 1.0  # nothing is known yet
-    assert group.absorb() == {"reward/helpful/running_mean": 3.0, "reward/helpful/running_std": 2.0}
+    assert group.absorb() == {
+        "reward/helpful/running_mean": 3.0,
+        "reward/helpful/running_std": 2.0,
+        "reward/helpful/raw_mean": 3.0,
+    }
     again = [(await group.judge(group_of(text)))[0] for text in ("c", "a", "b")]
     found = [verdicts[0].reward for verdicts, _ in again]
     assert found == pytest.approx([1.0, -1.0, 0.0])  # the first of them moved nothing
@@ -99,8 +103,27 @@ async def test_the_order_of_arrival_changes_nothing_and_state_survives_json():
 
 
 async def test_verifiers_and_reward_models_add_up():
-    judge = JointJudge([rewards(), rewards()])
-    (first, second) = await judge.judge(group_of("b", "long"))
-    assert first[1] == 2 * (2 * 3 - 3)
-    assert len(first[0]) == 4
+    other = RewardGroup(
+        {"rude": ScoresByText("rude", {"b": 10.0, "long": 1.0})},
+        configs={"rude": RewardModelConfig(path="x")},
+    )
+    weights = {"helpful": 2.0, "kind": -1.0, "rude": 1.0}
+    (first, second) = await JointJudge([rewards(), other], weights=weights).judge(
+        group_of("b", "long")
+    )
+    assert first[1] == 2 * 3 - 3 + 10
+    assert [v.verifier for v in first[0]] == ["helpful", "kind", "rude"]
     assert second[1] is None
+
+
+async def test_what_has_no_weight_cannot_cost_a_sample():
+    """A verifier of weight 0 measures; its failure must not remove the reward."""
+    group = RewardGroup(
+        {"good": ScoresByText("good", {"a": 3.0}), "broken": ScoresByText("broken", {"a": "died"})},
+        configs={name: RewardModelConfig(path="x") for name in ("good", "broken")},
+    )
+    for weight, reward in ((0.0, 3.0), (1.0, None)):
+        judge = JointJudge([group], weights={"good": 1.0, "broken": weight})
+        ((verdicts, joint),) = await judge.judge(group_of("a"))
+        assert joint == reward
+        assert len(verdicts) == 2

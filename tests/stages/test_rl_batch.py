@@ -58,17 +58,17 @@ def test_everything_usable_is_scored():
 
 
 def test_groups_without_a_gradient_are_left_out_unless_something_else_pulls():
-    advantages = estimate(GROUPS, Scores(), cfg=config(GRPOConfig()), kl_coefficient=0.0)
+    advantages, _ = estimate(GROUPS, Scores(), cfg=config(GRPOConfig()), kl_coefficient=0.0)
     assert advantages.advantages_PGL[1].isnan().all()
     with_kl = config(GRPOConfig(), kl=KLConfig(coefficient=0.1))
-    advantages = estimate(GROUPS, Scores(), cfg=with_kl, kl_coefficient=0.1)
+    advantages, _ = estimate(GROUPS, Scores(), cfg=with_kl, kl_coefficient=0.1)
     assert (advantages.advantages_PGL[1] == 0).all()
-    assert raw_statistics(GROUPS).all_fail_P.tolist() == [False, True, False, False]
+    assert raw_statistics(GROUPS, with_kl).all_fail_P.tolist() == [False, True, False, False]
 
 
 def test_mini_batches_share_the_groups_out_with_denominators_of_their_own():
     cfg = config(GRPOConfig(), mini_batches=2)
-    advantages = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
+    advantages, _ = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
     parts = mini_batches(GROUPS, advantages, Scores(), cfg=cfg, seed=0)
     numbers = [{int(n) for rank in part for b in rank for n in b.sequence_R} for part in parts]
     assert numbers == [{0, 1, 2, 9, 10, 11}, {6, 8}]
@@ -82,7 +82,7 @@ def test_scores_follow_their_responses():
         values=numbered(GROUPS, lambda n, i: n + i / 100),
         ref_logprobs=numbered(GROUPS, lambda n, i: -n - i / 100),
     )
-    advantages = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.0)
+    advantages, _ = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.0)
     for part in mini_batches(GROUPS, advantages, scores, cfg=cfg, seed=0):
         for batches in part:
             for batch in batches:
@@ -105,15 +105,17 @@ def test_kl_in_the_reward_is_paid_token_by_token():
         ref_logprobs={n: np.asarray(t.rollout_logprobs) - 1.0 for n, t in enumerate(trajectories)},
     )
     assert scores.kl(GROUPS) == pytest.approx(1.0)
-    advantages = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.5)
+    advantages, rewards_PG = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.5)
     length = len(trajectories[0].response_ids)
     expected = [1.0 - 0.5 * (length - i) for i in range(length)]
     assert advantages.advantages_PGL[0, 0, :length].tolist() == pytest.approx(expected)
+    assert rewards_PG[0, 0] == pytest.approx(1.0 - 0.5 * length)
+    assert rewards_PG[2, 1].isnan()
 
 
 def test_the_greedy_response_is_the_baseline():
     scores = Scores(greedy_rewards=[1.0, 0.0, None, 0.5])
-    advantages = estimate(GROUPS, scores, cfg=config(ReMaxConfig()), kl_coefficient=0.0)
+    advantages, _ = estimate(GROUPS, scores, cfg=config(ReMaxConfig()), kl_coefficient=0.0)
     assert advantages.advantages_PGL[0, :, 0].tolist() == [0.0, -1.0, 0.0]
     assert advantages.advantages_PGL[2].isnan().all()
 
@@ -132,7 +134,7 @@ def test_components_are_the_verdicts_of_each_source():
     ]
     cfg = config(GDPOConfig(batch_normalize=False))
     cfg.reward_models = {"rm": RewardModelConfig(path="somewhere", weight=0.0001)}
-    advantages = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
+    advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
     exact = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3**0.5
     assert torch.allclose(advantages.advantages_PGL[0, :, 0], exact, atol=1e-3)
 
@@ -142,7 +144,7 @@ def test_the_selection_does_not_depend_on_the_split():
         cfg = config(GRPOConfig(), loss=KLCovConfig(fraction=0.2))
         for name, value in trainer.items():
             setattr(cfg.trainer, name, value)
-        advantages = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
+        advantages, _ = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
         (part,) = mini_batches(GROUPS, advantages, Scores(), cfg=cfg, seed=0)
         answers = [[b.selected_R for b in rank] for rank in part]
         return unpack(part, answers)

@@ -131,7 +131,7 @@ def test_text_is_rendered_when_they_do_not(tiny_reward, tiny_model, tmp_path):
     found = [v.reward for v in judge.judge([sample(), sample(messages=None)])]
     assert found == pytest.approx(expected, abs=1e-6)
     judge._tokenizer.chat_template = None
-    with pytest.raises(UserError, match=r"reward\.helpful\.path: .* chat template"):
+    with pytest.raises(UserError, match=r"reward_models\.helpful\.path: .* chat template"):
         judge.judge([sample()])
 
 
@@ -142,7 +142,7 @@ def test_a_failure_is_a_verdict_and_never_a_number(tiny_reward):
     assert good.reward is not None
     assert bad.reward is None
     assert "600 tokens exceeds the 512" in bad.error
-    with pytest.raises(DataError, match=r"reward\.helpful: a sequence of 600"):
+    with pytest.raises(DataError, match=r"reward_models\.helpful: a sequence of 600"):
         judge.scores([long])
     with torch.no_grad():
         judge._model.score.weight.fill_(float("nan"))
