@@ -16,12 +16,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dir", type=Path, default=Path("runs"))
+    parser.add_argument("--overrides", nargs="*", default=[], help="hydra overrides of every run")
     args = parser.parse_args()
     for seed in args.seeds:
         name = f"quickstart-seed{seed}"
         command = [sys.executable, "-m", "rlpost.cli.main", "rl", "experiment=quickstart"]
         subprocess.run(
-            [*command, f"seed={seed}", f"run.name={name}", f"run.dir={args.dir}"], check=True
+            [*command, f"seed={seed}", f"run.name={name}", f"run.dir={args.dir}", *args.overrides],
+            check=True,
         )
         lines = (args.dir / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]

@@ -76,10 +76,6 @@ class RewardGroup:
             }
         return metrics
 
-    def discard(self) -> None:
-        """Forget scores since the last ``absorb``, say those of an evaluation."""
-        self._fresh = {name: [] for name in self._statistics}
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; JSON."""
         return {name: s.state_dict() for name, s in self._statistics.items()}

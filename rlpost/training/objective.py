@@ -13,7 +13,6 @@ from rlpost.algorithms.corrections import correct
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.kl import KLConfig, KLPlacement, kl_estimate, kl_penalty
 from rlpost.algorithms.losses import PerToken, PolicyLossInputs, losses
-from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.losses.weighted import ROLLOUT_RATIO
 from rlpost.errors import UserError
 
@@ -36,16 +35,6 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         return self.kl.coefficient > 0
-
-    @property
-    def needs_proximal(self) -> bool:
-        """Whether a correction does nothing unless the anchor is recomputed by the trainer."""
-        return any(config.needs_proximal for config in self.corrections.values())
-
-    @property
-    def needs_selection(self) -> bool:
-        """Whether ``losses.token_selection`` must choose tokens of the whole batch."""
-        return token_selection(self.loss) is not None
 
     def check(self, path: str = "corrections") -> None:
         """Raises UserError: a correction is out of range, or contradicts another or the loss."""

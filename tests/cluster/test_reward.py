@@ -80,8 +80,6 @@ async def test_a_step_is_normalised_by_the_steps_before_it():
     assert found == pytest.approx([1.0, -1.0, 0.0])  # the first of them moved nothing
     assert again[0][0][0].info == {"raw": 5.0}
     assert again[0][0][1].reward == 5.0  # ``kind`` is not normalised
-    group.discard()
-    assert group.absorb()["reward/helpful/running_mean"] == 3.0
 
 
 async def test_the_order_of_arrival_changes_nothing_and_state_survives_json():

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlpost.algorithms.corrections.responses import GeometricMaskConfig, OPSMConfig, VetoConfig
+from rlpost.algorithms.corrections.responses import GeometricMaskConfig
 from rlpost.algorithms.corrections.tokens import IcePopConfig, TISConfig
 from rlpost.algorithms.kl import KLConfig, KLForm, KLImportance, KLPlacement
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, ReinforceConfig
-from rlpost.algorithms.losses.covariance import ClipCovConfig
 from rlpost.algorithms.losses.weighted import AIPOConfig, DPPOConfig
 from rlpost.errors import UserError
 from rlpost.training.objective import Objective
@@ -129,17 +128,6 @@ def test_dropping_tokens_does_not_scale_up_the_others():
     dropped = result.diagnostics.means["correction/geometric_mask/masked_fraction"]
     assert dropped.any() and not dropped.all()
     assert torch.equal(masked, torch.where(dropped, 0.0, plain))
-
-
-def test_what_a_stage_needs():
-    def needs(**stages):
-        return Objective(loss=ReinforceConfig(), kl=KLConfig(), corrections=stages).needs_proximal
-
-    assert not needs()
-    assert not needs(opsm=OPSMConfig())
-    assert needs(opsm=OPSMConfig(), veto=VetoConfig())
-    assert not Objective(loss=ClipConfig(), kl=KLConfig()).needs_selection
-    assert Objective(loss=ClipCovConfig(), kl=KLConfig()).needs_selection
 
 
 def test_contradictions_say_so():
