@@ -23,7 +23,8 @@ class Series:
 class Chart:
     """One chart; ``band`` is the (low, high) pair of metrics around the first curve.
 
-    A metric that ends in ``*`` stands for every logged metric with that beginning.
+    A metric that ends in ``*`` stands for every logged metric with that beginning; its label
+    goes before the rest of the name.
     """
 
     name: str
@@ -154,6 +155,15 @@ CHARTS = (
         wide=True,
     ),
     Chart(
+        name="staleness",
+        title="Staleness",
+        unit="share of groups",
+        help="How many steps old the weights were that sampled the groups of each step.",
+        series=(Series(metric="training/off_policy/staleness/*", label="lag"),),
+        kind="bars",
+        range01=True,
+    ),
+    Chart(
         name="throughput",
         title="Throughput",
         unit="tokens per second",
@@ -185,6 +195,7 @@ CHARTS = (
 )
 
 _WILDCARDS = {
+    "training/off_policy/staleness/*": re.compile(r"training/off_policy/staleness/(\d+)"),
     "val-core/*": re.compile(r"val-core/(.+)/acc/(?:mean@\d+)"),
     "verifier/*": re.compile(r"verifier/(.+/(?:error|timeout)_rate)"),
 }
@@ -212,8 +223,10 @@ def _resolve(series: Series, known: list[str]) -> list[Series]:
     if not series.metric.endswith("*"):
         return [series] if series.metric in known else []
     pattern = _WILDCARDS[series.metric]
+    found = [(match[1], name) for name in known if (match := pattern.fullmatch(name))]
+    # Numbers in their order: lag 10 comes after lag 9.
+    found.sort(key=lambda pair: (pair[0].isdigit(), int(pair[0]) if pair[0].isdigit() else 0))
     return [
-        Series(metric=name, label=match[1].replace("_", " "))
-        for name in known
-        if (match := pattern.fullmatch(name))
+        Series(metric=name, label=f"{series.label} {rest}".strip().replace("_", " "))
+        for rest, name in found
     ]

@@ -30,7 +30,7 @@ class ConsoleMode(Enum):
 
 @dataclass(kw_only=True)
 class TrackingConfig:
-    """Who is told about the run; metrics.jsonl, rollouts/ and run.log are always written."""
+    """Who is told about the run; its own files are always written."""
 
     wandb: WandbMode = WandbMode.auto
     project: str = "rlpost"  # W&B project

@@ -107,6 +107,15 @@ class Console:
         with self._lock:
             self._sample = max(samples, key=lambda each: each.reward or 0.0, default=None)
 
+    def rewind(self, step: int) -> None:
+        """Show the run as it was after ``step``; plain mode says that it went back."""
+        with self._lock:
+            went_back = self._progress.step > max(0, step)
+            self._progress.rewind(step)
+            self._sample = None
+        if went_back:
+            self._line(Text.assemble(self._counter(), ("back to this step", "yellow")))
+
     def close(self, status: RunStatus) -> None:
         """Leave the last panel on the screen and say how it ended."""
         logging.getLogger("rlpost").removeHandler(self._warnings)
@@ -192,12 +201,12 @@ class Console:
                     Text.assemble(*self._accuracy_values(), (f"  {curve}", "cyan")),
                 )
             )
-        for label, name, values, digits in (
+        for label, name, pairs, digits in (
             ("reward", REWARD, progress.rewards, 3),
             ("response length", LENGTH, progress.lengths, 1),
         ):
             if name in latest:
-                curve = sparkline(values, width=_SPARK)
+                curve = sparkline([value for _, value in pairs], width=_SPARK)
                 rows.append((label, Text.assemble(f"{latest[name]:<8.{digits}f}", (curve, "cyan"))))
         if THROUGHPUT in latest:
             rows.append(("tokens/s", Text(f"{latest[THROUGHPUT]:,.0f}")))

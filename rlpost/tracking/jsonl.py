@@ -65,8 +65,13 @@ class MetricsWriter:
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Samples belong to rollouts/."""
 
-    def truncate_after(self, step: int) -> None:
-        """Remove, in one rename, the lines of steps later than ``step`` before a resume."""
+    def rewind(self, step: int) -> None:
+        """Remove, in one rename, the lines of later steps; time goes on from the last one kept.
+
+        Raises:
+            DataError: a line is damaged.
+            OSError: the disk refuses.
+        """
         self._file.close()
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))

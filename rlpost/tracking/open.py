@@ -1,7 +1,7 @@
 """Everything that is told about a run, opened from the options of a user.
 
 Owns which sinks there are and their order. Refuses to own the sinks. Invariant: after a resume
-from step k no record on disk is younger than k.
+from step k no metric and no sample on disk is younger than k.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from rlpost.tracking.console import Console
 from rlpost.tracking.jsonl import MetricsWriter
 from rlpost.tracking.report import ReportTracker
 from rlpost.tracking.rollouts import RolloutWriter
-from rlpost.tracking.tracker import Tracker, Trackers
+from rlpost.tracking.timeline import TimelineWriter
+from rlpost.tracking.tracker import RunStatus, Tracker, Trackers
 from rlpost.tracking.wandb_mode import resolve_mode
 from rlpost.tracking.wandb_tracker import WandbTracker
 
@@ -30,8 +31,9 @@ def open_trackers(
 ) -> Trackers:
     """Open every sink of the run in ``run_dir``.
 
-    ``config`` is plain data for W&B. Records later than ``resume_step`` (None: all of them)
-    are removed first. Pass a ``console`` that was opened earlier to show the set-up in it.
+    ``config`` is plain data for W&B. What an earlier process recorded after ``resume_step``
+    (None: everything) is dropped, as ``Trackers.rewind`` does. Pass a
+    ``console`` that was opened earlier to show the set-up in it.
 
     Raises:
         UserError: an option is out of range, or W&B online has no key.
@@ -45,15 +47,22 @@ def open_trackers(
     """
     cfg.check()
     mode = resolve_mode(cfg.wandb)
-    metrics = MetricsWriter(run_dir / "metrics.jsonl")
-    rollouts = RolloutWriter(run_dir / "rollouts")
-    kept = -1 if resume_step is None else resume_step
-    metrics.truncate_after(kept)
-    rollouts.truncate_after(kept)
-    sinks: list[Tracker] = [metrics, rollouts]
+    sinks: list[Tracker] = [
+        MetricsWriter(run_dir / "metrics.jsonl"),
+        RolloutWriter(run_dir / "rollouts"),
+    ]
     if mode is not WandbMode.disabled:
         sinks.append(WandbTracker(run_dir, cfg=cfg, mode=mode, run_name=run_name, config=config))
     if cfg.report:
         sinks.append(ReportTracker(run_dir))
     console = console or Console(run_name=run_name, num_steps=num_steps, mode=cfg.console)
-    return Trackers(sinks, console=console)
+    trace = run_dir / "trace.json"
+    if resume_step is None:
+        trace.unlink(missing_ok=True)  # another run's time; a rewind keeps it
+    trackers = Trackers(sinks, console=console, timeline=TimelineWriter(trace))
+    try:
+        trackers.rewind(-1 if resume_step is None else resume_step)
+    except BaseException:
+        trackers.close(RunStatus.failed)  # gives the terminal back
+        raise
+    return trackers

@@ -35,9 +35,9 @@ class Progress:
     num_steps: int
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
-    rewards: list[float] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)
-    heldout: list[tuple[int, float]] = field(default_factory=list)  # (step, accuracy)
+    rewards: list[tuple[int, float]] = field(default_factory=list)  # (step, value)
+    lengths: list[tuple[int, float]] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)
     seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=50))
 
     def observe(self, step: int, metrics: Mapping[str, float], *, now_s: float) -> None:
@@ -45,15 +45,23 @@ class Progress:
         self.step = step
         self.latest.update({name: value for name, value in metrics.items() if value is not None})
         if REWARD in metrics:
-            self.rewards.append(metrics[REWARD])
+            self.rewards.append((step, metrics[REWARD]))
         if LENGTH in metrics:
-            self.lengths.append(metrics[LENGTH])
+            self.lengths.append((step, metrics[LENGTH]))
         accuracy = heldout_accuracy(metrics)
         if accuracy is not None:
             self.heldout.append((step, accuracy))
         if self.seen and self.seen[-1][0] == step:
             self.seen.pop()
         self.seen.append((step, now_s))
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after ``step``; the pace is measured anew."""
+        self.step = max(0, step)
+        self.latest.clear()
+        self.seen.clear()
+        for curve in (self.rewards, self.lengths, self.heldout):
+            curve[:] = [pair for pair in curve if pair[0] <= step]
 
     def time_left_s(self, now_s: float) -> float | None:
         """Return the expected seconds to the last step; None before there is a pace."""

@@ -52,6 +52,7 @@ def render(run_dir: Path) -> str:
         "metrics": data.metrics,
         "charts": data.charts,
         "samples": data.samples,
+        "timeline": data.timeline,
     }
     return environment.get_template("report.html.j2").render(
         data=asdict(data),
@@ -75,6 +76,11 @@ class ReportTracker:
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Samples are read from rollouts/ when the page is built."""
+
+    def rewind(self, step: int) -> None:
+        """Rebuild the page, if there is one, without the steps that were dropped."""
+        if (self.run_dir / "report.html").exists():
+            self._write()
 
     def close(self, status: RunStatus) -> None:
         """Build the final page."""

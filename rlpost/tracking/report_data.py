@@ -21,6 +21,7 @@ from rlpost.tracking.jsonl import Row, read_metrics
 from rlpost.tracking.progress import REWARD, THROUGHPUT, duration, heldout_accuracy
 from rlpost.tracking.rollouts import rollout_files
 from rlpost.tracking.run_log import read_warnings
+from rlpost.tracking.timeline_view import timeline_view
 
 _MAX_POINTS = 800  # steps per curve
 _MAX_SAMPLE_STEPS = 60
@@ -51,6 +52,7 @@ class ReportData:
     charts: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     num_samples: int  # on disk
+    timeline: dict[str, Any] | None
     warnings: list[dict[str, Any]]
     num_rows: int
 
@@ -73,6 +75,7 @@ def report_data(run_dir: Path) -> ReportData:
         charts=charts_for(metrics),
         samples=samples,
         num_samples=num_samples,
+        timeline=_timeline(run_dir / "trace.json", problems),
         warnings=_warnings(run_dir / "run.log", problems),
         num_rows=len(rows),
     )
@@ -84,6 +87,14 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
     except DataError as error:
         problems.append(str(error))
         return []
+
+
+def _timeline(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        return timeline_view(path)
+    except DataError as error:
+        problems.append(str(error))
+        return None
 
 
 def _thin(rows: Sequence[Row]) -> list[Row]:

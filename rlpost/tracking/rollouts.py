@@ -1,7 +1,7 @@
 """``rollouts/step_NNNNNN.jsonl``: every judged response of a step, one JSON object a line.
 
 Owns the files. Refuses to own the record (sample.py) and selection (report_data.py and
-wandb_tracker.py choose from it). Invariants: a file is complete or absent; after a resume no
+wandb_tracker.py choose from it). Invariants: a file is complete or absent; after a rewind no
 file is younger than the checkpoint.
 """
 
@@ -35,8 +35,8 @@ class RolloutWriter:
         lines = "".join(f"{sample.to_json()}\n" for sample in samples)
         write_text(self.root / f"step_{step:06d}.jsonl", lines)
 
-    def truncate_after(self, step: int) -> None:
-        """Remove the files of later steps, and what a killed writer left, before a resume."""
+    def rewind(self, step: int) -> None:
+        """Remove the files of later steps, and what a killed writer left."""
         for path in self.root.glob(".step_*"):
             path.unlink(missing_ok=True)
         for number, path in rollout_files(self.root).items():

@@ -40,11 +40,17 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record flat metrics of ``step``; step 0 is before training.
 
-        A second call for the same step adds to it; steps never decrease.
+        A second call for the same step adds to it; steps decrease only at a rewind.
         """
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Record the judged responses that ``step`` trained on."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what is later than ``step``, where the run goes on (-1: from nothing).
+
+        Called before the first record too: what an earlier process left is undone the same way.
+        """
 
     def close(self, status: RunStatus) -> None:
         """Flush and let go; later calls are errors."""
@@ -57,25 +63,54 @@ class Phased(Tracker, Protocol):
         """Say what is being done; ``detail`` names what is waited for."""
 
 
+class Timed(Tracker, Protocol):
+    """A tracker that also keeps who did what from when to when."""
+
+    def span(
+        self, lane: str, name: str, *, start_s: float, end_s: float, **details: str | int | float
+    ) -> None:
+        """Record one stretch of work, or of waiting, after it ended."""
+
+
 class Trackers:
-    """Several trackers behind one; ``console`` is also told the phases.
+    """Several trackers behind one; ``console`` is also told phases and ``timeline`` spans.
 
     Example::
 
-        trackers = Trackers([metrics, rollouts, wandb], console=console)
+        trackers = Trackers([metrics, rollouts, wandb], console=console, timeline=timeline)
         trackers.phase(Phase.generating)
+        trackers.span("trainer", "train", start_s=start_s, end_s=time.monotonic())
         trackers.log(1, {"critic/score/mean": 0.25})
         trackers.close(RunStatus.done)
     """
 
-    def __init__(self, sinks: Sequence[Tracker], *, console: Phased | None = None) -> None:
-        self._console = console
-        self._sinks = [*sinks, *([] if console is None else [console])]
+    def __init__(
+        self,
+        sinks: Sequence[Tracker],
+        *,
+        console: Phased | None = None,
+        timeline: Timed | None = None,
+    ) -> None:
+        self._console, self._timeline = console, timeline
+        # The timeline is flushed before the report reads it.
+        before = [] if timeline is None else [timeline]
+        after = [] if console is None else [console]
+        self._sinks: list[Tracker] = [*before, *sinks, *after]
 
     def phase(self, phase: Phase, detail: str = "") -> None:
         """Show what the driver does now."""
         if self._console is not None:
             self._console.phase(phase, detail)
+
+    def span(
+        self, lane: str, name: str, *, start_s: float, end_s: float, **details: str | int | float
+    ) -> None:
+        """Record that ``lane`` did ``name``; times are readings of ``time.monotonic``.
+
+        Example: ``trackers.span("bus", "push v3", start_s=81.2, end_s=82.0, bytes=988_097_824)``
+        """
+        if self._timeline is not None:
+            self._timeline.span(lane, name, start_s=start_s, end_s=end_s, **details)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record flat metrics of ``step`` everywhere."""
@@ -86,6 +121,11 @@ class Trackers:
         """Record the samples of ``step`` everywhere."""
         for sink in self._sinks:
             sink.log_samples(step, samples)
+
+    def rewind(self, step: int) -> None:
+        """Go back to the checkpoint of ``step``: later records are dropped everywhere."""
+        for sink in self._sinks:
+            sink.rewind(step)
 
     def close(self, status: RunStatus) -> None:
         """Close every sink in the order given, even when one of them raises."""

@@ -2,7 +2,15 @@
 
 Owns the W&B run of a run directory: its id (``wandb/run_id``), so that a resumed run goes on
 in the same W&B run, and its files (``wandb/``). Refuses to own the decision online/offline
-(wandb_mode.py). Invariant: whatever W&B does costs a warning and a bounded wait.
+(wandb_mode.py). Invariants: whatever W&B does costs a warning and a bounded wait; W&B's own
+step never goes back; what was sent is never passed off as undone.
+
+W&B cannot forget rows: its rewind is a preview of the server, absent offline and self-hosted,
+and refuses custom axes. Holding rows back until the run has caught up would leave the numbers
+of weights that are gone. So steps done again are sent again, against the same
+``training/global_step``, beside the abandoned rows. ``training/attempt`` (0, 1, ...) counts
+how often the run went back before a row: the highest attempt of a step is the one that counts,
+and it is the last sent, so the summary is right.
 """
 
 import logging
@@ -24,6 +32,7 @@ _FINISH_TIMEOUT_S = 60.0
 _MAX_TEXT = 4000  # characters of a prompt or response in a table
 _MAX_FAILURES = 3  # in a row; then W&B is given up
 _STEP = "training/global_step"
+_ATTEMPT = "training/attempt"
 _COLUMNS = ["step", "uid", "sample", "reward", "prompt", "response", "finish_reason", "num_tokens"]
 
 
@@ -45,8 +54,10 @@ class WandbTracker:
     ) -> None:
         assert mode in (WandbMode.online, WandbMode.offline), mode
         self._run: Any = None
+        self._run_dir = run_dir
         self._sample_rows = cfg.sample_rows
         self._failures = 0
+        self._attempt = 0
 
         def open_as(wanted: WandbMode) -> Any:
             return _open(run_dir, cfg=cfg, mode=wanted, run_name=run_name, config=config)
@@ -73,6 +84,12 @@ class WandbTracker:
         if table is not None:
             self._send(f"the W&B table of step {step}", {"samples": table, _STEP: step})
 
+    def rewind(self, step: int) -> None:
+        """Begin the next attempt; the module says what becomes of the rows of later steps."""
+        if self._run is not None:
+            number = attempt("counting W&B attempts", lambda: _next_attempt(self._run_dir))
+            self._attempt = self._attempt + 1 if number is None else number
+
     def close(self, status: RunStatus) -> None:
         """Finish the W&B run, waiting at most a minute for an upload."""
         if self._run is not None:
@@ -86,7 +103,7 @@ class WandbTracker:
             return
 
         def send() -> bool:
-            run.log(dict(row))
+            run.log({**row, _ATTEMPT: self._attempt})
             return True
 
         if attempt(what, send):
@@ -109,6 +126,14 @@ def run_id(run_dir: Path) -> str:
     if not path.exists():
         write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()
+
+
+def _next_attempt(run_dir: Path) -> int:
+    """Count one more in ``wandb/attempt``, which outlives the process; the first is 0."""
+    path = run_dir / "wandb" / "attempt"
+    number = int(path.read_text(encoding="utf-8")) + 1 if path.exists() else 0
+    write_text(path, f"{number}\n")
+    return number
 
 
 def _open(
@@ -143,6 +168,7 @@ def _open(
         settings=settings,
     )
     run.define_metric(_STEP, hidden=True)
+    run.define_metric(_ATTEMPT, step_metric=_STEP, hidden=True)
     run.define_metric("*", step_metric=_STEP)
     if mode is WandbMode.offline:
         logger.info("W&B records offline; `wandb sync %s` uploads them", run.settings.sync_dir)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rlpost.tracking.jsonl import MetricsWriter
 from rlpost.tracking.rollouts import RolloutWriter
 from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.timeline import TimelineWriter
 from rlpost.tracking.tracker import RunStatus
 
 CONFIG = "run:\n  name: demo\ntrainer:\n  steps: 14\n  lr: 2.0e-05\n"
@@ -78,6 +79,33 @@ def step_samples(step, *, count=16):
         )
         for index in range(count)
     ]
+
+
+def write_trace(path: Path, *, steps=14) -> Path:
+    """Write the trace of ``steps`` steps of 30 s: generators never rest, the trainer half."""
+    now = [0.0]
+    timeline = TimelineWriter(path, clock=lambda: now[0])
+    for step in range(1, steps + 1):
+        start = now[0]
+        for lane, name, begun_s, took_s in (
+            ("driver", "wait for batch", 0.0, 14.0),
+            ("trainer", "wait", 0.0, 14.0),
+            ("trainer", "train", 14.0, 15.0),
+            ("bus", f"push v{step}", 29.0, 0.5),
+        ):
+            end_s = start + begun_s + took_s
+            timeline.span(lane, name, start_s=start + begun_s, end_s=end_s, step=step)
+        for generator in (0, 1, 10):
+            for index in range(10):
+                uid, end_s = f"0:{step * 10 + index}", start + 3.0 * (index + 1)
+                # Two at a time; the first of a step was begun in the step before.
+                timeline.span(
+                    f"generator {generator}", uid, start_s=max(0.0, end_s - 5.0), end_s=end_s
+                )
+        now[0] += 30.0
+        timeline.log(step, {})
+    timeline.close(RunStatus.done)
+    return path
 
 
 def build_run_dir(root: Path, *, steps=14, name="demo") -> Path:

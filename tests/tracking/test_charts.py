@@ -23,6 +23,13 @@ def test_every_heldout_data_set_is_a_curve():
     assert [each["label"] for each in chart["series"]] == ["a", "b"]
 
 
+def test_staleness_is_a_stack_in_the_order_of_lags():
+    names = [f"training/off_policy/staleness/{lag}" for lag in ("0", "1", "10", "2", "mean")]
+    chart = _by_name(names)["staleness"]
+    assert [each["label"] for each in chart["series"]] == ["lag 0", "lag 1", "lag 2", "lag 10"]
+    assert chart["kind"] == "bars" and chart["legend"]
+
+
 def test_a_band_needs_both_edges():
     names = ["response_length/mean", "response_length/min"]
     assert _by_name(names)["length"]["band"] is None

@@ -107,6 +107,24 @@ def test_quiet_prints_nothing(runs):
     assert screen.text == ""
 
 
+def test_a_rewind_shows_the_run_as_it_was(runs):
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.rewind(-1)  # the start of a run
+    _run(screen, console, runs)
+    before = len(screen.text.splitlines())
+    console.rewind(3)
+    assert screen.text.splitlines()[before:] == ["step  3/14  back to this step"]
+    with screen.terminal.capture() as capture:
+        screen.terminal.print(console.panel())
+    panel = capture.get()
+    assert "step 3/14" in panel and "0.205" in panel
+    assert "0.412" not in panel and "What is" not in panel and " left" not in panel
+    console.log(4, runs.step_metrics(4))
+    assert screen.text.splitlines()[-1].startswith("step  4/14  reward 0.277")
+    console.close(RunStatus.done)
+
+
 def test_text_from_data_is_not_markup(runs):
     screen = Screen(tty=True)
     console = screen.open(ConsoleMode.quiet)

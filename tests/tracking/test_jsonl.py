@@ -100,7 +100,7 @@ def test_resume_drops_later_steps_and_time_goes_on(path):
     writer.close(RunStatus.interrupted)
     clock.now = 5000.0  # another process, much later
     writer = MetricsWriter(path, clock=clock)
-    writer.truncate_after(2)
+    writer.rewind(2)
     clock.now = 5007.0
     writer.log(3, {"a": 30.0})
     rows = read_metrics(path)
@@ -112,10 +112,30 @@ def test_resume_drops_later_steps_and_time_goes_on(path):
 def test_truncating_everything_starts_afresh(path):
     writer = MetricsWriter(path, clock=Clock())
     writer.log(7, {"a": 1.0})
-    writer.truncate_after(-1)
+    writer.rewind(-1)
     assert path.read_text() == ""
     writer.log(0, {"a": 2.0})
     assert read_metrics(path) == [{"step": 0, "time_s": 0.0, "a": 2.0}]
+
+
+def test_a_rewind_of_the_open_file_lets_its_steps_come_again(path):
+    clock = Clock()
+    writer = MetricsWriter(path, clock=clock)
+    for step in range(1, 5):
+        clock.now += 10.0
+        writer.log(step, {"a": float(step)})
+    clock.now += 100.0
+    with pytest.raises(AssertionError):  # without it they must not
+        writer.log(3, {"a": 30.0})
+    writer.rewind(2)
+    clock.now += 5.0
+    writer.log(2, {"val": 1.0})  # the step itself can still be added to
+    writer.log(3, {"a": 30.0})
+    assert read_metrics(path) == [
+        {"step": 1, "time_s": 10.0, "a": 1.0},
+        {"step": 2, "time_s": 25.0, "a": 2.0, "val": 1.0},
+        {"step": 3, "time_s": 25.0, "a": 30.0},
+    ]
 
 
 @pytest.mark.parametrize("line", ["not json", "[1]", '{"time_s": 1.0}', '{"step": 1}'])

@@ -1,6 +1,9 @@
 import io
+import json
+import logging
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console as Terminal
@@ -10,7 +13,7 @@ from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.tracking.console import Console
 from rlpost.tracking.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
-from rlpost.tracking.rollouts import rollout_files
+from rlpost.tracking.rollouts import RolloutWriter, rollout_files
 from rlpost.tracking.tracker import RunStatus
 
 
@@ -45,13 +48,73 @@ def test_a_run_and_its_resume_leave_each_step_once(tmp_path, runs):
     assert (tmp_path / "report.html").exists() and not (tmp_path / "wandb").exists()
 
 
+def _span_names(run_dir):
+    events = json.loads((run_dir / "trace.json").read_text() + "]")
+    return [event["name"] for event in events if event["ph"] == "X"]
+
+
+def _work(trackers, runs, steps):
+    for step in steps:
+        now_s = time.monotonic()
+        trackers.span("trainer", f"train {step}", start_s=now_s, end_s=now_s)
+        _steps(trackers, runs, [step])
+
+
+def test_a_rewind_leaves_what_a_resume_would_leave(tmp_path, runs):
+    for name in ("rewound", "resumed"):
+        run_dir = tmp_path / name
+        trackers = _open(run_dir)
+        _work(trackers, runs, range(1, 5))
+        if name == "rewound":
+            trackers.rewind(2)
+        else:
+            trackers.close(RunStatus.interrupted)
+            trackers = _open(run_dir, resume_step=2)
+        assert list(rollout_files(run_dir / "rollouts")) == [1, 2]
+        assert [row["step"] for row in read_metrics(run_dir / "metrics.jsonl")] == [1, 2]
+        _work(trackers, runs, [3])
+        trackers.close(RunStatus.done)
+        assert [row["step"] for row in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3]
+        spans = _span_names(run_dir)  # time does not go back
+        assert [each for each in spans if each.startswith("train")] == [
+            "train 1",
+            "train 2",
+            "train 3",
+            "train 4",
+            "train 3",
+        ]
+        assert "back to step 2" in spans
+
+
+def test_a_start_that_fails_gives_the_terminal_back(tmp_path, runs, monkeypatch):
+    def refuse(self, step):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(RolloutWriter, "rewind", refuse)
+    console = Console(run_name="demo", num_steps=4, mode=ConsoleMode.plain)
+    handlers = logging.getLogger("rlpost").handlers
+    before = list(handlers)
+    with pytest.raises(OSError, match="disk full"):
+        open_trackers(
+            tmp_path,
+            cfg=TrackingConfig(wandb=WandbMode.disabled, report=False),
+            run_name="demo",
+            num_steps=4,
+            config={},
+            console=console,
+        )
+    assert len(before) == len(handlers) + 1  # the console listens no more
+
+
 def test_a_fresh_start_removes_what_was_there(tmp_path, runs):
     trackers = _open(tmp_path)
-    _steps(trackers, runs, [1])
+    _work(trackers, runs, [1])
     trackers.close(RunStatus.failed)
+    assert (tmp_path / "trace.json").exists()
     _open(tmp_path, report=False).close(RunStatus.done)
     assert read_metrics(tmp_path / "metrics.jsonl") == []
     assert rollout_files(tmp_path / "rollouts") == {}
+    assert not (tmp_path / "trace.json").exists()
 
 
 def test_options_switch_their_sink(tmp_path, runs):

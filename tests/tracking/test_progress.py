@@ -44,6 +44,22 @@ def test_best_is_the_earliest_of_equals():
     assert progress.best() == (1, 0.4)
 
 
+def test_a_rewind_forgets_later_steps_and_measures_the_pace_anew():
+    progress = Progress(10)
+    for step in range(5):
+        row = {"val-core/a/acc/mean@1": step / 10, "critic/score/mean": step / 10}
+        progress.observe(step, row, now_s=10.0 * step)
+    progress.rewind(2)
+    assert (progress.step, progress.best()) == (2, (2, 0.2))
+    assert [step for step, _ in progress.rewards] == [0, 1, 2]
+    assert progress.time_left_s(50.0) is None and progress.latest == {}
+    progress.observe(3, {}, now_s=100.0)  # with the old pace: a step in 100 s
+    progress.observe(4, {}, now_s=120.0)
+    assert progress.time_left_s(120.0) == pytest.approx(6 * 20.0)
+    progress.rewind(-1)
+    assert (progress.step, progress.heldout) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],

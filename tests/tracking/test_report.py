@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from rlpost.tracking.jsonl import MetricsWriter
 from rlpost.tracking.report import ReportTracker, render, write_report
 from rlpost.tracking.tracker import RunStatus
 
@@ -162,6 +163,76 @@ def test_the_page_asks_the_network_for_nothing(page):
 
 def test_the_page_stays_small(page):
     assert page.stat().st_size < 8_000_000
+
+
+@pytest.fixture(scope="module")
+def timed_page(tmp_path_factory, runs):
+    """The page of a run that recorded spans and staleness; one name is hostile."""
+    run_dir = tmp_path_factory.mktemp("timed")
+    trace = runs.write_trace(run_dir / "trace.json", steps=6)
+    trace.write_text(trace.read_text().replace("push v6", json.dumps(runs.EVIL)[1:-1]))
+    writer = MetricsWriter(run_dir / "metrics.jsonl")
+    for step in range(1, 7):
+        name = "training/off_policy/staleness"
+        writer.log(step, {f"{name}/0": 0.75, f"{name}/1": 0.25})
+    return write_report(run_dir)
+
+
+_HOVER = """<pre id="probe"></pre><script>(async () => {
+  const plot = document.getElementById("timeline-plot"), texts = {};
+  for (const [curve, trace] of plot.data.entries()) {
+    Plotly.Fx.hover(plot, [{ curveNumber: curve, pointNumber: trace.x.length - 1 }]);
+    await new Promise((done) => setTimeout(done, 200));  // Plotly holds quick hovers back
+    texts[trace.name] = [...plot.querySelectorAll(".hoverlayer text")].map((t) => t.textContent);
+  }
+  document.getElementById("probe").textContent = JSON.stringify(texts);
+})();</script>"""
+
+
+def test_where_the_time_went_is_drawn_with_names_and_durations(timed_page, browser):
+    copy = timed_page.with_name("hovered.html")
+    copy.write_text(timed_page.read_text().replace("</body>", _HOVER + "</body>"))
+    dom = browser.dump(copy.as_uri())
+    assert _healthy(dom)
+    assert "Where the time went" in dom and '<a href="#timeline">' in dom
+    picture = dom[dom.index('id="timeline-plot"') :]
+    picture = picture[: picture.index("</figure>")]
+    assert len(re.findall(r'class="trace bars"', picture)) == 5  # run, generator, push, ...
+    assert len(re.findall(r'class="point"', picture)) == 4 * (1 + 4 + 30) + 1
+    for text in ("generator 10 · 100 %", "trainer · 50 %", "driver · 0 %", "step 6"):
+        assert f">{text}<" in picture
+    assert "Share of time busy: bus · 2 %, driver" in picture  # for screen readers
+    hovers = json.loads(html.unescape(re.search(r'<pre id="probe">(.*?)</pre>', dom, re.DOTALL)[1]))
+    assert hovers["train"] == ["trainer", "train 15.0 sstep 6"]
+    assert "</script><script>" in "".join(hovers["push"])
+    assert "<img" not in dom and "<title>owned" not in dom
+
+
+def test_staleness_is_a_stack_of_lags(timed_page, browser):
+    dom = browser.dump(timed_page.as_uri())
+    assert _healthy(dom) and ">lag 0<" in dom and ">lag 1<" in dom
+    assert re.findall(r'id="chart-(\w+)"', dom) == ["staleness", "any"]
+
+
+def test_without_a_trace_there_is_no_such_section(page):
+    assert "timeline-plot" not in re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.S)
+
+
+def test_a_damaged_trace_costs_a_note(tmp_path, browser):
+    (tmp_path / "trace.json").write_text("[\nbroken,\n{}")
+    dom = browser.dump(write_report(tmp_path).as_uri())
+    assert _healthy(dom) and "timeline-plot" not in dom
+    assert "trace.json: a line is not an event" in dom
+
+
+def test_a_rewind_rebuilds_a_page_that_is_there(tmp_path, runs):
+    tracker = ReportTracker(tmp_path)
+    tracker.rewind(-1)
+    assert not (tmp_path / "report.html").exists()
+    tracker.close(RunStatus.done)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time_s": 2.0, "actor/entropy": 0.5}\n')
+    tracker.rewind(1)
+    assert 'id="chart-entropy"' in (tmp_path / "report.html").read_text()
 
 
 def test_missing_metrics_give_no_empty_charts(tmp_path, browser):

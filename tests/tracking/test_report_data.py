@@ -33,9 +33,11 @@ def test_damaged_files_cost_a_note(tmp_path, runs):
     (run_dir / "metrics.jsonl").write_text("broken\n")
     (run_dir / "rollouts" / "step_000001.jsonl").write_text('{"uid": 1}\nbroken\n')
     (run_dir / "config.yaml").write_text("a: [1\n")
+    (run_dir / "trace.json").write_text("[\nbroken,\n{}")
     data = report_data(run_dir)
     notes = [each["message"] for each in data.warnings if each["time"] == "report"]
-    assert len(notes) == 3 and "metrics.jsonl:1" in notes[0]
+    assert len(notes) == 4 and "metrics.jsonl:1" in notes[0] and "trace.json" in notes[-1]
+    assert data.timeline is None
     assert data.charts == [] and len(data.samples) == 226 - 16
 
 

@@ -33,7 +33,7 @@ def test_resume_removes_later_steps_and_leftovers_only(tmp_path, runs):
         writer.log_samples(step, [runs.sample()])
     (tmp_path / ".step_000004.jsonl.x").write_text("half")
     (tmp_path / "notes.txt").write_text("mine")
-    writer.truncate_after(2)
+    writer.rewind(2)
     assert list(rollout_files(tmp_path)) == [1, 2]
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "notes.txt",

@@ -67,6 +67,41 @@ def test_a_resumed_run_keeps_its_id(tmp_path, wandb_file):
     assert run_id(tmp_path / "other") != identity
 
 
+def test_after_a_rewind_rows_come_again_as_the_next_attempt(tmp_path, wandb_file):
+    tracker = _open(tmp_path)
+    tracker.rewind(-1)  # as at every opening
+    for step in (1, 2, 3):
+        tracker.log(step, {"a": float(step)})
+    tracker.rewind(1)
+    for step in (2, 3):
+        tracker.log(step, {"a": 10.0 * step})
+    tracker.close(RunStatus.interrupted)
+    (path,) = _files(tmp_path)
+    rows = wandb_file.history(wandb_file.finished_records(path))
+    keys = ("_step", "training/global_step", "training/attempt", "a")
+    assert [tuple(row[key] for key in keys) for row in rows] == [
+        (0, 1, 0, 1.0),
+        (1, 2, 0, 2.0),
+        (2, 3, 0, 3.0),
+        (3, 2, 1, 20.0),  # W&B's own step goes on
+        (4, 3, 1, 30.0),
+    ]
+
+    tracker = _open(tmp_path)  # the count outlives the process
+    tracker.rewind(3)
+    tracker.close(RunStatus.done)
+    assert (tmp_path / "wandb" / "attempt").read_text() == "2\n"
+
+
+def test_a_count_that_cannot_be_kept_costs_a_warning(tmp_path, caplog):
+    tracker = _open(tmp_path)
+    tracker.rewind(-1)
+    (tmp_path / "wandb" / "attempt").write_text("many\n")
+    tracker.rewind(1)
+    assert tracker.active and "counting W&B attempts failed" in caplog.text
+    tracker.close(RunStatus.done)
+
+
 def test_a_directory_that_refuses_costs_one_warning(tmp_path, runs, caplog):
     (tmp_path / "wandb").write_text("a file where the directory should be")
     tracker = _open(tmp_path)

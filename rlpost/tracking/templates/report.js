@@ -45,12 +45,13 @@
   }
 
   function barTraces(chart) {
+    const unit = chart.unit.startsWith("seconds") ? " s" : "";
     return chart.series.map((series, index) => ({
       ...points(series.metric),
       type: "bar",
       name: escapeLabel(series.label),
       marker: { color: color(index) },
-      hovertemplate: "%{y:.3~g} s<extra>" + escapeLabel(series.label) + "</extra>",
+      hovertemplate: "%{y:.3~g}" + unit + "<extra>" + escapeLabel(series.label) + "</extra>",
     }));
   }
 
@@ -125,6 +126,83 @@
     drawAll();
     dark.addEventListener("change", drawAll);
     byId("any-metric").addEventListener("change", () => draw(anyChart()));
+  }
+
+  // ---- where the time went --------------------------------------------------------------
+  const QUIET = { run: "--none-soft", wait: "--line" };  // kinds that are no work
+
+  // Lanes lie below each other; a lane with many rows is higher, up to a limit.
+  function laneBands(lanes) {
+    let top = 0;
+    return lanes.map((lane) => {
+      const height = 0.8 + Math.min(lane.rows - 1, 12) * 0.25;
+      const band = { top, height, row: height / lane.rows };
+      top += height + 0.3;
+      return band;
+    });
+  }
+
+  function spanTraces(timeline, bands) {
+    const least = (timeline.end_s - timeline.start_s) / 1200;  // what is shorter is drawn so long
+    return timeline.kinds.map((kind, index) => {
+      const spans = timeline.spans.filter((span) => span[2] === index);
+      const label = escapeLabel(kind);
+      return {
+        type: "bar",
+        orientation: "h",
+        name: label,
+        showlegend: kind !== "run",
+        base: spans.map((span) => span[3]),
+        x: spans.map((span) => Math.max(span[4], least)),
+        y: spans.map(([lane, row]) => bands[lane].top + (row + 0.5) * bands[lane].row),
+        width: spans.map(([lane]) => bands[lane].row * 0.92),
+        customdata: spans.map((span) => [
+          escapeLabel(timeline.lanes[span[0]].name), escapeLabel(span[5]),
+          span[4].toPrecision(3), span[6] ? "<br>" + escapeLabel(span[6]) : "",
+        ]),
+        text: spans.map((span) => (kind === "run" ? escapeLabel(span[5]) : "")),
+        textposition: "inside",
+        insidetextanchor: "middle",
+        textangle: 0,
+        marker: {
+          color: QUIET[kind] ? css(QUIET[kind]) : color(index),
+          line: { color: css("--surface"), width: kind === "run" ? 2 : 0 },
+        },
+        hovertemplate: "<b>%{customdata[1]}</b> %{customdata[2]} s" +
+          "%{customdata[3]}<extra>%{customdata[0]}</extra>",
+      };
+    });
+  }
+
+  function laneText(lane) {
+    const busy = lane.busy === null ? "" : ` · ${Math.round(100 * lane.busy)} %`;
+    return escapeLabel(lane.name) + busy;
+  }
+
+  function drawTimeline() {
+    const node = byId("timeline-plot"), timeline = page.timeline;
+    const bands = laneBands(timeline.lanes), last = bands[bands.length - 1];
+    const whole = layout({ kind: "bars", series: [], legend: true });
+    Object.assign(whole, { barmode: "overlay", hovermode: "closest" });
+    Object.assign(whole.xaxis, {
+      title: { text: "seconds of the run", standoff: 6, font: { size: 12 } },
+      tickformat: "", range: [timeline.start_s, timeline.end_s], dtick: undefined, showgrid: true,
+    });
+    Object.assign(whole.yaxis, {
+      tickmode: "array", tickvals: bands.map((band) => band.top + band.height / 2),
+      ticktext: timeline.lanes.map(laneText), showgrid: false,
+      range: [last.top + last.height + 0.1, -0.1],
+    });
+    node.style.height = `${90 + 30 * (last.top + last.height)}px`;
+    const workers = timeline.lanes.filter((lane) => lane.busy !== null);
+    node.setAttribute("aria-label", "Share of time busy: " + workers.map(laneText).join(", "));
+    const options = { displayModeBar: false, responsive: true };
+    Plotly.react(node, spanTraces(timeline, bands), whole, options);
+  }
+
+  if (page.timeline) {
+    drawTimeline();
+    dark.addEventListener("change", drawTimeline);
   }
 
   // ---- samples --------------------------------------------------------------------------
