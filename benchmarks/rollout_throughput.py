@@ -68,7 +68,7 @@ def bare(args: argparse.Namespace) -> None:
 
 
 def actor(args: argparse.Namespace) -> None:
-    from rlpost.cluster.generators import spawn_generators
+    from rlpost.cluster.generators import GeneratorFactory
     from rlpost.cluster.session import ClusterConfig, Device, Session
     from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
@@ -79,6 +79,7 @@ def actor(args: argparse.Namespace) -> None:
     async def measure(repetition: int) -> float:
         requests = [
             GenerationRequest(
+                key=f"benchmark/{repetition}/{i}",
                 prompt=p,
                 num_samples=GROUP,
                 seed=1000 * repetition + i,
@@ -93,10 +94,15 @@ def actor(args: argparse.Namespace) -> None:
 
     inputs = prompts(model)
     with Session(ClusterConfig()) as session, asyncio.Runner() as runner:
-        generators = spawn_generators(
-            session, cfg, model_path=model, device=Device.cpu, call_timeout_s=600
+        factory = GeneratorFactory(
+            session,
+            cfg,
+            model_path=model,
+            device=Device.cpu,
+            call_timeout_s=600,
+            ping_timeout_s=60,
         )
-        (generator,) = generators.values()
+        generator = factory("generator 0")
         runner.run(generator.setup())
         answer_each_line(lambda repetition: runner.run(measure(repetition)))
         runner.run(generator.close())

@@ -24,9 +24,29 @@ class InfrastructureError(RuntimeError):
     """A process, link or disk failed; the same request may succeed elsewhere."""
 
 
+class ProcessDied(InfrastructureError):
+    """A process is gone, or alive and useless: only a new one helps."""
+
+
+class NoAnswer(InfrastructureError):
+    """A process missed a deadline: hung, cut off or overloaded; it may recover."""
+
+
+class GroupLost(ProcessDied):
+    """Ranks of a trained model are gone, and with them what they learned since they saved."""
+
+
+class RequestAborted(InfrastructureError):
+    """A request was thrown away on purpose; nobody is to blame."""
+
+
 class WeightPushError(InfrastructureError):
     """A weight push was refused; the generators keep serving their old version."""
 
 
 class RunFailed(RuntimeError):
     """The run cannot go on: exit code 1 with a typed reason."""
+
+
+class RunStuck(RunFailed):
+    """Nothing was finished for too long; what everyone was doing was written down."""

@@ -75,6 +75,7 @@ class Trajectory:
     seed: int
     verdicts: tuple[Verdict, ...] = ()
     reward: float | None = None  # weighted sum of verdicts; None when any verdict failed
+    num_stale: int = 0  # response tokens at the beginning that are too old to train on
 
     def __post_init__(self) -> None:
         assert len(self.response_ids) == len(self.rollout_logprobs)
@@ -108,6 +109,7 @@ class SamplingConfig:
 class GenerationRequest:
     """``num_samples`` responses for one prompt; child ``k`` uses seed ``seed + k``."""
 
+    key: str  # unique among requests under way: "<purpose>/<uid>"
     prompt: Prompt
     num_samples: int
     seed: int

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from rlpost.errors import InfrastructureError, WeightPushError
-from rlpost.rollout.protocol import GeneratorInfo
+from rlpost.control.concurrency import Load
+from rlpost.control.fleet import Fleet
+from rlpost.errors import NoAnswer, WeightPushError
+from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.types import GenerationRequest, Group, Prompt, Span, Trajectory, Verdict
 from rlpost.weights.transports.protocol import Locator
 
@@ -31,13 +33,15 @@ class FakeGenerator:
             await asyncio.sleep(3600)
 
     async def setup(self) -> GeneratorInfo:
-        return GeneratorInfo(max_model_len=64, dtype="float32", num_workers=1, pid=0, host="here")
+        return GeneratorInfo(
+            max_model_len=64, dtype="float32", num_workers=1, processes=(), host="here"
+        )
 
     async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
         self.num_requests += 1
         if self._failures:
             self._failures -= 1
-            raise InfrastructureError("fake engine died")
+            raise NoAnswer("fake engine does not answer")
         await asyncio.sleep(0)
         return tuple(
             Trajectory(
@@ -80,11 +84,28 @@ class FakeGenerator:
         self.loaded = self.version
         return self.version
 
-    async def health(self) -> int:
-        return self.version
+    async def cancel(self, key: str) -> list[int]:
+        return []
+
+    async def health(self) -> Pulse:
+        await self._enter("health")
+        return Pulse(version=self.version, load=Load(kv_use=0.0, num_preempted=0))
 
     async def close(self) -> None:
         self.calls.append("close")
+
+    async def kill(self) -> None:
+        self.calls.append("kill")
+
+
+def serving_fleet(names: Sequence[str], *, version: int = 0) -> Fleet:
+    """A fleet whose members have booted and, with a version, finished a push of it."""
+    fleet = Fleet(list(names))
+    for name in names:
+        fleet.booted(name)
+        if version:
+            fleet.synced(name, incarnation=0, version=version)
+    return fleet
 
 
 class FakePublisher:
@@ -95,10 +116,13 @@ class FakePublisher:
         self.staged: list[int] = []
         self.released: list[int] = []
 
-    async def stage(self, version: int) -> Locator:
+    async def stage(self, version: int, *, num_receivers: int) -> Locator:
         self.staged.append(version)
         where = {"damaged": self.damaged}
         return Locator(transport="fake", manifest={"entries": [{"size_bytes": 8}]}, where=where)
+
+    async def announce_again(self, *, num_receivers: int) -> Locator:
+        raise AssertionError("fake payloads can be fetched at any time")
 
     async def send(self) -> None:
         await asyncio.sleep(0)

@@ -107,7 +107,9 @@ class DynamicSamplingConfig:
     """Replace groups without a gradient by fresh ones, DAPO, arXiv 2503.14476."""
 
     enabled: bool = False
-    max_rounds: int = 3  # draws per step, the first included; then train on what there is
+    max_rounds: int = (
+        3  # a step draws at most so many times its prompts, then trains on what it has
+    )
 
     def check(self, path: str = "algorithm.dynamic_sampling") -> None:
         """Raises UserError: a field is out of range."""
@@ -130,12 +132,3 @@ def keep_groups(statistics: GroupStatistics) -> Tensor:
     make a group that was solved throughout, or never, look informative.
     """
     return ~statistics.zero_variance_P & ~statistics.too_few_P
-
-
-def groups_to_draw(
-    *, num_kept: int, num_wanted: int, rounds_done: int, config: DynamicSamplingConfig
-) -> int:
-    """Return how many prompts the next round draws: what is missing, or 0 to stop."""
-    if not config.enabled or rounds_done >= config.max_rounds:
-        return 0
-    return max(0, num_wanted - num_kept)

@@ -11,6 +11,7 @@ import sys
 STAGES = {
     "rl": "reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
     "rft": "rejection-sampling fine-tuning: sample, keep what is good, imitate it",
+    "scale": "give a running job more generators, or fewer",
     "doctor": "check this machine",
 }
 EPILOG = """examples:

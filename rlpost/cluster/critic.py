@@ -6,12 +6,12 @@ collective; the group fails as a whole when one rank fails.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.diagnostics import Tally, merge
-from rlpost.cluster.handle import Handle
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Device, Session
 from rlpost.training.batch import TokenBatch
@@ -62,8 +62,11 @@ class CriticRank:
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._critic.optim_step(step_id)
 
-    def save(self, directory: str) -> None:
-        self._critic.save(Path(directory))
+    def begin_save(self, directory: str) -> None:
+        self._critic.begin_save(Path(directory))
+
+    def finish_save(self) -> None:
+        self._critic.finish_save()
 
     def load(self, directory: str) -> None:
         self._critic.load(Path(directory))
@@ -78,8 +81,9 @@ class CriticRank:
 class CriticGroup:
     """The driver's end of the critic's ranks."""
 
-    def __init__(self, handles: Sequence[Handle]) -> None:
-        self._ranks = Ranks(handles)
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._settings: tuple[TrainerConfig, dict[str, Any]] | None = None
 
     async def setup(
         self, cfg: TrainerConfig, *, model_path: str, policy_path: str, seed: int
@@ -92,15 +96,21 @@ class CriticGroup:
             policy_path: the policy's model, located.
             seed: of the random generators.
         """
+        options = {"model_path": model_path, "policy_path": policy_path, "seed": seed}
+        self._settings = (cfg, options)
+        return await self._build()
+
+    async def restart(self) -> None:
+        """Replace every rank by a new one, with the weights the stage started from."""
+        self._ranks.respawn()
+        await self._build()
+
+    async def _build(self) -> int:
+        assert self._settings is not None, "setup comes first"
+        cfg, options = self._settings
         master = await self._ranks.first("address")
         answers = await self._ranks.all(
-            "setup",
-            cfg,
-            model_path=model_path,
-            policy_path=policy_path,
-            world_size=len(self._ranks),
-            master=master,
-            seed=seed,
+            "setup", cfg, world_size=len(self._ranks), master=master, **options
         )
         return answers[0]
 
@@ -120,8 +130,17 @@ class CriticGroup:
     async def optim_step(self, step_id: int) -> dict[str, float]:
         return (await self._ranks.all("optim_step", step_id))[0]
 
-    async def save(self, directory: Path) -> None:
-        await self._ranks.all("save", str(directory))
+    async def begin_save(self, directory: Path) -> None:
+        """Copy the state to host memory; the ranks then write it behind their other work."""
+        await self._ranks.all("begin_save", str(directory))
+
+    async def finish_save(self) -> None:
+        """Wait until every rank has written its files.
+
+        Raises:
+            CheckpointWriteError: the disk refused; the next ``begin_save`` may succeed.
+        """
+        await self._ranks.all("finish_save")
 
     async def load(self, directory: Path) -> None:
         await self._ranks.all("load", str(directory))
@@ -145,7 +164,7 @@ def spawn_critic(
         device: a GPU per rank on CUDA.
         call_timeout_s: deadline of a verb.
     """
-    handles = spawn_ranks(
+    ranks = spawn_ranks(
         session,
         CriticRank,
         name="critic",
@@ -153,4 +172,4 @@ def spawn_critic(
         device=device,
         call_timeout_s=call_timeout_s,
     )
-    return CriticGroup(handles)
+    return CriticGroup(ranks)

@@ -1,10 +1,11 @@
-"""Generators in Ray actors, behind ``rollout.protocol.Generator``."""
+"""Generators in Ray actors, behind ``rollout.protocol.RestartableGenerator``."""
 
 from collections.abc import Sequence
 
 from rlpost.cluster.handle import Handle
+from rlpost.cluster.reaper import reap_on
 from rlpost.cluster.session import Device, Session
-from rlpost.rollout.protocol import GeneratorInfo
+from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
 from rlpost.types import GenerationRequest, Trajectory
 from rlpost.weights.transports.protocol import Locator
@@ -15,16 +16,23 @@ CONCURRENCY = 10_000  # requests wait in vLLM's scheduler, not in Ray's queue
 class RemoteGenerator:
     """The driver's end of one generator actor."""
 
-    def __init__(self, handle: Handle, cfg: GeneratorConfig) -> None:
+    def __init__(self, handle: Handle, cfg: GeneratorConfig, *, ping_timeout_s: float) -> None:
         self._handle = handle
         self._cfg = cfg
+        self._ping_timeout_s = ping_timeout_s
+        self._info: GeneratorInfo | None = None
         self.name = handle.name
 
     async def setup(self) -> GeneratorInfo:
-        return await self._handle.call("setup", timeout_s=self._cfg.setup_timeout_s)
+        info = await self._handle.call("setup", timeout_s=self._cfg.setup_timeout_s)
+        self._info = info
+        return info
 
     async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
         return await self._handle.call("generate", request, timeout_s=self._cfg.request_timeout_s)
+
+    async def cancel(self, key: str) -> list[int]:
+        return await self._handle.call("cancel", key, timeout_s=30)
 
     async def begin_push(self, version: int) -> None:
         await self._handle.call("begin_push", version)
@@ -44,31 +52,45 @@ class RemoteGenerator:
     async def abort_push(self, version: int) -> int:
         return await self._handle.call("abort_push", version)
 
-    async def health(self) -> int:
-        return await self._handle.call("health", timeout_s=30)
+    async def health(self) -> Pulse:
+        return await self._handle.call("health", timeout_s=self._ping_timeout_s)
 
     async def close(self) -> None:
         await self._handle.call("close", timeout_s=30)
 
+    async def kill(self) -> None:
+        self._handle.kill()
+        if self._info is not None:
+            await reap_on(self._info.host, self._info.processes)
 
-def spawn_generators(
-    session: Session,
-    cfg: GeneratorConfig,
-    *,
-    model_path: str,
-    device: Device,
-    call_timeout_s: float,
-) -> dict[str, RemoteGenerator]:
-    """Create ``cfg.num`` generator actors; call ``setup`` on each to boot it."""
-    generators = {}
-    for index in range(cfg.num):
-        actor = session.spawn(
+
+class GeneratorFactory:
+    """Starts generator actors by name; call ``setup`` on each to boot it."""
+
+    def __init__(
+        self,
+        session: Session,
+        cfg: GeneratorConfig,
+        *,
+        model_path: str,
+        device: Device,
+        call_timeout_s: float,
+        ping_timeout_s: float,
+    ) -> None:
+        self._session = session
+        self._cfg = cfg
+        self._model_path = model_path
+        self._device = device
+        self._call_timeout_s = call_timeout_s
+        self._ping_timeout_s = ping_timeout_s
+
+    def __call__(self, name: str) -> RemoteGenerator:
+        actor = self._session.spawn(
             VllmGenerator,
-            cfg,
-            model_path=model_path,
-            num_gpus=cfg.tensor_parallel_size if device is Device.cuda else 0,
+            self._cfg,
+            model_path=self._model_path,
+            num_gpus=self._cfg.tensor_parallel_size if self._device is Device.cuda else 0,
             concurrency=CONCURRENCY,
         )
-        name = f"generator {index}"
-        generators[name] = RemoteGenerator(Handle(actor, name=name, timeout_s=call_timeout_s), cfg)
-    return generators
+        handle = Handle(actor, name=name, timeout_s=self._call_timeout_s)
+        return RemoteGenerator(handle, self._cfg, ping_timeout_s=self._ping_timeout_s)

@@ -1,13 +1,17 @@
 """An actor as an awaitable object with deadlines and our error model.
 
-Owns the translation of Ray's failures: a dead or unreachable process is an
-InfrastructureError; an exception raised by the actor's own code keeps its class.
+Owns the translation of Ray's failures and the replacement of stateless actors. Invariants: a
+dead process is ProcessDied, an unreachable or late one NoAnswer; an exception raised by the
+actor's own code keeps its class.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from rlpost.errors import InfrastructureError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from rlpost.errors import NoAnswer, ProcessDied
 
 
 class Handle:
@@ -30,7 +34,8 @@ class Handle:
         """Call ``method`` and await its result.
 
         Raises:
-            InfrastructureError: the actor died, is unreachable, or missed the deadline.
+            ProcessDied: the actor died.
+            NoAnswer: it is unreachable or missed the deadline; the call may have run.
         """
         from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
@@ -39,10 +44,59 @@ class Handle:
             reference = getattr(self._actor, method).remote(*args, **kwargs)
             return await asyncio.wait_for(asyncio.wrap_future(reference.future()), deadline)
         except TimeoutError as error:
-            raise InfrastructureError(
-                f"{self.name} did not answer {method} in {deadline:g} s"
-            ) from error
-        except (ActorDiedError, ActorUnavailableError) as error:
-            raise InfrastructureError(f"{self.name} is gone ({method}): {error}") from error
+            raise NoAnswer(f"{self.name} did not answer {method} in {deadline:g} s") from error
+        except ActorDiedError as error:
+            raise ProcessDied(f"{self.name} is gone ({method}): {error}") from error
+        except ActorUnavailableError as error:
+            raise NoAnswer(f"{self.name} is out of reach ({method}): {error}") from error
         except RayTaskError as error:
             raise error.as_instanceof_cause() from error
+
+    def kill(self) -> None:
+        """End the process whatever it is doing; harmless when it is gone."""
+        import ray
+
+        ray.kill(self._actor)
+
+
+class Stateless:
+    """Calls an actor that can be replaced at any time: repeats a call that failed.
+
+    Args:
+        spawn: starts a new actor.
+        attempts: of one call.
+    """
+
+    def __init__(self, spawn: Callable[[], Handle], *, attempts: int = 4) -> None:
+        self._spawn = spawn
+        self._handle = spawn()
+        self._attempts = attempts
+
+    async def call(
+        self, method: str, *args: Any, timeout_s: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Call ``method``, on a new actor when the old one died or hangs.
+
+        Raises:
+            ProcessDied, NoAnswer: in every attempt.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((ProcessDied, NoAnswer)),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_exponential(multiplier=0.2, max=10),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                handle = self._handle
+                try:
+                    return await handle.call(method, *args, timeout_s=timeout_s, **kwargs)
+                except (ProcessDied, NoAnswer):
+                    self._replace(handle)
+                    raise
+        raise AssertionError("unreachable: the last attempt re-raises")
+
+    def _replace(self, failed: Handle) -> None:
+        if self._handle is failed:  # several calls fail together; one replaces
+            failed.kill()
+            self._handle = self._spawn()

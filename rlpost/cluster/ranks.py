@@ -1,17 +1,21 @@
 """Ranks of one group in actors: one call of the driver is one call on every rank.
 
-Owns the fan-out. Refuses to know what the ranks do (trainers.py, critic.py). Invariant: the
-group fails as a whole when one rank fails.
+Owns the fan-out and the replacement of the whole group. Refuses to know what the ranks do
+(trainers.py, critic.py). Invariant: the group fails as a whole when one rank fails.
 """
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.session import Device, Session, free_port
+from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.training.packing import PackedBatches
+
+# A rank whose peer dies fails in its collective, sometimes before the death itself is known.
+BLAME_GRACE_S = 10.0
 
 
 def rendezvous_address() -> tuple[str, int]:
@@ -20,37 +24,80 @@ def rendezvous_address() -> tuple[str, int]:
 
 
 class Ranks:
-    """The driver's end of the actors of one group, in rank order."""
+    """The driver's end of the actors of one group, in rank order.
 
-    def __init__(self, handles: Sequence[Handle]) -> None:
-        self._handles = handles
+    Args:
+        spawn: starts a whole group of actors.
+    """
+
+    def __init__(self, spawn: Callable[[], Sequence[Handle]]) -> None:
+        self._spawn = spawn
+        self._handles = spawn()
 
     def __len__(self) -> int:
         return len(self._handles)
 
+    def respawn(self) -> None:
+        """Kill every rank and start new ones, which are to be set up again."""
+        for handle in self._handles:
+            handle.kill()
+        self._handles = self._spawn()
+
     async def first(self, method: str, *args: Any) -> Any:
         """Call rank 0 alone; only for what is not collective."""
-        return await self._handles[0].call(method, *args)
+        return (await _together([self._handles[0].call(method, *args)]))[0]
 
     async def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """Call every rank with the same arguments."""
-        return await asyncio.gather(*(h.call(method, *args, **kwargs) for h in self._handles))
+        """Call every rank with the same arguments.
+
+        Raises:
+            GroupLost: a rank died or hangs.
+        """
+        return await _together([h.call(method, *args, **kwargs) for h in self._handles])
 
     async def each(self, method: str, batches: PackedBatches, *args: Any) -> list[Any]:
-        """Call every rank with its own micro-batches."""
-        calls = (
+        """Call every rank with its own micro-batches; like ``all``."""
+        calls = [
             handle.call(method, rank_batches, *args)
             for handle, rank_batches in zip(self._handles, batches, strict=True)
-        )
-        return await asyncio.gather(*calls)
+        ]
+        return await _together(calls)
+
+
+async def _together(calls: Sequence[Awaitable[Any]]) -> list[Any]:
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        errors = _errors(tasks)
+        if errors and not any(isinstance(e, ProcessDied | NoAnswer) for e in errors):
+            await asyncio.wait(tasks, timeout=BLAME_GRACE_S)
+            errors = _errors(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for error in errors:
+        if isinstance(error, ProcessDied | NoAnswer):
+            raise GroupLost(str(error)) from error
+    if errors:
+        raise errors[0]
+    return [task.result() for task in tasks]
+
+
+def _errors(tasks: Sequence["asyncio.Future[Any]"]) -> list[BaseException]:
+    done = [task for task in tasks if task.done() and not task.cancelled()]
+    return [error for error in (task.exception() for task in done) if error is not None]
 
 
 def spawn_ranks(
     session: Session, cls: type, *, name: str, num: int, device: Device, call_timeout_s: float
-) -> list[Handle]:
+) -> Ranks:
     """Create ``num`` actors of ``cls(rank=...)``, on CUDA one GPU each."""
-    handles = []
-    for rank in range(num):
-        actor = session.spawn(cls, rank=rank, num_gpus=1 if device is Device.cuda else 0)
-        handles.append(Handle(actor, name=f"{name} rank {rank}", timeout_s=call_timeout_s))
-    return handles
+
+    def spawn() -> list[Handle]:
+        handles = []
+        for rank in range(num):
+            actor = session.spawn(cls, rank=rank, num_gpus=1 if device is Device.cuda else 0)
+            handles.append(Handle(actor, name=f"{name} rank {rank}", timeout_s=call_timeout_s))
+        return handles
+
+    return Ranks(spawn)

@@ -9,10 +9,11 @@ the order in which groups arrive; what a step adds does not depend on that order
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rlpost.algorithms.running import RunningStatistics
-from rlpost.cluster.handle import Handle
+from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Device, Session
 from rlpost.rollout.collector import Judge
 from rlpost.training.reward_scorer import RewardSample, RewardScorer
@@ -32,7 +33,7 @@ class RewardGroup:
     """
 
     def __init__(
-        self, handles: Mapping[str, Handle], *, configs: Mapping[str, RewardModelConfig]
+        self, handles: Mapping[str, Stateless], *, configs: Mapping[str, RewardModelConfig]
     ) -> None:
         self._handles = dict(handles)
         self._weights = {name: configs[name].weight for name in handles}
@@ -122,8 +123,8 @@ def spawn_reward(
         device: a GPU per model on CUDA.
         call_timeout_s: deadline of scoring one group.
     """
-    handles = {}
-    for name, cfg in configs.items():
+
+    def spawn(name: str, cfg: RewardModelConfig) -> Handle:
         actor = session.spawn(
             RewardScorer,
             cfg,
@@ -132,5 +133,7 @@ def spawn_reward(
             name=name,
             num_gpus=1 if device is Device.cuda else 0,
         )
-        handles[name] = Handle(actor, name=f"reward model {name}", timeout_s=call_timeout_s)
-    return RewardGroup(handles, configs=configs)
+        return Handle(actor, name=f"reward model {name}", timeout_s=call_timeout_s)
+
+    scorers = {name: Stateless(partial(spawn, name, cfg)) for name, cfg in configs.items()}
+    return RewardGroup(scorers, configs=configs)

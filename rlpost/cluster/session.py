@@ -33,6 +33,7 @@ class ClusterConfig:
     verifier_actors: int = 1
     verifier_workers: int = 2  # processes per verifier actor
     call_timeout_s: float = 1800.0  # deadline of any single actor call
+    judge_timeout_s: float = 300.0  # deadline of judging one group; a late verifier is replaced
 
     def check(self, path: str = "cluster") -> None:
         """Raises UserError: a field is out of range."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlpost.algorithms.diagnostics import Tally, merge
-from rlpost.cluster.handle import Handle
+from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Device, Session
 from rlpost.training.batch import TokenBatch
@@ -74,8 +74,11 @@ class TrainerRank:
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._trainer.optim_step(step_id)
 
-    def stage(self, version: int) -> Locator | None:
-        return self._publisher.stage(version)
+    def stage(self, version: int, num_receivers: int) -> Locator | None:
+        return self._publisher.stage(version, num_receivers=num_receivers)
+
+    def announce_again(self, num_receivers: int) -> Locator | None:
+        return self._publisher.announce_again(num_receivers=num_receivers)
 
     def send(self) -> None:
         self._publisher.send()
@@ -86,8 +89,11 @@ class TrainerRank:
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return self._trainer.probe_logprobs(sequences)
 
-    def save(self, directory: str) -> None:
-        self._trainer.save(Path(directory))
+    def begin_save(self, directory: str) -> None:
+        self._trainer.begin_save(Path(directory))
+
+    def finish_save(self) -> None:
+        self._trainer.finish_save()
 
     def load(self, directory: str) -> None:
         self._trainer.load(Path(directory))
@@ -103,22 +109,33 @@ class TrainerRank:
 class TrainerGroup:
     """The driver's end of the ranks; also the ``weights.bus.Publisher``."""
 
-    def __init__(self, handles: Sequence[Handle]) -> None:
-        self._ranks = Ranks(handles)
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._settings: tuple[TrainerConfig, dict[str, Any], dict[str, Any]] | None = None
 
     async def setup(
         self, cfg: TrainerConfig, *, model_path: str, seed: int, sender: dict[str, Any]
     ) -> int:
+        """Build the engines; returns the number of parameters."""
+        self._settings = (cfg, {"model_path": model_path, "seed": seed}, sender)
+        return await self._build()
+
+    async def restart(self) -> None:
+        """Replace every rank by a new one, with the weights the stage started from."""
+        self._ranks.respawn()
+        await self._build()
+
+    async def _build(self) -> int:
+        assert self._settings is not None, "setup comes first"
+        cfg, options, sender = self._settings
         master = await self._ranks.first("address")
-        sender = {**sender, "host": master[0]}
         answers = await self._ranks.all(
             "setup",
             cfg,
-            model_path=model_path,
             world_size=len(self._ranks),
             master=master,
-            seed=seed,
-            sender=sender,
+            sender={**sender, "host": master[0]},
+            **options,
         )
         return answers[0]
 
@@ -138,8 +155,13 @@ class TrainerGroup:
     async def optim_step(self, step_id: int) -> dict[str, float]:
         return (await self._ranks.all("optim_step", step_id))[0]
 
-    async def stage(self, version: int) -> Locator:
-        locator = (await self._ranks.all("stage", version))[0]
+    async def stage(self, version: int, *, num_receivers: int) -> Locator:
+        locator = (await self._ranks.all("stage", version, num_receivers))[0]
+        assert locator is not None
+        return locator
+
+    async def announce_again(self, *, num_receivers: int) -> Locator:
+        locator = (await self._ranks.all("announce_again", num_receivers))[0]
         assert locator is not None
         return locator
 
@@ -152,8 +174,17 @@ class TrainerGroup:
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return (await self._ranks.all("probe_logprobs", sequences))[0]
 
-    async def save(self, directory: Path) -> None:
-        await self._ranks.all("save", str(directory))
+    async def begin_save(self, directory: Path) -> None:
+        """Copy the state to host memory; the ranks then write it behind their other work."""
+        await self._ranks.all("begin_save", str(directory))
+
+    async def finish_save(self) -> None:
+        """Wait until every rank has written its files.
+
+        Raises:
+            CheckpointWriteError: the disk refused; the next ``begin_save`` may succeed.
+        """
+        await self._ranks.all("finish_save")
 
     async def load(self, directory: Path) -> None:
         await self._ranks.all("load", str(directory))
@@ -168,15 +199,15 @@ class TrainerGroup:
 class ReferenceGroup:
     """The driver's end of the frozen reference model."""
 
-    def __init__(self, handles: Sequence[Handle]) -> None:
-        self._handles = handles
+    def __init__(self, scorers: Sequence[Stateless]) -> None:
+        self._scorers = scorers
 
     async def logprobs(
         self, batches: PackedBatches, *, temperature: float
     ) -> list[list[np.ndarray]]:
         """Log-probs of every micro-batch's response tokens, indexed like ``batches``."""
         calls = (
-            self._handles[rank % len(self._handles)].call("logprobs", rank_batches, temperature)
+            self._scorers[rank % len(self._scorers)].call("logprobs", rank_batches, temperature)
             for rank, rank_batches in enumerate(batches)
         )
         return await asyncio.gather(*calls)
@@ -186,7 +217,7 @@ def spawn_trainers(
     session: Session, cfg: TrainerConfig, *, device: Device, call_timeout_s: float
 ) -> TrainerGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines."""
-    handles = spawn_ranks(
+    ranks = spawn_ranks(
         session,
         TrainerRank,
         name="trainer",
@@ -194,27 +225,30 @@ def spawn_trainers(
         device=device,
         call_timeout_s=call_timeout_s,
     )
-    return TrainerGroup(handles)
+    return TrainerGroup(ranks)
 
 
 def spawn_reference(
     session: Session, cfg: TrainerConfig, *, model_path: str, device: Device, call_timeout_s: float
 ) -> ReferenceGroup:
     """Create one frozen scorer of the stage's starting policy."""
-    actor = session.spawn(
-        FrozenScorer, cfg, model_path=model_path, num_gpus=1 if device is Device.cuda else 0
-    )
-    return ReferenceGroup([Handle(actor, name="reference", timeout_s=call_timeout_s)])
+
+    def spawn() -> Handle:
+        actor = session.spawn(
+            FrozenScorer, cfg, model_path=model_path, num_gpus=1 if device is Device.cuda else 0
+        )
+        return Handle(actor, name="reference", timeout_s=call_timeout_s)
+
+    return ReferenceGroup([Stateless(spawn)])
 
 
 def sender_settings(
-    *, transport: Transport, run_id: str, root: Path, num_receivers: int, timeout_s: float
+    *, transport: Transport, run_id: str, root: Path, timeout_s: float
 ) -> dict[str, Any]:
     """Arguments of ``make_sender`` that the driver knows; the host is added by rank 0."""
     return {
         "transport": transport,
         "run_id": run_id,
         "root": root,
-        "num_receivers": num_receivers,
         "timeout_s": timeout_s,
     }

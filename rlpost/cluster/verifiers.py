@@ -2,8 +2,9 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from rlpost.cluster.handle import Handle
+from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.types import Group, Verdict
 from rlpost.verifiers.base import VerifierConfig, sample_of
@@ -16,7 +17,7 @@ CONCURRENCY = 1000  # samples wait in the service, not in Ray's queue
 class RemoteVerifiers:
     """The driver's end of all verifier actors; a group goes to the next one in turn."""
 
-    def __init__(self, handles: Sequence[Handle], *, weights: Mapping[str, float]) -> None:
+    def __init__(self, handles: Sequence[Stateless], *, weights: Mapping[str, float]) -> None:
         self._handles = handles
         self._turn = itertools.cycle(handles)
         self._weights = weights
@@ -39,10 +40,12 @@ def spawn_verifiers(
     session: Session, cfg: ClusterConfig, *, configs: Mapping[str, VerifierConfig]
 ) -> RemoteVerifiers:
     """Create ``cluster.verifier_actors`` services of ``cluster.verifier_workers`` processes."""
-    handles = []
-    for index in range(cfg.verifier_actors):
+
+    def spawn(index: int) -> Handle:
         actor = session.spawn(
             VerifierService, dict(configs), cfg.verifier_workers, concurrency=CONCURRENCY
         )
-        handles.append(Handle(actor, name=f"verifier {index}", timeout_s=cfg.call_timeout_s))
-    return RemoteVerifiers(handles, weights={n: c.weight for n, c in configs.items()})
+        return Handle(actor, name=f"verifier {index}", timeout_s=cfg.judge_timeout_s)
+
+    services = [Stateless(partial(spawn, index)) for index in range(cfg.verifier_actors)]
+    return RemoteVerifiers(services, weights={n: c.weight for n, c in configs.items()})

@@ -21,6 +21,8 @@ def check_rl(cfg: RLConfig) -> None:
     """
     cfg.data.check()
     cfg.rollout.check()
+    cfg.rl.check()
+    cfg.failures.check()
     cfg.selection.check()
     cfg.generator.validate()
     cfg.algorithm.check()

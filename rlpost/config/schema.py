@@ -18,6 +18,8 @@ from rlpost.algorithms.selection import SelectionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
+from rlpost.control.failures import FailureConfig
+from rlpost.control.staleness import StalenessConfig
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.models.embedded import NAME as EMBEDDED_MODEL
@@ -155,6 +157,7 @@ class RLConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rl: StalenessConfig = field(default_factory=StalenessConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     verifier: Any = MISSING  # group verifier
@@ -166,5 +169,6 @@ class RLConfig:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -1,23 +1,22 @@
 """Prompts in, verified groups out.
 
-Owns dispatch over generators, retries, and the order of results. Refuses to own what the
-numbers mean and which prompts come next. Invariant: every prompt handed in comes back
-exactly once, as a group or as a failure with its reason; a group is verified while others
-are still being generated.
+Owns generation and verification of one group, its retries, and whole batches of groups.
+Refuses to own which generator (dispatch.py), what the numbers mean and which prompts come
+next (producer.py). Invariants: every prompt handed in comes back exactly once, as a group or
+as a failure with its reason; a prompt is given up only after it failed alone on a generator.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
-from rlpost.errors import InfrastructureError
-from rlpost.rollout.protocol import Generator
+from rlpost.control.failures import Attempts, Budget, FailureConfig, backoff
+from rlpost.errors import InfrastructureError, RequestAborted
+from rlpost.rollout.dispatch import Dispatcher
 from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Trajectory, Verdict
 
 
@@ -37,6 +36,15 @@ class Judge(Protocol):
 
     async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
         """Return verdicts and combined reward of every trajectory, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """One verified group and when it was done, on the collector's clock."""
+
+    group: Group
+    generated_s: float
+    judged_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +71,40 @@ def request_seed(run_seed: int, *key: object) -> int:
 
 
 class Collector:
-    """Drives generators and verifiers for a batch of prompts.
+    """Drives generators and verifiers.
 
     Args:
-        generators: name -> engine; a request goes to the one with the fewest outstanding.
+        dispatcher: finds a generator.
         judge: verifier service.
+        purpose: what the groups are for; tells requests of the same prompt apart.
         on_verifier_error: see ``OnVerifierError``.
-        attempts: how often a request is tried when infrastructure fails.
+        failures: attempts and back-off.
+        budget: of failures in a row, shared by all who collect.
+        finished: told of every verified group.
+        clock: seconds.
     """
 
     def __init__(
         self,
-        generators: Mapping[str, Generator],
+        dispatcher: Dispatcher,
         *,
         judge: Judge,
+        purpose: str,
         on_verifier_error: OnVerifierError = OnVerifierError.sample,
-        attempts: int = 3,
+        failures: FailureConfig,
+        budget: Budget,
+        finished: Callable[[str], None] = lambda what: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._generators = dict(generators)
-        self._outstanding = dict.fromkeys(self._generators, 0)
+        self._dispatcher = dispatcher
         self._judge = judge
+        self._purpose = purpose
         self._on_verifier_error = on_verifier_error
-        self._attempts = attempts
+        self._failures = failures
+        self._attempts = Attempts(failures.attempts)
+        self._budget = budget
+        self._finished = finished
+        self._clock = clock
 
     async def collect(
         self,
@@ -94,57 +114,101 @@ class Collector:
         sampling: SamplingConfig,
         seed: int,
     ) -> Collection:
-        """Sample and verify ``num_samples`` responses per prompt."""
-        start = time.perf_counter()
-        generated_at = [start]
+        """Sample and verify ``num_samples`` responses per prompt.
 
-        async def one(prompt: Prompt) -> Group:
-            request = GenerationRequest(
-                prompt=prompt,
-                num_samples=num_samples,
-                seed=request_seed(seed, prompt.uid),
-                sampling=sampling,
-            )
-            trajectories = await self._generate(request)
-            generated_at.append(time.perf_counter())
-            return await self._verify(Group(prompt=prompt, trajectories=trajectories))
-
-        results = await asyncio.gather(*map(one, prompts), return_exceptions=True)
-        groups, failed = [], {}
+        Raises:
+            RunFailed: the budget of failures is used up.
+        """
+        start_s = self._clock()
+        results = await asyncio.gather(
+            *(
+                self.group(prompt, num_samples=num_samples, sampling=sampling, seed=seed)
+                for prompt in prompts
+            ),
+            return_exceptions=True,
+        )
+        done: list[Collected] = []
+        failed = {}
         for prompt, result in zip(prompts, results, strict=True):
             if isinstance(result, InfrastructureError):
                 failed[prompt.uid] = str(result)
             elif isinstance(result, BaseException):
                 raise result
             else:
-                groups.append(result)
+                done.append(result)
+        generated_s = max((each.generated_s for each in done), default=start_s)
         return Collection(
-            groups=tuple(groups),
+            groups=tuple(each.group for each in done),
             failed=failed,
-            generation_s=max(generated_at) - start,
-            verification_s=time.perf_counter() - max(generated_at),
+            generation_s=generated_s - start_s,
+            verification_s=self._clock() - generated_s,
         )
 
-    async def _generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(InfrastructureError),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=0.2, max=5),
-            reraise=True,
+    async def group(
+        self,
+        prompt: Prompt,
+        *,
+        num_samples: int,
+        sampling: SamplingConfig,
+        seed: int,
+        on_start: Callable[[int], None] = lambda version: None,
+    ) -> Collected:
+        """Sample and verify one group, trying again when infrastructure fails.
+
+        Args:
+            prompt: what to answer.
+            num_samples: responses.
+            sampling: how they are sampled.
+            seed: the run's.
+            on_start: told, for every attempt, the version it begins with.
+
+        Raises:
+            InfrastructureError: the prompt is given up.
+            RunFailed: the budget of failures is used up.
+        """
+        request = GenerationRequest(
+            key=f"{self._purpose}/{prompt.uid}",
+            prompt=prompt,
+            num_samples=num_samples,
+            seed=request_seed(seed, prompt.uid),
+            sampling=sampling,
         )
-        async for attempt in retrying:
-            with attempt:
-                name = min(self._outstanding, key=self._outstanding.__getitem__)
-                self._outstanding[name] += request.num_samples
+        try:
+            while True:
                 try:
-                    return await self._generators[name].generate(request)
-                finally:
-                    self._outstanding[name] -= request.num_samples
-        raise AssertionError("unreachable: the last attempt re-raises")
+                    return await self._attempt(request, on_start)
+                except RequestAborted:
+                    continue
+                except InfrastructureError as error:
+                    self._budget.spend(f"prompt {prompt.uid}: {error}")
+                    if not self._attempts.failed(prompt.uid):
+                        raise
+                await asyncio.sleep(
+                    backoff(self._attempts.count(prompt.uid), config=self._failures)
+                )
+        finally:
+            self._attempts.ended(prompt.uid)
+
+    def cancel(self, uid: str) -> Awaitable[list[int]]:
+        """Give up a prompt's request; see ``Dispatcher.cancel``."""
+        return self._dispatcher.cancel(f"{self._purpose}/{uid}")
+
+    async def _attempt(
+        self, request: GenerationRequest, on_start: Callable[[int], None]
+    ) -> Collected:
+        last_try = self._attempts.count(request.prompt.uid) == self._failures.attempts - 1
+        trajectories = await self._dispatcher.generate(
+            request, alone=last_try and self._failures.attempts > 1, on_start=on_start
+        )
+        generated_s = self._clock()
+        group = await self._verify(Group(prompt=request.prompt, trajectories=trajectories))
+        self._budget.progress()
+        self._finished(f"group {request.key}")
+        return Collected(group=group, generated_s=generated_s, judged_s=self._clock())
 
     async def _verify(self, group: Group) -> Group:
         judged = await self._judge.judge(group)
-        trajectories = tuple(
+        trajectories: tuple[Trajectory, ...] = tuple(
             replace(trajectory, verdicts=verdicts, reward=reward)
             for trajectory, (verdicts, reward) in zip(group.trajectories, judged, strict=True)
         )

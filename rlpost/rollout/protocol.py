@@ -10,8 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import psutil
+
+from rlpost.control.concurrency import Load
 from rlpost.types import GenerationRequest, Trajectory
 from rlpost.weights.transports.protocol import Locator
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessId:
+    """A process of some host; the time tells it from a later one with its number."""
+
+    pid: int
+    started_s: float  # Unix time
+
+    @classmethod
+    def tree(cls, pid: int) -> "tuple[ProcessId, ...]":
+        """This process and all below it."""
+        parent = psutil.Process(pid)
+        return tuple(
+            cls(pid=process.pid, started_s=process.create_time())
+            for process in (parent, *parent.children(recursive=True))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +41,16 @@ class GeneratorInfo:
     max_model_len: int  # tokens, prompt and response together
     dtype: str
     num_workers: int  # processes that receive weights
-    pid: int
+    processes: tuple[ProcessId, ...]  # of the engine, parents first
     host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """A generator's answer to a ping: its engine did something a moment ago."""
+
+    version: int  # served
+    load: Load
 
 
 class Generator(Protocol):
@@ -35,8 +63,12 @@ class Generator(Protocol):
         """Sample ``request.num_samples`` responses.
 
         Raises:
-            InfrastructureError: the engine died; the request may be retried elsewhere.
+            ProcessDied: the engine died; the request may be retried elsewhere.
+            RequestAborted: thrown away by a refused push.
         """
+
+    async def cancel(self, key: str) -> list[int]:
+        """Give up a request; returns the tokens each response had so far, if it ran."""
 
     async def begin_push(self, version: int) -> None:
         """Pause; new requests wait. Repeating the same version is harmless."""
@@ -64,12 +96,19 @@ class Generator(Protocol):
     async def abort_push(self, version: int) -> int:
         """Go back to the committed version and serve it; return its number."""
 
-    async def health(self) -> int:
-        """Return the served version.
+    async def health(self) -> Pulse:
+        """Answer through the engine's own loop, so that a hung engine does not answer.
 
         Raises:
-            InfrastructureError: the engine is dead.
+            ProcessDied: the engine is dead.
         """
 
     async def close(self) -> None:
         """Abort what runs and shut down."""
+
+
+class RestartableGenerator(Generator, Protocol):
+    """A generator as whoever started its process sees it."""
+
+    async def kill(self) -> None:
+        """End its processes whatever they are doing; the object is useless afterwards."""

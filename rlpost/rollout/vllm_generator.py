@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from rlpost.errors import InfrastructureError, UserError, WeightPushError
-from rlpost.rollout.protocol import GeneratorInfo
+from rlpost.control.concurrency import Load
+from rlpost.errors import ProcessDied, RequestAborted, UserError, WeightPushError
+from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
 from rlpost.weights.transports.protocol import Locator
 
+CANCEL_TIMEOUT_S = 10.0
 BASE_VERSION = 0  # what the engine loaded from disk, before the first push
 
 
@@ -83,6 +85,9 @@ class VllmGenerator:
         self._serving = asyncio.Event()
         self._serving.set()
         self._num_requests = 0
+        self._running: dict[str, str] = {}  # request's key -> vLLM's id
+        self._cancelled: dict[str, asyncio.Future[list[int]]] = {}
+        self._load = Load(kv_use=0.0, num_preempted=0)
 
     async def setup(self) -> GeneratorInfo:
         if self._info is None:
@@ -93,7 +98,7 @@ class VllmGenerator:
                 max_model_len=config.max_model_len,
                 dtype=str(config.dtype).removeprefix("torch."),
                 num_workers=self._cfg.tensor_parallel_size,
-                pid=os.getpid(),
+                processes=ProcessId.tree(os.getpid()),
                 host=socket.gethostname(),
             )
         return self._info
@@ -113,6 +118,8 @@ class VllmGenerator:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from rlpost.rollout.vllm_load import listener
+
         args = AsyncEngineArgs(
             model=self._model_path,
             dtype=self._cfg.dtype.value,
@@ -130,9 +137,12 @@ class VllmGenerator:
             weight_transfer_config={"backend": self._weight_backend},
             worker_extension_cls="rlpost.weights.vllm_plugin.WorkerExtension",
             enable_log_requests=False,
-            disable_log_stats=True,
+            disable_log_stats=False,  # load_stats.py listens
         )
-        return AsyncLLM.from_engine_args(args)
+        return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
+
+    def _on_load(self, load: Load) -> None:
+        self._load = load
 
     @staticmethod
     def _on_gpu() -> bool:
@@ -144,13 +154,22 @@ class VllmGenerator:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         await self._serving.wait()
+        key = request.key
         try:
             output = await self._run(
                 list(request.prompt.token_ids),
                 self._sampling_params(request.sampling, n=request.num_samples, seed=request.seed),
+                key=key,
             )
         except EngineDeadError as error:
-            raise InfrastructureError(f"vLLM engine died: {error}") from error
+            raise ProcessDied(f"vLLM engine died: {error}") from error
+        finally:
+            self._running.pop(key, None)
+        if any(child.finish_reason == "abort" for child in output.outputs):
+            if key in self._cancelled:
+                lengths = [len(child.token_ids) for child in output.outputs]
+                self._cancelled.pop(key).set_result(lengths)
+            raise RequestAborted(f"request {key} was given up")
         trajectories = []
         for child in sorted(output.outputs, key=lambda c: c.index):
             trajectories.append(
@@ -168,16 +187,31 @@ class VllmGenerator:
             )
         return tuple(trajectories)
 
-    async def _run(self, token_ids: list[int], params: Any) -> Any:
+    async def cancel(self, key: str) -> list[int]:
+        if key not in self._running:
+            return []
+        lengths = self._cancelled[key] = asyncio.get_running_loop().create_future()
+        await self._engine.abort(self._running[key])
+        try:
+            return await asyncio.wait_for(lengths, timeout=CANCEL_TIMEOUT_S)
+        except TimeoutError:
+            return []
+        finally:
+            self._cancelled.pop(key, None)
+
+    async def _run(self, token_ids: list[int], params: Any, *, key: str | None = None) -> Any:
         from vllm.inputs import TokensPrompt
 
         self._num_requests += 1
+        request_id = f"r{self._num_requests}"
+        if key is not None:
+            self._running[key] = request_id
         prompt = TokensPrompt(prompt_token_ids=token_ids, cache_salt=f"v{self._version}")
         final = None
-        async for output in self._engine.generate(prompt, params, f"r{self._num_requests}"):
+        async for output in self._engine.generate(prompt, params, request_id):
             final = output
         if final is None or not final.finished:
-            raise InfrastructureError("vLLM ended a request without a result")
+            raise RequestAborted("vLLM ended a request without a result")
         return final
 
     def _sampling_params(self, sampling: SamplingConfig, *, n: int, seed: int) -> Any:
@@ -268,14 +302,16 @@ class VllmGenerator:
 
     # -- life -----------------------------------------------------------------------------
 
-    async def health(self) -> int:
+    async def health(self) -> Pulse:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             await self._engine.check_health()
+            # Through the engine's loop to its workers: either may hang while this process lives.
+            await self._engine.collective_rpc("rlpost_alive")
         except EngineDeadError as error:
-            raise InfrastructureError(f"vLLM engine died: {error}") from error
-        return self._version
+            raise ProcessDied(f"vLLM engine died: {error}") from error
+        return Pulse(version=self._version, load=self._load)
 
     async def close(self) -> None:
         if self._engine is not None:
@@ -291,7 +327,7 @@ async def _refused(call: Awaitable[Any]) -> None:
     try:
         await call
     except EngineDeadError as error:
-        raise InfrastructureError(f"vLLM engine died: {error}") from error
+        raise ProcessDied(f"vLLM engine died: {error}") from error
     except Exception as error:  # the worker's exception arrives as a plain Exception
         raise WeightPushError(str(error)) from error
 

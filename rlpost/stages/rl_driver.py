@@ -9,12 +9,15 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlpost.cluster.session import Session
 from rlpost.config.schema import RLConfig
+from rlpost.errors import RunStuck
+from rlpost.stages.dump import write_dump
 from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
@@ -24,6 +27,8 @@ from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
 
@@ -106,7 +111,25 @@ async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
     with Session(plan.cfg.cluster) as session:
         async with boot(plan, session=session, tracker=tracker) as parts:
             log.info("set-up took %.1f s", time.perf_counter() - start)
-            return await run_loop(parts, stop)
+            try:
+                return await guarded(run_loop(parts, stop), by=parts.supervisor.run(parts.bus))
+            except RunStuck as error:
+                write_dump(parts, plan.directory.stuck, reason=str(error))
+                raise RunStuck(f"{error}; see {plan.directory.stuck}") from error
+
+
+async def guarded(work: Coroutine[Any, Any, T], *, by: Coroutine[Any, Any, None]) -> T:
+    """Await ``work`` while ``by`` looks after it; an error of either ends both."""
+    task, guard = asyncio.ensure_future(work), asyncio.ensure_future(by)
+    try:
+        await asyncio.wait({task, guard}, return_when=asyncio.FIRST_COMPLETED)
+        if guard.done() and not task.done():
+            guard.result()
+        return await task
+    finally:
+        for each in (task, guard):
+            each.cancel()
+        await asyncio.gather(task, guard, return_exceptions=True)
 
 
 def _listen_for_signals(stop: asyncio.Event) -> None:

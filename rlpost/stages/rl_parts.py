@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.critic import CriticGroup, spawn_critic
-from rlpost.cluster.generators import RemoteGenerator, spawn_generators
+from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.reward import JointJudge, RewardGroup, spawn_reward
 from rlpost.cluster.session import Session
+from rlpost.cluster.supervision import Supervisor, generator_name
 from rlpost.cluster.trainers import (
     ReferenceGroup,
     TrainerGroup,
@@ -26,22 +28,32 @@ from rlpost.cluster.trainers import (
     spawn_reference,
     spawn_trainers,
 )
-from rlpost.cluster.verifiers import spawn_verifiers
+from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
 from rlpost.config.schema import RLConfig
+from rlpost.control.failures import Budget
+from rlpost.control.fleet import Fleet
 from rlpost.control.ledger import Ledger
-from rlpost.data.cursor import PromptCursor
+from rlpost.control.staleness import Staleness
+from rlpost.control.watchdog import Watchdog
+from rlpost.data.cursor import PromptCursor, parse_uid
 from rlpost.data.dataset import PromptDataset
 from rlpost.models.card import write_model_card
-from rlpost.rollout.collector import Collector
+from rlpost.rollout.collector import Collector, Judge
+from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.producer import Producer
+from rlpost.rollout.protocol import RestartableGenerator
+from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorDtype
+from rlpost.stages.prompt_source import training_source
 from rlpost.stages.rl_plan import RLPlan
 from rlpost.stages.run_directory import RunDirectory, config_hash
+from rlpost.stages.wishes import wanted_generators
 from rlpost.tracking.tracker import Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
-from rlpost.types import SamplingConfig
-from rlpost.weights.bus import WeightBus
+from rlpost.types import Prompt, SamplingConfig
+from rlpost.weights.bus import BusConfig, WeightBus
 from rlpost.weights.publisher import Transport
 
 log = logging.getLogger(__name__)
@@ -58,6 +70,10 @@ class RLParts:
     heldout_set: PromptDataset | None
     cursor: PromptCursor
     ledger: Ledger
+    staleness: Staleness
+    fleet: Fleet
+    supervisor: Supervisor
+    producer: Producer
     collector: Collector  # training: verifiers and reward models
     examiner: Collector  # evaluation: verifiers alone
     trainer: TrainerGroup
@@ -69,12 +85,27 @@ class RLParts:
     bus: WeightBus
     store: CheckpointStore
     tracker: Trackers
+    watchdog: Watchdog
     resume_from: Path | None
+
+    @property
+    def trained_groups(self) -> Mapping[str, TrainerGroup | CriticGroup]:
+        """What learns and is saved, by the name of its directory in a checkpoint."""
+        critic = {} if self.critic is None else {"critic": self.critic}
+        return {"trainer": self.trainer, **critic}
 
     @property
     def evaluation_sampling(self) -> SamplingConfig:
         rollout = self.cfg.rollout
         return replace(rollout.sampling, temperature=self.cfg.evaluation.temperature)
+
+    def find_prompt(self, uid: str) -> Prompt:
+        """Return the training prompt of a uid."""
+        return self.train_set.prompt(*parse_uid(uid))
+
+    def progress(self, what: str) -> None:
+        """Something was finished: the run is not stuck."""
+        self.watchdog.progress(what, now_s=time.monotonic())
 
     def warn(self, message: str) -> None:
         """Tell the person something that does not stop the run."""
@@ -103,16 +134,16 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     """
     cfg = plan.cfg
     common = {"device": plan.device, "call_timeout_s": cfg.cluster.call_timeout_s}
-    generators = spawn_generators(session, plan.generator, model_path=plan.model_path, **common)
+    generation = Generation(plan, session, tracker)
     trainer = spawn_trainers(session, cfg.trainer, **common)
     verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers)
+    critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
     objective = Objective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
         entropy_coefficient=cfg.algorithm.entropy_coefficient,
         corrections=cfg.algorithm.corrections,
     )
-    critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
     reference = rewards = None
     if objective.needs_reference:
         reference = spawn_reference(session, cfg.trainer, model_path=plan.model_path, **common)
@@ -124,14 +155,16 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
             policy_path=plan.model_path,
             **common,
         )
-    infos = await _setup(plan, generators, trainer, critic)
-    workers = {name: info.num_workers for name, info in infos.items()}
-    on_error = cfg.rollout.on_verifier_error
-    judge = verifiers
-    if rewards is not None:
-        weights = {name: each.weight for name, each in plan.verifiers.items()}
-        weights |= {name: each.weight for name, each in cfg.reward_models.items()}
-        judge = JointJudge([verifiers, rewards], weights=weights)
+    await _setup(plan, generation.supervisor, trainer, critic)
+    cursor = PromptCursor(
+        len(plan.train_set),
+        seed=cfg.seed,
+        shuffle=cfg.data.shuffle,
+        fingerprint=plan.train_set.fingerprint,
+    )
+    ledger = Ledger()
+    staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
+    collector = generation.collector(_judge(plan, verifiers, rewards), purpose="train")
     try:
         yield RLParts(
             cfg=cfg,
@@ -139,38 +172,133 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
             directory=plan.directory,
             train_set=plan.train_set,
             heldout_set=plan.heldout_set,
-            cursor=PromptCursor(
-                len(plan.train_set),
-                seed=cfg.seed,
-                shuffle=cfg.data.shuffle,
-                fingerprint=plan.train_set.fingerprint,
+            cursor=cursor,
+            ledger=ledger,
+            staleness=staleness,
+            fleet=generation.fleet,
+            supervisor=generation.supervisor,
+            producer=Producer(
+                training_source(cfg, plan.train_set, cursor),
+                collector=collector,
+                ledger=ledger,
+                staleness=staleness,
             ),
-            ledger=Ledger(),
-            collector=Collector(generators, judge=judge, on_verifier_error=on_error),
-            examiner=Collector(
-                generators, judge=verifiers.counting_all(), on_verifier_error=on_error
-            ),
+            collector=collector,
+            examiner=generation.collector(verifiers.counting_all(), purpose="heldout"),
             trainer=trainer,
             critic=critic,
             reference=reference,
             rewards=rewards,
             objective=objective,
             kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
-            bus=_bus(plan, trainer, generators, workers),
+            bus=generation.bus(trainer),
             store=plan.store,
             tracker=tracker,
+            watchdog=generation.watchdog,
             resume_from=plan.resume_from,
         )
     finally:
-        await _close([trainer, verifiers, *generators.values(), *filter(None, [critic])])
+        await generation.supervisor.close()
+        await _close([trainer, verifiers, *filter(None, [critic])])
+
+
+class Generation:
+    """What samples and judges: fleet, supervisor, dispatcher, and what they share."""
+
+    def __init__(self, plan: RLPlan, session: Session, tracker: Trackers) -> None:
+        cfg = plan.cfg
+        self._plan = plan
+        self._signal = Signal()
+        self._budget = Budget(
+            cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
+        )
+        self._generators: dict[str, RestartableGenerator] = {}
+        self._workers: dict[str, int] = {}
+        names = [generator_name(index) for index in range(plan.generator.num)]
+        self.fleet = Fleet(names, missed_until_dead=cfg.failures.missed_pings)
+        self.watchdog = Watchdog(stuck_after_s=cfg.failures.stuck_after_s, now_s=time.monotonic())
+        groups_at_once = -(-2 * plan.generator.max_num_seqs // cfg.rollout.group_size)
+        self._dispatcher = Dispatcher(
+            self.fleet,
+            self._generators,
+            signal=self._signal,
+            permits=groups_at_once,
+            span=lambda lane, name, start_s, end_s: tracker.span(
+                lane, name, start_s=start_s, end_s=end_s
+            ),
+        )
+        self.supervisor = Supervisor(
+            self.fleet,
+            self._generators,
+            workers=self._workers,
+            spawn=GeneratorFactory(
+                session,
+                plan.generator,
+                model_path=plan.model_path,
+                device=plan.device,
+                call_timeout_s=cfg.cluster.call_timeout_s,
+                ping_timeout_s=cfg.failures.ping_timeout_s,
+            ),
+            dispatcher=self._dispatcher,
+            signal=self._signal,
+            failures=cfg.failures,
+            budget=self._budget,
+            watchdog=self.watchdog,
+            wanted=wanted_generators(plan.directory.wishes),
+        )
+
+    def progress(self, what: str) -> None:
+        """Something was finished: the run is not stuck."""
+        self.watchdog.progress(what, now_s=time.monotonic())
+
+    def collector(self, judge: Judge, *, purpose: str) -> Collector:
+        """Return what samples groups and has them judged by ``judge``."""
+        cfg = self._plan.cfg
+        return Collector(
+            self._dispatcher,
+            judge=judge,
+            purpose=purpose,
+            on_verifier_error=cfg.rollout.on_verifier_error,
+            failures=cfg.failures,
+            budget=self._budget,
+            finished=self.progress,
+        )
+
+    def bus(self, trainer: TrainerGroup) -> WeightBus:
+        """Return the bus from ``trainer`` to the fleet."""
+        plan, weights = self._plan, self._plan.cfg.weights
+        count = min(weights.probe_sequences, len(plan.train_set))
+        prompts = [plan.train_set.prompt(0, row).token_ids for row in range(count)]
+        float32 = plan.generator.dtype is GeneratorDtype.float32
+        trainer_float32 = str(resolve_dtype(plan.cfg.trainer.dtype)) == "torch.float32"
+        return WeightBus(
+            trainer,
+            fleet=self.fleet,
+            receivers=self._generators,
+            workers=self._workers,
+            probe=[ids[-weights.probe_tokens :] for ids in prompts],
+            cfg=BusConfig(
+                exact=float32 and trainer_float32,
+                max_diff=weights.probe_max_diff,
+                timeout_s=weights.timeout_s,
+                boot_timeout_s=2 * plan.generator.setup_timeout_s,
+            ),
+            changed=self._signal.wait,
+        )
+
+
+def _judge(plan: RLPlan, verifiers: RemoteVerifiers, rewards: RewardGroup | None) -> Judge:
+    if rewards is None:
+        return verifiers
+    weights = {name: each.weight for name, each in plan.verifiers.items()}
+    weights |= {name: each.weight for name, each in plan.cfg.reward_models.items()}
+    return JointJudge([verifiers, rewards], weights=weights)
 
 
 async def _setup(
-    plan: RLPlan,
-    generators: dict[str, RemoteGenerator],
-    trainer: TrainerGroup,
-    critic: CriticGroup | None,
-) -> dict[str, Any]:
+    plan: RLPlan, supervisor: Supervisor, trainer: TrainerGroup, critic: CriticGroup | None
+) -> None:
+    """Boot generators, trainer and critic side by side."""
     cfg = plan.cfg
     transport = cfg.weights.transport
     if transport is Transport.auto:
@@ -180,16 +308,15 @@ async def _setup(
         transport=transport,
         run_id=f"{plan.directory.root.name}-{os.getpid()}",
         root=plan.directory.root / ".weights",
-        num_receivers=plan.generator.num * plan.generator.tensor_parallel_size,
         timeout_s=cfg.weights.timeout_s,
     )
     # The policy's schedule begins with its first update, after the critic's head start.
     alone = cfg.critic.warmup_only_steps
     policy_cfg = _per_update(replace(cfg.trainer, steps=cfg.trainer.steps - alone), cfg)
-    setups = [g.setup() for g in generators.values()]
-    setups.append(
-        trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender)
-    )
+    setups: list[Any] = [
+        supervisor.boot(),
+        trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender),
+    ]
     if critic is not None:
         critic_cfg = _per_update(cfg.critic.trainer(cfg.trainer), cfg)
         setups.append(
@@ -200,10 +327,9 @@ async def _setup(
                 seed=cfg.seed,
             )
         )
-    infos = (await asyncio.gather(*setups))[: len(generators)]
-    for name, info in zip(generators, infos, strict=True):
+    infos, *_ = await asyncio.gather(*setups)
+    for name, info in infos.items():
         log.info("%s: %s", name, info)
-    return dict(zip(generators, infos, strict=True))
 
 
 def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
@@ -211,28 +337,6 @@ def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
     updates = cfg.algorithm.updates_per_step
     return replace(
         trainer, steps=trainer.steps * updates, warmup_steps=trainer.warmup_steps * updates
-    )
-
-
-def _bus(
-    plan: RLPlan,
-    trainer: TrainerGroup,
-    generators: dict[str, RemoteGenerator],
-    workers: dict[str, int],
-) -> WeightBus:
-    weights = plan.cfg.weights
-    count = min(weights.probe_sequences, len(plan.train_set))
-    prompts = [plan.train_set.prompt(0, row).token_ids for row in range(count)]
-    float32 = plan.generator.dtype is GeneratorDtype.float32
-    trainer_float32 = str(resolve_dtype(plan.cfg.trainer.dtype)) == "torch.float32"
-    return WeightBus(
-        trainer,
-        receivers=generators,
-        workers=workers,
-        probe=[ids[-weights.probe_tokens :] for ids in prompts],
-        exact=float32 and trainer_float32,
-        max_diff=weights.probe_max_diff,
-        timeout_s=weights.timeout_s,
     )
 
 

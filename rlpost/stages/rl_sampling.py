@@ -1,27 +1,24 @@
 """Which groups one step trains on, and which answers an evaluation gets.
 
-Owns drawing prompts, dynamic sampling and the accounting of prompts that end here. Refuses
-to own generation and verification (rollout/collector.py) and the rules (algorithms/).
-Invariant: a drawn prompt is dropped here, or handed on to be consumed by the step.
+Owns what the loop asks of producer and collectors, and what it reports of it. Refuses to own
+generation and verification (rollout/) and the rules (algorithms/, control/).
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rlpost.algorithms.shaping import groups_to_draw, keep_groups
-from rlpost.data.cursor import prompt_uid
+from rlpost.data.cursor import parse_uid
 from rlpost.errors import RunFailed
 from rlpost.rollout.collector import Collection
+from rlpost.rollout.producer import Batch
+from rlpost.stages import step_metrics
 from rlpost.stages.rl_batch import raw_statistics
 from rlpost.stages.rl_parts import RLParts
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
-from rlpost.types import Group, Prompt, SamplingConfig
-
-log = logging.getLogger(__name__)
+from rlpost.types import Group, SamplingConfig
 
 T = TypeVar("T")
 
@@ -32,89 +29,53 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws, samples and verifies for the loop."""
+    """Samples and verifies for the loop."""
 
     parts: RLParts
     stop: asyncio.Event
 
-    async def collect(self, record: StepRecord) -> tuple[list[Group], list[Group]]:
-        """Sample and verify groups until there are enough, or the rounds are used up.
+    async def next_batch(self, record: StepRecord) -> Batch:
+        """Wait for what the next step trains on.
 
-        Without dynamic sampling one round is enough and every group is kept.
-
-        Returns:
-            All groups, and those to train on; prompts of the others are dropped.
+        Raises:
+            Interrupted: the person asked to stop.
+            RunFailed: nothing could be generated.
         """
-        cfg, ledger = self.parts.cfg, self.parts.ledger
-        sampling, wanted = cfg.algorithm.dynamic_sampling, cfg.rollout.prompts_per_step
-        sampled: list[Group] = []
-        kept: list[Group] = []
-        rounds, num = 0, wanted
-        while num:
-            groups = await self._sample(self._draw(num, record), record)
-            sampled += groups
-            if sampling.enabled:
-                useful = keep_groups(raw_statistics(groups, cfg)).tolist()
-                for group, keep in zip(groups, useful, strict=True):
-                    if not keep:
-                        ledger.drop(group.prompt.uid, "no_gradient")
-                groups = [group for group, keep in zip(groups, useful, strict=True) if keep]
-            kept += groups
-            rounds += 1
-            num = groups_to_draw(
-                num_kept=len(kept), num_wanted=wanted, rounds_done=rounds, config=sampling
-            )
-        if not sampled:
-            raise RunFailed("no prompt of the step could be generated; run.log has the reasons")
-        record.add(raw_statistics(sampled, cfg).metrics() | {"group/rounds": float(rounds)})
-        if self.parts.rewards is not None:
-            record.add(self.parts.rewards.absorb())
-        return sampled, kept
-
-    def _draw(self, num: int, record: StepRecord) -> list[Prompt]:
-        """Take the next prompts and take responsibility for them."""
         parts = self.parts
-        rows = parts.cursor.take(num)
-        for epoch, row in rows:
-            parts.ledger.admit(prompt_uid(epoch, row))
-        record.add({"training/epoch": float(rows[-1][0])})
-        return [parts.train_set.prompt(epoch, row) for epoch, row in rows]
-
-    async def _sample(self, prompts: Sequence[Prompt], record: StepRecord) -> list[Group]:
-        """Sample and verify a group per prompt; prompts that failed for good are dropped."""
-        rollout = self.parts.cfg.rollout
-        collection = await self._collection(prompts, rollout.group_size, rollout.sampling, record)
-        for uid, reason in collection.failed.items():
-            log.warning("prompt %s is dropped: %s", uid, reason)
-            self.parts.ledger.drop(uid, "infrastructure")
-        return list(collection.groups)
-
-    async def _collection(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        sampling: SamplingConfig,
-        record: StepRecord,
-    ) -> Collection:
-        self.parts.tracker.phase(Phase.generating)
-        collection = await until_stopped(
-            self.stop,
-            self.parts.collector.collect(
-                prompts, num_samples=num_samples, sampling=sampling, seed=self.parts.cfg.seed
-            ),
-        )
-        record.add_time("gen", collection.generation_s)
-        record.add_time("reward", collection.verification_s)
-        return collection
+        parts.tracker.phase(Phase.generating)
+        with record.timed("wait_batch"):
+            batch = await until_stopped(self.stop, parts.producer.next_batch())
+        if not batch.sampled:
+            raise RunFailed("no prompt of the step could be generated; run.log has the reasons")
+        record.add_time("gen", batch.generation_s)
+        record.add_time("reward", batch.verification_s)
+        record.add_time("generators_idle", batch.idle_s)
+        record.add(raw_statistics(batch.sampled, parts.cfg).metrics())
+        record.add(step_metrics.off_policy(batch))
+        epoch, _ = parse_uid(batch.sampled[-1].prompt.uid)
+        record.add({"training/epoch": float(epoch)})
+        if parts.rewards is not None:
+            record.add(parts.rewards.absorb())
+        return batch
 
     async def greedy_rewards(
         self, groups: Sequence[Group], record: StepRecord
     ) -> list[float | None] | None:
         """Return the reward of each prompt's greedy response, if the estimator asks for it."""
-        if not self.parts.cfg.algorithm.advantage.needs_greedy or not groups:
+        parts = self.parts
+        if not parts.cfg.algorithm.advantage.needs_greedy or not groups:
             return None
-        sampling = SamplingConfig(max_tokens=self.parts.cfg.rollout.max_tokens, temperature=0.0)
-        collection = await self._collection([g.prompt for g in groups], 1, sampling, record)
+        sampling = SamplingConfig(max_tokens=parts.cfg.rollout.max_tokens, temperature=0.0)
+        with record.timed("greedy"):
+            collection = await until_stopped(
+                self.stop,
+                parts.collector.collect(
+                    [group.prompt for group in groups],
+                    num_samples=1,
+                    sampling=sampling,
+                    seed=parts.cfg.seed,
+                ),
+            )
         rewards = {g.prompt.uid: g.rewards[0] for g in collection.groups}
         return [rewards.get(group.prompt.uid) for group in groups]
 

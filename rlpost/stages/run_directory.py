@@ -26,9 +26,13 @@ _FREE = (
     "checkpoint",
     "evaluation",
     "cluster",
+    "failures",
     "weights",
     "trainer.steps",
     "trainer.threads",
+    # The gradient is the same sum and checkpoints hold whole tensors: only rounding changes.
+    "trainer.num_ranks",
+    "trainer.zero_stage",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "generator",
 )
@@ -55,6 +59,15 @@ class RunDirectory:
     @property
     def dataset(self) -> Path:
         return self.root / "dataset"
+
+    @property
+    def wishes(self) -> Path:
+        """What other processes ask of the run while it goes on; see ``rlpost scale``."""
+        return self.root / "wishes.json"
+
+    @property
+    def stuck(self) -> Path:
+        return self.root / "stuck.txt"
 
     @property
     def export(self) -> Path:

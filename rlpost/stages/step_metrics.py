@@ -4,6 +4,7 @@ Owns names and definitions of what the driver itself measures. Pure functions; a
 without data is left out, never 0.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import psutil
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
+from rlpost.rollout.producer import STALE, Batch
 from rlpost.types import Group
 from rlpost.verifiers.metrics import verdict_metrics
 
@@ -85,11 +87,47 @@ def rollout(groups: Sequence[Group]) -> dict[str, float]:
     return metrics | verdict_metrics(groups)
 
 
+def off_policy(batch: Batch) -> dict[str, float]:
+    """``training/off_policy/*``: how old the groups are, and what was dropped on the way.
+
+    ``staleness/<k>`` is the share of groups with a lag of k steps. ``drop_rate/q1`` to ``q4``
+    are the shares dropped as too old by quartile of response length, over the groups that
+    ended in this step: dropping is biased against long responses.
+    """
+    prefix = "training/off_policy"
+    stale = [each for each in batch.dropped if each.reason == STALE]
+    metrics = {f"{prefix}/evicted_samples": float(len(stale))}
+    for reason, count in Counter(each.reason for each in batch.dropped).items():
+        metrics[f"rollout/dropped/{reason}"] = float(count)
+    if batch.lags:
+        metrics |= {
+            f"{prefix}/trajectory_staleness/mean": sum(batch.lags) / len(batch.lags),
+            f"{prefix}/trajectory_staleness/max": float(max(batch.lags)),
+        }
+        for lag, count in Counter(batch.lags).items():
+            metrics[f"{prefix}/staleness/{lag}"] = count / len(batch.lags)
+    if stale:
+        ended = [(each.mean_tokens, True) for each in stale]
+        ended += [(_mean_tokens(group), False) for group in batch.groups]
+        ended.sort()
+        for quartile in range(4):
+            part = ended[len(ended) * quartile // 4 : len(ended) * (quartile + 1) // 4]
+            if part:
+                share = sum(was_dropped for _, was_dropped in part) / len(part)
+                metrics[f"{prefix}/drop_rate/q{quartile + 1}"] = share
+    return metrics
+
+
+def _mean_tokens(group: Group) -> float:
+    return sum(len(t.response_ids) for t in group.trajectories) / max(1, len(group.trajectories))
+
+
 def performance(metrics: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
     """Throughput (prompt and response tokens a second) and the driver's own share of a step."""
     known = (
         "gen",
         "reward",
+        "greedy",
         "ref",
         "old_log_prob",
         "values",

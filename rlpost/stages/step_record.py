@@ -5,8 +5,12 @@ Owns accumulation. Refuses to own names and definitions (step_metrics.py) and si
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+
+
+def _no_span(name: str, start_s: float, end_s: float) -> None:
+    """Spans go nowhere."""
 
 
 class StepRecord:
@@ -20,8 +24,10 @@ class StepRecord:
         tracker.log(step, record.take())
     """
 
-    def __init__(self) -> None:
+    def __init__(self, span: Callable[[str, float, float], None] = _no_span) -> None:
+        """``span`` is told name, start and end (monotonic seconds) of what is timed."""
         self.metrics: dict[str, float] = {}
+        self._span = span
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add, or replace, metrics."""
@@ -35,11 +41,13 @@ class StepRecord:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the time that the block takes to ``timing_s/<name>``."""
-        start = time.perf_counter()
+        start_s = time.monotonic()
         try:
             yield
         finally:
-            self.add_time(name, time.perf_counter() - start)
+            end_s = time.monotonic()
+            self.add_time(name, end_s - start_s)
+            self._span(name, start_s, end_s)
 
     def take(self) -> dict[str, float]:
         """Return what was recorded and start afresh."""

@@ -1,68 +1,242 @@
-"""Resumable trainer state on disk, in DeepSpeed's own format.
+"""Resumable trainer state on disk, independent of the number of ranks and the ZeRO stage.
 
-Owns the files of one trainer group inside a directory that the checkpoint room makes
-appear atomically. Invariant: a continuation after load is bit-equal to one without. The
-format is tied to the number of ranks, the ZeRO stage and the dtype; another combination is
-refused here, because DeepSpeed's own refusal does not say so.
+Owns the files of one trained role inside a directory that the checkpoint room makes appear
+atomically: ``trainer.json``, safetensors with the whole fp32 master and Adam moments of each
+parameter, and each rank's random state. Refuses to own where an engine keeps its state
+(deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
+one without a checkpoint; with others it starts from the same masters and moments.
+
+A rank keeps and writes the parameters it was dealt, so with many ranks none holds everything.
 """
 
 import json
 import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from rlpost.checkpoint.space import disk_errors
 from rlpost.errors import DataError, UserError
+from rlpost.training.deepspeed_state import MASTER, MOMENTS, EngineState, gather, scatter
 
-_TAG = "engine"
+SHARD_BYTES = 2**30
+FORMAT = 1
 _META = "trainer.json"
 
 
-def save_state(
-    engine: Any, directory: Path, *, rank: int, shape: dict[str, Any], progress: dict[str, Any]
-) -> None:
-    """Write the engine, each rank's random state and ``progress``; collective.
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the steps themselves remember; the same on every rank.
+
+    Example: ``Progress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=0)``
+    """
+
+    step_id: int  # of the last step
+    step_result: dict[str, float]
+    nonfinite_in_row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One rank's share of a checkpoint, copied: the engine may go on."""
+
+    rank: int
+    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, fp32, in host memory
+    random: dict[str, Any]
+    meta: str  # JSON; the same on every rank
+
+
+def take_snapshot(state: EngineState, *, rank: int, num_ranks: int, progress: Progress) -> Snapshot:
+    """Copy the state between two steps; collective.
 
     Args:
-        engine: the DeepSpeed engine.
-        directory: exists or is created.
+        state: of the engine.
         rank: this rank.
-        shape: what a loader must match, by option name.
-        progress: anything JSON can hold; ``load_state`` returns it.
+        num_ranks: how many there are.
+        progress: ``load_state`` returns it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    # save_latest would add a pointer file: which checkpoint is the latest is not ours to say.
-    engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
-    torch.save(_random_state(), directory / f"random_{rank}.pt")
-    if rank == 0:
-        (directory / _META).write_text(json.dumps({"shape": shape, "progress": progress}))
+    meta = {
+        "format": FORMAT,
+        "num_ranks": num_ranks,
+        "adam_step": state.adam_step(),
+        "progress": asdict(progress),
+    }
+    sizes = {name: state.numel(name) for name in state.shapes}
+    return Snapshot(
+        rank=rank,
+        tensors=gather(state, owners=deal(sizes, num_ranks=num_ranks)),
+        random=_random_state(),
+        meta=json.dumps(meta),
+    )
 
 
-def load_state(engine: Any, directory: Path, *, rank: int, shape: dict[str, Any]) -> dict[str, Any]:
-    """Restore what ``save_state`` wrote and return its ``progress``; collective.
+def deal(sizes: Mapping[str, int], *, num_ranks: int) -> dict[str, int]:
+    """Give each name to a rank, the largest first, always to the one with the least.
+
+    Example: ``deal({"a": 3, "b": 2, "c": 2}, num_ranks=2) == {"a": 0, "b": 1, "c": 1}``
+    """
+    load, owners = [0] * num_ranks, {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owners[name] = load.index(min(load))
+        load[owners[name]] += sizes[name]
+    return owners
+
+
+def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
+    """Write this rank's files; not collective, and not flushed: the store's commit does that.
 
     Raises:
-        DataError: files are missing.
-        UserError: the checkpoint is of another shape.
+        CheckpointWriteError: the disk refuses.
     """
-    meta_path = directory / _META
-    if not meta_path.is_file():
-        raise DataError(f"{meta_path}: missing, so this is not a complete trainer checkpoint")
-    meta = json.loads(meta_path.read_text())
-    for name, saved in meta["shape"].items():
-        if saved != shape[name]:
-            raise UserError(
-                f"{name} must be {saved} to resume from {directory}, got {shape[name]}; change "
-                "it back, or start a new run from an exported model (model.path=.../export)"
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, shard in enumerate(_shards(snapshot.tensors)):
+            _write_shard(shard, directory / f"state_{snapshot.rank:03d}_{number:03d}.safetensors")
+        with _random_path(directory, snapshot.rank).open("wb") as file:
+            torch.save(snapshot.random, file)
+        if snapshot.rank == 0:
+            (directory / _META).write_text(snapshot.meta)
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    if shard:
+        yield shard
+
+
+def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(shard, path)
+    except SafetensorError as error:
+        # Nothing but the disk can refuse named fp32 tensors, and its errno is hidden here.
+        raise OSError(str(error)) from error
+
+
+def load_state(
+    state: EngineState, directory: Path, *, rank: int, num_ranks: int, seed: int
+) -> Progress:
+    """Restore what ``write_snapshot`` wrote on all ranks; collective.
+
+    With another number of ranks the random generators start anew, from seed and step.
+
+    Args:
+        state: of the engine, between two steps; any ZeRO stage and dtype.
+        directory: complete.
+        rank: this rank.
+        num_ranks: how many there are; may differ from when it was written.
+        seed: the run's.
+
+    Raises:
+        DataError: files are missing or damaged, or parameters are missing.
+        UserError: it is the state of another model.
+    """
+    meta = _read_meta(directory / _META)
+    kinds = (MASTER, *MOMENTS) if meta["adam_step"] else (MASTER,)
+    shards = Shards(directory)
+    # All of it on every rank before anything changes: all refuse, or none.
+    shards.check({f"{n}.{k}": shape for n, shape in state.shapes.items() for k in kinds})
+    progress, same_ranks = Progress(**meta["progress"]), meta["num_ranks"] == num_ranks
+    path = _random_path(directory, rank)
+    if same_ranks and not path.is_file():
+        raise DataError(f"{path}: missing, so this is not a complete trainer checkpoint")
+    scatter(
+        state,
+        lambda name, kind, start, stop: shards.read(f"{name}.{kind}", start, stop),
+        adam_step=meta["adam_step"],
+    )
+    if same_ranks:
+        # Our own file; numpy's state is not a tensor.
+        _restore_random(torch.load(path, weights_only=False))
+    else:
+        seed_everything(seed, progress.step_id, rank)
+    return progress
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: missing, so this is not a complete trainer checkpoint")
+    meta = json.loads(path.read_text())
+    if meta.get("format") != FORMAT:
+        raise DataError(
+            f"{path}: format {meta.get('format')}, this rlpost reads format {FORMAT}; start a new "
+            "run from an exported model (model.path=.../export)"
+        )
+    return meta
+
+
+class Shards:
+    """The tensors of all safetensors files of a directory, read lazily.
+
+    Example: ``Shards(path).read("score.weight.master", 0, 32)``
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file_of: dict[str, Any] = {}
+        for path in sorted(directory.glob("state_*.safetensors")):
+            try:
+                file = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise DataError(f"{path}: not a readable safetensors file ({error})") from error
+            self._file_of |= dict.fromkeys(file.keys(), file)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises DataError or UserError unless there are these tensors and no others."""
+        missing = sorted(shapes.keys() - self._file_of.keys())
+        if missing:
+            raise DataError(
+                f"{self._directory}: lacks {missing[0]!r} and {len(missing) - 1} others of "
+                f"{len(shapes)} tensors; a file is missing, or it is the state of another model"
             )
-    loaded, _ = engine.load_checkpoint(str(directory), tag=_TAG)
-    if loaded is None:
-        raise DataError(f"{directory / _TAG}: the engine's files are missing or incomplete")
-    # Our own file of a moment ago; numpy's state is not a tensor.
-    _restore_random(torch.load(directory / f"random_{rank}.pt", weights_only=False))
-    return meta["progress"]
+        others = sorted(self._file_of.keys() - shapes.keys())
+        if others:
+            raise UserError(
+                f"{self._directory}: holds {others[0]!r}, which this model has not, so it is the "
+                "state of another model; resume with the model it was trained from"
+            )
+        for name, shape in shapes.items():
+            saved = tuple(self._file_of[name].get_slice(name).get_shape())
+            if saved != shape:
+                raise UserError(
+                    f"{self._directory}: {name!r} has shape {saved}, this model's has {shape}; "
+                    "resume with the model it was trained from"
+                )
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements ``[start, stop)`` of a flattened tensor, reading only their rows."""
+        rows = self._file_of[name].get_slice(name)
+        shape = torch.Size(rows.get_shape())
+        if not shape:
+            return rows[...].reshape(-1)
+        width = shape[1:].numel()
+        first = start // width
+        part = rows[first : -(-stop // width)].reshape(-1)
+        return part[start - first * width : stop - first * width]
+
+
+def seed_everything(*keys: int) -> None:
+    """Seed python, numpy and torch by a hash of ``keys``."""
+    seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
+    for seed_it in (random.seed, np.random.seed, torch.manual_seed):
+        seed_it(seed)
+
+
+def _random_path(directory: Path, rank: int) -> Path:
+    return directory / f"random_{rank:03d}.pt"
 
 
 def _random_state() -> dict[str, Any]:

@@ -12,6 +12,7 @@ micro-batches.
 import math
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ from rlpost.algorithms.diagnostics import Tally
 from rlpost.errors import RunFailed
 from rlpost.training import deepspeed_engine as ds
 from rlpost.training.batch import TokenBatch
-from rlpost.training.deepspeed_checkpoint import load_state, save_state
+from rlpost.training.deepspeed_checkpoint import (
+    Progress,
+    load_state,
+    take_snapshot,
+    write_snapshot,
+)
+from rlpost.training.deepspeed_state import engine_state
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
@@ -86,7 +93,7 @@ class DeepSpeedStepper:
         self.cfg = cfg
         self.dtype = resolve_dtype(cfg.dtype)
         self.rank = place.rank
-        self._role, self._world_size = role, place.world_size
+        self._role, self._world_size, self._seed = role, place.world_size, seed
         torch.set_num_threads(cfg.threads_per_rank())
         for seed_it in (random.seed, np.random.seed, torch.manual_seed):
             seed_it(seed + place.rank)
@@ -101,6 +108,7 @@ class DeepSpeedStepper:
         self._step_id = 0
         self._step_result: dict[str, float] = {}
         self._nonfinite_in_row = 0
+        self._writing: Future[None] | None = None  # what begin_save began
 
     @property
     def module(self) -> Any:
@@ -194,37 +202,57 @@ class DeepSpeedStepper:
             result[f"perf/{name}max_memory_allocated_gb"] = peak_gb
         return result
 
-    def save(self, directory: Path) -> None:
-        """Write resumable state; not while gradients wait for their step."""
-        assert not self._pending, "gradients are not saved: call optim_step first"
-        progress = {
-            "step_id": self._step_id,
-            "step_result": self._step_result,
-            "nonfinite_in_row": self._nonfinite_in_row,
-        }
-        shape = self._state_shape()
-        save_state(self.engine, directory, rank=self.rank, shape=shape, progress=progress)
-        dist.barrier()
+    def begin_save(self, directory: Path) -> None:
+        """Copy the state between two steps; returns while a thread still writes it.
 
-    def load(self, directory: Path) -> None:
-        """Restore what ``save`` wrote.
+        The engine may go on. ``directory`` is complete when ``finish_save`` has returned on
+        every rank.
+        """
+        assert not self._pending, "gradients are not saved: call optim_step first"
+        assert self._writing is None, "finish_save must end the last save first"
+        progress = Progress(
+            step_id=self._step_id,
+            step_result=self._step_result,
+            nonfinite_in_row=self._nonfinite_in_row,
+        )
+        snapshot = take_snapshot(
+            engine_state(self.engine),
+            rank=self.rank,
+            num_ranks=self._world_size,
+            progress=progress,
+        )
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing = thread.submit(write_snapshot, snapshot, directory)
+        thread.shutdown(wait=False)  # takes no other work and ends by itself
+
+    def finish_save(self) -> None:
+        """Wait until this rank's files of ``begin_save`` are written; not collective.
 
         Raises:
-            DataError: files are missing.
-            UserError: it was written with other ranks, stage or dtype.
+            CheckpointWriteError: the disk refused; the engine is as good as before.
         """
-        progress = load_state(self.engine, directory, rank=self.rank, shape=self._state_shape())
-        self._step_id = progress["step_id"]
-        self._step_result = progress["step_result"]
-        self._nonfinite_in_row = progress["nonfinite_in_row"]
+        assert self._writing is not None, "begin_save comes first"
+        writing, self._writing = self._writing, None
+        writing.result()
 
-    def _state_shape(self) -> dict[str, Any]:
-        # The critic takes these three from the policy's options too.
-        return {
-            "trainer.num_ranks": self._world_size,
-            "trainer.zero_stage": self.cfg.zero_stage,
-            "trainer.dtype": str(self.dtype).removeprefix("torch."),
-        }
+    def load(self, directory: Path) -> None:
+        """Restore what was saved, by however many ranks at whatever ZeRO stage.
+
+        Raises:
+            DataError: files are missing or damaged.
+            UserError: it is the state of another model.
+        """
+        assert not self._pending, "the gradients that wait would join the loaded state"
+        progress = load_state(
+            engine_state(self.engine),
+            directory,
+            rank=self.rank,
+            num_ranks=self._world_size,
+            seed=self._seed,
+        )
+        self._step_id = progress.step_id
+        self._step_result = progress.step_result
+        self._nonfinite_in_row = progress.nonfinite_in_row
 
     def close(self) -> None:
         """Leave the ranks; the process may build another stepper afterwards."""

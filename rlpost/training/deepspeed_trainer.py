@@ -185,12 +185,16 @@ class DeepSpeedTrainer:
         """Full weights under Hugging Face names; see ``deepspeed_weights.iter_weights``."""
         return iter_weights(self._engine.module.model)
 
-    def save(self, directory: Path) -> None:
-        """Write resumable state; not while gradients wait for their step."""
-        self._stepper.save(directory)
+    def begin_save(self, directory: Path) -> None:
+        """Copy resumable state and write it behind; see ``DeepSpeedStepper.begin_save``."""
+        self._stepper.begin_save(directory)
+
+    def finish_save(self) -> None:
+        """Wait for this rank's files; see ``DeepSpeedStepper.finish_save``."""
+        self._stepper.finish_save()
 
     def load(self, directory: Path) -> None:
-        """Restore what ``save`` wrote; see ``DeepSpeedStepper.load``."""
+        """Restore what was saved; see ``DeepSpeedStepper.load``."""
         self._stepper.load(directory)
 
     def save_hf(self, directory: Path) -> None:

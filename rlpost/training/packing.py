@@ -167,6 +167,7 @@ def _trainable(
     )
     sequences_P: list[list[_Sequence]] = [[] for _ in groups]
     for (p, number, trajectory, advantage_R), weight_R in zip(chosen, weights_S, strict=True):
+        weight_R[: trajectory.num_stale] = 0.0  # still counted in the denominators
         sequence = _Sequence(
             number=number, trajectory=trajectory, advantage_R=advantage_R, weight_R=weight_R
         )

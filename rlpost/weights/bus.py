@@ -1,30 +1,39 @@
 """A push is a transaction: begin, transfer, load, probe, then commit or abort everywhere.
 
-Owns versions, deadlines and the decision. Refuses to own bytes (transports/, publisher.py)
-and kernels (vllm_plugin.py). Invariants: versions strictly increase and are never reused,
-not even after an abort; every wait has a deadline and its error names who is missing; a
-version is served only after trainer and generator agreed on the probe's log-probs.
+Owns versions, deadlines, the decision and who took part. Refuses to own bytes (transports/,
+publisher.py), kernels (vllm_plugin.py) and processes (cluster/). Invariants: versions
+strictly increase and are never reused, not even after an abort; every wait has a deadline
+and its error names who is missing; a version is served only after trainer and generator
+agreed on the probe's log-probs; once all agreed, the version is committed, whoever dies then.
 """
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlpost.errors import InfrastructureError, WeightPushError
+from rlpost.control.fleet import Fleet
+from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
 from rlpost.weights.transports.protocol import Locator
+
+log = logging.getLogger(__name__)
 
 FLOAT32_MAX_DIFF = 1e-3
 REDUCED_MEAN_DIFF = 0.1
+TRAINER = "trainer"
 
 
 class Publisher(Protocol):
-    """The trainer, as the bus sees it."""
+    """The trainer, as the bus sees it; raises GroupLost when it is gone."""
 
-    async def stage(self, version: int) -> Locator:
-        """Write the current weights as ``version``."""
+    async def stage(self, version: int, *, num_receivers: int) -> Locator:
+        """Write the current weights as ``version`` for so many receiving processes."""
+
+    async def announce_again(self, *, num_receivers: int) -> Locator:
+        """Make the newest payload fetchable once more, by so many processes."""
 
     async def send(self) -> None:
         """Take part in the transfer."""
@@ -53,7 +62,7 @@ class PushReport:
 
     version: int
     size_bytes: int
-    push_s: float  # everything
+    push_s: float  # everything, refused attempts included
     stage_s: float  # trainer writes the payload
     load_s: float  # generators fetch, verify and load
     probe_s: float
@@ -73,135 +82,300 @@ class PushReport:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class BusConfig:
+    """Deadlines and the bound of the probe, resolved."""
+
+    exact: bool  # whether both sides compute in float32
+    max_diff: float | None = None  # overrides the bound of the probe, in nats
+    timeout_s: float = 120.0  # deadline of each phase
+    boot_timeout_s: float = 600.0  # deadline of waiting for any generator at all
+    attempts: int = 3  # pushes of one set of weights before the run gives up
+
+    @property
+    def bound(self) -> float:
+        return self.max_diff or (FLOAT32_MAX_DIFF if self.exact else REDUCED_MEAN_DIFF)
+
+
+class _Refused(Exception):
+    """Generators that failed a phase, and why."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        super().__init__("; ".join(f"{name}: {error}" for name, error in failures.items()))
+        self.failures = failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Served:
+    """The newest committed version, for generators that join later."""
+
+    version: int
+    locator: Locator
+    probe: list[list[float]]
+
+
 class WeightBus:
-    """Pushes policy versions from one trainer group to all generators.
+    """Pushes policy versions from one trainer group to the fleet.
 
     Args:
         publisher: the trainer group.
-        receivers: name -> generator.
-        workers: name -> number of processes that receive, in the same order.
+        fleet: who can take part; told who is in sync.
+        receivers: name -> generator; changes with the fleet.
+        workers: name -> number of processes that receive.
         probe: token ids of the fixed probe sequences, each at least 2 long.
-        exact: whether both sides compute in float32.
-        max_diff: overrides the bound of the probe, in nats.
-        timeout_s: deadline of each phase.
-        last_version: the newest version ever used by this run.
+        cfg: deadlines and bound.
+        changed: returns when the fleet has changed.
+        clock: seconds.
     """
 
     def __init__(
         self,
         publisher: Publisher,
         *,
+        fleet: Fleet,
         receivers: Mapping[str, Receiver],
         workers: Mapping[str, int],
         probe: Sequence[Sequence[int]],
-        exact: bool,
-        max_diff: float | None = None,
-        timeout_s: float = 120.0,
-        last_version: int = 0,
+        cfg: BusConfig,
+        changed: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._publisher = publisher
-        self._receivers = dict(receivers)
-        ranks = itertools.accumulate((workers[n] for n in self._receivers), initial=1)
-        self._first_rank = dict(zip(self._receivers, ranks, strict=False))
+        self._fleet = fleet
+        self._receivers = receivers
+        self._workers = workers
         self._probe = [list(s) for s in probe]
-        self._exact = exact
-        self._max_diff = max_diff or (FLOAT32_MAX_DIFF if exact else REDUCED_MEAN_DIFF)
-        self._timeout_s = timeout_s
-        self.last_version = last_version
+        self._cfg = cfg
+        self._changed = changed
+        self._clock = clock
+        self._served: _Served | None = None
+        self._lock = asyncio.Lock()  # one push at a time
+        self.last_version = 0
 
     async def publish(self) -> PushReport:
-        """Push the trainer's current weights as the next version.
+        """Push the trainer's current weights as the next version to all who can take them.
+
+        Generators that fail are restarted by whoever watches the fleet, and the push is
+        repeated with the others under a new number.
 
         Raises:
-            WeightPushError: refused or late; every reachable generator is back on its old
-                version and the version number is spent.
+            WeightPushError: refused in every attempt; every reachable generator is back on
+                its old version and the version numbers are spent.
+            GroupLost: the trainer is gone.
         """
-        version = self.last_version = self.last_version + 1
-        start = time.perf_counter()
+        async with self._lock:
+            start_s = self._clock()
+            for attempt in range(1, self._cfg.attempts + 1):
+                ticket = await self._participants()
+                version = self.last_version = self.last_version + 1
+                try:
+                    return await self._push(version, ticket, start_s)
+                except _Refused as refusal:
+                    last = attempt == self._cfg.attempts
+                    log.warning("push of version %d was refused: %s", version, refusal)
+                    await self._abort(version, ticket, refusal)
+                    for name, error in refusal.failures.items():
+                        if attempt > 1 or isinstance(error, NoAnswer | ProcessDied):
+                            self._fleet.died(name, incarnation=ticket[name], reason=str(error))
+                    if last:
+                        raise WeightPushError(
+                            f"push of version {version} was refused, {attempt} attempts: {refusal}"
+                        ) from refusal
+        raise AssertionError("unreachable: the last attempt raises")
+
+    async def catch_up(self, name: str) -> bool:
+        """Bring one generator to the newest committed version, while the others serve.
+
+        Returns:
+            Whether it serves now; False when there is no such version yet, or it failed.
+
+        Raises:
+            GroupLost: the trainer was needed and is gone.
+        """
+        async with self._lock:
+            ticket = {n: i for n, i in self._fleet.syncable().items() if n == name}
+            if self._served is None or not ticket:
+                return False
+            if self._fleet.members[name].version == self._served.version:
+                return True  # a push of everyone came first
+            served, locator = self._served, self._served.locator
+            if not locator.repeatable:
+                locator = await self._publisher.announce_again(num_receivers=self._workers[name])
+            try:
+                await self._transfer(served.version, locator, ticket, send=not locator.repeatable)
+                await self._compare(served.probe, ticket)
+                await self._commit(served.version, ticket)
+            except _Refused as refusal:
+                log.warning("%s could not catch up: %s", name, refusal)
+                self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
+                return False
+            return True
+
+    @property
+    def has_served(self) -> bool:
+        """Whether there is a version that a generator can catch up with."""
+        return self._served is not None
+
+    def forget_served(self) -> None:
+        """The payload of the newest version is gone, with the trainer that held it."""
+        self._served = None
+
+    async def _participants(self) -> dict[str, int]:
         try:
-            locator = await self._deadline({"trainer": self._publisher.stage(version)}, "stage")
-            staged = time.perf_counter()
-            await self._transfer(version, locator["trainer"])
-            loaded = time.perf_counter()
-            mean_diff, max_diff = await self._compare_probes(version)
-            probed = time.perf_counter()
-            await self._each(lambda name, r: r.commit_push(version), "commit")
-        except InfrastructureError as error:
-            await self._abort(version, error)
-            raise WeightPushError(f"push of version {version} refused: {error}") from error
-        finally:
-            await self._publisher.release(version)
+            async with asyncio.timeout(self._cfg.boot_timeout_s):
+                while not self._fleet.syncable():
+                    await self._changed()
+        except TimeoutError as error:
+            raise WeightPushError(
+                f"no generator came up in {self._cfg.boot_timeout_s:g} s:\n{self._fleet.describe()}"
+            ) from error
+        return self._fleet.syncable()
+
+    async def _push(self, version: int, ticket: Mapping[str, int], start_s: float) -> PushReport:
+        staging_s = self._clock()
+        num_receivers = sum(self._workers[name] for name in ticket)
+        stage = self._publisher.stage(version, num_receivers=num_receivers)
+        locator: Locator = await self._trainer(stage, "stage")
+        staged_s = self._clock()
+        try:
+            await self._transfer(version, locator, ticket, send=True)
+            loaded_s = self._clock()
+            # One after the other: on a shared CPU two at once take far longer than twice one.
+            truth = await self._trainer(self._publisher.probe_logprobs(self._probe), "probe")
+            mean_diff, max_diff = await self._compare(truth, ticket)
+            probed_s = self._clock()
+        except BaseException:
+            await self._release(version)
+            raise
+        before, self._served = self._served, _Served(version=version, locator=locator, probe=truth)
+        await self._commit(version, ticket)
+        if before is not None:
+            await self._release(before.version)
         return PushReport(
             version=version,
-            size_bytes=sum(e["size_bytes"] for e in locator["trainer"].manifest["entries"]),
-            push_s=time.perf_counter() - start,
-            stage_s=staged - start,
-            load_s=loaded - staged,
-            probe_s=probed - loaded,
+            size_bytes=sum(e["size_bytes"] for e in locator.manifest["entries"]),
+            push_s=self._clock() - start_s,
+            stage_s=staged_s - staging_s,
+            load_s=loaded_s - staged_s,
+            probe_s=probed_s - loaded_s,
             probe_logprob_diff_mean=mean_diff,
             probe_logprob_diff_max=max_diff,
         )
 
-    async def _transfer(self, version: int, locator: Locator) -> None:
-        await self._each(lambda name, r: r.begin_push(version), "begin")
-        calls: dict[str, Awaitable[Any]] = {
-            name: r.receive(locator, first_rank=self._first_rank[name])
-            for name, r in self._receivers.items()
-        }
-        await self._deadline({**calls, "trainer": self._publisher.send()}, "transfer")
-        await self._each(lambda name, r: r.load(version), "load")
+    async def _transfer(
+        self, version: int, locator: Locator, ticket: Mapping[str, int], *, send: bool
+    ) -> None:
+        ranks = itertools.accumulate((self._workers[name] for name in ticket), initial=1)
+        first_rank = dict(zip(ticket, ranks, strict=False))
+        await self._each(ticket, lambda name, r: r.begin_push(version), "begin")
+        receiving = asyncio.ensure_future(
+            self._each(
+                ticket, lambda name, r: r.receive(locator, first_rank=first_rank[name]), "transfer"
+            )
+        )
+        try:
+            if send:
+                await self._trainer(self._publisher.send(), "transfer")
+            await receiving
+        finally:
+            receiving.cancel()
+        await self._each(ticket, lambda name, r: r.load(version), "load")
 
-    async def _compare_probes(self, version: int) -> tuple[float, float]:
-        # One after the other: on a shared CPU two engines at once take far longer than twice one.
-        trainer = self._publisher.probe_logprobs(self._probe)
-        truth = (await self._deadline({"trainer": trainer}, "probe"))["trainer"]
-        calls = {name: r.logprobs(self._probe) for name, r in self._receivers.items()}
-        answers = await self._deadline(calls, "probe")
+    async def _compare(
+        self, truth: list[list[float]], ticket: Mapping[str, int]
+    ) -> tuple[float, float]:
+        answers = await self._each(ticket, lambda name, r: r.logprobs(self._probe), "probe")
         worst_mean = worst_max = 0.0
+        failures: dict[str, Exception] = {}
         for name, answer in answers.items():
             mean, largest = logprob_difference(answer, truth)
-            if not (largest if self._exact else mean) <= self._max_diff:
-                raise WeightPushError(
+            if not (largest if self._cfg.exact else mean) <= self._cfg.bound:
+                failures[name] = WeightPushError(
                     f"the probe of {name} differs from the trainer's log-probs by {mean:.2g} on "
-                    f"average, {largest:.2g} at most (bound {self._max_diff:.2g}): the version "
+                    f"average, {largest:.2g} at most (bound {self._cfg.bound:.2g}): the version "
                     "was not loaded faithfully"
                 )
             worst_mean, worst_max = max(worst_mean, mean), max(worst_max, largest)
+        if failures:
+            raise _Refused(failures)
         return worst_mean, worst_max
 
-    async def _abort(self, version: int, cause: Exception) -> None:
-        calls = {name: r.abort_push(version) for name, r in self._receivers.items()}
-        tasks = {name: asyncio.ensure_future(call) for name, call in calls.items()}
-        await asyncio.wait(tasks.values(), timeout=self._timeout_s)
-        stuck = [n for n, t in tasks.items() if not t.done() or t.exception() is not None]
-        for task in tasks.values():
-            task.cancel()
-        if stuck:
-            raise InfrastructureError(
-                f"{', '.join(stuck)} could not go back to the old weights after: {cause}"
-            ) from cause
+    async def _commit(self, version: int, ticket: Mapping[str, int]) -> None:
+        """Everyone agreed: whoever fails now is restarted, the version stands."""
+        failures: dict[str, Exception] = {}
+        try:
+            await self._each(ticket, lambda name, r: r.commit_push(version), "commit")
+        except _Refused as refusal:
+            failures = dict(refusal.failures)
+        for name, incarnation in ticket.items():
+            if name in failures:
+                self._fleet.died(name, incarnation=incarnation, reason=str(failures[name]))
+            else:
+                self._fleet.synced(name, incarnation=incarnation, version=version)
+        if version == self.last_version:
+            for name in self._fleet.behind(version):
+                self._fleet.out_of_sync(name)
 
-    async def _each(self, call: Callable[[str, Receiver], Awaitable[Any]], phase: str) -> None:
-        await self._deadline({n: call(n, r) for n, r in self._receivers.items()}, phase)
+    async def _abort(self, version: int, ticket: Mapping[str, int], cause: _Refused) -> None:
+        reachable = {
+            name: incarnation
+            for name, incarnation in ticket.items()
+            if not isinstance(cause.failures.get(name), NoAnswer | ProcessDied)
+        }
+        try:
+            await self._each(reachable, lambda name, r: r.abort_push(version), "abort")
+        except _Refused as refusal:
+            for name, error in refusal.failures.items():
+                self._fleet.died(
+                    name,
+                    incarnation=ticket[name],
+                    reason=f"could not go back to the old weights: {error}",
+                )
 
-    async def _deadline(self, calls: Mapping[str, Awaitable[Any]], phase: str) -> dict[str, Any]:
-        """Await all; raise the first failure, or name who missed the deadline."""
-        tasks = {name: asyncio.ensure_future(call) for name, call in calls.items()}
-        done, late = await asyncio.wait(
-            tasks.values(), timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION
-        )
-        failed = [(n, t.exception()) for n, t in tasks.items() if t in done and t.exception()]
-        for task in late:
-            task.cancel()
-        if failed:
-            name, error = failed[0]
-            assert error is not None
-            if not isinstance(error, InfrastructureError):
-                raise error
-            raise WeightPushError(f"{name} failed in {phase}: {error}") from error
-        if late:
-            missing = ", ".join(n for n, t in tasks.items() if t in late)
-            raise WeightPushError(f"{missing} did not finish {phase} in {self._timeout_s:g} s")
+    async def _release(self, version: int) -> None:
+        try:
+            await self._trainer(self._publisher.release(version), "release")
+        except InfrastructureError as error:
+            log.warning("the payload of version %d was not released: %s", version, error)
+
+    async def _trainer(self, call: Awaitable[Any], phase: str) -> Any:
+        try:
+            return await asyncio.wait_for(call, self._cfg.timeout_s)
+        except TimeoutError as error:
+            raise GroupLost(
+                f"{TRAINER} did not finish {phase} in {self._cfg.timeout_s:g} s"
+            ) from error
+
+    async def _each(
+        self, ticket: Mapping[str, int], call: Callable[[str, Receiver], Awaitable[Any]], phase: str
+    ) -> dict[str, Any]:
+        """Call every participant; collects all failures before it raises.
+
+        Raises:
+            _Refused: names who failed or missed the deadline, and why.
+        """
+        tasks = {
+            name: asyncio.ensure_future(call(name, self._receivers[name]))
+            for name in ticket
+            if name in self._receivers
+        }
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=self._cfg.timeout_s)
+        failures: dict[str, Exception] = {
+            name: ProcessDied("left the fleet") for name in ticket if name not in tasks
+        }
+        for name, task in tasks.items():
+            if not task.done():
+                task.cancel()
+                failures[name] = NoAnswer(
+                    f"{name} did not finish {phase} in {self._cfg.timeout_s:g} s"
+                )
+            elif (error := task.exception()) is not None:
+                if not isinstance(error, InfrastructureError):
+                    raise error
+                failures[name] = error
+        if failures:
+            raise _Refused(failures)
         return {name: task.result() for name, task in tasks.items()}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rlpost.errors import UserError
-from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.manifest import Manifest, payload_size_bytes, write_payload
 from rlpost.weights.transports.filesystem import FilesystemSender
 from rlpost.weights.transports.gloo import GlooSender
 from rlpost.weights.transports.protocol import Locator, Sender
@@ -58,7 +58,6 @@ def make_sender(
     run_id: str,
     root: Path,
     host: str,
-    num_receivers: int,
     timeout_s: float,
 ) -> Sender:
     """Build the sending end of a resolved transport (not ``auto``)."""
@@ -68,7 +67,7 @@ def make_sender(
         case Transport.filesystem:
             return FilesystemSender(root=root)
         case Transport.gloo:
-            return GlooSender(num_receivers=num_receivers, host=host, timeout_s=timeout_s)
+            return GlooSender(host=host, timeout_s=timeout_s)
         case Transport.auto:
             raise AssertionError("transport must be resolved before a sender is built")
 
@@ -92,16 +91,24 @@ class WeightPublisher:
         self._iter_weights = iter_weights
         self._size_bytes = payload_size_bytes(shapes)
         self._sender = sender
+        self._newest: Manifest | None = None
 
-    def stage(self, version: int) -> Locator | None:
+    def stage(self, version: int, *, num_receivers: int) -> Locator | None:
         """Write version ``version``; returns where it is (None off rank 0)."""
         if self._sender is None:
             for _ in self._iter_weights():
                 pass
             return None
         buffer = self._sender.buffer(self._size_bytes, version=version)
-        manifest = write_payload(self._iter_weights(), buffer, version=version)
-        return self._sender.announce(manifest)
+        self._newest = write_payload(self._iter_weights(), buffer, version=version)
+        return self._sender.announce(self._newest, num_receivers=num_receivers)
+
+    def announce_again(self, *, num_receivers: int) -> Locator | None:
+        """Make the newest payload fetchable once more (None off rank 0)."""
+        if self._sender is None:
+            return None
+        assert self._newest is not None, "nothing was staged yet"
+        return self._sender.announce(self._newest, num_receivers=num_receivers)
 
     def send(self) -> None:
         """Take part in the transfer (rank 0); returns when the bytes left."""

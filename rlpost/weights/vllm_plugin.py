@@ -159,6 +159,9 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
 class WorkerExtension:
     """Methods that vLLM mixes into its worker, reached by ``collective_rpc``."""
 
+    def rlpost_alive(self) -> bool:
+        return True
+
     def rlpost_commit(self) -> None:
         self.weight_transfer_engine.commit()  # type: ignore[attr-defined]
 

@@ -9,7 +9,6 @@ from rlpost.algorithms.advantages import group_statistics, rewards_matrix
 from rlpost.algorithms.shaping import (
     DynamicSamplingConfig,
     ShapingConfig,
-    groups_to_draw,
     keep_groups,
     overlong_penalty,
     shape_rewards,
@@ -112,20 +111,6 @@ def test_groups_are_kept_by_raw_reward():
         raw, lengths_PG=lengths, max_tokens=100, config=ShapingConfig(overlong_buffer=10)
     )
     assert keep_groups(group_statistics(after))[0]
-
-
-def test_refilling_stops_when_full_or_out_of_rounds():
-    config = DynamicSamplingConfig(enabled=True, max_rounds=3)
-
-    def missing(num_kept, rounds_done, config=config):
-        return groups_to_draw(
-            num_kept=num_kept, num_wanted=8, rounds_done=rounds_done, config=config
-        )
-
-    assert missing(5, 1) == 3
-    assert missing(8, 1) == missing(9, 1) == 0
-    assert missing(5, 3) == 0
-    assert missing(0, 1, DynamicSamplingConfig()) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import signal
 import time
 
 import pytest
 
-from rlpost.cluster.handle import Handle
+from rlpost.cluster.handle import Handle, Stateless
+from rlpost.cluster.ranks import Ranks
 from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
-from rlpost.errors import InfrastructureError, UserError, WeightPushError
+from rlpost.errors import GroupLost, NoAnswer, ProcessDied, UserError, WeightPushError
 
 
 class Actor:
@@ -28,6 +30,24 @@ class Actor:
         return os.nice(0)
 
     def die(self):
+        os._exit(1)
+
+    def die_once(self, marker):
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            os._exit(1)
+        return "alive"
+
+    def hang_once(self, marker):
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return "awake"
+
+    def fail_or_die(self, rank):
+        if rank == 0:
+            raise RuntimeError("Connection reset by peer")
+        time.sleep(0.5)
         os._exit(1)
 
 
@@ -54,11 +74,44 @@ async def test_calls_and_errors_of_its_own(session):
 async def test_deadline_and_death_are_infrastructure(session):
     actor = handle(session)
     await actor.call("add", 1, b=2)
-    with pytest.raises(InfrastructureError, match=r"actor 0 did not answer sleep in 0\.3 s"):
+    with pytest.raises(NoAnswer, match=r"actor 0 did not answer sleep in 0\.3 s"):
         await actor.call("sleep", 2, timeout_s=0.3)
     await asyncio.sleep(2)
-    with pytest.raises(InfrastructureError, match="actor 0 is gone"):
+    with pytest.raises(ProcessDied, match="actor 0 is gone"):
         await actor.call("die")
+
+
+async def test_a_stateless_actor_is_replaced_and_the_call_repeated(session, tmp_path):
+    once = tmp_path / "died"
+    spawned = []
+
+    def spawn() -> Handle:
+        spawned.append(handle(session))
+        return spawned[-1]
+
+    actor = Stateless(spawn)
+    assert await actor.call("die_once", str(once)) == "alive"
+    assert await actor.call("hang_once", str(tmp_path / "hung"), timeout_s=10) == "awake"
+    assert len(spawned) == 3
+    with pytest.raises(ProcessDied):  # for good
+        await Stateless(spawn, attempts=2).call("die")
+    with pytest.raises(KeyError):  # a bug is not repeated
+        await actor.call("bug")
+
+
+async def test_a_group_is_lost_with_one_rank_and_comes_back_whole(session):
+    def spawn() -> list[Handle]:
+        return [handle(session) for _ in range(2)]
+
+    ranks = Ranks(spawn)
+    assert await ranks.all("add", 1, b=1) == [2, 2]
+    with pytest.raises(KeyError):  # a bug of every rank is no loss
+        await ranks.all("bug")
+    # Rank 1 dies; rank 0 fails first, in the collective they shared, and is not to blame.
+    with pytest.raises(GroupLost, match="is gone"):
+        await ranks.each("fail_or_die", [0, 1])
+    ranks.respawn()
+    assert await ranks.all("add", 1, b=1) == [2, 2]
 
 
 def test_a_gpu_that_is_not_there_is_said_at_once():

@@ -1,17 +1,30 @@
-"""Dispatch, retries and what a failed verdict costs."""
+"""Retries, and what a failed verdict costs."""
 
 import pytest
-from fakes import FakeGenerator, FakeJudge, prompt
+from fakes import FakeGenerator, FakeJudge, prompt, serving_fleet
 
-from rlpost.errors import InfrastructureError
+from rlpost.control.failures import Budget, FailureConfig
+from rlpost.errors import InfrastructureError, RunFailed
 from rlpost.rollout.collector import Collector, OnVerifierError, request_seed
+from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.signal import Signal
 from rlpost.types import SamplingConfig
 
 SAMPLING = SamplingConfig(max_tokens=4)
 
 
-async def collect(generators, judge, prompts, **kwargs):
-    collector = Collector(generators, judge=judge, **kwargs)
+async def collect(generators, judge, prompts, *, attempts=3, budget=64, **kwargs):
+    fleet = serving_fleet(list(generators), version=1)
+    fleet.missed = lambda name, **reason: None  # these tests are about prompts, not health
+    dispatcher = Dispatcher(fleet, generators, signal=Signal())
+    collector = Collector(
+        dispatcher,
+        judge=judge,
+        purpose="test",
+        failures=FailureConfig(attempts=attempts, backoff_s=0.0),
+        budget=Budget(budget, of="failures", field="failures.failures_in_a_row"),
+        **kwargs,
+    )
     return await collector.collect(prompts, num_samples=4, sampling=SAMPLING, seed=1)
 
 
@@ -25,13 +38,22 @@ async def test_every_prompt_comes_back_once_in_order():
     assert all(t.reward is not None for g in result.groups for t in g.trajectories)
 
 
-async def test_dead_engine_is_retried_elsewhere_then_reported():
+async def test_a_failed_request_is_tried_again_then_given_up():
     generators = {"a": FakeGenerator(failures=1), "b": FakeGenerator()}
     result = await collect(generators, FakeJudge(), [prompt("0:0")])
     assert len(result.groups) == 1
-    dead = {"a": FakeGenerator(failures=99)}
-    result = await collect(dead, FakeJudge(), [prompt("0:3")], attempts=2)
-    assert result.failed == {"0:3": "fake engine died"} and dead["a"].num_requests == 2
+    broken = {"a": FakeGenerator(failures=99)}
+    result = await collect(broken, FakeJudge(), [prompt("0:3")], attempts=2)
+    assert result.failed == {"0:3": "fake engine does not answer"}
+    assert broken["a"].num_requests == 2
+
+
+async def test_failures_without_progress_end_the_run():
+    broken = {"a": FakeGenerator(failures=99)}
+    with pytest.raises(RunFailed, match=r"failures\.failures_in_a_row=3.*does not answer"):
+        await collect(broken, FakeJudge(), [prompt("0:3")], attempts=9, budget=3)
+    recovers = {"a": FakeGenerator(failures=3)}
+    assert (await collect(recovers, FakeJudge(), [prompt("0:3")], attempts=9, budget=3)).groups
 
 
 async def test_failed_verdict_costs_the_sample_or_the_group_never_a_zero():

@@ -47,7 +47,8 @@ async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_
         result = await critic.optim_step(step)
         assert result["critic/lr"] == 1e-3
     assert losses[1] < losses[0]
-    await critic.save(tmp_path / "state")
+    await critic.begin_save(tmp_path / "state")
+    await critic.finish_save()
     await critic.load(tmp_path / "state")
     assert (await critic.optim_step(2))["critic/grad_norm"] == result["critic/grad_norm"]
     await critic.export(tmp_path / "export")

@@ -3,16 +3,19 @@
 One engine per model, because a boot costs many seconds; each test is a story of pushes.
 """
 
+import asyncio
 import random
 
 import pytest
 import torch
+from fakes import serving_fleet
 
-from rlpost.errors import WeightPushError
+from rlpost.errors import RequestAborted, WeightPushError
+from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype, VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights import vllm_plugin
-from rlpost.weights.bus import WeightBus
+from rlpost.weights.bus import BusConfig, WeightBus
 from rlpost.weights.manifest import payload_size_bytes, write_payload
 from rlpost.weights.transports.shared_memory import SharedMemorySender
 
@@ -32,13 +35,15 @@ class TorchPublisher:
         self.flip_byte: int | None = None
         self.misshapen: str | None = None
 
-    async def stage(self, version):
+    async def stage(self, version, *, num_receivers):
         weights = [(n, p) for n, p in self.model.named_parameters() if n != self.skip]
         if self.misshapen:  # one tensor twice as long as the model's
             weights = [(n, torch.cat([p, p]) if n == self.misshapen else p) for n, p in weights]
         shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
         buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
-        locator = self.sender.announce(write_payload(iter(weights), buffer, version=version))
+        locator = self.sender.announce(
+            write_payload(iter(weights), buffer, version=version), num_receivers=num_receivers
+        )
         if self.flip_byte is not None:
             buffer[self.flip_byte] ^= 1
         return locator
@@ -67,7 +72,7 @@ class TorchPublisher:
 
 
 async def boot(path) -> VllmGenerator:
-    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=2, max_model_len=128)
+    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=2, max_model_len=512)
     generator = VllmGenerator(cfg, model_path=str(path))
     await generator.setup()
     return generator
@@ -75,19 +80,34 @@ async def boot(path) -> VllmGenerator:
 
 def bus_for(publisher, generator) -> WeightBus:
     return WeightBus(
-        publisher, receivers={"g": generator}, workers={"g": 1}, probe=PROBE, exact=True
+        publisher,
+        fleet=serving_fleet(["g"]),
+        receivers={"g": generator},
+        workers={"g": 1},
+        probe=PROBE,
+        cfg=BusConfig(exact=True, attempts=1),
+        changed=Signal().wait,
     )
 
 
-async def sample(generator, *, n=4, seed=5, temperature=1.0):
+async def sample(generator, *, n=4, seed=5, temperature=1.0, max_tokens=12):
     return await generator.generate(
         GenerationRequest(
+            key="test/0:0",
             prompt=PROMPT,
             num_samples=n,
             seed=seed,
-            sampling=SamplingConfig(max_tokens=12, temperature=temperature),
+            sampling=SamplingConfig(max_tokens=max_tokens, temperature=temperature),
         )
     )
+
+
+async def started(generator, **options) -> asyncio.Task:
+    """A long request that is well under way."""
+    task = asyncio.create_task(sample(generator, max_tokens=400, **options))
+    await asyncio.sleep(0.4)
+    assert not task.done()
+    return task
 
 
 def worst_gap(publisher, trajectories, temperature=1.0) -> float:
@@ -109,6 +129,8 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await _every_push_is_exact(publisher, generator, bus)
         await _wrong_pushes_are_refused(publisher, generator, bus, untied=kind == "untied")
         await _seeds_and_temperature(publisher, generator)
+        await _requests_go_on_over_a_push(publisher, generator, bus)
+        await _requests_are_given_up(publisher, generator, bus)
     finally:
         await generator.close()
         publisher.sender.close()
@@ -125,7 +147,7 @@ async def _every_push_is_exact(publisher, generator, bus):
 
 
 async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
-    served = await generator.health()
+    served = (await generator.health()).version
     before = await sample(generator)
     good = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
     publisher.perturb(99)
@@ -143,7 +165,7 @@ async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
     publisher.misshapen = None
     with pytest.raises(WeightPushError, match="probe"):  # loads well, but is not what we hold
         await _publish_something_else(publisher, bus)
-    assert await generator.health() == served
+    assert (await generator.health()).version == served
     after = await sample(generator)
     assert [t.response_ids for t in after] == [t.response_ids for t in before]
     publisher.model.load_state_dict(good, strict=False)
@@ -155,8 +177,8 @@ async def _publish_something_else(publisher, bus):
     """Change the trainer between staging and the probe, as a racing step would."""
     stage = publisher.stage
 
-    async def stage_then_step(version):
-        locator = await stage(version)
+    async def stage_then_step(version, *, num_receivers):
+        locator = await stage(version, num_receivers=num_receivers)
         publisher.perturb(7)
         return locator
 
@@ -176,6 +198,47 @@ async def _seeds_and_temperature(publisher, generator):
     assert worst_gap(publisher, warm, temperature=1.0) > 1e-2  # negative control
 
 
+async def _requests_go_on_over_a_push(publisher, generator, bus):
+    """The engine's spans say which tokens the old weights sampled, and their log-probs agree."""
+    running = await started(generator, n=8)
+    old = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
+    publisher.perturb(21)
+    report = await bus.publish()
+    trajectories = await running
+    new = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
+    crossed = [t for t in trajectories if len(t.spans) == 2]
+    assert crossed, [t.spans for t in trajectories]
+    for t in crossed:
+        assert [s.version for s in t.spans] == [report.version - 1, report.version]
+        assert (t.spans[0].start, t.spans[1].end) == (0, len(t.response_ids))
+        assert t.spans[0].end == t.spans[1].start
+        publisher.model.load_state_dict(old, strict=False)
+        gaps = _gaps(publisher, t)
+        boundary = t.spans[0].end
+        assert max(gaps[:boundary]) < 1e-3 < max(gaps[boundary:])
+        publisher.model.load_state_dict(new, strict=False)
+
+
+def _gaps(publisher, t) -> list[float]:
+    truth = publisher.logprobs(t.prompt_ids + t.response_ids)[len(t.prompt_ids) - 1 :]
+    return [abs(a - b) for a, b in zip(truth, t.rollout_logprobs, strict=True)]
+
+
+async def _requests_are_given_up(publisher, generator, bus):
+    running = await started(generator, n=3)
+    lengths = await generator.cancel("test/0:0")
+    assert len(lengths) == 3 and all(0 < length < 400 for length in lengths), lengths
+    with pytest.raises(RequestAborted):
+        await running
+    assert await generator.cancel("test/0:0") == []
+    running = await started(generator)
+    with pytest.raises(WeightPushError, match="probe"):
+        await _publish_something_else(publisher, bus)
+    with pytest.raises(RequestAborted):  # its tokens may be of the refused weights
+        await running
+    assert (await generator.health()).load.num_preempted == 0
+
+
 async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path, monkeypatch):
     """Without the repair of the tied head the push loads, and only the probe notices."""
     monkeypatch.syspath_prepend(_plugin_without_repair(tmp_path))  # spawned processes inherit it
@@ -187,7 +250,7 @@ async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path,
         publisher.perturb(3)
         with pytest.raises(WeightPushError, match="probe"):
             await bus.publish()
-        assert await generator.health() == 1
+        assert (await generator.health()).version == 1
     finally:
         await generator.close()
         publisher.sender.close()

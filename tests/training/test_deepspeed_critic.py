@@ -157,7 +157,8 @@ def test_a_loaded_critic_goes_on_bit_for_bit(tiny_reward, tmp_path, stage, dtype
     options = {"zero_stage": stage, "dtype": dtype}
     with critic(tiny_reward, **options) as built:
         update(built, 1)
-        built.save(tmp_path / "state")
+        built.begin_save(tmp_path / "state")
+        built.finish_save()
         straight = update(built, 2, batches(seed=1))["critic/loss"]
         expected = built.values(batches())
     with critic(tiny_reward, **options) as built:

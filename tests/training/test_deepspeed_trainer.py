@@ -21,7 +21,7 @@ from packed_groups import (
 from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, ReinforceConfig
-from rlpost.errors import DataError, RunFailed, UserError
+from rlpost.errors import RunFailed
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
@@ -236,9 +236,10 @@ def test_a_loaded_trainer_goes_on_bit_for_bit(tiny_model, tmp_path, stage, dtype
     with trainer(tiny_model, **options) as built:
         update(built, 1)
         saved = update(built, 2)
-        built.save(tmp_path / "state")
+        built.begin_save(tmp_path / "state")
         straight = [update(built, step, batches(seed=step))["actor/loss"] for step in (3, 4)]
         expected = weights(built)
+        built.finish_save()
     with trainer(tiny_model, **options) as built:
         built.load(tmp_path / "state")
         assert built.optim_step(2)["actor/grad_norm"] == saved["actor/grad_norm"]
@@ -246,20 +247,6 @@ def test_a_loaded_trainer_goes_on_bit_for_bit(tiny_model, tmp_path, stage, dtype
         found = weights(built)
     assert resumed == straight
     assert all(torch.equal(found[n], expected[n]) for n in expected)
-
-
-def test_a_state_of_another_shape_or_half_a_state_is_refused(tiny_model, tmp_path):
-    with trainer(tiny_model, zero_stage=1) as built:
-        update(built, 1)
-        built.save(tmp_path / "state")
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match=r"trainer\.json"):
-            built.load(tmp_path / "empty")
-    with (
-        trainer(tiny_model, zero_stage=2) as built,
-        pytest.raises(UserError, match=r"trainer\.zero_stage must be 1 .* got 2"),
-    ):
-        built.load(tmp_path / "state")
 
 
 @pytest.mark.parametrize("fixture", ["tiny_model", "tiny_untied_model"])

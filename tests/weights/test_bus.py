@@ -1,30 +1,36 @@
 """The transaction, driven with fakes: what commits, what aborts, who is named."""
 
 import pytest
-from fakes import FakeGenerator, FakePublisher
+from fakes import FakeGenerator, FakePublisher, serving_fleet
 
-from rlpost.errors import InfrastructureError, WeightPushError
-from rlpost.weights.bus import WeightBus, logprob_difference
+from rlpost.control.fleet import Health
+from rlpost.errors import GroupLost, WeightPushError
+from rlpost.rollout.signal import Signal
+from rlpost.weights.bus import BusConfig, WeightBus, logprob_difference
 
 
-def make_bus(publisher, generators, **kwargs) -> WeightBus:
+def make_bus(publisher, generators, *, fleet=None, **options) -> WeightBus:
     return WeightBus(
         publisher,
+        fleet=fleet or serving_fleet(list(generators)),
         receivers=generators,
         workers=dict.fromkeys(generators, 1),
         probe=[[1, 2, 3], [4, 5]],
-        exact=True,
-        **{"timeout_s": 2.0, **kwargs},
+        cfg=BusConfig(**{"exact": True, "timeout_s": 2.0, "attempts": 1, **options}),
+        changed=Signal().wait,
     )
 
 
 async def test_commits_everywhere_and_reports():
     generators = {"a": FakeGenerator(), "b": FakeGenerator()}
     publisher = FakePublisher()
-    report = await make_bus(publisher, generators).publish()
+    bus = make_bus(publisher, generators)
+    report = await bus.publish()
     assert report.version == 1 and report.probe_logprob_diff_max == 0.0
     assert [g.version for g in generators.values()] == [1, 1]
     assert generators["a"].calls == ["begin", "receive", "load", "logprobs", "commit"]
+    assert publisher.released == [], "late joiners fetch the newest version"
+    await bus.publish()
     assert publisher.released == [1]
 
 
@@ -57,11 +63,77 @@ async def test_versions_are_never_reused_after_an_abort():
     assert (await bus.publish()).version == 2
 
 
-@pytest.mark.parametrize("phase", ["begin", "receive", "load", "logprobs", "commit"])
+PHASES = {
+    "begin": "begin",
+    "receive": "transfer",
+    "load": "load",
+    "logprobs": "probe",
+    "commit": "commit",
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
 async def test_a_deadline_names_who_is_missing(phase):
     generators = {"quick": FakeGenerator(), "slow one": FakeGenerator(hang=phase)}
-    with pytest.raises(InfrastructureError, match="slow one did not finish"):
-        await make_bus(FakePublisher(), generators, timeout_s=0.2).publish()
+    fleet = serving_fleet(list(generators))
+    bus = make_bus(FakePublisher(), generators, fleet=fleet, timeout_s=0.2)
+    if phase != "commit":
+        with pytest.raises(WeightPushError, match=f"slow one did not finish {PHASES[phase]}"):
+            await bus.publish()
+        assert fleet.members["quick"].version == 0
+    else:  # everyone had agreed: the version stands
+        await bus.publish()
+        assert fleet.serving() == ["quick"]
+    assert fleet.dead() == ["slow one"]
+
+
+async def test_the_push_is_repeated_with_the_survivors():
+    generators = {"quick": FakeGenerator(), "slow one": FakeGenerator(hang="load")}
+    fleet = serving_fleet(list(generators))
+    report = await make_bus(
+        FakePublisher(), generators, fleet=fleet, timeout_s=0.2, attempts=2
+    ).publish()
+    assert report.version == 2 and generators["quick"].version == 2
+    assert fleet.serving() == ["quick"] and fleet.dead() == ["slow one"]
+
+
+async def test_a_late_joiner_catches_up_alone():
+    generators = {"a": FakeGenerator(), "b": FakeGenerator()}
+    fleet = serving_fleet(["a"])
+    bus = make_bus(FakePublisher(), generators, fleet=fleet)
+    fleet.add("b")
+    assert not await bus.catch_up("b"), "nothing was pushed yet"
+    await bus.publish()
+    fleet.booted("b")
+    before = list(generators["a"].calls)
+    assert await bus.catch_up("b")
+    assert generators["b"].version == 1 and fleet.serving() == ["a", "b"]
+    assert generators["a"].calls == before
+
+
+async def test_a_process_that_took_the_name_meanwhile_is_not_in_sync():
+    class RestartsDuringCommit(FakeGenerator):
+        async def commit_push(self, version):
+            fleet.died("a", incarnation=0, reason="killed")
+            fleet.restarting("a")
+            fleet.booted("a")
+
+    generators = {"a": RestartsDuringCommit()}
+    fleet = serving_fleet(["a"])
+    await make_bus(FakePublisher(), generators, fleet=fleet).publish()
+    assert fleet.members["a"].health is Health.stale
+
+
+async def test_a_lost_trainer_is_told_from_a_lost_generator():
+    class Gone(FakePublisher):
+        async def send(self):
+            raise GroupLost("trainer rank 0 is gone")
+
+    generators = {"a": FakeGenerator()}
+    fleet = serving_fleet(["a"], version=0)
+    with pytest.raises(GroupLost):
+        await make_bus(Gone(), generators, fleet=fleet).publish()
+    assert not fleet.dead()
 
 
 def test_nan_counts_as_infinite_difference():

@@ -33,7 +33,6 @@ def sender(transport, tmp_path):
         run_id=tmp_path.name,
         root=tmp_path / "weights",
         host="127.0.0.1",
-        num_receivers=1,
         timeout_s=5.0,
     )
     yield sender
@@ -43,7 +42,7 @@ def sender(transport, tmp_path):
 def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
     buffer = sender.buffer(200_000, version=version)
     manifest = write_payload(iter(tensors.items()), buffer, version=version)
-    locator = sender.announce(manifest)
+    locator = sender.announce(manifest, num_receivers=1)
     wire = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(sender.send)
@@ -66,7 +65,9 @@ def test_bytes_arrive_and_outlive_release(sender, transport):
 
 def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
     buffer = sender.buffer(200_000, version=1)
-    locator = sender.announce(write_payload(iter(WEIGHTS.items()), buffer, version=1))
+    locator = sender.announce(
+        write_payload(iter(WEIGHTS.items()), buffer, version=1), num_receivers=1
+    )
     sender.release(1)
     where = {**locator.where, "rank": 1, "timeout_s": 1.0}
     lost = Locator(transport=locator.transport, manifest=locator.manifest, where=where)
@@ -80,11 +81,11 @@ def test_shared_memory_files_are_removed(tmp_path):
         run_id=f"clean-{tmp_path.name}",
         root=tmp_path,
         host="",
-        num_receivers=1,
         timeout_s=1.0,
     )
     buffer = sender.buffer(1000, version=1)
-    locator = sender.announce(write_payload(iter({"x": torch.ones(3)}.items()), buffer, version=1))
+    payload = write_payload(iter({"x": torch.ones(3)}.items()), buffer, version=1)
+    locator = sender.announce(payload, num_receivers=1)
     from pathlib import Path
 
     path = Path(locator.where["path"])

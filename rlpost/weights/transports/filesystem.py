@@ -38,7 +38,7 @@ class FilesystemSender:
             self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
         return self._buffer
 
-    def announce(self, manifest: Manifest) -> Locator:
+    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
         from safetensors.torch import save_file
 
         directory = self._directory(manifest.version)

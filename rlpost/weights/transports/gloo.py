@@ -40,13 +40,11 @@ class GlooSender:
     """Rank 0 of each push's group; see ``protocol.Sender``.
 
     Args:
-        num_receivers: generator workers taking part in each push.
         host: address under which receivers reach this process.
         timeout_s: deadline of every wait.
     """
 
-    def __init__(self, *, num_receivers: int, host: str, timeout_s: float) -> None:
-        self._num_receivers = num_receivers
+    def __init__(self, *, host: str, timeout_s: float) -> None:
         self._host = host
         self._timeout_s = timeout_s
         self._buffer = torch.empty(0, dtype=torch.uint8)
@@ -59,7 +57,7 @@ class GlooSender:
             self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
         return self._buffer
 
-    def announce(self, manifest: Manifest) -> Locator:
+    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
         from torch.distributed import TCPStore
 
         with socket.socket() as probe:
@@ -77,10 +75,12 @@ class GlooSender:
             "host": self._host,
             "port": port,
             "version": manifest.version,
-            "world_size": 1 + self._num_receivers,
+            "world_size": 1 + num_receivers,
             "timeout_s": self._timeout_s,
         }
-        return Locator(transport="gloo", manifest=manifest.to_dict(), where=self._where)
+        return Locator(
+            transport="gloo", manifest=manifest.to_dict(), where=self._where, repeatable=False
+        )
 
     def send(self) -> None:
         try:

@@ -25,6 +25,7 @@ class Locator:
     transport: str
     manifest: dict[str, Any]
     where: dict[str, Any] = field(default_factory=dict)
+    repeatable: bool = True  # can be fetched at any time, without the sender
 
 
 class Sender(Protocol):
@@ -33,8 +34,8 @@ class Sender(Protocol):
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
         """Return a writable uint8 CPU tensor for the next payload."""
 
-    def announce(self, manifest: Manifest) -> Locator:
-        """Make the written payload fetchable and say where."""
+    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
+        """Make the written payload fetchable by so many processes and say where."""
 
     def send(self) -> None:
         """Take part in the transfer; returns when the bytes left or raises."""

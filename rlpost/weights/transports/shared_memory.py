@@ -5,6 +5,7 @@ Owns the files ``/dev/shm/rlpost-<run>-v<version>``. Invariant: a file is unlink
 served can be loaded again without a second copy.
 """
 
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -30,6 +31,8 @@ class SharedMemorySender:
 
     def __init__(self, *, run_id: str) -> None:
         self._run_id = run_id
+        for left in _directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
+            left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._paths: dict[int, Path] = {}
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
@@ -41,11 +44,10 @@ class SharedMemorySender:
                 f"{size_bytes >> 20} MiB; enlarge it or set weights.transport=filesystem"
             )
         path = _directory() / f"rlpost-{self._run_id}-v{version}"
-        path.unlink(missing_ok=True)  # the leftover of a killed run with the same name
         self._paths[version] = path
         return _map(path, size_bytes)
 
-    def announce(self, manifest: Manifest) -> Locator:
+    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
         where = {"path": str(self._paths[manifest.version])}
         return Locator(transport="shared_memory", manifest=manifest.to_dict(), where=where)
 

@@ -1,0 +1,47 @@
+"""What another process asks of a run that goes on: ``rlpost scale``.
+
+Owns ``wishes.json`` in the run directory. Invariant: a file that cannot be read is no wish.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from rlpost.checkpoint.state import read_json, write_json
+from rlpost.errors import DataError, UserError
+
+log = logging.getLogger(__name__)
+
+
+def wanted_generators(path: Path) -> Callable[[], int | None]:
+    """Return a function that says how many generators are wished for; None: no wish."""
+    seen_s, wanted = 0.0, None
+
+    def look() -> int | None:
+        nonlocal seen_s, wanted
+        try:
+            changed_s = path.stat().st_mtime
+        except OSError:
+            return wanted
+        if changed_s != seen_s:
+            seen_s = changed_s
+            try:
+                wanted = max(1, int(read_json(path)["generators"]))
+            except (DataError, KeyError, TypeError, ValueError) as error:
+                log.warning("%s: not a wish (%s)", path, error)
+        return wanted
+
+    return look
+
+
+def wish_for_generators(path: Path, num: int) -> None:
+    """Ask the run whose directory holds ``path`` for ``num`` generators.
+
+    Raises:
+        UserError: there is no such run, or no run has so few.
+    """
+    if num < 1:
+        raise UserError(f"generator.num must be at least 1, got {num}")
+    if not path.parent.is_dir():
+        raise UserError(f"run.name: {path.parent} is no run directory")
+    write_json(path, {"generators": num})
