@@ -69,6 +69,7 @@ class Run:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen:
+        self._started_s = time.time()
         options = [
             "run.name=chaos",
             f"model.path={self.place / 'model'}",
@@ -78,7 +79,6 @@ class Run:
             f"rollout.prompts_per_step={PROMPTS}",
             f"rollout.group_size={GROUP}",
             f"rl.max_staleness={STALENESS}",
-            "algorithm/corrections=[tis]",
             "data.heldout_size=4",
             "evaluation.every=0",
             f"trainer.steps={self._steps}",
@@ -109,6 +109,18 @@ class Run:
             start_new_session=True,
         )
 
+    def victims_left(self) -> list[str]:
+        """Processes of the run's directory that outlived it."""
+        return [
+            " ".join(process.info["cmdline"])
+            for process in psutil.process_iter(["cmdline", "cwd"])
+            if process.info["cwd"] == str(self.place) and process.info["cmdline"]
+        ]
+
+    def is_set_up(self) -> bool:
+        """Whether the present driver has everything it needs; before, any death ends it."""
+        return any("set-up took" in text and at_s > self._started_s for at_s, text in lines(self))
+
     def victims(self) -> dict[str, list[psutil.Process]]:
         """Living processes of the run, by what they are."""
         found: dict[str, list[psutil.Process]] = {}
@@ -123,9 +135,8 @@ class Run:
                     found.setdefault(kind, []).append(process)
         return found
 
-    def strike(self, rng: random.Random) -> Kill | None:
-        """Hit one random process; a dead driver is replaced."""
-        kind = rng.choice([*VICTIMS, "driver"])
+    def hit(self, kind: str, blow: signal.Signals, rng: random.Random) -> Kill | None:
+        """Hit one process of a kind, if there is one; a dead driver is replaced."""
         if kind == "driver":
             family = psutil.Process(self.process.pid).children(recursive=True)
             at_s = time.time()
@@ -137,7 +148,6 @@ class Run:
         candidates = self.victims().get(kind)
         if not candidates:
             return None
-        blow = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
         try:
             rng.choice(candidates).send_signal(blow)
         except psutil.NoSuchProcess:
@@ -157,11 +167,14 @@ def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[
     """Strike at random moments until the time is over or the run has ended."""
     done: list[Kill] = []
     gap_s = (until_s - time.time()) / kills
-    while time.time() < until_s and run.process.poll() is None:
+    while time.time() < until_s:
         time.sleep(rng.uniform(0.3, 1.3) * gap_s)
         if run.process.poll() is not None:
             break
-        kill = run.strike(rng)
+        if not run.is_set_up():
+            continue
+        blow = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
+        kill = run.hit(rng.choice([*VICTIMS, "driver"]), blow, rng)
         if kill is not None:
             done.append(kill)
             print(f"{datetime.now():%H:%M:%S} {kill.signal} {kill.victim}", flush=True)
@@ -170,7 +183,8 @@ def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[
 
 def lines(run: Run) -> Iterator[tuple[float, str]]:
     """Time and text of the run's log."""
-    for line in (run.root / "run.log").read_text().splitlines():
+    log = run.root / "run.log"
+    for line in log.read_text().splitlines() if log.exists() else []:
         stamp = re.match(r"(\d+-\d+-\d+ \d+:\d+:\d+),(\d+) (.*)", line)
         if stamp:
             moment = datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S").timestamp()
@@ -186,22 +200,33 @@ RECOVERED = {
 }
 
 
+def recovery_s(run: Run, kill: Kill) -> float | None:
+    """Seconds from a blow to the log line that says its victim works again, if there is one."""
+    sign = RECOVERED.get(kill.victim)
+    after = [at_s for at_s, text in lines(run) if sign and sign in text and at_s > kill.at_s]
+    return min(after) - kill.at_s if after else None
+
+
 def recoveries(run: Run, kills: list[Kill]) -> dict[str, list[float]]:
-    """Seconds from a blow to the log line that says its victim works again."""
-    log = list(lines(run))
+    """All recovery times by victim."""
     times: dict[str, list[float]] = {}
     for kill in kills:
-        sign = RECOVERED.get(kill.victim)
-        after = [at_s for at_s, text in log if sign and sign in text and at_s > kill.at_s]
-        if after:
-            times.setdefault(kill.victim, []).append(min(after) - kill.at_s)
+        seconds = recovery_s(run, kill)
+        if seconds is not None:
+            times.setdefault(kill.victim, []).append(seconds)
     return times
 
 
-def check(run: Run, *, steps: int) -> list[str]:
-    """What was lost; empty when nothing was."""
+def saved(run: Run) -> dict:
+    """The driver's state in the latest checkpoint."""
+    latest = (run.root / "checkpoints" / "latest").read_text().strip()
+    return json.loads((run.root / "checkpoints" / latest / "driver.json").read_text())
+
+
+def check(run: Run, *, steps: int, code: int = 0) -> list[str]:
+    """What was lost up to the checkpoint of ``steps``; empty when nothing was."""
     problems = []
-    if run.process.returncode != 0:
+    if run.process.returncode != code:
         problems.append(f"exit code {run.process.returncode}")
     rows = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     if [row["step"] for row in rows] != list(range(steps + 1)):
@@ -209,19 +234,16 @@ def check(run: Run, *, steps: int) -> list[str]:
     staleness = "training/off_policy/trajectory_staleness/max"
     if max(row.get(staleness, 0) for row in rows) > STALENESS:
         problems.append("staleness above the bound")
-    latest = (run.root / "checkpoints" / "latest").read_text().strip()
-    state = json.loads((run.root / "checkpoints" / latest / "driver.json").read_text())
-    ledger = state["ledger"]
+    ledger = saved(run)["ledger"]
     ended = ledger["consumed"] + sum(ledger["dropped"].values())
     if ledger["admitted"] != ended + len(ledger["outstanding"]):
         problems.append(f"ledger {ledger}")
     if ledger["consumed"] != steps * PROMPTS:
         problems.append(f"{ledger['consumed']} prompts consumed in {steps} steps of {PROMPTS}")
-    seen = Counter(
-        (json.loads(line)["uid"], json.loads(line)["sample"])
-        for file in (run.root / "rollouts").glob("step_*.jsonl")
-        for line in file.read_text().splitlines()
-    )
+    seen: Counter[tuple[str, int]] = Counter()
+    for path in (run.root / "rollouts").glob("step_*.jsonl"):
+        with path.open() as file:  # not splitlines(): a response may hold any separator
+            seen.update((row["uid"], row["sample"]) for row in map(json.loads, file))
     twice = [key for key, count in seen.items() if count > 1]
     if twice:
         problems.append(f"sampled twice: {twice[:5]}")

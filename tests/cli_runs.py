@@ -72,7 +72,7 @@ def metrics(run: Path) -> list[dict]:
 def samples(run: Path) -> list[tuple]:
     rows = []
     for file in sorted((run / "rollouts").glob("step_*.jsonl")):
-        for line in file.read_text().splitlines():
+        for line in file.read_text().removesuffix("\n").split("\n"):
             row = json.loads(line)
             rows.append((file.stem, row["uid"], row["sample"], row["response"]))
     return rows

@@ -118,7 +118,8 @@ class Supervisor:
             self._start(name, self._restart(name, bus))
         if bus.has_served:
             for name in self._fleet.stale():
-                self._start(name, self._catch_up(name, bus))
+                # A key of its own: it waits while a push waits for this one to be restarted.
+                self._start(f"catch up {name}", self._catch_up(name, bus))
         self._resize(bus)
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()

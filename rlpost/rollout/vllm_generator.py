@@ -185,6 +185,10 @@ class VllmGenerator:
                     seed=request.seed + child.index,
                 )
             )
+        # Tokens of a version that is loaded and not committed count only once it is.
+        await self._serving.wait()
+        if any(t.spans[-1].version > self._version for t in trajectories):
+            raise RequestAborted(f"request {key} was sampled by a refused version")
         return tuple(trajectories)
 
     async def cancel(self, key: str) -> list[int]:
@@ -260,7 +264,7 @@ class VllmGenerator:
         self._pushing = version
         self._serving.clear()
         await self._engine.pause_generation(mode="keep", clear_cache=False)
-        await self._engine.start_weight_update()
+        await _refused(self._engine.start_weight_update())
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

@@ -44,7 +44,7 @@ class Sampler:
         parts = self.parts
         parts.tracker.phase(Phase.generating)
         with record.timed("wait_batch"):
-            batch = await until_stopped(self.stop, parts.producer.next_batch())
+            batch = await self._wait(parts.producer.next_batch())
         if not batch.sampled:
             raise RunFailed("no prompt of the step could be generated; run.log has the reasons")
         record.add_time("gen", batch.generation_s)
@@ -67,14 +67,13 @@ class Sampler:
             return None
         sampling = SamplingConfig(max_tokens=parts.cfg.rollout.max_tokens, temperature=0.0)
         with record.timed("greedy"):
-            collection = await until_stopped(
-                self.stop,
+            collection = await self._wait(
                 parts.collector.collect(
                     [group.prompt for group in groups],
                     num_samples=1,
                     sampling=sampling,
                     seed=parts.cfg.seed,
-                ),
+                )
             )
         rewards = {g.prompt.uid: g.rewards[0] for g in collection.groups}
         return [rewards.get(group.prompt.uid) for group in groups]
@@ -85,30 +84,32 @@ class Sampler:
         assert parts.heldout_set is not None
         parts.tracker.phase(Phase.evaluating)
         prompts = [parts.heldout_set.prompt(0, row) for row in range(len(parts.heldout_set))]
-        return await until_stopped(
-            self.stop,
+        return await self._wait(
             parts.examiner.collect(
                 prompts,
                 num_samples=parts.cfg.evaluation.samples,
                 sampling=parts.evaluation_sampling,
                 seed=parts.cfg.seed,
-            ),
+            )
         )
 
+    async def _wait(self, work: Awaitable[T]) -> T:
+        """Await what generators do; it may be thrown away.
 
-async def until_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T:
-    """Await ``work``, which may be thrown away when the person asks to stop.
-
-    Raises:
-        Interrupted: they did.
-    """
-    task = asyncio.ensure_future(work)
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        Raises:
+            Interrupted: the person asked to stop.
+            GroupLost: generators need the trainer to go on, and it is gone.
+        """
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self.stop.wait())
+        lost = asyncio.ensure_future(self.parts.bus.trainer_lost())
+        try:
+            await asyncio.wait({task, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if lost.done():
+                raise lost.result()
             raise Interrupted
-        return task.result()
-    finally:
-        stopped.cancel()
-        task.cancel()
+        finally:
+            for each in (task, stopped, lost):
+                each.cancel()

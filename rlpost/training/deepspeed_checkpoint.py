@@ -124,6 +124,7 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         # Nothing but the disk can refuse named fp32 tensors, and its errno is hidden here.
         raise OSError(str(error)) from error
+    path.chmod(0o644)  # it is the writer's alone until here, and the driver may be another user
 
 
 def load_state(

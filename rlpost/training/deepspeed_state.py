@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -162,7 +162,7 @@ def engine_state(engine: Any) -> EngineState:
 _Layout = tuple[list[Tensor], dict[str, Slot | None], Callable[[], None]]
 
 
-def _of_stage_0(optimizer: Any, named: Mapping[str, nn.Parameter]) -> _Layout:
+def _of_stage_0(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
     if hasattr(optimizer, "fp32_groups"):  # bfloat16; in float32 the weights are the masters
         groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
         masters = {p: m for group, of_it in groups for p, m in zip(group, of_it, strict=True)}
@@ -179,7 +179,7 @@ def _of_stage_0(optimizer: Any, named: Mapping[str, nn.Parameter]) -> _Layout:
     return list(masters.values()), slots, refresh
 
 
-def _of_stages_1_and_2(optimizer: Any, named: Mapping[str, nn.Parameter]) -> _Layout:
+def _of_stages_1_and_2(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
     # The second name is BF16_Optimizer's, which stage 1 uses in bfloat16.
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
     flats = optimizer.fp32_groups_flat_partition if flats is None else flats
@@ -197,7 +197,7 @@ def _of_stages_1_and_2(optimizer: Any, named: Mapping[str, nn.Parameter]) -> _La
     return list(flats), slots, optimizer.update_lp_params
 
 
-def _of_stage_3(optimizer: Any, named: Mapping[str, nn.Parameter]) -> _Layout:
+def _of_stage_3(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
     flats = list(optimizer.fp32_partitioned_groups_flat)
     slots: dict[str, Slot | None] = {}
     for name, param in named.items():

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from rlpost.control.fleet import Fleet
@@ -150,6 +151,8 @@ class WeightBus:
         self._clock = clock
         self._served: _Served | None = None
         self._lock = asyncio.Lock()  # one push at a time
+        self._lost: list[GroupLost] = []  # what catch-ups found out about the trainer
+        self._found_lost = asyncio.Event()
         self.last_version = 0
 
     async def publish(self) -> PushReport:
@@ -170,6 +173,9 @@ class WeightBus:
                 version = self.last_version = self.last_version + 1
                 try:
                     return await self._push(version, ticket, start_s)
+                except GroupLost:
+                    await self._abort(version, ticket, _Refused({}))
+                    raise
                 except _Refused as refusal:
                     last = attempt == self._cfg.attempts
                     log.warning("push of version %d was refused: %s", version, refusal)
@@ -198,18 +204,45 @@ class WeightBus:
                 return False
             if self._fleet.members[name].version == self._served.version:
                 return True  # a push of everyone came first
-            served, locator = self._served, self._served.locator
+            served = self._served
+            try:
+                return await self._catch_up(name, ticket, served)
+            except GroupLost as error:
+                if self._served is served:  # else the loop knows
+                    self._lost.append(error)
+                    self._found_lost.set()
+                raise
+
+    async def _catch_up(self, name: str, ticket: Mapping[str, int], served: _Served) -> bool:
+        locator = served.locator
+        try:
             if not locator.repeatable:
                 locator = await self._publisher.announce_again(num_receivers=self._workers[name])
-            try:
-                await self._transfer(served.version, locator, ticket, send=not locator.repeatable)
-                await self._compare(served.probe, ticket)
-                await self._commit(served.version, ticket)
-            except _Refused as refusal:
-                log.warning("%s could not catch up: %s", name, refusal)
-                self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
-                return False
-            return True
+            await self._transfer(
+                served.version,
+                locator,
+                ticket,
+                send=None if locator.repeatable else partial(self._send_again, served),
+            )
+            await self._compare(served.probe, ticket)
+            await self._commit(served.version, ticket)
+        except _Refused as refusal:
+            log.warning("%s could not catch up: %s", name, refusal)
+            self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
+            ill = isinstance(refusal.failures[name], NoAnswer | ProcessDied)
+            if not ill and self._served is served:
+                # Its own fault, or the payload is gone: with the trainer, if that is gone too.
+                await self._publisher.announce_again(num_receivers=self._workers[name])
+            return False
+        return True
+
+    async def trainer_lost(self) -> GroupLost:
+        """Return how a catch-up found out that the trainer is gone.
+
+        Whoever waits for generators has to know: they may be waiting for the trainer.
+        """
+        await self._found_lost.wait()
+        return self._lost[-1]
 
     @property
     def has_served(self) -> bool:
@@ -219,6 +252,7 @@ class WeightBus:
     def forget_served(self) -> None:
         """The payload of the newest version is gone, with the trainer that held it."""
         self._served = None
+        self._found_lost.clear()
 
     async def _participants(self) -> dict[str, int]:
         try:
@@ -238,7 +272,7 @@ class WeightBus:
         locator: Locator = await self._trainer(stage, "stage")
         staged_s = self._clock()
         try:
-            await self._transfer(version, locator, ticket, send=True)
+            await self._transfer(version, locator, ticket, send=self._send)
             loaded_s = self._clock()
             # One after the other: on a shared CPU two at once take far longer than twice one.
             truth = await self._trainer(self._publisher.probe_logprobs(self._probe), "probe")
@@ -263,23 +297,50 @@ class WeightBus:
         )
 
     async def _transfer(
-        self, version: int, locator: Locator, ticket: Mapping[str, int], *, send: bool
+        self,
+        version: int,
+        locator: Locator,
+        ticket: Mapping[str, int],
+        *,
+        send: Callable[[float], Awaitable[None]] | None,
     ) -> None:
         ranks = itertools.accumulate((self._workers[name] for name in ticket), initial=1)
         first_rank = dict(zip(ticket, ranks, strict=False))
         await self._each(ticket, lambda name, r: r.begin_push(version), "begin")
+        # Peers of a joint transfer wait for each other, with the deadline of a phase: only who
+        # is silent for longer than that is to blame.
+        timeout_s = self._cfg.timeout_s * (1 if locator.repeatable else 2)
         receiving = asyncio.ensure_future(
             self._each(
-                ticket, lambda name, r: r.receive(locator, first_rank=first_rank[name]), "transfer"
+                ticket,
+                lambda name, r: r.receive(locator, first_rank=first_rank[name]),
+                "transfer",
+                timeout_s=timeout_s,
             )
         )
+        receiving.add_done_callback(_seen)
+        refused = None
         try:
-            if send:
-                await self._trainer(self._publisher.send(), "transfer")
+            if send is not None:
+                try:
+                    await send(timeout_s)
+                except WeightPushError as error:  # the receivers know who failed
+                    refused = error
             await receiving
+            if refused is not None:
+                raise _Refused(dict.fromkeys(ticket, refused))
         finally:
             receiving.cancel()
         await self._each(ticket, lambda name, r: r.load(version), "load")
+
+    async def _send(self, timeout_s: float) -> None:
+        await self._trainer(self._publisher.send(), "transfer", timeout_s=timeout_s)
+
+    async def _send_again(self, served: _Served, timeout_s: float) -> None:
+        """Send for one that catches up: after the step the trainer may be in."""
+        if self._served is not served:
+            raise GroupLost(f"{TRAINER} was replaced since version {served.version}")
+        await self._publisher.send()  # its calls have a deadline of their own
 
     async def _compare(
         self, truth: list[list[float]], ticket: Mapping[str, int]
@@ -338,38 +399,49 @@ class WeightBus:
         except InfrastructureError as error:
             log.warning("the payload of version %d was not released: %s", version, error)
 
-    async def _trainer(self, call: Awaitable[Any], phase: str) -> Any:
+    async def _trainer(
+        self, call: Awaitable[Any], phase: str, *, timeout_s: float | None = None
+    ) -> Any:
+        timeout_s = timeout_s or self._cfg.timeout_s
         try:
-            return await asyncio.wait_for(call, self._cfg.timeout_s)
+            return await asyncio.wait_for(call, timeout_s)
         except TimeoutError as error:
-            raise GroupLost(
-                f"{TRAINER} did not finish {phase} in {self._cfg.timeout_s:g} s"
-            ) from error
+            raise GroupLost(f"{TRAINER} did not finish {phase} in {timeout_s:g} s") from error
 
     async def _each(
-        self, ticket: Mapping[str, int], call: Callable[[str, Receiver], Awaitable[Any]], phase: str
+        self,
+        ticket: Mapping[str, int],
+        call: Callable[[str, Receiver], Awaitable[Any]],
+        phase: str,
+        *,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Call every participant; collects all failures before it raises.
 
         Raises:
             _Refused: names who failed or missed the deadline, and why.
         """
+        timeout_s = timeout_s or self._cfg.timeout_s
         tasks = {
             name: asyncio.ensure_future(call(name, self._receivers[name]))
             for name in ticket
             if name in self._receivers
         }
-        if tasks:
-            await asyncio.wait(tasks.values(), timeout=self._cfg.timeout_s)
+        for task in tasks.values():
+            task.add_done_callback(_seen)
+        try:
+            if tasks:
+                await asyncio.wait(tasks.values(), timeout=timeout_s)
+        finally:
+            late = [name for name, task in tasks.items() if not task.done()]
+            for name in late:
+                tasks[name].cancel()
         failures: dict[str, Exception] = {
             name: ProcessDied("left the fleet") for name in ticket if name not in tasks
         }
         for name, task in tasks.items():
-            if not task.done():
-                task.cancel()
-                failures[name] = NoAnswer(
-                    f"{name} did not finish {phase} in {self._cfg.timeout_s:g} s"
-                )
+            if name in late:
+                failures[name] = NoAnswer(f"{name} did not finish {phase} in {timeout_s:g} s")
             elif (error := task.exception()) is not None:
                 if not isinstance(error, InfrastructureError):
                     raise error
@@ -377,6 +449,12 @@ class WeightBus:
         if failures:
             raise _Refused(failures)
         return {name: task.result() for name, task in tasks.items()}
+
+
+def _seen(task: "asyncio.Future[Any]") -> None:
+    """Mark a failure as noticed: who asked for it may be gone."""
+    if not task.cancelled():
+        task.exception()
 
 
 def logprob_difference(

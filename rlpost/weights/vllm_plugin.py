@@ -166,5 +166,8 @@ class WorkerExtension:
         self.weight_transfer_engine.commit()  # type: ignore[attr-defined]
 
     def rlpost_rollback(self) -> bool:
+        # vLLM has no verb for it: an update that began and got nothing would stay open.
+        self._weight_update_active = False
+        self.weight_transfer_engine.reset_weight_update_target()  # type: ignore[attr-defined]
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
             return self.weight_transfer_engine.rollback()  # type: ignore[attr-defined]

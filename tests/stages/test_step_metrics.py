@@ -5,6 +5,7 @@ import torch
 
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
+from rlpost.rollout.producer import Batch, Dropped
 from rlpost.stages import step_metrics
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
@@ -77,3 +78,28 @@ def test_updates_of_a_step_combine_by_what_their_numbers_are():
         "perf/trained_tokens": 15.0,
         "critic/vf_loss": 2.0,
     }
+
+
+def test_off_policy_metrics():
+    def group(length):
+        return Group(prompt=GROUP.prompt, trajectories=(trajectory(1.0, length),))
+
+    stale = [Dropped(reason="stale", mean_tokens=n) for n in (9.0, 8.0)]
+    batch = Batch(
+        groups=(group(1), group(2), group(3), group(7)),
+        sampled=(),
+        lags=(0, 1, 1, 2),
+        dropped=(*stale, Dropped(reason="no_gradient", mean_tokens=1.0)),
+        generation_s=0.0,
+        verification_s=0.0,
+        idle_s=0.0,
+    )
+    metrics = step_metrics.off_policy(batch)
+    prefix = "training/off_policy"
+    assert metrics[f"{prefix}/trajectory_staleness/mean"] == 1.0
+    assert metrics[f"{prefix}/trajectory_staleness/max"] == 2.0
+    assert [metrics[f"{prefix}/staleness/{k}"] for k in range(3)] == [0.25, 0.5, 0.25]
+    assert metrics[f"{prefix}/evicted_samples"] == 2.0
+    assert metrics["rollout/dropped/no_gradient"] == 1.0
+    rates = [metrics[f"{prefix}/drop_rate/q{q}"] for q in (1, 2, 3, 4)]
+    assert rates == [0.0, 0.0, 0.0, 1.0], "the two longest of six were dropped"

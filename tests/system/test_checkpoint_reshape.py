@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from rank_processes import run_ranks
 
+from rlpost.stages.run_directory import config_hash
+
 SCRIPT = Path(__file__).with_name("reshape_rank.py")
 STAGES = (0, 1, 2, 3)
 # Largest relative difference of the next gradient, and of the update it makes.
@@ -137,3 +139,11 @@ def test_a_forgotten_moment_is_noticed(found):
 def test_weights_that_do_not_follow_the_masters_are_noticed(found):
     assert found[STALE]["stale"] > 10
     assert found[STALE]["gradient"] > 0.1
+
+
+def test_a_run_may_be_resumed_at_another_shape():
+    def hashed(**trainer):
+        return config_hash({"trainer": {"num_ranks": 1, "zero_stage": 2, "lr": 1e-6} | trainer})
+
+    assert hashed(num_ranks=2) == hashed(zero_stage=3) == hashed()
+    assert hashed(lr=2e-6) != hashed()

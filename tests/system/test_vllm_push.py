@@ -170,6 +170,8 @@ async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
     assert [t.response_ids for t in after] == [t.response_ids for t in before]
     publisher.model.load_state_dict(good, strict=False)
     assert worst_gap(publisher, after) < 1e-3  # the old version went on serving, whole
+    await generator.begin_push(1000)  # another generator fails before anything is sent
+    assert await generator.abort_push(1000) == served
     assert (await bus.publish()).version > served  # and a good push still works
 
 

@@ -104,6 +104,7 @@ def test_shards_are_cut_at_their_size_and_read_as_one(tmp_path, monkeypatch):
         "state_000_001.safetensors",
         "state_001_000.safetensors",
     ]
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())
     shards = Shards(tmp_path)
     shards.check({"s": ()} | dict.fromkeys(tensors, (4, 3)))
     for start in range(12):

@@ -1,0 +1,153 @@
+"""What the driver itself costs: simulated generators, real producer, dispatch and accounting.
+
+    .venv/bin/python benchmarks/driver_load.py --rate 5000 --seconds 30
+    .venv/bin/python benchmarks/driver_load.py --rate 0 --trajectories 1000000
+
+Generators answer after a while with responses of 32 tokens, made once; ``--rate`` sets how many
+trajectories finish a second (0: as fast as the driver can). Printed: trajectories a second, CPU
+seconds a second of the whole process, and resident memory on the way.
+"""
+
+import argparse
+import asyncio
+import itertools
+import time
+
+import psutil
+
+from rlpost.control.failures import Budget, FailureConfig
+from rlpost.control.fleet import Fleet
+from rlpost.control.ledger import Ledger
+from rlpost.control.staleness import Staleness, StalenessConfig
+from rlpost.rollout.collector import Collector
+from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.producer import Producer, Source
+from rlpost.rollout.signal import Signal
+from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Span, Trajectory, Verdict
+
+GROUP, BATCH, ROWS, TOKENS = 8, 128, 10_000, 32
+
+
+class SimulatedGenerator:
+    """Answers after ``delay_s``; shared state says which version it serves."""
+
+    def __init__(self, served: list[int], *, delay_s: float) -> None:
+        self._served, self._delay_s = served, delay_s
+
+    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+        version = self._served[0]
+        await asyncio.sleep(self._delay_s)
+        return tuple(
+            Trajectory(
+                uid=request.prompt.uid,
+                sample=sample,
+                prompt_ids=request.prompt.token_ids,
+                response_ids=tuple(range(TOKENS)),
+                rollout_logprobs=(-1.0,) * TOKENS,
+                spans=(Span(start=0, end=TOKENS, version=version),),
+                finish_reason="stop",
+                text="",
+                seed=request.seed + sample,
+            )
+            for sample in range(request.num_samples)
+        )
+
+    async def cancel(self, key: str) -> list[int]:
+        return []
+
+
+class SimulatedJudge:
+    """Agrees at once."""
+
+    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+        return [((Verdict(verifier="v", reward=1.0),), 1.0)] * len(group.trajectories)
+
+
+class World:
+    """A fleet whose generators take a new version at once."""
+
+    def __init__(self, num: int) -> None:
+        self.fleet = Fleet([f"generator {index}" for index in range(num)])
+        self.served = [0]
+        for name in self.fleet.members:
+            self.fleet.booted(name)
+
+    def push(self, version: int) -> None:
+        self.served[0] = version
+        for name in self.fleet.members:
+            self.fleet.synced(name, incarnation=0, version=version)
+
+
+def build(args: argparse.Namespace, world: World) -> Producer:
+    fleet, served = world.fleet, world.served
+    delay_s = (2 * BATCH * GROUP) / args.rate if args.rate else 0.0
+    generators = {name: SimulatedGenerator(served, delay_s=delay_s) for name in fleet.members}
+    rows = (divmod(n, ROWS) for n in itertools.count())
+
+    def find(uid: str) -> Prompt:
+        return Prompt(uid=uid, token_ids=(1, 2, 3), text="")
+
+    return Producer(
+        Source(
+            draw=lambda: find("{}:{}".format(*next(rows))),
+            find=find,
+            useful=lambda group: True,
+            max_draws=None,
+            num_samples=GROUP,
+            sampling=SamplingConfig(max_tokens=TOKENS),
+            seed=0,
+        ),
+        collector=Collector(
+            Dispatcher(fleet, generators, signal=Signal()),
+            judge=SimulatedJudge(),
+            purpose="train",
+            failures=FailureConfig(),
+            budget=Budget(64, of="failures", field="failures.failures_in_a_row"),
+        ),
+        ledger=Ledger(),
+        staleness=Staleness(StalenessConfig(max_staleness=1), batch=BATCH),
+    )
+
+
+async def measure(args: argparse.Namespace) -> None:
+    world = World(args.generators)
+    producer = build(args, world)
+    world.push(1)
+    producer.committed(version=1, step=0)
+    process = psutil.Process()
+    start_s, cpu_s, num, step = time.monotonic(), time.process_time(), 0, 0
+    looks = 10
+    while True:
+        batch = await producer.next_batch()
+        step += 1
+        num += sum(len(group.trajectories) for group in batch.groups)
+        producer.trained(step=step)
+        world.push(step + 1)
+        producer.committed(version=step + 1, step=step)
+        elapsed_s = time.monotonic() - start_s
+        done = num / args.trajectories if args.trajectories else elapsed_s / args.seconds
+        if done >= (11 - looks) / 10:
+            looks -= 1
+            print(f"{num:9,} trajectories, {process.memory_info().rss / 1e6:.1f} MB", flush=True)
+        if done >= 1:
+            break
+    elapsed_s = time.monotonic() - start_s
+    used = (time.process_time() - cpu_s) / elapsed_s
+    print(
+        f"{args.generators} generators: {num / elapsed_s:,.0f} trajectories/s, {used:.2f} cores, "
+        f"{1e6 * used * elapsed_s / num:.0f} us of CPU a trajectory"
+    )
+    await producer.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--generators", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=5000.0, help="trajectories a second; 0: any")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--trajectories", type=int, default=0, help="stop after so many instead")
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
