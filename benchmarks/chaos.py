@@ -29,13 +29,12 @@ from pathlib import Path
 import psutil
 
 STALENESS, PROMPTS, GROUP = 1, 4, 4
-VICTIMS = {
+ACTORS = {
     "generator": "ray::VllmGenerator",
-    "engine": "VLLM::EngineCore",
-    "engine worker": "VLLM::Worker",
     "trainer rank": "ray::TrainerRank",
     "verifier": "ray::VerifierService",
 }
+VICTIMS = [*ACTORS, "engine", "engine worker", "driver"]
 REWARD = '''
 def even_share(prompts, completions, completion_ids, **columns):
     """Any response earns something, so groups differ."""
@@ -109,6 +108,13 @@ class Run:
             start_new_session=True,
         )
 
+    def end(self) -> None:
+        """Kill whatever is left of the run."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        _gone(family)
+
     def victims_left(self) -> list[str]:
         """Processes of the run's directory that outlived it."""
         return [
@@ -125,14 +131,14 @@ class Run:
         """Living processes of the run, by what they are."""
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                title = " ".join(process.cmdline())
-                stopped = process.status() == psutil.STATUS_STOPPED
-            except psutil.Error:
-                continue
-            for kind, prefix in VICTIMS.items():
-                if title.startswith(prefix) and not stopped:
+            for kind, title in ACTORS.items():
+                if _title(process).startswith(title):
                     found.setdefault(kind, []).append(process)
+        for generator in found.get("generator", []):
+            engines = _forked(generator)
+            found.setdefault("engine", []).extend(engines)
+            workers = [worker for engine in engines for worker in _forked(engine)]
+            found.setdefault("engine worker", []).extend(workers)
         return found
 
     def hit(self, kind: str, blow: signal.Signals, rng: random.Random) -> Kill | None:
@@ -155,6 +161,25 @@ class Run:
         return Kill(time.time(), kind, blow.name)
 
 
+def _title(process: psutil.Process) -> str:
+    """Command line of a process; empty when it is gone or stopped."""
+    try:
+        stopped = process.status() == psutil.STATUS_STOPPED
+        return "" if stopped else " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _forked(parent: psutil.Process) -> list[psutil.Process]:
+    """The processes that do the work of ``parent``, without Python's own helpers."""
+    try:
+        children = parent.children()
+    except psutil.Error:
+        return []
+    titles = {child: _title(child) for child in children}
+    return [child for child, title in titles.items() if title and "resource_tracker" not in title]
+
+
 def _gone(family: list[psutil.Process]) -> None:
     """Wait until what a dead driver left behind has ended; stopped processes never would."""
     _, left = psutil.wait_procs(family, timeout=20)
@@ -174,7 +199,7 @@ def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[
         if not run.is_set_up():
             continue
         blow = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
-        kill = run.hit(rng.choice([*VICTIMS, "driver"]), blow, rng)
+        kill = run.hit(rng.choice(VICTIMS), blow, rng)
         if kill is not None:
             done.append(kill)
             print(f"{datetime.now():%H:%M:%S} {kill.signal} {kill.victim}", flush=True)

@@ -8,6 +8,7 @@ checkpoint are of the same step; after a return everything is as it was at that 
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Progress:
     step: int = 0  # completed steps
     saved_step: int = -1
     evaluated_step: int = -1
+    _farthest: int = 0  # step that was reached before any return
+    _saved_here: bool = False  # this process has committed a checkpoint
     _snapshot: dict[str, Any] = field(default_factory=dict)  # driver state after `step`
     _origin: dict[str, Any] = field(default_factory=dict)  # driver state before step 1
     _scratch: Path | None = None  # a checkpoint whose files are being written
@@ -60,7 +63,9 @@ class Progress:
 
     def finish_step(self) -> None:
         """A whole step is done: it is what the next checkpoint holds."""
-        self._restarts.progress()
+        if self.step > self._farthest:  # doing again what was lost is no progress
+            self._farthest = self.step
+            self._restarts.progress()
         self.take_snapshot()
 
     # -- saving -----------------------------------------------------------------------------
@@ -89,18 +94,21 @@ class Progress:
             return
         await self.saved()
         parts.tracker.phase(Phase.checkpointing)
+        writing = []
         try:
             scratch = self._scratch = await asyncio.to_thread(parts.store.begin, self.step)
             for name, group in parts.trained_groups.items():
                 (scratch / name).mkdir()
                 await group.begin_save(scratch / name)
+                writing.append(group)
             ready = {"ready": to_records(self._snapshot["ready"])}
             state = {k: v for k, v in self._snapshot.items() if k != "ready"}
             write_json(scratch / "driver.json", {**state, "evaluated_step": self.evaluated_step})
             write_json(scratch / "ready.json", ready)
-        except OSError as error:
-            self._give_up(error)
-        except CheckpointWriteError as error:
+        except (OSError, CheckpointWriteError) as error:
+            for group in writing:
+                with suppress(CheckpointWriteError):  # one reason is enough
+                    await group.finish_save()
             self._give_up(error)
         else:
             self.saved_step = self.step
@@ -129,19 +137,26 @@ class Progress:
             await asyncio.to_thread(
                 parts.store.commit, scratch, step=step, config_hash=parts.config_hash
             )
+            self._saved_here = True
         except CheckpointWriteError as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self.parts.warn(f"step {self.step} was not saved, the run goes on: {error}")
+        self.saved_step = -1
         if self._scratch is not None:
             self.parts.store.abort(self._scratch)
+            self._scratch = None
 
     # -- going back -------------------------------------------------------------------------
 
     async def resume(self) -> None:
         """Take up the state of the checkpoint that set-up chose, if any."""
-        await self._restore(self.parts.resume_from)
+        try:
+            await self._restore(self.parts.resume_from)
+        except GroupLost as error:
+            await self.go_back(error)
+        self._farthest = self.step
 
     async def go_back(self, error: GroupLost) -> None:
         """Replace the lost trainer and continue from the last committed checkpoint.
@@ -157,14 +172,18 @@ class Progress:
             self._restarts.spend(str(error))
             try:
                 await asyncio.gather(*(group.restart() for group in parts.trained_groups.values()))
-                checkpoint = await asyncio.to_thread(parts.store.latest)
-                await self._restore(checkpoint or parts.resume_from)
+                await self._restore(await self._checkpoint())
                 break
             except GroupLost as again:
                 error = again
         parts.tracker.rewind(self.step)
         parts.progress(f"return to step {self.step}")
         log.warning("going on from step %d", self.step)
+
+    async def _checkpoint(self) -> Path | None:
+        """Where to go back to; before the first save that is where this process began."""
+        saved = await asyncio.to_thread(self.parts.store.latest) if self._saved_here else None
+        return saved or self.parts.resume_from
 
     async def _abandon_save(self) -> None:
         """Let a commit under way finish; forget a checkpoint whose writers are gone."""

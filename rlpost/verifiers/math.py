@@ -2,8 +2,9 @@
 
 Owns how a dataset's answer becomes a gold expression; parsing and comparison are
 math_verify's. Its own time-outs are off because they need signals and hide what they cut;
-the sandbox's deadline replaces them. Invariant: an answer that is no expression is an error
-of the data, and only a response that holds no expression, or a wrong one, scores 0.
+the sandbox's deadline replaces them. Invariants: an answer that is no expression is an error
+of the data, and only a response that holds no expression, or a wrong one, scores 0; to
+repeat the computation that was asked for is not to answer.
 """
 
 import logging
@@ -53,9 +54,33 @@ def math(cfg: MathConfig) -> Judge:
         answer = _parse(sample.text)
         if not answer:
             return {"reward": 0.0, "reason": "no mathematical expression in the response"}
+        if is_unworked(answer[0]) and not is_unworked(gold[0]):
+            return {"reward": 0.0, "reason": "the computation is stated, not its result"}
         return float(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
 
     return judge
+
+
+def is_unworked(expression: Any) -> bool:
+    """Whether an expression is a sum or product of numbers that nobody has worked out.
+
+    ``4 * 9`` equals 36, so "to find 4 * 9, we" would be as good as an answer, and a policy
+    learns to repeat the question. Fractions, roots and powers (3 * 10^8) are results.
+    """
+    import sympy
+
+    if not isinstance(expression, sympy.Mul | sympy.Add):
+        return False
+    numbers = [part for part in expression.args if _is_signed_number(part) and part != -1]
+    return len(numbers) > 1
+
+
+def _is_signed_number(part: Any) -> bool:
+    import sympy
+
+    if isinstance(part, sympy.Mul) and len(part.args) == 2 and part.args[0] == -1:
+        part = part.args[1]
+    return isinstance(part, sympy.Integer | sympy.Float)
 
 
 def _parse(text: str) -> list[Any]:

@@ -68,6 +68,15 @@ def test_empty_and_wrong_score_zero(service, answer):
         assert [(v.verifier, v.reward) for v in verdicts] == [(k, 0.0) for k in CASES]
 
 
+def test_repeating_the_question_scores_zero(service):
+    for a in range(2, 13):
+        for b in range(2, 13):
+            text = f"To find {a} * {b}, we multiply both the numerator and"
+            sample = Sample(prompt="", text=text, columns={"answer": str(a * b)})
+            (verdicts,) = _judge(service, sample)
+            assert [v.reward for v in verdicts] == [0.0] * len(verdicts), (text, verdicts)
+
+
 def test_missing_gold_is_an_error_and_not_zero(service):
     [verdicts] = _judge(service, Sample(prompt="q", text="6", address="f.jsonl:3"))
     assert all(v.reward is None and "f.jsonl:3" in v.error for v in verdicts), verdicts

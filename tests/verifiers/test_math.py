@@ -37,6 +37,11 @@ def _reward(judge, text, answer):
         ("48 clips in May.\n#### 72", "72"),
         (r"\boxed{7}", "seven is 7"),
         ("-3", "so we get -3"),
+        ("36", "4 * 9 = 36"),
+        ("300000000", r"$3\cdot 10^8$"),
+        ("3", r"\boxed{\frac{6}{2}}"),
+        ("1024", "$2^{10}$"),
+        (r"3 \cdot 5", r"\boxed{3 \cdot 5}"),
     ],
 )
 def test_equal_answers(judge, answer, text):
@@ -55,6 +60,11 @@ def test_equal_answers(judge, answer, text):
         ("(1, 2)", "2"),
         ("6", ""),
         ("6", "I do not know"),
+        ("36", "To find 4 * 9, we multiply both the"),
+        ("36", r"\boxed{4 \times 9}"),
+        ("63", "9 x 7 = 63, so 9 * 7 ="),
+        ("3", "we need 10 - 7"),
+        ("8", "that is 3 + 5"),
     ],
 )
 def test_other_answers(judge, answer, text):
