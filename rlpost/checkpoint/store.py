@@ -62,7 +62,7 @@ class CheckpointStore:
 
         store = CheckpointStore(run_dir / "checkpoints", keep=2)
         with store.saving(step=20, config_hash=config_hash) as scratch:
-            trainer.save(scratch / "trainer")
+            save_model(scratch / "model")
             write_json(scratch / "driver.json", state)
         path = store.latest()
     """

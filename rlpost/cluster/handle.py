@@ -50,6 +50,8 @@ class Handle:
         except ActorUnavailableError as error:
             raise NoAnswer(f"{self.name} is out of reach ({method}): {error}") from error
         except RayTaskError as error:
+            if isinstance(error.cause, Exception):  # says it in a line; Ray's has the traceback
+                raise error.cause from error
             raise error.as_instanceof_cause() from error
 
     def kill(self) -> None:

@@ -132,14 +132,21 @@ class Progress:
     async def _commit(self, scratch: Path, step: int) -> None:
         parts = self.parts
         try:
-            for group in parts.trained_groups.values():
-                await group.finish_save()
+            await self._files_written()
             await asyncio.to_thread(
                 parts.store.commit, scratch, step=step, config_hash=parts.config_hash
             )
             self._saved_here = True
         except CheckpointWriteError as error:
             self._give_up(error)
+
+    async def _files_written(self) -> None:
+        """Let every group end what it began, also when another one could not write."""
+        groups = self.parts.trained_groups.values()
+        results = await asyncio.gather(*(g.finish_save() for g in groups), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in sorted(errors, key=lambda error: not isinstance(error, GroupLost)):
+            raise error
 
     def _give_up(self, error: Exception) -> None:
         self.parts.warn(f"step {self.step} was not saved, the run goes on: {error}")
