@@ -49,13 +49,13 @@ def start(place: Path, *args, **kwargs) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 240) -> str:
+def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
     output, _ = process.communicate(timeout=timeout_s)
     return output
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if any(row["step"] >= step for row in metrics(run)):
             return

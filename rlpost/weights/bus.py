@@ -193,7 +193,8 @@ class WeightBus:
         """Bring one generator to the newest committed version, while the others serve.
 
         Returns:
-            Whether it serves now; False when there is no such version yet, or it failed.
+            Whether this made it serve; False when there is no such version yet, when it failed,
+            or when a push of everyone came first.
 
         Raises:
             GroupLost: the trainer was needed and is gone.
@@ -203,7 +204,7 @@ class WeightBus:
             if self._served is None or not ticket:
                 return False
             if self._fleet.members[name].version == self._served.version:
-                return True  # a push of everyone came first
+                return False  # a push of everyone came first
             served = self._served
             try:
                 return await self._catch_up(name, ticket, served)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_runs import REWARD, STEPS, finish, metrics, samples, start, wait_for_step
 
+pytestmark = pytest.mark.timeout(900)  # processes boot slowly beside others
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:

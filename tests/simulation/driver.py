@@ -1,0 +1,290 @@
+"""One driver: the real controller around simulated processes.
+
+Mirrors ``stages/rl_parts.boot`` with the loop's clock; the ``Checked`` classes add nothing
+but calls of the checker.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from simulation.engine import RemoteEngine
+from simulation.judges import Judges
+from simulation.trainer import CriticGroup, TrainerGroup
+
+from rlpost.algorithms.advantages import GRPOConfig
+from rlpost.algorithms.kl_controller import KLController
+from rlpost.algorithms.losses import ClipConfig
+from rlpost.algorithms.shaping import DynamicSamplingConfig
+from rlpost.checkpoint.store import CheckpointConfig
+from rlpost.cluster.supervision import Supervisor
+from rlpost.config.schema import (
+    AlgorithmConfig,
+    Anchor,
+    CriticRoleConfig,
+    EvaluationConfig,
+    RLConfig,
+    RolloutConfig,
+)
+from rlpost.control.failures import Budget, FailureConfig
+from rlpost.control.fleet import Fleet
+from rlpost.control.ledger import Ledger
+from rlpost.control.staleness import Staleness, StalenessConfig
+from rlpost.control.watchdog import Watchdog
+from rlpost.data.cursor import PromptCursor
+from rlpost.data.dataset import PromptDataset
+from rlpost.rollout.collector import Collector
+from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.producer import Batch, Producer
+from rlpost.rollout.signal import Signal
+from rlpost.stages.prompt_source import training_source
+from rlpost.stages.rl import run_loop
+from rlpost.stages.rl_driver import guarded
+from rlpost.stages.rl_parts import RLParts
+from rlpost.tracking.tracker import RunStatus, Trackers
+from rlpost.training.objective import Objective
+from rlpost.training.settings import TrainerConfig
+from rlpost.types import Prompt
+from rlpost.weights.bus import BusConfig, WeightBus
+
+FAILURES = FailureConfig(
+    ping_every_s=3.0, ping_timeout_s=4.0, max_backoff_s=4.0, stuck_after_s=600.0
+)
+PUSH_TIMEOUT_S = 20.0
+
+
+class CheckedLedger(Ledger):
+    """Tells the checker who comes and goes."""
+
+    checker: Any = None
+
+    def admit(self, uid: str) -> None:
+        super().admit(uid)
+        self.checker.admitted(uid)
+
+    def consume(self, uid: str, step: int) -> None:
+        super().consume(uid, step)
+        self.checker.ended(uid, "consumed")
+
+    def drop(self, uid: str, reason: str) -> None:
+        super().drop(uid, reason)
+        self.checker.ended(uid, f"dropped {reason}")
+
+
+class CheckedProducer(Producer):
+    """Tells the checker of batches, steps and versions."""
+
+    checker: Any = None
+
+    async def next_batch(self) -> Batch:
+        batch = await super().next_batch()
+        self.checker.batch(batch)
+        return batch
+
+    def trained(self, *, step: int) -> None:
+        super().trained(step=step)
+        self.checker.trained(step)
+
+    def committed(self, *, version: int, step: int) -> None:
+        super().committed(version=version, step=step)
+        self.checker.committed(version, step)
+
+    def restore(self, ready: Any, *, staleness: Mapping[str, Any], version: int) -> None:
+        super().restore(ready, staleness=staleness, version=version)
+        self.checker._world.restored_version = version
+        self.checker.restored(staleness["step"])
+
+
+class CheckedDispatcher(Dispatcher):
+    """Tells the checker who runs beside whom."""
+
+    checker: Any = None
+
+    async def generate(self, request: Any, *, alone: bool = False, **rest: Any) -> Any:
+        on_start = rest.pop("on_start", lambda version: None)
+
+        def started(version: int) -> None:
+            used = self._permits[self._where[request.key]].used
+            self.checker.request_sent(request.key, alone=alone, used=used)
+            on_start(version)
+
+        return await super().generate(request, alone=alone, on_start=started)
+
+
+class Parts(RLParts):
+    """Reads the loop's clock."""
+
+    def progress(self, what: str) -> None:
+        self.watchdog.progress(what, now_s=asyncio.get_running_loop().time())
+
+    async def export(self, step: int) -> None:
+        await self.trainer.export()  # type: ignore[call-arg]
+
+
+class Sink:
+    """A tracker."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._world.log(f"step {step} reported")
+
+    def log_samples(self, step: int, samples: Any) -> None:
+        self._world.checker.step_done(step)
+
+    def rewind(self, step: int) -> None:
+        self._world.log(f"rewound to step {step}")
+
+    def close(self, status: RunStatus) -> None:
+        """Nothing is open."""
+
+
+def config_of(world: Any) -> RLConfig:
+    """The run's configuration, as a person would have written it."""
+    s = world.scenario
+    cfg = RLConfig(
+        seed=s.seed,
+        rollout=RolloutConfig(
+            prompts_per_step=s.batch, group_size=s.group_size, max_tokens=s.max_tokens
+        ),
+        rl=StalenessConfig(
+            max_staleness=s.max_staleness, on_overage=s.on_overage, oversample=s.oversample
+        ),
+        algorithm=AlgorithmConfig(
+            advantage=GRPOConfig(),
+            dynamic_sampling=DynamicSamplingConfig(enabled=s.dynamic, max_rounds=3),
+            epochs=s.epochs,
+            mini_batches=s.mini_batches,
+            anchor=Anchor.proximal if s.proximal else Anchor.rollout,
+        ),
+        loss=ClipConfig(),
+        trainer=TrainerConfig(steps=s.steps),
+        critic=CriticRoleConfig(enabled=s.critic, warmup_only_steps=s.critic_alone),
+        evaluation=EvaluationConfig(every=2),
+        checkpoint=CheckpointConfig(every=s.every, keep=s.keep),
+        failures=FAILURES,
+    )
+    cfg.rl.check()
+    return cfg
+
+
+def dataset(seed: int, rows: int, *, name: str) -> PromptDataset:
+    prompts = [
+        Prompt(uid=f"0:{row}", token_ids=(1, (seed + row) % 5, row % 5), text=f"{name} {row}")
+        for row in range(rows)
+    ]
+    return PromptDataset(prompts, name=name, skipped=[])
+
+
+async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
+    """Build everything, run the loop, close everything."""
+    parts, dispatcher = _build(world, stop)
+    setups = [parts.supervisor.boot(), parts.trainer.setup()]  # type: ignore[call-arg]
+    if parts.critic is not None:
+        setups.append(parts.critic.setup())  # type: ignore[call-arg,arg-type]
+    await asyncio.gather(*setups)
+    world.parts = parts
+    world.checker.born()
+    try:
+        status = await guarded(run_loop(parts, stop), by=parts.supervisor.run(parts.bus))
+        world.checker.finished(dispatcher)
+        return status
+    finally:
+        await parts.supervisor.close()
+        await asyncio.gather(
+            *(group.close() for group in parts.trained_groups.values()), return_exceptions=True
+        )
+
+
+def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
+    s, cfg, clock = world.scenario, config_of(world), asyncio.get_running_loop().time
+    signal, fleet = Signal(), Fleet(s.names, missed_until_dead=cfg.failures.missed_pings)
+    generators: dict[str, Any] = {}
+    workers: dict[str, int] = {}
+    budget = Budget(
+        cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
+    )
+    watchdog = Watchdog(stuck_after_s=cfg.failures.stuck_after_s, now_s=clock())
+    dispatcher = CheckedDispatcher(fleet, generators, signal=signal, permits=s.permits, clock=clock)
+    supervisor = Supervisor(
+        fleet,
+        generators,
+        workers=workers,
+        spawn=lambda name: RemoteEngine(world, name),
+        dispatcher=dispatcher,
+        signal=signal,
+        failures=cfg.failures,
+        budget=budget,
+        watchdog=watchdog,
+        wanted=world.wanted,
+        clock=clock,
+    )
+    judges = Judges(world)
+
+    def collector(purpose: str) -> Collector:
+        return Collector(
+            dispatcher,
+            judge=judges,
+            purpose=purpose,
+            failures=cfg.failures,
+            budget=budget,
+            finished=lambda what: watchdog.progress(what, now_s=clock()),
+            clock=clock,
+        )
+
+    train_set = dataset(s.seed, s.rows, name="train")
+    cursor = PromptCursor(s.rows, seed=s.seed, shuffle=True, fingerprint=train_set.fingerprint)
+    ledger, staleness, training = (
+        CheckedLedger(),
+        Staleness(cfg.rl, batch=s.batch),
+        collector("train"),
+    )
+    producer = CheckedProducer(
+        training_source(cfg, train_set, cursor),
+        collector=training,
+        ledger=ledger,
+        staleness=staleness,
+        clock=clock,
+    )
+    for checked in (ledger, producer, dispatcher):
+        checked.checker = world.checker
+    trainer = TrainerGroup(world, "trainer")
+    bus = WeightBus(
+        trainer,
+        fleet=fleet,
+        receivers=generators,
+        workers=workers,
+        probe=[(1, 2, 3, 4), (4, 0, 1)],
+        cfg=BusConfig(exact=True, timeout_s=PUSH_TIMEOUT_S, boot_timeout_s=120.0),
+        changed=signal.wait,
+        clock=clock,
+    )
+    store = world.disk.store(s.keep)
+    parts = Parts(
+        cfg=cfg,
+        config_hash="simulated",
+        directory=None,  # type: ignore[arg-type]
+        train_set=train_set,
+        heldout_set=dataset(s.seed, 2, name="heldout") if s.heldout else None,
+        cursor=cursor,
+        ledger=ledger,
+        staleness=staleness,
+        fleet=fleet,
+        supervisor=supervisor,
+        producer=producer,
+        collector=training,
+        examiner=collector("heldout"),
+        trainer=trainer,  # type: ignore[arg-type]
+        critic=CriticGroup(world, "critic") if s.critic else None,  # type: ignore[arg-type]
+        reference=None,
+        rewards=None,
+        objective=Objective(loss=cfg.loss, kl=cfg.algorithm.kl),
+        kl_controller=KLController(0.0, cfg.algorithm.kl.adaptive),
+        bus=bus,
+        store=store,
+        tracker=Trackers([Sink(world)]),
+        watchdog=watchdog,
+        resume_from=store.latest(),
+    )
+    return parts, dispatcher

@@ -1,0 +1,221 @@
+"""A simulated trainer, or critic: weights are a function of what it was trained on, in order.
+
+Mirrors ``cluster/trainers.py`` and ``training/deepspeed_stepper.py``: a serial process, files
+written behind its back after ``begin_save``, everything in memory gone when it dies.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from simulation import toy
+from simulation.process import Process
+
+from rlpost.checkpoint.space import CheckpointWriteError
+from rlpost.errors import GroupLost, NoAnswer, ProcessDied
+from rlpost.training.packing import PackedBatches
+from rlpost.weights.transports.protocol import Locator
+
+UPDATE_S, STAGE_S, BUILD_S, WRITE_S = 0.4, 0.05, 1.5, 0.6
+FILE = "state.json"
+
+
+class Learner:
+    """The body of a trainer's process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process, self._world = process, process.world
+        self.weights = toy.FIRST
+        self.update_id = 0
+        self._gradient: bytes | None = None
+        self._staged: tuple[int, toy.Weights] | None = None
+        self._announced = False
+        self._writing: asyncio.Task[None] | None = None
+        self._write_error: Exception | None = None
+
+    async def setup(self) -> int:
+        await self._process.work(BUILD_S)
+        return len(self.weights)
+
+    async def forward_backward(self, batches: PackedBatches) -> dict[str, float]:
+        assert self._gradient is None, "optim_step must consume the gradients first"
+        assert any(batches), "an optimizer batch without micro-batches"
+        await self._process.work(UPDATE_S)
+        self._gradient = toy.gradient_of(batches)
+        return {"actor/pg_loss": 0.0}
+
+    async def optim_step(self, step_id: int) -> dict[str, float]:
+        assert step_id > self.update_id, (step_id, self.update_id)
+        assert self._gradient is not None
+        self._world.point("optim_step")
+        self.weights = toy.updated(self.weights, self._gradient, step_id)
+        self.update_id, self._gradient = step_id, None
+        await self._process.work(0.01)
+        return {"actor/lr": 1.0}
+
+    async def per_token(self, batches: PackedBatches) -> list[list[np.ndarray]]:
+        """What ``logprobs`` of a policy and ``values`` of a critic have in common."""
+        await self._process.work(UPDATE_S / 2)
+        return [
+            [np.full(batch.target_R.shape, -1.0, dtype=np.float32) for batch in rank_batches]
+            for rank_batches in batches
+        ]
+
+    async def stage(self, version: int, num_receivers: int) -> Locator:
+        await self._process.work(STAGE_S)
+        self._staged = (version, self.weights)
+        self._announced = True
+        self._world.checker.staged(version, self.weights)
+        self._world.point("stage")
+        return self._world.payloads.announce(version, self.weights, num_receivers=num_receivers)
+
+    async def announce_again(self, num_receivers: int) -> Locator:
+        await self._process.work(0.01)
+        assert self._staged is not None, "nothing was staged yet"
+        version, weights = self._staged
+        self._announced = True
+        return self._world.payloads.announce(version, weights, num_receivers=num_receivers)
+
+    async def send(self) -> None:
+        assert self._announced, "nothing was announced yet"
+        await self._world.payloads.send(self._process)
+
+    async def release(self, version: int) -> None:
+        await self._process.work(0.005)
+        self._world.payloads.release(version)
+
+    async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        await self._process.work(0.02)
+        return toy.probe(self.weights, sequences)
+
+    async def begin_save(self, directory: str) -> None:
+        assert self._writing is None, "finish_save must end the last save first"
+        await self._process.work(0.02)
+        self._world.point("begin_save")
+        state = json.dumps({"weights": self.weights, "update_id": self.update_id})
+        self._write_error = None
+        writing = self._write(Path(directory) / FILE, state)
+        self._writing = self._process.spawn(writing, "write")
+
+    async def _write(self, path: Path, state: str) -> None:
+        try:
+            self._world.disk.may("write")
+            path.write_text(state[: len(state) // 2])
+            await self._process.work(WRITE_S)
+            path.write_text(state)
+        except OSError as error:
+            self._write_error = CheckpointWriteError(f"{path}: {error}")
+
+    async def finish_save(self) -> None:
+        assert self._writing is not None, "begin_save comes first"
+        writing, self._writing = self._writing, None
+        await asyncio.shield(writing)
+        if self._write_error is not None:
+            raise self._write_error
+
+    async def load(self, directory: str) -> None:
+        await self._process.work(0.1)
+        state = json.loads((Path(directory) / FILE).read_text())
+        self.weights, self.update_id = tuple(state["weights"]), state["update_id"]
+        self._gradient = None
+
+    async def export(self) -> None:
+        await self._process.work(0.1)
+
+    async def close(self) -> None:
+        self._process.kill()
+
+
+class Group:
+    """The driver's end; errors as ``cluster.ranks.Ranks`` gives them."""
+
+    def __init__(self, world: Any, name: str) -> None:
+        self._world, self.name = world, name
+        self.process = self._spawn()
+
+    def _spawn(self) -> Process:
+        process = Process(self._world, self.name, serial=True)
+        process.body = Learner(process)
+        process.on_death = self._died
+        self._world.learners[self.name] = process
+        return process
+
+    def _died(self) -> None:
+        if self.name == "trainer" and not self._world.scenario.payload_survives:
+            self._world.payloads.lose()
+
+    @property
+    def body(self) -> Learner:
+        return self.process.body
+
+    async def _verb(self, verb: str, *args: Any) -> Any:
+        try:
+            return await self.process.call(verb, *args, timeout_s=self._world.limits.call_s)
+        except (ProcessDied, NoAnswer) as error:
+            raise GroupLost(str(error)) from error
+
+    async def setup(self) -> int:
+        return await self._verb("setup")
+
+    async def restart(self) -> None:
+        self.process.kill()
+        self.process = self._spawn()
+        await self._verb("setup")
+
+    async def begin_save(self, directory: Path) -> None:
+        await self._verb("begin_save", str(directory))
+
+    async def finish_save(self) -> None:
+        await self._verb("finish_save")
+
+    async def load(self, directory: Path) -> None:
+        await self._verb("load", str(directory))
+
+    async def optim_step(self, step_id: int) -> dict[str, float]:
+        return await self._verb("optim_step", step_id)
+
+    async def close(self) -> None:
+        await self._verb("close")
+
+
+class TrainerGroup(Group):
+    """The policy; also the bus's publisher."""
+
+    async def forward_backward(
+        self, batches: PackedBatches, *, objective: Any, temperature: float
+    ) -> dict[str, float]:
+        return await self._verb("forward_backward", batches)
+
+    async def logprobs(self, batches: PackedBatches, *, temperature: float) -> Any:
+        return await self._verb("per_token", batches)
+
+    async def stage(self, version: int, *, num_receivers: int) -> Locator:
+        return await self._verb("stage", version, num_receivers)
+
+    async def announce_again(self, *, num_receivers: int) -> Locator:
+        return await self._verb("announce_again", num_receivers)
+
+    async def export(self) -> None:
+        await self._verb("export")
+
+    async def send(self) -> None:
+        await self._verb("send")
+
+    async def release(self, version: int) -> None:
+        await self._verb("release", version)
+
+    async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return await self._verb("probe_logprobs", sequences)
+
+
+class CriticGroup(Group):
+    """The value model."""
+
+    async def forward_backward(self, batches: PackedBatches, *, loss: Any) -> dict[str, float]:
+        return await self._verb("forward_backward", batches)
+
+    async def values(self, batches: PackedBatches) -> Any:
+        return await self._verb("per_token", batches)
