@@ -25,7 +25,7 @@ from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
-from rlpost.weights.bus import PushReport
+from rlpost.weights.push import PushReport
 
 PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 

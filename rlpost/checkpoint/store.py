@@ -50,10 +50,6 @@ class CheckpointConfig:
                 "use checkpoint.every=0 to save only at the end"
             )
 
-    def due(self, step: int) -> bool:
-        """Whether the loop saves after ``step`` (counted from 1)."""
-        return self.every > 0 and step % self.every == 0
-
 
 class CheckpointStore:
     """Checkpoints under ``root`` (a run's ``checkpoints/``).

@@ -2,7 +2,7 @@
 
 Owns the three places and the moves between them. Refuses to own the decisions (staleness.py)
 and what a group is. Invariants: a uid is in exactly one place; the places together hold at
-most ``capacity``; ready groups survive a rollback of the step that took them. Pure.
+most ``capacity``. Pure.
 """
 
 from collections.abc import Iterable, Sequence
@@ -90,17 +90,12 @@ class GroupBuffer(Generic[T]):
 
     def reserve(self, uids: Iterable[str]) -> list[T]:
         """Hand ready groups to the step in progress, in the order of ``uids``."""
-        assert not self._training, "the last step's groups were neither committed nor rolled back"
+        assert not self._training, "the last step's groups were not committed"
         self._training = {uid: self._ready.pop(uid) for uid in uids}
         return [entry.group for entry in self._training.values()]
 
     def commit(self) -> None:
         """The step is done: forget its groups."""
-        self._training = {}
-
-    def rollback(self) -> None:
-        """The step did not happen: its groups are ready again."""
-        self._ready = {**self._training, **self._ready}
         self._training = {}
 
     def restore(self, entries: Iterable[Ready[T]]) -> None:

@@ -53,8 +53,9 @@ from rlpost.training.objective import Objective
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt, SamplingConfig
-from rlpost.weights.bus import BusConfig, WeightBus
+from rlpost.weights.bus import WeightBus
 from rlpost.weights.publisher import Transport
+from rlpost.weights.push import BusConfig
 
 log = logging.getLogger(__name__)
 

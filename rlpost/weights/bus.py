@@ -14,88 +14,22 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
+from rlpost.weights.push import (
+    BusConfig,
+    Publisher,
+    PushReport,
+    Receiver,
+    logprob_difference,
+)
 from rlpost.weights.transports.protocol import Locator
 
 log = logging.getLogger(__name__)
 
-FLOAT32_MAX_DIFF = 1e-3
-REDUCED_MEAN_DIFF = 0.1
 TRAINER = "trainer"
-
-
-class Publisher(Protocol):
-    """The trainer, as the bus sees it; raises GroupLost when it is gone."""
-
-    async def stage(self, version: int, *, num_receivers: int) -> Locator:
-        """Write the current weights as ``version`` for so many receiving processes."""
-
-    async def announce_again(self, *, num_receivers: int) -> Locator:
-        """Make the newest payload fetchable once more, by so many processes."""
-
-    async def send(self) -> None:
-        """Take part in the transfer."""
-
-    async def release(self, version: int) -> None:
-        """Free the payload of ``version``."""
-
-    async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob (nats, temperature 1) of every token after the first."""
-
-
-class Receiver(Protocol):
-    """A generator, as the bus sees it; a subset of ``rollout.protocol.Generator``."""
-
-    async def begin_push(self, version: int) -> None: ...
-    async def receive(self, locator: Locator, *, first_rank: int) -> None: ...
-    async def load(self, version: int) -> None: ...
-    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
-    async def commit_push(self, version: int) -> None: ...
-    async def abort_push(self, version: int) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushReport:
-    """What one committed push cost and how well both sides agree."""
-
-    version: int
-    size_bytes: int
-    push_s: float  # everything, refused attempts included
-    stage_s: float  # trainer writes the payload
-    load_s: float  # generators fetch, verify and load
-    probe_s: float
-    probe_logprob_diff_mean: float  # nats
-    probe_logprob_diff_max: float
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "weights/version": float(self.version),
-            "weights/bytes": float(self.size_bytes),
-            "weights/push_s": self.push_s,
-            "weights/stage_s": self.stage_s,
-            "weights/load_s": self.load_s,
-            "weights/probe_s": self.probe_s,
-            "weights/probe_logprob_diff_mean": self.probe_logprob_diff_mean,
-            "weights/probe_logprob_diff_max": self.probe_logprob_diff_max,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BusConfig:
-    """Deadlines and the bound of the probe, resolved."""
-
-    exact: bool  # whether both sides compute in float32
-    max_diff: float | None = None  # overrides the bound of the probe, in nats
-    timeout_s: float = 120.0  # deadline of each phase
-    boot_timeout_s: float = 600.0  # deadline of waiting for any generator at all
-    attempts: int = 3  # pushes of one set of weights before the run gives up
-
-    @property
-    def bound(self) -> float:
-        return self.max_diff or (FLOAT32_MAX_DIFF if self.exact else REDUCED_MEAN_DIFF)
 
 
 class _Refused(Exception):
@@ -456,16 +390,3 @@ def _seen(task: "asyncio.Future[Any]") -> None:
     """Mark a failure as noticed: who asked for it may be gone."""
     if not task.cancelled():
         task.exception()
-
-
-def logprob_difference(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
-) -> tuple[float, float]:
-    """Return the mean and the largest absolute difference in nats; NaN counts as infinite."""
-    gaps = [
-        abs(a - b)
-        for mine, other in zip(ours, theirs, strict=True)
-        for a, b in zip(mine, other, strict=True)
-    ]
-    gaps = [gap if gap == gap else float("inf") for gap in gaps]
-    return sum(gaps) / len(gaps), max(gaps)

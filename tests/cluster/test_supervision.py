@@ -12,7 +12,8 @@ from rlpost.control.watchdog import Watchdog
 from rlpost.errors import NoAnswer, ProcessDied, RunFailed, RunStuck
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.signal import Signal
-from rlpost.weights.bus import BusConfig, WeightBus
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.push import BusConfig
 
 
 class Process(FakeGenerator):

@@ -62,23 +62,6 @@ def test_groups_are_handed_out_in_the_order_asked_for():
     assert buffer.reserve(["0:2", "0:0"]) == ["group 0:2", "group 0:0"]
 
 
-class Careless(GroupBuffer):
-    """Broken: a rollback forgets the groups of the step."""
-
-    def rollback(self):
-        self.commit()
-
-
-@pytest.mark.parametrize(("kind", "kept"), [(GroupBuffer, True), (Careless, False)])
-def test_groups_survive_a_step_that_did_not_happen(kind, kept):
-    buffer = buffer_with_ready("0:0", "0:1", "0:2", kind=kind)
-    before = {entry.uid: entry for entry in buffer.ready}
-    buffer.reserve(["0:2", "0:0"])
-    buffer.rollback()
-    assert ({entry.uid: entry for entry in buffer.ready} == before) == kept
-    assert buffer.training == ()
-
-
 def test_a_discarded_group_is_gone_and_its_uid_may_come_again():
     buffer = buffer_with_ready("0:0")
     buffer.start("0:1", version=1)
@@ -133,7 +116,7 @@ def test_moves_that_make_no_sense_fail_and_change_nothing(act, error):
 
 # -- any sequence of moves -----------------------------------------------------------------------
 
-MOVES = ("start", "restart", "finish", "discard", "reserve", "commit", "rollback")
+MOVES = ("start", "restart", "finish", "discard", "reserve", "commit")
 CAPACITY = 6
 
 
@@ -164,13 +147,9 @@ def simulate(seed, kind=GroupBuffer):
             uids = {pick("ready"), pick("ready")}
             assert buffer.reserve(uids) == list(uids)
             model |= {uid: ("training", *model[uid][1:]) for uid in uids}
-        elif move in ("commit", "rollback"):
-            getattr(buffer, move)()
-            training = [uid for uid, (place, *_) in model.items() if place == "training"]
-            for uid in training:
-                _, *rest = model.pop(uid)
-                if move == "rollback":
-                    model[uid] = ("ready", *rest)
+        elif move == "commit":
+            buffer.commit()
+            model = {uid: entry for uid, entry in model.items() if entry[0] != "training"}
         found = [
             (entry.uid, (place, entry.order, entry.version))
             for place in ("running", "ready", "training")
@@ -205,7 +184,7 @@ class BackOfTheQueue(GroupBuffer):
         self.start(uid, version=version)
 
 
-@pytest.mark.parametrize("kind", [Careless, Doubling, BackOfTheQueue])
+@pytest.mark.parametrize("kind", [Doubling, BackOfTheQueue])
 def test_that_law_notices_a_broken_move(kind):
     with pytest.raises(AssertionError, match="exactly one place"):
         for seed in range(20):

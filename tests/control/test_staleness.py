@@ -329,9 +329,6 @@ class Run:
             self.law(ON_POLICY, here == {e.uid for e in taken if e.version == self.version})
         uids = self.buffer.reserve(entry.uid for entry in taken)
         self.generate()
-        if self.rng.random() < 0.1:
-            self.buffer.rollback()
-            return
         self.buffer.commit()
         if self.commit_early:
             self.generate()

@@ -45,7 +45,8 @@ from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
-from rlpost.weights.bus import BusConfig, WeightBus
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.push import BusConfig
 
 FAILURES = FailureConfig(
     ping_every_s=3.0, ping_timeout_s=4.0, max_backoff_s=4.0, stuck_after_s=600.0
