@@ -124,6 +124,12 @@ class Checker:
         self.expect(counts.consumed == consumed, f"{counts}, expected {consumed} consumed")
         self.look()
 
+    def replaced(self, *kinds: str) -> None:
+        """A process is thrown away: one of these kinds must have given reason to."""
+        injected = self._world.faults.injected
+        guilty = any(fault.startswith(kinds) for fault in injected)
+        self.expect(guilty, f"{kinds[0]} is replaced, and only {dict(injected)} happened")
+
     # -- prompts ----------------------------------------------------------------------------
 
     def admitted(self, uid: str) -> None:

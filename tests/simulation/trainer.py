@@ -161,6 +161,7 @@ class Group:
         return await self._verb("setup")
 
     async def restart(self) -> None:
+        self._world.checker.replaced("trainer", "critic")
         self.process.kill()
         self.process = self._spawn()
         await self._verb("setup")
