@@ -322,6 +322,8 @@ class WeightBus:
             await self._each(reachable, lambda name, r: r.abort_push(version), "abort")
         except _Refused as refusal:
             for name, error in refusal.failures.items():
+                if isinstance(error, WeightPushError) and name in self._fleet.stale():
+                    continue  # it never served: it has nothing to go back to, and needs nothing
                 self._fleet.died(
                     name,
                     incarnation=ticket[name],

@@ -106,6 +106,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def cancel_all(self, *, rounds: int = 50) -> None:
         """End every task; what they do in ``finally`` runs."""
+        self._max_s, self._max_iterations = float("inf"), self.turns + 100_000
         for _ in range(rounds):
             tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
             if not tasks:
