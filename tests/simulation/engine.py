@@ -188,6 +188,7 @@ class Engine:
 
     async def commit_push(self, version: int) -> None:
         await self._process.work(RPC_S)
+        self._world.point("commit_push")
         self._committed = self._loaded
         self._pushing = None
         self._serving.set()

@@ -252,6 +252,7 @@ def _fault(draw: random.Random, base: Scenario) -> Fault:
         case "disk":
             how = draw.choice(("full", "full", "damage"))
             verb = draw.choice(("begin", "write", "commit"))
+            verb = "commit" if how == "damage" else verb  # of what was committed
             return Fault(kind=how, target="disk", verb=verb, nth=nth)
     raise AssertionError(kind)
 

@@ -8,11 +8,12 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from simulation.controls import CONTROLS
-from simulation.scenario import doomed, scenario_of
+from simulation.scenario import Fault, Scenario, doomed, scenario_of
 from simulation.virtual_time import Deadlock, TooLong, VirtualLoop
 from simulation.world import Result, simulate
 
@@ -103,6 +104,51 @@ def test_a_missing_mechanism_is_noticed(mechanism):
             assert simulate(scenario_of(seed)).good, replay(seed)
             return
     pytest.fail(f"400 seeds pass without: {mechanism}")
+
+
+SMALL = Scenario(seed=1, steps=4, batch=2, group_size=2, generators=1, max_staleness=1)
+FOUND = {  # what the simulation found, as small as it gets
+    "a catch-up that waits for a push kept its generator from being restarted": replace(
+        SMALL,
+        faults=(
+            Fault(kind="lost_call", target="generator 0", verb="logprobs", nth=2),
+            Fault(kind="crash_before", target="generator 0", verb="begin_push", nth=3),
+        ),
+    ),
+    "the trainer died while a new driver resumed": replace(
+        SMALL,
+        faults=(
+            Fault(kind="crash", target="driver", verb="commit ends"),
+            Fault(kind="crash_before", target="trainer", verb="load"),
+        ),
+    ),
+    "one group could not write, and the other was never asked to finish": replace(
+        SMALL, critic=True, faults=(Fault(kind="full", target="disk", verb="write", nth=3),)
+    ),
+    "every generator waited for weights that had died with the trainer": replace(
+        SMALL,
+        max_staleness=0,
+        repeatable=False,
+        faults=(
+            Fault(kind="crash_later", target="trainer", verb="release"),
+            Fault(kind="crash_before", target="generator 0", verb="generate", nth=4),
+        ),
+    ),
+    "a dead receiver of a joint transfer cost the trainer": replace(
+        SMALL,
+        generators=2,
+        repeatable=False,
+        reset_seen=False,
+        faults=(Fault(kind="crash_before", target="generator 1", verb="receive", nth=2),),
+    ),
+    "stopping left requests in the engines": replace(SMALL, max_staleness=3, permits=9),
+}
+
+
+@pytest.mark.parametrize("finding", FOUND)
+def test_what_was_found_stays_mended(finding):
+    result = simulate(FOUND[finding])
+    assert result.good and result.outcome == "done", result.violation
 
 
 # -- the loop itself ------------------------------------------------------------------------
