@@ -86,12 +86,16 @@ def compiler() -> str | None:
 
 
 def installed() -> dict[str, str]:
-    """Normalised name -> version of every installed distribution."""
-    return {
-        normalized(d.name): d.version
-        for d in importlib.metadata.distributions()
-        if d.name  # a half-removed package has no name
-    }
+    """Normalised name -> version of every distribution that an import would find.
+
+    The first on the path counts: setuptools, once imported, puts its own old copies of
+    packaging and others behind the installed ones.
+    """
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        if distribution.name:  # a half-removed package has no name
+            found.setdefault(normalized(distribution.name), distribution.version)
+    return found
 
 
 def normalized(name: str) -> str:

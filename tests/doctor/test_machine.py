@@ -1,5 +1,6 @@
 """Readings of machines other than this one."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,12 @@ def test_lock_pins_and_installed_names_meet(tmp_path):
 
 def test_this_machine_reaches_itself():
     assert machine.can_connect_to_itself() is None
+
+
+def test_a_copy_further_down_the_path_does_not_count(tmp_path, monkeypatch):
+    for room, version in (("first", "26.3"), ("vendored", "24.2")):
+        info = tmp_path / room / f"made_up-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: made_up\nVersion: {version}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "vendored")])
+    assert machine.installed() == {"made-up": "26.3"}
