@@ -6,7 +6,6 @@ collective; the group fails as a whole when one rank fails.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,6 @@ class CriticGroup:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._settings: tuple[TrainerConfig, dict[str, Any]] | None = None
 
     async def setup(
         self, cfg: TrainerConfig, *, model_path: str, policy_path: str, seed: int
@@ -96,23 +94,13 @@ class CriticGroup:
             policy_path: the policy's model, located.
             seed: of the random generators.
         """
-        options = {"model_path": model_path, "policy_path": policy_path, "seed": seed}
-        self._settings = (cfg, options)
-        return await self._build()
+        return await self._ranks.setup(
+            cfg, model_path=model_path, policy_path=policy_path, seed=seed
+        )
 
     async def restart(self) -> None:
         """Replace every rank by a new one, with the weights the stage started from."""
-        self._ranks.respawn()
-        await self._build()
-
-    async def _build(self) -> int:
-        assert self._settings is not None, "setup comes first"
-        cfg, options = self._settings
-        master = await self._ranks.first("address")
-        answers = await self._ranks.all(
-            "setup", cfg, world_size=len(self._ranks), master=master, **options
-        )
-        return answers[0]
+        await self._ranks.restart()
 
     async def values(self, batches: PackedBatches) -> list[list[np.ndarray]]:
         """Value before each response token, indexed like ``batches`` (``packing.unpack``)."""

@@ -33,19 +33,25 @@ class Ranks:
     def __init__(self, spawn: Callable[[], Sequence[Handle]]) -> None:
         self._spawn = spawn
         self._handles = spawn()
+        self._settings: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
-    def __len__(self) -> int:
-        return len(self._handles)
+    async def setup(self, *args: Any, **settings: Any) -> Any:
+        """Have every rank build its engine; returns rank 0's answer."""
+        self._settings = args, settings
+        (master,) = await _together([self._handles[0].call("address")])
+        answers = await self.all(
+            "setup", *args, world_size=len(self._handles), master=master, **settings
+        )
+        return answers[0]
 
-    def respawn(self) -> None:
-        """Kill every rank and start new ones, which are to be set up again."""
+    async def restart(self) -> None:
+        """Kill every rank and set new ones up as the first were."""
+        assert self._settings is not None, "setup comes first"
         for handle in self._handles:
             handle.kill()
         self._handles = self._spawn()
-
-    async def first(self, method: str, *args: Any) -> Any:
-        """Call rank 0 alone; only for what is not collective."""
-        return (await _together([self._handles[0].call(method, *args)]))[0]
+        args, settings = self._settings
+        await self.setup(*args, **settings)
 
     async def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         """Call every rank with the same arguments.

@@ -115,12 +115,12 @@ class Supervisor:
         if stuck is not None:
             raise RunStuck(str(stuck))
         for name in self._fleet.dead():
-            self._start(name, self._restart(name, bus))
+            self._start(name, self._restart(name))
         if bus.has_served:
             for name in self._fleet.stale():
                 # A key of its own: it waits while a push waits for this one to be restarted.
                 self._start(f"catch up {name}", self._catch_up(name, bus))
-        self._resize(bus)
+        self._resize()
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()
             for name in self._fleet.pingable():
@@ -160,7 +160,7 @@ class Supervisor:
             log.warning("%s cannot catch up yet: %s", name, error)
             await asyncio.sleep(self._failures.ping_every_s)
 
-    async def _restart(self, name: str, bus: WeightBus) -> None:
+    async def _restart(self, name: str) -> None:
         member = self._fleet.members[name]
         log.warning("%s is restarted: %s", name, member.reason)
         self._budget.spend(f"{name}: {member.reason}")
@@ -187,7 +187,7 @@ class Supervisor:
 
     # -- size -------------------------------------------------------------------------------
 
-    def _resize(self, bus: WeightBus) -> None:
+    def _resize(self) -> None:
         """Add or remove members until there are as many as wanted."""
         wanted = self._wanted()
         if wanted is None:

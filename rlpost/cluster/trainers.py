@@ -59,7 +59,7 @@ class TrainerRank:
         self._publisher = WeightPublisher(
             self._trainer.iter_weights,
             shapes=self._trainer.weight_shapes(),
-            sender=make_sender(**sender) if self._rank == 0 else None,
+            sender=make_sender(**sender, host=master[0]) if self._rank == 0 else None,
         )
         return self._trainer.num_parameters
 
@@ -111,33 +111,16 @@ class TrainerGroup:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._settings: tuple[TrainerConfig, dict[str, Any], dict[str, Any]] | None = None
 
     async def setup(
         self, cfg: TrainerConfig, *, model_path: str, seed: int, sender: dict[str, Any]
     ) -> int:
         """Build the engines; returns the number of parameters."""
-        self._settings = (cfg, {"model_path": model_path, "seed": seed}, sender)
-        return await self._build()
+        return await self._ranks.setup(cfg, model_path=model_path, seed=seed, sender=sender)
 
     async def restart(self) -> None:
         """Replace every rank by a new one, with the weights the stage started from."""
-        self._ranks.respawn()
-        await self._build()
-
-    async def _build(self) -> int:
-        assert self._settings is not None, "setup comes first"
-        cfg, options, sender = self._settings
-        master = await self._ranks.first("address")
-        answers = await self._ranks.all(
-            "setup",
-            cfg,
-            world_size=len(self._ranks),
-            master=master,
-            sender={**sender, "host": master[0]},
-            **options,
-        )
-        return answers[0]
+        await self._ranks.restart()
 
     async def forward_backward(
         self, batches: PackedBatches, *, objective: Objective, temperature: float
@@ -245,7 +228,7 @@ def spawn_reference(
 def sender_settings(
     *, transport: Transport, run_id: str, root: Path, timeout_s: float
 ) -> dict[str, Any]:
-    """Arguments of ``make_sender`` that the driver knows; the host is added by rank 0."""
+    """Arguments of ``make_sender`` that the driver knows; rank 0 adds its host."""
     return {
         "transport": transport,
         "run_id": run_id,

@@ -9,6 +9,7 @@ from rlpost.algorithms.kl import KLConfig, KLPlacement
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
+from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
 from rlpost.training.objective import Objective
 
@@ -102,6 +103,12 @@ def _check_idle_options(cfg: RLConfig) -> None:
         raise UserError(
             "algorithm.dynamic_sampling.* has no effect with algorithm.dynamic_sampling."
             "enabled=false; enable it, or leave its options out"
+        )
+    ahead = cfg.rl.max_staleness or cfg.rl.oversample
+    if cfg.rl.on_overage is OnOverage.drop and not ahead:
+        raise UserError(
+            "rl.on_overage=drop has no effect on-policy, where nothing ages; set "
+            "rl.max_staleness or rl.oversample, or leave it out"
         )
 
 

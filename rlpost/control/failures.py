@@ -5,7 +5,6 @@ retry itself. Invariants: a prompt is tried a bounded number of times; a run tha
 and again without finishing anything in between ends with a reason. Pure.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlpost.errors import RunFailed, UserError
@@ -83,9 +82,6 @@ class Budget:
         self.spent = 0
 
 
-def backoff(
-    failures: int, *, config: FailureConfig, jitter: Callable[[], float] = lambda: 1.0
-) -> float:
-    """Seconds to wait after the n-th failure (from 1); ``jitter`` scales it, in [0, 1]."""
-    longest = min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 64))
-    return longest * jitter()
+def backoff(failures: int, *, config: FailureConfig) -> float:
+    """Seconds to wait after the n-th failure (from 1)."""
+    return min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 64))

@@ -1,9 +1,8 @@
 """Which generators exist and what each may be asked.
 
 Owns the life of every member. Refuses to own processes (cluster/) and versions (weights/).
-Invariants: only a healthy member takes requests; a member becomes healthy by a completed
-push alone, and only the incarnation that took part in it; every change of who serves raises
-the membership epoch. Pure.
+Invariants: only a healthy member takes requests; a new process becomes healthy by a completed
+push alone, and only the incarnation that took part in it. Pure.
 
     restarting -> stale -> healthy <-> suspect -> dead -> restarting
 """
@@ -51,7 +50,6 @@ class Fleet:
     def __init__(self, names: list[str], *, missed_until_dead: int = 3) -> None:
         self._missed_until_dead = missed_until_dead
         self.members = {name: Member(name=name) for name in names}
-        self.epoch = 0
         self._left: dict[str, int] = {}  # last incarnation of those that left
 
     def serving(self) -> list[str]:
@@ -95,14 +93,12 @@ class Fleet:
         """A member left for good."""
         member = self.members.pop(name)
         self._left[name] = member.incarnation
-        if member.health is Health.healthy:
-            self.epoch += 1
 
     def booted(self, name: str) -> None:
         """Its process is up, with the weights of the disk."""
         member = self.members[name]
         assert member.health is Health.restarting, member
-        self._set(member, Health.stale)
+        member.health = Health.stale
 
     def synced(self, name: str, *, incarnation: int, version: int) -> bool:
         """It finished syncing ``version``; False when another process has its name by now."""
@@ -112,7 +108,7 @@ class Fleet:
         assert version >= member.version, (version, member)
         member.version, member.missed, member.reason = version, 0, ""
         if member.health in _UP:
-            self._set(member, Health.healthy)
+            member.health = Health.healthy
         return member.health is Health.healthy
 
     def _same(self, member: Member, incarnation: int) -> bool:
@@ -122,7 +118,7 @@ class Fleet:
         """A push went by without it."""
         member = self.members.get(name)
         if member is not None and member.health in (Health.healthy, Health.suspect):
-            self._set(member, Health.stale)
+            member.health = Health.stale
 
     def answered(self, name: str, *, incarnation: int) -> None:
         """It answered a ping: a suspect with current weights serves again."""
@@ -131,7 +127,7 @@ class Fleet:
             return
         member.missed = 0
         if member.health is Health.suspect:
-            self._set(member, Health.healthy)
+            member.health = Health.healthy
 
     def missed(self, name: str, *, incarnation: int, reason: str) -> None:
         """It missed a ping; after some in a row it counts as dead."""
@@ -141,16 +137,16 @@ class Fleet:
         member.missed += 1
         member.reason = reason
         if member.missed >= self._missed_until_dead:
-            self._set(member, Health.dead)
+            member.health = Health.dead
         elif member.health is Health.healthy:
-            self._set(member, Health.suspect)
+            member.health = Health.suspect
 
     def died(self, name: str, *, incarnation: int, reason: str) -> None:
         """Its process is gone or useless."""
         member = self.members.get(name)
         if member is not None and self._same(member, incarnation) and member.health in _UP:
             member.reason = reason
-            self._set(member, Health.dead)
+            member.health = Health.dead
 
     def restarting(self, name: str) -> int:
         """A new process is being started; returns its incarnation."""
@@ -159,7 +155,7 @@ class Fleet:
         member.incarnation += 1
         member.restarts += 1
         member.version = member.missed = 0
-        self._set(member, Health.restarting)
+        member.health = Health.restarting
         return member.incarnation
 
     def failed_to_boot(self, name: str, reason: str) -> None:
@@ -167,12 +163,7 @@ class Fleet:
         member = self.members.get(name)
         if member is not None and member.health is Health.restarting:
             member.reason = reason
-            self._set(member, Health.dead)
-
-    def _set(self, member: Member, health: Health) -> None:
-        if (member.health is Health.healthy) != (health is Health.healthy):
-            self.epoch += 1
-        member.health = health
+            member.health = Health.dead
 
     def describe(self) -> str:
         """One line a member, for logs and dumps."""

@@ -137,7 +137,7 @@ class VllmGenerator:
             weight_transfer_config={"backend": self._weight_backend},
             worker_extension_cls="rlpost.weights.vllm_plugin.WorkerExtension",
             enable_log_requests=False,
-            disable_log_stats=False,  # load_stats.py listens
+            disable_log_stats=False,  # vllm_load.py listens
         )
         return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
 

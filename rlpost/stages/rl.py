@@ -160,7 +160,8 @@ class RLRun:
         if scores.ref_logprobs:
             kl = scores.kl(groups)
             self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})
-            controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
+            if self.step >= cfg.critic.warmup_only_steps:  # before, the policy stands still
+                controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
         return batches
 
     async def train(self, batches: Sequence[PackedBatches]) -> None:

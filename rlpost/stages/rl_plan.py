@@ -28,7 +28,7 @@ from rlpost.verifiers.check import check as check_verifiers
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_BYTES_PER_PARAMETER = 18  # masters, two moments, weights, and slack
+CHECKPOINT_BYTES_PER_PARAMETER = 13  # fp32 masters and two moments, and slack
 
 
 @dataclass(frozen=True, kw_only=True)

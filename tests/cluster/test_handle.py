@@ -14,6 +14,16 @@ from rlpost.errors import GroupLost, NoAnswer, ProcessDied, UserError, WeightPus
 
 
 class Actor:
+    def address(self):
+        return "here", 1
+
+    def setup(self, answer, *, world_size, master, seed):
+        self.built = (answer, world_size, master, seed)
+        return answer
+
+    def was_built(self):
+        return self.built
+
     def add(self, a, *, b):
         return a + b
 
@@ -104,14 +114,15 @@ async def test_a_group_is_lost_with_one_rank_and_comes_back_whole(session):
         return [handle(session) for _ in range(2)]
 
     ranks = Ranks(spawn)
+    assert await ranks.setup(7, seed=3) == 7
     assert await ranks.all("add", 1, b=1) == [2, 2]
     with pytest.raises(KeyError):  # a bug of every rank is no loss
         await ranks.all("bug")
     # Rank 1 dies; rank 0 fails first, in the collective they shared, and is not to blame.
     with pytest.raises(GroupLost, match="is gone"):
         await ranks.each("fail_or_die", [0, 1])
-    ranks.respawn()
-    assert await ranks.all("add", 1, b=1) == [2, 2]
+    await ranks.restart()
+    assert await ranks.all("was_built") == [(7, 2, ("here", 1), 3)] * 2
 
 
 def test_a_gpu_that_is_not_there_is_said_at_once():

@@ -41,6 +41,12 @@ WRONG = {
     "selection.best=0": "selection.best must be at least 1",
     "+reward_models.rm.path=./nowhere": "does not exist",
     "experiment=ppo": "reward_models.learned.path",
+    "rl.max_staleness=-1": "rl.max_staleness must be 0 or more, got -1",
+    "rl.on_overage=drop": "rl.on_overage=drop has no effect on-policy",
+    "rl.on_overage=mask": "rl.max_staleness of at least 1",
+    "rl.oversample=0.5": "rl.on_overage=wait never drops any",
+    "failures.attempts=0": "failures.attempts must be at least 1, got 0",
+    "failures.ping_every_s=0": "failures.ping_every_s must be positive",
 }
 # Wrong only together.
 WRONG_TOGETHER = [

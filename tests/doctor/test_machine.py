@@ -90,6 +90,8 @@ def test_a_copy_further_down_the_path_does_not_count(tmp_path, monkeypatch):
     for room, version in (("first", "26.3"), ("vendored", "24.2")):
         info = tmp_path / room / f"made_up-{version}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: made_up\nVersion: {version}\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: made_up\nVersion: {version}\n"
+        )
     monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "vendored")])
     assert machine.installed() == {"made-up": "26.3"}

@@ -180,7 +180,7 @@ def dataset(seed: int, rows: int, *, name: str) -> PromptDataset:
 
 async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
     """Build everything, run the loop, close everything."""
-    parts, dispatcher = _build(world, stop)
+    parts, dispatcher = _build(world)
     setups = [parts.supervisor.boot(), parts.trainer.setup()]  # type: ignore[call-arg]
     if parts.critic is not None:
         setups.append(parts.critic.setup())  # type: ignore[call-arg,arg-type]
@@ -198,48 +198,72 @@ async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
         )
 
 
-def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
-    s, cfg, clock = world.scenario, config_of(world), asyncio.get_running_loop().time
-    signal, fleet = Signal(), Fleet(s.names, missed_until_dead=cfg.failures.missed_pings)
-    generators: dict[str, Any] = {}
-    workers: dict[str, int] = {}
-    budget = Budget(
-        cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
-    )
-    watchdog = Watchdog(stuck_after_s=cfg.failures.stuck_after_s, now_s=clock())
-    dispatcher = CheckedDispatcher(fleet, generators, signal=signal, permits=s.permits, clock=clock)
-    supervisor = Supervisor(
-        fleet,
-        generators,
-        workers=workers,
-        spawn=lambda name: RemoteEngine(world, name),
-        dispatcher=dispatcher,
-        signal=signal,
-        failures=cfg.failures,
-        budget=budget,
-        watchdog=watchdog,
-        wanted=world.wanted,
-        clock=clock,
-    )
-    judges = Judges(world)
+class Generation:
+    """What samples and judges, as in ``stages/rl_parts.py``."""
 
-    def collector(purpose: str) -> Collector:
-        return Collector(
-            dispatcher,
-            judge=judges,
-            purpose=purpose,
+    def __init__(self, world: Any, cfg: RLConfig) -> None:
+        s, clock = world.scenario, asyncio.get_running_loop().time
+        self._world, self._cfg, self._clock = world, cfg, clock
+        self.signal = Signal()
+        self.fleet = Fleet(s.names, missed_until_dead=cfg.failures.missed_pings)
+        self.generators: dict[str, Any] = {}
+        self.workers: dict[str, int] = {}
+        self._budget = Budget(
+            cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
+        )
+        self.watchdog = Watchdog(stuck_after_s=cfg.failures.stuck_after_s, now_s=clock())
+        self.dispatcher = CheckedDispatcher(
+            self.fleet, self.generators, signal=self.signal, permits=s.permits, clock=clock
+        )
+        self.supervisor = Supervisor(
+            self.fleet,
+            self.generators,
+            workers=self.workers,
+            spawn=lambda name: RemoteEngine(world, name),
+            dispatcher=self.dispatcher,
+            signal=self.signal,
             failures=cfg.failures,
-            budget=budget,
-            finished=lambda what: watchdog.progress(what, now_s=clock()),
+            budget=self._budget,
+            watchdog=self.watchdog,
+            wanted=world.wanted,
+            clock=clock,
+        )
+        self._judges = Judges(world)
+
+    def collector(self, purpose: str) -> Collector:
+        clock = self._clock
+        return Collector(
+            self.dispatcher,
+            judge=self._judges,
+            purpose=purpose,
+            failures=self._cfg.failures,
+            budget=self._budget,
+            finished=lambda what: self.watchdog.progress(what, now_s=clock()),
             clock=clock,
         )
 
+    def bus(self, trainer: TrainerGroup) -> WeightBus:
+        return WeightBus(
+            trainer,
+            fleet=self.fleet,
+            receivers=self.generators,
+            workers=self.workers,
+            probe=[(1, 2, 3, 4), (4, 0, 1)],
+            cfg=BusConfig(exact=True, timeout_s=PUSH_TIMEOUT_S, boot_timeout_s=120.0),
+            changed=self.signal.wait,
+            clock=self._clock,
+        )
+
+
+def _build(world: Any) -> tuple[Parts, Dispatcher]:
+    s, cfg, clock = world.scenario, config_of(world), asyncio.get_running_loop().time
+    generation = Generation(world, cfg)
     train_set = dataset(s.seed, s.rows, name="train")
     cursor = PromptCursor(s.rows, seed=s.seed, shuffle=True, fingerprint=train_set.fingerprint)
     ledger, staleness, training = (
         CheckedLedger(),
         Staleness(cfg.rl, batch=s.batch),
-        collector("train"),
+        generation.collector("train"),
     )
     producer = CheckedProducer(
         training_source(cfg, train_set, cursor),
@@ -248,19 +272,9 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
         staleness=staleness,
         clock=clock,
     )
-    for checked in (ledger, producer, dispatcher):
+    for checked in (ledger, producer, generation.dispatcher):
         checked.checker = world.checker
     trainer = TrainerGroup(world, "trainer")
-    bus = WeightBus(
-        trainer,
-        fleet=fleet,
-        receivers=generators,
-        workers=workers,
-        probe=[(1, 2, 3, 4), (4, 0, 1)],
-        cfg=BusConfig(exact=True, timeout_s=PUSH_TIMEOUT_S, boot_timeout_s=120.0),
-        changed=signal.wait,
-        clock=clock,
-    )
     store = world.disk.store(s.keep)
     parts = Parts(
         cfg=cfg,
@@ -271,21 +285,21 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
         cursor=cursor,
         ledger=ledger,
         staleness=staleness,
-        fleet=fleet,
-        supervisor=supervisor,
+        fleet=generation.fleet,
+        supervisor=generation.supervisor,
         producer=producer,
         collector=training,
-        examiner=collector("heldout"),
+        examiner=generation.collector("heldout"),
         trainer=trainer,  # type: ignore[arg-type]
         critic=CriticGroup(world, "critic") if s.critic else None,  # type: ignore[arg-type]
         reference=None,
         rewards=None,
         objective=Objective(loss=cfg.loss, kl=cfg.algorithm.kl),
         kl_controller=KLController(0.0, cfg.algorithm.kl.adaptive),
-        bus=bus,
+        bus=generation.bus(trainer),
         store=store,
         tracker=Trackers([Sink(world)]),
-        watchdog=watchdog,
+        watchdog=generation.watchdog,
         resume_from=store.latest(),
     )
-    return parts, dispatcher
+    return parts, generation.dispatcher

@@ -132,6 +132,7 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await _seeds_and_temperature(publisher, generator)
         await _requests_go_on_over_a_push(publisher, generator, bus)
         await _requests_are_given_up(publisher, generator, bus)
+        await _a_finished_response_waits_for_the_push(publisher, generator, bus)
     finally:
         await generator.close()
         publisher.sender.close()
@@ -240,6 +241,27 @@ async def _requests_are_given_up(publisher, generator, bus):
     with pytest.raises(RequestAborted):  # its tokens may be of the refused weights
         await running
     assert (await generator.health()).load.num_preempted == 0
+
+
+async def _a_finished_response_waits_for_the_push(publisher, generator, bus):
+    """Tokens of a loaded version count only if it is committed: else they are of none."""
+    for commits in (False, True):
+        version = bus.last_version = bus.last_version + 1
+        running = await started(generator, n=2)
+        locator = await publisher.stage(version, num_receivers=1)
+        await generator.begin_push(version)
+        await generator.receive(locator, first_rank=1)
+        await generator.load(version)
+        await generator.logprobs([[7, 8]] * 400)  # the engine has gone on long enough
+        await asyncio.sleep(3)
+        assert not running.done()
+        if commits:
+            await generator.commit_push(version)
+            assert {t.spans[-1].version for t in await running} == {version}
+        else:
+            await generator.abort_push(version)
+            with pytest.raises(RequestAborted):
+                await running
 
 
 async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path, monkeypatch):
