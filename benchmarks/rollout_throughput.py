@@ -69,7 +69,8 @@ def bare(args: argparse.Namespace) -> None:
 
 def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import GeneratorFactory
-    from rlpost.cluster.session import ClusterConfig, Device, Session
+    from rlpost.cluster.session import ClusterConfig, Session
+    from rlpost.control.seating import Sitter
     from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
 
@@ -94,11 +95,11 @@ def actor(args: argparse.Namespace) -> None:
 
     inputs = prompts(model)
     with Session(ClusterConfig()) as session, asyncio.Runner() as runner:
+        session.place([Sitter(name="generator 0", role="generator")])
         factory = GeneratorFactory(
             session,
             cfg,
             model_path=model,
-            device=Device.cpu,
             call_timeout_s=600,
             ping_timeout_s=60,
         )

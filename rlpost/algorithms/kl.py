@@ -71,6 +71,10 @@ class KLConfig:
     importance: KLImportance = KLImportance.none
     adaptive: AdaptiveKLConfig = field(default_factory=AdaptiveKLConfig)
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.coefficient > 0
+
     def check(self, path: str = "algorithm.kl") -> None:
         """Raises UserError: a field is out of range or the pair has no useful gradient."""
         if not 0 <= self.coefficient < math.inf:

@@ -12,7 +12,7 @@ import numpy as np
 from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
-from rlpost.cluster.session import Device, Session
+from rlpost.cluster.session import Session
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_critic import DeepSpeedCritic
 from rlpost.training.deepspeed_stepper import Rank
@@ -141,23 +141,15 @@ class CriticGroup:
         await self._ranks.all("close", timeout_s=30)
 
 
-def spawn_critic(
-    session: Session, cfg: TrainerConfig, *, device: Device, call_timeout_s: float
-) -> CriticGroup:
+def spawn_critic(session: Session, cfg: TrainerConfig, *, call_timeout_s: float) -> CriticGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines.
 
     Args:
         session: the run's.
         cfg: from ``CriticConfig.trainer(policy's config)``.
-        device: a GPU per rank on CUDA.
         call_timeout_s: deadline of a verb.
     """
     ranks = spawn_ranks(
-        session,
-        CriticRank,
-        name="critic",
-        num=cfg.num_ranks,
-        device=device,
-        call_timeout_s=call_timeout_s,
+        session, CriticRank, group="critic", num=cfg.num_ranks, call_timeout_s=call_timeout_s
     )
     return CriticGroup(ranks)

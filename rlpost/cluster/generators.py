@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.reaper import reap_on
-from rlpost.cluster.session import Device, Session
+from rlpost.cluster.session import Session
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
 from rlpost.types import GenerationRequest, Trajectory
@@ -65,7 +65,7 @@ class RemoteGenerator:
 
 
 class GeneratorFactory:
-    """Starts generator actors by name; call ``setup`` on each to boot it."""
+    """Starts generator actors by name, in the seat of that name; ``setup`` boots them."""
 
     def __init__(
         self,
@@ -73,14 +73,12 @@ class GeneratorFactory:
         cfg: GeneratorConfig,
         *,
         model_path: str,
-        device: Device,
         call_timeout_s: float,
         ping_timeout_s: float,
     ) -> None:
         self._session = session
         self._cfg = cfg
         self._model_path = model_path
-        self._device = device
         self._call_timeout_s = call_timeout_s
         self._ping_timeout_s = ping_timeout_s
 
@@ -89,7 +87,7 @@ class GeneratorFactory:
             VllmGenerator,
             self._cfg,
             model_path=self._model_path,
-            num_gpus=self._cfg.tensor_parallel_size if self._device is Device.cuda else 0,
+            seat=name,
             concurrency=CONCURRENCY,
         )
         handle = Handle(actor, name=name, timeout_s=self._call_timeout_s)

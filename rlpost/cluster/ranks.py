@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rlpost.cluster.handle import Handle
-from rlpost.cluster.session import Device, Session, free_port
+from rlpost.cluster.session import Session, free_port
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.training.packing import PackedBatches
 
@@ -94,16 +94,22 @@ def _errors(tasks: Sequence["asyncio.Future[Any]"]) -> list[BaseException]:
     return [error for error in (task.exception() for task in done) if error is not None]
 
 
+def rank_name(group: str, rank: int) -> str:
+    """Example: ``rank_name("trainer", 0) == "trainer rank 0"``."""
+    return f"{group} rank {rank}"
+
+
 def spawn_ranks(
-    session: Session, cls: type, *, name: str, num: int, device: Device, call_timeout_s: float
+    session: Session, cls: type, *, group: str, num: int, call_timeout_s: float
 ) -> Ranks:
-    """Create ``num`` actors of ``cls(rank=...)``, on CUDA one GPU each."""
+    """Create ``num`` actors of ``cls(rank=...)``, each in the seat of its name."""
 
     def spawn() -> list[Handle]:
         handles = []
         for rank in range(num):
-            actor = session.spawn(cls, rank=rank, num_gpus=1 if device is Device.cuda else 0)
-            handles.append(Handle(actor, name=f"{name} rank {rank}", timeout_s=call_timeout_s))
+            name = rank_name(group, rank)
+            actor = session.spawn(cls, rank=rank, seat=name)
+            handles.append(Handle(actor, name=name, timeout_s=call_timeout_s))
         return handles
 
     return Ranks(spawn)

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlpost.algorithms.running import RunningStatistics
 from rlpost.cluster.handle import Handle, Stateless
-from rlpost.cluster.session import Device, Session
+from rlpost.cluster.session import Session
 from rlpost.rollout.collector import Judge
 from rlpost.training.reward_scorer import RewardSample, RewardScorer
 from rlpost.training.reward_settings import RewardModelConfig
@@ -104,13 +104,17 @@ class JointJudge:
         return joint
 
 
+def reward_name(model: str) -> str:
+    """Example: ``reward_name("helpful") == "reward model helpful"``."""
+    return f"reward model {model}"
+
+
 def spawn_reward(
     session: Session,
     configs: Mapping[str, RewardModelConfig],
     *,
     model_paths: Mapping[str, str],
     policy_path: str,
-    device: Device,
     call_timeout_s: float,
 ) -> RewardGroup:
     """Create one frozen scorer per model.
@@ -120,7 +124,6 @@ def spawn_reward(
         configs: name (as in ``Verdict.verifier``) -> options; ``check`` them first.
         model_paths: name -> located ``path``.
         policy_path: the policy's model, located.
-        device: a GPU per model on CUDA.
         call_timeout_s: deadline of scoring one group.
     """
 
@@ -131,9 +134,9 @@ def spawn_reward(
             model_path=model_paths[name],
             policy_path=policy_path,
             name=name,
-            num_gpus=1 if device is Device.cuda else 0,
+            seat=reward_name(name),
         )
-        return Handle(actor, name=f"reward model {name}", timeout_s=call_timeout_s)
+        return Handle(actor, name=reward_name(name), timeout_s=call_timeout_s)
 
     scorers = {name: Stateless(partial(spawn, name, cfg)) for name, cfg in configs.items()}
     return RewardGroup(scorers, configs=configs)

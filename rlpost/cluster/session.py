@@ -7,10 +7,13 @@ a run die with its driver (none is detached), and a local session leaves no proc
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from rlpost.cluster.placement import Seats
+from rlpost.control.seating import Placement, Seat, Sitter
 from rlpost.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,8 @@ class ClusterConfig:
 
     address: str | None = None  # None: a private local session; "auto" or "host:port": join
     device: Device = Device.auto
+    placement: Placement = Placement.packed
+    place_timeout_s: float = 60.0  # deadline of reserving the seats of all actors
     verifier_actors: int = 1
     verifier_workers: int = 2  # processes per verifier actor
     call_timeout_s: float = 1800.0  # deadline of any single actor call
@@ -40,6 +45,9 @@ class ClusterConfig:
         for name in ("verifier_actors", "verifier_workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("call_timeout_s", "judge_timeout_s", "place_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{path}.{name} must be positive, got {getattr(self, name)}")
 
 
 def resolve_device(device: Device) -> Device:
@@ -65,6 +73,7 @@ class Session:
     def __init__(self, cfg: ClusterConfig) -> None:
         self._cfg = cfg
         self._actors: list[Any] = []
+        self._seats: Seats | None = None
 
     def __enter__(self) -> "Session":
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -73,13 +82,16 @@ class Session:
         local = self._cfg.address is None
         if local:  # a private session has no port that anyone else could use
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            # Ray runs workers at nice 15; here they are the work, and starve beside a browser.
-            os.environ.setdefault("RAY_worker_niceness", "0")
+        # Ray runs workers at nice 15; here they are the work, and starve beside a browser. A
+        # private session's workers inherit this; those of a joined cluster have to be told.
+        niceness = os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
+        from ray.exceptions import AuthenticationError
 
         try:
             ray.init(
                 address="local" if local else self._cfg.address,
+                runtime_env=None if local else {"env_vars": {"RAY_worker_niceness": niceness}},
                 include_dashboard=False if local else None,
                 object_store_memory=(256 << 20) if local else None,
                 logging_level=logging.ERROR,
@@ -91,6 +103,18 @@ class Session:
                 f"cluster.address={self._cfg.address!r}: no Ray cluster answers there ({error}); "
                 "start one with `ray start --head`, or leave cluster.address unset"
             ) from error
+        except AuthenticationError as error:
+            raise UserError(
+                f"cluster.address={self._cfg.address!r}: the cluster refuses this token; set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to those it was started with"
+            ) from error
+        except RuntimeError as error:
+            if "Version mismatch" not in str(error):
+                raise
+            raise UserError(
+                f"cluster.address={self._cfg.address!r}: {error}; start the driver with the "
+                "cluster's Python and Ray"
+            ) from error
         log.info("ray session: %s", ray.get_runtime_context().get_session_name())
         return self
 
@@ -101,19 +125,40 @@ class Session:
             ray.kill(actor)
         ray.shutdown()
 
+    def place(self, sitters: Sequence[Sitter]) -> list[Seat]:
+        """Reserve a seat for everyone who holds a model; once, before they are spawned.
+
+        Raises:
+            UserError: not everybody fits.
+            NoAnswer: others hold what was free a moment ago.
+        """
+        self._seats = Seats(
+            sitters, placement=self._cfg.placement, timeout_s=self._cfg.place_timeout_s
+        )
+        return self._seats.taken
+
     def spawn(
-        self, cls: type, *args: Any, num_gpus: float = 0, concurrency: int = 1, **kwargs: Any
+        self, cls: type, *args: Any, seat: str | None = None, concurrency: int = 1, **kwargs: Any
     ) -> Any:
         """Create an actor of ``cls``; returns the raw Ray handle.
 
-        CPU actors reserve no Ray CPUs: on a small machine generation and training share the
-        cores in turn, which Ray's bookkeeping cannot express; thread counts do.
+        Args:
+            cls: what to create, from ``args`` and ``kwargs``.
+            seat: the name it was placed under; None: it holds no model and may run anywhere.
+            concurrency: calls of an async actor that may be under way at once.
+
+        Raises:
+            NoAnswer: its seat is lost and there is no other.
         """
         import ray
 
-        remote = ray.remote(cls).options(
-            num_cpus=0, num_gpus=num_gpus, max_restarts=0, max_concurrency=concurrency
-        )
+        # No cores are reserved: on a small machine generation and training use them in turn,
+        # which Ray's bookkeeping cannot express; thread counts do.
+        where: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0}
+        if seat is not None:
+            assert self._seats is not None, "place comes first"
+            where = self._seats.options(seat)
+        remote = ray.remote(cls).options(max_restarts=0, max_concurrency=concurrency, **where)
         actor = remote.remote(*args, **kwargs)
         self._actors.append(actor)
         return actor

@@ -174,11 +174,13 @@ class Supervisor:
         log.info("%s is up again after %.1f s", name, self._clock() - start_s)
 
     async def _bring_up(self, name: str) -> None:
-        generator = self._spawn(name)
+        generator = None
         try:
+            generator = self._spawn(name)
             info = await generator.setup()
         except InfrastructureError as error:
-            await generator.kill()
+            if generator is not None:
+                await generator.kill()
             self._fleet.failed_to_boot(name, str(error))
             return
         self._generators[name] = generator

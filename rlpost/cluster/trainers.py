@@ -15,7 +15,7 @@ import numpy as np
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
-from rlpost.cluster.session import Device, Session
+from rlpost.cluster.session import Session
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
@@ -24,6 +24,8 @@ from rlpost.training.scorer import FrozenScorer
 from rlpost.training.settings import TrainerConfig
 from rlpost.weights.publisher import Transport, WeightPublisher, make_sender
 from rlpost.weights.transports.protocol import Locator
+
+REFERENCE = "reference"
 
 
 class TrainerRank:
@@ -196,31 +198,22 @@ class ReferenceGroup:
         return await asyncio.gather(*calls)
 
 
-def spawn_trainers(
-    session: Session, cfg: TrainerConfig, *, device: Device, call_timeout_s: float
-) -> TrainerGroup:
+def spawn_trainers(session: Session, cfg: TrainerConfig, *, call_timeout_s: float) -> TrainerGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines."""
     ranks = spawn_ranks(
-        session,
-        TrainerRank,
-        name="trainer",
-        num=cfg.num_ranks,
-        device=device,
-        call_timeout_s=call_timeout_s,
+        session, TrainerRank, group="trainer", num=cfg.num_ranks, call_timeout_s=call_timeout_s
     )
     return TrainerGroup(ranks)
 
 
 def spawn_reference(
-    session: Session, cfg: TrainerConfig, *, model_path: str, device: Device, call_timeout_s: float
+    session: Session, cfg: TrainerConfig, *, model_path: str, call_timeout_s: float
 ) -> ReferenceGroup:
     """Create one frozen scorer of the stage's starting policy."""
 
     def spawn() -> Handle:
-        actor = session.spawn(
-            FrozenScorer, cfg, model_path=model_path, num_gpus=1 if device is Device.cuda else 0
-        )
-        return Handle(actor, name="reference", timeout_s=call_timeout_s)
+        actor = session.spawn(FrozenScorer, cfg, model_path=model_path, seat=REFERENCE)
+        return Handle(actor, name=REFERENCE, timeout_s=call_timeout_s)
 
     return ReferenceGroup([Stateless(spawn)])
 

@@ -33,6 +33,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.control.failures import Budget
 from rlpost.control.fleet import Fleet
 from rlpost.control.ledger import Ledger
+from rlpost.control.seating import picture
 from rlpost.control.staleness import Staleness
 from rlpost.control.watchdog import Watchdog
 from rlpost.data.cursor import PromptCursor, parse_uid
@@ -46,6 +47,7 @@ from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorDtype
 from rlpost.stages.prompt_source import training_source
 from rlpost.stages.rl_plan import RLPlan
+from rlpost.stages.rl_seats import sitters_of
 from rlpost.stages.run_directory import RunDirectory, config_hash
 from rlpost.stages.wishes import wanted_generators
 from rlpost.tracking.tracker import Trackers
@@ -131,10 +133,13 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     """Start actors side by side, yield the parts, close everything.
 
     Raises:
+        UserError: not every actor fits into the cluster.
         InfrastructureError: an actor did not come up.
     """
     cfg = plan.cfg
-    common = {"device": plan.device, "call_timeout_s": cfg.cluster.call_timeout_s}
+    common = {"call_timeout_s": cfg.cluster.call_timeout_s}
+    for line in picture(session.place(sitters_of(plan))):
+        log.info("seats: %s", line)
     generation = Generation(plan, session, tracker)
     trainer = spawn_trainers(session, cfg.trainer, **common)
     verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers)
@@ -236,7 +241,6 @@ class Generation:
                 session,
                 plan.generator,
                 model_path=plan.model_path,
-                device=plan.device,
                 call_timeout_s=cfg.cluster.call_timeout_s,
                 ping_timeout_s=cfg.failures.ping_timeout_s,
             ),

@@ -34,7 +34,7 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        return self.kl.coefficient > 0
+        return self.kl.needs_reference
 
     def check(self, path: str = "corrections") -> None:
         """Raises UserError: a correction is out of range, or contradicts another or the loss."""

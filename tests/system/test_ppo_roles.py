@@ -8,19 +8,26 @@ from reward_models import load_plain_classifier, plain_score, plain_values, with
 
 from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.cluster.critic import spawn_critic
-from rlpost.cluster.reward import spawn_reward
-from rlpost.cluster.session import ClusterConfig, Device, Session
+from rlpost.cluster.ranks import rank_name
+from rlpost.cluster.reward import reward_name, spawn_reward
+from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.control.seating import Sitter
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.training.settings import DType, TrainerConfig
 
-COMMON = {"device": Device.cpu, "call_timeout_s": 120.0}
+COMMON = {"call_timeout_s": 120.0}
+SITTERS = [
+    *(Sitter(name=rank_name("critic", rank), role="critic") for rank in range(2)),
+    Sitter(name=reward_name("helpful"), role="reward"),
+]
 LOSS = CriticLossConfig()
 
 
 @pytest.fixture(scope="module")
 def session():
     with Session(ClusterConfig()) as session:
+        session.place(SITTERS)
         yield session
 
 

@@ -1,0 +1,136 @@
+"""Seats as Ray placement groups.
+
+Owns reservation and what happens to a seat whose node is gone. Refuses to own the decision
+(control/seating.py). Invariants: the seats of a run are reserved all at once or not at all; an
+actor that is replaced sits where its predecessor sat while that node lives.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rlpost.control.seating import Node, Placement, Seat, Sitter, seat
+from rlpost.errors import NoAnswer, UserError
+
+log = logging.getLogger(__name__)
+
+# A bundle must hold something; cores are shared in turn, which Ray's bookkeeping cannot express.
+CPU_OF_A_BUNDLE = 0.001
+NODE_ID_LABEL = "ray.io/node-id"
+
+
+class Seats:
+    """The reserved seats of one run.
+
+    Args:
+        sitters: everyone who sits from the start, the ranks of a group in rank order.
+        placement: how they share the cluster.
+        timeout_s: deadline of a reservation.
+
+    Raises:
+        UserError: not everybody fits.
+        NoAnswer: others hold what was free a moment ago.
+    """
+
+    def __init__(
+        self, sitters: Sequence[Sitter], *, placement: Placement, timeout_s: float
+    ) -> None:
+        self._placement = placement
+        self._timeout_s = timeout_s
+        self._groups: dict[str, Any] = {}  # sitter -> placement group
+        self._seats: dict[str, Seat] = {}
+        self._sit(seat(sitters, living_nodes(), placement=placement))
+
+    @property
+    def taken(self) -> list[Seat]:
+        return list(self._seats.values())
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Return the Ray options of an actor: its old seat, or a new one where there is room.
+
+        A name without a seat is a generator that joins.
+
+        Raises:
+            NoAnswer: there is no room.
+        """
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        nodes = living_nodes()
+        known = self._seats.get(name)
+        if known is None or known.bundle.node.id not in {node.id for node in nodes}:
+            self._move(name, nodes)
+        where = self._seats[name]
+        return {
+            "num_cpus": 0,
+            "num_gpus": where.num_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                placement_group=self._groups[name],
+                placement_group_bundle_index=where.bundle.index,
+            ),
+        }
+
+    def _move(self, name: str, nodes: Sequence[Node]) -> None:
+        lost = self._seats.pop(name, None)
+        sitter = self._another_generator(name) if lost is None else lost.sitter
+        try:
+            seats = seat([sitter], nodes, placement=self._placement, taken=self.taken)
+        except UserError as error:  # in the middle of a run it is nobody's typing error
+            raise NoAnswer(str(error)) from error
+        self._sit(seats)
+        log.info("%s sits on %s", name, seats[0].bundle.node.name)
+
+    def _another_generator(self, name: str) -> Sitter:
+        like = next(s.sitter for s in self._seats.values() if s.sitter.generates)
+        return replace(like, name=name)
+
+    def _sit(self, seats: Sequence[Seat]) -> None:
+        import ray
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        bundles = {each.bundle.index: each.bundle for each in seats}
+        in_order = [bundles[index] for index in sorted(bundles)]
+        group = placement_group(
+            [_resources(bundle.num_gpus) for bundle in in_order],
+            bundle_label_selector=[{NODE_ID_LABEL: bundle.node.id} for bundle in in_order],
+        )
+        try:
+            ray.get(group.ready(), timeout=self._timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            remove_placement_group(group)
+            raise NoAnswer(
+                f"Ray did not reserve {_listed(seats)} in cluster.place_timeout_s="
+                f"{self._timeout_s:g}; another job may have taken the GPUs"
+            ) from error
+        for each in seats:
+            self._seats[each.sitter.name] = each
+            self._groups[each.sitter.name] = group
+
+
+def living_nodes() -> list[Node]:
+    """Return the cluster's nodes with their free GPUs, the driver's node first."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    own = ray.get_runtime_context().get_node_id()
+    nodes = [
+        Node(
+            id=node["NodeID"],
+            name=node["NodeName"],
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=int(free.get(node["NodeID"], {}).get("GPU", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: (node.id != own, node.name, node.id))
+
+
+def _resources(num_gpus: int) -> dict[str, float]:
+    gpus = {"GPU": float(num_gpus)} if num_gpus else {}
+    return {"CPU": CPU_OF_A_BUNDLE, **gpus}
+
+
+def _listed(seats: Sequence[Seat]) -> str:
+    return ", ".join(f"{each.sitter.name} on {each.bundle.node.name}" for each in seats)
