@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from rlpost.cli import doctor_node
 from rlpost.doctor.checks import Finding, Level, examine
 
 _STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.BLOCK: "bold red"}
@@ -17,28 +18,35 @@ _STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.BLOCK: "bold red"}
 
 def main(argv: list[str]) -> int:
     """Examine this machine and print the findings; return 0 or 2."""
+    if "--node" in argv:
+        return doctor_node.main(argv)
     argparse.ArgumentParser(
         prog="rlpost doctor",
         description="Print what this machine has and lacks. Exit code 0: the quickstart can run "
         "here; 2: something it needs is lacking.",
+        epilog="rlpost doctor --node --help: examine the nodes of a job, before it starts.",
     ).parse_args(argv)
     return report(list(examine()), console=Console())
 
 
 def report(findings: Iterable[Finding], *, console: Console) -> int:
     """Print ``findings`` and return the exit code they mean."""
-    table = Table(title="rlpost doctor")
-    for title in ("what", "state", "found", "what to do"):
-        table.add_column(title, overflow="fold")
-    lacking = []
-    for finding in findings:
-        if finding.level is Level.BLOCK:
-            lacking.append(finding.name)
-        state = f"[{_STYLE[finding.level]}]{finding.level.value}[/]"
-        table.add_row(finding.name, state, finding.found, finding.advice)
-    console.print(table)
+    findings = list(findings)
+    lacking = [finding.name for finding in findings if finding.level is Level.BLOCK]
+    console.print(table(findings, title="rlpost doctor"))
     if lacking:
         console.print(f"The quickstart cannot run here; lacking: {', '.join(lacking)}.")
         return 2
     console.print("The quickstart can run here: make quickstart")
     return 0
+
+
+def table(findings: Iterable[Finding], *, title: str) -> Table:
+    """Return ``findings``, one a row."""
+    rows = Table(title=title)
+    for column in ("what", "state", "found", "what to do"):
+        rows.add_column(column, overflow="fold")
+    for finding in findings:
+        state = f"[{_STYLE[finding.level]}]{finding.level.value}[/]"
+        rows.add_row(finding.name, state, finding.found, finding.advice)
+    return rows
