@@ -45,7 +45,7 @@ def draw(directory: Path, target: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     for run_dir in sorted(path.parent for path in directory.glob("*/metrics.jsonl")):
-        key = "verifier/math/mean"  # right answers, also where a reward model pays
+        key = "verifier/numeric/mean"  # right answers, also where a reward model pays
         points = [(row["step"], row[key]) for row in rows_of(run_dir) if key in row]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=run_dir.name)
     axes.set(xlabel="step (96 responses; rft: 384)", ylabel="right answers on training prompts")
