@@ -68,8 +68,9 @@ def test_every_role_reports(whole_run):
     for row in trained:
         assert row["actor/grad_norm"] > 0
         assert row["correction/weight/mean"] == pytest.approx(1, abs=1e-3)  # float32: no mismatch
-    assert steps[0]["actor/kl_coef"] == 0.05
-    assert steps[1]["actor/kl_coef"] < 0.05  # KL is 0 at first, so the controller lets go
+    # The controller rests while only the critic learns; then it sees a KL of 0, and lets go.
+    assert [row["actor/kl_coef"] for row in steps[:2]] == [0.05, 0.05]
+    assert steps[2]["actor/kl_coef"] < 0.05
 
 
 def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):
