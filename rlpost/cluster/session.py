@@ -6,7 +6,9 @@ a run die with its driver (none is detached), and a local session leaves no proc
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -88,6 +90,7 @@ class Session:
         import ray
         from ray.exceptions import AuthenticationError
 
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address="local" if local else self._cfg.address,
@@ -115,6 +118,9 @@ class Session:
                 f"cluster.address={self._cfg.address!r}: {error}; start the driver with the "
                 "cluster's Python and Ray"
             ) from error
+        # ray.init takes SIGTERM over, to exit at once: nothing would be saved.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         log.info("ray session: %s", ray.get_runtime_context().get_session_name())
         return self
 
