@@ -11,7 +11,9 @@ import sys
 STAGES = {
     "rl": "reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
     "rft": "rejection-sampling fine-tuning: sample, keep what is good, imitate it",
+    "submit": "run a stage as a job on a Ray cluster; follow it, stop it",
     "scale": "give a running job more generators, or fewer",
+    "compare": "put runs, or a sweep's members, side by side on one page, and rank them",
     "doctor": "check this machine",
 }
 EPILOG = """examples:

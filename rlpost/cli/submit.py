@@ -1,0 +1,213 @@
+"""``rlpost submit <stage> [overrides]``: a stage as a job on a running Ray cluster.
+
+Owns the command line, and what has to change in a configuration that runs elsewhere. Refuses
+to own the cluster's side (cluster/jobs.py). Invariant: a mistake that can be seen from here is
+said before anything is uploaded.
+"""
+
+import argparse
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlpost.cli.boundary import exit_code
+from rlpost.errors import UserError
+
+if TYPE_CHECKING:
+    from rlpost.cluster.jobs import Jobs
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+STOP_WAIT_S = 900
+_SWEEP_FLAGS = ("-m", "--multirun")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options come before the stage; whatever follows it belongs to the stage."""
+    parser = argparse.ArgumentParser(
+        prog="rlpost submit",
+        usage="rlpost submit [options] stage [overrides]\n"
+        "       rlpost submit [options] --follow JOB | --stop JOB",
+        description="Run a stage as a job on a Ray cluster started by `ray start --head`. The "
+        "working directory is uploaded without what git ignores; the run directory is not "
+        "uploaded and must lie on storage that the cluster's hosts share. Submitting the same "
+        "command again resumes the run. Exit codes are those of the stage.",
+    )
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS,
+        help="the cluster's dashboard; default $RAY_ADDRESS, else %(default)s",
+    )
+    parser.add_argument("--name", help="what to call the job; default: the run's name")
+    parser.add_argument("--working-dir", type=Path, default=Path.cwd(), help="default: here")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="interpreter on the cluster's head; where it does not exist, `python`; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="another environment variable for the job; may be repeated. Everyone on the "
+        "cluster can read it",
+    )
+    parser.add_argument(
+        "--stop-wait-s",
+        type=int,
+        default=STOP_WAIT_S,
+        help="how long a stopped job may take to save before Ray kills it; default %(default)s",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="do not follow the job")
+    parser.add_argument("--follow", metavar="JOB", help="follow a job, by its id or name")
+    parser.add_argument("--stop", metavar="JOB", help="have a job save and end, by its id or name")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Submit, follow or stop; returns the job's exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if sum(map(bool, (args.follow, args.stop, args.command))) != 1:
+        parser.error("give a stage, or --follow JOB, or --stop JOB")
+    if args.stop:
+        return exit_code(lambda: _stop(args))
+    if args.follow:
+        return exit_code(lambda: _follow_named(args))
+    return exit_code(lambda: _submit(args))
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from rlpost.cluster.job_request import EXCLUDES, JobRequest, passed_on
+    from rlpost.cluster.jobs import Jobs
+
+    stage = submittable(args.command)
+    working_dir = args.working_dir.resolve()
+    request = JobRequest(
+        name=args.name or stage.run_name,
+        argv=stage.argv,
+        working_dir=working_dir,
+        python=args.python,
+        stop_wait_s=args.stop_wait_s,
+        excludes=(*EXCLUDES, *_inside(stage.run_root, working_dir)),
+        env=passed_on(os.environ, args.env),
+    )
+    request.check()
+    jobs = Jobs.at(args.address)
+    job = jobs.submit(request)
+    print(f"job {job} is submitted to {args.address}")
+    print(f"run directory, on the cluster: {stage.run_root / stage.run_name}", flush=True)
+    if args.no_wait:
+        _say_how_to_go_on(job)
+        return 0
+    return _follow(jobs, job)
+
+
+def _follow_named(args: argparse.Namespace) -> int:
+    from rlpost.cluster.jobs import Jobs
+
+    jobs = Jobs.at(args.address)
+    return _follow(jobs, jobs.find(args.follow))
+
+
+def _follow(jobs: "Jobs", job: str, *, skip: int = 0) -> int:
+    try:
+        return jobs.follow(job, write=_write, skip=skip)
+    except KeyboardInterrupt:
+        print(f"\nno longer following; job {job} goes on")
+        _say_how_to_go_on(job)
+        return 130
+
+
+def _say_how_to_go_on(job: str) -> None:
+    print(f"follow it: rlpost submit --follow {job}")
+    print(f"have it save and end: rlpost submit --stop {job}", flush=True)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from rlpost.cluster.jobs import Jobs
+
+    jobs = Jobs.at(args.address)
+    job = jobs.find(args.stop)
+    length = jobs.logs_length(job)
+    jobs.stop(job)
+    print(f"job {job} is asked to save and end", flush=True)
+    if args.no_wait:
+        return 0
+    code = _follow(jobs, job, skip=length)
+    return 0 if code == 130 else code
+
+
+# -- what a command means on the cluster ----------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submittable:
+    """A command line that means on the cluster what it meant here."""
+
+    argv: tuple[str, ...]
+    run_root: Path  # absolute
+    run_name: str
+
+
+def submittable(command: list[str]) -> Submittable:
+    """Translate ``stage [overrides]`` for a job, whose working directory is a passing copy.
+
+    The run directory becomes absolute and the driver joins the job's cluster.
+
+    Raises:
+        UserError, HydraException, OmegaConfBaseException: the command cannot work.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import register_configs
+
+    stage, *rest = command
+    stages = sorted(path.stem for path in config_dir().glob("*.yaml"))
+    if stage not in stages:
+        raise UserError(
+            f"only {', '.join(stages)} can be submitted, got {stage!r}; options of submit come "
+            "before the stage"
+        )
+    for each in rest:
+        if each.startswith("-") and each not in _SWEEP_FLAGS:
+            raise UserError(
+                f"{each!r} after the stage is not understood: give options of submit before the "
+                f"stage, and use others with `rlpost {stage}` here"
+            )
+    overrides = [each for each in rest if each not in _SWEEP_FLAGS]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    register_configs()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        composed = compose(config_name=stage, overrides=plain)
+    run_root = Path(os.path.abspath(Path(composed.run.dir).expanduser()))
+    argv = [stage, *rest, f"run.dir={quoted(str(run_root))}"]
+    if "cluster" in composed and composed.cluster.address is None:
+        argv.append("cluster.address=auto")
+    return Submittable(argv=tuple(argv), run_root=run_root, run_name=composed.run.name or stage)
+
+
+def quoted(value: str) -> str:
+    """Quote a hydra value unless it is plain. Example: ``quoted("a b") == "'a b'"``"""
+    if re.fullmatch(r"[\w/.+-]+", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _inside(path: Path, directory: Path) -> tuple[str, ...]:
+    """``path`` as a pattern of files not to upload, if it lies in ``directory``."""
+    if path.is_relative_to(directory) and path != directory:
+        return (f"/{path.relative_to(directory)}/",)
+    return ()
