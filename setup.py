@@ -7,6 +7,7 @@ setup(
         *find_packages(include=["rlpost", "rlpost.*"]),
         # Folders that hold only data count as packages too, or setuptools warns.
         *find_namespace_packages(include=["rlpost.*.templates"]),
+        "hydra_plugins.rlpost",
         "rlpost.configs",
         *(f"rlpost.configs.{name}" for name in find_namespace_packages("configs")),
     ],

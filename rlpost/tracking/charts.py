@@ -206,7 +206,7 @@ def charts_for(metrics: Iterable[str]) -> list[dict[str, Any]]:
     known = list(metrics)
     shown = []
     for chart in CHARTS:
-        series = [each for part in chart.series for each in _resolve(part, known)]
+        series = curves_of(chart, known)
         if series:
             band = chart.band if chart.band and set(chart.band) <= set(known) else None
             wildcard = any(part.metric.endswith("*") for part in chart.series)
@@ -217,6 +217,11 @@ def charts_for(metrics: Iterable[str]) -> list[dict[str, Any]]:
             }
             shown.append({**asdict(chart), **drawn})
     return shown
+
+
+def curves_of(chart: Chart, known: list[str]) -> list[Series]:
+    """Return the curves of ``chart`` that ``known`` metrics can draw, wildcards spelled out."""
+    return [each for part in chart.series for each in _resolve(part, known)]
 
 
 def _resolve(series: Series, known: list[str]) -> list[Series]:

@@ -1,21 +1,16 @@
 """``report.html``: one self-contained page about a run, rebuilt from its files at any time.
 
-Owns rendering and the atomic write. Refuses to own what is read (report_data.py). Invariants:
-the page asks the network for nothing and works from ``file://``; text from data reaches it
-only through escaping; a reader sees the old page or the new one.
+Owns when it is written, atomically. Refuses to own what is read (report_data.py) and how a
+page is put together (page.py). Invariant: a reader sees the old page or the new one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from rlpost.checkpoint.state import write_text
 from rlpost.tracking.boundary import attempt
+from rlpost.tracking.page import render_page
 from rlpost.tracking.progress import heldout_accuracy
 from rlpost.tracking.report_data import report_data
 from rlpost.tracking.sample import SampleRecord
@@ -35,18 +30,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run_dir: Path) -> str:
     """Return the page as text."""
-    from plotly.offline import get_plotlyjs
-
     data = report_data(run_dir)
-    environment = Environment(
-        loader=PackageLoader("rlpost.tracking", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader.get_source if environment.loader else None
-    assert source is not None
     page = {
         "steps": data.steps,
         "metrics": data.metrics,
@@ -54,13 +38,7 @@ def render(run_dir: Path) -> str:
         "samples": data.samples,
         "timeline": data.timeline,
     }
-    return environment.get_template("report.html.j2").render(
-        data=asdict(data),
-        page_json=_script_json(page),
-        plotly_js=Markup(get_plotlyjs()),
-        report_js=Markup(source(environment, "report.js")[0]),
-        report_css=Markup(source(environment, "report.css")[0]),
-    )
+    return render_page("report", data=asdict(data), page=page)
 
 
 class ReportTracker:
@@ -88,11 +66,3 @@ class ReportTracker:
 
     def _write(self) -> None:
         attempt("writing report.html", lambda: write_report(self.run_dir))
-
-
-def _script_json(value: Any) -> Markup:
-    """Return JSON that no text inside it can use to leave its script element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)

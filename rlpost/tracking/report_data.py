@@ -64,12 +64,12 @@ def report_data(run_dir: Path) -> ReportData:
     samples, num_samples = _samples(run_dir / "rollouts", problems)
     config_path = run_dir / "config.yaml"
     config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
-    thinned = _thin(rows)
-    metrics = _columns(thinned)
+    thinned = thin(rows, max_points=_MAX_POINTS)
+    metrics = columns(thinned)
     return ReportData(
         name=run_dir.resolve().name,
         config=config,
-        headlines=_headlines(rows, _planned_steps(config)),
+        headlines=_headlines(rows, planned_steps(config)),
         steps=[row["step"] for row in thinned],
         metrics=metrics,
         charts=charts_for(metrics),
@@ -97,12 +97,12 @@ def _timeline(path: Path, problems: list[str]) -> dict[str, Any] | None:
         return None
 
 
-def _thin(rows: Sequence[Row]) -> list[Row]:
-    """Keep at most ``_MAX_POINTS`` rows plus evenly many with an evaluation."""
-    if len(rows) <= _MAX_POINTS:
+def thin(rows: Sequence[Row], *, max_points: int) -> list[Row]:
+    """Keep at most ``max_points`` rows plus evenly many with an evaluation."""
+    if len(rows) <= max_points:
         return list(rows)
     evaluated = [index for index, row in enumerate(rows) if heldout_accuracy(row) is not None]
-    kept = {*evenly(range(len(rows)), _MAX_POINTS), *evenly(evaluated, _MAX_POINTS // 4)}
+    kept = {*evenly(range(len(rows)), max_points), *evenly(evaluated, max_points // 4)}
     return [rows[index] for index in sorted(kept)]
 
 
@@ -115,14 +115,12 @@ def evenly(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+def columns(rows: Sequence[Row]) -> dict[str, list[float | None]]:
     """Return metric -> value per row; names that never had a finite value are left out."""
     names = sorted({name for row in rows for name in row} - {"step"})
-    columns = {name: [_short(row.get(name)) for row in rows] for name in names}
+    found = {name: [_short(row.get(name)) for row in rows] for name in names}
     return {
-        name: values
-        for name, values in columns.items()
-        if any(value is not None for value in values)
+        name: values for name, values in found.items() if any(value is not None for value in values)
     }
 
 
@@ -132,7 +130,8 @@ def _short(value: Any) -> float | None:
     return float(f"{value:.6g}")
 
 
-def _planned_steps(config: str) -> int | None:
+def planned_steps(config: str) -> int | None:
+    """Return ``trainer.steps`` of a config.yaml; None where it says nothing."""
     try:
         tree = yaml.safe_load(config)
     except yaml.YAMLError:

@@ -142,10 +142,3 @@ def test_a_failing_member_does_not_stop_a_sweep(tiny_model, tmp_path, monkeypatc
     assert code == 2
     assert text.count("rollout.group_size must be at least 2") == 2
     assert "a.jsonl" in text and "b.jsonl" in text  # the others were still tried
-
-
-def test_sweep_names_are_unique_and_short():
-    from rlpost.cli.rl import _swept_keys
-
-    argv = ["-m", "experiment=quickstart", "seed=1,2", "trainer.lr=1e-5,2e-5", "run.name=x"]
-    assert _swept_keys(argv) == {"seed", "trainer.lr"}

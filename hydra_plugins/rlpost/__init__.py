@@ -1,0 +1,37 @@
+"""What hydra finds of ours: it admits plugins from the package ``hydra_plugins`` alone.
+
+Owns their names in hydra's groups. Refuses to own what they do (rlpost/cli/). Invariant:
+nothing heavy is imported, as every program that uses hydra in this environment looks in here.
+"""
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+from rlpost.cli import sweep_launcher, sweep_optuna
+
+
+class ProcessLauncher(sweep_launcher.ProcessLauncher):
+    """``hydra/launcher=processes``."""
+
+
+class OptunaSweeper(sweep_optuna.OptunaSweeper):
+    """``hydra/sweeper=optuna``."""
+
+
+def register() -> None:
+    """Make them known where hydra's own search fails: it does not see editable installations."""
+    for each in (ProcessLauncher, OptunaSweeper):
+        Plugins.instance().register(each)
+
+
+_store = ConfigStore.instance()
+_store.store(
+    group="hydra/launcher",
+    name="processes",
+    node=sweep_launcher.ProcessesConfig(_target_=f"{__name__}.ProcessLauncher"),
+)
+_store.store(
+    group="hydra/sweeper",
+    name="optuna",
+    node=sweep_optuna.OptunaConfig(_target_=f"{__name__}.OptunaSweeper"),
+)

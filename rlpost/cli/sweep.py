@@ -1,0 +1,155 @@
+"""``-m``: one command, several runs.
+
+Owns what a sweep is (its name, directory and varying options), the record of its members, its
+exit code and its page. Refuses to own which members there are (hydra's sweeper) and how they
+are started (hydra's launcher). Invariants: a member is a run like any other, with a name,
+directory and W&B run of its own; one that fails stops no other; the sweep's exit code is the
+worst of its members'.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlpost.cli.boundary import exit_code
+from rlpost.cli.sweep_names import key_of, member_name, quoted, sweep_name, varying
+from rlpost.tracking.sweep_record import MemberRecord, MemberState, read_members, write_member
+
+log = logging.getLogger(__name__)
+
+LAUNCHER = "hydra/launcher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One sweep as its command line describes it."""
+
+    stage: str
+    name: str
+    directory: Path
+    keys: tuple[str, ...]  # options that vary
+    found_by: tuple[str, ...]  # where hydra looks for YAML besides the package
+    argv: tuple[str, ...]  # the command line, with the choices that were left open
+    token: str  # of this command
+
+    def member(self, composed: Any, overrides: list[str], *, number: int) -> MemberRecord:
+        """Return the record of the member that ``composed`` configures."""
+        name = member_name(composed.run.name or self.stage, overrides, keys=self.keys)
+        return MemberRecord(
+            name=name,
+            number=number,
+            run_dir=str(Path(composed.run.dir).expanduser() / name),
+            overrides=tuple(varying(overrides, keys=self.keys)),
+            token=self.token,
+        )
+
+
+def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
+    """Return the sweep that ``argv`` asks for with ``-m``; None without.
+
+    Raises:
+        HydraException, OmegaConfBaseException: the options cannot be composed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from hydra_plugins.rlpost import register
+    from rlpost.config.search_path import config_dir
+
+    args = get_args_parser().parse_args(argv)
+    if not args.multirun:
+        return None
+    register()
+    found_by = [f"--{name}={value}" for name in ("config-dir", "config-name", "config-path")
+                if (value := getattr(args, name.replace("-", "_"))) is not None]  # fmt: skip
+    found_by += [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
+    choices = [] if _chooses(args.overrides, LAUNCHER) else [f"{LAUNCHER}=processes"]
+    first = [*_first_member(args.overrides), *choices]
+    if args.config_dir is not None:
+        first.append(f"hydra.searchpath=[{quoted(f'file://{Path(args.config_dir).resolve()}')}]")
+    place = args.config_path or str(config_dir())
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(place).resolve())):
+        composed = compose(args.config_name or stage, first, return_hydra_config=True)
+    parsed = OverridesParser.create().parse_overrides(args.overrides)
+    keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
+    keys += [str(key) for key in composed.hydra.sweeper.get("params") or {} if key not in keys]
+    name = sweep_name(composed.run.name or stage, keys=keys)
+    directory = Path(composed.run.dir).expanduser() / name
+    return Sweep(
+        stage=stage,
+        name=name,
+        directory=directory,
+        keys=tuple(keys),
+        found_by=tuple(found_by),
+        argv=(*argv, *choices, f"hydra.sweep.dir={quoted(str(directory))}"),
+        token=secrets.token_hex(4),
+    )
+
+
+def _chooses(overrides: Sequence[str], group: str) -> bool:
+    return any(key_of(each) == group for each in overrides)
+
+
+def _first_member(overrides: list[str]) -> list[str]:
+    """Return the overrides of the sweep's first member."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    first = []
+    for text, each in zip(
+        overrides, OverridesParser.create().parse_overrides(overrides), strict=True
+    ):
+        key = each.get_key_element()
+        if not each.is_sweep_override():
+            first.append(text)
+        elif each.is_interval_sweep():
+            first.append(f"{key}={each.value().start}")
+        elif each.value_type is None or each.value_type.name != "GLOB_CHOICE_SWEEP":
+            first.append(f"{key}={next(each.sweep_string_iterator())}")
+    return first
+
+
+def run_sweep(
+    sweep: Sweep,
+    start: Callable[[Callable[..., Any], Sequence[str]], None],
+    *,
+    run: Callable[[Any], int],
+) -> int:
+    """Run every member; returns the worst exit code.
+
+    ``start`` gives hydra the function of one member and the command line; ``run`` runs a
+    composed member and returns its exit code.
+    """
+    from rlpost.cli.sweep_report import finish
+
+    def task(composed: Any) -> MemberRecord:
+        return _run_here(sweep, composed, run)
+
+    task.sweep = sweep  # type: ignore[attr-defined]  # for launchers that start commands
+    start(task, sweep.argv)
+    ours = [each for each in read_members(sweep.directory) if each.token == sweep.token]
+    finish(sweep, ours)
+    return max((_code(each) for each in ours), default=0)
+
+
+def _code(record: MemberRecord) -> int:
+    if record.state is MemberState.waiting:
+        return 130  # only an interruption leaves one out
+    return record.exit_code if record.exit_code is not None and record.exit_code >= 0 else 1
+
+
+def _run_here(sweep: Sweep, composed: Any, run: Callable[[Any], int]) -> MemberRecord:
+    """Run a member in a process that hydra's own launchers prepared (submitit, basic)."""
+    from hydra.core.hydra_config import HydraConfig
+
+    job = HydraConfig.get()
+    record = sweep.member(composed, list(job.overrides.task), number=job.job.num)
+    composed.run.name = record.name
+    composed.tracking.group = composed.tracking.group or sweep.name
+    write_member(sweep.directory, replace(record, state=MemberState.running))
+    record = record.ended(exit_code(lambda: run(composed)))
+    write_member(sweep.directory, record)
+    return record

@@ -1,0 +1,176 @@
+"""hydra's launcher ``processes``: each member of a sweep is a command of its own.
+
+Owns starting members, at most ``n_jobs`` at a time, passing signals on and waiting. Refuses to
+own what a member does: it is ``rlpost <stage> ...`` as a person would type it, which is why
+one that crashes, is killed or runs out of memory takes no other with it. Invariants: a signal
+reaches each running member once, so that it saves; a sweep that is killed takes its members
+with it. Why not hydra's joblib launcher: docs/decisions/0012.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import open_dict
+
+from rlpost.cli.sweep import Sweep
+from rlpost.cli.sweep_names import key_of, quoted
+from rlpost.cli.sweep_report import say_ended, say_planned, say_started
+from rlpost.errors import UserError
+from rlpost.tracking.sweep_record import MemberRecord, MemberState, write_member
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_OURS = ("run.name", "tracking.group")  # options that the sweep itself gives its members
+
+
+@dataclass(kw_only=True)
+class ProcessesConfig:
+    """Options of ``hydra/launcher=processes``, under ``hydra.launcher``."""
+
+    _target_: str
+    n_jobs: int = 1  # members that run at the same time
+
+
+class ProcessLauncher(Launcher):
+    """Runs members as child processes of this one."""
+
+    def __init__(self, n_jobs: int) -> None:
+        if n_jobs < 1:
+            raise UserError(f"hydra.launcher.n_jobs must be at least 1, got {n_jobs}")
+        self.n_jobs = n_jobs
+        self.interrupted = False  # by a signal: nothing more is started
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self._context, self._config = hydra_context, config
+        self._sweep: Sweep = task_function.sweep
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the members and return, as the value of each, its record."""
+        planned = [
+            self._plan(list(overrides), initial_job_idx + index)
+            for index, overrides in enumerate(job_overrides)
+        ]
+        say_planned(self._sweep, [record for _, record, _ in planned], n_jobs=self.n_jobs)
+        records = asyncio.run(self._run([(record, command) for _, record, command in planned]))
+        return [
+            _job_return(config, list(overrides), record)
+            for (config, _, _), overrides, record in zip(
+                planned, job_overrides, records, strict=True
+            )
+        ]
+
+    def _plan(self, overrides: list[str], number: int) -> tuple[Any, MemberRecord, list[str]]:
+        config = self._context.config_loader.load_sweep_config(self._config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        record = self._sweep.member(config, overrides, number=number)
+        write_member(self._sweep.directory, record)
+        group = config.tracking.group or self._sweep.name
+        return config, record, member_command(self._sweep, record.name, overrides, group=group)
+
+    async def _run(self, planned: list[tuple[MemberRecord, list[str]]]) -> list[MemberRecord]:
+        running: dict[str, asyncio.subprocess.Process] = {}
+        turn = asyncio.Semaphore(self.n_jobs)
+
+        def pass_on(number: int) -> None:
+            self.interrupted = True
+            for process in running.values():
+                process.send_signal(number)
+
+        async def one(record: MemberRecord, command: list[str]) -> MemberRecord:
+            async with turn:
+                if self.interrupted:
+                    return record
+                return await self._one(record, command, running)
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, pass_on, number)
+        return list(await asyncio.gather(*(one(*each) for each in planned)))
+
+    async def _one(
+        self,
+        record: MemberRecord,
+        command: list[str],
+        running: dict[str, asyncio.subprocess.Process],
+    ) -> MemberRecord:
+        path = log_path(self._sweep, record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as output:
+            output.write(f"$ {shlex.join(command)}\n".encode())
+            output.flush()
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C comes from us, once
+                preexec_fn=_end_with_parent(os.getpid()),
+            )
+        running[record.name] = process
+        record = replace(record, state=MemberState.running)
+        write_member(self._sweep.directory, record)
+        say_started(self._sweep, record)
+        code = await process.wait()
+        del running[record.name]
+        message = "" if code == 0 else _last_words(path, code)
+        if code < 0 and self.interrupted:
+            code = 130  # it had not begun to listen for signals
+        record = record.ended(code, message=message)
+        write_member(self._sweep.directory, record)
+        say_ended(self._sweep, record)
+        return record
+
+
+def member_command(sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
+    """Return the command of one member: what a person types to run it alone."""
+    kept = [each for each in overrides if key_of(each).lstrip("+") not in _OURS]
+    given = [f"run.name={quoted(name)}", f"tracking.group={quoted(group)}"]
+    program = [sys.executable, "-m", "rlpost.cli.main", sweep.stage]
+    return [*program, *sweep.found_by, *kept, *given]
+
+
+def log_path(sweep: Sweep, record: MemberRecord) -> Path:
+    """Return where the terminal output of a member goes."""
+    return sweep.directory / "logs" / f"{record.name}.log"
+
+
+def _last_words(path: Path, code: int) -> str:
+    """Return why a command ended, from the end of its output."""
+    killed = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+    text = path.read_text(encoding="utf-8", errors="replace").rstrip()
+    said = text.rpartition("error: ")[2] if "error: " in text else text.rpartition("\n")[2]
+    return killed or " ".join(said.split())[-600:]
+
+
+def _end_with_parent(parent_pid: int) -> Any:
+    libc = ctypes.CDLL(None)  # loaded before the fork
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # it saves and ends
+        if os.getppid() != parent_pid:
+            os._exit(1)
+
+    return in_child
+
+
+def _job_return(config: Any, overrides: list[str], record: MemberRecord) -> JobReturn:
+    job = JobReturn()
+    job.overrides, job.cfg = overrides, config
+    job.working_dir, job.task_name = str(Path.cwd()), config.hydra.job.name
+    job.status, job.return_value = JobStatus.COMPLETED, record
+    return job

@@ -1,0 +1,237 @@
+"""Several runs side by side, read from their directories: settings, final numbers, curves.
+
+Owns which runs a path stands for, what differs between them and their ranking. Refuses to own
+looks (templates/) and what a chart means (charts.py). Invariants: a run that failed, or has
+not begun, is listed like any other; a missing number ranks last and is never 0; a damaged
+file costs a note, not the page.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlpost.errors import DataError, UserError
+from rlpost.tracking.charts import CHARTS, curves_of
+from rlpost.tracking.jsonl import Row, read_metrics
+from rlpost.tracking.progress import HELDOUT, REWARD
+from rlpost.tracking.report_data import columns, planned_steps, thin
+from rlpost.tracking.sweep_record import MemberState, read_members
+
+_MAX_NUMBERS = 400_000  # on the page, over all curves; about 3 MB
+_MAX_POINTS = 800  # per curve
+_NO_CURVE = {"timing", "staleness"}  # stacked bars of one run
+_OF_A_RUN = ("run.", "tracking.", "resume")  # settings that say where, not what
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run: what a row of the ranking and its curves need."""
+
+    name: str
+    state: str
+    note: str = ""  # why it did not end well
+    report: str | None = None  # report.html, as a path
+    settings: Mapping[str, str]
+    steps: list[int]
+    metrics: dict[str, list[float | None]]
+    final: dict[str, float]  # metric -> its last finite value
+    last_step: int | None
+    planned: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs, the best first."""
+
+    title: str
+    runs: list[RunSummary]
+    metric: str | None  # what ranks them; None: nothing was measured
+    lowest_first: bool
+    differing: list[str]  # settings that are not the same in all runs
+    names: list[str]  # of all metrics
+    charts: list[dict[str, Any]]
+    problems: list[str]
+
+
+def compare(
+    paths: Sequence[Path], *, metric: str | None = None, lowest_first: bool = False
+) -> Comparison:
+    """Read the runs that ``paths`` stand for: run directories, or sweeps for their members.
+
+    ``metric`` ranks them; without it, the held-out accuracy, else the reward.
+
+    Raises:
+        UserError: a path is neither, or no run has ``metric``.
+    """
+    problems: list[str] = []
+    runs = _different([run for path in paths for run in _runs_at(path, problems)])
+    names = sorted({name for run in runs for name in run.metrics})
+    if metric is not None and metric not in names:
+        known = ", ".join(name for name in names if "/" in name)
+        raise UserError(
+            f"--metric: no run has {metric!r}; they have: {known or 'no metric at all'}"
+        )
+    ranking = metric or _usual_metric(runs)
+    ranked = sorted(runs, key=lambda run: _rank(run, ranking, lowest_first))
+    return Comparison(
+        title=paths[0].resolve().name if len(paths) == 1 else f"{len(runs)} runs",
+        runs=[_thinner(run, len(runs)) for run in ranked],
+        metric=ranking,
+        lowest_first=lowest_first,
+        differing=_differing(runs),
+        names=names,
+        charts=_charts(names),
+        problems=problems,
+    )
+
+
+def _runs_at(path: Path, problems: list[str]) -> list[RunSummary]:
+    if (path / "members").is_dir():
+        found = []
+        for member in read_members(path):
+            beside = path.parent / member.name
+            root = beside if beside.exists() else Path(member.run_dir)
+            run = _summary(root, member.name, problems)
+            named = dict(each.split("=", 1) for each in member.overrides if "=" in each)
+            found.append(
+                replace(
+                    run,
+                    state=member.state.value,
+                    note=member.message,
+                    settings=run.settings or {k.lstrip("+"): v for k, v in named.items()},
+                )
+            )
+        return found
+    if not any((path / name).exists() for name in ("metrics.jsonl", "config.yaml")):
+        raise UserError(
+            f"{path} is neither a run (no metrics.jsonl, no config.yaml) nor a sweep (no "
+            "members/); give directories such as runs/quickstart or runs/sweep-..."
+        )
+    return [_summary(path, path.resolve().name, problems)]
+
+
+def _summary(root: Path, name: str, problems: list[str]) -> RunSummary:
+    rows = _rows(root / "metrics.jsonl", problems)
+    config_path = root / "config.yaml"
+    config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+    last = rows[-1]["step"] if rows else None
+    planned = planned_steps(config)
+    done = last is not None and planned is not None and last >= planned
+    begun = MemberState.done.value if done else "incomplete"
+    page = root / "report.html"
+    return RunSummary(
+        name=name,
+        state=begun if rows else MemberState.waiting.value,
+        report=str(page.resolve()) if page.exists() else None,
+        settings=_settings(config, root, problems),
+        steps=[row["step"] for row in rows],
+        metrics=columns(rows),
+        final=_final(rows),
+        last_step=last,
+        planned=planned,
+    )
+
+
+def _rows(path: Path, problems: list[str]) -> list[Row]:
+    try:
+        return read_metrics(path)
+    except DataError as error:
+        problems.append(str(error))
+        return []
+
+
+def _settings(config: str, root: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        tree = yaml.safe_load(config) or {}
+    except yaml.YAMLError as error:
+        problems.append(f"{root / 'config.yaml'}: {error}")
+        return {}
+    flat: dict[str, str] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, Mapping) and node:
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            flat[prefix] = str(node)
+
+    walk(tree, "")
+    return {key: value for key, value in flat.items() if key and not key.startswith(_OF_A_RUN)}
+
+
+def _final(rows: Sequence[Row]) -> dict[str, float]:
+    final: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                final[name] = float(f"{value:.6g}")
+    return final
+
+
+def _different(runs: list[RunSummary]) -> list[RunSummary]:
+    """Number names that occur twice, as the runs of two directories may have one name."""
+    counts, seen = Counter(run.name for run in runs), Counter[str]()
+    named = []
+    for run in runs:
+        seen[run.name] += 1
+        again = f" ({seen[run.name]})" if counts[run.name] > 1 else ""
+        named.append(replace(run, name=run.name + again))
+    return named
+
+
+def _usual_metric(runs: Sequence[RunSummary]) -> str | None:
+    """Return the held-out accuracy that most runs have, else the reward, if any run has it."""
+    counts = Counter(n for run in runs for n in run.final if HELDOUT.fullmatch(n) or n == REWARD)
+    return max(counts, key=lambda n: (n != REWARD, counts[n], n), default=None)
+
+
+def _rank(run: RunSummary, metric: str | None, lowest_first: bool) -> tuple[bool, float]:
+    value = run.final.get(metric) if metric else None
+    if value is None:
+        return (True, 0.0)
+    return (False, value if lowest_first else -value)
+
+
+def _differing(runs: Sequence[RunSummary]) -> list[str]:
+    known = [run.settings for run in runs if run.settings]
+    keys = sorted({key for settings in known for key in settings})
+    return [key for key in keys if len({s[key] for s in known if key in s}) > 1]
+
+
+def _charts(names: list[str]) -> list[dict[str, Any]]:
+    """Return one chart per metric that is worth a comparison, in the report's order."""
+    charts: list[dict[str, Any]] = []
+    for chart in CHARTS:
+        curves = [] if chart.name in _NO_CURVE else curves_of(chart, names)
+        for curve in curves:
+            title = chart.title if len(curves) == 1 else f"{chart.title}: {curve.label}"
+            charts.append(
+                {
+                    "name": f"c{len(charts)}",
+                    "title": title,
+                    "unit": chart.unit,
+                    "help": chart.help,
+                    "metric": curve.metric,
+                    "range01": chart.range01,
+                    "log_scale": chart.log_scale,
+                    "wide": chart.wide and len(curves) == 1,
+                }
+            )
+    return charts
+
+
+def _thinner(run: RunSummary, num_runs: int) -> RunSummary:
+    """Return ``run`` with its share of the page's numbers."""
+    budget = _MAX_NUMBERS // (num_runs * max(1, len(run.metrics)))
+    points = max(20, min(_MAX_POINTS, budget))
+    rows: list[Row] = [
+        {"step": step, **{name: values[i] for name, values in run.metrics.items()}}
+        for i, step in enumerate(run.steps)
+    ]
+    kept = thin(rows, max_points=points)
+    return replace(run, steps=[row["step"] for row in kept], metrics=columns(kept))

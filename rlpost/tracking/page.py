@@ -1,0 +1,50 @@
+"""Templates and data -> one self-contained HTML page.
+
+Owns putting a page together. Refuses to own what it shows (report_data.py,
+comparison_data.py) and looks (templates/). Invariants: a page asks the network for nothing
+and works from ``file://``; text from data reaches it only through escaping.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) -> str:
+    """Render ``templates/<name>.html.j2``.
+
+    ``data`` is what the template sees, ``page`` what ``<name>.js`` finds as JSON.
+    """
+    from plotly.offline import get_plotlyjs
+
+    loader = PackageLoader("rlpost.tracking", "templates")
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def source(file: str) -> Markup:
+        return Markup(loader.get_source(environment, file)[0])
+
+    return environment.get_template(f"{name}.html.j2").render(
+        data=data,
+        page_json=_script_json(page),
+        plotly_js=Markup(get_plotlyjs()),
+        drawing_js=source("drawing.js"),
+        page_js=source(f"{name}.js"),
+        page_css=source("report.css"),
+    )
+
+
+def _script_json(value: Any) -> Markup:
+    """Return JSON that no text inside it can use to leave its script element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

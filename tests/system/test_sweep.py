@@ -1,0 +1,158 @@
+"""A sweep as a user runs it: two members at a time, one of them killed, the command again."""
+
+import importlib.util
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from cli_runs import REWARD, command, finish, metrics
+
+from rlpost.tracking.sweep_record import MemberState, read_members
+
+pytestmark = pytest.mark.timeout(900)
+
+NAME = "swept"
+STEPS = 6
+VARYING = ("seed=1,2", "trainer.lr=1e-3,2e-3")
+MEMBERS = [f"{NAME}-seed={seed},trainer.lr={lr}" for seed in (1, 2) for lr in ("0.001", "0.002")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("sweep")
+    (place / "reward.py").write_text(REWARD)
+    return place
+
+
+def start_sweep(place, model) -> subprocess.Popen:
+    swept = command(place, model, NAME, "-m", *VARYING, "hydra.launcher.n_jobs=2")
+    swept.append(f"trainer.steps={STEPS}")
+    return subprocess.Popen(
+        swept, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def drivers(sweep: subprocess.Popen) -> dict[str, psutil.Process]:
+    """Name -> process of the members that run now."""
+    found = {}
+    for process in psutil.Process(sweep.pid).children():
+        name = re.search(r"run\.name='([^']+)'", " ".join(process.cmdline()))
+        if name:
+            found[name[1]] = process
+    return found
+
+
+def wait_for(condition, sweep: subprocess.Popen, what: str) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and sweep.poll() is None:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{what} never came: {sweep.communicate()[0]}")
+
+
+def held(process: psutil.Process) -> dict[str, set]:
+    """What a member and its descendants have open."""
+    ports, peers, written = set(), set(), set()
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            for link in each.net_connections("inet"):
+                if link.status == psutil.CONN_LISTEN:
+                    ports.add(link.laddr.port)
+                elif link.raddr:
+                    peers.add(link.raddr.port)
+            written |= {file.path for file in each.open_files() if file.mode != "r"}
+        except psutil.NoSuchProcess:
+            continue
+    return {"ports": ports, "peers": peers, "written": written}
+
+
+@pytest.fixture(scope="module")
+def killed_sweep(place, tiny_untied_model) -> dict:
+    """A sweep of which one member was killed, and what its first two members had open."""
+    sweep = start_sweep(place, tiny_untied_model)
+    runs = place / "runs"
+
+    def both_train() -> bool:
+        both = list(drivers(sweep))
+        return len(both) == 2 and all(len(metrics(runs / name)) > 3 for name in both)
+
+    wait_for(both_train, sweep, "step 3 of both members")
+    running = drivers(sweep)
+    first, second = (held(process) for process in running.values())
+    victim = min(running)
+    running[victim].kill()
+    output = finish(sweep, timeout_s=600)
+    return {"code": sweep.returncode, "output": output, "victim": victim, "held": (first, second)}
+
+
+def test_members_share_nothing(killed_sweep):
+    first, second = killed_sweep["held"]
+    assert first["ports"] and second["ports"]
+    assert not first["ports"] & second["ports"]
+    assert not first["peers"] & second["ports"] and not second["peers"] & first["ports"]
+    assert any("/runs/" in path for path in first["written"])
+    assert not first["written"] & second["written"]
+
+
+def test_a_killed_member_costs_no_other(place, killed_sweep):
+    assert killed_sweep["code"] == 1, killed_sweep["output"]
+    victim, runs = killed_sweep["victim"], place / "runs"
+    (directory,) = runs.glob("sweep-*")
+    records = {each.name: each for each in read_members(directory)}
+    assert list(records) == MEMBERS
+    assert records[victim].state is MemberState.failed
+    assert records[victim].message == "killed by SIGKILL"
+    for name in set(MEMBERS) - {victim}:
+        assert records[name].state is MemberState.done
+        assert [row["step"] for row in metrics(runs / name)] == list(range(STEPS + 1))
+    configs = [yaml.safe_load((runs / name / "config.yaml").read_text()) for name in MEMBERS]
+    assert {each["tracking"]["group"] for each in configs} == {directory.name}
+    identities = {(runs / name / "wandb" / "run_id").read_text() for name in MEMBERS}
+    sessions = {re.search(r"ray session: (\S+)", (runs / name / "run.log").read_text())[1]
+                for name in MEMBERS}  # fmt: skip
+    assert len(identities) == len(sessions) == len(MEMBERS)
+
+
+def test_the_same_command_resumes_the_killed_one_alone(place, tiny_untied_model, killed_sweep):
+    victim, runs = killed_sweep["victim"], place / "runs"
+    before = {name: (runs / name / "metrics.jsonl").read_bytes() for name in MEMBERS}
+    saved = int((runs / victim / "checkpoints" / "latest").read_text().strip()[5:])
+    assert 0 < saved < STEPS  # it goes on from its own checkpoint
+    kept = [row for row in metrics(runs / victim) if row["step"] <= saved]
+
+    sweep = start_sweep(place, tiny_untied_model)
+    output = finish(sweep, timeout_s=600)
+    assert sweep.returncode == 0, output
+    (directory,) = runs.glob("sweep-*")
+    for name in MEMBERS:
+        text = (directory / "logs" / f"{name}.log").read_text()
+        same = (runs / name / "metrics.jsonl").read_bytes() == before[name]
+        assert same is (name != victim), name
+        assert (f"is complete at step {STEPS}" in text) is (name != victim), text
+    rows = metrics(runs / victim)
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    # The row of the checkpoint's step is written around the save and may gain metrics.
+    assert rows[:saved] == kept[:saved]
+    assert {each.state for each in read_members(directory)} == {MemberState.done}
+
+
+def test_the_page_draws_every_member(place, killed_sweep):
+    (page,) = (place / "runs").glob("sweep-*/sweep.html")
+    path = Path(__file__).parents[1] / "tracking" / "chromium.py"
+    spec = importlib.util.spec_from_file_location("chromium", path)
+    chromium = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chromium)
+    dom = chromium.Browser().dump(page.as_uri())
+    assert 'data-ready="yes"' in dom and "data-page-error" not in dom
+    assert re.search(r'<pre id="page-errors"[^>]* hidden', dom)
+    rows = re.findall(r"<tr>", re.search(r"<tbody>(.*?)</tbody>", dom, re.DOTALL)[1])
+    assert len(rows) == len(MEMBERS)
+    for name in MEMBERS:
+        assert name in dom
+    reward = re.search(r'id="chart-c1"[^>]*>', dom)[0]
+    assert reward.count(f" at {STEPS}") == len(MEMBERS), reward
