@@ -50,8 +50,20 @@ class RLPlan:
     resume_from: Path | None
 
 
-def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory) -> RLPlan:
+def prepare(
+    cfg: RLConfig,
+    resolved: dict[str, Any],
+    *,
+    directory: RunDirectory,
+    device: Device | None = None,
+) -> RLPlan:
     """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``config/checks.py``.
+        resolved: the same as plain data.
+        directory: where the run will live.
+        device: where models will run; None: what this machine has.
 
     Raises:
         UserError, DataError: something the user can fix.
@@ -67,7 +79,7 @@ def prepare(cfg: RLConfig, resolved: dict[str, Any], *, directory: RunDirectory)
         require_same_vocabulary(critic_path, model_path, field="critic.init_from")
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
-    device = resolve_device(cfg.cluster.device)
+    device = device or resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)

@@ -1,0 +1,100 @@
+"""Peak memory of each process of a real run beside what `rlpost plan` says.
+
+    .venv/bin/python benchmarks/memory.py experiment=quickstart trainer.steps=2 evaluation.samples=1
+
+Peaks are the kernel's (VmHWM): resident memory, mapped weights included.
+"""
+
+import argparse
+import collections
+import subprocess
+import sys
+import tempfile
+import time
+
+import psutil
+
+from rlpost.cli.plan import prepared
+from rlpost.stages.rl_estimate import GIB, estimate
+
+# How a process is called by the system -> by the plan, without its number.
+KINDS = {
+    "ray::TrainerRank": "trainer rank",
+    "ray::CriticRank": "critic rank",
+    "ray::FrozenScorer": "reference",
+    "ray::RewardScorer": "reward model",
+    "ray::VllmGenerator": "generator: actor",
+    "VLLM::EngineCore": "generator: core",
+    "VLLM::Worker": "generator: worker",
+    "ray::VerifierService": "verifiers",
+}
+
+
+def kind_of(process: psutil.Process, driver: int) -> str | None:
+    if process.pid == driver:
+        return "driver"
+    title = " ".join(process.cmdline()[:1]) or process.name()
+    return next((kind for start, kind in KINDS.items() if title.startswith(start)), None)
+
+
+def peak_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        (line,) = (line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def watch(command: list[str]) -> dict[str, list[int]]:
+    """Run ``command``; returns kind -> peaks of its processes."""
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peaks: dict[tuple[str, int], int] = {}
+    services: set[int] = set()
+    while run.poll() is None:
+        for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+            try:
+                kind = kind_of(process, run.pid)
+                services |= {process.pid} if kind == "verifiers" else set()
+                if process.ppid() in services:
+                    kind = "verifiers"
+                if kind is not None:
+                    peaks[kind, process.pid] = peak_bytes(process.pid)
+            except (psutil.Error, OSError, ValueError):  # it ended while we looked
+                continue
+        time.sleep(0.3)
+    if run.returncode:
+        raise SystemExit(f"the run ended with exit code {run.returncode}")
+    by_kind = collections.defaultdict(list)
+    for (kind, _), size in peaks.items():
+        by_kind[kind].append(size)
+    return by_kind
+
+
+def predicted(overrides: list[str]) -> dict[str, list[float]]:
+    found = estimate(prepared("rl", overrides), gpu_bytes=None)
+    by_kind = collections.defaultdict(list)
+    for each in [*found.footprints, *found.unseated]:
+        words = [word.rstrip(":") for word in each.process.split()]
+        name = " ".join(word for word in words if not word.isdigit())
+        kind = name.replace("generator ", "generator: ") if "generator" in name else name
+        kind = "reward model" if kind.startswith("reward model") else kind
+        by_kind[kind].append(each.peak_bytes)
+    return by_kind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="+", help="as for `rlpost rl`")
+    args = parser.parse_args()
+    plan = predicted(args.overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = [f"run.dir={scratch}", "tracking.wandb=disabled"]
+        seen = watch([sys.executable, "-m", "rlpost.cli.main", "rl", *args.overrides, *place])
+    print(f"{'process':20} {'planned':>8} {'seen':>8}  ratio   (GiB)")
+    for kind, sizes in plan.items():
+        ours, theirs = sum(sizes) / GIB, sum(seen.get(kind, [])) / GIB
+        print(f"{kind:20} {ours:8.2f} {theirs:8.2f}  {ours / theirs if theirs else 0:5.2f}")
+    total, real = (sum(map(sum, each.values())) / GIB for each in (plan, seen))
+    print(f"{'all':20} {total:8.2f} {real:8.2f}  {total / real:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

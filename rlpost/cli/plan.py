@@ -1,0 +1,228 @@
+"""``rlpost plan``: who would sit where and what it would need, before anything starts.
+
+Owns the command and its tables. Refuses to own the arithmetic (stages/rl_estimate.py) and the
+seating (control/seating.py). Starts no process and writes nothing; with ``cluster.address`` it
+joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
+"""
+
+import argparse
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlpost.cli.boundary import exit_code
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Machines that need not exist, all alike."""
+
+    num_nodes: int
+    cores: int
+    node_gib: float
+    gpus_per_node: int
+    gpu_gib: float
+
+
+def main(argv: list[str]) -> int:
+    """Print placement and memory of a run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="rlpost plan",
+        description="Print who would sit where and how much memory each process would need, "
+        "without starting anything. Looks at this machine, or at the cluster of "
+        "cluster.address; --nodes describes machines that are not there yet.",
+        epilog="example: rlpost plan --nodes 2 --gpus 8 rl experiment=grpo cluster=two_nodes "
+        "trainer.num_ranks=8 generator.num=8",
+    )
+    parser.add_argument("--nodes", type=int, help="plan for so many nodes that need not exist")
+    parser.add_argument("--cores", type=int, default=64, help="of such a node (64)")
+    parser.add_argument("--node-gib", type=float, default=512, help="memory of such a node (512)")
+    parser.add_argument("--gpus", type=int, default=0, help="of such a node (0)")
+    parser.add_argument("--gpu-gib", type=float, default=80, help="memory of such a GPU (80)")
+    parser.add_argument("stage", choices=("rl", "rft"))
+    parser.add_argument("overrides", nargs="*", help="as for the stage itself")
+    args = parser.parse_args(argv)
+    hardware = None
+    if args.nodes is not None:
+        hardware = Hardware(
+            num_nodes=args.nodes,
+            cores=args.cores,
+            node_gib=args.node_gib,
+            gpus_per_node=args.gpus,
+            gpu_gib=args.gpu_gib,
+        )
+    return exit_code(lambda: _plan(args.stage, args.overrides, hardware))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machines:
+    """What is planned for."""
+
+    nodes: list[Any]  # control.seating.Node
+    node_bytes: dict[str, float]  # node id -> memory that is available there
+    gpu_bytes: float | None  # None: on CPU
+
+
+def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
+    from rlpost.control.seating import seat
+    from rlpost.stages.rl_estimate import estimate
+    from rlpost.stages.rl_seats import sitters_of
+
+    plan = prepared(stage, overrides, hardware)
+    machines = _imagined(hardware) if hardware else _found(plan)
+    seats = seat(sitters_of(plan), machines.nodes, placement=plan.cfg.cluster.placement)
+    return _report(estimate(plan, gpu_bytes=machines.gpu_bytes), seats, machines)
+
+
+def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:
+    """Compose and check the configuration as the stage would, for the hardware that is meant."""
+    from hydra import compose, initialize_config_dir
+
+    from rlpost.cluster.session import Device
+    from rlpost.config.checks import check_rl
+    from rlpost.config.convert import to_rl_config
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import register_configs
+    from rlpost.stages.rl_plan import prepare
+    from rlpost.stages.run_directory import RunDirectory
+    from rlpost.training.settings import DType
+
+    register_configs()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg, resolved = to_rl_config(compose(stage, overrides))
+    check_rl(cfg)
+    device = None
+    if hardware is not None:
+        device = Device.cuda if hardware.gpus_per_node else Device.cpu
+        if device is Device.cuda and cfg.trainer.dtype is DType.auto:
+            cfg = replace(cfg, trainer=replace(cfg.trainer, dtype=DType.bfloat16))
+    with tempfile.TemporaryDirectory() as scratch:  # a plan is of no run that is there already
+        directory = RunDirectory(root=Path(scratch) / "plan")
+        return prepare(replace(cfg, resume="never"), resolved, directory=directory, device=device)
+
+
+def _imagined(hardware: Hardware) -> _Machines:
+    from rlpost.control.seating import Node
+
+    names = [f"node {number}" for number in range(1, hardware.num_nodes + 1)]
+    return _Machines(
+        nodes=[
+            Node(id=name, name=name, cpus=hardware.cores, gpus=hardware.gpus_per_node)
+            for name in names
+        ],
+        node_bytes=dict.fromkeys(names, hardware.node_gib * GIB),
+        gpu_bytes=hardware.gpu_gib * GIB if hardware.gpus_per_node else None,
+    )
+
+
+def _found(plan: Any) -> _Machines:
+    """Look at the cluster to be joined, or at this machine."""
+    import socket
+
+    from rlpost.cluster.placement import living_nodes
+    from rlpost.cluster.session import Device, Session
+    from rlpost.control.seating import Node
+    from rlpost.doctor import machine
+
+    gpus = machine.gpus() if plan.device is Device.cuda else ()
+    if plan.cfg.cluster.address is not None:
+        with Session(plan.cfg.cluster):
+            nodes = living_nodes()
+    else:
+        here = socket.gethostname()
+        nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(gpus))]
+    # Of other nodes Ray tells cores and GPUs, not memory: taken to be like this one.
+    return _Machines(
+        nodes=nodes,
+        node_bytes={node.id: machine.memory().total_bytes for node in nodes},
+        gpu_bytes=min(gpu.memory_mib for gpu in gpus) * 2.0**20 if gpus else None,
+    )
+
+
+def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
+    """Print both tables; return 2 when a node or a GPU would be too small, else 0."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    table = _table("memory, at the peak of each process", "node", "process", "GiB", "of which")
+    lacking = []
+    for index, node in enumerate(machines.nodes):
+        here = [each for each in seats if each.bundle.node.id == node.id]
+        rows = [f for each in here for f in found.of(each.sitter.name)]
+        rows += found.unseated if index == 0 else []
+        for name, row in _alike(rows):
+            where = f"{node.name}, GPU" if row.on_gpu else node.name
+            parts = ", ".join(f"{what} {size / GIB:.2f}" for what, size in row.largest())
+            table.add_row(where, name, f"{row.peak_bytes / GIB:.2f}", parts)
+        host = sum(row.peak_bytes for row in rows if not row.on_gpu)
+        room = machines.node_bytes[node.id]
+        table.add_row(node.name, "all, on the host", f"{host / GIB:.2f}", f"of {room / GIB:.1f}")
+        table.add_section()
+        if host > room:
+            lacking.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
+        lacking += _full_gpus(found, here, machines.gpu_bytes)
+    console.print(_seats_table(seats), table)
+    console.print(
+        f"A step trains at most {found.tokens_per_step:,} tokens, in micro-batches of up to "
+        f"{found.micro_batch_tokens:,}."
+    )
+    if lacking:
+        console.print(
+            f"It would not fit: {'; '.join(lacking)}. Lower trainer.max_tokens_per_micro_batch, "
+            "set trainer.gradient_checkpointing=true or trainer.zero_stage=3 with more "
+            "trainer.num_ranks, or give generators less (generator.kv_cache_gib on CPU, "
+            "generator.gpu_memory_utilization on GPU)."
+        )
+    return 2 if lacking else 0
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for each in columns:
+        table.add_column(each, justify="right" if each == "GiB" else "left", overflow="fold")
+    return table
+
+
+def _alike(footprints: list[Any]) -> list[tuple[str, Any]]:
+    """Return each kind of process once. Example: ``("trainer rank 0, 4 alike", footprint)``."""
+    kinds: dict[Any, list[Any]] = {}
+    for each in footprints:
+        kind = re.sub(r"\d+", "#", each.process), each.on_gpu, each.peak_bytes
+        kinds.setdefault(kind, []).append(each)
+    return [
+        (same[0].process + (f", {len(same)} alike" if len(same) > 1 else ""), same[0])
+        for same in kinds.values()
+    ]
+
+
+def _full_gpus(found: Any, seats: list[Any], gpu_bytes: float | None) -> list[str]:
+    """Name the GPUs that would have to hold more than they can."""
+    if gpu_bytes is None:
+        return []
+    on_bundle: dict[Any, list[Any]] = {}
+    for each in seats:
+        on_bundle.setdefault(each.bundle, []).append(each.sitter.name)
+    full = []
+    for names in on_bundle.values():
+        # Of a sitter with several GPUs every GPU holds the same.
+        sizes = [max(f.peak_bytes for f in found.of(name) if f.on_gpu) for name in names]
+        if sum(sizes) > gpu_bytes:
+            size = f"{sum(sizes) / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB"
+            full.append(f"GPU of {' and '.join(names)}: {size}")
+    return full
+
+
+def _seats_table(seats: list[Any]) -> Any:
+    from rlpost.control.seating import picture
+
+    table = _table("seats", "node", "who sits there")
+    for line in picture(seats):
+        node, _, sitting = line.partition(": ")
+        table.add_row(node, sitting)
+    return table

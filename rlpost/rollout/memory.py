@@ -1,0 +1,52 @@
+"""What a generator needs in memory, process by process.
+
+Owns the arithmetic; ``benchmarks/memory.py`` compares it with reality. On CPU an engine is
+three kinds of process: the actor, vLLM's core, and a worker for each part of the model.
+"""
+
+from rlpost.models.footprint import Footprint
+from rlpost.models.shape import ModelShape
+from rlpost.rollout.vllm_generator import GeneratorConfig
+
+GIB = 2**30
+ACTOR_BYTES = 0.88 * GIB
+CORE_BYTES = 0.76 * GIB
+WORKER_BYTES = 0.95 * GIB
+
+
+def generator_footprint(
+    process: str,
+    shape: ModelShape,
+    cfg: GeneratorConfig,
+    *,
+    value_bytes: int,
+    gpu_bytes: float | None,
+) -> list[Footprint]:
+    """Return the needs of one generator's processes, and of each of its GPUs.
+
+    Args:
+        process: the generator's name.
+        shape: of the model.
+        cfg: the generators'.
+        value_bytes: of a weight: 4 or 2.
+        gpu_bytes: memory of a GPU; None: on CPU.
+    """
+    workers = cfg.tensor_parallel_size
+    weights = value_bytes * shape.parameters / workers
+    # The version that serves and its predecessor stay mapped until the next one is committed.
+    payload = {"received weights": 1.0 * value_bytes * shape.parameters}
+    footprints = [
+        Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES}),
+        Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}),
+    ]
+    for worker in range(workers):
+        name = f"{process}: worker {worker}"
+        kept = {"libraries": WORKER_BYTES, **payload}
+        if gpu_bytes is None:
+            kept |= {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
+        footprints.append(Footprint(process=name, kept=kept))
+        if gpu_bytes is not None:
+            room = cfg.gpu_memory_utilization * gpu_bytes
+            parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
+            footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
+    return footprints

@@ -1,0 +1,92 @@
+"""What an RL run needs in memory, before anything starts.
+
+Owns who needs what; the arithmetic is each room's own (``*/memory.py``). Refuses to own how it
+is shown (cli/plan.py).
+"""
+
+from dataclasses import dataclass
+
+from rlpost.cluster.ranks import rank_name
+from rlpost.cluster.reward import reward_name
+from rlpost.cluster.session import Device
+from rlpost.cluster.supervision import generator_name
+from rlpost.cluster.trainers import REFERENCE
+from rlpost.models.footprint import Footprint
+from rlpost.models.shape import model_shape
+from rlpost.rollout.memory import generator_footprint
+from rlpost.rollout.vllm_generator import GeneratorDtype
+from rlpost.stages.rl_plan import RLPlan
+from rlpost.training.memory import frozen_footprint, trained_footprint
+from rlpost.training.precision import resolve_dtype
+
+GIB = 2**30
+DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
+VERIFIER_BYTES = 0.2 * GIB  # the service; and again for each of its workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Every process of a run."""
+
+    footprints: list[Footprint]  # of those who have a seat
+    unseated: list[Footprint]  # driver and verifiers
+    tokens_per_step: int  # at most, responses and prompts
+    micro_batch_tokens: int
+
+    def of(self, sitter: str) -> list[Footprint]:
+        """Return the footprints of one seat's processes."""
+        own = f"{sitter}: "
+        return [f for f in self.footprints if f.process == sitter or f.process.startswith(own)]
+
+
+def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
+    """Add up every process of ``plan``.
+
+    Args:
+        plan: a checked run.
+        gpu_bytes: memory of one GPU; None: the run is on CPU.
+    """
+    cfg, on_gpu = plan.cfg, plan.device is Device.cuda
+    policy = model_shape(plan.model_path)
+    prompt = _mean_prompt(plan)
+    tokens = cfg.rollout.prompts_per_step * (
+        prompt + cfg.rollout.group_size * cfg.rollout.max_tokens
+    )
+    in_micro_batch = min(
+        cfg.trainer.max_tokens_per_micro_batch, -(-tokens // cfg.trainer.num_ranks)
+    )
+    value_bytes = resolve_dtype(cfg.trainer.dtype).itemsize
+    common = {"num_tokens": in_micro_batch, "value_bytes": value_bytes, "on_gpu": on_gpu}
+    found: list[Footprint] = []
+    for rank in range(cfg.trainer.num_ranks):
+        name = rank_name("trainer", rank)
+        found += trained_footprint(name, policy, cfg.trainer, **common)
+    if cfg.critic.enabled:
+        critic, shape = cfg.critic.trainer(cfg.trainer), model_shape(plan.critic_path)
+        for rank in range(critic.num_ranks):
+            name = rank_name("critic", rank)
+            found += trained_footprint(name, shape, critic, has_head=False, **common)
+    chunk = cfg.trainer.logprob_chunk
+    if cfg.algorithm.kl.needs_reference:
+        found += frozen_footprint(REFERENCE, policy, logprob_chunk=chunk, **common)
+    for model, path in plan.reward_paths.items():
+        name = reward_name(model)
+        found += frozen_footprint(name, model_shape(path), logprob_chunk=0, **common)
+    sampled = 4 if plan.generator.dtype is GeneratorDtype.float32 else 2
+    for index in range(plan.generator.num):
+        found += generator_footprint(
+            generator_name(index), policy, plan.generator, value_bytes=sampled, gpu_bytes=gpu_bytes
+        )
+    judges = cfg.cluster.verifier_actors * (1 + cfg.cluster.verifier_workers)
+    unseated = {"driver": DRIVER_BYTES, "verifiers": judges * VERIFIER_BYTES}
+    return Estimate(
+        footprints=found,
+        unseated=[Footprint(process=p, kept={"libraries": b}) for p, b in unseated.items()],
+        tokens_per_step=tokens,
+        micro_batch_tokens=in_micro_batch,
+    )
+
+
+def _mean_prompt(plan: RLPlan) -> int:
+    rows = range(min(len(plan.train_set), 256))
+    return sum(len(plan.train_set.prompt(0, row).token_ids) for row in rows) // len(rows)

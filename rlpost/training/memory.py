@@ -1,0 +1,110 @@
+"""What a rank that trains, and a frozen model, need in memory.
+
+Owns the arithmetic. Refuses to own the machine. The model states follow the ZeRO paper (arXiv
+1910.02054, section 3) with float32 masters; saved activations are counted tensor by tensor for
+a Llama layer with a gated feed-forward. What is not arithmetic (interpreter and libraries, the
+temporaries of an update) was measured; ``benchmarks/memory.py`` compares sum and reality.
+"""
+
+from rlpost.models.footprint import Footprint
+from rlpost.models.shape import ModelShape
+from rlpost.training.settings import TrainerConfig
+
+GIB = 2**30
+BASE_BYTES = 0.85 * GIB  # interpreter, torch, transformers and deepspeed
+CUDA_CONTEXT_BYTES = 0.6 * GIB
+# Of an update, per float32 parameter of the rank: the gradient once more, flat, and Adam's
+# temporaries, which torch makes for all parameters at a time.
+UPDATE_TEMPORARIES = 4.2
+LOGIT_COPIES = 3  # logits, their softmax and their gradient
+
+
+def trained_footprint(
+    process: str,
+    shape: ModelShape,
+    cfg: TrainerConfig,
+    *,
+    num_tokens: int,
+    value_bytes: int,
+    on_gpu: bool,
+    has_head: bool = True,
+) -> list[Footprint]:
+    """Return one rank's needs: on the host, and on its GPU when it has one.
+
+    Args:
+        process: its name.
+        shape: of the model.
+        cfg: the rank group's.
+        num_tokens: of the largest micro-batch.
+        value_bytes: of a weight in the compute dtype: 4 or 2.
+        on_gpu: states and activations are there.
+        has_head: scores a vocabulary (a policy), not a value (a critic).
+    """
+    whole, part = shape.parameters, shape.parameters / cfg.num_ranks
+    masters = part if cfg.zero_stage else whole
+    kept = {
+        "weights": value_bytes * (part if cfg.zero_stage == 3 else whole),
+        "gradients": 4 * (part if cfg.zero_stage >= 2 else whole),
+        "Adam's moments": 8 * masters,
+    }
+    if cfg.zero_stage or value_bytes < 4:  # else the weights are the masters
+        kept["float32 masters"] = 4 * masters
+    logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * shape.vocabulary if has_head else 0
+    phases = {
+        "activations and logits": logits
+        + num_tokens
+        * activation_bytes_per_token(
+            shape, value_bytes=value_bytes, checkpointing=cfg.gradient_checkpointing
+        ),
+        "temporaries of the update": UPDATE_TEMPORARIES * 4 * masters,
+    }
+    copy = {"copy for a checkpoint": 12 * part}  # on the host, written behind the run
+    base = {"libraries": BASE_BYTES}
+    if not on_gpu:
+        return [Footprint(process=process, kept=base | kept, phases=phases | copy)]
+    context = {"CUDA context": CUDA_CONTEXT_BYTES}
+    return [
+        Footprint(process=process, kept=base, phases=copy),
+        Footprint(process=process, kept=context | kept, phases=phases, on_gpu=True),
+    ]
+
+
+def frozen_footprint(
+    process: str,
+    shape: ModelShape,
+    *,
+    num_tokens: int,
+    value_bytes: int,
+    logprob_chunk: int,
+    on_gpu: bool,
+) -> list[Footprint]:
+    """Return the needs of a model that only scores: a reference or a reward model."""
+    base = {"libraries": BASE_BYTES}
+    kept = {"weights": float(value_bytes * shape.parameters)}
+    one_layer = _layer_values_per_token(shape) * value_bytes * num_tokens
+    phases = {
+        "one layer and logits": one_layer + LOGIT_COPIES * 4 * logprob_chunk * shape.vocabulary
+    }
+    if not on_gpu:
+        return [Footprint(process=process, kept=base | kept, phases=phases)]
+    context = {"CUDA context": CUDA_CONTEXT_BYTES}
+    return [
+        Footprint(process=process, kept=base),
+        Footprint(process=process, kept=context | kept, phases=phases, on_gpu=True),
+    ]
+
+
+def activation_bytes_per_token(
+    shape: ModelShape, *, value_bytes: int, checkpointing: bool
+) -> float:
+    """Bytes that the backward pass needs of one token, in all layers."""
+    layer = _layer_values_per_token(shape) * value_bytes
+    if checkpointing:  # the input of each layer, and one layer being computed again
+        return shape.layers * shape.width * value_bytes + layer
+    return shape.layers * layer
+
+
+def _layer_values_per_token(shape: ModelShape) -> int:
+    """Values that one layer saves: two norms in float32 and half, attention, gated MLP."""
+    attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim + shape.heads * shape.head_dim
+    return 5 * shape.width + attention + 4 * shape.feed_forward

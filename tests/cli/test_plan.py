@@ -1,0 +1,65 @@
+"""`rlpost plan`: what it says of hardware that is not here."""
+
+import pytest
+
+from rlpost.cli.plan import main
+
+GPUS = ["--nodes", "2", "--gpus", "8"]
+
+
+def run(capsys, *argv: str) -> tuple[int, str]:
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    return code, " ".join((captured.out + captured.err).split())
+
+
+@pytest.fixture
+def tiny(tiny_model, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")  # no cell is wrapped
+    return f"model.path={tiny_model}"
+
+
+def test_this_machine(capsys, tiny):
+    code, text = run(capsys, "rl", "experiment=quickstart", tiny)
+    assert code == 0, text
+    for word in ("trainer rank 0", "generator 0: worker 0", "KV cache 1.00", "driver", "verifiers"):
+        assert word in text
+
+
+def test_two_nodes_apart(capsys, tiny):
+    options = ["trainer.num_ranks=8", "generator.num=4", "generator.tensor_parallel_size=2"]
+    code, text = run(capsys, *GPUS, "rl", "experiment=ppo_verifier", "cluster=two_nodes", tiny)
+    assert code == 0, text
+    assert "node 1 │ trainer rank 0 (1 GPU), critic rank 0 (1 GPU)" in text
+    assert "node 2 │ generator 0 (1 GPU)" in text
+    code, text = run(capsys, *GPUS, "rl", "experiment=grpo", "cluster=two_nodes", tiny, *options)
+    assert code == 0 and "node 2, GPU │ generator 0: worker 0, 8 alike" in text, text
+
+
+def test_what_does_not_fit_exits_2(capsys, tiny):
+    small = ["--nodes", "1", "--gpus", "1", "--gpu-gib", "0.5", "rl", "experiment=grpo", tiny]
+    code, text = run(capsys, *small, "cluster=local_gpu")
+    assert code == 2
+    assert "It would not fit: GPU of trainer rank 0 and generator 0: " in text
+    code, text = run(capsys, *GPUS, "rl", "experiment=grpo", tiny, "generator.num=20")
+    assert code == 2
+    assert "no node has room for generator 15" in text
+    code, text = run(capsys, "--nodes", "1", "--node-gib", "1", "rl", "experiment=grpo", tiny)
+    assert code == 2 and "It would not fit: node 1: " in text
+
+
+def test_wrong_options_are_refused_as_by_the_stage(capsys, tiny):
+    code, text = run(capsys, "rl", "experiment=grpo", tiny, "trainer.zero_stage=5")
+    assert code == 2 and "trainer.zero_stage must be 0, 1, 2 or 3" in text
+    with pytest.raises(SystemExit) as exit_info:
+        main(["sft"])
+    assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["local_cpu", "local_gpu", "node8", "two_nodes", "disaggregated"])
+def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, name):
+    nodes = {"local_cpu": ("1", "0"), "local_gpu": ("1", "1"), "node8": ("1", "8")}
+    num, gpus = nodes.get(name, ("4", "8"))
+    hardware = ["--nodes", num, "--gpus", gpus]
+    code, text = run(capsys, *hardware, "rl", "experiment=grpo", f"cluster={name}", tiny)
+    assert code == 0, text

@@ -1,0 +1,85 @@
+"""Footprints against tensors that are really there."""
+
+import pytest
+import torch
+from packed_groups import pack_into, random_groups
+from transformers import AutoModelForCausalLM
+
+from rlpost.models.shape import model_shape
+from rlpost.training.memory import activation_bytes_per_token, frozen_footprint, trained_footprint
+from rlpost.training.policy import PolicyInputs, load_policy, packed_hidden
+from rlpost.training.settings import TrainerConfig
+
+
+def footprint(shape, *, value_bytes=4, **options):
+    cfg = TrainerConfig(**options)
+    (found,) = trained_footprint(
+        "trainer rank 0", shape, cfg, num_tokens=100, value_bytes=value_bytes, on_gpu=False
+    )
+    return found
+
+
+def test_a_shape_is_read_from_the_files(tiny_model):
+    shape, model = model_shape(str(tiny_model)), AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.layers == len(model.model.layers)
+    assert shape.vocabulary == model.lm_head.out_features
+    keys_and_values = 2 * model.model.layers[0].self_attn.k_proj.out_features
+    assert shape.kv_bytes_per_token(bytes_per_value=4) == 4 * shape.layers * keys_and_values
+
+
+def test_states_are_those_of_the_zero_paper(tiny_model):
+    """16 bytes a parameter in mixed precision plus a float32 gradient, shared as the stage says."""
+    shape = model_shape(str(tiny_model))
+    states = {
+        stage: sum(
+            size
+            for what, size in footprint(
+                shape, value_bytes=2, zero_stage=stage, num_ranks=4
+            ).kept.items()
+            if what != "libraries"
+        )
+        / shape.parameters
+        for stage in range(4)
+    }
+    assert states == {0: 2 + 4 + 12, 1: 2 + 4 + 12 / 4, 2: 2 + 16 / 4, 3: 18 / 4}
+
+
+def test_saved_activations_are_counted_like_autograd_does(tiny_model):
+    shape = model_shape(str(tiny_model))
+    policy = load_policy(str(tiny_model), dtype=torch.float32, logprob_chunk=512)
+    ((batch,),) = pack_into(*random_groups(), num_ranks=1, num_micro_batches=1)
+    inputs = PolicyInputs.of(batch, device=torch.device("cpu"))
+    weights = {p.data_ptr() for p in policy.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        packed_hidden(policy.model.get_decoder(), inputs)
+    counted = activation_bytes_per_token(shape, value_bytes=4, checkpointing=False)
+    assert counted * len(batch.token_ids_T) == pytest.approx(sum(saved.values()), rel=0.35)
+
+
+def test_checkpointing_keeps_the_inputs_of_layers(tiny_model):
+    shape = model_shape(str(tiny_model))
+    full, light = (
+        activation_bytes_per_token(shape, value_bytes=4, checkpointing=c) for c in (False, True)
+    )
+    assert light == shape.layers * shape.width * 4 + full / shape.layers
+
+
+def test_on_a_gpu_the_host_holds_what_is_written(tiny_model):
+    shape = model_shape(str(tiny_model))
+    host, gpu = trained_footprint(
+        "trainer rank 0", shape, TrainerConfig(), num_tokens=1, value_bytes=2, on_gpu=True
+    )
+    assert not host.on_gpu and host.phases == {"copy for a checkpoint": 12 * shape.parameters}
+    assert gpu.on_gpu and gpu.kept["Adam's moments"] == 8 * shape.parameters
+    frozen_host, frozen = frozen_footprint(
+        "reference", shape, num_tokens=1, value_bytes=2, logprob_chunk=1, on_gpu=True
+    )
+    assert frozen.kept["weights"] == 2 * shape.parameters and "weights" not in frozen_host.kept
