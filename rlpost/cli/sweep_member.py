@@ -1,0 +1,47 @@
+"""One member of a sweep by its number, for schedulers that start members themselves.
+
+Owns the expansion. Refuses to own the names (sweep_names.py). Invariants: the members and their
+order are those of ``rlpost <stage> -m``; each has a run name of its own.
+"""
+
+from collections.abc import Sequence
+
+from rlpost.cli.sweep_names import member_name, sweep_name
+from rlpost.errors import UserError
+
+
+def member_command(argv: Sequence[str], index: int) -> list[str]:
+    """Return the command line of member ``index`` of the sweep ``[stage, *overrides]``.
+
+    Raises:
+        UserError: no option varies, or the sweep has fewer members.
+        HydraException, OmegaConfBaseException: the options cannot be composed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import register_configs
+
+    stage, *overrides = argv
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
+    if not keys:
+        raise UserError("a sweep needs an option with several values, such as seed=1,2,3")
+    (members,) = BasicSweeper.split_arguments(parsed, None)
+    if not 0 <= index < len(members):
+        raise UserError(
+            f"the sweep over {', '.join(keys)} has {len(members)} members and none with number "
+            f"{index}; submit with --array=0-{len(members) - 1}"
+        )
+    register_configs()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        composed = compose(stage, members[index])
+    base = composed.run.name or stage
+    return [
+        stage,
+        *members[index],
+        f"run.name='{member_name(base, members[index], keys=keys)}'",
+        f"tracking.group='{sweep_name(base, keys=keys)}'",
+    ]
