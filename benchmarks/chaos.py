@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,9 +52,18 @@ class Kill:
 
 
 class Run:
-    """The run under attack, over all its drivers."""
+    """The run under attack, over all its drivers.
 
-    def __init__(self, place: Path, *, steps: int) -> None:
+    Args:
+        place: directory of everything.
+        steps: until it ends.
+        options: further hydra overrides.
+        prefix: of the command that starts the driver.
+    """
+
+    def __init__(
+        self, place: Path, *, steps: int, options: Sequence[str] = (), prefix: Sequence[str] = ()
+    ) -> None:
         from rlpost.models.tiny import build_tiny_llama
 
         place.mkdir(parents=True, exist_ok=True)
@@ -63,7 +72,7 @@ class Run:
             build_tiny_llama(place / "model", tied=False)
         self.place = place
         self.root = place / "runs" / "chaos"
-        self._steps = steps
+        self._steps, self._options, self._prefix = steps, options, prefix
         self._output = (place / "output.txt").open("a")
         self.process = self._start()
 
@@ -99,9 +108,10 @@ class Run:
             "failures.failures_in_a_row=2000",
             "failures.trainer_restarts=100",
             "tracking.wandb=disabled",
+            *self._options,
         ]
         return subprocess.Popen(
-            [sys.executable, "-m", "rlpost.cli.main", "rl", *options],
+            [*self._prefix, sys.executable, "-m", "rlpost.cli.main", "rl", *options],
             cwd=self.place,
             stdout=self._output,
             stderr=subprocess.STDOUT,

@@ -5,9 +5,12 @@ Owns the fan-out and the replacement of the whole group. Refuses to know what th
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+import psutil
 
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.session import Session, free_port
@@ -19,8 +22,25 @@ BLAME_GRACE_S = 10.0
 
 
 def rendezvous_address() -> tuple[str, int]:
-    """This host's name and a free port; called in rank 0's process."""
-    return socket.gethostbyname(socket.gethostname()), free_port()
+    """The address of this node that the cluster uses, and a free port; called in rank 0."""
+    import ray
+
+    return ray.util.get_node_ip_address(), free_port()
+
+
+def use_interface_to(host: str) -> None:
+    """Have collectives talk over the interface that leads to ``host``.
+
+    Left alone, gloo takes the one that the host's own name resolves to, which may be another,
+    or none. What the user chose stays.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # sends nothing
+        own = probe.getsockname()[0]
+    for interface, addresses in psutil.net_if_addrs().items():
+        if own in (each.address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 class Ranks:

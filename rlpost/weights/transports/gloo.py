@@ -21,9 +21,19 @@ BUCKET_BYTES = 32 << 20
 def _group(where: dict[str, Any], rank: int, store: Any) -> Any:
     from torch.distributed import PrefixStore, ProcessGroupGloo
 
+    options = ProcessGroupGloo._Options()
+    options._timeout = timedelta(seconds=where["timeout_s"])
+    # By itself gloo binds to what the host's own name resolves to, which need not lead there.
+    options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(where["host"]))]
     prefixed = PrefixStore(f"push-{where['version']}", store)
-    timeout = timedelta(seconds=where["timeout_s"])
-    return ProcessGroupGloo(prefixed, rank, where["world_size"], timeout)
+    return ProcessGroupGloo(prefixed, rank, where["world_size"], options)
+
+
+def _own_address(peer: str) -> str:
+    """This host's address on the way to ``peer``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 1))  # sends nothing
+        return probe.getsockname()[0]
 
 
 def _broadcast(group: Any, buffer: torch.Tensor, size_bytes: int) -> None:

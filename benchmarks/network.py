@@ -1,0 +1,188 @@
+"""Cut the network of a generator's host in the middle of a run.
+
+    .venv/bin/python benchmarks/network.py DIR --transport gloo       (as root, with iproute2)
+
+Three hosts in network namespaces of this machine, each with an address of its own: the driver
+and the trainer on one, a generator on each of the others, `cluster=two_nodes`. The link of one
+generator's host is cut for ``--cut`` seconds and restored, later for good. Checked: the run goes
+on during both cuts and ends at its last step with nothing lost; the generator whose link came
+back serves again; weights crossed the network by the chosen transport.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chaos import Run, check, lines, saved
+
+HOSTS = ("trainer", "left", "right")
+PORT = 6399
+BIN = Path(sys.executable).parent
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+class Network:
+    """Hosts on one switch; names are unique to this process."""
+
+    def __init__(self) -> None:
+        self._prefix = f"rlpost{os.getpid()}"
+        self._switch = self._space("switch")
+        self._daemons: list[subprocess.Popen] = []
+
+    def _space(self, host: str) -> str:
+        return f"{self._prefix}-{host}"
+
+    def address(self, host: str) -> str:
+        return f"10.77.0.{1 + HOSTS.index(host)}"
+
+    def build(self) -> None:
+        ip("netns", "add", self._switch)
+        ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self._switch, "link", "set", "bridge", "up")
+        for host in HOSTS:
+            space = self._space(host)
+            ip("netns", "add", space)
+            # fmt: off
+            ip("-n", space, "link", "add", "net0", "type", "veth",
+               "peer", "name", host, "netns", self._switch)
+            # fmt: on
+            ip("-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "net0")
+            for link in ("net0", "lo"):
+                ip("-n", space, "link", "set", link, "up")
+            ip("-n", self._switch, "link", "set", host, "master", "bridge", "up")
+
+    def destroy(self) -> None:
+        for host in HOSTS:
+            ip("netns", "del", self._space(host))
+        ip("netns", "del", self._switch)
+
+    def link(self, host: str, state: str) -> None:
+        """Cut (``down``) or restore (``up``) what leads to ``host``; packets vanish silently."""
+        ip("-n", self._switch, "link", "set", host, state)
+        print(f"{time.strftime('%H:%M:%S')} link of {host} {state}", flush=True)
+
+    def on(self, host: str) -> list[str]:
+        """Words that start a command on ``host``."""
+        return ["ip", "netns", "exec", self._space(host)]
+
+
+@contextmanager
+def cluster(network: Network, place: Path) -> Iterator[None]:
+    """A Ray cluster with a node on each host."""
+    env = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
+        # How long a silent node counts as living: longer than the cut.
+        "RAY_health_check_period_ms": "3000",
+        "RAY_health_check_timeout_ms": "10000",
+        "RAY_health_check_failure_threshold": "30",
+    }
+    nodes = []
+    for host in HOSTS:
+        role = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        if host != HOSTS[0]:
+            role = [f"--address={network.address(HOSTS[0])}:{PORT}"]
+        command = [*network.on(host), str(BIN / "ray"), "start", *role, "--num-cpus=2", "--block"]
+        command += [f"--node-name={host}", f"--node-ip-address={network.address(host)}"]
+        command += ["--object-store-memory=100000000"]
+        output = (place / f"ray-{host}.txt").open("w")
+        nodes.append(subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT))
+        wait_for_port(network, HOSTS[0])
+    try:
+        yield
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+        for node in nodes:
+            node.wait(timeout=30)
+
+
+def wait_for_port(network: Network, host: str) -> None:
+    probe = f"import socket; socket.create_connection(('{network.address(host)}', {PORT}), 1)"
+    deadline_s = time.monotonic() + 60
+    while subprocess.run(
+        [*network.on(host), sys.executable, "-c", probe], stderr=subprocess.DEVNULL
+    ).returncode:
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"Ray does not listen on {host}")
+
+
+def step_of(run: Run) -> int:
+    path = run.root / "metrics.jsonl"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else -1
+
+
+def wait_for_step(run: Run, step: int, *, timeout_s: float = 600) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while step_of(run) < step:
+        if run.process.poll() is not None or time.monotonic() > deadline_s:
+            raise SystemExit(f"step {step} never came: see {run.place / 'output.txt'}")
+        time.sleep(0.2)
+
+
+def said(run: Run, text: str, *, since_s: float) -> bool:
+    return any(text in line and at_s > since_s for at_s, line in lines(run))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("place", type=Path)
+    parser.add_argument("--transport", choices=("gloo", "filesystem"), default="gloo")
+    parser.add_argument("--cut", type=float, default=60.0, help="seconds of the first cut")
+    parser.add_argument("--steps", type=int, default=60)
+    args = parser.parse_args()
+    place = args.place.absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    network = Network()
+    network.build()
+    try:
+        with cluster(network, place):
+            return experiment(network, place, args)
+    finally:
+        network.destroy()
+
+
+def experiment(network: Network, place: Path, args: argparse.Namespace) -> int:
+    options = ["cluster=two_nodes", f"cluster.address={network.address(HOSTS[0])}:{PORT}"]
+    options += [f"weights.transport={args.transport}", "trainer.num_ranks=1"]
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    run = Run(place, steps=args.steps, options=options, prefix=network.on(HOSTS[0]))
+    try:
+        wait_for_step(run, 3)
+        cut_s = time.time()
+        before = step_of(run)
+        network.link("right", "down")
+        time.sleep(args.cut)
+        during = step_of(run) - before
+        network.link("right", "up")
+        print(f"{during} steps in the {args.cut:g} s of the cut", flush=True)
+        restored_s = time.time()
+        while not said(run, "serves again", since_s=restored_s):
+            if run.process.poll() is not None or time.time() - restored_s > 300:
+                raise SystemExit("the generator never came back")
+            time.sleep(0.2)
+        print(f"serves again {time.time() - restored_s:.1f} s after the link came back")
+        wait_for_step(run, step_of(run) + 2)
+        network.link("right", "down")
+        run.process.wait(timeout=1200)
+    finally:
+        if run.process.poll() is None:
+            run.end()
+    problems = check(run, steps=args.steps)
+    if not during:
+        problems.append("the run stood still during the cut")
+    assert cut_s and saved(run)
+    print("nothing was lost" if not problems else f"LOST: {problems}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
