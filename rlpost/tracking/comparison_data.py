@@ -215,7 +215,8 @@ def _charts(names: list[str]) -> list[dict[str, Any]]:
                     "name": f"c{len(charts)}",
                     "title": title,
                     "unit": chart.unit,
-                    "help": chart.help,
+                    # No band here: the curves of several runs would hide each other.
+                    "help": chart.help.partition(";")[0] + "." if chart.band else chart.help,
                     "metric": curve.metric,
                     "range01": chart.range01,
                     "log_scale": chart.log_scale,
