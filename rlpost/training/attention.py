@@ -1,8 +1,9 @@
-"""Attention over packed blocks: one SDPA call per sequence, no padding, no leak.
+"""Attention over packed blocks: no padding, no leak.
 
 Owns which token sees which (batch.py's layout) and the attention function that transformers
-calls for it. Invariant: a response sees its prompt and its own past, nothing else. A dense
-block-diagonal mask would do the same and is slower than padding from 2,048 tokens on.
+calls for it: one flash call for all sequences where that fits (attention_varlen.py), else one
+SDPA call per sequence. Invariant: a response sees its prompt and its own past, nothing else.
+A dense block-diagonal mask would do the same and is slower than padding from 2,048 tokens on.
 
 Hazard: the layout arrives through the model's keyword arguments. A model that drops them
 would attend to everything; the function therefore refuses to run without a layout.
@@ -12,7 +13,8 @@ response / prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,21 +22,34 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from rlpost.errors import UserError
+from rlpost.training import attention_varlen
 from rlpost.training.batch import Block
 
 ATTENTION = "rlpost_packed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
-    """Queries ``[start, end)`` that see ``prefix`` fully and themselves causally.
+class _Masks:
+    """Masks by shape, each made when it is first asked for: the one flash call needs none."""
 
-    ``mask_QK`` is True where a query may look; None without a prefix (plainly causal).
-    """
+    device: torch.device
+    made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def of(self, num_queries: int, num_keys: int) -> Tensor:
+        shape = (num_queries, num_keys)
+        if shape not in self.made:
+            ones_QK = torch.ones(shape, dtype=torch.bool, device=self.device)
+            self.made[shape] = ones_QK.tril(diagonal=num_keys - num_queries)
+        return self.made[shape]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Queries ``[start, end)`` that see ``prefix`` fully and themselves causally."""
 
     queries: tuple[int, int]
     prefix: tuple[int, int] | None = None
-    mask_QK: Tensor | None = None
+    masks: _Masks
 
     @property
     def span(self) -> int:
@@ -42,44 +57,50 @@ class Segment:
         prefix = self.prefix[1] - self.prefix[0] if self.prefix else 0
         return prefix + self.queries[1] - self.queries[0]
 
+    @property
+    def mask_QK(self) -> Tensor | None:
+        """True where a query may look; None without a prefix (plainly causal)."""
+        if self.prefix is None:
+            return None
+        return self.masks.of(self.queries[1] - self.queries[0], self.span)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
     """The segments of one micro-batch, in the order of their tokens; they tile ``[0, T)``."""
 
     segments: tuple[Segment, ...]
+    device: torch.device
 
     @classmethod
     def of(cls, blocks: Sequence[Block], *, device: torch.device) -> "PackedLayout":
         """Lay out blocks; masks of equal shape are shared."""
-        masks: dict[tuple[int, int], Tensor] = {}
+        masks = _Masks(device=device)
         segments: list[Segment] = []
         for block in blocks:
-            segments += _segments(block, masks, device)
+            segments += _segments(block, masks)
         position = 0
         for segment in segments:
             assert segment.queries[0] == position, "blocks must tile the packed tokens"
             position = segment.queries[1]
-        return cls(segments=tuple(segments))
+        return cls(segments=tuple(segments), device=device)
+
+    @cached_property
+    def sequences(self) -> attention_varlen.Sequences:
+        """The same for the one flash call."""
+        pairs = [(segment.queries, segment.prefix) for segment in self.segments]
+        return attention_varlen.Sequences.of(pairs, device=self.device)
 
 
-def _segments(
-    block: Block, masks: dict[tuple[int, int], Tensor], device: torch.device
-) -> Iterator[Segment]:
+def _segments(block: Block, masks: _Masks) -> Iterator[Segment]:
     if len(block.responses) == 1 and block.responses[0][0] == block.prompt[1]:
         # An unshared sequence is one causal call: no mask, and the fast kernels apply.
-        yield Segment(queries=(block.prompt[0], block.responses[0][1]))
+        yield Segment(queries=(block.prompt[0], block.responses[0][1]), masks=masks)
         return
-    yield Segment(queries=block.prompt)
-    prompt = block.prompt[1] - block.prompt[0]
+    yield Segment(queries=block.prompt, masks=masks)
     for start, end in block.responses:
-        if start == end:
-            continue
-        shape = (end - start, prompt + end - start)
-        if shape not in masks:
-            ones_QK = torch.ones(shape, dtype=torch.bool, device=device)
-            masks[shape] = ones_QK.tril(diagonal=prompt)
-        yield Segment(queries=(start, end), prefix=block.prompt, mask_QK=masks[shape])
+        if start < end:
+            yield Segment(queries=(start, end), prefix=block.prompt, masks=masks)
 
 
 def register_packed_attention() -> None:
@@ -110,6 +131,11 @@ def packed_attention(
     assert packed_layout is not None, "the model dropped packed_layout: tokens would leak"
     assert attention_mask is None and query_1HTD.shape[0] == 1 and not dropout
     _refuse_variants(packed_layout, kwargs)
+    kernel = attention_varlen.kernel_for(query_1HTD)
+    if kernel is not None:
+        qkv = (query_1HTD, key_1KTD, value_1KTD)
+        sequences = packed_layout.sequences
+        return attention_varlen.attend(kernel, *qkv, sequences=sequences, scaling=scaling), None
     outputs = []
     for segment in packed_layout.segments:
         start, end = segment.queries

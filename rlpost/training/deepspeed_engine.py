@@ -42,11 +42,10 @@ def join_ranks(
         # Hosts whose own name does not resolve still have a loopback link.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import deepspeed
-    from deepspeed.ops import __compatible_ops__
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # The shared-memory op would be compiled for half a minute under a lock that outlives kills.
-    __compatible_ops__["deepspeed_shm_comm"] = False
+    if not has_cuda():
+        _forbid_shared_memory_op()
     deepspeed.init_distributed(
         dist_backend="nccl" if has_cuda() else "gloo",
         auto_mpi_discovery=False,
@@ -57,6 +56,16 @@ def join_ranks(
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def _forbid_shared_memory_op() -> None:
+    """It would be compiled for half a minute under a lock that outlives kills.
+
+    On CUDA it is never used, and asking for the table would run nvcc and fail without it.
+    """
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _is_loopback(address: str) -> bool:
