@@ -20,14 +20,18 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup lint test test-deps quickstart doctor docs lock clean
+.PHONY: help setup setup-gpu lint test test-deps quickstart doctor docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile; \
-	echo "make setup | lint | doctor | docs | lock | clean"
+	echo "make setup | setup-gpu | lint | doctor | docs | lock | clean"
 
 setup:
 	@PYTHON="$(PYTHON)" scripts/setup.sh
+
+# CUDA builds instead of the lock; afterwards call .venv/bin/rlpost, not the targets below.
+setup-gpu:
+	@PYTHON="$(PYTHON)" scripts/setup_gpu.sh
 
 test-deps: setup
 	@scripts/test_deps.sh
