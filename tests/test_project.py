@@ -77,7 +77,7 @@ def copy_of_checkout(target: Path) -> str:
 
     source = target / "source"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("rlpost", "configs"):
+    for name in ("rlpost", "hydra_plugins", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
