@@ -60,13 +60,16 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
     from hydra_plugins.rlpost import register
     from rlpost.config.search_path import config_dir
 
-    args = get_args_parser().parse_args(argv)
+    args = get_args_parser().parse_intermixed_args(argv)  # `-m` may stand anywhere
     if not args.multirun:
         return None
     register()
-    found_by = [f"--{name}={value}" for name in ("config-dir", "config-name", "config-path")
-                if (value := getattr(args, name.replace("-", "_"))) is not None]  # fmt: skip
-    found_by += [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
+    flags = [
+        f"--{name}={value}"
+        for name in ("config-dir", "config-name", "config-path")
+        if (value := getattr(args, name.replace("-", "_"))) is not None
+    ]
+    searched = [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
     choices = [] if _chooses(args.overrides, LAUNCHER) else [f"{LAUNCHER}=processes"]
     first = [*_first_member(args.overrides), *choices]
     if args.config_dir is not None:
@@ -79,13 +82,14 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
     keys += [str(key) for key in composed.hydra.sweeper.get("params") or {} if key not in keys]
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name
+    place_override = f"hydra.sweep.dir={quoted(str(directory))}"
     return Sweep(
         stage=stage,
         name=name,
         directory=directory,
         keys=tuple(keys),
-        found_by=tuple(found_by),
-        argv=(*argv, *choices, f"hydra.sweep.dir={quoted(str(directory))}"),
+        found_by=(*flags, *searched),
+        argv=("-m", *flags, *args.overrides, *choices, place_override),
         token=secrets.token_hex(4),
     )
 

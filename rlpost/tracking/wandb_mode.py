@@ -26,13 +26,13 @@ def resolve_mode(mode: WandbMode, *, environ: Mapping[str, str] | None = None) -
         UserError: online was asked for and there is no key.
     """
     env = os.environ if environ is None else environ
-    has_key, asked = _has_key(env), "tracking.wandb"
+    keyed, asked = has_key(env), "tracking.wandb"
     if mode is WandbMode.auto:
         wanted = env.get("WANDB_MODE", "").lower()
         if wanted not in ("online", "offline", "disabled"):
-            return WandbMode.online if has_key else WandbMode.offline
+            return WandbMode.online if keyed else WandbMode.offline
         mode, asked = WandbMode(wanted), "WANDB_MODE"
-    if mode is WandbMode.online and not has_key:
+    if mode is WandbMode.online and not keyed:
         raise UserError(
             f"{asked}=online needs a key and none was found: set WANDB_API_KEY, run "
             "`wandb login`, or use tracking.wandb=offline and `wandb sync` later"
@@ -40,7 +40,9 @@ def resolve_mode(mode: WandbMode, *, environ: Mapping[str, str] | None = None) -
     return mode
 
 
-def _has_key(env: Mapping[str, str]) -> bool:
+def has_key(environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether there is a key for the W&B server in use, without asking the server."""
+    env = os.environ if environ is None else environ
     if env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(env.get("WANDB_BASE_URL", _HOST)).hostname or ""

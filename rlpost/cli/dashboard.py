@@ -1,0 +1,32 @@
+"""``rlpost dashboard wandb``: the panels people need first, made in W&B."""
+
+import argparse
+
+from rlpost.cli.boundary import exit_code
+
+
+def main(argv: list[str]) -> int:
+    """Create the workspace and the report; return 0 or 2."""
+    parser = argparse.ArgumentParser(
+        prog="rlpost dashboard",
+        description="Create a dashboard for the runs of a project.",
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="kind", required=True)
+    wandb = kinds.add_parser(
+        "wandb",
+        help="a W&B workspace and a W&B report; needs a login and the network",
+        description="Create a W&B workspace and a W&B report with the panels people need first. "
+        "Runs that were recorded offline appear once `wandb sync` has uploaded them.",
+    )
+    wandb.add_argument("--project", default="rlpost", help="as tracking.project; default: rlpost")
+    wandb.add_argument("--entity", help="user or team; default: the account's own")
+    args = parser.parse_args(argv)
+
+    def command() -> int:
+        from rlpost.tracking.wandb_workspace import publish
+
+        for address in publish(entity=args.entity, project=args.project):
+            print(address)
+        return 0
+
+    return exit_code(command)

@@ -1,0 +1,126 @@
+"""The panels of wandb_panels.py as a W&B workspace and a W&B report.
+
+Owns the translation and the upload. Refuses to own which panels there are. Invariant: nothing
+but the upload needs a network, so the objects can be looked at offline.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlpost.errors import UserError
+from rlpost.tracking.wandb_mode import has_key
+from rlpost.tracking.wandb_panels import SECTIONS, Panel, Section
+
+STEP = "training/global_step"
+_PER_ROW = 3
+
+
+def workspace(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS) -> Any:
+    """Return the workspace: a section a question, all open.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    _need_library()
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="rlpost",
+        settings=ws.WorkspaceSettings(x_axis=STEP, sort_panels_alphabetically=False),
+        sections=[
+            ws.Section(
+                name=section.title,
+                panels=[_plot(panel) for panel in section.panels],
+                is_open=True,
+                layout_settings=ws.SectionLayoutSettings(columns=_PER_ROW, rows=2),
+            )
+            for section in sections
+        ],
+    )
+
+
+def report(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS) -> Any:
+    """Return the report: each question with its sentence and its panels.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    _need_library()
+    import wandb_workspaces.reports.v2 as wr
+
+    blocks: list[Any] = []
+    for section in sections:
+        blocks += [
+            wr.H2(text=section.title),
+            wr.P(text=section.help),
+            # Without names, a run set shows the report's own project.
+            wr.PanelGrid(panels=[_plot(each) for each in section.panels], runsets=[wr.Runset()]),
+        ]
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=f"{project}: training runs",
+        description="Made by rlpost dashboard wandb.",
+        blocks=blocks,
+    )
+
+
+def publish(*, entity: str | None, project: str) -> list[str]:
+    """Create both in W&B, and the project where it is new; return their addresses.
+
+    ``entity`` is a user or team; None: the account's default.
+
+    Raises:
+        UserError: no login, no network, or W&B refuses.
+    """
+    if not has_key():
+        raise UserError(
+            "rlpost dashboard wandb needs a W&B login and none was found: set WANDB_API_KEY or "
+            "run `wandb login`"
+        )
+    _need_library()
+    import requests
+    import wandb
+
+    try:
+        owner = entity or wandb.Api(timeout=30).default_entity
+        if not owner:
+            raise UserError("the W&B account has no default entity; name one with --entity")
+        made_report = report(entity=owner, project=project)
+        made_report.save()  # first: it makes a project that does not exist
+        made_workspace = workspace(entity=owner, project=project)
+        made_workspace.save()
+    except (wandb.errors.Error, requests.RequestException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"W&B did not take the dashboard ({type(error).__name__}: {text}); check the network, "
+            "the key and --entity"
+        ) from error
+    return [made_workspace.url, made_report.url]
+
+
+def _plot(panel: Panel) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr.LinePlot(
+        title=panel.title,
+        x=STEP,
+        y=list(panel.metrics),
+        metric_regex=panel.pattern,
+        plot_type="stacked-area" if panel.stacked else "line",
+        log_y=True if panel.log_scale else None,
+        smoothing_type="none",
+    )
+
+
+def _need_library() -> None:
+    try:
+        import wandb_workspaces  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise UserError(
+            "rlpost dashboard wandb needs wandb-workspaces: pip install 'rlpost[tracking]'"
+        ) from error
