@@ -14,6 +14,7 @@ STAGES = {
     "submit": "run a stage as a job on a Ray cluster; follow it, stop it",
     "scale": "give a running job more generators, or fewer",
     "compare": "put runs, or a sweep's members, side by side on one page, and rank them",
+    "dashboard": "make the W&B panels people need first",
     "plan": "print who would sit where and what memory it needs, without starting anything",
     "doctor": "check this machine",
 }
