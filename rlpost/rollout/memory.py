@@ -9,8 +9,8 @@ from rlpost.models.shape import ModelShape
 from rlpost.rollout.vllm_generator import GeneratorConfig
 
 GIB = 2**30
-ACTOR_BYTES = 0.88 * GIB
-CORE_BYTES = 0.76 * GIB
+ACTOR_BYTES = 0.9 * GIB
+CORE_BYTES = 0.78 * GIB
 WORKER_BYTES = 0.95 * GIB
 
 
@@ -33,8 +33,10 @@ def generator_footprint(
     """
     workers = cfg.tensor_parallel_size
     weights = value_bytes * shape.parameters / workers
-    # The version that serves and its predecessor stay mapped until the next one is committed.
     payload = {"received weights": 1.0 * value_bytes * shape.parameters}
+    # The payload before stays mapped until the new one is committed, and on CPU the kernels'
+    # weights are made anew beside the old ones.
+    loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
     footprints = [
         Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES}),
         Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}),
@@ -44,7 +46,7 @@ def generator_footprint(
         kept = {"libraries": WORKER_BYTES, **payload}
         if gpu_bytes is None:
             kept |= {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
-        footprints.append(Footprint(process=name, kept=kept))
+        footprints.append(Footprint(process=name, kept=kept, phases={"loading a version": loading}))
         if gpu_bytes is not None:
             room = cfg.gpu_memory_utilization * gpu_bytes
             parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}

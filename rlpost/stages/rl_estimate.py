@@ -21,7 +21,8 @@ from rlpost.training.precision import resolve_dtype
 
 GIB = 2**30
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
-VERIFIER_BYTES = 0.2 * GIB  # the service; and again for each of its workers
+VERIFIER_BYTES = 0.165 * GIB  # the service
+VERIFIER_WORKER_BYTES = 0.025 * GIB  # and each of its workers, before what a judge imports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,8 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         found += generator_footprint(
             generator_name(index), policy, plan.generator, value_bytes=sampled, gpu_bytes=gpu_bytes
         )
-    judges = cfg.cluster.verifier_actors * (1 + cfg.cluster.verifier_workers)
-    unseated = {"driver": DRIVER_BYTES, "verifiers": judges * VERIFIER_BYTES}
+    service = VERIFIER_BYTES + cfg.cluster.verifier_workers * VERIFIER_WORKER_BYTES
+    unseated = {"driver": DRIVER_BYTES, "verifiers": cfg.cluster.verifier_actors * service}
     return Estimate(
         footprints=found,
         unseated=[Footprint(process=p, kept={"libraries": b}) for p, b in unseated.items()],
