@@ -6,13 +6,11 @@ Owns the fan-out and the replacement of the whole group. Refuses to know what th
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import psutil
-
 from rlpost.cluster.handle import Handle
+from rlpost.cluster.network import INTERFACE_VARIABLES, interface_to
 from rlpost.cluster.session import Session, free_port
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.training.packing import PackedBatches
@@ -34,13 +32,8 @@ def use_interface_to(host: str) -> None:
     Left alone, gloo takes the one that the host's own name resolves to, which may be another,
     or none. What the user chose stays.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 1))  # sends nothing
-        own = probe.getsockname()[0]
-    for interface, addresses in psutil.net_if_addrs().items():
-        if own in (each.address for each in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    for variable in INTERFACE_VARIABLES:
+        os.environ.setdefault(variable, interface_to(host))
 
 
 class Ranks:
