@@ -5,6 +5,7 @@ it. Refuses to own what jobs do. Invariant: no daemon, socket or file of the sys
 is used, and nothing is left running.
 """
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -14,9 +15,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 NODES = ("n1", "n2")
@@ -25,6 +27,8 @@ PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 DEADLINE_S = 60.0
 CONF = """
 ClusterName=rlpost
+# Jobs derive ports and paths from their numbers: those of another cluster here must differ.
+FirstJobId={first_job}
 SlurmctldHost={host}
 SlurmUser={user}
 SlurmdUser={user}
@@ -52,7 +56,6 @@ JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
-KillWait={kill_wait_s}
 MinJobAge=3600
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=4 RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
@@ -70,6 +73,7 @@ class SlurmCluster:
 
     root: Path
     environment: Mapping[str, str] = field(repr=False)
+    nodes: Mapping[str, "subprocess.Popen[bytes]"]  # the slurmd of each
 
     def run(self, *command: str, **environment: str) -> str:
         """Run one of Slurm's commands; returns what it printed."""
@@ -85,9 +89,29 @@ class SlurmCluster:
         text = self.run("scontrol", "show", "job", "--oneliner", job_id)
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
+    def processes(self) -> list[psutil.Process]:
+        """Processes that jobs of this cluster started, of whatever depth."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                environment = process.environ()
+                ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                if ours and "SLURM_JOB_ID" in environment:
+                    found.append(process)
+        return found
 
-@contextmanager
-def slurm_cluster(root: Path, *, kill_wait_s: int = 30) -> Iterator[SlurmCluster]:
+    @contextlib.contextmanager
+    def silent(self, node: str) -> Iterator[None]:
+        """Let a node accept connections and never answer."""
+        self.nodes[node].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.nodes[node].send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
     """Start Slurm in ``root``, yield it when both nodes are idle, end everything."""
     root.mkdir(mode=0o755)
     (root / "state").mkdir()
@@ -98,7 +122,11 @@ def slurm_cluster(root: Path, *, kill_wait_s: int = 30) -> Iterator[SlurmCluster
     key.chmod(0o600)
     host = socket.gethostname().partition(".")[0]
     conf = CONF.format(
-        host=host, user=getpass.getuser(), root=root, ports=_three_ports(), kill_wait_s=kill_wait_s
+        host=host,
+        user=getpass.getuser(),
+        root=root,
+        ports=_three_ports(),
+        first_job=secrets.randbelow(50_000) + 1,
     )
     (root / "slurm.conf").write_text(conf)
     environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(root / "slurm.conf")}
@@ -110,7 +138,6 @@ def slurm_cluster(root: Path, *, kill_wait_s: int = 30) -> Iterator[SlurmCluster
         f"--pid-file={root}/munged.pid", f"--seed-file={root}/munged.seed", "--num-threads=2",
     ]  # fmt: skip
     daemons: list[subprocess.Popen[bytes]] = []
-    cluster = SlurmCluster(root=root, environment=environment)
     try:
         daemons.append(_start(munged, root / "munged.log", environment))
         _wait("munged", daemons, root, lambda: (root / "munge.socket").exists())
@@ -119,9 +146,11 @@ def slurm_cluster(root: Path, *, kill_wait_s: int = 30) -> Iterator[SlurmCluster
             command = ["slurmd", "-D", "-N", node]
             daemons.append(_start(command, root / f"slurmd-{node}.out", environment))
         _wait("both nodes", daemons, root, lambda: _idle_nodes(environment) == list(NODES))
-        yield cluster
+        nodes = dict(zip(NODES, daemons[-len(NODES) :], strict=True))
+        yield SlurmCluster(root=root, environment=environment, nodes=nodes)
     finally:
         if daemons[1:]:
+            # A job's own end may take longer than a test should.
             subprocess.run(
                 ["scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}"],
                 env=environment, capture_output=True, timeout=30, check=False,

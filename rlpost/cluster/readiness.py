@@ -22,12 +22,17 @@ def await_nodes(
     Raises:
         NoAnswer: some are not there in time.
     """
+
+    def missing_nodes() -> list[str]:
+        present = joined()
+        return [name for name in names if name not in present]
+
     try:
         tenacity.Retrying(
             stop=tenacity.stop_after_delay(deadline_s),
             wait=tenacity.wait_fixed(LOOK_EVERY_S),
             retry=tenacity.retry_if_result(bool),
-        )(lambda: [name for name in names if name not in joined()])
+        )(missing_nodes)
     except tenacity.RetryError as error:
         missing = ", ".join(error.last_attempt.result())
         raise NoAnswer(f"{missing} did not join the Ray cluster in {deadline_s:g} s") from error

@@ -1,0 +1,78 @@
+"""Which differences between nodes keep a job from starting, and who is named."""
+
+from dataclasses import replace
+
+import pytest
+
+from rlpost.doctor import nodes
+from rlpost.doctor.checks import Level
+from rlpost.doctor.node import GpuHealth, NodeReading
+
+GB = 10**9
+H100 = GpuHealth(name="NVIDIA H100", memory_mib=81_559, used_mib=300, uncorrected_errors=0)
+GOOD = NodeReading(
+    name="n1",
+    versions={"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0"},
+    disks={"/tmp": 50 * GB},
+    taken_ports=[],
+    interface="ib0",
+    gpus=[H100],
+    promised_gpus=1,
+)
+
+
+def two(**differences) -> dict[str, NodeReading]:
+    return {"n1": GOOD, "n2": replace(GOOD, name="n2", **differences)}
+
+
+@pytest.mark.parametrize(
+    ("finding", "level", "words"),
+    [
+        (nodes.presence(["n1", "n2"], two()), Level.OK, ""),
+        (nodes.presence(["n1", "n2", "n3"], two()), Level.BLOCK, "--exclude=n3"),
+        (nodes.versions(two()), Level.OK, ""),
+        (
+            nodes.versions(two(versions={**GOOD.versions, "torch": "2.12.0"})),
+            Level.BLOCK,
+            "torch 2.12.0 on n2, 2.13.0 on n1",
+        ),
+        (
+            nodes.versions(two(versions={"python": "3.11.7", "torch": "2.13.0"})),
+            Level.BLOCK,
+            "ray 2.60.0 on n1, absent on n2",
+        ),
+        (nodes.disks(two()), Level.OK, ""),
+        (nodes.disks(two(disks={"/tmp": 5 * GB})), Level.WARN, "n2:/tmp"),
+        (nodes.disks(two(disks={"/tmp": 1 * GB})), Level.BLOCK, "n2:/tmp"),
+        (nodes.ports(two()), Level.OK, ""),
+        (nodes.ports(two(taken_ports=[20_006])), Level.BLOCK, "n2:20006"),
+        (nodes.network(two()), Level.OK, ""),
+        (nodes.network(two(interface="", network_error="no route")), Level.BLOCK, "n2 (no route)"),
+        (nodes.gpus(two()), Level.OK, ""),
+        (nodes.gpus(two(gpus=[])), Level.BLOCK, "n2: 0 of 1 promised"),
+        (nodes.gpus(two(gpus=[], promised_gpus=0)), Level.OK, ""),
+        (nodes.gpus(two(gpus=[], gpu_error="GPU is lost")), Level.BLOCK, "n2: nvidia-smi"),
+        (nodes.gpus(two(gpus=[replace(H100, uncorrected_errors=2)])), Level.BLOCK, "2 memory"),
+        (nodes.gpus(two(gpus=[replace(H100, used_mib=9_000)])), Level.WARN, "9000 MiB"),
+        (nodes.collective(["n1", "n2"], {"n1": "3.0", "n2": "3.0"}, two()), Level.OK, ""),
+        (
+            nodes.collective(["n1", "n2"], {"n1": "3.0"}, two()),
+            Level.BLOCK,
+            "over ib0 failed on n2 (no answer)",
+        ),
+        (nodes.collective(["n1", "n2"], {"n1": "3.0", "n2": "1.0"}, two()), Level.BLOCK, "(1.0)"),
+        (nodes.clocks({"n1": 100.0, "n2": 100.5}), Level.OK, ""),
+        (nodes.clocks({"n1": 100.0, "n2": 103.5}), Level.WARN, "n2 is 3.5 s ahead of n1"),
+        (nodes.clocks({"n1": 200.0, "n2": 100.0}), Level.BLOCK, "n1 is 100.0 s ahead of n2"),
+    ],
+)
+def test_levels(finding, level, words):
+    assert finding.level is level, finding
+    assert words in finding.advice
+    assert (finding.advice == "") == (level is Level.OK)
+
+
+def test_what_was_not_tried_is_not_judged():
+    findings = list(nodes.judge(["n1", "n2"], {"n1": GOOD}, sums={}, clocks_s={}))
+    assert [each.name for each in nodes.lacking(findings)] == ["nodes"]
+    assert not {"collective", "clocks"} & {each.name for each in findings}
