@@ -1,16 +1,29 @@
 #!/bin/sh
-# Chromium draws the run report in one test. Installed on Debian when we may; otherwise said.
+# Programs that single tests need beside Python: Chromium draws the report, Slurm runs the jobs
+# of launch/slurm, ShellCheck reads the scripts. Debian's are installed when we may; otherwise
+# what is missing is said, and those tests are skipped.
 set -u
-for name in chromium chromium-browser google-chrome; do
-    command -v "$name" >/dev/null 2>&1 && exit 0
-done
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "rlpost set-up: installing Debian's chromium for the report test"
-    if apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends chromium >/dev/null; then
-        exit 0
-    fi
+PATH="$PATH:/usr/sbin:/sbin" # Debian's daemons are there
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+missing() {
+    has chromium || has chromium-browser || has google-chrome || echo chromium
+    { has slurmctld && has slurmd && has sbatch; } || echo slurm-wlm
+    has munged || echo munge
+    has shellcheck || echo shellcheck
+}
+
+packages=$(missing | tr '\n' ' ')
+if [ -n "$packages" ] && [ "$(id -u)" = 0 ] && has apt-get; then
+    echo "rlpost set-up: installing Debian's ${packages}for the tests"
+    # shellcheck disable=SC2086 # several names
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    packages=$(missing | tr '\n' ' ')
 fi
-echo "rlpost set-up: Chromium is missing; the test that draws report.html in it needs the" \
-    "package chromium (Debian: apt-get install chromium)." >&2
+if [ -n "$packages" ]; then
+    echo "rlpost set-up: missing, and the tests that need them are skipped:" \
+        "$packages(Debian: apt-get install $packages)" >&2
+fi
 exit 0

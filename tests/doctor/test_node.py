@@ -17,9 +17,7 @@ def fake_smi(path: Path, script: str) -> str:
 
 def test_a_reading_survives_its_journey(tmp_path):
     environ = {"SLURM_GPUS_ON_NODE": "2", "GLOO_SOCKET_IFNAME": "ib7"}
-    reading = read_node(
-        "n1", head_address="127.0.0.1", disks=[tmp_path], ports=[], environ=environ
-    )
+    reading = read_node("n1", head_address="127.0.0.1", disks=[tmp_path], ports=[], environ=environ)
     assert reading.versions["ray"] and reading.versions["python"].startswith("3.")
     assert reading.disks[str(tmp_path)] > 0
     assert reading.promised_gpus == 2
