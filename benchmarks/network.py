@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("place", type=Path)
     parser.add_argument("--transport", choices=("gloo", "filesystem"), default="gloo")
     parser.add_argument("--cut", type=float, default=60.0, help="seconds of the first cut")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=400)
     args = parser.parse_args()
     place = args.place.absolute()
     place.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,10 @@ class _Room:
                 f"{free or 'no node'}); lower trainer.num_ranks, generator.num or "
                 "generator.tensor_parallel_size, or share with cluster.placement=colocated"
             )
-        node = fitting[0] if sitter.num_gpus else min(fitting, key=self._crowding)
+        if sitter.num_gpus:
+            node = fitting[0]
+        else:  # without GPUs a node is never full, only crowded
+            node = min(fitting, key=self._load if sitter.generates else self._crowding)
         self._gpus[node.id] -= sitter.num_gpus
         self._sitters[node.id] += 1
         bundle = Bundle(index=self._num_given, node=node, num_gpus=sitter.num_gpus)
@@ -160,8 +163,12 @@ class _Room:
         return Seat(sitter=sitter, bundle=bundle, num_gpus=sitter.num_gpus)
 
     def _crowding(self, node: Node) -> float:
-        """Sitters beyond a core each: without GPUs a node is never full, only crowded."""
+        """Sitters beyond a core each: ranks stay together while there are cores."""
         return max(0.0, self._sitters[node.id] + 1 - node.cpus)
+
+    def _load(self, node: Node) -> float:
+        """Sitters a core: generators spread out."""
+        return self._sitters[node.id] / node.cpus
 
 
 def picture(seats: Sequence[Seat]) -> list[str]:

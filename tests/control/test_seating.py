@@ -60,6 +60,8 @@ def test_without_gpus_cores_are_filled_and_then_shared_in_turn():
         "generator 0": "n1",
         "generator 1": "n1",
     }
+    three = seat(sitters, nodes(0, 0, 0, cpus=2), placement=Placement.apart)
+    assert [each.bundle.node.name for each in three] == ["n0", "n0", "n1", "n2"]
 
 
 def test_a_node_without_cores_gets_nobody():
