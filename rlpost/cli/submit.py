@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.cli.boundary import exit_code
-from rlpost.errors import UserError
+from rlpost.errors import InfrastructureError, UserError
 
 if TYPE_CHECKING:
     from rlpost.cluster.jobs import Jobs
@@ -75,11 +75,16 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if sum(map(bool, (args.follow, args.stop, args.command))) != 1:
         parser.error("give a stage, or --follow JOB, or --stop JOB")
-    if args.stop:
-        return exit_code(lambda: _stop(args))
-    if args.follow:
-        return exit_code(lambda: _follow_named(args))
-    return exit_code(lambda: _submit(args))
+    verb = _stop if args.stop else _follow_named if args.follow else _submit
+
+    def command() -> int:
+        try:
+            return verb(args)
+        except InfrastructureError as error:  # of the cluster, not of the run
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return exit_code(command)
 
 
 def _submit(args: argparse.Namespace) -> int:
@@ -100,7 +105,7 @@ def _submit(args: argparse.Namespace) -> int:
     request.check()
     jobs = Jobs.at(args.address)
     job = jobs.submit(request)
-    print(f"job {job} is submitted to {args.address}")
+    print(f"job {job} is submitted to {jobs.address}")
     print(f"run directory, on the cluster: {stage.run_root / stage.run_name}", flush=True)
     if args.no_wait:
         _say_how_to_go_on(job)
@@ -115,13 +120,30 @@ def _follow_named(args: argparse.Namespace) -> int:
     return _follow(jobs, jobs.find(args.follow))
 
 
+def _stop(args: argparse.Namespace) -> int:
+    from rlpost.cluster.jobs import Jobs
+
+    jobs = Jobs.at(args.address)
+    job = jobs.find(args.stop)
+    length = jobs.log_length(job)
+    jobs.stop(job)
+    print(f"job {job} is asked to save and end", flush=True)
+    if args.no_wait:
+        return 0
+    code = _follow(jobs, job, skip=length)
+    return 0 if code == 130 else code
+
+
 def _follow(jobs: "Jobs", job: str, *, skip: int = 0) -> int:
     try:
-        return jobs.follow(job, write=_write, skip=skip)
+        end = jobs.follow(job, write=_write, skip=skip)
     except KeyboardInterrupt:
         print(f"\nno longer following; job {job} goes on")
         _say_how_to_go_on(job)
         return 130
+    if end.message:
+        print(f"error: {end.message}", file=sys.stderr)
+    return end.exit_code
 
 
 def _say_how_to_go_on(job: str) -> None:
@@ -131,20 +153,6 @@ def _say_how_to_go_on(job: str) -> None:
 
 def _write(text: str) -> None:
     print(text, end="", flush=True)
-
-
-def _stop(args: argparse.Namespace) -> int:
-    from rlpost.cluster.jobs import Jobs
-
-    jobs = Jobs.at(args.address)
-    job = jobs.find(args.stop)
-    length = jobs.logs_length(job)
-    jobs.stop(job)
-    print(f"job {job} is asked to save and end", flush=True)
-    if args.no_wait:
-        return 0
-    code = _follow(jobs, job, skip=length)
-    return 0 if code == 130 else code
 
 
 # -- what a command means on the cluster ----------------------------------------------------
@@ -209,5 +217,5 @@ def quoted(value: str) -> str:
 def _inside(path: Path, directory: Path) -> tuple[str, ...]:
     """``path`` as a pattern of files not to upload, if it lies in ``directory``."""
     if path.is_relative_to(directory) and path != directory:
-        return (f"/{path.relative_to(directory)}/",)
+        return (f"/{path.relative_to(directory)}",)
     return ()

@@ -15,7 +15,8 @@ from rlpost.errors import UserError
 
 NAME_KEY = "rlpost_name"  # metadata of a job: what its person called it
 # Never uploaded: the environment and outputs of a checkout. .gitignore and .rayignore add to it.
-EXCLUDES = ("/.git/", "/.venv/", "/.cache/", "/runs/", "/outputs/", "/wandb/", "__pycache__/")
+# No slash at the end: Ray would upload the directory, empty, after reading all that is in it.
+EXCLUDES = ("/.git", "/.venv", "/.cache", "/runs", "/outputs", "/wandb", "__pycache__")
 # Choices that a person makes in the shell and that must hold inside the job as well. Keys and
 # tokens are absent on purpose: Ray shows a job's environment to everyone on the cluster.
 PASSED_ON = (
