@@ -35,6 +35,7 @@ class TrackingConfig:
     wandb: WandbMode = WandbMode.auto
     project: str = "rlpost"  # W&B project
     group: str | None = None  # W&B group; puts the members of a sweep together
+    tensorboard: bool = False  # event files in <run>/tensorboard/
     console: ConsoleMode = ConsoleMode.auto
     sample_rows: int = 16  # samples of a step in W&B tables; 0: no tables
     report: bool = True  # write report.html at every evaluation and at the end

@@ -13,6 +13,7 @@ from rlpost.tracking.console import Console
 from rlpost.tracking.jsonl import MetricsWriter
 from rlpost.tracking.report import ReportTracker
 from rlpost.tracking.rollouts import RolloutWriter
+from rlpost.tracking.tensorboard_tracker import TensorBoardTracker, need_tensorboard
 from rlpost.tracking.timeline import TimelineWriter
 from rlpost.tracking.tracker import RunStatus, Tracker, Trackers
 from rlpost.tracking.wandb_mode import resolve_mode
@@ -36,7 +37,8 @@ def open_trackers(
     ``console`` that was opened earlier to show the set-up in it.
 
     Raises:
-        UserError: an option is out of range, or W&B online has no key.
+        UserError: an option is out of range, W&B online has no key, or TensorBoard is not
+            installed.
         DataError: metrics.jsonl is damaged; the message has its line.
         OSError: the run directory cannot be written.
 
@@ -46,6 +48,8 @@ def open_trackers(
                                  num_steps=14, config=plain, resume_step=None)
     """
     cfg.check()
+    if cfg.tensorboard:
+        need_tensorboard()
     mode = resolve_mode(cfg.wandb)
     sinks: list[Tracker] = [
         MetricsWriter(run_dir / "metrics.jsonl"),
@@ -53,6 +57,8 @@ def open_trackers(
     ]
     if mode is not WandbMode.disabled:
         sinks.append(WandbTracker(run_dir, cfg=cfg, mode=mode, run_name=run_name, config=config))
+    if cfg.tensorboard:
+        sinks.append(TensorBoardTracker(run_dir))
     if cfg.report:
         sinks.append(ReportTracker(run_dir))
     console = console or Console(run_name=run_name, num_steps=num_steps, mode=cfg.console)

@@ -57,6 +57,7 @@ class WandbTracker:
         self._run_dir = run_dir
         self._sample_rows = cfg.sample_rows
         self._failures = 0
+        self._table_failures = 0  # counted apart: tables are files, metrics go through memory
         self._attempt = 0
 
         def open_as(wanted: WandbMode) -> Any:
@@ -79,10 +80,18 @@ class WandbTracker:
         """Send a table of evenly chosen samples."""
         if self._run is None or not self._sample_rows or not samples:
             return
-        chosen = _evenly(samples, self._sample_rows)
-        table = attempt(f"the W&B table of step {step}", lambda: _table(step, chosen))
-        if table is not None:
-            self._send(f"the W&B table of step {step}", {"samples": table, _STEP: step})
+        run, chosen = self._run, _evenly(samples, self._sample_rows)
+
+        def send() -> bool:
+            row = {"samples": _table(step, chosen), _STEP: step, _ATTEMPT: self._attempt}
+            run.log(row)
+            return True
+
+        sent = attempt(f"the W&B table of step {step}", send)
+        self._table_failures = 0 if sent else self._table_failures + 1
+        if self._table_failures >= _MAX_FAILURES:
+            logger.warning("W&B tables failed %d times in a row: given up", self._table_failures)
+            self._sample_rows = 0
 
     def rewind(self, step: int) -> None:
         """Begin the next attempt; the module says what becomes of the rows of later steps."""

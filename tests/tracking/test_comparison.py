@@ -56,8 +56,8 @@ def dom(sweep, browser):
 def _rows(dom):
     body = re.search(r"<tbody>(.*?)</tbody>", dom, re.DOTALL)[1]
     rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
-    return [[html.unescape(re.sub(r"<[^>]*>", " ", cell)).strip()
-             for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)] for row in rows]  # fmt: skip
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub(r"<[^>]*>", " ", each)).strip() for each in row] for row in cells]
 
 
 def test_members_are_ranked_and_none_is_left_out(dom):

@@ -32,7 +32,7 @@ class Recorded:
         elif isinstance(node, ast.JoinedStr):
             parts = [re.escape(part.value) if isinstance(part, ast.Constant) else HOLE
                      for part in node.values]  # fmt: skip
-            if parts[0] != HOLE or len(parts) > 1:
+            if re.search("[a-z]{2}", "".join(parts).replace(HOLE, "")):
                 self.patterns.add("".join(parts))
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in TIMERS and node.args:
             self.timed.add(getattr(node.args[0], "value", None))
