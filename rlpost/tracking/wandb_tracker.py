@@ -24,6 +24,7 @@ from rlpost.tracking.boundary import attempt
 from rlpost.tracking.config import TrackingConfig, WandbMode
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
+from rlpost.tracking.wandb_lineage import model_artifact
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _COLUMNS = ["step", "uid", "sample", "reward", "prompt", "response", "finish_rea
 
 
 class WandbTracker:
-    """Tracker that sends metrics, sample tables and the config to W&B.
+    """Tracker that sends metrics, sample tables, the config and the model's lineage to W&B.
 
     A run that cannot be opened online is opened offline; one that cannot be opened at all,
     or fails several times in a row, is given up with a warning.
@@ -54,7 +55,8 @@ class WandbTracker:
     ) -> None:
         assert mode in (WandbMode.online, WandbMode.offline), mode
         self._run: Any = None
-        self._run_dir = run_dir
+        self._run_dir, self._config = run_dir, config
+        self._step = 0
         self._sample_rows = cfg.sample_rows
         self._failures = 0
         self._table_failures = 0  # counted apart: tables are files, metrics go through memory
@@ -74,6 +76,7 @@ class WandbTracker:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send metrics; ``training/global_step`` is the axis of every chart."""
+        self._step = step
         self._send(f"the W&B log of step {step}", {**metrics, _STEP: step})
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
@@ -103,8 +106,19 @@ class WandbTracker:
         """Finish the W&B run, waiting at most a minute for an upload."""
         if self._run is not None:
             run, exit_code = self._run, 0 if status is RunStatus.done else 1
+            if status is RunStatus.done and (self._run_dir / "export").exists():
+                attempt("the W&B artefact of the model", self._log_model)
             attempt("closing W&B", lambda: run.finish(exit_code=exit_code))
             self._run = None
+
+    def _log_model(self) -> None:
+        artifact = model_artifact(
+            self._run_dir,
+            identity=run_id(self._run_dir),
+            step=self._step,
+            config=self._config,
+        )
+        self._run.log_artifact(artifact, aliases=[f"step-{self._step}"])
 
     def _send(self, what: str, row: Mapping[str, Any]) -> None:
         run = self._run

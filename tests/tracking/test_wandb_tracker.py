@@ -1,9 +1,12 @@
 import json
 import logging
+import math
 
 import pytest
 
-from rlpost.tracking.config import TrackingConfig, WandbMode
+from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
+from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.open import open_trackers
 from rlpost.tracking.tracker import RunStatus
 from rlpost.tracking.wandb_tracker import WandbTracker, run_id
 
@@ -52,6 +55,64 @@ def test_an_offline_run_holds_metrics_samples_and_config(tmp_path, runs, wandb_f
     out, err = capfd.readouterr()
     assert "wandb" not in out + err  # the terminal belongs to the console
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_every_metric_of_metrics_jsonl_is_in_the_file(tmp_path, runs, wandb_file):
+    """Through the same fan-out as a run, with evaluations, nulls and names of every kind."""
+    trackers = open_trackers(
+        tmp_path,
+        cfg=TrackingConfig(wandb=WandbMode.offline, console=ConsoleMode.quiet, report=False),
+        run_name="demo",
+        num_steps=14,
+        config={},
+    )
+    for step in range(15):
+        row = runs.step_metrics(step) if step else {}
+        if step % 7 == 0:
+            row |= {"val-core/arithmetic/acc/mean@2": 0.2 + step / 100, "val-core/x.y/missing": 0}
+        row |= {"training/off_policy/staleness/0": 1.0} if step % 2 else {"actor/odd": math.nan}
+        trackers.log(step, row)
+    trackers.close(RunStatus.done)
+    (path,) = _files(tmp_path)
+    sent = wandb_file.by_step(wandb_file.finished_records(path))
+    recorded = read_metrics(tmp_path / "metrics.jsonl")
+    assert len(recorded) == 15
+    assert wandb_file.missing(recorded, sent) == []
+    dropped = {k: v for k, v in sent[3].items() if k != "actor/entropy"}
+    lost = wandb_file.missing(recorded, {**sent, 3: dropped})
+    assert lost == [(3, "actor/entropy")]  # the comparison sees what is not there
+
+
+def test_a_finished_run_says_what_its_model_came_from(tmp_path, wandb_file):
+    config = {"model": {"path": "base"}, "data": {"train": "a.jsonl"}, "reward_models": {}}
+    for status in (RunStatus.interrupted, RunStatus.done):
+        run_dir = tmp_path / status.value
+        (run_dir / "export").mkdir(parents=True)
+        (run_dir / "export" / "model.safetensors").write_text("weights")
+        tracker = WandbTracker(
+            run_dir,
+            cfg=TrackingConfig(),
+            mode=WandbMode.offline,
+            run_name="demo",
+            config=config,
+        )
+        tracker.log(14, {"a": 1.0})
+        tracker.close(status)
+        (path,) = _files(run_dir)
+        records = wandb_file.finished_records(path)
+        found = [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
+        assert len(found) == (status is RunStatus.done)
+    (artifact,) = found
+    assert (artifact.type, artifact.name) == ("model", f"model-{run_id(run_dir)}")
+    assert json.loads(artifact.metadata) == {
+        "run_dir": str(run_dir),
+        "step": 14,
+        "model.path": "base",
+        "data.train": "a.jsonl",
+    }
+    (entry,) = artifact.manifest.contents
+    assert entry.path == "step_000014/model.safetensors"
+    assert entry.ref == (run_dir / "export" / "model.safetensors").as_uri()
 
 
 def test_a_resumed_run_keeps_its_id(tmp_path, wandb_file):

@@ -62,6 +62,29 @@ def history(records):
     return rows
 
 
+def by_step(records):
+    """Return step -> all metrics sent for it; a later attempt wins."""
+    found = {}
+    for row in history(records):
+        found.setdefault(row["training/global_step"], {}).update(row)
+    return found
+
+
+def missing(rows, sent):
+    """Return the (step, name) of what metrics.jsonl has and W&B has not, or has otherwise."""
+    lost = []
+    for row in rows:
+        for name, value in row.items():
+            if name in ("step", "time_s"):
+                continue
+            theirs = sent.get(row["step"], {}).get(name, "nothing")
+            # W&B keeps a NaN, metrics.jsonl a null.
+            same = theirs != theirs if value is None else theirs == value
+            if not same:
+                lost.append((row["step"], name))
+    return lost
+
+
 def config(records):
     found = {}
     for record in records:

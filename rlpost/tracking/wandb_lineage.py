@@ -1,0 +1,44 @@
+"""What a run made, and out of what, as a W&B artefact: nothing is uploaded but the description.
+
+Owns the artefact of ``export/`` and the facts it carries. Refuses to own when it is logged
+(wandb_tracker.py). Invariant: files are referred to where they are; their content stays there.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# What the model came from, by the names of the configuration.
+_FACTS = ("model.path", "data.train", "data.heldout", "reward_models", "resume", "seed")
+
+
+def model_artifact(run_dir: Path, *, identity: str, step: int, config: Mapping[str, Any]) -> Any:
+    """Return the artefact of type ``model`` for ``<run_dir>/export`` at ``step``.
+
+    Raises:
+        OSError: there is no export.
+    """
+    import wandb
+
+    export = (run_dir / "export").resolve(strict=True)
+    artifact = wandb.Artifact(
+        f"model-{identity}",
+        type="model",
+        description="Referred to, not uploaded.",
+        metadata=facts(config, run_dir=run_dir, step=step),
+    )
+    # The step in the path makes another version of what the same run exports later.
+    artifact.add_reference(export.as_uri(), name=f"step_{step:06d}", checksum=False)
+    return artifact
+
+
+def facts(config: Mapping[str, Any], *, run_dir: Path, step: int) -> dict[str, Any]:
+    """Return where a model came from, as flat plain data."""
+    found: dict[str, Any] = {"run_dir": str(run_dir.resolve()), "step": step}
+    for name in _FACTS:
+        value: Any = config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value not in (None, {}):
+            found[name] = value
+    return found
