@@ -1,103 +1,279 @@
-"""Packed tokens a second of the DeepSpeed trainer against a bare torch loop.
+"""Tokens a second of the DeepSpeed trainer beside plain torch loops on the same samples.
 
-Both train the same model on the same packed micro-batches with the same loss and AdamW, in
-one process, in turn; the ratio is taken of the medians.
+Sides: `deepspeed` is the trainer; `bare` is torch alone on the same packed micro-batches, with
+the same model code, loss and AdamW on fp32 masters; `padded` is transformers' own forward pass
+on padded rows, one group a pass. They run in turn, each alone in memory.
 
     .venv/bin/python benchmarks/trainer_throughput.py --threads 2 --repetitions 3
+    .venv/bin/python benchmarks/trainer_throughput.py --model build:1b --prompts 16 \
+        --prompt-tokens 200 --response-tokens 200 1000 --budget 16384
+
+MFU counts useful work only: matrix products and visible attention pairs of real tokens, forward
+once and backward twice, no recomputation, no padding, the head on response tokens alone.
 """
 
 import argparse
+import gc
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.cluster.session import free_port
+from rlpost.models.cache import publish_directory
 from rlpost.models.locate import locate_model
+from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
+from rlpost.training.attention import PackedLayout
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
 from rlpost.training.packing import pack
 from rlpost.training.policy import PolicyInputs, load_policy
+from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 OBJECTIVE = Objective(loss=ClipConfig(), kl=KLConfig())
+PEAK_TFLOPS = {  # dense bfloat16, from the data sheets
+    "NVIDIA A100-SXM4-80GB": 312.0,
+    "NVIDIA H100 80GB HBM3": 989.4,
+    "NVIDIA H200": 989.4,
+}
+Step = Callable[[], None]
 
 
-def batches(prompts: int, samples: int, tokens: int, budget: int) -> list[TokenBatch]:
-    rng = np.random.default_rng(0)
-    groups, advantages = [], rng.normal(size=(prompts, samples))
-    for p in range(prompts):
-        ids = tuple(int(i) for i in rng.integers(100, 40_000, 40))
-        trajectories = tuple(
-            Trajectory(
-                uid=f"0:{p}",
-                sample=s,
-                prompt_ids=ids,
-                response_ids=tuple(int(i) for i in rng.integers(100, 40_000, tokens)),
-                rollout_logprobs=(-8.0,) * tokens,
-                spans=(Span(start=0, end=tokens, version=1),),
-                finish_reason="stop",
-                text="",
-                seed=0,
-                reward=0.0,
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Random groups. Example: ``Mix(prompts=16, response_tokens=(200, 1000))``"""
+
+    prompts: int = 8
+    samples: int = 8
+    prompt_tokens: int = 40
+    response_tokens: tuple[int, int] = (20, 20)  # shortest and longest
+
+    def groups(self, vocabulary: int) -> tuple[list[Group], np.ndarray]:
+        rng = np.random.default_rng(0)
+
+        def ids(count: int) -> tuple[int, ...]:
+            return tuple(rng.integers(0, vocabulary, count).tolist())
+
+        groups = []
+        for p in range(self.prompts):
+            prompt_ids = ids(self.prompt_tokens)
+            lengths = rng.integers(*self.response_tokens, size=self.samples, endpoint=True)
+            trajectories = tuple(
+                Trajectory(
+                    uid=f"0:{p}",
+                    sample=s,
+                    prompt_ids=prompt_ids,
+                    response_ids=ids(length),
+                    rollout_logprobs=(-float(np.log(vocabulary)),) * length,
+                    spans=(Span(start=0, end=length, version=1),),
+                    finish_reason="stop",
+                    text="",
+                    seed=0,
+                    reward=0.0,
+                )
+                for s, length in enumerate(lengths.tolist())
             )
-            for s in range(samples)
+            prompt = Prompt(uid=f"0:{p}", token_ids=prompt_ids, text="")
+            groups.append(Group(prompt=prompt, trajectories=trajectories))
+        return groups, rng.normal(size=(self.prompts, self.samples))
+
+    def batches(
+        self, vocabulary: int, *, budget: int, share_prompts: bool = True
+    ) -> list[TokenBatch]:
+        groups, advantages = self.groups(vocabulary)
+        (packed,) = pack(
+            groups,
+            advantages,
+            num_ranks=1,
+            max_tokens=budget,
+            reduction=ReductionConfig(),
+            share_prompts=share_prompts,
         )
-        prompt = Prompt(uid=f"0:{p}", token_ids=ids, text="")
-        groups.append(Group(prompt=prompt, trajectories=trajectories))
-    (packed,) = pack(
-        groups, advantages, num_ranks=1, max_tokens=budget, reduction=ReductionConfig()
+        return packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one side did."""
+
+    side: str
+    step_s: float  # median of an optimizer step
+    packed_tokens_per_s: float  # padding not counted
+    response_tokens_per_s: float
+    mfu: float | None  # None: the device's peak is not known
+    peak_gb: float | None  # None on a CPU
+
+
+def model_flops(batches: Sequence[TokenBatch], config: object) -> float:
+    """Useful operations of one optimizer step; ``config`` is a Llama's."""
+    width, heads = config.hidden_size, config.num_attention_heads
+    attention = config.head_dim * (2 * heads + 2 * config.num_key_value_heads) * width
+    layer = attention + 3 * width * config.intermediate_size
+    total = 0.0
+    for batch in batches:
+        layout = PackedLayout.of(batch.blocks, device=torch.device("cpu"))
+        pairs = 0.0
+        for segment in layout.segments:
+            queries = segment.queries[1] - segment.queries[0]
+            pairs += queries * (segment.span - queries) + queries * (queries + 1) / 2
+        scores = 4 * pairs * heads * config.head_dim
+        per_layer = 2 * layer * batch.num_tokens + scores
+        head = 2 * width * config.vocab_size * len(batch.target_R)
+        total += 3 * (config.num_hidden_layers * per_layer + head)
+    return total
+
+
+def build_llama(directory: Path, **shape: object) -> Path:
+    """Write a random Llama in bfloat16, with a byte tokenizer; an existing one is kept."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    defaults = {
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+
+    def write(target: Path) -> None:
+        torch.manual_seed(0)
+        with compute_device():
+            model = LlamaForCausalLM(LlamaConfig(**defaults | shape))
+        model.bfloat16().save_pretrained(target)
+        byte_tokenizer().save_pretrained(target)
+
+    return publish_directory(directory, write)
+
+
+LLAMA_1B = {  # the shape of Llama 3.2 1B: 1.24 billion parameters
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+}
+
+
+def find_model(name: str, scratch: Path) -> str:
+    """Resolve ``build:tiny``, ``build:1b`` or what ``model.path`` takes."""
+    if name == "build:tiny":
+        return str(build_tiny_llama(scratch / "tiny", max_positions=4096))
+    if name == "build:1b":
+        return str(build_llama(scratch / "llama_1b", **LLAMA_1B))
+    return locate_model(name)
+
+
+class MasterAdam:
+    """AdamW on fp32 masters of a low-precision model, clipped to norm 1."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._params = list(model.parameters())
+        self._masters = [p.detach().float().clone() for p in self._params]
+        fused = self._masters[0].is_cuda
+        self._adam = torch.optim.AdamW(self._masters, lr=1e-6, weight_decay=0.0, fused=fused)
+
+    def step(self) -> None:
+        for master, param in zip(self._masters, self._params, strict=True):
+            master.grad = param.grad.float()
+            param.grad = None
+        nn.utils.clip_grad_norm_(self._masters, 1.0)
+        self._adam.step()
+        self._adam.zero_grad()
+        torch._foreach_copy_([p.data for p in self._params], self._masters)
+
+
+def loss_of(batch: TokenBatch, logprobs_R: Tensor, entropy_R: Tensor) -> Tensor:
+    device = logprobs_R.device
+
+    def there(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=device)
+
+    inputs = PolicyLossInputs(
+        policy_logprobs_R=logprobs_R,
+        anchor_logprobs_R=there(batch.rollout_logprobs_R),
+        advantages_R=there(batch.advantages_R),
+        sequence_R=there(batch.sequence_R),
+        entropy_R=entropy_R,
     )
-    return packed
+    result = OBJECTIVE.per_token(inputs, ref_logprobs_R=None)
+    return (there(batch.loss_weight_R) * result.values_R).sum()
 
 
-def bare_step(model_path: str, cfg: TrainerConfig, work: list[TokenBatch]) -> Callable[[], None]:
-    policy = load_policy(model_path, dtype=torch.float32, logprob_chunk=cfg.logprob_chunk)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0)
+@contextmanager
+def bare_side(model_path: str, cfg: TrainerConfig, batches: list[TokenBatch]) -> Iterator[Step]:
+    device = compute_device()
+    policy = load_policy(
+        model_path,
+        dtype=resolve_dtype(cfg.dtype),
+        logprob_chunk=cfg.logprob_chunk,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+    ).to(device)
+    adam = MasterAdam(policy)
 
     def step() -> None:
-        for batch in work:
-            logprobs_R, entropy_R = policy(
-                PolicyInputs.of(batch, device=torch.device("cpu")), temperature=1.0
-            )
-            result = OBJECTIVE.per_token(
-                PolicyLossInputs(
-                    policy_logprobs_R=logprobs_R,
-                    anchor_logprobs_R=torch.as_tensor(batch.rollout_logprobs_R),
-                    advantages_R=torch.as_tensor(batch.advantages_R),
-                    sequence_R=torch.as_tensor(batch.sequence_R),
-                    entropy_R=entropy_R,
-                ),
-                ref_logprobs_R=None,
-            )
-            (torch.as_tensor(batch.loss_weight_R) * result.values_R).sum().backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for batch in batches:
+            scores = policy(PolicyInputs.of(batch, device=device), temperature=1.0)
+            loss_of(batch, *scores).backward()
+        adam.step()
 
-    return step
+    yield step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--zero-stage", type=int, default=2)
-    args = parser.parse_args()
-    model_path = locate_model(args.model)
-    cfg = TrainerConfig(
-        dtype=DType.float32, threads=args.threads, zero_stage=args.zero_stage, lr=1e-6
-    )
-    work = batches(prompts=8, samples=8, tokens=20, budget=cfg.max_tokens_per_micro_batch)
-    num_tokens = sum(batch.num_tokens for batch in work)
+@contextmanager
+def padded_side(
+    model_path: str, cfg: TrainerConfig, groups: list[Group], advantages: np.ndarray
+) -> Iterator[Step]:
+    from transformers import AutoModelForCausalLM
+
+    device = compute_device()
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=resolve_dtype(cfg.dtype), attn_implementation="sdpa"
+    ).to(device)
+    model.train()
+    if cfg.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    adam = MasterAdam(model)
+    total = sum(len(t.response_ids) for g in groups for t in g.trajectories)
+
+    def step() -> None:
+        for group, row in zip(groups, advantages, strict=True):
+            rows = [[*t.prompt_ids, *t.response_ids] for t in group.trajectories]
+            longest, prompt = max(map(len, rows)), len(group.prompt.token_ids)
+            padded = [ids + [0] * (longest - len(ids)) for ids in rows]
+            ids_ST = torch.tensor(padded, device=device)
+            lengths_S1 = torch.tensor([[len(ids)] for ids in rows], device=device)
+            mask_ST = torch.arange(longest, device=device) < lengths_S1
+            logits = model(input_ids=ids_ST, attention_mask=mask_ST.long(), use_cache=False).logits
+            chosen = logits[:, prompt - 1 : -1].float().log_softmax(-1)
+            chosen = chosen.gather(2, ids_ST[:, prompt:, None]).squeeze(2)
+            weight = mask_ST[:, prompt:] * torch.tensor(row, device=device).float()[:, None] / total
+            # At ratio 1 the clipped loss and its gradient are those of -A * log-prob.
+            (-weight * chosen).sum().backward()
+        adam.step()
+
+    yield step
+
+
+@contextmanager
+def deepspeed_side(
+    model_path: str, cfg: TrainerConfig, batches: list[TokenBatch]
+) -> Iterator[Step]:
     trainer = DeepSpeedTrainer(
         cfg,
         model_path=model_path,
@@ -107,22 +283,126 @@ def main() -> None:
         master_port=free_port(),
         seed=0,
     )
-    bare = bare_step(model_path, cfg, work)
-    seconds: dict[str, list[float]] = {"bare": [], "deepspeed": []}
-    for repetition in range(args.repetitions + 1):
+    steps = iter(range(1, 2**31))
+
+    def step() -> None:
+        trainer.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        trainer.optim_step(next(steps))
+
+    try:
+        yield step
+    finally:
+        trainer.close()
+
+
+def measure(step: Step, repetitions: int) -> tuple[float, float | None]:
+    """Median seconds and peak memory of a step, after one that warms up."""
+    cuda = torch.cuda.is_available()
+    step()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(repetitions):
+        if cuda:
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        bare()
-        middle = time.perf_counter()
-        trainer.forward_backward(work, objective=OBJECTIVE, temperature=1.0)
-        trainer.optim_step(repetition + 1)
-        if repetition:  # the first round warms up
-            seconds["bare"].append(middle - start)
-            seconds["deepspeed"].append(time.perf_counter() - middle)
-    medians = {side: statistics.median(times) for side, times in seconds.items()}
-    for side, median in medians.items():
-        print(f"{side:9} {num_tokens / median:7.1f} packed tokens/s")
-    print(f"ratio deepspeed/bare {medians['bare'] / medians['deepspeed']:.3f}")
-    trainer.close()
+        step()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+
+
+def compare(
+    model_path: str, mix: Mix, variants: Sequence[tuple[str, TrainerConfig]], *, repetitions: int
+) -> Iterator[Speed]:
+    """Measure ``(side, options)`` in turn."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path)
+    groups, advantages = mix.groups(config.vocab_size)
+    peak = PEAK_TFLOPS.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    for name, cfg in variants:
+        side = name.split()[0]
+        batches = mix.batches(
+            config.vocab_size,
+            budget=cfg.max_tokens_per_micro_batch,
+            share_prompts=cfg.share_prompts and side != "padded",
+        )
+        if side == "padded":
+            context = padded_side(model_path, cfg, groups, advantages)
+        else:
+            make = {"bare": bare_side, "deepspeed": deepspeed_side}[side]
+            context = make(model_path, cfg, batches)
+        with context as step:
+            seconds, peak_gb = measure(step, repetitions)
+        del step, context
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        flops = model_flops(batches, config)
+        yield Speed(
+            side=name,
+            step_s=seconds,
+            packed_tokens_per_s=sum(b.num_tokens for b in batches) / seconds,
+            response_tokens_per_s=sum(len(b.target_R) for b in batches) / seconds,
+            mfu=None if peak is None else flops / seconds / peak / 1e12,
+            peak_gb=peak_gb,
+        )
+
+
+def show(speed: Speed) -> None:
+    mfu = "-" if speed.mfu is None else f"{speed.mfu:.1%}"
+    peak = "-" if speed.peak_gb is None else f"{speed.peak_gb:.1f}"
+    print(
+        f"| {speed.side} | {speed.step_s:.3f} | {speed.packed_tokens_per_s:,.0f} | "
+        f"{speed.response_tokens_per_s:,.0f} | {mfu} | {peak} |",
+        flush=True,
+    )
+
+
+HEADER = (
+    "| side | s/step | tokens/s | response tokens/s | MFU | peak GB |\n|---|---|---|---|---|---|"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--zero-stage", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--prompt-tokens", type=int, default=40)
+    parser.add_argument("--response-tokens", type=int, nargs=2, default=(20, 20))
+    parser.add_argument("--budget", type=int, default=2048)
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/rlpost-models"))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    mix = Mix(
+        prompts=args.prompts,
+        samples=args.samples,
+        prompt_tokens=args.prompt_tokens,
+        response_tokens=tuple(args.response_tokens),
+    )
+    cfg = TrainerConfig(
+        dtype=DType.auto,
+        threads=args.threads,
+        zero_stage=args.zero_stage,
+        max_tokens_per_micro_batch=args.budget,
+    )
+    sides = [(side, cfg) for side in ("bare", "padded", "deepspeed")]
+    disable_progress_bar()
+    print(HEADER)
+    speeds = []
+    path = find_model(args.model, args.scratch)
+    for speed in compare(path, mix, sides, repetitions=args.repetitions):
+        speeds.append(speed)
+        show(speed)
+    print(f"ratio deepspeed/bare {speeds[0].step_s / speeds[2].step_s:.3f}")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(speed) for speed in speeds], indent=1))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,9 @@ def engine_config(cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int) -
             "stage3_param_persistence_threshold": 10 * hidden_size,
         },
     }
+    if has_cuda():
+        # One pass over weights and moments instead of a dozen, with no copies of them.
+        config["optimizer"]["params"]["fused"] = True
     if dtype is torch.bfloat16:
         config["bf16"] = {"enabled": True}
         if cfg.zero_stage > 0:

@@ -72,10 +72,12 @@ class EngineState:
 
     def reset_adam(self, step: int) -> None:
         """Zero moments at ``step``; at 0 that is what torch starts from."""
+        fused = self.optimizer.defaults.get("fused")  # counts where it computes
         for flat in self.flats:
             if not self._has_moments(flat):
                 moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
-                self.optimizer.state[flat] = {"step": torch.tensor(0.0), **moments}
+                count = torch.tensor(0.0, device=flat.device if fused else None)
+                self.optimizer.state[flat] = {"step": count, **moments}
             self.optimizer.state[flat]["step"].fill_(step)
             for kind in MOMENTS:
                 self.optimizer.state[flat][kind].zero_()

@@ -1,0 +1,393 @@
+"""The trainer on a GPU: is it right, and how fast is it?
+
+Real DeepSpeed in one rank (NCCL on CUDA), random models built by code, nothing downloaded.
+Correctness first: every check compares with a plain transformers or torch computation. Then
+speed, by `trainer_throughput.py`. Prints tables, writes JSON, ends with 1 if a check failed.
+
+    .venv/bin/python benchmarks/gpu_check.py
+    .venv/bin/python benchmarks/gpu_check.py --device cpu --tiny    # the same code, in a minute
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from trainer_throughput import HEADER, Mix, build_llama, compare, find_model, show
+from transformers.utils.logging import disable_progress_bar
+
+from rlpost.algorithms.kl import KLConfig
+from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.reduce import ReductionConfig
+from rlpost.cluster.session import free_port
+from rlpost.training import attention_varlen
+from rlpost.training.batch import TokenBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.objective import Objective
+from rlpost.training.packing import pack
+from rlpost.training.policy import Policy, PolicyInputs, load_policy
+from rlpost.training.precision import compute_device
+from rlpost.training.settings import DType, TrainerConfig
+from rlpost.weights.manifest import read_payload
+from rlpost.weights.publisher import WeightPublisher
+from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
+
+OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+STAGES, MICRO_BATCHES = (0, 1, 2, 3), (1, 2, 4)
+MIX = Mix(prompts=4, samples=3, prompt_tokens=60, response_tokens=(5, 200))
+VOCABULARY = 512
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "initializer_range": 0.06,  # the layers neither fade nor amplify
+}
+Gradients = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One compared number. Example: ``Finding(check="log-probs", value=1e-6, bound=1e-4)``"""
+
+    check: str
+    value: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.bound  # false for NaN
+
+
+@contextmanager
+def trainer(path: str, **options: object) -> Iterator[DeepSpeedTrainer]:
+    defaults = {"dtype": DType.float32, "lr": 1e-3, "steps": 1000, "logprob_chunk": 64}
+    built = DeepSpeedTrainer(
+        TrainerConfig(**defaults | options),
+        model_path=path,
+        rank=0,
+        world_size=1,
+        master_address="127.0.0.1",
+        master_port=free_port(),
+        seed=0,
+    )
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def batches(count: int = 1, *, share_prompts: bool = True) -> list[TokenBatch]:
+    """The mix in ``count`` micro-batches."""
+    groups, advantages = MIX.groups(VOCABULARY)
+    everything = sum(len(t.prompt_ids + t.response_ids) for g in groups for t in g.trajectories)
+    for budget in range(everything, 0, -8):
+        (packed,) = pack(
+            groups,
+            advantages,
+            num_ranks=1,
+            max_tokens=budget,
+            reduction=ReductionConfig(),
+            share_prompts=share_prompts,
+        )
+        if len(packed) == count:
+            return packed
+    raise AssertionError(f"no budget gives {count} micro-batches")
+
+
+def plain_model(path: str, dtype: torch.dtype) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    return model.to(compute_device())
+
+
+def plain_logprobs(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """By one ordinary forward pass per sequence."""
+    found = []
+    ids = torch.as_tensor(batch.token_ids_T, device=compute_device())
+    for block in batch.blocks:
+        for response in block.responses:
+            prompt_P, target_R = ids[slice(*block.prompt)], ids[slice(*response)]
+            whole_1T = torch.cat([prompt_P, target_R])[None]
+            logits = model(input_ids=whole_1T, use_cache=False).logits[0, len(prompt_P) - 1 : -1]
+            log_RV = logits.float().log_softmax(-1)
+            found.append(log_RV.gather(1, target_R[:, None]).squeeze(1))
+    return torch.cat(found)
+
+
+def packed_logprobs(policy: Policy, batch: TokenBatch) -> Tensor:
+    return policy(PolicyInputs.of(batch, device=compute_device()), temperature=1.0)[0]
+
+
+def reinforce(model: nn.Module, batch: TokenBatch, score: Callable[..., Tensor]) -> Tensor:
+    device = compute_device()
+    weight_R = torch.as_tensor(batch.loss_weight_R * batch.advantages_R, device=device)
+    return -(weight_R * score(model, batch)).sum()
+
+
+def gradient_of(model: nn.Module, score: Callable[..., Tensor]) -> Gradients:
+    """One backward pass over everything, by ``score``."""
+    model.zero_grad()
+    for batch in batches():
+        reinforce(model, batch, score).backward()
+    return {
+        n.removeprefix(
+            "model.",
+        ): p.grad.float().clone()
+        for n, p in named(model)
+    }
+
+
+def named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return (model.model if isinstance(model, Policy) else model).named_parameters()
+
+
+def relative(ours: Gradients, theirs: Gradients) -> float:
+    """L2 norm of the difference over that of ``theirs``, all tensors together."""
+    assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
+    difference = sum((ours[n].double() - theirs[n].double()).square().sum() for n in ours)
+    return float((difference / sum(t.double().square().sum() for t in theirs.values())).sqrt())
+
+
+def engine_gradient(built: DeepSpeedTrainer, *, plain: bool) -> Gradients:
+    from deepspeed.utils import safe_get_full_grad
+
+    found = {}
+    for name, p in built._stepper.module.model.named_parameters():
+        gradient = p.grad if plain else safe_get_full_grad(p)
+        found[name.removeprefix("model.")] = gradient.detach().float().clone()
+    return found
+
+
+def weights(built: DeepSpeedTrainer) -> Gradients:
+    return {name: tensor.clone() for name, tensor in built.iter_weights()}
+
+
+def changed(ours: Gradients, theirs: Gradients) -> float:
+    """How many tensors are not bit-equal."""
+    return float(sum(not torch.equal(ours[name], theirs[name]) for name in theirs))
+
+
+# Packed tokens against single sequences
+
+
+def check_logprobs(path: str) -> Iterator[Finding]:
+    with torch.no_grad():
+        exact = plain_model(path, torch.float32)
+        policy = load_policy(path, dtype=torch.float32, logprob_chunk=64).to(compute_device())
+        for shared in (True, False):
+            (batch,) = batches(share_prompts=shared)
+            gap = (packed_logprobs(policy, batch) - plain_logprobs(exact, batch)).abs().max()
+            how = "shared prompts" if shared else "own prompts"
+            yield Finding(check=f"log-probs, float32, {how}", value=gap.item(), bound=1e-4)
+        # In bfloat16 the measure is transformers' own distance from float32.
+        rough = plain_model(path, torch.bfloat16)
+        policy = load_policy(path, dtype=torch.bfloat16, logprob_chunk=64).to(compute_device())
+        for shared in (True, False):
+            (batch,) = batches(share_prompts=shared)
+            truth = plain_logprobs(exact, batch)
+            ours = (packed_logprobs(policy, batch) - truth).square().mean().sqrt().item()
+            theirs = (plain_logprobs(rough, batch) - truth).square().mean().sqrt().item()
+            how = "shared prompts" if shared else "own prompts"
+            check = f"log-probs, bfloat16, {how}: error over transformers' ({theirs:.2g} nats)"
+            yield Finding(check=check, value=ours / theirs, bound=1.25)
+
+
+def check_bfloat16_gradient(path: str) -> Iterator[Finding]:
+    exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
+    theirs = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
+    policy = load_policy(path, dtype=torch.bfloat16, logprob_chunk=64).to(compute_device())
+    ours = relative(gradient_of(policy, packed_logprobs), exact)
+    check = f"gradient, bfloat16: error over transformers' ({theirs:.2g})"
+    yield Finding(check=check, value=ours / theirs, bound=1.25)
+
+
+# The engine against plain torch
+
+
+def check_gradients(path: str) -> Iterator[Finding]:
+    exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
+    rough = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
+    for dtype, bound in ((DType.float32, 1e-5), (DType.bfloat16, 1.5 * rough)):
+        for stage in STAGES:
+            for count in MICRO_BATCHES:
+                with trainer(path, zero_stage=stage, dtype=dtype) as built:
+                    built.forward_backward(batches(count), objective=OBJECTIVE, temperature=1.0)
+                    found = engine_gradient(built, plain=stage == 0)
+                check = f"gradient, {dtype.value}, stage {stage}, {count} micro-batches"
+                yield Finding(check=check, value=relative(found, exact), bound=bound)
+
+
+def check_nonfinite(path: str) -> Iterator[Finding]:
+    good = batches(2)
+    bad = [replace(good[0], advantages_R=np.full_like(good[0].advantages_R, np.nan)), good[1]]
+    for dtype in (DType.float32, DType.bfloat16):
+        for stage in STAGES:
+            with trainer(path, zero_stage=stage, dtype=dtype) as built:
+                before = weights(built)
+                built.forward_backward(bad, objective=OBJECTIVE, temperature=1.0)
+                skipped = built.optim_step(1)["actor/skipped_update"]
+                name = f"{dtype.value}, stage {stage}"
+                wrong = changed(weights(built), before) + (skipped != 1.0)
+                yield Finding(check=f"NaN is skipped, {name}", value=wrong, bound=0)
+                built.forward_backward(good, objective=OBJECTIVE, temperature=1.0)
+                skipped = built.optim_step(2)["actor/skipped_update"]
+                wrong = skipped + (changed(weights(built), before) == 0)
+                yield Finding(check=f"the step after NaN counts, {name}", value=wrong, bound=0)
+
+
+def check_checkpoint(path: str) -> Iterator[Finding]:
+    """Bit for bit: torch's deterministic algorithms are on."""
+    work = batches(2)
+
+    def steps(built: DeepSpeedTrainer, *numbers: int) -> None:
+        for number in numbers:
+            built.forward_backward(work, objective=OBJECTIVE, temperature=1.0)
+            built.optim_step(number)
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    for dtype in (DType.float32, DType.bfloat16):
+        for stage in STAGES:
+            with tempfile.TemporaryDirectory() as directory:
+                with trainer(path, zero_stage=stage, dtype=dtype) as built:
+                    steps(built, 1, 2)
+                    built.begin_save(Path(directory))
+                    built.finish_save()
+                    steps(built, 3, 4)
+                    expected = weights(built)
+                with trainer(path, zero_stage=stage, dtype=dtype) as built:
+                    built.load(Path(directory))
+                    steps(built, 3, 4)
+                    differing = changed(weights(built), expected)
+            check = f"continues bit for bit, {dtype.value}, stage {stage}"
+            yield Finding(check=check, value=differing, bound=0)
+    torch.use_deterministic_algorithms(False)
+
+
+def check_publishing(path: str) -> Iterator[Finding]:
+    for stage in (2, 3):
+        with trainer(path, zero_stage=stage, dtype=DType.bfloat16) as built:
+            name = f"gpu-check-{os.getpid()}"
+            publisher = WeightPublisher(
+                built.iter_weights,
+                shapes=built.weight_shapes(),
+                sender=SharedMemorySender(run_id=name),
+            )
+            try:
+                start = time.perf_counter()
+                locator = publisher.stage(1, num_receivers=1)
+                elapsed = time.perf_counter() - start
+                buffer = SharedMemoryReceiver().fetch(locator)
+                shapes = {tensor: shape for tensor, _, shape in built.weight_shapes()}
+                received = dict(read_payload(publisher._newest, buffer, expected=shapes))
+                differing = changed({n: t.cpu() for n, t in weights(built).items()}, received)
+            finally:
+                publisher.close()
+        size = buffer.numel() / 1e9
+        check = f"weights arrive bit for bit, stage {stage} ({size:.2g} GB in {elapsed:.2f} s)"
+        yield Finding(check=check, value=differing, bound=0)
+
+
+CHECKS = (
+    check_logprobs,
+    check_bfloat16_gradient,
+    check_gradients,
+    check_nonfinite,
+    check_checkpoint,
+)
+
+
+def findings(scratch: Path, large: str) -> Iterator[Finding]:
+    small = str(build_llama(scratch / "small", **SMALL))
+    for check in CHECKS:
+        yield from check(small)
+    yield from check_publishing(large)
+
+
+def variants(tiny: bool) -> list[tuple[str, TrainerConfig]]:
+    budget = 2048 if tiny else 16384
+    cfg = TrainerConfig(
+        dtype=DType.float32 if tiny else DType.bfloat16, max_tokens_per_micro_batch=budget
+    )
+    saving = replace(cfg, gradient_checkpointing=True)
+    found = [
+        ("padded", cfg),
+        ("bare", cfg),
+        ("deepspeed", cfg),
+        ("padded, checkpointing", saving),
+        ("bare, checkpointing", saving),
+        ("deepspeed, checkpointing", saving),
+        ("deepspeed, own prompts", replace(cfg, share_prompts=False)),
+    ]
+    for chunk in (2048, 8192):
+        found.append((f"deepspeed, logprob_chunk {chunk}", replace(cfg, logprob_chunk=chunk)))
+    for stage in (0, 1, 3):
+        found.append((f"deepspeed, stage {stage}", replace(cfg, zero_stage=stage)))
+    small = replace(cfg, max_tokens_per_micro_batch=budget // 4 + 4096)
+    return [*found, ("deepspeed, smaller micro-batches", small)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small model and few samples")
+    parser.add_argument("--skip-checks", action="store_true")
+    parser.add_argument("--skip-speed", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "rlpost-gpu")
+    parser.add_argument("--json", type=Path, default=Path("gpu_check.json"))
+    args = parser.parse_args()
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        sys.exit("no CUDA device is visible; --device cpu --tiny runs the same code on a CPU")
+    disable_progress_bar()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for determinism; read once
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    query = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16, device=compute_device())
+    attention = "one flash call" if attention_varlen.kernel_for(query) else "one call per sequence"
+    print(f"{device}, torch {torch.__version__}, bfloat16 attention: {attention}", flush=True)
+    large = find_model("build:tiny" if args.tiny else "build:1b", args.scratch)
+    found: list[Finding] = []
+    if not args.skip_checks:
+        for finding in findings(args.scratch, large):
+            found.append(finding)
+            verdict = "ok  " if finding.passed else "FAIL"
+            print(f"{verdict} {finding.check}: {finding.value:.3g} (bound {finding.bound:.3g})")
+            sys.stdout.flush()
+    mix = Mix(prompts=16, prompt_tokens=200, response_tokens=(200, 1000))
+    if args.tiny:
+        mix = Mix(prompts=2, prompt_tokens=20, response_tokens=(20, 100))
+    speeds = []
+    if not args.skip_speed:
+        print(HEADER)
+        for speed in compare(large, mix, variants(args.tiny), repetitions=args.repetitions):
+            speeds.append(speed)
+            show(speed)
+    record = {
+        "device": device,
+        "torch": torch.__version__,
+        "findings": [asdict(finding) for finding in found],
+        "speeds": [asdict(speed) for speed in speeds],
+    }
+    args.json.write_text(json.dumps(record, indent=1))
+    failed = [finding.check for finding in found if not finding.passed]
+    sys.exit(f"{len(failed)} of {len(found)} checks failed: {failed}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
