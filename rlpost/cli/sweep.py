@@ -60,10 +60,10 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
     from hydra_plugins.rlpost import register
     from rlpost.config.search_path import config_dir
 
+    register()
     args = get_args_parser().parse_intermixed_args(argv)  # `-m` may stand anywhere
     if not args.multirun:
         return None
-    register()
     flags = [
         f"--{name}={value}"
         for name in ("config-dir", "config-name", "config-path")

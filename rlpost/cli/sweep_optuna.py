@@ -87,12 +87,14 @@ class OptunaSweeper(Sweeper):
         sampler = samplers.get(self.cfg.sampler, optuna.samplers.RandomSampler)(seed=self.cfg.seed)
         study = optuna.create_study(direction=self.cfg.goal.value, sampler=sampler)
         batch_size = self.cfg.batch_size or getattr(self.launcher, "n_jobs", 1)
-        while (done := len(study.trials)) < self.cfg.n_trials:
-            trials = [study.ask(space) for _ in range(min(batch_size, self.cfg.n_trials - done))]
+        num_members = 0
+        while (left := self.cfg.n_trials - len(study.trials)) > 0:
+            trials = [study.ask(space) for _ in range(min(batch_size, left))]
             chosen = [[*fixed, *_overrides(trial.params, space)] for trial in trials]
             # Choices can come twice: one run answers for both.
             different = [list(each) for each in dict.fromkeys(map(tuple, chosen))]
-            returns = self.launcher.launch(different, initial_job_idx=done)
+            returns = self.launcher.launch(different, initial_job_idx=num_members)
+            num_members += len(different)
             records = [job.return_value for job in returns]
             reached = {tuple(c): r for c, r in zip(different, records, strict=True)}
             for trial, overrides in zip(trials, chosen, strict=True):
@@ -129,8 +131,9 @@ def objective(record: MemberRecord, *, metric: str | None) -> float | None:
 def search_space(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Split the command line into optuna's distributions and the options that stay.
 
-    ``a,b`` and ``range(1,9)`` are discrete; ``interval(1e-6,1e-4)`` is continuous, and
-    ``tag(log,interval(1e-6,1e-4))`` in the logarithm. What comes later wins.
+    ``a,b`` and ``range(1,9)`` are discrete, ``int(interval(1,9))`` whole numbers;
+    ``interval(1e-6,1e-4)`` is continuous, ``tag(log,interval(1e-6,1e-4))`` in the logarithm.
+    What comes later wins.
 
     Raises:
         UserError: nothing varies.
