@@ -23,12 +23,15 @@ def member_name(base: str, overrides: Sequence[str], *, keys: Collection[str]) -
 
 def sweep_name(base: str, *, keys: Collection[str]) -> str:
     """Return the name of the sweep over ``keys``: its directory and its W&B group."""
-    return "-".join(part for part in ("sweep", base, _readable(",".join(keys))) if part)
+    return "-".join(part for part in ("sweep", base, _readable(",".join(sorted(keys)))) if part)
 
 
 def varying(overrides: Sequence[str], *, keys: Collection[str]) -> list[str]:
-    """Return those of ``overrides`` that make a member differ; its name says ``run.name``."""
-    return [each for each in overrides if (key := key_of(each)) in keys and key != "run.name"]
+    """Return, sorted, those of ``overrides`` that make a member differ.
+
+    ``run.name`` is not among them: it is in the name already.
+    """
+    return sorted(each for each in overrides if (key := key_of(each)) in keys and key != "run.name")
 
 
 def key_of(override: str) -> str:

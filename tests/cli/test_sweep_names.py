@@ -11,6 +11,13 @@ def test_a_name_says_what_varies_and_nothing_else():
     assert varying(overrides, keys=keys) == overrides[1:]
 
 
+def test_the_order_of_the_command_line_does_not_matter():
+    overrides, keys = ["trainer.lr=1", "seed=2"], ["trainer.lr", "seed"]
+    forth, back = (member_name("x", each, keys=keys) for each in (overrides, overrides[::-1]))
+    assert forth == back == "x-seed=2,trainer.lr=1"
+    assert sweep_name("x", keys=keys) == sweep_name("x", keys=keys[::-1])
+
+
 def test_a_swept_name_is_the_name():
     assert member_name("b", ["run.name=b"], keys=["run.name"]) == "b"
 
