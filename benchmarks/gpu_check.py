@@ -32,6 +32,7 @@ from rlpost.cluster.session import free_port
 from rlpost.training import attention_varlen
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.logprobs import token_logprobs
 from rlpost.training.objective import Objective
 from rlpost.training.packing import pack
 from rlpost.training.policy import Policy, PolicyInputs, load_policy
@@ -206,6 +207,34 @@ def check_logprobs(path: str) -> Iterator[Finding]:
             yield Finding(check=check, value=ours / theirs, bound=1.25)
 
 
+def check_entropy() -> Iterator[Finding]:
+    """Log-prob, entropy and both gradients from logits, against float64."""
+    device = compute_device()
+    generator = torch.Generator(device=device).manual_seed(0)
+    logits_CV = 3 * torch.randn(100, 32000, generator=generator, device=device)
+    target_C = torch.randint(0, 32000, (100,), generator=generator, device=device)
+    where = {"predictor_R": torch.arange(100, device=device), "target_R": target_C}
+
+    def score(logits: Tensor) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            logits, nn.Identity(), **where, temperature=0.7, chunk=64, entropy_gradient=True
+        )
+
+    def exact(logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_CV = (logits / 0.7).log_softmax(-1)
+        return log_CV.gather(1, target_C[:, None]).squeeze(1), -(log_CV.exp() * log_CV).sum(-1)
+
+    found = []
+    for function, dtype in ((score, torch.float32), (exact, torch.float64)):
+        leaf = logits_CV.to(dtype).requires_grad_()
+        logprob_C, entropy_C = function(leaf)
+        (logprob_C.sin().sum() + entropy_C.cos().sum()).backward()
+        found.append({"value": torch.cat([logprob_C, entropy_C]), "gradient": leaf.grad})
+    for name in found[0]:
+        gap = relative({name: found[0][name].detach()}, {name: found[1][name].detach()})
+        yield Finding(check=f"log-prob and entropy, float32: {name}", value=gap, bound=1e-5)
+
+
 def check_bfloat16_gradient(path: str) -> Iterator[Finding]:
     exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
     theirs = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
@@ -258,7 +287,7 @@ def check_checkpoint(path: str) -> Iterator[Finding]:
             built.forward_backward(work, objective=OBJECTIVE, temperature=1.0)
             built.optim_step(number)
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     for dtype in (DType.float32, DType.bfloat16):
         for stage in STAGES:
             with tempfile.TemporaryDirectory() as directory:
@@ -312,6 +341,7 @@ CHECKS = (
 
 def findings(scratch: Path, large: str) -> Iterator[Finding]:
     small = str(build_llama(scratch / "small", **SMALL))
+    yield from check_entropy()
     for check in CHECKS:
         yield from check(small)
     yield from check_publishing(large)

@@ -323,7 +323,7 @@ def compare(
     groups, advantages = mix.groups(config.vocab_size)
     peak = PEAK_TFLOPS.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     for name, cfg in variants:
-        side = name.split()[0]
+        side = name.split(",")[0]
         batches = mix.batches(
             config.vocab_size,
             budget=cfg.max_tokens_per_micro_batch,

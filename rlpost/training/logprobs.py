@@ -8,9 +8,14 @@ The head is called as a module, never through its weight: ZeRO-3's hooks gather 
 around the call, in the recomputation too. Logits leave the head in the compute dtype (as in
 vLLM) and everything after it is float32.
 
+On CUDA torch.compile fuses that arithmetic into a kernel each way: a dozen passes over
+(C, V) numbers in float32 take several times as long as the head's matrix products.
+
 Legend: T packed tokens, E width, R response tokens, C a chunk of them, V vocabulary.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,12 +79,8 @@ class _LogprobEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        scaled_CV = _scaled(logits_CV, temperature)
-        normaliser_C1 = scaled_CV.logsumexp(1, keepdim=True)
-        logprob_C = (scaled_CV.gather(1, target_C[:, None]) - normaliser_C1).squeeze(1)
-        probs_CV = (scaled_CV - normaliser_C1).exp_()
-        expected_C = torch.linalg.vecdot(probs_CV, scaled_CV)
-        entropy_C = normaliser_C1.squeeze(1) - expected_C
+        score = _fused(_score) if logits_CV.is_cuda else _score
+        logprob_C, entropy_C, normaliser_C1 = score(logits_CV, target_C, temperature)
         ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -92,19 +93,79 @@ class _LogprobEntropy(torch.autograd.Function):
         ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
         logits_CV, target_C, normaliser_C1, entropy_C = ctx.saved_tensors
-        log_CV = _scaled(logits_CV, ctx.temperature) - normaliser_C1
-        # One (C, V) buffer becomes the factor of -p, then the gradient.
-        if grad_entropy_C is None:
-            probs_CV, factor = log_CV.exp_(), 0.0
-        else:
-            probs_CV = log_CV.exp()
-            factor = log_CV.add_(entropy_C[:, None]).mul_(grad_entropy_C[:, None])
-        if grad_logprob_C is not None:
-            factor = grad_logprob_C[:, None] + factor
-        grad_CV = probs_CV.mul_(factor).neg_()
-        if grad_logprob_C is not None:
-            grad_CV.scatter_add_(1, target_C[:, None], grad_logprob_C[:, None])
-        return grad_CV.div_(ctx.temperature).to(logits_CV.dtype), None, None, None
+        gradient = _fused(_gradient_in_one) if logits_CV.is_cuda else _gradient
+        grad_CV = gradient(
+            logits_CV,
+            target_C,
+            normaliser_C1,
+            entropy_C,
+            ctx.temperature,
+            grad_logprob_C,
+            grad_entropy_C,
+        )
+        return grad_CV, None, None, None
+
+
+@functools.cache
+def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True)
+
+
+def _score(
+    logits_CV: Tensor, target_C: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob, entropy and the normaliser, (C, 1), that the backward pass reuses."""
+    scaled_CV = _scaled(logits_CV, temperature)
+    normaliser_C1 = scaled_CV.logsumexp(1, keepdim=True)
+    logprob_C = (scaled_CV.gather(1, target_C[:, None]) - normaliser_C1).squeeze(1)
+    probs_CV = (scaled_CV - normaliser_C1).exp_()
+    expected_C = torch.linalg.vecdot(probs_CV, scaled_CV)
+    return logprob_C, normaliser_C1.squeeze(1) - expected_C, normaliser_C1
+
+
+def _gradient(
+    logits_CV: Tensor,
+    target_C: Tensor,
+    normaliser_C1: Tensor,
+    entropy_C: Tensor,
+    temperature: float,
+    grad_logprob_C: Tensor | None,
+    grad_entropy_C: Tensor | None,
+) -> Tensor:
+    """With respect to the logits, in one (C, V) buffer: the factor of -p, then the result."""
+    log_CV = _scaled(logits_CV, temperature) - normaliser_C1
+    if grad_entropy_C is None:
+        probs_CV, factor = log_CV.exp_(), 0.0
+    else:
+        probs_CV = log_CV.exp()
+        factor = log_CV.add_(entropy_C[:, None]).mul_(grad_entropy_C[:, None])
+    if grad_logprob_C is not None:
+        factor = grad_logprob_C[:, None] + factor
+    grad_CV = probs_CV.mul_(factor).neg_()
+    if grad_logprob_C is not None:
+        grad_CV.scatter_add_(1, target_C[:, None], grad_logprob_C[:, None])
+    return grad_CV.div_(temperature).to(logits_CV.dtype)
+
+
+def _gradient_in_one(
+    logits_CV: Tensor,
+    target_C: Tensor,
+    normaliser_C1: Tensor,
+    entropy_C: Tensor,
+    temperature: float,
+    grad_logprob_C: Tensor | None,
+    grad_entropy_C: Tensor | None,
+) -> Tensor:
+    """The same without a scatter, which would end a fused kernel."""
+    log_CV = _scaled(logits_CV, temperature) - normaliser_C1
+    grad_CV = torch.zeros_like(log_CV)
+    if grad_logprob_C is not None:
+        column_V = torch.arange(log_CV.shape[1], device=log_CV.device)
+        is_target_CV = (column_V == target_C[:, None]).float()
+        grad_CV = grad_logprob_C[:, None] * (is_target_CV - log_CV.exp())
+    if grad_entropy_C is not None:
+        grad_CV -= grad_entropy_C[:, None] * log_CV.exp() * (log_CV + entropy_C[:, None])
+    return (grad_CV / temperature).to(logits_CV.dtype)
 
 
 def _scaled(logits_CV: Tensor, temperature: float) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlpost.training.logprobs import token_logprobs
+from rlpost.training.logprobs import _gradient, _gradient_in_one, _score, token_logprobs
 
 TOKENS, WIDTH, VOCABULARY, ROWS = 12, 6, 50, 20
 
@@ -64,6 +64,19 @@ def test_the_entropy_alone_has_a_gradient_and_by_default_has_none():
     (expected,) = torch.autograd.grad(plain(*parts, 1.0)[1].sum(), hidden_TE)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     assert not token_logprobs(hidden_TE, head, **where)[1].requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("given", [(True, False), (False, True), (True, True)])
+def test_the_fused_form_of_the_gradient_is_the_same(temperature, given):
+    """It runs on CUDA alone; its arithmetic is checked here, without a compiler."""
+    generator = torch.Generator().manual_seed(0)
+    logits_CV = torch.randn(ROWS, VOCABULARY, generator=generator)
+    target_C = torch.randint(0, VOCABULARY, (ROWS,), generator=generator)
+    _, entropy_C, normaliser_C1 = _score(logits_CV, target_C, temperature)
+    upstream = [torch.randn(ROWS, generator=generator) if is_given else None for is_given in given]
+    parts = (logits_CV, target_C, normaliser_C1, entropy_C, temperature, *upstream)
+    torch.testing.assert_close(_gradient_in_one(*parts), _gradient(*parts), atol=1e-7, rtol=1e-5)
 
 
 class PeakBytes(TorchDispatchMode):
