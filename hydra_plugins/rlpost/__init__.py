@@ -14,13 +14,17 @@ class ProcessLauncher(sweep_launcher.ProcessLauncher):
     """``hydra/launcher=processes``."""
 
 
+class RayJobLauncher(sweep_launcher.RayJobLauncher):
+    """``hydra/launcher=ray_jobs``."""
+
+
 class OptunaSweeper(sweep_optuna.OptunaSweeper):
     """``hydra/sweeper=optuna``."""
 
 
 def register() -> None:
     """Make them known where hydra's own search fails: it does not see editable installations."""
-    for each in (ProcessLauncher, OptunaSweeper):
+    for each in (ProcessLauncher, RayJobLauncher, OptunaSweeper):
         Plugins.instance().register(each)
 
 
@@ -29,6 +33,11 @@ _store.store(
     group="hydra/launcher",
     name="processes",
     node=sweep_launcher.ProcessesConfig(_target_=f"{__name__}.ProcessLauncher"),
+)
+_store.store(
+    group="hydra/launcher",
+    name="ray_jobs",
+    node=sweep_launcher.RayJobsConfig(_target_=f"{__name__}.RayJobLauncher"),
 )
 _store.store(
     group="hydra/sweeper",

@@ -1,10 +1,11 @@
 """hydra's launcher ``processes``: each member of a sweep is a command of its own.
 
 Owns starting members, at most ``n_jobs`` at a time, passing signals on and waiting. Refuses to
-own what a member does: it is ``rlpost <stage> ...`` as a person would type it, which is why
-one that crashes, is killed or runs out of memory takes no other with it. Invariants: a signal
+own what a member does: it is ``rlpost <stage> ...`` as a person would type it, here or (launcher
+``ray_jobs``) on a Ray cluster, which is why one that crashes, is killed or runs out of memory
+takes no other with it. Invariants: a signal
 reaches each running member once, so that it saves; a sweep that is killed takes its members
-with it. Why not hydra's joblib launcher: docs/decisions/0012.
+with it. Why not hydra's joblib launcher: docs/decisions/0013.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from rlpost.tracking.sweep_record import MemberRecord, MemberState, write_member
 
 log = logging.getLogger(__name__)
 
+PROGRAM = (sys.executable, "-m", "rlpost.cli.main")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OURS = ("run.name", "tracking.group")  # options that the sweep itself gives its members
 
@@ -41,6 +43,13 @@ class ProcessesConfig:
 
     _target_: str
     n_jobs: int = 1  # members that run at the same time
+
+
+@dataclass(kw_only=True)
+class RayJobsConfig(ProcessesConfig):
+    """Options of ``hydra/launcher=ray_jobs``, under ``hydra.launcher``."""
+
+    address: str | None = None  # of the cluster's dashboard; None: as `rlpost submit`
 
 
 class ProcessLauncher(Launcher):
@@ -80,7 +89,11 @@ class ProcessLauncher(Launcher):
         record = self._sweep.member(config, overrides, number=number)
         write_member(self._sweep.directory, record)
         group = config.tracking.group or self._sweep.name
-        return config, record, member_command(self._sweep, record.name, overrides, group=group)
+        return config, record, self.command(self._sweep, record.name, overrides, group=group)
+
+    def command(self, sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
+        """Return the command of one member: what a person types to run it alone."""
+        return [*PROGRAM, sweep.stage, *sweep.found_by, *member_options(name, overrides, group)]
 
     async def _run(self, planned: list[tuple[MemberRecord, list[str]]]) -> list[MemberRecord]:
         running: dict[str, asyncio.subprocess.Process] = {}
@@ -136,12 +149,33 @@ class ProcessLauncher(Launcher):
         return record
 
 
-def member_command(sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
-    """Return the command of one member: what a person types to run it alone."""
+class RayJobLauncher(ProcessLauncher):
+    """Runs members as Ray jobs: each child process is a ``rlpost submit`` that follows one."""
+
+    def __init__(self, n_jobs: int, address: str | None) -> None:
+        super().__init__(n_jobs)
+        self.address = address
+
+    def command(self, sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
+        """Return the command that submits one member, under its own name.
+
+        Raises:
+            UserError: the sweep's YAML lies where the cluster does not look.
+        """
+        if sweep.found_by:
+            raise UserError(
+                f"hydra/launcher=ray_jobs: {sweep.found_by[0]} is not known on the cluster; put "
+                "the YAML into configs/ of the installed package"
+            )
+        where = [] if self.address is None else ["--address", self.address]
+        options = member_options(name, overrides, group)
+        return [*PROGRAM, "submit", *where, "--name", name, sweep.stage, *options]
+
+
+def member_options(name: str, overrides: list[str], group: str) -> list[str]:
+    """Return the overrides of one member with what the sweep gives it."""
     kept = [each for each in overrides if key_of(each).lstrip("+") not in _OURS]
-    given = [f"run.name={quoted(name)}", f"tracking.group={quoted(group)}"]
-    program = [sys.executable, "-m", "rlpost.cli.main", sweep.stage]
-    return [*program, *sweep.found_by, *kept, *given]
+    return [*kept, f"run.name={quoted(name)}", f"tracking.group={quoted(group)}"]
 
 
 def log_path(sweep: Sweep, record: MemberRecord) -> Path:

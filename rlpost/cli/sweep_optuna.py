@@ -4,7 +4,7 @@ Owns the search: options that vary -> a space, a metric of finished runs -> the 
 Refuses to own how members run (hydra's launcher). Invariant: the search is a function of its
 seed and of what the members reached, so the same command again asks for the same members,
 finds the finished ones complete, and goes on where it was. Why not hydra-optuna-sweeper:
-docs/decisions/0012.
+docs/decisions/0013.
 """
 
 import logging

@@ -18,7 +18,7 @@ def test_members_are_numbered_like_hydras_and_named_apart():
         ("trainer.lr=1e-05", "seed=2"),
     ]
     names = [m[-2] for m in members]
-    assert names[1] == "run.name='quickstart-trainer.lr=1e-06,seed=2'"
+    assert names[1] == "run.name='quickstart-seed=2,trainer.lr=1e-06'"
     assert len(set(names)) == 4
     assert len({m[-1] for m in members}) == 1  # one group
 
