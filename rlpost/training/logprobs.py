@@ -134,6 +134,7 @@ def _gradient(
 ) -> Tensor:
     """With respect to the logits, in one (C, V) buffer: the factor of -p, then the result."""
     log_CV = _scaled(logits_CV, temperature) - normaliser_C1
+    factor: Tensor | float
     if grad_entropy_C is None:
         probs_CV, factor = log_CV.exp_(), 0.0
     else:
