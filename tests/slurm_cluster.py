@@ -34,7 +34,8 @@ SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket
+# A requeued job waits for its old credential to expire, by default two minutes.
+AuthInfo=socket={root}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={root}/state
 SlurmctldPidFile={root}/slurmctld.pid
@@ -51,7 +52,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,requeue_delay=0
+SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,sched_interval=2
 JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none

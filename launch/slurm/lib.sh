@@ -52,10 +52,11 @@ set_up() {
     names="$(IFS=, && echo "${nodes[*]}")"
     deadline_s="${RLPOST_DEADLINE_S:-120}"
     address="${RLPOST_HEAD_ADDRESS:-$(address_of_head)}"
+    [[ "$address" ]] || fail 2 "RLPOST_HEAD_ADDRESS: $head has no IPv4 address here; set it"
     # Three ports a job; a thousand jobs in a row have different ones. Ray's other ports are
     # whatever the system has free.
     port="${RLPOST_PORT_BASE:-$((20000 + SLURM_JOB_ID % 1000 * 3))}"
-    logs="${RLPOST_LOGS:-$SLURM_SUBMIT_DIR/slurm-logs}/$SLURM_JOB_ID"
+    logs="${RLPOST_LOGS:-$PWD/slurm-logs}/$SLURM_JOB_ID"
     stop="" driver="" ray="" ray_input=""
     mkdir -p "$logs"
     # Who reaches Ray's ports may run code as us; a token of the job's own prevents it.
@@ -169,7 +170,8 @@ signal_step() {
         ((SECONDS < end)) || return 0
         sleep 0.2
     done
-    scancel --signal="$2" "$step"
+    # Slurm 22.05 reports an invalid job although the signal arrives; what arrived, the driver says.
+    scancel --signal="$2" "$step" 2>>"$logs/scancel.log" || true
 }
 
 # Waits for the child $1, while traps run, and returns its status.
