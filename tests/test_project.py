@@ -20,7 +20,8 @@ LOCK = lock_pins(ROOT / "requirements" / "cpu.lock")
 
 def cpu_requirements() -> list[Requirement]:
     extras = PROJECT["project"]["optional-dependencies"]
-    texts = [*PROJECT["project"]["dependencies"], *extras["cpu"], *extras["dev"]]
+    chosen = [text for name in ("cpu", "sweep", "tracking", "dev") for text in extras[name]]
+    texts = [*PROJECT["project"]["dependencies"], *chosen]
     return [Requirement(text) for text in texts]
 
 
