@@ -34,6 +34,8 @@ class Sweep:
     found_by: tuple[str, ...]  # where hydra looks for YAML besides the package
     argv: tuple[str, ...]  # the command line, with the choices that were left open
     token: str  # of this command
+    metric: str | None = None  # what ranks the members; None: held-out accuracy, else reward
+    lowest_first: bool = False
 
     def member(self, composed: Any, overrides: list[str], *, number: int) -> MemberRecord:
         """Return the record of the member that ``composed`` configures."""
@@ -91,6 +93,8 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
         found_by=(*flags, *searched),
         argv=("-m", *flags, *args.overrides, *choices, place_override),
         token=secrets.token_hex(4),
+        metric=composed.hydra.sweeper.get("metric"),
+        lowest_first=str(composed.hydra.sweeper.get("goal")).endswith("minimize"),
     )
 
 
@@ -133,9 +137,12 @@ def run_sweep(
         return _run_here(sweep, composed, run)
 
     task.sweep = sweep  # type: ignore[attr-defined]  # for launchers that start commands
-    start(task, sweep.argv)
-    ours = [each for each in read_members(sweep.directory) if each.token == sweep.token]
-    finish(sweep, ours)
+    try:
+        start(task, sweep.argv)
+    finally:  # submitit raises where a member's process was killed; the others go on
+        ours = [each for each in read_members(sweep.directory) if each.token == sweep.token]
+        if ours:
+            finish(sweep)
     return max((_code(each) for each in ours), default=0)
 
 

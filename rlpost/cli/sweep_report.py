@@ -43,14 +43,15 @@ def say_ended(sweep: "Sweep", record: MemberRecord) -> None:
         _say(Text(f"  exit code {record.exit_code}: {record.message}"), stderr=True)
 
 
-def finish(sweep: "Sweep", records: Sequence[MemberRecord]) -> None:
+def finish(sweep: "Sweep") -> None:
     """Write ``sweep.html`` and print the ranking of the members."""
     from rlpost.tracking.comparison import write_comparison
     from rlpost.tracking.comparison_data import compare
 
-    path = sweep.directory / "sweep.html"
-    page = attempt("writing sweep.html", lambda: write_comparison(path, [sweep.directory]))
-    data = attempt("ranking the runs", lambda: compare([sweep.directory]))
+    path, members = sweep.directory / "sweep.html", [sweep.directory]
+    ranking = {"metric": sweep.metric, "lowest_first": sweep.lowest_first}
+    page = attempt("writing sweep.html", lambda: write_comparison(path, members, **ranking))
+    data = attempt("ranking the runs", lambda: compare(members, **ranking))
     if data is None:
         return
     table = Table(title=sweep.name)
