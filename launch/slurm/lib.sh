@@ -17,6 +17,12 @@
 
 RLPOST_PYTHON="${RLPOST_PYTHON:-$RLPOST_HOME/.venv/bin/python}"
 RLPOST_TMP="${RLPOST_TMP:-/tmp}"
+# The number of an array's last task is also that of the whole array: name the task.
+job="$SLURM_JOB_ID"
+if [[ "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+    job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+fi
+readonly job
 readonly ENOUGH_S=30 # for Ray to end when it is told to
 
 say() { echo "[$(date +%H:%M:%S)] $*"; }
@@ -39,6 +45,7 @@ run_job() {
 # run_member <stage> [overrides]: run_job with the overrides of this array task's sweep member.
 run_member() {
     local member=()
+    [[ "${SLURM_ARRAY_TASK_ID:-}" ]] || fail 2 "a sweep is an array: sbatch --array=0-LAST ..."
     mapfile -d '' member < <(python_on_head -- -m rlpost.cli.slurm member \
         --index "$SLURM_ARRAY_TASK_ID" "$@")
     wait "$!"
@@ -62,7 +69,7 @@ set_up() {
     # Who reaches Ray's ports may run code as us; a token of the job's own prevents it.
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$logs/token"
     (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
-    say "job $SLURM_JOB_ID, run ${SLURM_RESTART_COUNT:-0} of it, on $names; logs in $logs"
+    say "job $job, run ${SLURM_RESTART_COUNT:-0} of it, on $names; logs in $logs"
 }
 
 # The address under which Slurm reaches the first node. On that node a name may lead to loopback,
@@ -147,7 +154,7 @@ tear_down() {
     rm -f "$RAY_AUTH_TOKEN_PATH"
     if is_to_go_on "$status"; then
         say "saved; back to the queue"
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     exit "$status"
 }
@@ -156,16 +163,16 @@ tear_down() {
 is_to_go_on() {
     [[ "$1" == 130 || "$1" == 143 ]] && [[ "$(state)" == RUNNING ]] && {
         [[ "$stop" == USR1 ]] ||
-            scontrol show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'
+            scontrol show job "$job" | grep -q ' PreemptTime=[0-9]'
     }
 }
 
-state() { squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T; }
+state() { squeue --noheader --jobs="$job" --format=%T; }
 
 # signal_step <name> <signal>: Slurm lists a step a moment after its srun started.
 signal_step() {
     local step="" end=$((SECONDS + 10))
-    until step="$(squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format='%i %j' |
+    until step="$(squeue --noheader --steps --jobs="$job" --format='%i %j' |
         awk -v name="$1" '$2 == name { print $1 }')" && [[ "$step" ]]; do
         ((SECONDS < end)) || return 0
         sleep 0.2

@@ -73,9 +73,7 @@ def _meet(args: argparse.Namespace) -> int:
     return _attend(meeting, names, reading, deadline_s=args.deadline_s)
 
 
-def _host(
-    meeting: Rendezvous, names: list[str], reading: NodeReading, *, deadline_s: float
-) -> int:
+def _host(meeting: Rendezvous, names: list[str], reading: NodeReading, *, deadline_s: float) -> int:
     heard = meeting.hear("reading", timeout_s=deadline_s)
     readings = {name: NodeReading.from_json(text) for name, text in heard.items()}
     go_on = len(readings) == len(names) and all(r.interface for r in readings.values())

@@ -104,7 +104,8 @@ def test_a_run_of_two_nodes_survives_its_time_limit_and_a_requeue(site, tiny_unt
     """
     last = 12
     run = site.place / "runs" / "long"
-    words = told(site, tiny_untied_model, "long", f"trainer.steps={last}", "checkpoint.every=1000")
+    apart = ["cluster=two_nodes", "checkpoint.every=1000", f"trainer.steps={last}"]
+    words = told(site, tiny_untied_model, "long", *apart)
     job = site.submit(TRAIN, "-N2", told=words)
     site.until(job, lambda: steps(run) >= 2)
     token = site.place / "slurm-logs" / job / "token"
@@ -121,6 +122,8 @@ def test_a_run_of_two_nodes_survives_its_time_limit_and_a_requeue(site, tiny_unt
     assert said.count("interrupted, saved as") == 2, said
     assert said.count(f"Ray runs at 127.0.0.1:{_port(job)} on {', '.join(NODES)}") == 3
     assert _config(run)["cluster"]["address"] == f"127.0.0.1:{_port(job)}"
+    log = (run / "run.log").read_text()
+    assert log.count("seats: n1: trainer rank 0\n") == log.count("seats: n2: generator 0\n") == 3
     assert [row["step"] for row in metrics(run)] == list(range(last + 1))
     uids = [uid for _, uid, sample, _ in samples(run) if sample == 0]
     assert len(uids) == len(set(uids)) == last * 3
