@@ -226,7 +226,7 @@ def check_entropy() -> Iterator[Finding]:
 
     found = []
     for function, dtype in ((score, torch.float32), (exact, torch.float64)):
-        leaf = logits_CV.to(dtype).requires_grad_()
+        leaf = logits_CV.to(dtype, copy=True).requires_grad_()
         logprob_C, entropy_C = function(leaf)
         (logprob_C.sin().sum() + entropy_C.cos().sum()).backward()
         found.append({"value": torch.cat([logprob_C, entropy_C]), "gradient": leaf.grad})
@@ -364,10 +364,13 @@ def variants(tiny: bool) -> list[tuple[str, TrainerConfig]]:
     ]
     for chunk in (2048, 8192):
         found.append((f"deepspeed, logprob_chunk {chunk}", replace(cfg, logprob_chunk=chunk)))
+    for tokens in (8192, 2048):
+        small = replace(cfg, max_tokens_per_micro_batch=tokens)
+        found += [(f"bare, {tokens} tokens a micro-batch", small)]
+        found += [(f"deepspeed, {tokens} tokens a micro-batch", small)]
     for stage in (0, 1, 3):
         found.append((f"deepspeed, stage {stage}", replace(cfg, zero_stage=stage)))
-    small = replace(cfg, max_tokens_per_micro_batch=budget // 4 + 4096)
-    return [*found, ("deepspeed, smaller micro-batches", small)]
+    return found
 
 
 def main() -> None:

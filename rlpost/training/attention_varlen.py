@@ -23,6 +23,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rlpost.training.precision import on_device
+
 Range = tuple[int, int]
 
 # Causal from the end backwards: with fewer queries than keys, the last query sees every key.
@@ -58,18 +60,19 @@ class Sequences:
         token_L = None
         if keys != queries:
             ranges = [r for own, prefix in segments for r in ((prefix, own) if prefix else (own,))]
-            token_L = torch.cat([torch.arange(*r) for r in ranges])
+            token_L = on_device(torch.cat([torch.arange(*r) for r in ranges]), device)
         return cls(
             query_ends_S=_ends(queries, device),
             key_ends_S=_ends(keys, device),
             longest_query=max(queries),
             longest_key=max(keys),
-            token_L=None if token_L is None else token_L.to(device),
+            token_L=token_L,
         )
 
 
 def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    ends = [0, *itertools.accumulate(lengths)]
+    return on_device(torch.tensor(ends, dtype=torch.int32), device)
 
 
 def kernel_for(query_1HTD: Tensor) -> Kernel | None:

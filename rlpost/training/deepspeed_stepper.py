@@ -34,7 +34,7 @@ from rlpost.training.deepspeed_checkpoint import (
     write_snapshot,
 )
 from rlpost.training.deepspeed_state import engine_state
-from rlpost.training.precision import resolve_dtype
+from rlpost.training.precision import on_device, resolve_dtype
 from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 
@@ -116,7 +116,7 @@ class DeepSpeedStepper:
         return self.engine.module
 
     def to_device(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.device)
+        return on_device(array, self.device)
 
     def accumulate(
         self, batches: Sequence[TokenBatch], *, loss_of: Callable[[TokenBatch, Tally], Tensor]

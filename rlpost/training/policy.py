@@ -18,6 +18,7 @@ from rlpost.errors import UserError
 from rlpost.training.attention import ATTENTION, PackedLayout, register_packed_attention
 from rlpost.training.batch import TokenBatch
 from rlpost.training.logprobs import token_logprobs
+from rlpost.training.precision import on_device
 from rlpost.training.scoring import scoring_batch
 
 
@@ -34,10 +35,10 @@ class PolicyInputs:
     @classmethod
     def of(cls, batch: TokenBatch, *, device: torch.device) -> "PolicyInputs":
         return cls(
-            token_ids_1T=torch.as_tensor(batch.token_ids_T, device=device)[None],
-            position_ids_1T=torch.as_tensor(batch.position_ids_T, device=device)[None],
-            predictor_R=torch.as_tensor(batch.predictor_R, device=device),
-            target_R=torch.as_tensor(batch.target_R, device=device),
+            token_ids_1T=on_device(batch.token_ids_T, device)[None],
+            position_ids_1T=on_device(batch.position_ids_T, device)[None],
+            predictor_R=on_device(batch.predictor_R, device),
+            target_R=on_device(batch.target_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
         )
 

@@ -5,7 +5,9 @@ Owns the reading of the hardware. Refuses to own the engine.
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rlpost.training.settings import DType
 
@@ -19,6 +21,12 @@ def compute_device() -> torch.device:
 
 def has_cuda() -> bool:
     return torch.cuda.is_available()
+
+
+def on_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Copy to ``device`` without waiting for the work that is queued there."""
+    tensor = torch.as_tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def has_native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
