@@ -37,7 +37,12 @@ class Handle:
             ProcessDied: the actor died.
             NoAnswer: it is unreachable or missed the deadline; the call may have run.
         """
-        from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+        from ray.exceptions import (
+            ActorDiedError,
+            ActorUnavailableError,
+            OutOfMemoryError,
+            RayTaskError,
+        )
 
         deadline = timeout_s or self._timeout_s
         try:
@@ -47,6 +52,11 @@ class Handle:
             raise NoAnswer(f"{self.name} did not answer {method} in {deadline:g} s") from error
         except ActorDiedError as error:
             raise ProcessDied(f"{self.name} is gone ({method}): {error}") from error
+        except OutOfMemoryError as error:  # Ray ends a process before the kernel would
+            raise ProcessDied(
+                f"{self.name} was killed ({method}): its node ran out of memory; `rlpost plan` "
+                "prints what each process needs"
+            ) from error
         except ActorUnavailableError as error:
             raise NoAnswer(f"{self.name} is out of reach ({method}): {error}") from error
         except RayTaskError as error:

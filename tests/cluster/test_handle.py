@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -133,3 +135,26 @@ def test_a_gpu_that_is_not_there_is_said_at_once():
     else:
         with pytest.raises(UserError, match=r"cluster\.device=cuda"):
             resolve_device(Device.cuda)
+
+
+OUT_OF_MEMORY = """
+import asyncio, time
+from rlpost.cluster.handle import Handle
+from rlpost.cluster.session import ClusterConfig, Session
+
+class Actor:
+    def sleep(self): time.sleep(60)
+
+with Session(ClusterConfig()) as session:
+    actor = Handle(session.spawn(Actor), name="actor 0", timeout_s=60)
+    asyncio.run(actor.call("sleep"))
+"""
+
+
+def test_a_process_killed_for_its_memory_is_dead():
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY],
+        env=os.environ | full, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert "ProcessDied: actor 0 was killed (sleep): its node ran out of memory" in result.stderr
