@@ -1,0 +1,96 @@
+"""Every command that README.md and docs/running.md print means something.
+
+Those that start engines or clusters are run by tests/system/ and by CI itself; here each is
+composed, or parsed, as its own program would.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from rlpost.cli.main import STAGES
+from rlpost.config.checks import check_rl
+from rlpost.config.convert import to_rl_config
+from rlpost.config.search_path import config_dir
+from rlpost.config.store import register_configs
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/running.md")
+LAUNCHERS = ("launch/ray_job.sh", "launch/slurm/train.sbatch", "launch/slurm/sweep.sbatch")
+
+
+def commands() -> list[str]:
+    """Lines of the pages' bash blocks, without comments; continued lines joined."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.S):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line for line in lines if line and not line.startswith("#")]
+    return sorted(set(found))
+
+
+def staged(command: str) -> tuple[str, list[str]] | None:
+    """Stage and overrides that ``command`` would run; None for another program."""
+    words = shlex.split(command, comments=True)
+    at = [i for i, w in enumerate(words) if w.endswith(("/rlpost", *LAUNCHERS))]
+    if not at:
+        return None
+    rest = words[at[0] + 1 :]
+    while rest and rest[0] not in ("rl", "rft"):
+        rest = rest[1:]  # submit, plan and their own options
+    return (rest[0], rest[1:]) if rest else None
+
+
+STAGED = [each for each in commands() if staged(each)]
+
+
+def test_the_pages_have_commands():
+    assert len(STAGED) >= 10
+
+
+@pytest.mark.parametrize("command", STAGED)
+def test_overrides_compose(command):
+    stage, overrides = staged(command)
+    words = [each for each in overrides if "=" in each and not each.startswith("-")]
+    plain = []
+    for each in OverridesParser.create().parse_overrides(words):
+        if each.is_sweep_override():  # its first member
+            first = next(each.sweep_string_iterator())
+            plain.append(f"{each.get_key_element()}={first}")
+        elif not each.get_key_element().startswith(("hydra", "sweep")):
+            plain.append(each.input_line)
+    register_configs()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg, _ = to_rl_config(compose(stage, plain))
+    check_rl(cfg)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_programs_exist(command):
+    words = shlex.split(command, comments=True)
+    for word in words:
+        if word in LAUNCHERS or word.startswith("launch/"):
+            assert (ROOT / word).is_file(), command
+        if word.startswith("benchmarks/"):
+            assert (ROOT / word).is_file(), command
+    if words and words[0].endswith("/rlpost"):
+        assert words[1] in STAGES, command
+    if words and words[0] == "make":
+        target = words[1]
+        dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert dry.returncode == 0, dry.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_prints_help(stage):
+    result = subprocess.run(
+        [sys.executable, "-m", "rlpost.cli.main", stage, "--help"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0 and result.stdout, result.stderr
