@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from trainer_throughput import HEADER, Mix, build_llama, compare, find_model, show
+from trainer_throughput import HEADER, Mix, build_llama, compare, find_model, measure, show
 from transformers.utils.logging import disable_progress_bar
 
 from rlpost.algorithms.kl import KLConfig
@@ -30,6 +30,7 @@ from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.cluster.session import free_port
 from rlpost.training import attention_varlen
+from rlpost.training.attention import PackedLayout, attend_one_by_one
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.logprobs import token_logprobs
@@ -347,6 +348,40 @@ def findings(scratch: Path, large: str) -> Iterator[Finding]:
     yield from check_publishing(large)
 
 
+# Speed
+
+
+def attention_ms(mix: Mix, *, budget: int) -> dict[str, float]:
+    """Forward and backward of one layer of Llama 3.2 1B over the largest micro-batch."""
+    device = compute_device()
+    batch = max(mix.batches(VOCABULARY, budget=budget), key=lambda b: b.num_tokens)
+    layout = PackedLayout.of(batch.blocks, device=device)
+    qkv = [
+        torch.randn(1, batch.num_tokens, heads, 64, device=device, dtype=torch.bfloat16)
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads in (32, 8, 8)
+    ]
+    ways: dict[str, Callable[[], Tensor]] = {
+        "one call a sequence": lambda: attend_one_by_one(*qkv, layout=layout, scaling=0.125)
+    }
+    kernel = attention_varlen.kernel_for(qkv[0])
+    if kernel is not None:
+        ways["one flash call"] = lambda: attention_varlen.attend(
+            kernel, *qkv, sequences=layout.sequences, scaling=0.125
+        )
+    found = {}
+    for name, way in ways.items():
+
+        def step(way: Callable[[], Tensor] = way) -> None:
+            output = way()
+            torch.autograd.grad(output, qkv, torch.ones_like(output))
+
+        seconds, _ = measure(step, 9)
+        found[f"{name}, {batch.num_tokens} tokens, {len(layout.segments)} segments"] = 1e3 * seconds
+    return found
+
+
 def variants(tiny: bool) -> list[tuple[str, TrainerConfig]]:
     budget = 2048 if tiny else 16384
     cfg = TrainerConfig(
@@ -405,8 +440,12 @@ def main() -> None:
     mix = Mix(prompts=16, prompt_tokens=200, response_tokens=(200, 1000))
     if args.tiny:
         mix = Mix(prompts=2, prompt_tokens=20, response_tokens=(20, 100))
-    speeds = []
+    speeds, layer_ms = [], {}
     if not args.skip_speed:
+        torch.compiler.reset()  # torch keeps few versions of a function, and the checks used many
+        layer_ms = attention_ms(mix, budget=2048 if args.tiny else 16384)
+        for way, milliseconds in layer_ms.items():
+            print(f"attention of one layer, {way}: {milliseconds:.2f} ms", flush=True)
         print(HEADER)
         for speed in compare(large, mix, variants(args.tiny), repetitions=args.repetitions):
             speeds.append(speed)
@@ -415,6 +454,7 @@ def main() -> None:
         "device": device,
         "torch": torch.__version__,
         "findings": [asdict(finding) for finding in found],
+        "attention_ms": layer_ms,
         "speeds": [asdict(speed) for speed in speeds],
     }
     args.json.write_text(json.dumps(record, indent=1))

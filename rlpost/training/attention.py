@@ -132,12 +132,24 @@ def packed_attention(
     assert attention_mask is None and query_1HTD.shape[0] == 1 and not dropout
     _refuse_variants(packed_layout, kwargs)
     kernel = attention_varlen.kernel_for(query_1HTD)
-    if kernel is not None:
-        qkv = (query_1HTD, key_1KTD, value_1KTD)
-        sequences = packed_layout.sequences
-        return attention_varlen.attend(kernel, *qkv, sequences=sequences, scaling=scaling), None
+    qkv = (query_1HTD, key_1KTD, value_1KTD)
+    if kernel is None:
+        return attend_one_by_one(*qkv, layout=packed_layout, scaling=scaling), None
+    sequences = packed_layout.sequences
+    return attention_varlen.attend(kernel, *qkv, sequences=sequences, scaling=scaling), None
+
+
+def attend_one_by_one(
+    query_1HTD: Tensor,
+    key_1KTD: Tensor,
+    value_1KTD: Tensor,
+    *,
+    layout: PackedLayout,
+    scaling: float | None,
+) -> Tensor:
+    """One SDPA call per segment; returns (1, T, H, D)."""
     outputs = []
-    for segment in packed_layout.segments:
+    for segment in layout.segments:
         start, end = segment.queries
         key, value = key_1KTD[:, :, start:end], value_1KTD[:, :, start:end]
         if segment.prefix is not None:
@@ -145,7 +157,7 @@ def packed_attention(
             key = torch.cat([key_1KTD[:, :, first:last], key], dim=2)
             value = torch.cat([value_1KTD[:, :, first:last], value], dim=2)
         outputs.append(_attend(query_1HTD[:, :, start:end], key, value, segment.mask_QK, scaling))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def _attend(

@@ -108,7 +108,14 @@ class _LogprobEntropy(torch.autograd.Function):
 
 @functools.cache
 def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, fullgraph=True)
+    """Compile for any sizes: a run meets many chunk lengths, and torch keeps few versions."""
+    compiled = torch.compile(function, dynamic=True)
+
+    def run(*args: Any) -> Any:
+        # Whether a tensor wants a gradient would count as another version.
+        return compiled(*(arg.detach() if isinstance(arg, Tensor) else arg for arg in args))
+
+    return run
 
 
 def _score(
