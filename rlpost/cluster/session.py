@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import tenacity
+
 from rlpost.cluster.placement import Seats
 from rlpost.control.seating import Placement, Seat, Sitter
 from rlpost.errors import UserError
 
 log = logging.getLogger(__name__)
+
+NICENESS = "RAY_worker_niceness"
 
 
 class Device(Enum):
@@ -81,43 +85,15 @@ class Session:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        local = self._cfg.address is None
-        if local:  # a private session has no port that anyone else could use
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray runs workers at nice 15; here they are the work, and starve beside a browser. A
-        # private session's workers inherit this; those of a joined cluster have to be told.
-        niceness = os.environ.setdefault("RAY_worker_niceness", "0")
+        # Ray runs workers at nice 15; here they are the work, and starve beside a browser.
+        os.environ.setdefault(NICENESS, "0")
         import ray
-        from ray.exceptions import AuthenticationError
 
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address="local" if local else self._cfg.address,
-                runtime_env=None if local else {"env_vars": {"RAY_worker_niceness": niceness}},
-                include_dashboard=False if local else None,
-                object_store_memory=(256 << 20) if local else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        except ConnectionError as error:
-            raise UserError(
-                f"cluster.address={self._cfg.address!r}: no Ray cluster answers there ({error}); "
-                "start one with `ray start --head`, or leave cluster.address unset"
-            ) from error
-        except AuthenticationError as error:
-            raise UserError(
-                f"cluster.address={self._cfg.address!r}: the cluster refuses this token; set "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to those it was started with"
-            ) from error
-        except RuntimeError as error:
-            if "Version mismatch" not in str(error):
-                raise
-            raise UserError(
-                f"cluster.address={self._cfg.address!r}: {error}; start the driver with the "
-                "cluster's Python and Ray"
-            ) from error
+        if self._cfg.address is None:
+            start_private()
+        else:
+            _join(self._cfg.address)
         # ray.init takes SIGTERM over, to exit at once: nothing would be saved.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -175,3 +151,66 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
+
+
+# Of ray.init, wherever it goes.
+_QUIET = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+
+
+def start_private() -> None:
+    """Start a session on this host that nobody else can reach.
+
+    Raises:
+        Exception: Ray's own, after several attempts.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it has no port for anyone else
+    retrying = tenacity.Retrying(
+        # Ray gives its daemons 30 s, which a busy machine may exceed, and raises no class of
+        # its own.
+        retry=tenacity.retry_if_exception_message(match=r".*timed out during startup"),
+        stop=tenacity.stop_after_attempt(3),
+        before_sleep=lambda _: ray.shutdown(),
+        reraise=True,
+    )
+    options = {"include_dashboard": False, "object_store_memory": 256 << 20, **_QUIET}
+    retrying(ray.init, address="local", **options)
+
+
+def _join(address: str) -> None:
+    """Join the cluster at ``address``.
+
+    Raises:
+        UserError: none answers, it refuses the token, or it has another version.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(address=address, runtime_env=_worker_environment(), **_QUIET)
+    except ConnectionError as error:
+        raise UserError(
+            f"cluster.address={address!r}: no Ray cluster answers there ({error}); start one "
+            "with `ray start --head`, or leave cluster.address unset"
+        ) from error
+    except AuthenticationError as error:
+        raise UserError(
+            f"cluster.address={address!r}: the cluster refuses this token; set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to those it was started with"
+        ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"cluster.address={address!r}: {error}; start the driver with the cluster's Python "
+            "and Ray"
+        ) from error
+
+
+def _worker_environment() -> dict[str, Any]:
+    """What the workers of a joined cluster are told, as they do not inherit it."""
+    return {
+        "env_vars": {NICENESS: os.environ[NICENESS]},
+        "worker_process_setup_hook": "rlpost.cluster.shield.keep_blocked",
+    }
