@@ -5,7 +5,7 @@ Correctness first: every check compares with a plain transformers or torch compu
 speed, by `trainer_throughput.py`. Prints tables, writes JSON, ends with 1 if a check failed.
 
     .venv/bin/python benchmarks/gpu_check.py
-    .venv/bin/python benchmarks/gpu_check.py --device cpu --tiny    # the same code, in a minute
+    .venv/bin/python benchmarks/gpu_check.py --device cpu --tiny    # the same code without a GPU
 """
 
 import argparse
