@@ -17,7 +17,7 @@ from rlpost.tracking.wandb_panels import SECTIONS
 pytestmark = pytest.mark.timeout(900)
 
 NAME = "swept"
-STEPS = 5
+STEPS = 12  # both members shall still run when the later one has begun
 VARYING = ("seed=1,2", "trainer.lr=1e-3,2e-3")
 MEMBERS = [f"{NAME}-seed={seed},trainer.lr={lr}" for seed in (1, 2) for lr in ("0.001", "0.002")]
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory) -> Path:
 
 def start_sweep(place, model) -> subprocess.Popen:
     swept = command(place, model, NAME, "-m", *VARYING, "hydra.launcher.n_jobs=2")
-    swept.append(f"trainer.steps={STEPS}")
+    swept += [f"trainer.steps={STEPS}", "evaluation.every=6"]
     return subprocess.Popen(
         swept, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -89,12 +89,13 @@ def killed_sweep(place, tiny_untied_model) -> dict:
 
     def both_train() -> bool:
         both = list(drivers(sweep))
-        return len(both) == 2 and all(len(metrics(runs / name)) > 2 for name in both)
+        return len(both) == 2 and all(metrics(runs / name) for name in both)
 
-    wait_for(both_train, sweep, "step 2 of both members")
+    wait_for(both_train, sweep, "the first row of both members")
     running = drivers(sweep)
     first, second = (held(process) for process in running.values())
-    victim = min(running)
+    victim = min(running, key=lambda name: len(metrics(runs / name)))
+    wait_for(lambda: len(metrics(runs / victim)) > 2, sweep, f"step 2 of {victim}")
     running[victim].kill()
     output = finish(sweep, timeout_s=600)
     return {"code": sweep.returncode, "output": output, "victim": victim, "held": (first, second)}
