@@ -2,7 +2,7 @@
 
 Real DeepSpeed in one rank (NCCL on CUDA), random models built by code, nothing downloaded.
 Correctness first: every check compares with a plain transformers or torch computation. Then
-speed, by `trainer_throughput.py`. Prints tables, writes JSON, ends with 1 if a check failed.
+speed (gpu_speed.py). Prints tables, writes JSON, ends with 1 if a check failed.
 
     .venv/bin/python benchmarks/gpu_check.py
     .venv/bin/python benchmarks/gpu_check.py --device cpu --tiny    # the same code without a GPU
@@ -15,14 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from gpu_speed import run_speed
 from torch import Tensor, nn
-from trainer_throughput import HEADER, Mix, build_llama, compare, find_model, measure, show
+from trainer_throughput import Mix, build_llama, find_model
 from transformers.utils.logging import disable_progress_bar
 
 from rlpost.algorithms.kl import KLConfig
@@ -30,7 +34,6 @@ from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.cluster.session import free_port
 from rlpost.training import attention_varlen
-from rlpost.training.attention import PackedLayout, attend_one_by_one
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.logprobs import token_logprobs
@@ -348,64 +351,27 @@ def findings(scratch: Path, large: str) -> Iterator[Finding]:
     yield from check_publishing(large)
 
 
-# Speed
-
-
-def attention_ms(mix: Mix, *, budget: int) -> dict[str, float]:
-    """Forward and backward of one layer of Llama 3.2 1B over the largest micro-batch."""
-    device = compute_device()
-    batch = max(mix.batches(VOCABULARY, budget=budget), key=lambda b: b.num_tokens)
-    layout = PackedLayout.of(batch.blocks, device=device)
-    qkv = [
-        torch.randn(1, batch.num_tokens, heads, 64, device=device, dtype=torch.bfloat16)
-        .transpose(1, 2)
-        .requires_grad_()
-        for heads in (32, 8, 8)
-    ]
-    ways: dict[str, Callable[[], Tensor]] = {
-        "one call a sequence": lambda: attend_one_by_one(*qkv, layout=layout, scaling=0.125)
-    }
-    kernel = attention_varlen.kernel_for(qkv[0])
-    if kernel is not None:
-        ways["one flash call"] = lambda: attention_varlen.attend(
-            kernel, *qkv, sequences=layout.sequences, scaling=0.125
-        )
-    found = {}
-    for name, way in ways.items():
-
-        def step(way: Callable[[], Tensor] = way) -> None:
-            output = way()
-            torch.autograd.grad(output, qkv, torch.ones_like(output))
-
-        seconds, _ = measure(step, 9)
-        found[f"{name}, {batch.num_tokens} tokens, {len(layout.segments)} segments"] = 1e3 * seconds
+def run_checks(scratch: Path, large: str) -> list[Finding]:
+    prepare()
+    found = []
+    for finding in findings(scratch, large):
+        found.append(finding)
+        verdict = "ok  " if finding.passed else "FAIL"
+        print(f"{verdict} {finding.check}: {finding.value:.3g} (bound {finding.bound:.3g})")
+        sys.stdout.flush()
     return found
 
 
-def variants(tiny: bool) -> list[tuple[str, TrainerConfig]]:
-    budget = 2048 if tiny else 16384
-    cfg = TrainerConfig(
-        dtype=DType.float32 if tiny else DType.bfloat16, max_tokens_per_micro_batch=budget
-    )
-    saving = replace(cfg, gradient_checkpointing=True)
-    found = [
-        ("padded", cfg),
-        ("bare", cfg),
-        ("deepspeed", cfg),
-        ("padded, checkpointing", saving),
-        ("bare, checkpointing", saving),
-        ("deepspeed, checkpointing", saving),
-        ("deepspeed, own prompts", replace(cfg, share_prompts=False)),
-    ]
-    for chunk in (2048, 8192):
-        found.append((f"deepspeed, logprob_chunk {chunk}", replace(cfg, logprob_chunk=chunk)))
-    for tokens in (8192, 2048):
-        small = replace(cfg, max_tokens_per_micro_batch=tokens)
-        found += [(f"bare, {tokens} tokens a micro-batch", small)]
-        found += [(f"deepspeed, {tokens} tokens a micro-batch", small)]
-    for stage in (0, 1, 3):
-        found.append((f"deepspeed, stage {stage}", replace(cfg, zero_stage=stage)))
-    return found
+def prepare() -> None:
+    disable_progress_bar()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for determinism; read once
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def in_child(function: Callable[..., Any], *arguments: object) -> Any:
+    """In a process of its own: DeepSpeed's stage 3 leaves memory behind, torch its versions."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def main() -> None:
@@ -422,41 +388,20 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif not torch.cuda.is_available():
         sys.exit("no CUDA device is visible; --device cpu --tiny runs the same code on a CPU")
-    disable_progress_bar()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for determinism; read once
-    torch.backends.cuda.matmul.allow_tf32 = False
+    prepare()
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     query = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16, device=compute_device())
-    attention = "one flash call" if attention_varlen.kernel_for(query) else "one call per sequence"
+    attention = "one flash call" if attention_varlen.kernel_for(query) else "one call a sequence"
     print(f"{device}, torch {torch.__version__}, bfloat16 attention: {attention}", flush=True)
     large = find_model("build:tiny" if args.tiny else "build:1b", args.scratch)
     found: list[Finding] = []
+    speed: dict[str, Any] = {}
     if not args.skip_checks:
-        for finding in findings(args.scratch, large):
-            found.append(finding)
-            verdict = "ok  " if finding.passed else "FAIL"
-            print(f"{verdict} {finding.check}: {finding.value:.3g} (bound {finding.bound:.3g})")
-            sys.stdout.flush()
-    mix = Mix(prompts=16, prompt_tokens=200, response_tokens=(200, 1000))
-    if args.tiny:
-        mix = Mix(prompts=2, prompt_tokens=20, response_tokens=(20, 100))
-    speeds, layer_ms = [], {}
+        found = in_child(run_checks, args.scratch, large)
     if not args.skip_speed:
-        torch.compiler.reset()  # torch keeps few versions of a function, and the checks used many
-        layer_ms = attention_ms(mix, budget=2048 if args.tiny else 16384)
-        for way, milliseconds in layer_ms.items():
-            print(f"attention of one layer, {way}: {milliseconds:.2f} ms", flush=True)
-        print(HEADER)
-        for speed in compare(large, mix, variants(args.tiny), repetitions=args.repetitions):
-            speeds.append(speed)
-            show(speed)
-    record = {
-        "device": device,
-        "torch": torch.__version__,
-        "findings": [asdict(finding) for finding in found],
-        "attention_ms": layer_ms,
-        "speeds": [asdict(speed) for speed in speeds],
-    }
+        speed = in_child(run_speed, large, args.tiny, args.repetitions)
+    findings_ = [asdict(finding) for finding in found]
+    record = {"device": device, "torch": torch.__version__, "findings": findings_, **speed}
     args.json.write_text(json.dumps(record, indent=1))
     failed = [finding.check for finding in found if not finding.passed]
     sys.exit(f"{len(failed)} of {len(found)} checks failed: {failed}" if failed else 0)

@@ -108,12 +108,15 @@ class _LogprobEntropy(torch.autograd.Function):
 
 @functools.cache
 def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for any sizes: a run meets many chunk lengths, and torch keeps few versions."""
-    compiled = torch.compile(function, dynamic=True)
+    """Compile for any chunk length: torch keeps few versions of a function."""
+    compiled = torch.compile(function)
 
     def run(*args: Any) -> Any:
-        # Whether a tensor wants a gradient would count as another version.
-        return compiled(*(arg.detach() if isinstance(arg, Tensor) else arg for arg in args))
+        args = tuple(arg.detach() if isinstance(arg, Tensor) else arg for arg in args)
+        for arg in args:  # detached above: whether one wants a gradient would be a version too
+            if isinstance(arg, Tensor):
+                torch._dynamo.maybe_mark_dynamic(arg, 0)
+        return compiled(*args)
 
     return run
 
