@@ -6,7 +6,7 @@ order are those of ``rlpost <stage> -m``; each has a run name of its own.
 
 from collections.abc import Sequence
 
-from rlpost.cli.sweep_names import member_name, sweep_name
+from rlpost.cli.sweep_names import member_name, quoted, sweep_name
 from rlpost.errors import UserError
 
 
@@ -42,6 +42,6 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
     return [
         stage,
         *members[index],
-        f"run.name='{member_name(base, members[index], keys=keys)}'",
-        f"tracking.group='{sweep_name(base, keys=keys)}'",
+        f"run.name={quoted(member_name(base, members[index], keys=keys))}",
+        f"tracking.group={quoted(sweep_name(base, keys=keys))}",
     ]

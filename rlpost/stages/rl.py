@@ -54,11 +54,11 @@ async def _steps(run: "RLRun") -> RunStatus:
         while True:
             if progress.evaluation_due():
                 await run.evaluate()
+            run.begin_step()
             if progress.due(every) and progress.step > 0:
-                await progress.begin_save()
+                await run.save()
             if progress.complete:
                 break
-            run.begin_step()
             batch = await run.collect()
             scores = await run.score(batch.groups)
             await run.train(run.prepare(batch.groups, scores))
@@ -238,6 +238,11 @@ class RLRun:
         )
         self.progress.evaluated_step = self.step
         self._report()
+
+    async def save(self) -> None:
+        """Copy the state; training stops for it, which counts in the step that begins."""
+        with self.record.timed("save_checkpoint"):
+            await self.progress.begin_save()
 
     def _report(self) -> None:
         """Hand the step's record to the trackers."""

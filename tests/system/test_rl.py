@@ -34,6 +34,8 @@ def test_a_run_leaves_what_the_contract_promises(whole_run):
     accuracy = "val-core/arithmetic/acc/mean@1"
     assert [row["step"] for row in rows if accuracy in row] == [0, 2, 4]
     assert len(samples(whole_run)) == STEPS * 3 * 4
+    saving = "timing_s/save_checkpoint"  # after each step, counted in the one that follows
+    assert [row["step"] for row in rows if row.get(saving, 0) > 0] == [2, 3, 4]
     uids = [uid for _, uid, sample, _ in samples(whole_run) if sample == 0]
     assert len(set(uids)) == STEPS * 3
 
