@@ -4,7 +4,7 @@ Sides: `deepspeed` is the trainer; `bare` is torch alone on the same packed micr
 the same model code, loss and AdamW on fp32 masters; `padded` is transformers' own forward pass
 on padded rows, one group a pass. They run in turn, each alone in memory.
 
-    .venv/bin/python benchmarks/trainer_throughput.py --threads 2 --repetitions 3
+    .venv/bin/python benchmarks/trainer_throughput.py --dtype float32 --threads 2
     .venv/bin/python benchmarks/trainer_throughput.py --model build:1b --prompts 16 \
         --prompt-tokens 200 --response-tokens 200 1000 --budget 16384
 
@@ -371,6 +371,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--dtype", choices=[d.value for d in DType], default="auto")
     parser.add_argument("--zero-stage", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
@@ -387,7 +388,7 @@ def main() -> None:
         response_tokens=tuple(args.response_tokens),
     )
     cfg = TrainerConfig(
-        dtype=DType.auto,
+        dtype=DType(args.dtype),
         threads=args.threads,
         zero_stage=args.zero_stage,
         max_tokens_per_micro_batch=args.budget,
