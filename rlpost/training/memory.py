@@ -13,9 +13,9 @@ from rlpost.training.settings import TrainerConfig
 GIB = 2**30
 BASE_BYTES = 0.85 * GIB  # interpreter, torch, transformers and deepspeed
 CUDA_CONTEXT_BYTES = 0.6 * GIB
-# Of an update, per float32 parameter of the rank: the gradient once more, flat, and Adam's
-# temporaries, which torch makes for all parameters at a time.
-UPDATE_TEMPORARIES = 4.2
+# Of an update, in copies of the rank's parameters in float32: the gradient once more, flat; on
+# CPU also Adam's temporaries, which torch makes for all parameters at a time.
+UPDATE_COPIES, UPDATE_COPIES_ON_GPU = 4.2, 1.0
 LOGIT_COPIES = 3  # logits, their softmax and their gradient
 
 
@@ -49,6 +49,7 @@ def trained_footprint(
     }
     if cfg.zero_stage or value_bytes < 4:  # else the weights are the masters
         kept["float32 masters"] = 4 * masters
+    copies = UPDATE_COPIES_ON_GPU if on_gpu else UPDATE_COPIES
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * shape.vocabulary if has_head else 0
     phases = {
         "activations and logits": logits
@@ -56,7 +57,7 @@ def trained_footprint(
         * activation_bytes_per_token(
             shape, value_bytes=value_bytes, checkpointing=cfg.gradient_checkpointing
         ),
-        "temporaries of the update": UPDATE_TEMPORARIES * 4 * masters,
+        "temporaries of the update": copies * 4 * masters,
     }
     copy = {"copy for a checkpoint": 12 * part}  # on the host, written behind the run
     base = {"libraries": BASE_BYTES}

@@ -5,7 +5,7 @@ import torch
 from packed_groups import pack_into, random_groups
 from transformers import AutoModelForCausalLM
 
-from rlpost.models.shape import model_shape
+from rlpost.models.shape import ModelShape, model_shape
 from rlpost.training.memory import activation_bytes_per_token, frozen_footprint, trained_footprint
 from rlpost.training.policy import PolicyInputs, load_policy, packed_hidden
 from rlpost.training.settings import TrainerConfig
@@ -70,6 +70,27 @@ def test_checkpointing_keeps_the_inputs_of_layers(tiny_model):
         activation_bytes_per_token(shape, value_bytes=4, checkpointing=c) for c in (False, True)
     )
     assert light == shape.layers * shape.width * 4 + full / shape.layers
+
+
+@pytest.mark.parametrize(("checkpointing", "seen_gb"), [(False, 51.6), (True, 27.2)])
+def test_the_peaks_of_a_1b_model_on_an_h100(checkpointing, seen_gb):
+    """Measured by benchmarks/gpu_check.py: bfloat16, stage 2, one rank, 16,384 tokens."""
+    llama_1b = ModelShape(
+        parameters=1_235_814_400,
+        layers=16,
+        width=2048,
+        feed_forward=8192,
+        heads=32,
+        kv_heads=8,
+        head_dim=64,
+        vocabulary=128_256,
+    )
+    cfg = TrainerConfig(gradient_checkpointing=checkpointing)
+    _, gpu = trained_footprint(
+        "trainer rank 0", llama_1b, cfg, num_tokens=16_384, value_bytes=2, on_gpu=True
+    )
+    allocated = gpu.peak_bytes - gpu.kept["CUDA context"]
+    assert allocated / 1e9 == pytest.approx(seen_gb, rel=0.1)
 
 
 def test_on_a_gpu_the_host_holds_what_is_written(tiny_model):
