@@ -9,7 +9,8 @@ the model is only touched while the scheduler is paused.
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -151,8 +152,6 @@ class VllmGenerator:
         return torch.cuda.is_available()
 
     async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         await self._serving.wait()
         key = request.key
         try:
@@ -161,8 +160,6 @@ class VllmGenerator:
                 self._sampling_params(request.sampling, n=request.num_samples, seed=request.seed),
                 key=key,
             )
-        except EngineDeadError as error:
-            raise ProcessDied(f"vLLM engine died: {error}") from error
         finally:
             self._running.pop(key, None)
         if any(child.finish_reason == "abort" for child in output.outputs):
@@ -212,8 +209,9 @@ class VllmGenerator:
             self._running[key] = request_id
         prompt = TokensPrompt(prompt_token_ids=token_ids, cache_salt=f"v{self._version}")
         final = None
-        async for output in self._engine.generate(prompt, params, request_id):
-            final = output
+        with _its_death_named():
+            async for output in self._engine.generate(prompt, params, request_id):
+                final = output
         if final is None or not final.finished:
             raise RequestAborted("vLLM ended a request without a result")
         return final
@@ -263,7 +261,8 @@ class VllmGenerator:
             raise WeightPushError(f"version {version} is not newer than {self._version}")
         self._pushing = version
         self._serving.clear()
-        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        with _its_death_named():
+            await self._engine.pause_generation(mode="keep", clear_cache=False)
         await _refused(self._engine.start_weight_update())
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
@@ -282,24 +281,27 @@ class VllmGenerator:
         self._version_before, self._version = self._version, version
         # The probe runs through the engine's own scheduler. New requests still wait at the
         # door; kept ones go on, and abort_push discards them if the probe fails.
-        await self._engine.resume_generation()
+        with _its_death_named():
+            await self._engine.resume_generation()
 
     async def commit_push(self, version: int) -> None:
-        await self._engine.collective_rpc("rlpost_commit")
+        with _its_death_named():
+            await self._engine.collective_rpc("rlpost_commit")
         self._pushing = None
         self._serving.set()
 
     async def abort_push(self, version: int) -> int:
         if self._pushing is None:
             return self._version
-        await self._engine.pause_generation(mode="abort", clear_cache=True)
-        restored = await self._engine.collective_rpc("rlpost_rollback")
-        if self._version == version:
-            if not all(restored):
-                raise WeightPushError("no committed version to go back to; restart the generator")
-            self._version = self._version_before
-            await self._engine.update_weight_version(str(self._version))
-        await self._engine.resume_generation()
+        with _its_death_named():
+            await self._engine.pause_generation(mode="abort", clear_cache=True)
+            restored = await self._engine.collective_rpc("rlpost_rollback")
+            if self._version == version:
+                if not all(restored):
+                    raise WeightPushError("no committed version to go back to; restart it")
+                self._version = self._version_before
+                await self._engine.update_weight_version(str(self._version))
+            await self._engine.resume_generation()
         self._pushing = None
         self._serving.set()
         return self._version
@@ -307,14 +309,10 @@ class VllmGenerator:
     # -- life -----------------------------------------------------------------------------
 
     async def health(self) -> Pulse:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        try:
+        with _its_death_named():
             await self._engine.check_health()
             # Through the engine's loop to its workers: either may hang while this process lives.
             await self._engine.collective_rpc("rlpost_alive")
-        except EngineDeadError as error:
-            raise ProcessDied(f"vLLM engine died: {error}") from error
         return Pulse(version=self._version, load=self._load)
 
     async def close(self) -> None:
@@ -324,14 +322,24 @@ class VllmGenerator:
             self._engine = None
 
 
-async def _refused(call: Awaitable[Any]) -> None:
-    """Await an engine call that may refuse a payload; the engine itself survives that."""
+@contextmanager
+def _its_death_named() -> Iterator[None]:
+    """Any verb may be the first to learn that the engine is dead."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
-        await call
+        yield
     except EngineDeadError as error:
         raise ProcessDied(f"vLLM engine died: {error}") from error
+
+
+async def _refused(call: Awaitable[Any]) -> None:
+    """Await an engine call that may refuse a payload; the engine itself survives that."""
+    try:
+        with _its_death_named():
+            await call
+    except ProcessDied:
+        raise
     except Exception as error:  # the worker's exception arrives as a plain Exception
         raise WeightPushError(str(error)) from error
 

@@ -20,7 +20,7 @@ from rlpost.cluster.session import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTORS = ("ray::TrainerRank", "ray::VllmGenerator", "ray::VerifierService", "VLLM::")
-DEADLINE_S = 240
+DEADLINE_S = 480.0
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

@@ -75,7 +75,12 @@ def held(process: psutil.Process) -> dict[str, set]:
                     ports.add(link.laddr.port)
                 elif link.raddr:
                     peers.add(link.raddr.port)
-            written |= {file.path for file in each.open_files() if file.mode != "r"}
+            # W&B's service names its own debug log by the second in which it started.
+            written |= {
+                file.path
+                for file in each.open_files()
+                if file.mode != "r" and "/wandb/logs/core-debug-" not in file.path
+            }
         except psutil.NoSuchProcess:
             continue
     return {"ports": ports, "peers": peers, "written": written}

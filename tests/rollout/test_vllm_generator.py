@@ -1,0 +1,59 @@
+"""A generator whose engine is dead: whichever verb notices first says so in our words.
+
+With a living engine it is tested in tests/system/.
+"""
+
+import pytest
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from rlpost.errors import ProcessDied
+from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
+from rlpost.types import GenerationRequest, Prompt, SamplingConfig
+from rlpost.weights.transports.protocol import Locator
+
+LOCATOR = Locator(transport="shared_memory", manifest={}, where={})
+PROMPT = Prompt(uid="0", token_ids=(1, 2), text="?")
+REQUEST = GenerationRequest(
+    key="a", prompt=PROMPT, num_samples=1, seed=0, sampling=SamplingConfig(max_tokens=1)
+)
+
+
+class DeadEngine:
+    """Every call fails as vLLM's client does once its core is gone."""
+
+    def __getattr__(self, name):
+        async def dead(*args, **kwargs):
+            raise EngineDeadError
+
+        async def dead_stream(*args, **kwargs):
+            raise EngineDeadError
+            yield
+
+        return dead_stream if name == "generate" else dead
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda g: g.generate(REQUEST),
+        lambda g: g.logprobs([[1, 2]]),
+        lambda g: g.begin_push(1),
+        lambda g: g.receive(LOCATOR, first_rank=1),
+        lambda g: g.load(1),
+        lambda g: g.commit_push(1),
+        lambda g: g.health(),
+    ],
+    ids=["generate", "logprobs", "begin_push", "receive", "load", "commit_push", "health"],
+)
+async def test_its_death_is_infrastructure(verb):
+    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine = DeadEngine()
+    with pytest.raises(ProcessDied, match="vLLM engine died"):
+        await verb(generator)
+
+
+async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
+    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine, generator._pushing = DeadEngine(), 1
+    with pytest.raises(ProcessDied):
+        await generator.abort_push(1)
