@@ -8,12 +8,10 @@ import argparse
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.table import Table
 
 from rlpost.cli import doctor_node
+from rlpost.cli.findings import table
 from rlpost.doctor.checks import Finding, Level, examine
-
-_STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.BLOCK: "bold red"}
 
 
 def main(argv: list[str]) -> int:
@@ -39,14 +37,3 @@ def report(findings: Iterable[Finding], *, console: Console) -> int:
         return 2
     console.print("The quickstart can run here: make quickstart")
     return 0
-
-
-def table(findings: Iterable[Finding], *, title: str) -> Table:
-    """Return ``findings``, one a row."""
-    rows = Table(title=title)
-    for column in ("what", "state", "found", "what to do"):
-        rows.add_column(column, overflow="fold")
-    for finding in findings:
-        state = f"[{_STYLE[finding.level]}]{finding.level.value}[/]"
-        rows.add_row(finding.name, state, finding.found, finding.advice)
-    return rows

@@ -93,7 +93,7 @@ def _host(meeting: Rendezvous, names: list[str], reading: NodeReading, *, deadli
     )
     from rich.console import Console
 
-    from rlpost.cli.doctor import table
+    from rlpost.cli.findings import table
 
     console = Console(width=None if os.isatty(1) else 110)
     console.print(table(findings, title=f"rlpost doctor --node: {', '.join(names)}"))
