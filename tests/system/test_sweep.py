@@ -75,11 +75,11 @@ def held(process: psutil.Process) -> dict[str, set]:
                     ports.add(link.laddr.port)
                 elif link.raddr:
                     peers.add(link.raddr.port)
-            # W&B's service names its own debug log by the second in which it started.
+            # W&B's processes name their own debug logs by the second in which they started.
             written |= {
                 file.path
                 for file in each.open_files()
-                if file.mode != "r" and "/wandb/logs/core-debug-" not in file.path
+                if file.mode != "r" and "/wandb/logs/" not in file.path
             }
         except psutil.NoSuchProcess:
             continue
@@ -100,7 +100,8 @@ def killed_sweep(place, tiny_untied_model) -> dict:
     running = drivers(sweep)
     first, second = (held(process) for process in running.values())
     victim = min(running, key=lambda name: len(metrics(runs / name)))
-    wait_for(lambda: len(metrics(runs / victim)) > 2, sweep, f"step 2 of {victim}")
+    latest = runs / victim / "checkpoints" / "latest"  # written behind the run
+    wait_for(latest.exists, sweep, f"a checkpoint of {victim}")
     running[victim].kill()
     output = finish(sweep, timeout_s=600)
     return {"code": sweep.returncode, "output": output, "victim": victim, "held": (first, second)}
