@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Launchers tell a process and its group: what arrives twice at once was said once.
+SAME_WORD_S = 1.0
+
 EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
 
 
@@ -137,7 +140,14 @@ def _listen_for_signals(stop: asyncio.Event) -> None:
     main_task = asyncio.current_task()
     assert main_task is not None
 
+    first_s = 0.0
+
     def on_signal(name: str) -> None:
+        nonlocal first_s
+        if not stop.is_set():
+            first_s = time.monotonic()
+        elif time.monotonic() - first_s < SAME_WORD_S:
+            return
         if stop.is_set():
             log.warning("second %s: stopping without saving", name)
             main_task.cancel()

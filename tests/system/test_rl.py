@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
     run = place / "runs" / "interrupted"
     process = start(place, tiny_untied_model, "interrupted", "trainer.steps=400")
     wait_for_step(run, 2, process)
-    os.kill(process.pid, signal.SIGINT)
+    for _ in range(2):  # to the process and to its group, as `timeout` and schedulers do
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
     output = finish(process)
     assert process.returncode == 130, output
     assert "resume" in output
