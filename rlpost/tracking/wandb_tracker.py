@@ -170,6 +170,8 @@ def _open(
     identity = run_id(run_dir)  # first: W&B would write elsewhere where this directory refuses
     import wandb
 
+    # a run's own `silent` does not reach what W&B says of other libraries (its Weave hint)
+    wandb.termsetup(wandb.setup(wandb.Settings(silent=True)).settings, None)
     settings = wandb.Settings(
         console="off",  # the terminal belongs to console.py
         silent=True,
