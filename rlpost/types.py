@@ -76,6 +76,7 @@ class Trajectory:
     verdicts: tuple[Verdict, ...] = ()
     reward: float | None = None  # weighted sum of verdicts; None when any verdict failed
     num_stale: int = 0  # response tokens at the beginning that are too old to train on
+    written: tuple[int, int] = (0, 0)  # response tokens [start, end) that nobody sampled
 
     def __post_init__(self) -> None:
         assert len(self.response_ids) == len(self.rollout_logprobs)
@@ -83,6 +84,11 @@ class Trajectory:
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether something was written into the response (rollout/interruption.py)."""
+        return self.written != (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,9 @@ from rlpost.algorithms.losses.weighted import ROLLOUT_RATIO
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.config.store import COMPOSABLE, option_path, registries
+from rlpost.control.staleness import StalenessConfig
 from rlpost.registry import Entry
+from rlpost.rollout.interruption import InterruptionConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "algorithms.md"
@@ -37,6 +39,8 @@ SECTIONS = {
     "algorithm.reduction": ReductionConfig,
     "algorithm.shaping": ShapingConfig,
     "algorithm.dynamic_sampling": DynamicSamplingConfig,
+    "rl": StalenessConfig,
+    "rollout.interruption": InterruptionConfig,
 }
 # Trait -> what it asks of the user. A trait that is missing here is a KeyError.
 NEEDS = {

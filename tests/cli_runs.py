@@ -69,10 +69,15 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def responses(run: Path) -> list[dict]:
+    """Every row of ``rollouts/``, and the file it lies in."""
+    return [
+        {"file": file.stem, **json.loads(line)}
+        for file in sorted((run / "rollouts").glob("step_*.jsonl"))
+        for line in file.read_text().removesuffix("\n").split("\n")
+    ]
+
+
 def samples(run: Path) -> list[tuple]:
-    rows = []
-    for file in sorted((run / "rollouts").glob("step_*.jsonl")):
-        for line in file.read_text().removesuffix("\n").split("\n"):
-            row = json.loads(line)
-            rows.append((file.stem, row["uid"], row["sample"], row["response"]))
-    return rows
+    keys = ("file", "uid", "sample", "response")
+    return [tuple(row[key] for key in keys) for row in responses(run)]

@@ -24,6 +24,7 @@ from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.models.embedded import NAME as EMBEDDED_MODEL
 from rlpost.rollout.collector import OnVerifierError
+from rlpost.rollout.interruption import InterruptionConfig
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig
@@ -55,6 +56,7 @@ class RolloutConfig:
     group_size: int = 8  # responses per prompt
     max_tokens: int = 256  # per response
     temperature: float = 1.0  # also divides the training logits
+    interruption: InterruptionConfig = field(default_factory=InterruptionConfig)
     on_verifier_error: OnVerifierError = OnVerifierError.sample
 
     @property
@@ -71,6 +73,7 @@ class RolloutConfig:
                 f"{path}.temperature must be positive, got {self.temperature}: greedy responses "
                 "of a group are equal and teach nothing; 1.0 is usual"
             )
+        self.interruption.check(max_tokens=self.max_tokens, path=f"{path}.interruption")
 
 
 class Anchor(Enum):

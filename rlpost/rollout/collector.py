@@ -17,6 +17,7 @@ from typing import Protocol
 from rlpost.control.failures import Attempts, Budget, FailureConfig, backoff
 from rlpost.errors import InfrastructureError, RequestAborted
 from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.interruption import Interruption
 from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Trajectory, Verdict
 
 
@@ -80,6 +81,7 @@ class Collector:
         on_verifier_error: see ``OnVerifierError``.
         failures: attempts and back-off.
         budget: of failures in a row, shared by all who collect.
+        interruption: of responses that get too long; None: they get as long as they may.
         finished: told of every verified group.
         clock: seconds.
     """
@@ -93,6 +95,7 @@ class Collector:
         on_verifier_error: OnVerifierError = OnVerifierError.sample,
         failures: FailureConfig,
         budget: Budget,
+        interruption: Interruption | None = None,
         finished: Callable[[str], None] = lambda what: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +106,9 @@ class Collector:
         self._failures = failures
         self._attempts = Attempts(failures.attempts)
         self._budget = budget
+        self._interruption = interruption
+        # uid -> its requests' keys -> response tokens they go on from
+        self._under_way: dict[str, dict[str, int]] = {}
         self._finished = finished
         self._clock = clock
 
@@ -190,21 +196,72 @@ class Collector:
             self._attempts.ended(prompt.uid)
 
     def cancel(self, uid: str) -> Awaitable[list[int]]:
-        """Give up a prompt's request; see ``Dispatcher.cancel``."""
-        return self._dispatcher.cancel(f"{self._purpose}/{uid}")
+        """Give up a prompt's requests; see ``Dispatcher.cancel``."""
+        requests = self._under_way.get(uid, {})
+        return _lengths([(n, self._dispatcher.cancel(key)) for key, n in requests.items()])
 
     async def _attempt(
         self, request: GenerationRequest, on_start: Callable[[int], None]
     ) -> Collected:
-        last_try = self._attempts.count(request.prompt.uid) == self._failures.attempts - 1
-        trajectories = await self._dispatcher.generate(
-            request, alone=last_try and self._failures.attempts > 1, on_start=on_start
-        )
+        trajectories = await self._sample(request, on_start)
         generated_s = self._clock()
         group = await self._verify(Group(prompt=request.prompt, trajectories=trajectories))
         self._budget.progress()
         self._finished(f"group {request.key}")
         return Collected(group=group, generated_s=generated_s, judged_s=self._clock())
+
+    async def _sample(
+        self, request: GenerationRequest, on_start: Callable[[int], None]
+    ) -> tuple[Trajectory, ...]:
+        """Generate; where a response has to be interrupted, in two requests."""
+        interruption = self._interruption
+        if interruption is None:
+            return await self._request(request, on_start)
+        firsts = await self._request(interruption.first(request), on_start)
+        ended = await asyncio.gather(
+            *(self._ended(request, each, interruption) for each in firsts),
+            return_exceptions=True,  # nothing of an attempt goes on when it is over
+        )
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+        return tuple(each for each in ended if isinstance(each, Trajectory))
+
+    async def _ended(
+        self, request: GenerationRequest, first: Trajectory, interruption: Interruption
+    ) -> Trajectory:
+        """Return ``first``, interrupted if it has not ended."""
+        if not first.truncated:
+            return first
+        seed = request_seed(request.seed, "interrupted", first.sample)
+        (rest,) = await self._request(
+            interruption.rest(request, first, seed=seed), tokens=len(first.response_ids)
+        )
+        return interruption.joined(first, rest)
+
+    async def _request(
+        self,
+        request: GenerationRequest,
+        on_start: Callable[[int], None] = lambda version: None,
+        *,
+        tokens: int = 0,
+    ) -> tuple[Trajectory, ...]:
+        """One request to some generator, from ``tokens`` of the response on.
+
+        The last attempt of a prompt runs alone.
+        """
+        uid = request.prompt.uid
+        last_try = self._attempts.count(uid) == self._failures.attempts - 1
+        requests = self._under_way.setdefault(uid, {})
+        requests[request.key] = tokens
+        try:
+            return await self._dispatcher.generate(
+                request, alone=last_try and self._failures.attempts > 1, on_start=on_start
+            )
+        finally:
+            del requests[request.key]
+            if not requests:
+                self._under_way.pop(uid, None)
 
     async def _verify(self, group: Group) -> Group:
         judged = await self._judge.judge(group)
@@ -217,3 +274,8 @@ class Collector:
         ):
             trajectories = tuple(replace(t, reward=None) for t in trajectories)
         return replace(group, trajectories=trajectories)
+
+
+async def _lengths(cancelled: Sequence[tuple[int, Awaitable[list[int]]]]) -> list[int]:
+    """Tokens of the responses of cancelled requests, with those they went on from."""
+    return [before + length for before, lengths in cancelled for length in await lengths]

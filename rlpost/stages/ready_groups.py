@@ -45,7 +45,7 @@ def from_records(
 
 def _trajectory(record: Mapping[str, Any]) -> Trajectory:
     fields = dict(record)
-    for name in ("prompt_ids", "response_ids", "rollout_logprobs"):
+    for name in ("prompt_ids", "response_ids", "rollout_logprobs", "written"):
         fields[name] = tuple(fields[name])
     fields["spans"] = tuple(Span(**span) for span in fields["spans"])
     fields["verdicts"] = tuple(Verdict(**verdict) for verdict in fields["verdicts"])

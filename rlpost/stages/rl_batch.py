@@ -29,7 +29,7 @@ from rlpost.algorithms.kl import KLPlacement, kl_token_rewards
 from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
-from rlpost.training.packing import PackedBatches, attach, pack
+from rlpost.training.packing import PackedBatches, attach, pack, sampled_tokens
 from rlpost.types import Group, Trajectory
 
 BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token
@@ -48,7 +48,9 @@ class Scores:
         """Mean of log pi - log pi_ref over response tokens (nats), of the sampler."""
         assert self.ref_logprobs is not None
         gaps = [
-            np.asarray(trajectory.rollout_logprobs) - self.ref_logprobs[number]
+            (np.asarray(trajectory.rollout_logprobs) - self.ref_logprobs[number])[
+                sampled_tokens(trajectory)
+            ]
             for number, trajectory in _numbered(groups)
             if number in self.ref_logprobs
         ]
@@ -199,7 +201,12 @@ def _kl_penalty(
     if kl.placement is not KLPlacement.reward or kl.coefficient == 0:
         return None
     assert scores.ref_logprobs is not None
-    rollout = {n: np.asarray(t.rollout_logprobs) for n, t in _numbered(groups)}
+    # What was written into a response costs nothing.
+    rollout = {
+        n: np.where(sampled_tokens(t), t.rollout_logprobs, scores.ref_logprobs[n])
+        for n, t in _numbered(groups)
+        if n in scores.ref_logprobs
+    }
     return kl_token_rewards(
         _padded(groups, rollout),
         _padded(groups, scores.ref_logprobs),
@@ -239,7 +246,8 @@ def _selection(
     for (_, trajectory), place in zip(_numbered(groups), places, strict=True):
         length = len(trajectory.response_ids)
         values_L = advantages_PGL[place]
-        advantages.append(np.repeat(values_L, length) if len(values_L) == 1 else values_L[:length])
+        values_L = np.repeat(values_L, length) if len(values_L) == 1 else values_L[:length]
+        advantages.append(np.where(sampled_tokens(trajectory), values_L, np.nan))
         logprobs.append(np.asarray(trajectory.rollout_logprobs))
     chosen = select(advantages, rollout_logprobs=logprobs, config=cfg.loss, seed=seed)
     return dict(enumerate(chosen))

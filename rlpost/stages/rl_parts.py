@@ -41,6 +41,7 @@ from rlpost.data.dataset import PromptDataset
 from rlpost.models.card import write_model_card
 from rlpost.rollout.collector import Collector, Judge
 from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Producer
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
@@ -170,7 +171,8 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     )
     ledger = Ledger()
     staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
-    collector = generation.collector(_judge(plan, verifiers, rewards), purpose="train")
+    judge = _judge(plan, verifiers, rewards)
+    collector = generation.collector(judge, purpose="train", interruption=plan.interruption)
     try:
         yield RLParts(
             cfg=cfg,
@@ -256,7 +258,9 @@ class Generation:
         """Something was finished: the run is not stuck."""
         self.watchdog.progress(what, now_s=time.monotonic())
 
-    def collector(self, judge: Judge, *, purpose: str) -> Collector:
+    def collector(
+        self, judge: Judge, *, purpose: str, interruption: Interruption | None = None
+    ) -> Collector:
         """Return what samples groups and has them judged by ``judge``."""
         cfg = self._plan.cfg
         return Collector(
@@ -266,6 +270,7 @@ class Generation:
             on_verifier_error=cfg.rollout.on_verifier_error,
             failures=cfg.failures,
             budget=self._budget,
+            interruption=interruption,
             finished=self.progress,
         )
 

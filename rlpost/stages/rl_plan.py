@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlpost.data.dataset import PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
@@ -48,6 +50,7 @@ class RLPlan:
     heldout_set: PromptDataset | None
     store: CheckpointStore
     resume_from: Path | None
+    interruption: Interruption | None  # of training responses
 
 
 def prepare(
@@ -82,6 +85,11 @@ def prepare(
     device = device or resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
+    interruption = Interruption.of(
+        cfg.rollout.interruption,
+        encode=partial(tokenizer.encode, add_special_tokens=False),
+        max_tokens=cfg.rollout.max_tokens,
+    )
     room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
     longest_prompt = room - cfg.rollout.max_tokens
     load = {"tokenizer": tokenizer, "max_prompt_tokens": longest_prompt, "seed": cfg.seed}
@@ -110,6 +118,7 @@ def prepare(
         heldout_set=heldout_set,
         store=store,
         resume_from=resume_from,
+        interruption=interruption,
     )
 
 

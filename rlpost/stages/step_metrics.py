@@ -76,6 +76,9 @@ def rollout(groups: Sequence[Group]) -> dict[str, float]:
     metrics["response_length/clip_ratio"] = sum(t.truncated for t in trajectories) / len(
         trajectories
     )
+    interrupted = sum(t.interrupted for t in trajectories)
+    if interrupted:
+        metrics["response_length/interrupted_ratio"] = interrupted / len(trajectories)
     metrics["prompt_length/mean"] = sum(len(g.prompt.token_ids) for g in groups) / len(groups)
     metrics["training/off_policy/trajectory_spans/mean"] = sum(
         len(t.spans) for t in trajectories

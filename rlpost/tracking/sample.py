@@ -31,6 +31,7 @@ class SampleRecord:
     finish_reason: str
     num_tokens: int
     spans: tuple[Mapping[str, int], ...]
+    written: tuple[int, int] = (0, 0)  # tokens [start, end) of an interruption's phrase
 
     def to_json(self) -> str:
         """Return one line without its newline; non-finite numbers become null."""
@@ -58,6 +59,7 @@ def record_of(prompt: Prompt, trajectory: Trajectory) -> SampleRecord:
         finish_reason=trajectory.finish_reason,
         num_tokens=len(trajectory.response_ids),
         spans=tuple(asdict(span) for span in trajectory.spans),
+        written=trajectory.written,
     )
 
 

@@ -157,7 +157,7 @@ def _trainable(
                 chosen.append((p, number, trajectory, advantage_R))
             number += 1
     weights_S = loss_weights(
-        [np.ones(len(trajectory.response_ids), dtype=bool) for _, _, trajectory, _ in chosen],
+        [sampled_tokens(trajectory) for _, _, trajectory, _ in chosen],
         config=reduction,
         kept_S=[
             not (reduction.mask_truncated and trajectory.truncated)
@@ -173,6 +173,13 @@ def _trainable(
         )
         sequences_P[p].append(sequence)
     return sequences_P
+
+
+def sampled_tokens(trajectory: Trajectory) -> np.ndarray:
+    """Which response tokens (R,) the policy sampled, and were not written into the response."""
+    sampled_R = np.ones(len(trajectory.response_ids), dtype=bool)
+    sampled_R[slice(*trajectory.written)] = False
+    return sampled_R
 
 
 def _per_token(value: float | np.ndarray, length: int) -> np.ndarray:

@@ -42,6 +42,7 @@ WRONG = {
     "+reward_models.rm.path=./nowhere": "does not exist",
     "experiment=ppo": "reward_models.learned.path",
     "rl.max_staleness=-1": "rl.max_staleness must be 0 or more, got -1",
+    "rollout.interruption.after=4": "set both, or neither",
     "rl.on_overage=drop": "rl.on_overage=drop has no effect on-policy",
     "rl.on_overage=mask": "rl.max_staleness of at least 1",
     "rl.oversample=0.5": "rl.on_overage=wait never drops any",

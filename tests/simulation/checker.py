@@ -234,11 +234,15 @@ class Checker:
             if weights is None:
                 return
             for place in range(span.start, span.end):
+                if place in range(*trajectory.written):
+                    continue
                 before = ([trajectory.prompt_ids[-1], *trajectory.response_ids])[place]
                 truth = toy.logprob(weights, before, trajectory.response_ids[place])
                 if truth != trajectory.rollout_logprobs[place]:
                     self.fail(f"{where}: token {place} was not sampled by version {span.version}")
         self.expect(end == len(trajectory.response_ids), f"{where}: {trajectory.spans}")
+        longest = self._world.scenario.max_tokens
+        self.expect(end <= longest, f"{where}: {end} tokens, {longest} allowed")
 
     def _in_time(self, trajectory: Trajectory) -> None:
         bound = self._world.scenario.max_staleness

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from simulation import toy
 from simulation.engine import RemoteEngine
 from simulation.judges import Judges
 from simulation.trainer import CriticGroup, TrainerGroup
@@ -35,6 +36,7 @@ from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.collector import Collector
 from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
 from rlpost.stages.prompt_source import training_source
@@ -198,6 +200,13 @@ async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
         )
 
 
+def _interruption(s: Any) -> Interruption | None:
+    """Where one token can be written and another follow, responses may be interrupted."""
+    if s.interrupt_after is None or s.interrupt_after + 2 > s.max_tokens:
+        return None
+    return Interruption(after=s.interrupt_after, phrase="!", token_ids=(toy.VOCABULARY - 1,))
+
+
 class Generation:
     """What samples and judges, as in ``stages/rl_parts.py``."""
 
@@ -238,6 +247,7 @@ class Generation:
             purpose=purpose,
             failures=self._cfg.failures,
             budget=self._budget,
+            interruption=_interruption(self._world.scenario) if purpose == "train" else None,
             finished=lambda what: self.watchdog.progress(what, now_s=clock()),
             clock=clock,
         )

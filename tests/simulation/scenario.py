@@ -88,6 +88,7 @@ class Scenario:
     rows: int = 12
     token_s: float = 0.2
     max_tokens: int = 5
+    interrupt_after: int | None = None  # tokens
     permits: int = 4
     verifiers: int = 1
     boot_s: float = 2.0
@@ -113,7 +114,7 @@ class Scenario:
 def scenario_of(seed: int) -> Scenario:
     """Return what ``seed`` stands for."""
     draw = random.Random(f"scenario {seed}")
-    base = _configuration(seed, draw)
+    base = replace(_configuration(seed, draw), interrupt_after=_interrupt_after(seed))
     if seed % 10 == 0:  # nothing goes wrong
         return base
     num = draw.choice((1, 1, 2, 3, 5))
@@ -193,6 +194,12 @@ def _configuration(seed: int, draw: random.Random) -> Scenario:
         boot_s=draw.choice((0.1, 2.0)),
         load_s=draw.choice((0.1, 0.1, 2.5)),
     )
+
+
+def _interrupt_after(seed: int) -> int | None:
+    """Decided apart, so that it changes nothing else about a seed."""
+    draw = random.Random(f"interruption {seed}")
+    return draw.randint(1, 3) if draw.random() < 0.2 else None
 
 
 def _fault(draw: random.Random, base: Scenario) -> Fault:

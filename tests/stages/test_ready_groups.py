@@ -25,6 +25,7 @@ def test_what_is_read_equals_what_was_written():
             Verdict(verifier="other", reward=None, error="timeout"),
         ),
         reward=None,
+        written=(1, 2),
     )
     group = Group(prompt=prompt("0:3"), trajectories=(trajectory,))
     entries = [Ready(uid="0:3", order=7, version=3, group=group)]

@@ -1,5 +1,7 @@
 """From groups to mini-batches: numbers stay with their responses, whatever the split."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,6 @@ from rlpost.verifiers.exact import ExactConfig
 
 def judged_groups(rewards):
     """Random groups with the given rewards, one row per group."""
-    from dataclasses import replace
-
     groups, _ = random_groups(num_prompts=len(rewards), group_size=len(rewards[0]))
     return [
         replace(
@@ -111,6 +111,35 @@ def test_kl_in_the_reward_is_paid_token_by_token():
     assert advantages.advantages_PGL[0, 0, :length].tolist() == pytest.approx(expected)
     assert rewards_PG[0, 0] == pytest.approx(1.0 - 0.5 * length)
     assert rewards_PG[2, 1].isnan()
+
+
+def written(groups, start, end):
+    """The same groups, with tokens [start, end) of the first response written into it."""
+    first, *rest = groups
+    response, *others = first.trajectories
+    assert end < len(response.response_ids)
+    response = replace(response, written=(start, end))
+    return [replace(first, trajectories=(response, *others)), *rest]
+
+
+def test_what_was_written_into_a_response_is_nobodys_kl_and_never_selected():
+    kl = KLConfig(coefficient=0.5, placement=KLPlacement.reward, form=KLForm.k1)
+    groups = written(GROUPS, 0, 2)
+    trajectories = [t for g in groups for t in g.trajectories]
+    ref = {n: np.asarray(t.rollout_logprobs) - 1.0 for n, t in enumerate(trajectories)}
+    ref[0][:2] = -50.0  # what the reference says of the phrase
+    scores = Scores(values=numbered(groups, lambda n, i: 0.0), ref_logprobs=ref)
+    assert scores.kl(groups) == pytest.approx(1.0)
+    cfg = config(GAEConfig(whiten=False), kl=kl)
+    _, rewards_PG = estimate(groups, scores, cfg=cfg, kl_coefficient=0.5)
+    sampled = len(trajectories[0].response_ids) - 2
+    assert rewards_PG[0, 0] == pytest.approx(1.0 - 0.5 * sampled)
+
+    cfg = config(GRPOConfig(), loss=KLCovConfig(fraction=0.999))
+    advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
+    (part,) = mini_batches(groups, advantages, Scores(), cfg=cfg, seed=0)
+    chosen = unpack(part, [[b.selected_R for b in rank] for rank in part])
+    assert chosen[0][:2].tolist() == [False, False] and chosen[0][2:].any()
 
 
 def test_the_greedy_response_is_the_baseline():

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from cli_runs import REWARD, finish, metrics, samples, start
+from cli_runs import REWARD, finish, metrics, responses, samples, start
 
 STEPS = 3
 
@@ -25,6 +25,8 @@ def options(tmp_path_factory, tiny_reward):
         "algorithm.kl.adaptive.horizon=12",
         "algorithm.dynamic_sampling.enabled=true",
         "algorithm.shaping.overlong_buffer=4",
+        "rollout.interruption.after=3",
+        "rollout.interruption.phrase=' so'",
         "critic.enabled=true",
         "critic.lr=1e-3",
         "critic.warmup_only_steps=1",
@@ -71,6 +73,19 @@ def test_every_role_reports(whole_run):
     # The controller rests while only the critic learns; then it sees a KL of 0, and lets go.
     assert [row["actor/kl_coef"] for row in steps[:2]] == [0.05, 0.05]
     assert steps[2]["actor/kl_coef"] < 0.05
+
+
+def test_an_interrupted_response_is_one_response_with_the_phrase_in_it(whole_run):
+    rows = responses(whole_run)
+    interrupted = [row for row in rows if row["written"] != [0, 0]]
+    assert interrupted and all(row["num_tokens"] <= 8 for row in rows)
+    for row in interrupted:
+        start, end = row["written"]
+        assert start == 3 < end < row["num_tokens"] and " so" in row["response"]
+    ended_before = [row for row in rows if row["written"] == [0, 0]]
+    assert all(row["num_tokens"] <= 3 for row in ended_before)
+    for step in metrics(whole_run)[1:]:
+        assert step["response_length/interrupted_ratio"] > 0
 
 
 def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):

@@ -27,6 +27,7 @@ PROMPT = Prompt(uid="0:17", token_ids=(1, 2), text="What is 2 * 3?")
 def test_the_keys_on_disk_are_the_public_contract():
     row = json.loads(record_of(PROMPT, _trajectory()).to_json())
     keys = "uid, sample, prompt, response, reward, verdicts, finish_reason, num_tokens, spans"
+    keys += ", written"
     assert ", ".join(row) == keys
     assert row["prompt"] == "What is 2 * 3?" and row["response"] == "6 ✓"
     assert row["num_tokens"] == 3

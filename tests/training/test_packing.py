@@ -317,6 +317,16 @@ def test_truncated_responses_weigh_nothing_but_stay_in_the_denominator():
     assert batch.loss_weight_R.tolist() == [0.25, 0, 0, 0]
 
 
+def test_what_was_written_into_a_response_is_read_and_never_trained_on():
+    group = make_group(0, 2, [5, 3])
+    first, second = group.trajectories
+    group = replace(group, trajectories=(replace(first, written=(1, 4)), second))
+    ((batch,),) = pack([group], [[1.0, -1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
+    weights = [0.2, 0, 0, 0, 0.2, 0.2, 0.2, 0.2]
+    assert batch.loss_weight_R.tolist() == pytest.approx(weights)
+    assert batch.target_R.tolist() == [*first.response_ids, *second.response_ids]
+
+
 def test_a_padded_matrix_of_advantages_is_accepted_and_a_wrong_one_is_not():
     groups = [make_group(0, 2, [2]), make_group(1, 2, [2, 2])]
     padded = np.array([[1.0, math.nan], [1.0, -1.0]])

@@ -1,0 +1,127 @@
+"""Responses that get too long are told to come to an end.
+
+Owns the two requests of an interrupted response and how they become one trajectory. Refuses
+to own when they are sent (collector.py). Invariants: what was written into a response is
+marked, so that nobody trains on it or counts it as sampled; the whole never has more tokens
+than an uninterrupted response may have.
+
+ScaleRL (arXiv 2510.13786) interrupts long reasoning this way, instead of punishing it. Bias:
+what follows the phrase is conditioned on it, so the policy learns to answer when told to, and
+learns nothing about ending by itself: the reward of an interrupted response belongs to a
+text that it would not have written alone. Evaluation is never interrupted.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rlpost.errors import UserError
+from rlpost.types import GenerationRequest, Span, Trajectory
+
+
+@dataclass(kw_only=True)
+class InterruptionConfig:
+    """A phrase written into training responses that have not ended after so many tokens."""
+
+    after: int | None = None  # response tokens; None: never
+    phrase: str = ""  # such as "\nTime is up. The answer is"
+
+    def check(self, *, max_tokens: int, path: str = "rollout.interruption") -> None:
+        """Raises UserError: one field without the other, or no room for an answer."""
+        if (self.after is None) != (self.phrase == ""):
+            raise UserError(
+                f"{path}.after={self.after} and {path}.phrase={self.phrase!r} belong together: "
+                "the phrase is written into responses that have not ended after so many tokens; "
+                "set both, or neither"
+            )
+        if self.after is not None and not 0 < self.after < max_tokens:
+            raise UserError(
+                f"{path}.after must be between 1 and rollout.max_tokens={max_tokens}, got "
+                f"{self.after}: a response that has all its tokens cannot go on"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interruption:
+    """Example::
+
+    interruption = Interruption(after=64, phrase=" Time is up:", token_ids=(3, 9, 11))
+    whole = interruption.joined(first, rest)
+    """
+
+    after: int  # response tokens
+    phrase: str
+    token_ids: tuple[int, ...]  # of the phrase
+
+    @classmethod
+    def of(
+        cls,
+        config: InterruptionConfig,
+        *,
+        encode: Callable[[str], Sequence[int]],
+        max_tokens: int,
+    ) -> "Interruption | None":
+        """Return what a checked ``config`` asks for; ``encode`` adds no special tokens.
+
+        Raises:
+            UserError: the phrase leaves no token to answer with.
+        """
+        if config.after is None:
+            return None
+        token_ids = tuple(encode(config.phrase))
+        if config.after + len(token_ids) >= max_tokens:
+            raise UserError(
+                f"rollout.interruption.after={config.after} and a phrase of {len(token_ids)} "
+                f"tokens leave nothing of rollout.max_tokens={max_tokens} to answer with; raise "
+                "max_tokens, interrupt earlier, or shorten the phrase"
+            )
+        return cls(after=config.after, phrase=config.phrase, token_ids=token_ids)
+
+    def first(self, request: GenerationRequest) -> GenerationRequest:
+        """The request for what comes before the phrase."""
+        return replace(request, sampling=replace(request.sampling, max_tokens=self.after))
+
+    def rest(
+        self, request: GenerationRequest, first: Trajectory, *, seed: int
+    ) -> GenerationRequest:
+        """The request for what ``first`` says after the phrase."""
+        prompt = request.prompt
+        token_ids = (*prompt.token_ids, *first.response_ids, *self.token_ids)
+        left = request.sampling.max_tokens - len(first.response_ids) - len(self.token_ids)
+        return GenerationRequest(
+            key=f"{request.key}/{first.sample}",
+            prompt=replace(prompt, token_ids=token_ids),
+            num_samples=1,
+            seed=seed,
+            sampling=replace(request.sampling, max_tokens=left),
+        )
+
+    def joined(self, first: Trajectory, rest: Trajectory) -> Trajectory:
+        """One response: ``first``, the phrase, and ``rest``, which answered both."""
+        begin = len(first.response_ids)
+        end = begin + len(self.token_ids)
+        return replace(
+            first,
+            response_ids=(*first.response_ids, *self.token_ids, *rest.response_ids),
+            # Written, so certain; nobody may read them as the policy's.
+            rollout_logprobs=(
+                *first.rollout_logprobs,
+                *(0.0 for _ in self.token_ids),
+                *rest.rollout_logprobs,
+            ),
+            spans=_joined_spans(first.spans, rest.spans, shift=end),
+            finish_reason=rest.finish_reason,
+            text=first.text + self.phrase + rest.text,
+            written=(begin, end),
+        )
+
+
+def _joined_spans(
+    first: tuple[Span, ...], rest: tuple[Span, ...], *, shift: int
+) -> tuple[Span, ...]:
+    """Spans of the whole; the phrase belongs to the version that read it."""
+    later = [replace(s, start=s.start + shift, end=s.end + shift) for s in rest]
+    later[0] = replace(later[0], start=first[-1].end)
+    if later[0].version == first[-1].version:
+        later[0] = replace(later[0], start=first[-1].start)
+        first = first[:-1]
+    return (*first, *later)

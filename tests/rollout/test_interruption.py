@@ -1,0 +1,168 @@
+"""Responses that get too long: two requests, one trajectory."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from fakes import FakeGenerator, FakeJudge, prompt, serving_fleet
+
+from rlpost.control.failures import Budget, FailureConfig
+from rlpost.errors import UserError
+from rlpost.rollout.collector import Collector
+from rlpost.rollout.dispatch import Dispatcher
+from rlpost.rollout.interruption import Interruption, InterruptionConfig
+from rlpost.rollout.signal import Signal
+from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
+
+INTERRUPTION = Interruption(after=3, phrase=" Stop:", token_ids=(90, 91))
+REQUEST = GenerationRequest(
+    key="train/0:0",
+    prompt=prompt(),
+    num_samples=2,
+    seed=5,
+    sampling=SamplingConfig(max_tokens=8, temperature=0.7),
+)
+
+
+def trajectory(ids, *, versions, finish_reason="length", sample=1):
+    spans = []
+    for place, version in enumerate(versions):
+        if spans and spans[-1].version == version:
+            spans[-1] = replace(spans[-1], end=place + 1)
+        else:
+            spans.append(Span(start=place, end=place + 1, version=version))
+    return Trajectory(
+        uid="0:0",
+        sample=sample,
+        prompt_ids=(5, 6, 7),
+        response_ids=tuple(ids),
+        rollout_logprobs=tuple(-0.1 * token for token in ids),
+        spans=tuple(spans),
+        finish_reason=finish_reason,
+        text="".join(f"<{token}>" for token in ids),
+        seed=6,
+    )
+
+
+def test_the_second_request_goes_on_where_the_first_stopped():
+    assert INTERRUPTION.first(REQUEST).sampling == SamplingConfig(max_tokens=3, temperature=0.7)
+    first = trajectory([1, 2, 3], versions=[1, 1, 1])
+    rest = INTERRUPTION.rest(REQUEST, first, seed=77)
+    assert rest.prompt.token_ids == (5, 6, 7, 1, 2, 3, 90, 91)
+    assert rest.prompt.uid == "0:0" and rest.key == "train/0:0/1"
+    assert (rest.num_samples, rest.seed) == (1, 77)
+    assert rest.sampling == SamplingConfig(max_tokens=3, temperature=0.7)  # 8 - 3 - 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "spans"),
+    [
+        ([1, 1, 1], [1, 1], [(0, 7, 1)]),
+        ([1, 1, 1], [2, 2], [(0, 3, 1), (3, 7, 2)]),
+        ([1, 2, 2], [2, 3], [(0, 1, 1), (1, 6, 2), (6, 7, 3)]),
+    ],
+)
+def test_one_response_with_the_phrase_marked(before, after, spans):
+    first = trajectory([1, 2, 3], versions=before)
+    rest = trajectory([4, 5], versions=after, finish_reason="stop", sample=0)
+    whole = INTERRUPTION.joined(first, rest)
+    assert whole.response_ids == (1, 2, 3, 90, 91, 4, 5)
+    assert whole.written == (3, 5) and whole.interrupted and not whole.truncated
+    assert whole.rollout_logprobs[:3] == first.rollout_logprobs
+    assert whole.rollout_logprobs[5:] == rest.rollout_logprobs
+    assert [(s.start, s.end, s.version) for s in whole.spans] == spans
+    assert whole.text == "<1><2><3> Stop:<4><5>"
+    assert (whole.sample, whole.seed) == (1, 6)
+
+
+class Rambling(FakeGenerator):
+    """Odd samples never end by themselves; ``slow`` of them wait to be cancelled."""
+
+    def __init__(self, *, slow=False, fail_rest=0):
+        super().__init__()
+        self.requests, self.slow, self.fail_rest = [], slow, fail_rest
+        self.cancelled = []
+
+    async def generate(self, request):
+        self.requests.append(request)
+        going_on = request.key.count("/") == 2
+        if going_on and self.fail_rest:
+            self.fail_rest -= 1
+            self._failures = 1
+        if going_on and self.slow:
+            await asyncio.sleep(3600)
+        made = await super().generate(request)
+        if going_on:
+            return made
+        return tuple(replace(t, finish_reason="length" if t.sample % 2 else "stop") for t in made)
+
+    async def cancel(self, key):
+        self.cancelled.append(key)
+        return [2]
+
+
+def collector_over(generator, **failures):
+    fleet = serving_fleet(["a"], version=1)
+    fleet.missed = lambda name, **reason: None
+    return Collector(
+        Dispatcher(fleet, {"a": generator}, signal=Signal()),
+        judge=FakeJudge(),
+        purpose="train",
+        failures=FailureConfig(backoff_s=0.0, **failures),
+        budget=Budget(64, of="failures", field="failures.failures_in_a_row"),
+        interruption=INTERRUPTION,
+    )
+
+
+async def collect(collector):
+    sampling = SamplingConfig(max_tokens=8)
+    return await collector.collect([prompt()], num_samples=4, sampling=sampling, seed=1)
+
+
+async def test_only_what_has_not_ended_is_interrupted():
+    generator = Rambling()
+    (group,) = (await collect(collector_over(generator))).groups
+    assert [t.interrupted for t in group.trajectories] == [False, True, False, True]
+    assert [t.sample for t in group.trajectories] == [0, 1, 2, 3]
+    assert all(t.reward is not None and t.prompt_ids == (5, 6, 7) for t in group.trajectories)
+    assert [r.key for r in generator.requests] == ["train/0:0", "train/0:0/1", "train/0:0/3"]
+    seeds = {r.seed for r in generator.requests}
+    assert len(seeds) == 3, "equal seeds would draw the same numbers again"
+
+
+async def test_a_failure_after_the_phrase_is_one_failed_attempt():
+    generator = Rambling(fail_rest=1)
+    result = await collect(collector_over(generator))
+    assert len(result.groups) == 1 and len(result.groups[0].trajectories) == 4
+    again = [r for r in generator.requests if r.key == "train/0:0"]
+    assert len(again) == 2 and again[0] == again[1], "the attempt is the same one again"
+    generator = Rambling(fail_rest=99)
+    assert (await collect(collector_over(generator, attempts=2))).failed
+
+
+async def test_giving_up_reaches_what_goes_on():
+    generator = Rambling(slow=True)
+    collector = collector_over(generator)
+    task = asyncio.create_task(collect(collector))
+    while len(generator.requests) < 3:
+        await asyncio.sleep(0)
+    given_up = collector.cancel("0:0")
+    task.cancel()
+    assert await given_up == [4, 4], "two tokens before the phrase, two after"
+    assert generator.cancelled == ["train/0:0/1", "train/0:0/3"]
+    await asyncio.gather(task, return_exceptions=True)
+    assert not collector._under_way
+
+
+def test_half_a_wish_and_a_phrase_that_fills_the_response_are_refused():
+    for config in (InterruptionConfig(after=3), InterruptionConfig(phrase="Stop")):
+        with pytest.raises(UserError, match=r"interruption\.after=.*set both, or neither"):
+            config.check(max_tokens=8)
+    for after in (0, 8):
+        with pytest.raises(UserError, match=r"between 1 and rollout.max_tokens=8"):
+            InterruptionConfig(after=after, phrase="Stop").check(max_tokens=8)
+    with pytest.raises(UserError, match="a phrase of 5 tokens leave nothing"):
+        Interruption.of(
+            InterruptionConfig(after=3, phrase="Stop!"), encode=lambda t: list(t), max_tokens=8
+        )
+    assert Interruption.of(InterruptionConfig(), encode=list, max_tokens=8) is None
