@@ -75,19 +75,22 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
             config=resolved,
             resume_step=step,
         )
-        status = RunStatus.failed
+        status, at_once = RunStatus.failed, False
         try:
             status = asyncio.run(_drive(plan, tracker))
+        except asyncio.CancelledError:  # by a second signal
+            status, at_once = RunStatus.interrupted, True
         finally:
             tracker.close(status)
-    return RunOutcome(status=status, message=_farewell(status, plan))
+    return RunOutcome(status=status, message=_farewell(status, plan, at_once=at_once))
 
 
-def _farewell(status: RunStatus, plan: RLPlan) -> str:
+def _farewell(status: RunStatus, plan: RLPlan, *, at_once: bool) -> str:
     directory = plan.directory
     if status is RunStatus.interrupted:
         saved = plan.store.latest(hashes=False)
-        where = f"saved as {saved}" if saved else "nothing was saved yet"
+        where = "the last checkpoint is" if at_once else "saved as"
+        where = f"{where} {saved}" if saved else "nothing was saved yet"
         return f"interrupted, {where}; run the same command again to resume"
     report = f"\nreport: {directory.report}" if directory.report.exists() else ""
     return f"model: {directory.export}{report}"
