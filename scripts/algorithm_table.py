@@ -29,6 +29,7 @@ from rlpost.config.store import COMPOSABLE, option_path, registries
 from rlpost.control.staleness import StalenessConfig
 from rlpost.registry import Entry
 from rlpost.rollout.interruption import InterruptionConfig
+from rlpost.training.reward_settings import RewardModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "algorithms.md"
@@ -39,6 +40,7 @@ SECTIONS = {
     "algorithm.reduction": ReductionConfig,
     "algorithm.shaping": ShapingConfig,
     "algorithm.dynamic_sampling": DynamicSamplingConfig,
+    "reward_models.NAME": RewardModelConfig,
     "rl": StalenessConfig,
     "rollout.interruption": InterruptionConfig,
 }

@@ -42,6 +42,8 @@ def _unknown(key: str) -> str:
     foreign = FOREIGN_NAMES.get(key) or FOREIGN_NAMES.get(key.rpartition(".")[2])
     if foreign:
         return f"{key} is not an option of rlpost; it is called {foreign} here"
+    if re.match(r"reward_models\.\w+\.", key):
+        return f"{key} has to be added, for models go by names of your choice: +{key}=VALUE"
     close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{key} is not an option{hint} (`rlpost rl --cfg job` lists all)"
@@ -62,8 +64,11 @@ def known_keys() -> list[str]:
     """Return every option of the RL stage as a dotted path."""
     from rlpost.config.schema import RLConfig
     from rlpost.config.store import option_path, registries
+    from rlpost.training.reward_settings import RewardModelConfig
 
     keys = list(_flat(OmegaConf.to_container(OmegaConf.structured(RLConfig)), ""))
+    model = OmegaConf.to_container(OmegaConf.structured(RewardModelConfig))
+    keys += _flat(model, "reward_models.NAME.")
     for group, registry in registries().items():
         for entry in registry:
             fields = OmegaConf.to_container(OmegaConf.structured(entry.config))

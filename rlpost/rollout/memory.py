@@ -1,4 +1,4 @@
-"""What a generator needs in memory, process by process.
+"""What vLLM needs in memory, process by process: generators, and reward models served by it.
 
 Owns the arithmetic; ``benchmarks/memory.py`` compares it with reality. On CPU an engine is
 three kinds of process: the actor, vLLM's core, and a worker for each part of the model.
@@ -6,6 +6,7 @@ three kinds of process: the actor, vLLM's core, and a worker for each part of th
 
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
+from rlpost.rollout.vllm_classifier import CPU_CACHE_GIB, GPU_SHARE
 from rlpost.rollout.vllm_generator import GeneratorConfig
 
 GIB = 2**30
@@ -52,3 +53,22 @@ def generator_footprint(
             parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
             footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
     return footprints
+
+
+def classifier_footprint(
+    process: str,
+    shape: ModelShape,
+    *,
+    value_bytes: int,
+    gpu_share: float | None,
+    gpu_bytes: float | None,
+) -> list[Footprint]:
+    """Return the needs of a reward model in vLLM, whose engine lives in the actor itself."""
+    libraries = Footprint(process=process, kept={"libraries": ACTOR_BYTES})
+    weights = float(value_bytes * shape.parameters)
+    if gpu_bytes is not None:
+        room = (gpu_share or GPU_SHARE) * gpu_bytes
+        parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
+        return [libraries, Footprint(process=process, kept=parts, on_gpu=True)]
+    kept = libraries.kept | {"weights": weights, "KV cache": float(CPU_CACHE_GIB * GIB)}
+    return [Footprint(process=process, kept=kept)]

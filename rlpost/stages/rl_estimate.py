@@ -13,11 +13,12 @@ from rlpost.cluster.supervision import generator_name
 from rlpost.cluster.trainers import REFERENCE
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
-from rlpost.rollout.memory import generator_footprint
+from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorDtype
 from rlpost.stages.rl_plan import RLPlan
 from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.reward_settings import RewardEngine
 
 GIB = 2**30
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
@@ -71,8 +72,19 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
     if cfg.algorithm.kl.needs_reference:
         found += frozen_footprint(REFERENCE, policy, logprob_chunk=chunk, **common)
     for model, path in plan.reward_paths.items():
-        name = reward_name(model)
-        found += frozen_footprint(name, model_shape(path), logprob_chunk=0, **common)
+        name, own = reward_name(model), cfg.reward_models[model]
+        bytes_each = resolve_dtype(own.dtype).itemsize
+        if own.engine is RewardEngine.vllm:
+            found += classifier_footprint(
+                name,
+                model_shape(path),
+                value_bytes=bytes_each,
+                gpu_share=own.gpu_memory_utilization,
+                gpu_bytes=gpu_bytes,
+            )
+        else:
+            own_common = common | {"value_bytes": bytes_each}
+            found += frozen_footprint(name, model_shape(path), logprob_chunk=0, **own_common)
     sampled = 4 if plan.generator.dtype is GeneratorDtype.float32 else 2
     for index in range(plan.generator.num):
         found += generator_footprint(

@@ -1,30 +1,20 @@
 """A frozen reward model: sequences in, one score each out.
 
-Owns the loading of a sequence classifier, what it is given to read, padding and batching.
-Refuses to own weights and normalisation (cluster/reward.py). Invariant: a sequence's score
-does not depend on what it is batched with. Stateless and restartable.
-
-Pad handling: sequences are padded on the right with an attention mask, and the score is read
-at the last *real* token by length. transformers' own pooling looks for the last id that
-differs from ``config.pad_token_id``: it refuses batches without one, and where the
-end-of-sequence token is the pad token it reads the token before it.
-
-Legend: S sequences of one batch, T tokens of the longest.
+Owns what a sequence classifier is given to read, and verdicts. Refuses to own the model
+(classifier.py, rollout/vllm_classifier.py), weights and normalisation (cluster/reward.py).
+Stateless and restartable.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, Protocol
 
 from rlpost.errors import DataError, UserError
 from rlpost.models.vocabulary import same_vocabulary
-from rlpost.training.precision import compute_device, resolve_dtype
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.classifier import Classifier
+from rlpost.training.reward_settings import RewardEngine, RewardModelConfig
 from rlpost.types import Prompt, Trajectory, Verdict
 
 
@@ -51,6 +41,13 @@ class RewardSample:
         )
 
 
+class ScoringEngine(Protocol):
+    """Computes scores; a sequence's does not depend on what it is batched with."""
+
+    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """Score sequences of token ids that fit the model's context, in order."""
+
+
 class RewardScorer:
     """Loads the model at ``model_path``.
 
@@ -70,18 +67,22 @@ class RewardScorer:
     def __init__(
         self, cfg: RewardModelConfig, *, model_path: str, policy_path: str, name: str = "reward"
     ) -> None:
-        torch.set_num_threads(cfg.num_threads())
-        self._cfg, self._name, self._path = cfg, name, model_path
-        self._device = compute_device()
-        model, self._tokenizer = _load(
-            model_path, resolve_dtype(cfg.dtype), field=f"reward_models.{name}.path"
-        )
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        from transformers import AutoConfig, AutoTokenizer
+
+        self._name, self._path = name, model_path
+        field = f"reward_models.{name}.path"
+        check_reward_model(model_path, field=field)
+        try:
+            self._engine = _engine(cfg, model_path)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{field}: {model_path!r} cannot be loaded as a reward model by "
+                f"{cfg.engine.value}: {error}"
+            ) from error
         self.reads_ids = same_vocabulary(model_path, policy_path)
-        text_config = model.config.get_text_config()
-        self._context = getattr(text_config, "max_position_embeddings", None)
-        # Never looked at, so any id of the vocabulary will do; not every model names one.
-        self._pad = text_config.pad_token_id if text_config.pad_token_id is not None else 0
+        config = AutoConfig.from_pretrained(model_path).get_text_config()
+        self._context = getattr(config, "max_position_embeddings", None)
 
     def judge(self, samples: Sequence[RewardSample]) -> list[Verdict]:
         """Score responses, by ids or by text as the tokenizers demand, in order.
@@ -128,7 +129,6 @@ class RewardScorer:
         text = self._tokenizer.apply_chat_template(conversation, tokenize=False)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    @torch.no_grad()
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences of the reward model's own token ids, in order.
 
@@ -138,14 +138,7 @@ class RewardScorer:
         for sequence in sequences:
             if error := self._length_error(len(sequence)):
                 raise DataError(f"reward_models.{self._name}: {error}")
-        scores = [0.0] * len(sequences)
-        for indices in batches_by_length(
-            [len(s) for s in sequences], max_tokens=self._cfg.max_tokens_per_batch
-        ):
-            found_S = self._score_batch([sequences[i] for i in indices])
-            for index, score in zip(indices, found_S.tolist(), strict=True):
-                scores[index] = score
-        return scores
+        return self._engine.scores(sequences)
 
     def _length_error(self, length: int) -> str | None:
         if not length:
@@ -157,34 +150,13 @@ class RewardScorer:
             )
         return None
 
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        lengths_S = torch.tensor([len(s) for s in sequences], device=self._device)
-        longest = int(lengths_S.max())
-        ids_ST = torch.full((len(sequences), longest), self._pad, device=self._device)
-        for row, sequence in zip(ids_ST, sequences, strict=True):
-            row[: len(sequence)] = torch.as_tensor(sequence, device=self._device)
-        mask_ST = torch.arange(longest, device=self._device) < lengths_S[:, None]
-        inputs = {"input_ids": ids_ST, "attention_mask": mask_ST.long()}
-        head = getattr(self._model, "score", None)
-        if head is None:  # an encoder, which reads its first token: no pooling by length
-            return self._model(**inputs).logits.float().squeeze(-1)
-        hidden_STE = self._model.base_model(**inputs, use_cache=False).last_hidden_state
-        rows_S = torch.arange(len(sequences), device=self._device)
-        return head(hidden_STE[rows_S, lengths_S - 1]).float().squeeze(-1)
 
+def _engine(cfg: RewardModelConfig, model_path: str) -> ScoringEngine:
+    if cfg.engine is RewardEngine.transformers:
+        return Classifier(cfg, model_path=model_path)
+    from rlpost.rollout.vllm_classifier import VllmClassifier
 
-def batches_by_length(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
-    """Indices of like lengths together, at most ``max_tokens`` padded tokens a batch.
-
-    A sequence above the budget is a batch of its own.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    return VllmClassifier(cfg, model_path=model_path)
 
 
 def check_reward_model(model_path: str, *, field: str) -> None:
@@ -207,16 +179,3 @@ def check_reward_model(model_path: str, *, field: str) -> None:
             f"{field}: {model_path!r} must have one label, got {config.num_labels}; use a model "
             "that was trained to give one score"
         )
-
-
-def _load(model_path: str, dtype: torch.dtype, *, field: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    check_reward_model(model_path, field=field)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(model_path, dtype=dtype)
-        return model, AutoTokenizer.from_pretrained(model_path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{field}: {model_path!r} cannot be loaded as a reward model: {error}"
-        ) from error

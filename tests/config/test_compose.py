@@ -40,6 +40,7 @@ WRONG = {
     "selection.best=1": "use algorithm=rft",
     "selection.best=0": "selection.best must be at least 1",
     "+reward_models.rm.path=./nowhere": "does not exist",
+    "reward_models.rm.path=./nowhere": "has to be added, for models go by names of your choice: +",
     "experiment=ppo": "reward_models.learned.path",
     "rl.max_staleness=-1": "rl.max_staleness must be 0 or more, got -1",
     "rollout.interruption.after=4": "set both, or neither",

@@ -33,6 +33,8 @@ def options(tmp_path_factory, tiny_reward):
         "verifier.weight=0.5",
         f"+reward_models.taste.path={tiny_reward}",
         "+reward_models.taste.normalize=true",
+        f"+reward_models.served.path={tiny_reward}",
+        "+reward_models.served.engine=vllm",
         f"trainer.steps={STEPS}",
     ]
     return place, overrides
@@ -86,6 +88,17 @@ def test_an_interrupted_response_is_one_response_with_the_phrase_in_it(whole_run
     assert all(row["num_tokens"] <= 3 for row in ended_before)
     for step in metrics(whole_run)[1:]:
         assert step["response_length/interrupted_ratio"] > 0
+
+
+def test_a_reward_model_scores_the_same_in_vllm_and_in_transformers(whole_run):
+    pairs = []
+    for row in responses(whole_run):
+        verdicts = {verdict["verifier"]: verdict for verdict in row["verdicts"]}
+        plain, served = verdicts["taste"], verdicts["served"]
+        pairs.append((plain["info"].get("raw", plain["reward"]), served["reward"]))
+    plain, served = zip(*pairs, strict=True)
+    assert served == pytest.approx(plain, abs=1e-4)
+    assert len(set(served)) > len(served) / 2  # negative control: the scores differ
 
 
 def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):

@@ -8,12 +8,8 @@ import torch
 from reward_models import load_plain_classifier, plain_score
 
 from rlpost.errors import DataError, UserError
-from rlpost.training.reward_scorer import (
-    RewardSample,
-    RewardScorer,
-    batches_by_length,
-    check_reward_model,
-)
+from rlpost.training.classifier import batches_by_length
+from rlpost.training.reward_scorer import RewardSample, RewardScorer, check_reward_model
 from rlpost.training.reward_settings import RewardModelConfig
 
 
@@ -145,7 +141,7 @@ def test_a_failure_is_a_verdict_and_never_a_number(tiny_reward):
     with pytest.raises(DataError, match=r"reward_models\.helpful: a sequence of 600"):
         judge.scores([long])
     with torch.no_grad():
-        judge._model.score.weight.fill_(float("nan"))
+        judge._engine._model.score.weight.fill_(float("nan"))
     (broken,) = judge.judge([sample()])
     assert (broken.reward, broken.error) == (None, "the score is nan")
     assert judge.judge([]) == []
@@ -175,9 +171,15 @@ def test_batches_hold_like_lengths_within_the_budget():
 
 @pytest.mark.parametrize(
     "options",
-    [{"path": ""}, {"weight": 0.0}, {"max_tokens_per_batch": 0}, {"threads": 0}],
+    [
+        {"path": ""},
+        {"weight": 0.0},
+        {"max_tokens_per_batch": 0},
+        {"threads": 0},
+        {"gpu_memory_utilization": 0.5},
+    ],
 )
 def test_options_out_of_range_are_refused(options):
     (name,) = options
-    with pytest.raises(UserError, match=rf"reward\.{name} must"):
+    with pytest.raises(UserError, match=rf"reward\.{name}(=0.5 has no effect| must)"):
         RewardModelConfig(**{"path": "some/model"} | options).check()
