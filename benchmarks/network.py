@@ -107,7 +107,7 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
 
 def wait_for_port(network: Network, host: str) -> None:
     probe = f"import socket; socket.create_connection(('{network.address(host)}', {PORT}), 1)"
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 180
     while subprocess.run(
         [*network.on(host), sys.executable, "-c", probe], stderr=subprocess.DEVNULL
     ).returncode:

@@ -324,13 +324,19 @@ class VllmGenerator:
 
 @contextmanager
 def _its_death_named() -> Iterator[None]:
-    """Any verb may be the first to learn that the engine is dead."""
+    """Any verb may be the first to learn that the engine is dead, or about to be."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
     except EngineDeadError as error:
         raise ProcessDied(f"vLLM engine died: {error}") from error
+    except Exception as error:
+        # How vLLM's core puts it when a worker dies in the middle of a call to all workers: it
+        # gives up waiting, and tells the caller in a plain Exception before it goes itself.
+        if not str(error).endswith("method failed: cancelled"):
+            raise
+        raise ProcessDied(f"a worker of vLLM died in a call: {error}") from error
 
 
 async def _refused(call: Awaitable[Any]) -> None:

@@ -3,6 +3,8 @@
 With a living engine it is tested in tests/system/.
 """
 
+from functools import partial
+
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -30,6 +32,33 @@ class DeadEngine:
             yield
 
         return dead_stream if name == "generate" else dead
+
+
+class EngineWithoutWorker(DeadEngine):
+    """Its worker has just died, in the middle of a call; it is still there to say so."""
+
+    words = "Call to collective_rpc method failed: cancelled"
+
+    def __getattr__(self, name):
+        async def cancelled(*args, **kwargs):
+            raise Exception(self.words)
+
+        return cancelled
+
+    async def check_health(self):
+        """As seen from here, all is well."""
+
+
+async def test_a_worker_that_dies_in_a_call_is_infrastructure_too():
+    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine = EngineWithoutWorker()
+    for verb in (generator.health, partial(generator.receive, LOCATOR, first_rank=1)):
+        with pytest.raises(ProcessDied, match="a worker of vLLM died in a call"):
+            await verb()
+    generator._engine.words = "Call to collective_rpc method failed: no such method"
+    with pytest.raises(Exception, match="no such method") as bug:  # negative control
+        await generator.health()
+    assert not isinstance(bug.value, ProcessDied)
 
 
 @pytest.mark.parametrize(
