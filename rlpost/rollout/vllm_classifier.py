@@ -54,6 +54,8 @@ class VllmClassifier:
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences that fit the model's context, in order: logits, no sigmoid."""
+        if not sequences:  # none that the model can read
+            return []
         from vllm import PoolingParams
         from vllm.inputs import TokensPrompt
 
