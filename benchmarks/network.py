@@ -86,17 +86,27 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
         "RAY_health_check_failure_threshold": "30",
     }
     nodes = []
-    for host in HOSTS:
-        role = ["--head", f"--port={PORT}", "--include-dashboard=false"]
-        if host != HOSTS[0]:
-            role = [f"--address={network.address(HOSTS[0])}:{PORT}"]
-        command = [*network.on(host), str(BIN / "ray"), "start", *role, "--num-cpus=2", "--block"]
-        command += [f"--node-name={host}", f"--node-ip-address={network.address(host)}"]
-        command += ["--object-store-memory=100000000"]
-        output = (place / f"ray-{host}.txt").open("w")
-        nodes.append(subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT))
-        wait_for_port(network, HOSTS[0])
     try:
+        for host in HOSTS:
+            role = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+            if host != HOSTS[0]:
+                role = [f"--address={network.address(HOSTS[0])}:{PORT}"]
+            command = [
+                *network.on(host),
+                str(BIN / "ray"),
+                "start",
+                *role,
+                "--num-cpus=2",
+                "--block",
+            ]
+            command += [f"--node-name={host}", f"--node-ip-address={network.address(host)}"]
+            command += ["--object-store-memory=100000000"]
+            path = place / f"ray-{host}.txt"
+            output = path.open("w")
+            nodes.append(
+                subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
+            )
+            wait_for_node(path, nodes[-1])
         yield
     finally:
         for node in reversed(nodes):
@@ -105,14 +115,17 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
             node.wait(timeout=30)
 
 
-def wait_for_port(network: Network, host: str) -> None:
-    probe = f"import socket; socket.create_connection(('{network.address(host)}', {PORT}), 1)"
+def wait_for_node(output: Path, node: subprocess.Popen) -> None:
+    """Return when the node has joined.
+
+    Nodes that start at once on one machine take each other's sockets, and seats are given on
+    the nodes that are there.
+    """
     deadline_s = time.monotonic() + 180
-    while subprocess.run(
-        [*network.on(host), sys.executable, "-c", probe], stderr=subprocess.DEVNULL
-    ).returncode:
-        if time.monotonic() > deadline_s:
-            raise SystemExit(f"Ray does not listen on {host}")
+    while "Ray runtime started" not in output.read_text():
+        if node.poll() is not None or time.monotonic() > deadline_s:
+            raise SystemExit(f"a node did not join the cluster: see {output}")
+        time.sleep(0.2)
 
 
 def step_of(run: Run) -> int:
