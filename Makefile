@@ -1,5 +1,6 @@
-# make quickstart   set up and run the main job
-# make test         set up and run lint and all tests
+# make quickstart        set up and run the main job
+# make test              set up and run lint and the tests
+# make test-operations   set up and run Ray jobs, Slurm, sweeps and killed processes
 # Set-up lives in .venv and .cache of this checkout and is repeated only when it must be.
 
 PYTHON ?=
@@ -20,7 +21,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup setup-gpu lint test test-deps quickstart doctor docs lock clean
+.PHONY: help setup setup-gpu lint test test-operations test-deps quickstart doctor docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile; \
@@ -42,10 +43,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Engines take all cores, so the tests that boot them run alone; the others run two at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint test-deps
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/system
-	$(BIN)/python -m pytest tests/system
+	$(PYTEST) --ignore tests/operations
+
+test-operations: test-deps
+	$(PYTEST) tests/operations
 
 quickstart: setup
 	$(BIN)/rlpost rl experiment=quickstart

@@ -1,7 +1,7 @@
 """Every command that README.md and docs/running.md print means something.
 
-Those that start engines or clusters are run by tests/system/ and by CI itself; here each is
-composed, or parsed, as its own program would.
+Those that start engines or clusters are run by tests/system/, tests/operations/ and CI; here
+each is composed, or parsed, as its own program would.
 """
 
 import re

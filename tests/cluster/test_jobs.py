@@ -1,4 +1,4 @@
-"""What a Ray job of ours is and how its end is read; the cluster itself: tests/system/."""
+"""What a Ray job of ours is and how its end is read; the cluster itself: tests/operations/."""
 
 import json
 import subprocess
