@@ -9,6 +9,7 @@ the model is only touched while the scheduler is paused.
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -81,6 +82,7 @@ class VllmGenerator:
         self._weight_backend = weight_backend
         self._engine: Any = None
         self._info: GeneratorInfo | None = None
+        self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self._version = BASE_VERSION
         self._pushing: int | None = None
         self._serving = asyncio.Event()
@@ -114,6 +116,9 @@ class VllmGenerator:
         # Loading a version allocates the whole model anew: 4 KiB pages cost four times the copy.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # vLLM never removes the sockets between its processes.
+        self._sockets = tempfile.TemporaryDirectory(prefix="rlpost-")
+        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
 
     def _build_engine(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -320,6 +325,8 @@ class VllmGenerator:
             await self._engine.pause_generation(mode="abort")  # shutdown hangs on running requests
             self._engine.shutdown()
             self._engine = None
+        if self._sockets is not None:
+            self._sockets.cleanup()
 
 
 @contextmanager

@@ -4,7 +4,9 @@ One engine per model, because a boot costs many seconds; each test is a story of
 """
 
 import asyncio
+import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,8 +136,11 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await _requests_are_given_up(publisher, generator, bus)
         await _a_finished_response_waits_for_the_push(publisher, generator, bus)
     finally:
+        sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
+        were_there = any(path.is_socket() for path in sockets.iterdir())
         await generator.close()
         publisher.sender.close()
+    assert were_there and not sockets.exists()
 
 
 async def _every_push_is_exact(publisher, generator, bus):
