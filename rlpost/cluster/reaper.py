@@ -4,6 +4,7 @@ A stopped process ignores the death of its parent; only SIGKILL by number ends i
 on this host and on others. Invariant: a later process with the same number is left alone.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import psutil
 from rlpost.rollout.protocol import ProcessId
 
 log = logging.getLogger(__name__)
+
+REAP_TIMEOUT_S = 30.0  # a host that was lost in silence counts as living for a while
 
 
 def reap(processes: Sequence[ProcessId]) -> int:
@@ -30,16 +33,30 @@ def reap(processes: Sequence[ProcessId]) -> int:
 
 
 async def reap_on(host: str, processes: Sequence[ProcessId]) -> None:
-    """Kill ``processes`` of ``host``, if that host is still part of the cluster."""
+    """Kill ``processes`` of ``host``, if it can still be reached; else say what may be left."""
     if host == socket.gethostname():
         reap(processes)
         return
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [n for n in ray.nodes() if n["Alive"] and n["NodeManagerHostname"] == host]
     if not nodes:
         log.info("host %s is gone, with the processes on it", host)
         return
-    where = NodeAffinitySchedulingStrategy(nodes[0]["NodeID"], soft=False)
-    await ray.remote(reap).options(num_cpus=0, scheduling_strategy=where).remote(processes)
+    await reap_at(nodes[0]["NodeID"], processes, timeout_s=REAP_TIMEOUT_S)
+
+
+async def reap_at(node_id: str, processes: Sequence[ProcessId], *, timeout_s: float) -> None:
+    """Kill ``processes`` of the host of a Ray node that may be dead, or silent and about to be."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    killed = ray.remote(reap).options(num_cpus=0, scheduling_strategy=where).remote(processes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await killed
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        pids = ", ".join(str(each.pid) for each in processes)
+        why = str(error) or f"no answer in {timeout_s:g} s"
+        log.warning("processes %s may be left on node %s: %s", pids, node_id, why)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rlpost.control.failures import Budget, FailureConfig, backoff
-from rlpost.control.fleet import Fleet
+from rlpost.control.fleet import Fleet, Health
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import GroupLost, InfrastructureError, ProcessDied, RunStuck
 from rlpost.rollout.dispatch import Dispatcher
@@ -72,6 +72,8 @@ class Supervisor:
         self._wanted = wanted
         self._clock = clock
         self._busy: dict[str, asyncio.Task[None]] = {}  # name -> restart or catch-up under way
+        self._wish: int | None = None
+        self._turned_away: set[str] = set()  # those of this wish that could not join
         self._pinged_s = clock()
 
     async def boot(self) -> dict[str, GeneratorInfo]:
@@ -114,13 +116,13 @@ class Supervisor:
         stuck = self._watchdog.look(now_s=self._clock())
         if stuck is not None:
             raise RunStuck(str(stuck))
+        self._resize()  # first: who shall leave is not restarted
         for name in self._fleet.dead():
             self._start(name, self._restart(name))
         if bus.has_served:
             for name in self._fleet.stale():
                 # A key of its own: it waits while a push waits for this one to be restarted.
                 self._start(f"catch up {name}", self._catch_up(name, bus))
-        self._resize()
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()
             for name in self._fleet.pingable():
@@ -194,21 +196,36 @@ class Supervisor:
         wanted = self._wanted()
         if wanted is None:
             return
-        names = list(self._fleet.members)
-        for index in range(wanted):
-            name = generator_name(index)
-            if name not in names and name not in self._busy:
+        if wanted != self._wish:
+            self._wish, self._turned_away = wanted, set()
+        names = [generator_name(index) for index in range(wanted)]
+        present = list(self._fleet.members)
+        for name in names:
+            if name not in {*present, *self._busy, *self._turned_away}:
                 log.info("%s joins", name)
                 self._fleet.add(name)
-                self._start(name, self._bring_up(name))
-        for name in names:
-            if name not in map(generator_name, range(wanted)) and name not in self._busy:
+                self._start(name, self._join(name))
+        for name in present:
+            if name not in {*names, *self._busy}:
                 log.info("%s leaves", name)
                 self._fleet.remove(name)
                 self._start(name, self._leave(name))
 
+    async def _join(self, name: str) -> None:
+        """Boot a new member; the run goes on without one that does not come up."""
+        await self._bring_up(name)
+        member = self._fleet.members[name]
+        if member.health is Health.dead:
+            self._fleet.remove(name)
+            self._turned_away.add(name)
+            log.warning(
+                "%s cannot join, until another number is asked for: %s", name, member.reason
+            )
+
     async def _leave(self, name: str) -> None:
-        generator = self._generators[name]
+        generator = self._generators.get(name)
+        if generator is None:  # it was dead
+            return
         try:
             await self._dispatcher.drained(name)
             await generator.close()

@@ -137,6 +137,33 @@ async def test_generators_join_and_leave():
     guard.cancel()
 
 
+async def test_a_member_without_room_costs_nothing():
+    """The wish is met as far as there is room; it is tried again when the wish changes."""
+    house = House(boots=lambda n: n < 2, budget=2)
+    guard = await house.serve()
+    house.wanted = 8
+    await house.until(lambda: len(house.spawned) == 8 and len(house.fleet.members) == 2)
+    await asyncio.sleep(0.1)
+    assert len(house.spawned) == 8 and not guard.done()
+    assert house.fleet.serving() == ["generator 0", "generator 1"]
+    house.wanted = 3
+    await house.until(lambda: len(house.spawned) == 9 and len(house.fleet.members) == 2)
+    assert not guard.done()
+    guard.cancel()
+
+
+async def test_who_shall_leave_is_not_restarted():
+    house = House(["generator 0", "generator 1"], boots=lambda n: n < 2, budget=2)
+    guard = await house.serve()
+    house.wanted = 1
+    house.fleet.died("generator 1", incarnation=0, reason="killed")
+    await house.until(lambda: list(house.generators) == ["generator 0"])
+    await asyncio.sleep(0.1)
+    assert len(house.spawned) == 2 and not guard.done()
+    assert list(house.fleet.members) == ["generator 0"]
+    guard.cancel()
+
+
 async def test_a_run_without_progress_ends():
     house = House()
     guard = await house.serve()
