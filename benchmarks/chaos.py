@@ -105,7 +105,6 @@ class Run:
             "failures.ping_timeout_s=10",
             "failures.missed_pings=2",
             "failures.attempts=8",
-            "failures.failures_in_a_row=2000",
             "failures.trainer_restarts=100",
             "tracking.wandb=disabled",
             *self._options,

@@ -62,7 +62,6 @@ def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:
             "critic/vf_loss": losses_R.detach(),
             "critic/vf_clipfrac": clipped_R.detach(),
             "critic/vpred_mean": values_R.detach(),
-            "critic/returns/mean": returns_R.detach(),
         },
         explained_variances={"critic/vf_explained_var": (returns_R.detach(), old_R.detach())},
     )

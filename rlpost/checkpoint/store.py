@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlpost.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
-from rlpost.checkpoint.space import disk_errors, format_bytes, free_bytes, tree_bytes
+from rlpost.checkpoint.space import (
+    CheckpointWriteError,
+    disk_errors,
+    format_bytes,
+    free_bytes,
+    tree_bytes,
+)
 from rlpost.checkpoint.state import fsync_path, write_text
 from rlpost.errors import DataError, UserError
 
@@ -112,9 +118,13 @@ class CheckpointStore:
             self.abort(scratch)
             raise
         self._open.discard(scratch)
-        with disk_errors(self.root):
-            write_text(self.root / "latest", final.name + "\n")
-        self._prune()
+        try:
+            with disk_errors(self.root):
+                write_text(self.root / "latest", final.name + "\n")
+        except CheckpointWriteError as error:  # the checkpoint stands, and so does what it names
+            logger.warning("%s is saved, but `latest` names the one before: %s", final.name, error)
+        else:
+            self._prune()
         return final
 
     def abort(self, scratch: Path) -> None:

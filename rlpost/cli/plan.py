@@ -21,11 +21,11 @@ GIB = 2**30
 class Hardware:
     """Machines that need not exist, all alike."""
 
-    num_nodes: int
-    cores: int
-    node_gib: float
-    gpus_per_node: int
-    gpu_gib: float
+    num_nodes: int = 1
+    cores: int = 64
+    node_gib: float = 512
+    gpus_per_node: int = 0
+    gpu_gib: float = 80
 
 
 def main(argv: list[str]) -> int:
@@ -34,27 +34,27 @@ def main(argv: list[str]) -> int:
         prog="rlpost plan",
         description="Print who would sit where and how much memory each process would need, "
         "without starting anything. Looks at this machine, or at the cluster of "
-        "cluster.address; --nodes describes machines that are not there yet.",
+        "cluster.address; --nodes, --gpus and the like describe machines that are not there yet.",
         epilog="example: rlpost plan --nodes 2 --gpus 8 rl experiment=grpo cluster=two_nodes "
         "trainer.num_ranks=8 generator.num=8",
     )
-    parser.add_argument("--nodes", type=int, help="plan for so many nodes that need not exist")
-    parser.add_argument("--cores", type=int, default=64, help="of such a node (64)")
-    parser.add_argument("--node-gib", type=float, default=512, help="memory of such a node (512)")
-    parser.add_argument("--gpus", type=int, default=0, help="of such a node (0)")
-    parser.add_argument("--gpu-gib", type=float, default=80, help="memory of such a GPU (80)")
+    parser.add_argument("--nodes", type=int, help="plan for so many nodes that need not exist (1)")
+    parser.add_argument("--cores", type=int, help="of such a node (64)")
+    parser.add_argument("--node-gib", type=float, help="memory of such a node (512)")
+    parser.add_argument("--gpus", type=int, help="of such a node (0)")
+    parser.add_argument("--gpu-gib", type=float, help="memory of such a GPU (80)")
     parser.add_argument("stage", choices=("rl", "rft"))
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)
-    hardware = None
-    if args.nodes is not None:
-        hardware = Hardware(
-            num_nodes=args.nodes,
-            cores=args.cores,
-            node_gib=args.node_gib,
-            gpus_per_node=args.gpus,
-            gpu_gib=args.gpu_gib,
-        )
+    described = {
+        "num_nodes": args.nodes,
+        "cores": args.cores,
+        "node_gib": args.node_gib,
+        "gpus_per_node": args.gpus,
+        "gpu_gib": args.gpu_gib,
+    }
+    told = {name: value for name, value in described.items() if value is not None}
+    hardware = Hardware(**told) if told else None
     return exit_code(lambda: _plan(args.stage, args.overrides, hardware))
 
 

@@ -64,25 +64,26 @@ async def _tail(client: Any, job: str, shown: "Shown") -> None:
 
 
 async def _ask(question: Callable[[str], Any], job: str) -> Any:
-    """Ask the dashboard, again if it is away.
+    """Ask the dashboard, again if it is away or cannot answer.
 
     Raises:
-        InfrastructureError: it is away for too long.
+        InfrastructureError: for too long.
     """
     import requests
 
+    away = (requests.exceptions.RequestException, RuntimeError)  # Ray's of every bad status
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(requests.exceptions.RequestException),
+        retry=retry_if_exception_type(away),
         stop=stop_after_delay(SILENCE_TIMEOUT_S),
         wait=wait_fixed(POLL_S),
         reraise=True,
     )
     try:
         return await retrying(asyncio.to_thread, question, job)
-    except requests.exceptions.RequestException as error:
+    except away as error:
         raise InfrastructureError(
-            f"the cluster's dashboard has not answered for {SILENCE_TIMEOUT_S:g} s; the job may "
-            f"go on: follow it again with `rlpost submit --follow {job}`"
+            f"the cluster's dashboard has not answered for {SILENCE_TIMEOUT_S:g} s ({error}); the "
+            f"job may go on: follow it again with `rlpost submit --follow {job}`"
         ) from error
 
 

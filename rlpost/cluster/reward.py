@@ -79,12 +79,17 @@ class RewardGroup:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; JSON."""
-        return {name: s.state_dict() for name, s in self._statistics.items()}
+        return {
+            name: {"statistics": statistics.state_dict(), "fresh": list(self._fresh[name])}
+            for name, statistics in self._statistics.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, statistics in self._statistics.items():
             if name in state:  # a model that was added since starts afresh
-                statistics.load_state_dict(state[name])
+                statistics.load_state_dict(state[name]["statistics"])
+                # What was scored since is scored again, but for groups that were ready.
+                self._fresh[name] = list(state[name]["fresh"])
 
 
 class JointJudge:

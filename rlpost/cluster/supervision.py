@@ -125,8 +125,8 @@ class Supervisor:
                 self._start(f"catch up {name}", self._catch_up(name, bus))
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()
-            for name in self._fleet.pingable():
-                self._start(f"ping {name}", self._ping(name))
+            for name in set(self._fleet.pingable()) - bus.engaged:
+                self._start(f"ping {name}", self._ping(name, bus))
 
     def _start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` unless something of that key is under way."""
@@ -142,14 +142,15 @@ class Supervisor:
                 del self._busy[key]
                 task.result()  # raises what must end the run
 
-    async def _ping(self, name: str) -> None:
+    async def _ping(self, name: str, bus: WeightBus) -> None:
         incarnation = self._fleet.members[name].incarnation
         try:
             pulse = await self._generators[name].health()
         except ProcessDied as error:
             self._fleet.died(name, incarnation=incarnation, reason=str(error))
         except InfrastructureError as error:
-            self._fleet.missed(name, incarnation=incarnation, reason=str(error))
+            if name not in bus.engaged:
+                self._fleet.missed(name, incarnation=incarnation, reason=str(error))
         else:
             self._fleet.answered(name, incarnation=incarnation)
             self._dispatcher.observe(name, pulse.load)
@@ -171,7 +172,7 @@ class Supervisor:
         if old is not None:
             await old.kill()
         self._fleet.restarting(name)
-        await asyncio.sleep(backoff(max(1, self._budget.spent), config=self._failures))
+        await asyncio.sleep(backoff(member.failed_boots + 1, config=self._failures))
         await self._bring_up(name)
         log.info("%s is up again after %.1f s", name, self._clock() - start_s)
 

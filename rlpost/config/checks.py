@@ -41,6 +41,7 @@ def check_rl(cfg: RLConfig) -> None:
     _check_corrections(cfg)
     _check_rewards(cfg)
     _check_sizes(cfg)
+    _check_deadlines(cfg)
     if cfg.run.name is not None and (not cfg.run.name or "/" in cfg.run.name):
         raise UserError(
             f"run.name must be a plain directory name, got {cfg.run.name!r}; run.dir says where"
@@ -172,6 +173,18 @@ def _check_rewards(cfg: RLConfig) -> None:
     if cfg.verifier.kind in cfg.reward_models:
         raise UserError(
             f"reward_models.{cfg.verifier.kind} has the name of the verifier; choose another"
+        )
+
+
+def _check_deadlines(cfg: RLConfig) -> None:
+    """Whoever hangs must be replaced before the run as a whole counts as stuck."""
+    needed_s = cfg.cluster.call_timeout_s + cfg.generator.setup_timeout_s
+    if cfg.failures.stuck_after_s <= needed_s:
+        raise UserError(
+            f"failures.stuck_after_s must be above {needed_s:g} s (cluster.call_timeout_s and "
+            f"generator.setup_timeout_s together), got {cfg.failures.stuck_after_s:g}: a trainer "
+            "that hangs would end the run before it could be restarted; lower the other two as "
+            "well"
         )
 
 

@@ -32,6 +32,9 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.types import SamplingConfig
 from rlpost.weights.publisher import WeightsConfig
 
+# vLLM samples at 0.01 whatever lies between 0 and that, and refuses what lies above 2.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
+
 
 @dataclass(kw_only=True)
 class RunConfig:
@@ -68,10 +71,11 @@ class RolloutConfig:
         for name in ("prompts_per_step", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        if self.temperature <= 0:
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise UserError(
-                f"{path}.temperature must be positive, got {self.temperature}: greedy responses "
-                "of a group are equal and teach nothing; 1.0 is usual"
+                f"{path}.temperature must be in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], got "
+                f"{self.temperature}: greedy responses of a group are equal and teach nothing; "
+                "1.0 is usual"
             )
         self.interruption.check(max_tokens=self.max_tokens, path=f"{path}.interruption")
 
@@ -147,6 +151,12 @@ class EvaluationConfig:
             raise UserError(
                 f"{path}.every must be 0 or more and {path}.samples at least 1, got "
                 f"{self.every} and {self.samples}"
+            )
+        greedy = self.temperature == 0
+        if not (greedy or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
+            raise UserError(
+                f"{path}.temperature must be 0 (greedy) or in [{MIN_TEMPERATURE:g}, "
+                f"{MAX_TEMPERATURE:g}], got {self.temperature}"
             )
 
 

@@ -15,14 +15,14 @@ class FailureConfig:
     """What a run survives before it gives up."""
 
     attempts: int = 3  # generations of one prompt; then it is dropped as poison
-    failures_in_a_row: int = 64  # of anything, without one finished group or step in between
+    failures_in_a_row: int = 64  # restarts and dropped prompts, without a finished group between
     trainer_restarts: int = 3  # without a finished step in between
     backoff_s: float = 0.5  # before the first retry; doubles, at most ``max_backoff_s``
     max_backoff_s: float = 30.0
     ping_every_s: float = 5.0
     ping_timeout_s: float = 20.0
     missed_pings: int = 3  # in a row; then the process is killed and restarted
-    stuck_after_s: float = 1800.0  # without any progress; then the run ends with a dump
+    stuck_after_s: float = 3600.0  # without any progress; then the run ends with a dump
 
     def check(self, path: str = "failures") -> None:
         """Raises UserError: a field is out of range."""

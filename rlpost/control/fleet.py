@@ -34,6 +34,7 @@ class Member:
     version: int = 0  # last one it finished syncing
     missed: int = 0  # pings in a row
     restarts: int = 0
+    failed_boots: int = 0  # in a row
     reason: str = ""  # why it is suspect or dead
 
 
@@ -98,7 +99,7 @@ class Fleet:
         """Its process is up, with the weights of the disk."""
         member = self.members[name]
         assert member.health is Health.restarting, member
-        member.health = Health.stale
+        member.health, member.failed_boots = Health.stale, 0
 
     def synced(self, name: str, *, incarnation: int, version: int) -> bool:
         """It finished syncing ``version``; False when another process has its name by now."""
@@ -141,6 +142,14 @@ class Fleet:
         elif member.health is Health.healthy:
             member.health = Health.suspect
 
+    def suspected(self, name: str, *, incarnation: int, reason: str) -> None:
+        """A request got no answer: the next ping decides."""
+        member = self.members.get(name)
+        if member is None or not self._same(member, incarnation):
+            return
+        if member.health is Health.healthy:
+            member.health, member.reason = Health.suspect, reason
+
     def died(self, name: str, *, incarnation: int, reason: str) -> None:
         """Its process is gone or useless."""
         member = self.members.get(name)
@@ -163,6 +172,7 @@ class Fleet:
         member = self.members.get(name)
         if member is not None and member.health is Health.restarting:
             member.reason = reason
+            member.failed_boots += 1
             member.health = Health.dead
 
     def describe(self) -> str:

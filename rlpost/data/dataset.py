@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
@@ -123,6 +124,7 @@ class PromptDataset:
         split: Split | str = Split.TRAIN,
         seed: int = 0,
         max_prompt_tokens: int | None = None,
+        columns: Mapping[str, str] = MappingProxyType({}),
     ) -> "PromptDataset":
         """Read, encode and check one split.
 
@@ -133,6 +135,7 @@ class PromptDataset:
             seed: seed of generated training rows; held-out rows do not depend on it.
             max_prompt_tokens: the caller's bound, such as the model's context minus the
                 response length; the smaller of it and ``cfg.max_prompt_tokens`` holds.
+            columns: what every row must have -> who needs it.
 
         Raises:
             UserError: a setting is wrong or the source does not exist.
@@ -157,7 +160,7 @@ class PromptDataset:
         rows = load_rows(source, split=split, size=size, seed=seed, field=f"data.{split.value}")
         skipped: list[str] = []
         prompts = []
-        for prompt in _usable(rows, encoder, cfg, skipped):
+        for prompt in _usable(rows, encoder, cfg, columns, skipped):
             prompts.append(prompt)
             if split is Split.HELDOUT and len(prompts) == size:
                 break
@@ -179,7 +182,11 @@ class PromptDataset:
 
 
 def _usable(
-    rows: RowStream, encoder: PromptEncoder, cfg: DataConfig, skipped: list[str]
+    rows: RowStream,
+    encoder: PromptEncoder,
+    cfg: DataConfig,
+    columns: Mapping[str, str],
+    skipped: list[str],
 ) -> Iterator[Prompt]:
     kept = 0
     for row in rows:
@@ -187,6 +194,7 @@ def _usable(
             if isinstance(row, DataError):
                 raise row
             prompt = encoder.encode(row, uid=prompt_uid(0, kept))
+            _require(columns, prompt)
         except PromptTooLong as error:
             if cfg.on_long_prompt is OnLongPrompt.error:
                 raise
@@ -198,6 +206,16 @@ def _usable(
         else:
             kept += 1
             yield prompt
+
+
+def _require(columns: Mapping[str, str], prompt: Prompt) -> None:
+    for column, whose in columns.items():
+        if prompt.columns.get(column) is None:
+            raise DataError(
+                f"{prompt.address}: no column {column!r}, which {whose} judges by (the row has "
+                f"{sorted(prompt.columns)}); name the right one with verifier.answer_column, "
+                "choose another verifier, or leave such rows out with data.on_bad_row=skip"
+            )
 
 
 def _fingerprint(prompts: Sequence[Prompt]) -> str:

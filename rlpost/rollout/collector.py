@@ -186,8 +186,9 @@ class Collector:
                 except RequestAborted:
                     continue
                 except InfrastructureError as error:
-                    self._budget.spend(f"prompt {prompt.uid}: {error}")
+                    # Not one of the run's failures yet: a process that dies fails many at once.
                     if not self._attempts.failed(prompt.uid):
+                        self._budget.spend(f"prompt {prompt.uid}: {error}")
                         raise
                 await asyncio.sleep(
                     backoff(self._attempts.count(prompt.uid), config=self._failures)

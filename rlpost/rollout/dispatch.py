@@ -91,7 +91,8 @@ class Dispatcher:
             self._fleet.died(name, incarnation=incarnation, reason=str(error))
             raise
         except InfrastructureError as error:
-            self._fleet.missed(name, incarnation=incarnation, reason=str(error))
+            self._fleet.suspected(name, incarnation=incarnation, reason=str(error))
+            await self._cancel(key, name)  # or it would run beside its next attempt
             raise
         finally:
             self._span(name, key, start_s, self._clock())

@@ -258,6 +258,8 @@ class Producer:
 
     def _evict(self) -> None:
         """Throw away what has become too old; under ``wait`` that cannot happen."""
+        if self._failure is not None:  # ends the run: whose task it was is still in the buffer
+            return
         for entry in self._buffer.ready:
             if self._staleness.too_old(entry):
                 self._since.unused.append(entry.group)

@@ -56,8 +56,13 @@ class GeneratorConfig:
         for name in ("num", "max_num_seqs", "tensor_parallel_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"generator.{name} must be at least 1, got {getattr(self, name)}")
-        if self.kv_cache_gib < 1:
-            raise UserError(f"generator.kv_cache_gib must be at least 1, got {self.kv_cache_gib}")
+        for name, least in (("kv_cache_gib", 1), ("threads", 1), ("max_model_len", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"generator.{name} must be at least {least}, got {value}")
+        for name in ("setup_timeout_s", "request_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"generator.{name} must be positive, got {getattr(self, name)}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise UserError(
                 "generator.gpu_memory_utilization must be in (0, 1], "

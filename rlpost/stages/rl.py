@@ -148,7 +148,7 @@ class RLRun:
     def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:
         """Advantages, then mini-batches of the groups that carry a gradient."""
         cfg, controller = self.parts.cfg, self.parts.kl_controller
-        if not groups:
+        if not any(t.reward is not None for group in groups for t in group.trajectories):
             return []
         with self.record.timed("adv"):
             advantages, rewards_PG = estimate(
@@ -157,6 +157,8 @@ class RLRun:
             batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.step)
         self.record.add(step_metrics.advantages(advantages))
         self.record.add(step_metrics.shaped_rewards(rewards_PG))
+        if scores.values is not None:
+            self.record.add(step_metrics.values_and_returns(scores.values, advantages))
         if scores.ref_logprobs:
             kl = scores.kl(groups)
             self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})

@@ -9,20 +9,22 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlpost.checkpoint.manifest import read_manifest
 from rlpost.cluster.session import Session
 from rlpost.config.schema import RLConfig
 from rlpost.errors import RunStuck
+from rlpost.models.card import exported_step
 from rlpost.stages.dump import write_dump
 from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.tracking.open import open_trackers
+from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
 
@@ -59,13 +61,16 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
     plan = prepare(cfg, resolved, directory=directory)
     step = _step_of(plan)
-    if step is not None and step >= cfg.trainer.steps and directory.export.exists():
+    exported = exported_step(directory.export)
+    if step is not None and step >= cfg.trainer.steps and exported == step:
         return RunOutcome(
             status=RunStatus.done,
             message=f"{directory.root} is complete at step {step}: see {directory.report}; "
             "raise trainer.steps to train on, or choose another run.name",
         )
+    check_trackers(cfg.tracking)
     with directory.lock(), run_log(directory.log):
+        directory.wishes.unlink(missing_ok=True)  # of a process that is gone
         directory.write_config(resolved)
         tracker = open_trackers(
             directory.root,
@@ -105,7 +110,7 @@ def _warn_of_skipped_rows(plan: RLPlan) -> None:
 
 
 def _step_of(plan: RLPlan) -> int | None:
-    return None if plan.resume_from is None else int(plan.resume_from.name.rpartition("_")[2])
+    return None if plan.resume_from is None else read_manifest(plan.resume_from).step
 
 
 async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
@@ -117,19 +122,34 @@ async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
     with Session(plan.cfg.cluster) as session:
         async with boot(plan, session=session, tracker=tracker) as parts:
             log.info("set-up took %.1f s", time.perf_counter() - start)
+
+            def dump(error: BaseException) -> None:
+                if isinstance(error, RunStuck):
+                    write_dump(parts, plan.directory.stuck, reason=str(error))
+
+            guard = parts.supervisor.run(parts.bus)
             try:
-                return await guarded(run_loop(parts, stop), by=parts.supervisor.run(parts.bus))
+                return await guarded(run_loop(parts, stop), by=guard, alarm=dump)
             except RunStuck as error:
-                write_dump(parts, plan.directory.stuck, reason=str(error))
                 raise RunStuck(f"{error}; see {plan.directory.stuck}") from error
 
 
-async def guarded(work: Coroutine[Any, Any, T], *, by: Coroutine[Any, Any, None]) -> T:
-    """Await ``work`` while ``by`` looks after it; an error of either ends both."""
+async def guarded(
+    work: Coroutine[Any, Any, T],
+    *,
+    by: Coroutine[Any, Any, None],
+    alarm: Callable[[BaseException], None] = lambda error: None,
+) -> T:
+    """Await ``work`` while ``by`` looks after it; an error of either ends both.
+
+    ``alarm`` is told an error of ``by`` while ``work`` still stands where it stood.
+    """
     task, guard = asyncio.ensure_future(work), asyncio.ensure_future(by)
     try:
         await asyncio.wait({task, guard}, return_when=asyncio.FIRST_COMPLETED)
         if guard.done() and not task.done():
+            if (error := guard.exception()) is not None:
+                alarm(error)
             guard.result()
         return await task
     finally:

@@ -5,7 +5,6 @@ Owns assembly and tear-down. Refuses to own the checks (rl_plan.py) and the loop
 
 import asyncio
 import logging
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -316,7 +315,7 @@ async def _setup(
         transport = Transport.shared_memory if one_host else Transport.gloo
     sender = sender_settings(
         transport=transport,
-        run_id=f"{plan.directory.root.name}-{os.getpid()}",
+        run_id=plan.directory.host_wide_id,
         root=plan.directory.root / ".weights",
         timeout_s=cfg.weights.timeout_s,
     )

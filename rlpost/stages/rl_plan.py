@@ -17,7 +17,7 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
 from rlpost.data.dataset import PromptDataset, heldout_source
-from rlpost.errors import DataError, UserError
+from rlpost.errors import UserError
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.interruption import Interruption
@@ -92,13 +92,16 @@ def prepare(
     )
     room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
     longest_prompt = room - cfg.rollout.max_tokens
-    load = {"tokenizer": tokenizer, "max_prompt_tokens": longest_prompt, "seed": cfg.seed}
+    verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
+    load = {
+        "tokenizer": tokenizer,
+        "max_prompt_tokens": longest_prompt,
+        "seed": cfg.seed,
+        "columns": _required_columns(verifiers),
+    }
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
     heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
-    verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
-    for dataset in filter(None, (train_set, heldout_set)):
-        _require_columns(dataset, verifiers)
     parameters = parameter_count(model_path)
     if cfg.critic.enabled:
         parameters += parameter_count(critic_path)
@@ -122,18 +125,13 @@ def prepare(
     )
 
 
-def _require_columns(dataset: PromptDataset, verifiers: dict[str, VerifierConfig]) -> None:
-    """Refuse rows that a verifier could only answer with an error."""
-    for row in range(len(dataset)):
-        prompt = dataset.prompt(0, row)
-        for name, cfg in verifiers.items():
-            missing = [c for c in cfg.required_columns() if prompt.columns.get(c) is None]
-            if missing:
-                raise DataError(
-                    f"{prompt.address}: no column {missing[0]!r}, which verifier={name} judges by "
-                    f"(the row has {sorted(prompt.columns)}); name the right one with "
-                    "verifier.answer_column, or choose another verifier"
-                )
+def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:
+    """Columns without which a verifier could only answer with an error -> which verifier."""
+    return {
+        column: f"verifier={name}"
+        for name, cfg in verifiers.items()
+        for column in cfg.required_columns()
+    }
 
 
 def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:

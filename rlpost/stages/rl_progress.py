@@ -109,7 +109,7 @@ class Progress:
             for group in writing:
                 with suppress(CheckpointWriteError):  # one reason is enough
                     await group.finish_save()
-            self._give_up(error)
+            self._give_up(error, self.step)
         else:
             self.saved_step = self.step
 
@@ -138,7 +138,7 @@ class Progress:
             )
             self._saved_here = True
         except CheckpointWriteError as error:
-            self._give_up(error)
+            self._give_up(error, step)
 
     async def _files_written(self) -> None:
         """Let every group end what it began, also when another one could not write."""
@@ -148,8 +148,8 @@ class Progress:
         for error in sorted(errors, key=lambda error: not isinstance(error, GroupLost)):
             raise error
 
-    def _give_up(self, error: Exception) -> None:
-        self.parts.warn(f"step {self.step} was not saved, the run goes on: {error}")
+    def _give_up(self, error: Exception, step: int) -> None:
+        self.parts.warn(f"step {step} was not saved, the run goes on: {error}")
         self.saved_step = -1
         if self._scratch is not None:
             self.parts.store.abort(self._scratch)
@@ -172,6 +172,7 @@ class Progress:
         """
         parts = self.parts
         log.warning("the trainer is lost: %s", error)
+        parts.progress("loss of the trainer noticed")  # the time it hung is not the recovery's
         await parts.producer.stop()
         await self._abandon_save()
         parts.bus.forget_served()

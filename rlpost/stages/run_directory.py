@@ -8,6 +8,7 @@ checks passed; a directory with another run's state is never overwritten.
 import fcntl
 import hashlib
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ class RunDirectory:
     def log(self) -> Path:
         return self.root / "run.log"
 
+    @property
+    def host_wide_id(self) -> str:
+        """Name of the run among all of a host; a resumed run has the same."""
+        place = f"{socket.gethostname()}:{self.root.absolute()}"
+        return f"{self.root.name}-{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}"
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether there is something that starting anew would lose."""
+        recorded = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return recorded or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+
     def write_config(self, resolved: dict[str, Any]) -> None:
         """Write ``config.yaml``, creating the directory."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -123,19 +136,19 @@ def find_resume_point(
         DataError: the named checkpoint is damaged.
     """
     if resume == "never":
-        if directory.metrics.exists() or directory.checkpoints.exists():
+        if directory.holds_a_run:
             raise UserError(
                 f"resume=never, but {directory.root} already holds a run; choose another "
                 "run.name, or move that directory away"
             )
         return None
-    if resume != "auto":
-        path = Path(resume).expanduser()
-        load_manifest(path)
-        return path
-    if directory.config.exists():
+    if directory.config.exists() and directory.holds_a_run:
         _refuse_other_config(directory, resolved)
-    return store.latest()
+    if resume == "auto":
+        return store.latest()
+    path = Path(resume).expanduser()
+    load_manifest(path)
+    return path
 
 
 def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> None:
@@ -148,7 +161,7 @@ def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> N
     ]
     if changed:
         raise UserError(
-            f"resume=auto: {directory.root} holds a run with other settings: "
+            f"run.name: {directory.root} holds a run with other settings: "
             f"{', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; "
             "choose another run.name, or give the settings it was started with"
         )

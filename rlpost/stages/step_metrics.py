@@ -7,6 +7,7 @@ without data is left out, never 0.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import psutil
 from torch import Tensor
 
@@ -36,6 +37,23 @@ def advantages(advantages: Advantages) -> dict[str, float]:
 def shaped_rewards(rewards_PG: Tensor) -> dict[str, float]:
     """``critic/rewards/*``: what the estimator saw per response, after shaping and KL."""
     return _spread("critic/rewards", rewards_PG[~rewards_PG.isnan()].tolist())
+
+
+def values_and_returns(
+    values: Mapping[int, np.ndarray], advantages: Advantages
+) -> dict[str, float]:
+    """``critic/values/*`` and ``critic/returns/*``, per response token, before the update.
+
+    Args:
+        values: the critic's, by sequence.
+        advantages: with the returns that the critic is trained towards.
+    """
+    said = [value for each in values.values() for value in each.tolist() if value == value]
+    metrics = _spread("critic/values", said)
+    if advantages.returns_PGL is not None:
+        returns_PGL = advantages.returns_PGL
+        metrics |= _spread("critic/returns", returns_PGL[~returns_PGL.isnan()].tolist())
+    return metrics
 
 
 # Trainer against sampler: later updates of a step measure how far the policy moved instead.

@@ -20,6 +20,19 @@ from rlpost.tracking.wandb_mode import resolve_mode
 from rlpost.tracking.wandb_tracker import WandbTracker
 
 
+def check_trackers(cfg: TrackingConfig) -> WandbMode:
+    """Refuse what could not be opened; return the mode that W&B will have.
+
+    Raises:
+        UserError: an option is out of range, W&B online has no key, or TensorBoard is not
+            installed.
+    """
+    cfg.check()
+    if cfg.tensorboard:
+        need_tensorboard()
+    return resolve_mode(cfg.wandb)
+
+
 def open_trackers(
     run_dir: Path,
     *,
@@ -37,8 +50,7 @@ def open_trackers(
     ``console`` that was opened earlier to show the set-up in it.
 
     Raises:
-        UserError: an option is out of range, W&B online has no key, or TensorBoard is not
-            installed.
+        UserError: see ``check_trackers``.
         DataError: metrics.jsonl is damaged; the message has its line.
         OSError: the run directory cannot be written.
 
@@ -47,10 +59,7 @@ def open_trackers(
         trackers = open_trackers(run_dir, cfg=cfg.tracking, run_name="quickstart",
                                  num_steps=14, config=plain, resume_step=None)
     """
-    cfg.check()
-    if cfg.tensorboard:
-        need_tensorboard()
-    mode = resolve_mode(cfg.wandb)
+    mode = check_trackers(cfg)
     sinks: list[Tracker] = [
         MetricsWriter(run_dir / "metrics.jsonl"),
         RolloutWriter(run_dir / "rollouts"),

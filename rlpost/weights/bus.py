@@ -88,6 +88,9 @@ class WeightBus:
         self._lost: list[GroupLost] = []  # what catch-ups found out about the trainer
         self._found_lost = asyncio.Event()
         self.last_version = 0
+        # Generators in a push: while they load they answer nothing else, and each phase of the
+        # push has a deadline that names who is silent.
+        self.engaged: set[str] = set()
 
     async def publish(self) -> PushReport:
         """Push the trainer's current weights as the next version to all who can take them.
@@ -105,6 +108,7 @@ class WeightBus:
             for attempt in range(1, self._cfg.attempts + 1):
                 ticket = await self._participants()
                 version = self.last_version = self.last_version + 1
+                self.engaged = set(ticket)
                 try:
                     return await self._push(version, ticket, start_s)
                 except GroupLost:
@@ -121,6 +125,8 @@ class WeightBus:
                         raise WeightPushError(
                             f"push of version {version} was refused, {attempt} attempts: {refusal}"
                         ) from refusal
+                finally:
+                    self.engaged = set()
         raise AssertionError("unreachable: the last attempt raises")
 
     async def catch_up(self, name: str) -> bool:
@@ -140,6 +146,7 @@ class WeightBus:
             if self._fleet.members[name].version == self._served.version:
                 return False  # a push of everyone came first
             served = self._served
+            self.engaged = {name}
             try:
                 return await self._catch_up(name, ticket, served)
             except GroupLost as error:
@@ -147,6 +154,8 @@ class WeightBus:
                     self._lost.append(error)
                     self._found_lost.set()
                 raise
+            finally:
+                self.engaged = set()
 
     async def _catch_up(self, name: str, ticket: Mapping[str, int], served: _Served) -> bool:
         locator = served.locator

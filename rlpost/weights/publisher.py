@@ -45,6 +45,8 @@ class WeightsConfig:
         """Raises UserError: a field is out of range."""
         if self.timeout_s <= 0:
             raise UserError(f"{path}.timeout_s must be positive, got {self.timeout_s}")
+        if self.probe_max_diff is not None and not self.probe_max_diff > 0:
+            raise UserError(f"{path}.probe_max_diff must be positive, got {self.probe_max_diff}")
         if self.probe_sequences < 1 or self.probe_tokens < 2:
             raise UserError(
                 f"{path}.probe_sequences must be at least 1 and {path}.probe_tokens at least 2: "

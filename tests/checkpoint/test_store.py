@@ -294,3 +294,15 @@ def test_config_rules():
         CheckpointConfig(keep=0)
     with pytest.raises(UserError, match=r"checkpoint\.every must be at least 0"):
         CheckpointConfig(every=-1)
+
+
+def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(tmp_path, caplog):
+    """`latest` then names an older one, which therefore stays."""
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 1)
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest" / "in the way").mkdir(parents=True)
+    save(store, 2)
+    assert store.latest().name == "step_000002"
+    assert (tmp_path / "step_000001").is_dir()
+    assert "step_000002 is saved, but `latest` names the one before" in caplog.text

@@ -63,3 +63,9 @@ def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, name):
     hardware = ["--nodes", num, "--gpus", gpus]
     code, text = run(capsys, *hardware, "rl", "experiment=grpo", f"cluster={name}", tiny)
     assert code == 0, text
+
+
+def test_a_machine_may_be_described_without_a_number_of_nodes(capsys, tiny):
+    assert main(["plan", "--node-gib", "1", "rl", *tiny]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "node 1" in said and "of 1.0" in said

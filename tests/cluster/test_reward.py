@@ -125,3 +125,15 @@ async def test_what_has_no_weight_cannot_cost_a_sample():
         ((verdicts, joint),) = await judge.judge(group_of("a"))
         assert joint == reward
         assert len(verdicts) == 2
+
+
+async def test_scores_of_an_unfinished_step_survive_and_are_not_counted_twice():
+    """What was ready at the checkpoint stays counted; what is scored again counts once."""
+    undisturbed, lost = rewards(normalize=True), rewards(normalize=True)
+    await lost.judge(group_of("a"))
+    state = json.loads(json.dumps(lost.state_dict()))
+    await lost.judge(group_of("b"))  # its step is lost, with the trainer
+    lost.load_state_dict(state)
+    await lost.judge(group_of("b", "c"))
+    await undisturbed.judge(group_of("a", "b", "c"))
+    assert lost.absorb() == undisturbed.absorb()

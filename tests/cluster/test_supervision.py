@@ -100,6 +100,19 @@ async def test_a_dead_or_hung_generator_is_killed_restarted_and_synced(illness):
     guard.cancel()
 
 
+async def test_who_loads_weights_is_not_expected_to_answer():
+    house = House()
+    guard = await house.serve()
+    only = house.generators["generator 0"]
+    only.ill = NoAnswer("busy")
+    house.bus.engaged = {"generator 0"}
+    await asyncio.sleep(0.1)
+    assert house.fleet.serving() == ["generator 0"] and len(house.spawned) == 1
+    house.bus.engaged = set()  # negative control
+    await house.until(lambda: len(house.spawned) == 2)
+    guard.cancel()
+
+
 async def test_one_missed_ping_is_forgiven():
     house = House()
     guard = await house.serve()

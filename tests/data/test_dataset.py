@@ -199,3 +199,14 @@ def heavy_imports(modules: str) -> list[str]:
 def test_settings_and_loader_import_nothing_heavy() -> None:
     assert heavy_imports("rlpost.data.dataset, rlpost.data.cursor") == []
     assert heavy_imports("numpy") == ["numpy"]  # negative control
+
+
+def test_rows_without_what_a_verifier_needs(tmp_path: Path, chat: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b"}, {"prompt": "c", "answer": None}]
+    train = jsonl(tmp_path / "t.jsonl", rows)
+    needed = {"answer": "verifier=exact"}
+    with pytest.raises(DataError, match=r"t\.jsonl:2: no column 'answer', which verifier=exact"):
+        load(DataConfig(train=train), chat, columns=needed)
+    data = load(DataConfig(train=train, on_bad_row=OnBadRow.skip), chat, columns=needed)
+    assert (len(data), len(data.skipped)) == (1, 2)
+    assert len(load(DataConfig(train=train), chat)) == 3  # negative control

@@ -15,7 +15,7 @@ SAMPLING = SamplingConfig(max_tokens=4)
 
 async def collect(generators, judge, prompts, *, attempts=3, budget=64, **kwargs):
     fleet = serving_fleet(list(generators), version=1)
-    fleet.missed = lambda name, **reason: None  # these tests are about prompts, not health
+    fleet.suspected = lambda name, **reason: None  # these tests are about prompts, not health
     dispatcher = Dispatcher(fleet, generators, signal=Signal())
     collector = Collector(
         dispatcher,
@@ -49,11 +49,18 @@ async def test_a_failed_request_is_tried_again_then_given_up():
 
 
 async def test_failures_without_progress_end_the_run():
+    prompts = [prompt(f"0:{i}") for i in range(4)]
     broken = {"a": FakeGenerator(failures=99)}
     with pytest.raises(RunFailed, match=r"failures\.failures_in_a_row=3.*does not answer"):
-        await collect(broken, FakeJudge(), [prompt("0:3")], attempts=9, budget=3)
-    recovers = {"a": FakeGenerator(failures=3)}
-    assert (await collect(recovers, FakeJudge(), [prompt("0:3")], attempts=9, budget=3)).groups
+        await collect(broken, FakeJudge(), prompts, attempts=2, budget=3)
+    assert not (await collect(broken, FakeJudge(), prompts[:3], attempts=2, budget=3)).groups
+
+
+async def test_what_fails_together_is_one_failure():
+    """A process that dies fails every prompt it had; its restart is what counts."""
+    prompts = [prompt(f"0:{i}") for i in range(100)]
+    dies = {"a": FakeGenerator(failures=100)}
+    assert len((await collect(dies, FakeJudge(), prompts, attempts=2, budget=3)).groups) == 100
 
 
 async def test_failed_verdict_costs_the_sample_or_the_group_never_a_zero():

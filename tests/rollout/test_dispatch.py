@@ -1,6 +1,7 @@
 """Who gets a request, what a failure says, and that permits return."""
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from fakes import FakeGenerator, prompt, serving_fleet
@@ -102,6 +103,29 @@ async def test_what_a_failure_says_about_its_generator(error, health):
         await dispatcher.generate(request("x"))
     assert fleet.members["a"].health is health
     await dispatcher.drained("a")  # the permit came back
+
+
+async def test_late_requests_are_given_up_and_kill_nobody():
+    """However many: the ping decides. None of them runs on beside its next attempt."""
+
+    class Slow(Gate):
+        cancelled: ClassVar[list[str]] = []
+
+        async def cancel(self, key):
+            self.cancelled.append(key)
+            return []
+
+    generators = {"a": Slow(NoAnswer("late"))}
+    dispatcher, fleet, _ = make(generators)
+    work = [await running(dispatcher.generate(request(str(i)))) for i in range(9)]
+    generators["a"].open.set()
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        assert isinstance(result, NoAnswer)
+    assert fleet.members["a"].health is Health.suspect
+    assert sorted(generators["a"].cancelled) == [str(i) for i in range(9)]
+    fleet.answered("a", incarnation=0)
+    assert fleet.serving() == ["a"]
+    await dispatcher.drained("a")
 
 
 async def test_a_cancelled_request_gives_its_permit_back():

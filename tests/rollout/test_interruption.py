@@ -103,7 +103,7 @@ class Rambling(FakeGenerator):
 
 def collector_over(generator, **failures):
     fleet = serving_fleet(["a"], version=1)
-    fleet.missed = lambda name, **reason: None
+    fleet.suspected = lambda name, **reason: None
     return Collector(
         Dispatcher(fleet, {"a": generator}, signal=Signal()),
         judge=FakeJudge(),

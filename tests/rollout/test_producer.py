@@ -224,3 +224,15 @@ async def test_a_restored_run_keeps_what_was_ready_and_starts_the_rest_again():
     batch = await asked(again)
     await hand.finish("0:0")
     assert uids(await batch) == ["0:2", "0:0"]
+
+
+async def test_a_failure_is_not_hidden_by_what_became_too_old():
+    """The group whose task failed is still among the running ones when a push ages it."""
+    producer, hand, *_ = make(max_staleness=1, on_overage=OnOverage.drop, oversample=1.0)
+    push(producer, hand, version=1, step=0)
+    await settle()
+    await hand.fail(min(hand.waiting), RunFailed("too many failures"))
+    for version in (2, 3, 4):
+        push(producer, hand, version=version, step=version - 1)
+    with pytest.raises(RunFailed, match="too many failures"):
+        await producer.next_batch()

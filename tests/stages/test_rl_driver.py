@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -9,8 +10,13 @@ import pytest
 
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.config.schema import RLConfig, RunConfig
+from rlpost.errors import RunStuck, UserError
+from rlpost.models.card import write_model_card
 from rlpost.stages import rl_driver
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.wishes import wish_for_generators
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
+from rlpost.tracking.tracker import RunStatus
 
 QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, report=False)
 
@@ -64,3 +70,66 @@ def test_a_word_said_twice_at_once_is_one_word(run):
         return rl_driver.RunStatus.interrupted
 
     assert run(work).exit_code == 130
+
+
+async def test_the_alarm_sees_what_was_going_on():
+    """A dump that is written after everything was cancelled shows nothing."""
+    seen = []
+
+    async def work():
+        await asyncio.create_task(asyncio.sleep(60), name="group 0:7")
+
+    async def guard():
+        await asyncio.sleep(0.05)
+        raise RunStuck("nothing was finished")
+
+    def alarm(error):
+        seen.append(str(error))
+        seen.extend(task.get_name() for task in asyncio.all_tasks())
+
+    with pytest.raises(RunStuck):
+        await rl_driver.guarded(work(), by=guard(), alarm=alarm)
+    assert seen[0] == "nothing was finished" and "group 0:7" in seen
+
+
+def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch):
+    """Extended and killed in the middle of the export, it holds the model of an older step."""
+    directory = RunDirectory(root=tmp_path / "long")
+    store = CheckpointStore(directory.checkpoints, keep=2)
+    with store.saving(20, config_hash="h") as scratch:
+        (scratch / "x").write_text("1")
+    copy = shutil.copytree(directory.checkpoints / "step_000020", tmp_path / "best")
+    plan = SimpleNamespace(directory=directory, resume_from=copy, store=store)
+    monkeypatch.setattr(rl_driver, "prepare", lambda cfg, resolved, *, directory: plan)
+
+    async def drive(plan, tracker):
+        return RunStatus.done
+
+    monkeypatch.setattr(rl_driver, "_drive", drive)
+    cfg = RLConfig(run=RunConfig(name="long", dir=str(tmp_path)), tracking=QUIET)
+    cfg.trainer.steps = 20
+    for exported, complete in ((10, False), (20, True)):
+        directory.export.mkdir(exist_ok=True)
+        write_model_card(directory.export, base="b", stage="rl", step=exported, run="long")
+        outcome = rl_driver.run_rl(cfg, {})
+        assert outcome.exit_code == 0
+        assert ("is complete at step 20" in outcome.message) is complete
+
+
+def test_a_wish_ends_with_the_process_it_was_made_to(run, tmp_path):
+    async def work(stop):
+        return RunStatus.done
+
+    (tmp_path / "cut").mkdir()
+    wish_for_generators(tmp_path / "cut" / "wishes.json", 9)
+    assert run(work).exit_code == 0
+    assert not (tmp_path / "cut" / "wishes.json").exists()
+
+
+def test_trackers_are_refused_before_anything_is_written(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no netrc with a key
+    monkeypatch.setattr(QUIET, "wandb", WandbMode.online)
+    with pytest.raises(UserError, match="WANDB_API_KEY"):
+        run(None)
+    assert not (tmp_path / "cut").exists()

@@ -1,5 +1,6 @@
 """The driver's own numbers, by hand."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,3 +104,17 @@ def test_off_policy_metrics():
     assert metrics["rollout/dropped/no_gradient"] == 1.0
     rates = [metrics[f"{prefix}/drop_rate/q{q}"] for q in (1, 2, 3, 4)]
     assert rates == [0.0, 0.0, 0.0, 1.0], "the two longest of six were dropped"
+
+
+def test_values_and_returns_are_of_response_tokens():
+    returns_PGL = torch.tensor([[[1.0, 2.0], [4.0, float("nan")]]])
+    said = {0: np.array([0.5, 1.5]), 1: np.array([1.0])}
+    advantages = Advantages(advantages_PGL=returns_PGL, returns_PGL=returns_PGL)
+    assert step_metrics.values_and_returns(said, advantages) == {
+        "critic/values/mean": 1.0,
+        "critic/values/max": 1.5,
+        "critic/values/min": 0.5,
+        "critic/returns/mean": pytest.approx(7 / 3),
+        "critic/returns/max": 4.0,
+        "critic/returns/min": 1.0,
+    }
