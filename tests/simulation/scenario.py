@@ -125,7 +125,7 @@ def scenario_of(seed: int) -> Scenario:
         wishes = tuple(
             (draw.uniform(1, 40) * i, draw.randint(1, 3)) for i in range(1, draw.randint(2, 4))
         )
-    return replace(base, faults=faults, poison=poison, wishes=wishes)
+    return _replaced_in_a_push(seed, replace(base, faults=faults, poison=poison, wishes=wishes))
 
 
 def doomed(seed: int) -> Scenario:
@@ -200,6 +200,18 @@ def _interrupt_after(seed: int) -> int | None:
     """Decided apart, so that it changes nothing else about a seed."""
     draw = random.Random(f"interruption {seed}")
     return draw.randint(1, 3) if draw.random() < 0.2 else None
+
+
+def _replaced_in_a_push(seed: int, base: Scenario) -> Scenario:
+    """Decided apart: an engine dies in a push that another holds up, while requests go on."""
+    draw = random.Random(f"replaced in a push {seed}")
+    if base.generators < 2 or base.max_staleness == 0 or draw.random() >= 0.05:
+        return base
+    nth = draw.randint(2, 3)
+    dies = Fault(kind="crash_during", target="generator 0", verb=draw.choice(PUSH_VERBS), nth=nth)
+    holds = Fault(kind="hang", target="generator 1", verb="commit_push", nth=nth, for_s=1e9)
+    faults = (*base.faults, dies, holds)
+    return replace(base, token_s=0.3, max_tokens=20, boot_s=2.0, faults=faults)
 
 
 def _fault(draw: random.Random, base: Scenario) -> Fault:
