@@ -100,7 +100,8 @@ class VllmGenerator:
     async def setup(self) -> GeneratorInfo:
         if self._info is None:
             self._set_environment()
-            self._engine = self._build_engine()
+            with _its_death_named():
+                self._engine = self._build_engine()
             config = self._engine.model_config
             self._info = GeneratorInfo(
                 max_model_len=config.max_model_len,
@@ -344,11 +345,16 @@ def _its_death_named() -> Iterator[None]:
     except EngineDeadError as error:
         raise ProcessDied(f"vLLM engine died: {error}") from error
     except Exception as error:
-        # How vLLM's core puts it when a worker dies in the middle of a call to all workers: it
+        # How vLLM puts it when a worker dies in the middle of a call to all workers: its core
         # gives up waiting, and tells the caller in a plain Exception before it goes itself.
-        if not str(error).endswith("method failed: cancelled"):
-            raise
-        raise ProcessDied(f"a worker of vLLM died in a call: {error}") from error
+        if str(error).endswith("method failed: cancelled"):
+            raise ProcessDied(f"a worker of vLLM died in a call: {error}") from error
+        if "Engine core initialization failed" in str(error):
+            raise ProcessDied(
+                f"vLLM's engine did not come up; why is in worker-*-{os.getpid()}.err of Ray's "
+                "logs (/tmp/ray/session_latest/logs on its host)"
+            ) from error
+        raise
 
 
 async def _refused(call: Awaitable[Any]) -> None:

@@ -3,6 +3,7 @@
 With a living engine it is tested in tests/system/.
 """
 
+import os
 from functools import partial
 
 import pytest
@@ -59,6 +60,32 @@ async def test_a_worker_that_dies_in_a_call_is_infrastructure_too():
     with pytest.raises(Exception, match="no such method") as bug:  # negative control
         await generator.health()
     assert not isinstance(bug.value, ProcessDied)
+
+
+async def test_an_engine_that_does_not_come_up_is_infrastructure(monkeypatch, tiny_model):
+    """As when it is killed in its boot: it may come up elsewhere, or a little later."""
+    from vllm.v1.engine import utils
+
+    monkeypatch.setattr(utils.CoreEngineProcManager, "__init__", _killed_at_once(utils))
+    cfg = GeneratorConfig(threads=1, max_model_len=64)
+    generator = VllmGenerator(cfg, model_path=str(tiny_model))
+    with pytest.raises(
+        ProcessDied, match=rf"did not come up; why is in worker-\*-{os.getpid()}\.err"
+    ):
+        await generator.setup()
+    await generator.close()
+
+
+def _killed_at_once(utils):
+    """The manager of vLLM's cores, whose processes are killed as soon as they exist."""
+    start = utils.CoreEngineProcManager.__init__
+
+    def init(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        for process in self.processes:
+            process.kill()
+
+    return init
 
 
 @pytest.mark.parametrize(
