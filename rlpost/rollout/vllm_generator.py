@@ -328,7 +328,9 @@ class VllmGenerator:
 
     async def close(self) -> None:
         if self._engine is not None:
-            await self._engine.pause_generation(mode="abort")  # shutdown hangs on running requests
+            with _its_death_named():
+                # shutdown hangs on running requests
+                await self._engine.pause_generation(mode="abort")
             self._engine.shutdown()
             self._engine = None
         if self._sockets is not None:

@@ -98,8 +98,9 @@ def _killed_at_once(utils):
         lambda g: g.load(1),
         lambda g: g.commit_push(1),
         lambda g: g.health(),
+        lambda g: g.close(),
     ],
-    ids=["generate", "logprobs", "begin_push", "receive", "load", "commit_push", "health"],
+    ids=["generate", "logprobs", "begin_push", "receive", "load", "commit_push", "health", "close"],
 )
 async def test_its_death_is_infrastructure(verb):
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
