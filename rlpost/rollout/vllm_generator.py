@@ -203,8 +203,9 @@ class VllmGenerator:
         if key not in self._running:
             return []
         lengths = self._cancelled[key] = asyncio.get_running_loop().create_future()
-        await self._engine.abort(self._running[key])
         try:
+            with _its_death_named():
+                await self._engine.abort(self._running[key])
             return await asyncio.wait_for(lengths, timeout=CANCEL_TIMEOUT_S)
         except TimeoutError:
             return []

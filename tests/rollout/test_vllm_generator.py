@@ -99,12 +99,24 @@ def _killed_at_once(utils):
         lambda g: g.commit_push(1),
         lambda g: g.health(),
         lambda g: g.close(),
+        lambda g: g.cancel("a"),
     ],
-    ids=["generate", "logprobs", "begin_push", "receive", "load", "commit_push", "health", "close"],
+    ids=[
+        "generate",
+        "logprobs",
+        "begin_push",
+        "receive",
+        "load",
+        "commit_push",
+        "health",
+        "close",
+        "cancel",
+    ],
 )
 async def test_its_death_is_infrastructure(verb):
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
     generator._engine = DeadEngine()
+    generator._running["a"] = "r1"
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
 
