@@ -66,6 +66,6 @@ def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, name):
 
 
 def test_a_machine_may_be_described_without_a_number_of_nodes(capsys, tiny):
-    assert main(["plan", "--node-gib", "1", "rl", *tiny]) == 2
-    said = " ".join(capsys.readouterr().out.split())
-    assert "node 1" in said and "of 1.0" in said
+    code, text = run(capsys, "--node-gib", "1", "rl", "experiment=quickstart", tiny)
+    assert code == 2, text
+    assert "node 1" in text and "of 1.0" in text
