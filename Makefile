@@ -43,13 +43,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-
+# A run's boot leaves one of two cores idle: two tests at a time. Those of clusters hold several
+# runs each and go one by one.
 test: lint test-deps
-	$(PYTEST) --ignore tests/operations
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/operations
 
 test-operations: test-deps
-	$(PYTEST) tests/operations
+	$(BIN)/python -m pytest tests/operations
 
 quickstart: setup
 	$(BIN)/rlpost rl experiment=quickstart

@@ -92,11 +92,14 @@ def killed_sweep(place, tiny_untied_model) -> dict:
     sweep = start_sweep(place, tiny_untied_model)
     runs = place / "runs"
 
-    def both_train() -> bool:
-        both = list(drivers(sweep))
-        return len(both) == 2 and all(metrics(runs / name) for name in both)
+    def both_are_up() -> bool:
+        """One trains and the other has its actors: on a busy machine one is up much earlier."""
+        both = [runs / name for name in drivers(sweep)]
+        logs = [run / "run.log" for run in both]
+        seated = all(log.exists() and "seats: " in log.read_text() for log in logs)
+        return len(both) == 2 and seated and any(map(metrics, both))
 
-    wait_for(both_train, sweep, "the first row of both members")
+    wait_for(both_are_up, sweep, "two members at once")
     running = drivers(sweep)
     first, second = (held(process) for process in running.values())
     victim = min(running, key=lambda name: len(metrics(runs / name)))
