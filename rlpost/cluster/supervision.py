@@ -125,8 +125,9 @@ class Supervisor:
                 self._start(f"catch up {name}", self._catch_up(name, bus))
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()
-            for name in set(self._fleet.pingable()) - bus.engaged:
-                self._start(f"ping {name}", self._ping(name, bus))
+            for name in self._fleet.pingable():
+                if name not in bus.engaged:
+                    self._start(f"ping {name}", self._ping(name, bus))
 
     def _start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` unless something of that key is under way."""

@@ -354,8 +354,8 @@ def _its_death_named() -> Iterator[None]:
             raise ProcessDied(f"a worker of vLLM died in a call: {error}") from error
         if "Engine core initialization failed" in str(error):
             raise ProcessDied(
-                f"vLLM's engine did not come up; why is in worker-*-{os.getpid()}.err of Ray's "
-                "logs (/tmp/ray/session_latest/logs on its host)"
+                f"vLLM's engine did not come up; why is in worker-*-{os.getpid()}.err, in "
+                "session_latest/logs of Ray's temporary directory on its host"
             ) from error
         raise
 
