@@ -32,7 +32,8 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[dict]:
     """Run, or go on with, one of ``RUNS``; returns its metrics, a row a step."""
     run = f"{name}-{seed}"
     options = [f"run.dir={args.place}", f"run.name={run}", f"seed={seed}"]
-    options += [f"trainer.steps={args.steps}", "evaluation.every=0", "evaluation.samples=14"]
+    options += [f"trainer.steps={args.steps}", f"evaluation.every={args.evaluate_every}"]
+    options += ["evaluation.samples=14"]
     options += ["checkpoint.every=0", "tracking.wandb=disabled", *args.overrides]
     command = [sys.executable, "-m", "rlpost.cli.main", "rl", *RUNS[name], *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -50,12 +51,12 @@ def per_step(rows: list[dict], *names: str) -> float:
 
 
 def report(name: str, seed: int, rows: list[dict]) -> None:
-    before, after = accuracies(rows)
+    held_out = " -> ".join(f"{accuracy:.3f}" for accuracy in accuracies(rows))
     curve = " ".join(f"{row['critic/score/mean']:.2f}" for row in rows[1:])
     lag = max(row.get("training/off_policy/trajectory_staleness/max", 0) for row in rows)
     print(
-        f"{name:10} seed {seed}: {before:.3f} -> {after:.3f}, {per_step(rows, 'step'):.1f} s a "
-        f"step, {rows[-1]['time_s'] / 60:.1f} min, largest lag {lag:.0f}"
+        f"{name:10} seed {seed}: {held_out}, {per_step(rows, 'step'):.1f} s a step, "
+        f"{rows[-1]['time_s'] / 60:.1f} min, largest lag {lag:.0f}"
     )
     print(f"{'':10} reward {curve}", flush=True)
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("place", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--evaluate-every", type=int, default=0, help="0: first and last alone")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=["sync", "alone", "async"])
     parser.add_argument("--overrides", nargs="*", default=[])
     args = parser.parse_args()
