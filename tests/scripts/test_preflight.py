@@ -63,6 +63,14 @@ def test_memory_and_disk_thresholds():
     assert preflight.check_disk(10**10, "/data") is None
 
 
+def test_disk_is_asked_for_until_the_environment_is_installed(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=64 * 10**8)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda directory: usage)
+    asked = preflight.problems(str(tmp_path), needs_disk=True)
+    assert any("has 6.4 GB" in message for message in asked)
+    assert not any("disk" in message for message in preflight.problems(str(tmp_path), False))
+
+
 def test_another_platform_is_refused():
     assert "Darwin on arm64" in preflight.check_platform("Darwin", "arm64")
     assert preflight.check_platform("Linux", "x86_64") is None
@@ -70,9 +78,14 @@ def test_another_platform_is_refused():
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what set-up runs, so that nothing here can touch the real environment."""
+    """A copy of what set-up runs, so that nothing here can touch the real environment.
+
+    It counts as installed: how much disk is free is a matter of the tests below alone.
+    """
     shutil.copytree(ROOT / "scripts", tmp_path / "checkout" / "scripts")
     (tmp_path / "checkout/scripts/bootstrap.py").write_text("print('would install')\n")
+    (tmp_path / "checkout/.venv").mkdir()
+    (tmp_path / "checkout/.venv/.rlpost-ready").touch()
     return tmp_path / "checkout"
 
 
