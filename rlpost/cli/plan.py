@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.cli.boundary import exit_code
+from rlpost.models.footprint import together_bytes
 
 GIB = 2**30
 
@@ -123,23 +124,42 @@ def _found(plan: Any) -> _Machines:
     """Look at the cluster to be joined, or at this machine."""
     import socket
 
-    from rlpost.cluster.placement import living_nodes
+    from rlpost.cluster.placement import ask_nodes, living_nodes
     from rlpost.cluster.session import Device, Session
     from rlpost.control.seating import Node
     from rlpost.doctor import machine
 
-    gpus = machine.gpus() if plan.device is Device.cuda else ()
     if plan.cfg.cluster.address is not None:
         with Session(plan.cfg.cluster):
             nodes = living_nodes()
+            found = ask_nodes(nodes, machine_sizes, timeout_s=plan.cfg.cluster.place_timeout_s)
     else:
         here = socket.gethostname()
-        nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(gpus))]
-    # Of other nodes Ray tells cores and GPUs, not memory: taken to be like this one.
+        nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(machine.gpus()))]
+        found = {here: machine_sizes()}
+    gpus = [size for sizes in found.values() for size in sizes.gpu_bytes]
     return _Machines(
         nodes=nodes,
-        node_bytes={node.id: machine.memory().total_bytes for node in nodes},
-        gpu_bytes=min(gpu.memory_mib for gpu in gpus) * 2.0**20 if gpus else None,
+        node_bytes={node: sizes.host_bytes for node, sizes in found.items()},
+        gpu_bytes=min(gpus) if gpus and plan.device is Device.cuda else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSizes:
+    """Memory of one machine."""
+
+    host_bytes: float
+    gpu_bytes: list[float]
+
+
+def machine_sizes() -> MachineSizes:
+    """Look at the machine that this is called on."""
+    from rlpost.doctor import machine
+
+    return MachineSizes(
+        host_bytes=machine.memory().total_bytes,
+        gpu_bytes=[gpu.memory_mib * 2.0**20 for gpu in machine.gpus()],
     )
 
 
@@ -158,7 +178,7 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
             where = f"{node.name}, GPU" if row.on_gpu else node.name
             parts = ", ".join(f"{what} {size / GIB:.2f}" for what, size in row.largest())
             table.add_row(where, name, f"{row.peak_bytes / GIB:.2f}", parts)
-        host = sum(row.peak_bytes for row in rows if not row.on_gpu)
+        host = together_bytes([row for row in rows if not row.on_gpu])
         room = machines.node_bytes[node.id]
         table.add_row(node.name, "all, on the host", f"{host / GIB:.2f}", f"of {room / GIB:.1f}")
         table.add_section()
@@ -171,11 +191,12 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
         f"{found.micro_batch_tokens:,}."
     )
     if lacking:
+        offload = "" if found.offloads else "move idle models out with cluster.offload_idle=true, "
         console.print(
             f"It would not fit: {'; '.join(lacking)}. Lower trainer.max_tokens_per_micro_batch, "
             "set trainer.gradient_checkpointing=true or trainer.zero_stage=3 with more "
-            "trainer.num_ranks, or give generators less (generator.kv_cache_gib on CPU, "
-            "generator.gpu_memory_utilization on GPU)."
+            f"trainer.num_ranks, {offload}or give generators less (generator.kv_cache_gib on "
+            "CPU, generator.gpu_memory_utilization on GPU)."
         )
     return 2 if lacking else 0
 
@@ -211,9 +232,10 @@ def _full_gpus(found: Any, seats: list[Any], gpu_bytes: float | None) -> list[st
     full = []
     for names in on_bundle.values():
         # Of a sitter with several GPUs every GPU holds the same.
-        sizes = [max(f.peak_bytes for f in found.of(name) if f.on_gpu) for name in names]
-        if sum(sizes) > gpu_bytes:
-            size = f"{sum(sizes) / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB"
+        parts = [[f for f in found.of(name) if f.on_gpu] for name in names]
+        size_bytes = together_bytes([max(own, key=lambda f: f.peak_bytes) for own in parts])
+        if size_bytes > gpu_bytes:
+            size = f"{size_bytes / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB"
             full.append(f"GPU of {' and '.join(names)}: {size}")
     return full
 

@@ -62,6 +62,9 @@ class CriticRank:
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._critic.optim_step(step_id)
 
+    def rest(self) -> int:
+        return self._critic.rest()
+
     def begin_save(self, directory: str) -> None:
         self._critic.begin_save(Path(directory))
 
@@ -118,6 +121,10 @@ class CriticGroup:
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
         return (await self._ranks.all("optim_step", step_id))[0]
+
+    async def rest(self) -> int:
+        """Leave memory until the next verb; returns the bytes of all ranks together."""
+        return sum(await self._ranks.all("rest"))
 
     async def begin_save(self, directory: Path) -> None:
         """Copy the state to host memory; the ranks then write it behind their other work."""

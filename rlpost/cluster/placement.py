@@ -6,14 +6,15 @@ actor that is replaced sits where its predecessor sat while that node lives.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rlpost.control.seating import Node, Placement, Seat, Sitter, seat
 from rlpost.errors import NoAnswer, UserError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # A bundle must hold something; cores are shared in turn, which Ray's bookkeeping cannot express.
 CPU_OF_A_BUNDLE = 0.001
@@ -125,6 +126,35 @@ def living_nodes() -> list[Node]:
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.id != own, node.name, node.id))
+
+
+def ask_nodes(
+    nodes: Sequence[Node], question: Callable[[], T], *, timeout_s: float
+) -> dict[str, T]:
+    """Call ``question`` on every node at once; returns node id -> answer.
+
+    Raises:
+        NoAnswer: a node is gone or late; it is named.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(question)
+    asked = {
+        node: remote.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote()
+        for node in nodes
+    }
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s)
+    answers = {}
+    for node, reference in asked.items():
+        try:
+            answers[node.id] = ray.get(reference, timeout=0)
+        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
+            why = str(error).strip() or "no reason given"
+            raise NoAnswer(f"{node.name} did not answer in {timeout_s:g} s: {why}") from error
+    return answers
 
 
 def _resources(num_gpus: int) -> dict[str, float]:

@@ -61,6 +61,10 @@ class RewardGroup:
         reward = statistics.normalized(score) if statistics.count > 1 else score
         return replace(verdict, reward=reward, info={"raw": score})
 
+    async def rest(self) -> int:
+        """Leave memory until the next call; returns the bytes of all models together."""
+        return sum(await asyncio.gather(*(h.call("rest") for h in self._handles.values())))
+
     def absorb(self) -> dict[str, float]:
         """Move the step's scores into the statistics; returns their moments as metrics."""
         metrics: dict[str, float] = {}

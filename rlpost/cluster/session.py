@@ -40,6 +40,7 @@ class ClusterConfig:
     address: str | None = None  # None: a private local session; "auto" or "host:port": join
     device: Device = Device.auto
     placement: Placement = Placement.packed
+    offload_idle: bool = False  # models that wait leave their device: to the host, or to a file
     place_timeout_s: float = 60.0  # deadline of reserving the seats of all actors
     verifier_actors: int = 1
     verifier_workers: int = 2  # processes per verifier actor

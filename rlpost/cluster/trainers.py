@@ -92,6 +92,9 @@ class TrainerRank:
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return self._trainer.probe_logprobs(sequences)
 
+    def rest(self) -> int:
+        return self._trainer.rest()
+
     def begin_save(self, directory: str) -> None:
         self._trainer.begin_save(Path(directory))
 
@@ -160,6 +163,10 @@ class TrainerGroup:
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return (await self._ranks.all("probe_logprobs", sequences))[0]
 
+    async def rest(self) -> int:
+        """Leave memory until the next verb; returns the bytes of all ranks together."""
+        return sum(await self._ranks.all("rest"))
+
     async def begin_save(self, directory: Path) -> None:
         """Copy the state to host memory; the ranks then write it behind their other work."""
         await self._ranks.all("begin_save", str(directory))
@@ -197,6 +204,10 @@ class ReferenceGroup:
             for rank, rank_batches in enumerate(batches)
         )
         return await asyncio.gather(*calls)
+
+    async def rest(self) -> int:
+        """Leave memory until the next call; returns the bytes of all scorers together."""
+        return sum(await asyncio.gather(*(scorer.call("rest") for scorer in self._scorers)))
 
 
 def spawn_trainers(session: Session, cfg: TrainerConfig, *, call_timeout_s: float) -> TrainerGroup:

@@ -52,6 +52,10 @@ class VllmClassifier:
         )
         torch.set_num_threads(cfg.num_threads())
 
+    def rest(self) -> int:
+        """Stay: what vLLM has reserved it keeps."""
+        return 0
+
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences that fit the model's context, in order: logits, no sigmoid."""
         if not sequences:  # none that the model can read

@@ -19,7 +19,7 @@ from rlpost.rollout.producer import Batch
 from rlpost.stages import step_metrics
 from rlpost.stages.kept_dataset import write_kept
 from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl_parts import Rests, RLParts
 from rlpost.stages.rl_progress import Progress
 from rlpost.stages.rl_sampling import Interrupted, Sampler
 from rlpost.stages.step_record import StepRecord
@@ -102,7 +102,9 @@ class RLRun:
 
     async def collect(self) -> Batch:
         """What the step trains on; see ``Producer`` and ``selection``."""
+        await self._rest(self.parts.trainer, self.parts.critic)
         batch = await self.sampler.next_batch(self.record)
+        await self._rest(self.parts.rewards)
         return replace(batch, groups=tuple(self._select(batch.groups)))
 
     def _select(self, groups: Sequence[Group]) -> Sequence[Group]:
@@ -131,6 +133,7 @@ class RLRun:
             with self.record.timed("ref"):
                 answer = await parts.reference.logprobs(batches, temperature=temperature)
             ref = unpack(batches, answer)
+            await self._rest(parts.reference)
         if any(batches) and cfg.algorithm.anchor is Anchor.proximal:
             with self.record.timed("old_log_prob"):
                 answer = await parts.trainer.logprobs(batches, temperature=temperature)
@@ -144,6 +147,14 @@ class RLRun:
             values=values,
             greedy_rewards=await self.sampler.greedy_rewards(groups, self.record),
         )
+
+    async def _rest(self, *models: Rests | None) -> None:
+        """Take models that are not needed for now out of memory, where that is wanted."""
+        if not self.parts.cfg.cluster.offload_idle:
+            return
+        with self.record.timed("offload"):
+            sizes = await asyncio.gather(*(model.rest() for model in models if model is not None))
+        self.record.add_up("perf/offloaded_gb", sum(sizes) / 1e9)
 
     def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:
         """Advantages, then mini-batches of the groups that carry a gradient."""

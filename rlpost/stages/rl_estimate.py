@@ -11,7 +11,7 @@ from rlpost.cluster.reward import reward_name
 from rlpost.cluster.session import Device
 from rlpost.cluster.supervision import generator_name
 from rlpost.cluster.trainers import REFERENCE
-from rlpost.models.footprint import Footprint
+from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.shape import model_shape
 from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorDtype
@@ -34,6 +34,7 @@ class Estimate:
     unseated: list[Footprint]  # driver and verifiers
     tokens_per_step: int  # at most, responses and prompts
     micro_batch_tokens: int
+    offloads: bool  # idle models leave memory
 
     def of(self, sitter: str) -> list[Footprint]:
         """Return the footprints of one seat's processes."""
@@ -58,19 +59,23 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         cfg.trainer.max_tokens_per_micro_batch, -(-tokens // cfg.trainer.num_ranks)
     )
     value_bytes = resolve_dtype(cfg.trainer.dtype).itemsize
+    offloaded = cfg.cluster.offload_idle
     common = {"num_tokens": in_micro_batch, "value_bytes": value_bytes, "on_gpu": on_gpu}
     found: list[Footprint] = []
     for rank in range(cfg.trainer.num_ranks):
         name = rank_name("trainer", rank)
-        found += trained_footprint(name, policy, cfg.trainer, **common)
+        needs = trained_footprint(name, policy, cfg.trainer, **common)
+        found += in_turn(needs, "training") if offloaded else needs
     if cfg.critic.enabled:
         critic, shape = cfg.critic.trainer(cfg.trainer), model_shape(plan.critic_path)
         for rank in range(critic.num_ranks):
             name = rank_name("critic", rank)
-            found += trained_footprint(name, shape, critic, has_head=False, **common)
+            needs = trained_footprint(name, shape, critic, has_head=False, **common)
+            found += in_turn(needs, "training") if offloaded else needs
     chunk = cfg.trainer.logprob_chunk
     if cfg.algorithm.kl.needs_reference:
-        found += frozen_footprint(REFERENCE, policy, logprob_chunk=chunk, **common)
+        needs = frozen_footprint(REFERENCE, policy, logprob_chunk=chunk, **common)
+        found += in_turn(needs, "reference") if offloaded else needs
     for model, path in plan.reward_paths.items():
         name, own = reward_name(model), cfg.reward_models[model]
         bytes_each = resolve_dtype(own.dtype).itemsize
@@ -84,7 +89,8 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
             )
         else:
             own_common = common | {"value_bytes": bytes_each}
-            found += frozen_footprint(name, model_shape(path), logprob_chunk=0, **own_common)
+            needs = frozen_footprint(name, model_shape(path), logprob_chunk=0, **own_common)
+            found += in_turn(needs, "judging") if offloaded else needs
     sampled = 4 if plan.generator.dtype is GeneratorDtype.float32 else 2
     for index in range(plan.generator.num):
         found += generator_footprint(
@@ -97,6 +103,7 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         unseated=[Footprint(process=p, kept={"libraries": b}) for p, b in unseated.items()],
         tokens_per_step=tokens,
         micro_batch_tokens=in_micro_batch,
+        offloads=offloaded,
     )
 
 

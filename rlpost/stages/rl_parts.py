@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.checkpoint.store import CheckpointStore
@@ -60,6 +60,13 @@ from rlpost.weights.publisher import Transport
 from rlpost.weights.push import BusConfig
 
 log = logging.getLogger(__name__)
+
+
+class Rests(Protocol):
+    """A group of actors whose model can leave memory while it waits."""
+
+    async def rest(self) -> int:
+        """Leave until the next verb, which brings it back; returns the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

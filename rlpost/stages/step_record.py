@@ -33,10 +33,13 @@ class StepRecord:
         """Add, or replace, metrics."""
         self.metrics |= metrics
 
+    def add_up(self, name: str, amount: float) -> None:
+        """Add to what the metric already is."""
+        self.metrics[name] = self.metrics.get(name, 0.0) + amount
+
     def add_time(self, name: str, seconds: float) -> None:
         """Add to ``timing_s/<name>``."""
-        key = f"timing_s/{name}"
-        self.metrics[key] = self.metrics.get(key, 0.0) + seconds
+        self.add_up(f"timing_s/{name}", seconds)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

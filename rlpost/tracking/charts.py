@@ -148,6 +148,7 @@ CHARTS = (
             "update_critic",
             "update_actor",
             "update_weights",
+            "offload",
             "testing",
             "save_checkpoint",
         ),

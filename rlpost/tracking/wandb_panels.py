@@ -116,6 +116,7 @@ SECTIONS = (
                     "update_critic",
                     "update_actor",
                     "update_weights",
+                    "offload",
                     "testing",
                 ),
                 stacked=True,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlpost.training.parking import Parking
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.reward_settings import RewardModelConfig
 
@@ -37,6 +38,7 @@ class Classifier:
             model_path, dtype=resolve_dtype(cfg.dtype)
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
+        self._parking = Parking(self._model, device=self._device, frozen=True)
         pad = model.config.get_text_config().pad_token_id
         # Never looked at, so any id of the vocabulary will do; not every model names one.
         self._pad = 0 if pad is None else pad
@@ -44,6 +46,7 @@ class Classifier:
     @torch.no_grad()
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences that fit the model's context, in order."""
+        self._parking.wake()
         scores = [0.0] * len(sequences)
         lengths = [len(sequence) for sequence in sequences]
         for indices in batches_by_length(lengths, max_tokens=self._max_tokens):
@@ -51,6 +54,10 @@ class Classifier:
             for index, score in zip(indices, found_S.tolist(), strict=True):
                 scores[index] = score
         return scores
+
+    def rest(self) -> int:
+        """Move the weights out of memory until the next call; returns their bytes."""
+        return self._parking.park()
 
     def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         lengths_S = torch.tensor([len(s) for s in sequences], device=self._device)

@@ -34,6 +34,7 @@ from rlpost.training.deepspeed_checkpoint import (
     write_snapshot,
 )
 from rlpost.training.deepspeed_state import engine_state
+from rlpost.training.parking import Parking
 from rlpost.training.precision import on_device, resolve_dtype
 from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
@@ -103,12 +104,24 @@ class DeepSpeedStepper:
             master_address=place.master_address,
             master_port=place.master_port,
         )
-        self.engine = ds.build_engine(load(self.dtype), cfg, dtype=self.dtype)
+        self._engine = ds.build_engine(load(self.dtype), cfg, dtype=self.dtype)
+        self._parking = Parking(self._engine.module, self._engine.optimizer, device=self.device)
         self._pending = False  # gradients wait for optim_step
         self._step_id = 0
         self._step_result: dict[str, float] = {}
         self._nonfinite_in_row = 0
         self._writing: Future[None] | None = None  # what begin_save began
+
+    @property
+    def engine(self) -> Any:
+        """DeepSpeed's engine; one that rests is brought back to memory."""
+        self._parking.wake()
+        return self._engine
+
+    def rest(self) -> int:
+        """Move weights and optimizer out of memory until the next use; returns the bytes."""
+        assert not self._pending, "gradients wait for optim_step"
+        return self._parking.park()
 
     @property
     def module(self) -> Any:
@@ -256,7 +269,7 @@ class DeepSpeedStepper:
 
     def close(self) -> None:
         """Leave the ranks; the process may build another stepper afterwards."""
-        ds.leave_ranks(self.engine)
+        ds.leave_ranks(self._engine)
 
     def check_equal(self, count: int, *, what: str) -> None:
         """Unequal counts would abort the process inside a collective, without a message."""

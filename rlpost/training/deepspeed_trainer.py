@@ -82,8 +82,7 @@ class DeepSpeedTrainer:
             load=load,
         )
         self.dtype = self._stepper.dtype
-        self._engine = self._stepper.engine
-        self._shapes = weight_shapes(self._engine.module.model)
+        self._shapes = weight_shapes(self._stepper.module.model)
 
     @property
     def num_parameters(self) -> int:
@@ -116,7 +115,7 @@ class DeepSpeedTrainer:
     def _loss(
         self, batch: TokenBatch, objective: Objective, temperature: float, tally: Tally
     ) -> Tensor:
-        policy_logprobs_R, entropy_R = self._engine(
+        policy_logprobs_R, entropy_R = self._stepper.engine(
             PolicyInputs.of(batch, device=self._stepper.device),
             temperature=temperature,
             entropy_gradient=objective.entropy_coefficient != 0,
@@ -167,7 +166,7 @@ class DeepSpeedTrainer:
         results = []
         for batch in batches:
             inputs = PolicyInputs.of(batch, device=self._stepper.device)
-            logprobs_R, _ = self._engine(inputs, temperature=temperature)
+            logprobs_R, _ = self._stepper.engine(inputs, temperature=temperature)
             results.append(logprobs_R.cpu().numpy())
         return results
 
@@ -183,7 +182,11 @@ class DeepSpeedTrainer:
 
     def iter_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Full weights under Hugging Face names; see ``deepspeed_weights.iter_weights``."""
-        return iter_weights(self._engine.module.model)
+        return iter_weights(self._stepper.module.model)
+
+    def rest(self) -> int:
+        """Leave memory until the next verb; see ``DeepSpeedStepper.rest``."""
+        return self._stepper.rest()
 
     def begin_save(self, directory: Path) -> None:
         """Copy resumable state and write it behind; see ``DeepSpeedStepper.begin_save``."""
@@ -200,7 +203,7 @@ class DeepSpeedTrainer:
     def save_hf(self, directory: Path) -> None:
         """Write the weights in ``save_pretrained`` layout with tokenizer (rank 0 writes)."""
         save_pretrained(
-            self._engine.module.model,
+            self._stepper.module.model,
             directory,
             tokenizer_path=self._model_path,
             write=self._stepper.rank == 0,

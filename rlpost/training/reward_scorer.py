@@ -47,6 +47,9 @@ class ScoringEngine(Protocol):
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences of token ids that fit the model's context, in order."""
 
+    def rest(self) -> int:
+        """Leave memory until the next call, if it can; returns the bytes."""
+
 
 class RewardScorer:
     """Loads the model at ``model_path``.
@@ -139,6 +142,10 @@ class RewardScorer:
             if error := self._length_error(len(sequence)):
                 raise DataError(f"reward_models.{self._name}: {error}")
         return self._engine.scores(sequences)
+
+    def rest(self) -> int:
+        """Have the engine leave memory until the next call; returns the bytes it freed."""
+        return self._engine.rest()
 
     def _length_error(self, length: int) -> str | None:
         if not length:

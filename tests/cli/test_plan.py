@@ -48,6 +48,16 @@ def test_what_does_not_fit_exits_2(capsys, tiny):
     assert code == 2 and "It would not fit: node 1: " in text
 
 
+def test_idle_models_leave_the_gpu_for_the_host(capsys, tiny):
+    options = ["rl", "experiment=ppo_verifier", "algorithm.kl.coefficient=0.01", tiny]
+    for offload in ("false", "true"):
+        command = ["--gpus", "1", "--gpu-gib", "1", *options, "cluster=local_gpu"]
+        code, text = run(capsys, *command, f"cluster.offload_idle={offload}")
+        assert code == 2 and "It would not fit" in text, text  # even libraries need more
+        assert text.count("copy while it rests") == (3 if offload == "true" else 0)
+        assert ("cluster.offload_idle=true" in text) is (offload == "false")
+
+
 def test_wrong_options_are_refused_as_by_the_stage(capsys, tiny):
     code, text = run(capsys, "rl", "experiment=grpo", tiny, "trainer.zero_stage=5")
     assert code == 2 and "trainer.zero_stage must be 0, 1, 2 or 3" in text

@@ -7,8 +7,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from rlpost.cluster.placement import ask_nodes, living_nodes
 from rlpost.cluster.session import ClusterConfig, Session
-from rlpost.control.seating import Placement, Sitter
+from rlpost.control.seating import Node, Placement, Sitter
 from rlpost.errors import NoAnswer, UserError
 
 TRAINERS = [Sitter(name=f"trainer rank {r}", role="trainer", num_gpus=1) for r in range(2)]
@@ -59,6 +60,17 @@ def test_a_cluster_that_is_too_small_is_refused_before_anything_is_reserved(clus
         with pytest.raises(UserError, match="8 GPUs"):
             session.place([*TRAINERS, *wide])
         assert not ray.util.placement_group_table()
+
+
+def test_every_node_answers_for_itself(cluster):
+    with joined(cluster) as session:
+        del session
+        nodes = living_nodes()
+        own = ask_nodes(nodes, lambda: ray.get_runtime_context().get_node_id(), timeout_s=60)
+        assert own == {node.id: node.id for node in nodes} and len(own) == 3
+        gone = Node(id="0" * 56, name="n9", cpus=1, gpus=0)
+        with pytest.raises(NoAnswer, match="n9 did not answer"):
+            ask_nodes([nodes[0], gone], lambda: 1, timeout_s=10)
 
 
 def test_colocated_actors_share_one_gpu(cluster):

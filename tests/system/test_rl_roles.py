@@ -102,17 +102,21 @@ def test_a_reward_model_scores_the_same_in_vllm_and_in_transformers(whole_run):
 
 
 def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):
-    """Critic, reward statistics and KL coefficient come back with the policy."""
+    """Critic, reward statistics and KL coefficient come back with the policy.
+
+    And nothing changes when models leave memory while they wait.
+    """
     place, overrides = options
     cut = place / "runs" / "cut"
     shutil.copytree(whole_run, cut, symlinks=True)  # W&B links to logs it may never write
     shutil.rmtree(cut / "export")
     shutil.rmtree(cut / "checkpoints" / f"step_{STEPS:06d}")
     (cut / "checkpoints" / "latest").write_text(f"step_{STEPS - 1:06d}")
-    process = start(place, tiny_model, "cut", *overrides)
+    process = start(place, tiny_model, "cut", *overrides, "cluster.offload_idle=true")
     output = finish(process)
     assert process.returncode == 0, output
     assert samples(cut) == samples(whole_run)
     ours, theirs = metrics(cut)[-1], metrics(whole_run)[-1]
     for key in ("actor/pg_loss", "critic/vf_loss", "critic/score/mean", "actor/kl_coef"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
+    assert ours["perf/offloaded_gb"] > 0 and "perf/offloaded_gb" not in theirs

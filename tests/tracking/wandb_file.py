@@ -14,7 +14,7 @@ _BLOCK = 32768
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def finished_records(path, *, timeout_s=30.0):
+def finished_records(path, *, timeout_s=120.0):
     """Return the records once the last one is there: W&B's own process writes them."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,0 +1,184 @@
+"""The memory of a model that waits, moved one tier down and back.
+
+Owns the move: from a GPU to the host, on a CPU to a file. Refuses to own when (stages/) and
+whose. Invariants: every byte comes back as it left; a move that fails leaves all in memory.
+Storages are emptied and filled again, never replaced, so that weights which are views into
+ZeRO's flat buffers stay views.
+"""
+
+import ctypes
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+MIN_BYTES = 1 << 12  # smaller storages stay: step counters and the like
+_OWNERS = ("deepspeed.", "torch.optim")  # whose objects are searched for tensors
+
+
+class Parking:
+    """Example::
+
+        parking = Parking(model, device=torch.device("cpu"), frozen=True)
+        parking.park()   # the weights are in a file now
+        parking.wake()   # and here they are again
+
+    Args:
+        *owners: modules, optimizers and containers whose tensors belong to the model.
+        device: where the model works.
+        frozen: its bytes never change: they are written once.
+    """
+
+    def __init__(self, *owners: Any, device: torch.device, frozen: bool = False) -> None:
+        self._owners, self._device, self._frozen = owners, device, frozen
+        self._shelf: Shelf = FileShelf() if device.type == "cpu" else HostShelf()
+        self._parked: list[tuple[torch.UntypedStorage, int]] = []
+        self._shelved = False  # the shelf holds what is (or, when frozen, was) parked
+
+    def park(self) -> int:
+        """Free the model's memory; returns how many bytes, 0 when there was no room below."""
+        if self._parked:
+            return sum(size for _, size in self._parked)
+        storages = _storages(self._owners, self._device)
+        if not (self._frozen and self._shelved):
+            self._shelved = self._shelve(storages)
+        if not self._shelved:
+            return 0
+        self._parked = [(storage, storage.nbytes()) for storage in storages]
+        for storage in storages:
+            storage.resize_(0)
+        _give_back(self._device)
+        return sum(size for _, size in self._parked)
+
+    def _shelve(self, storages: list[torch.UntypedStorage]) -> bool:
+        try:
+            self._shelf.put([_bytes_of(storage) for storage in storages])
+        except (OSError, torch.OutOfMemoryError) as error:
+            log.warning("an idle model stays in memory, there is no room to move it: %s", error)
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Bring back what was parked; nothing happens when nothing was."""
+        for storage, size in self._parked:
+            storage.resize_(size)
+        self._shelf.get([_bytes_of(storage) for storage, _ in self._parked])
+        self._parked = []
+
+
+class Shelf(Protocol):
+    """One tier down."""
+
+    def put(self, blocks: list[Tensor]) -> None:
+        """Keep a copy of ``blocks``, bytes on the device, in place of what was there.
+
+        Raises:
+            OSError, torch.OutOfMemoryError: there is no room.
+        """
+
+    def get(self, blocks: list[Tensor]) -> None:
+        """Fill ``blocks``, of the same sizes, with what was put."""
+
+
+class FileShelf:
+    """In an unnamed file of the temporary directory, which vanishes with the process."""
+
+    def __init__(self) -> None:
+        # Open for as long as the process lives.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+
+    def put(self, blocks: list[Tensor]) -> None:
+        self._file.seek(0)
+        for block in blocks:
+            _whole(self._file.write, block)
+
+    def get(self, blocks: list[Tensor]) -> None:
+        self._file.seek(0)
+        for block in blocks:
+            _whole(self._file.readinto, block)
+
+
+class HostShelf:
+    """In pinned host memory, which is kept for the next time."""
+
+    def __init__(self) -> None:
+        self._host: list[Tensor] = []
+
+    def put(self, blocks: list[Tensor]) -> None:
+        if [block.numel() for block in blocks] != [kept.numel() for kept in self._host]:
+            self._host = []  # first: both would have to fit
+            self._host = [
+                torch.empty(block.numel(), dtype=torch.uint8, pin_memory=True) for block in blocks
+            ]
+        _copy(self._host, blocks)
+
+    def get(self, blocks: list[Tensor]) -> None:
+        _copy(blocks, self._host)
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source, non_blocking=True)
+    torch.cuda.synchronize()
+
+
+def _whole(transfer: Callable[[memoryview], int | None], block: Tensor) -> None:
+    """Read or write all of ``block``: a single call moves at most 2 GiB."""
+    # Not block.numpy(): torch never empties a storage that numpy has seen.
+    size, address = block.numel(), block.data_ptr()
+    view = memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+    done = 0
+    while done < len(view):
+        moved = transfer(view[done:])
+        if not moved:
+            raise OSError(f"{len(view) - done} bytes of a parked model could not be moved")
+        done += moved
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+def _storages(owners: tuple[Any, ...], device: torch.device) -> list[torch.UntypedStorage]:
+    """What the owners' tensors lie in, each once, in a stable order."""
+    found: dict[int, torch.UntypedStorage] = {}
+    for tensor in _tensors(owners):
+        storage = tensor.untyped_storage()
+        # Not those that lie in mapped files or shared memory: they are not private memory.
+        if tensor.device == device and storage.nbytes() >= MIN_BYTES and storage.resizable():
+            found.setdefault(storage.data_ptr(), storage)
+    return list(found.values())
+
+
+def _tensors(owners: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Every tensor that can be reached from the owners, with gradients and attributes."""
+    waiting, seen = list(owners), set[int]()
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            yield thing
+            if thing.is_leaf and thing.grad is not None:
+                waiting.append(thing.grad)
+            waiting.extend(vars(thing).values())  # ZeRO-3 keeps a rank's part there
+        elif isinstance(thing, Mapping):
+            waiting.extend(thing.values())
+        elif isinstance(thing, list | tuple | set):
+            waiting.extend(thing)
+        elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(_OWNERS):
+            waiting.extend(getattr(thing, "__dict__", {}).values())
+
+
+def _give_back(device: torch.device) -> None:
+    """Return freed memory to the system: allocators keep it for the process otherwise."""
+    if device.type == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)
+    else:
+        torch.cuda.empty_cache()

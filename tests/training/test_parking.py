@@ -1,0 +1,175 @@
+"""A parked model costs no memory and comes back bit for bit, under every ZeRO stage."""
+
+import contextlib
+import socket
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from packed_groups import pack_into, random_groups
+from torch import nn
+
+from rlpost.algorithms.diagnostics import merge
+from rlpost.algorithms.kl import KLConfig
+from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.objective import Objective
+from rlpost.training.parking import FileShelf, Parking
+from rlpost.training.scorer import FrozenScorer
+from rlpost.training.settings import DType, TrainerConfig
+
+CPU = torch.device("cpu")
+OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+
+
+def two_layers(width: int = 256) -> nn.Module:
+    """Weights that are views into one flat buffer, as ZeRO's are."""
+    model = nn.Sequential(nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False))
+    flat = torch.randn(2 * width * width)
+    for index, layer in enumerate(model):
+        part = flat[index * width * width : (index + 1) * width * width]
+        layer.weight.data = part.view(width, width)
+    return model
+
+
+def test_bytes_leave_and_come_back_and_views_stay_views():
+    model = two_layers()
+    before = [p.detach().clone() for p in model.parameters()]
+    parking = Parking(model, device=CPU)
+    assert parking.park() == 2 * 256 * 256 * 4
+    assert all(p.untyped_storage().nbytes() == 0 for p in model.parameters())
+    assert parking.park() == 2 * 256 * 256 * 4  # it rests already
+    parking.wake()
+    parking.wake()
+    for found, expected in zip(model.parameters(), before, strict=True):
+        assert torch.equal(found, expected)
+    first, second = model.parameters()
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+def test_gradients_and_moments_leave_too():
+    model = two_layers()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 256)).sum().backward()
+    optimizer.step()
+    parking = Parking(model, optimizer, device=CPU)
+    assert parking.park() == 4 * 2 * 256 * 256 * 4  # weights, gradients, two moments
+    parking.wake()
+    assert Parking(model, device=CPU).park() == 2 * 2 * 256 * 256 * 4
+
+
+def test_what_changed_in_between_is_what_comes_back():
+    model, frozen = two_layers(), two_layers()
+    for each, is_frozen in ((model, False), (frozen, True)):
+        parking = Parking(each, device=CPU, frozen=is_frozen)
+        before = each[0].weight.detach().clone()
+        for _ in range(2):
+            parking.park()
+            parking.wake()
+            with torch.no_grad():
+                each[0].weight.add_(1)
+        # Of a frozen one only the first copy exists: the addition of the first round is gone.
+        assert torch.allclose(each[0].weight - before, torch.tensor(1.0 if is_frozen else 2.0))
+
+
+def test_the_process_gets_smaller():
+    model = two_layers(4096)  # 134 MB
+    process, parking = psutil.Process(), Parking(model, device=CPU)
+    before = process.memory_info().rss
+    parking.park()
+    assert before - process.memory_info().rss > 100e6
+    parking.wake()
+    assert before - process.memory_info().rss < 30e6
+
+
+def test_without_room_the_model_stays(caplog):
+    model = two_layers()
+    before = model[0].weight.detach().clone()
+    parking = Parking(model, device=CPU)
+    assert isinstance(parking._shelf, FileShelf)
+    with open("/dev/full", "r+b", buffering=0) as full:
+        parking._shelf._file = full
+        assert parking.park() == 0
+        parking.wake()
+    assert "no room" in caplog.text
+    assert torch.equal(model[0].weight, before)
+
+
+@contextlib.contextmanager
+def trainer(path, stage: int, dtype: DType):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    built = DeepSpeedTrainer(
+        TrainerConfig(zero_stage=stage, dtype=dtype, lr=1e-3, threads=1),
+        model_path=str(path),
+        rank=0,
+        world_size=1,
+        master_address="127.0.0.1",
+        master_port=port,
+        seed=0,
+    )
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[float], list]:
+    """Two updates, a checkpoint and log-probs; returns the norms and what came out."""
+    norms = []
+    batches = pack_into(*random_groups(), num_micro_batches=2)[0]
+    for step in (1, 2):
+        tally = built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        metrics = merge([tally]).metrics() | built.optim_step(step)
+        norms.append(metrics["actor/grad_norm"])
+        if rests:
+            # Adam's moments alone, but for the smallest; weights of stage 0 may lie in the file.
+            assert built.rest() > 0.95 * 8 * built.num_parameters
+    built.begin_save(directory)
+    if rests:
+        built.rest()  # while the copy is still being written
+    built.finish_save()
+    return norms, built.logprobs(batches, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"),
+    [
+        (0, DType.float32),
+        (1, DType.bfloat16),
+        (2, DType.float32),
+        (2, DType.bfloat16),
+        (3, DType.bfloat16),
+    ],
+)
+def test_a_trainer_that_rests_computes_the_same(tiny_model, tmp_path, stage, dtype):
+    results = []
+    for rests in (False, True):
+        with trainer(tiny_model, stage, dtype) as built:
+            results.append(train(built, tmp_path / str(rests), rests=rests))
+    (norms, logprobs), (rested_norms, rested_logprobs) = results
+    assert norms == rested_norms and norms[0] != norms[1]
+    for ours, theirs in zip(rested_logprobs, logprobs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    files = sorted(path.name for path in (tmp_path / "True").glob("*.safetensors"))
+    assert files
+    for name in files:
+        ours, theirs = ((tmp_path / part / name).read_bytes() for part in ("True", "False"))
+        assert ours == theirs, name
+
+
+def test_a_damaged_shelf_is_noticed(tiny_model):
+    """Negative control: what is computed afterwards does come from the shelf."""
+    cfg = TrainerConfig(dtype=DType.bfloat16, threads=1)  # in the file's own it would be mapped
+    scorer = FrozenScorer(cfg, model_path=str(tiny_model))
+    batches = pack_into(*random_groups(), num_micro_batches=1)[0]
+    before = scorer.logprobs(batches, 1.0)[0]
+    assert scorer.rest() > 0
+    np.testing.assert_array_equal(scorer.logprobs(batches, 1.0)[0], before)
+    scorer.rest()
+    file = scorer._parking._shelf._file
+    file.seek(0)
+    file.write(b"\0" * (1 << 16))
+    assert np.abs(scorer.logprobs(batches, 1.0)[0] - before).max() > 0.1
