@@ -198,21 +198,25 @@ def _gone(family: list[psutil.Process]) -> None:
 
 
 def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[Kill]:
-    """Strike at random moments until the time is over or the run has ended."""
+    """Strike at random moments until the time is over or the run has ended.
+
+    ``kills`` is how many there would be if no driver had to be set up in between.
+    """
     done: list[Kill] = []
     gap_s = (until_s - time.time()) / kills
-    while time.time() < until_s:
+    while True:
         time.sleep(rng.uniform(0.3, 1.3) * gap_s)
-        if run.process.poll() is not None:
-            break
-        if not run.is_set_up():
-            continue
+        while run.process.poll() is None and not run.is_set_up() and time.time() < until_s:
+            time.sleep(0.5)
+        if run.process.poll() is not None or time.time() >= until_s:
+            return done
         blow = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
-        kill = run.hit(rng.choice(VICTIMS), blow, rng)
+        # Of some kinds there may be nobody just now: they are being restarted.
+        kills_now = (run.hit(kind, blow, rng) for kind in rng.sample(VICTIMS, len(VICTIMS)))
+        kill = next(filter(None, kills_now), None)
         if kill is not None:
             done.append(kill)
             print(f"{datetime.now():%H:%M:%S} {kill.signal} {kill.victim}", flush=True)
-    return done
 
 
 def lines(run: Run) -> Iterator[tuple[float, str]]:

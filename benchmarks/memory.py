@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/memory.py experiment=quickstart trainer.steps=2 evaluation.samples=1
 
-Peaks are the kernel's (VmHWM): resident memory, mapped weights included.
+Peaks are the kernel's (VmHWM): resident memory, mapped weights included. The last column is
+the least that was resident afterwards, which `cluster.offload_idle=true` lowers.
 """
 
 import argparse
@@ -43,10 +44,11 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def watch(command: list[str]) -> dict[str, list[int]]:
-    """Run ``command``; returns kind -> peaks of its processes."""
+def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Run ``command``; returns kind -> peaks of its processes, and what they fell to later."""
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks: dict[tuple[str, int], int] = {}
+    least: dict[tuple[str, int], int] = {}
     services: set[int] = set()
     while run.poll() is None:
         for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
@@ -56,14 +58,24 @@ def watch(command: list[str]) -> dict[str, list[int]]:
                 if process.ppid() in services:
                     kind = "verifiers"
                 if kind is not None:
-                    peaks[kind, process.pid] = peak_bytes(process.pid)
+                    key, peak, now = (
+                        (kind, process.pid),
+                        peak_bytes(process.pid),
+                        process.memory_info().rss,
+                    )
+                    least[key] = min(now, least[key]) if peak == peaks.get(key) else now
+                    peaks[key] = peak
             except (psutil.Error, OSError, ValueError):  # it ended while we looked
                 continue
         time.sleep(0.3)
     if run.returncode:
         raise SystemExit(f"the run ended with exit code {run.returncode}")
+    return _by_kind(peaks), _by_kind(least)
+
+
+def _by_kind(sizes: dict[tuple[str, int], int]) -> dict[str, list[int]]:
     by_kind = collections.defaultdict(list)
-    for (kind, _), size in peaks.items():
+    for (kind, _), size in sizes.items():
         by_kind[kind].append(size)
     return by_kind
 
@@ -87,11 +99,14 @@ def main() -> None:
     plan = predicted(args.overrides)
     with tempfile.TemporaryDirectory() as scratch:
         place = [f"run.dir={scratch}", "tracking.wandb=disabled"]
-        seen = watch([sys.executable, "-m", "rlpost.cli.main", "rl", *args.overrides, *place])
-    print(f"{'process':20} {'planned':>8} {'seen':>8}  ratio   (GiB)")
+        seen, least = watch(
+            [sys.executable, "-m", "rlpost.cli.main", "rl", *args.overrides, *place]
+        )
+    print(f"{'process':20} {'planned':>8} {'seen':>8}  ratio   least afterwards (GiB)")
     for kind, sizes in plan.items():
         ours, theirs = sum(sizes) / GIB, sum(seen.get(kind, [])) / GIB
-        print(f"{kind:20} {ours:8.2f} {theirs:8.2f}  {ours / theirs if theirs else 0:5.2f}")
+        ratio, low = ours / theirs if theirs else 0, sum(least.get(kind, [])) / GIB
+        print(f"{kind:20} {ours:8.2f} {theirs:8.2f}  {ratio:5.2f}  {low:8.2f}")
     total, real = (sum(map(sum, each.values())) / GIB for each in (plan, seen))
     print(f"{'all':20} {total:8.2f} {real:8.2f}  {total / real:5.2f}")
 
