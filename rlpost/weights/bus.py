@@ -18,26 +18,13 @@ from typing import Any
 
 from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
-from rlpost.weights.push import (
-    BusConfig,
-    Publisher,
-    PushReport,
-    Receiver,
-    logprob_difference,
-)
+from rlpost.weights.phase import Refused, Verb, ask_all, noticed
+from rlpost.weights.push import BusConfig, Publisher, PushReport, Receiver, logprob_difference
 from rlpost.weights.transports.protocol import Locator
 
 log = logging.getLogger(__name__)
 
 TRAINER = "trainer"
-
-
-class _Refused(Exception):
-    """Generators that failed a phase, and why."""
-
-    def __init__(self, failures: Mapping[str, Exception]) -> None:
-        super().__init__("; ".join(f"{name}: {error}" for name, error in failures.items()))
-        self.failures = failures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +99,9 @@ class WeightBus:
                 try:
                     return await self._push(version, ticket, start_s)
                 except GroupLost:
-                    await self._abort(version, ticket, _Refused({}))
+                    await self._abort(version, ticket, Refused({}))
                     raise
-                except _Refused as refusal:
+                except Refused as refusal:
                     last = attempt == self._cfg.attempts
                     log.warning("push of version %d was refused: %s", version, refusal)
                     await self._abort(version, ticket, refusal)
@@ -170,7 +157,7 @@ class WeightBus:
             )
             await self._compare(served.probe, ticket)
             await self._commit(served.version, ticket)
-        except _Refused as refusal:
+        except Refused as refusal:
             log.warning("%s could not catch up: %s", name, refusal)
             self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
             ill = isinstance(refusal.failures[name], NoAnswer | ProcessDied)
@@ -262,7 +249,7 @@ class WeightBus:
                 timeout_s=timeout_s,
             )
         )
-        receiving.add_done_callback(_seen)
+        receiving.add_done_callback(noticed)
         refused = None
         try:
             if send is not None:
@@ -272,7 +259,7 @@ class WeightBus:
                     refused = error
             await receiving
             if refused is not None:
-                raise _Refused(dict.fromkeys(ticket, refused))
+                raise Refused(dict.fromkeys(ticket, refused))
         finally:
             receiving.cancel()
         await self._each(ticket, lambda name, r: r.load(version), "load")
@@ -302,7 +289,7 @@ class WeightBus:
                 )
             worst_mean, worst_max = max(worst_mean, mean), max(worst_max, largest)
         if failures:
-            raise _Refused(failures)
+            raise Refused(failures)
         return worst_mean, worst_max
 
     async def _commit(self, version: int, ticket: Mapping[str, int]) -> None:
@@ -310,7 +297,7 @@ class WeightBus:
         failures: dict[str, Exception] = {}
         try:
             await self._each(ticket, lambda name, r: r.commit_push(version), "commit")
-        except _Refused as refusal:
+        except Refused as refusal:
             failures = dict(refusal.failures)
         for name, incarnation in ticket.items():
             if name in failures:
@@ -321,7 +308,7 @@ class WeightBus:
             for name in self._fleet.behind(version):
                 self._fleet.out_of_sync(name)
 
-    async def _abort(self, version: int, ticket: Mapping[str, int], cause: _Refused) -> None:
+    async def _abort(self, version: int, ticket: Mapping[str, int], cause: Refused) -> None:
         reachable = {
             name: incarnation
             for name, incarnation in ticket.items()
@@ -329,7 +316,7 @@ class WeightBus:
         }
         try:
             await self._each(reachable, lambda name, r: r.abort_push(version), "abort")
-        except _Refused as refusal:
+        except Refused as refusal:
             for name, error in refusal.failures.items():
                 if isinstance(error, WeightPushError) and name in self._fleet.stale():
                     continue  # it never served: it has nothing to go back to, and needs nothing
@@ -355,49 +342,8 @@ class WeightBus:
             raise GroupLost(f"{TRAINER} did not finish {phase} in {timeout_s:g} s") from error
 
     async def _each(
-        self,
-        ticket: Mapping[str, int],
-        call: Callable[[str, Receiver], Awaitable[Any]],
-        phase: str,
-        *,
-        timeout_s: float | None = None,
+        self, ticket: Mapping[str, int], call: Verb, phase: str, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        """Call every participant; collects all failures before it raises.
-
-        Raises:
-            _Refused: names who failed or missed the deadline, and why.
-        """
+        """Have all participants do one phase; see ``phase.ask_all``."""
         timeout_s = timeout_s or self._cfg.timeout_s
-        tasks = {
-            name: asyncio.ensure_future(call(name, self._receivers[name]))
-            for name in ticket
-            if name in self._receivers
-        }
-        for task in tasks.values():
-            task.add_done_callback(_seen)
-        try:
-            if tasks:
-                await asyncio.wait(tasks.values(), timeout=timeout_s)
-        finally:
-            late = [name for name, task in tasks.items() if not task.done()]
-            for name in late:
-                tasks[name].cancel()
-        failures: dict[str, Exception] = {
-            name: ProcessDied("left the fleet") for name in ticket if name not in tasks
-        }
-        for name, task in tasks.items():
-            if name in late:
-                failures[name] = NoAnswer(f"{name} did not finish {phase} in {timeout_s:g} s")
-            elif (error := task.exception()) is not None:
-                if not isinstance(error, InfrastructureError):
-                    raise error
-                failures[name] = error
-        if failures:
-            raise _Refused(failures)
-        return {name: task.result() for name, task in tasks.items()}
-
-
-def _seen(task: "asyncio.Future[Any]") -> None:
-    """Mark a failure as noticed: who asked for it may be gone."""
-    if not task.cancelled():
-        task.exception()
+        return await ask_all(ticket, self._receivers, call, phase=phase, timeout_s=timeout_s)
