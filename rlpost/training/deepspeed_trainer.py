@@ -12,8 +12,10 @@ Legend: R response tokens of one micro-batch.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from rlpost.algorithms.sequences import sequence_heads
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_stepper import POLICY, DeepSpeedStepper, Rank
 from rlpost.training.deepspeed_weights import Shapes, iter_weights, save_pretrained, weight_shapes
+from rlpost.training.flops import PolicyCost, peak_flops
 from rlpost.training.objective import Objective
 from rlpost.training.policy import Policy, PolicyInputs, load_policy
 from rlpost.training.scoring import scoring_batch
@@ -83,6 +86,9 @@ class DeepSpeedTrainer:
         )
         self.dtype = self._stepper.dtype
         self._shapes = weight_shapes(self._stepper.module.model)
+        self._cost = _cost(self._stepper.module.model, self._shapes)
+        self._peak_flops = _peak_flops(self._stepper)
+        self._flops = self._busy_s = 0.0  # since the last optimizer step
 
     @property
     def num_parameters(self) -> int:
@@ -107,10 +113,14 @@ class DeepSpeedTrainer:
             diagnostics over tokens of positive weight, ``actor/loss``, the mismatch with the
             rollout log-probs, ``perf/packed_tokens`` and ``perf/trained_tokens``.
         """
-        return self._stepper.accumulate(
+        start_s = time.perf_counter()
+        tally = self._stepper.accumulate(
             batches,
             loss_of=lambda batch, tally: self._loss(batch, objective, temperature, tally),
         )
+        self._busy_s += time.perf_counter() - start_s
+        self._flops += self._cost.training_flops(batches)
+        return tally
 
     def _loss(
         self, batch: TokenBatch, objective: Objective, temperature: float, tally: Tally
@@ -156,8 +166,17 @@ class DeepSpeedTrainer:
         return loss
 
     def optim_step(self, step_id: int) -> dict[str, float]:
-        """Apply the accumulated gradient once; see ``DeepSpeedStepper.optim_step``."""
-        return self._stepper.optim_step(step_id)
+        """Apply the accumulated gradient once; see ``DeepSpeedStepper.optim_step``.
+
+        Adds ``perf/mfu/actor``, of this rank, where the peak of its device is known.
+        """
+        start_s = time.perf_counter()
+        metrics = self._stepper.optim_step(step_id)
+        self._busy_s += time.perf_counter() - start_s
+        if self._flops and self._peak_flops is not None:
+            metrics["perf/mfu/actor"] = self._flops / self._busy_s / self._peak_flops
+        self._flops = self._busy_s = 0.0
+        return metrics
 
     @torch.no_grad()
     def logprobs(self, batches: Sequence[TokenBatch], temperature: float) -> list[np.ndarray]:
@@ -213,3 +232,23 @@ class DeepSpeedTrainer:
     def close(self) -> None:
         """Leave the ranks; the process may build another trainer afterwards."""
         self._stepper.close()
+
+
+def _cost(model: Any, shapes: Shapes) -> PolicyCost:
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    vocabulary = config.vocab_size * config.hidden_size
+    matrices = sum(math.prod(shape) for _, _, shape in shapes if len(shape) > 1)
+    tied = getattr(config, "tie_word_embeddings", False)
+    return PolicyCost(
+        body=matrices - vocabulary * (1 if tied else 2),
+        head=vocabulary,
+        attention=config.num_hidden_layers * heads * head_dim,
+    )
+
+
+def _peak_flops(stepper: DeepSpeedStepper) -> float | None:
+    if stepper.device.type != "cuda" or stepper.dtype is not torch.bfloat16:
+        return None
+    return peak_flops(torch.cuda.get_device_name(stepper.device))

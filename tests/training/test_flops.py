@@ -1,0 +1,80 @@
+"""Operations are those that torch counts; the metric is there where a peak is known."""
+
+import contextlib
+import socket
+
+import pytest
+import torch
+from packed_groups import load_plain, pack_into, random_groups
+from torch.utils.flop_counter import FlopCounterMode
+
+from rlpost.algorithms.kl import KLConfig
+from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.training.batch import Block
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.flops import attended_pairs, peak_flops
+from rlpost.training.objective import Objective
+from rlpost.training.settings import DType, TrainerConfig
+
+OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+
+
+def test_pairs_of_a_block_by_hand():
+    # Prompt of 2: 1 + 2. A response of 3 sees the prompt 3 times, and itself 1 + 2 + 3 times.
+    assert attended_pairs(Block(prompt=(0, 2), responses=((2, 5),))) == 3 + 6 + 6
+    assert attended_pairs(Block(prompt=(0, 2), responses=((2, 5), (5, 6)))) == 15 + 2 + 1
+    block = Block(prompt=(3, 7), responses=((7, 10), (10, 15)))
+    by_hand = sum(1 for i in range(4) for j in range(4) if j <= i)
+    for length in (3, 5):
+        by_hand += sum(1 for i in range(4, 4 + length) for j in range(4 + length) if j <= i)
+    assert attended_pairs(block) == by_hand
+
+
+def test_peaks_are_found_by_name():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA L40S") == 362e12 and peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("Tesla K80") is None
+
+
+@contextlib.contextmanager
+def trainer(path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    built = DeepSpeedTrainer(
+        TrainerConfig(zero_stage=3, dtype=DType.float32, threads=1),
+        model_path=str(path),
+        rank=0,
+        world_size=1,
+        master_address="127.0.0.1",
+        master_port=port,
+        seed=0,
+    )
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+@pytest.mark.parametrize("model", ["tiny_model", "tiny_untied_model"])
+def test_operations_are_those_that_torch_counts(model, request):
+    path = request.getfixturevalue(model)
+    batches = pack_into(*random_groups(), num_micro_batches=1)[0]
+    with trainer(path) as built:
+        cost = built._cost
+        built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        built._peak_flops = 1e9
+        metrics = built.optim_step(1)
+        expected = cost.training_flops(batches)
+        assert 0 < metrics["perf/mfu/actor"] < expected / 1e9 / 1e-4
+        assert "perf/mfu/actor" in built.optim_step(1)  # repeated: as recorded
+    # Torch counts a plain model with plain attention, which looks at all pairs, not half of them.
+    plain = load_plain(path)
+    plain.set_attn_implementation("eager")
+    length = 11
+    with FlopCounterMode(display=False) as counter:
+        plain(input_ids=torch.arange(1, length + 1)[None], use_cache=False).logits.sum().backward()
+    counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
+    assert counted["aten.mm"] == 3 * 2 * (cost.body + cost.head) * length
+    assert counted["aten.bmm"] == pytest.approx(3 * 4 * cost.attention * length**2, rel=0.01)
