@@ -58,7 +58,7 @@ class Parking:
     def _shelve(self, storages: list[torch.UntypedStorage]) -> bool:
         try:
             self._shelf.put([_bytes_of(storage) for storage in storages])
-        except (OSError, torch.OutOfMemoryError) as error:
+        except OSError as error:
             log.warning("an idle model stays in memory, there is no room to move it: %s", error)
             return False
         return True
@@ -78,7 +78,7 @@ class Shelf(Protocol):
         """Keep a copy of ``blocks``, bytes on the device, in place of what was there.
 
         Raises:
-            OSError, torch.OutOfMemoryError: there is no room.
+            OSError: there is no room.
         """
 
     def get(self, blocks: list[Tensor]) -> None:
@@ -112,13 +112,18 @@ class HostShelf:
     def put(self, blocks: list[Tensor]) -> None:
         if [block.numel() for block in blocks] != [kept.numel() for kept in self._host]:
             self._host = []  # first: both would have to fit
-            self._host = [
-                torch.empty(block.numel(), dtype=torch.uint8, pin_memory=True) for block in blocks
-            ]
+            self._host = [_pinned(block.numel()) for block in blocks]
         _copy(self._host, blocks)
 
     def get(self, blocks: list[Tensor]) -> None:
         _copy(blocks, self._host)
+
+
+def _pinned(size: int) -> Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:  # a CUDA error, without a class for memory
+        raise OSError(f"{size} bytes of host memory cannot be pinned: {error}") from error
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
