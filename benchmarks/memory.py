@@ -48,7 +48,7 @@ def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]
     """Run ``command``; returns kind -> peaks of its processes, and what they fell to later."""
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks: dict[tuple[str, int], int] = {}
-    least: dict[tuple[str, int], int] = {}
+    seen: dict[tuple[str, int], list[int]] = collections.defaultdict(list)
     services: set[int] = set()
     while run.poll() is None:
         for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
@@ -58,19 +58,20 @@ def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]
                 if process.ppid() in services:
                     kind = "verifiers"
                 if kind is not None:
-                    key, peak, now = (
-                        (kind, process.pid),
-                        peak_bytes(process.pid),
-                        process.memory_info().rss,
-                    )
-                    least[key] = min(now, least[key]) if peak == peaks.get(key) else now
-                    peaks[key] = peak
+                    peaks[kind, process.pid] = peak_bytes(process.pid)
+                    seen[kind, process.pid].append(process.memory_info().rss)
             except (psutil.Error, OSError, ValueError):  # it ended while we looked
                 continue
         time.sleep(0.3)
     if run.returncode:
         raise SystemExit(f"the run ended with exit code {run.returncode}")
-    return _by_kind(peaks), _by_kind(least)
+    return _by_kind(peaks), _by_kind({key: _least_later(sizes) for key, sizes in seen.items()})
+
+
+def _least_later(sizes: list[int]) -> int:
+    """Return what a process fell to once it had been nearly as large as it ever was."""
+    first = next(i for i, size in enumerate(sizes) if size >= 0.7 * max(sizes))
+    return min(sizes[first:])
 
 
 def _by_kind(sizes: dict[tuple[str, int], int]) -> dict[str, list[int]]:

@@ -87,7 +87,7 @@ class DeepSpeedTrainer:
         self.dtype = self._stepper.dtype
         self._shapes = weight_shapes(self._stepper.module.model)
         self._cost = _cost(self._stepper.module.model, self._shapes)
-        self._peak_flops = _peak_flops(self._stepper)
+        self._peak_flops = _peak_flops(self._stepper, self._shapes)
         self._flops = self._busy_s = 0.0  # since the last optimizer step
 
     @property
@@ -248,7 +248,9 @@ def _cost(model: Any, shapes: Shapes) -> PolicyCost:
     )
 
 
-def _peak_flops(stepper: DeepSpeedStepper) -> float | None:
+def _peak_flops(stepper: DeepSpeedStepper, shapes: Shapes) -> float | None:
     if stepper.device.type != "cuda" or stepper.dtype is not torch.bfloat16:
         return None
+    if any("experts" in name for name, _, _ in shapes):
+        return None  # a token meets some of them only: the count would be too high
     return peak_flops(torch.cuda.get_device_name(stepper.device))

@@ -38,30 +38,28 @@ class Parking:
         self._owners, self._device, self._frozen = owners, device, frozen
         self._shelf: Shelf = FileShelf() if device.type == "cpu" else HostShelf()
         self._parked: list[tuple[torch.UntypedStorage, int]] = []
-        self._shelved = False  # the shelf holds what is (or, when frozen, was) parked
+        self._shelved: list[torch.UntypedStorage] = []  # whose bytes the shelf holds
 
     def park(self) -> int:
         """Free the model's memory; returns how many bytes, 0 when there was no room below."""
         if self._parked:
             return sum(size for _, size in self._parked)
-        storages = _storages(self._owners, self._device)
         if not (self._frozen and self._shelved):
-            self._shelved = self._shelve(storages)
-        if not self._shelved:
-            return 0
-        self._parked = [(storage, storage.nbytes()) for storage in storages]
-        for storage in storages:
+            self._shelve()
+        self._parked = [(storage, storage.nbytes()) for storage in self._shelved]
+        for storage in self._shelved:
             storage.resize_(0)
         _give_back(self._device)
         return sum(size for _, size in self._parked)
 
-    def _shelve(self, storages: list[torch.UntypedStorage]) -> bool:
+    def _shelve(self) -> None:
+        storages, self._shelved = _storages(self._owners, self._device), []
         try:
             self._shelf.put([_bytes_of(storage) for storage in storages])
         except OSError as error:
             log.warning("an idle model stays in memory, there is no room to move it: %s", error)
-            return False
-        return True
+        else:
+            self._shelved = storages
 
     def wake(self) -> None:
         """Bring back what was parked; nothing happens when nothing was."""
