@@ -299,7 +299,8 @@ def main() -> int:
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     run = Run(args.place.absolute(), steps=args.steps)
-    while run.process.poll() is None and not run.is_set_up():
+    deadline_s = time.time() + 60 * args.finish_minutes
+    while run.process.poll() is None and not run.is_set_up() and time.time() < deadline_s:
         time.sleep(1)  # before, there is nobody to strike
     until_s = time.time() + 60 * args.minutes
     kills = attack(run, kills=args.kills, until_s=until_s, rng=random.Random(args.seed))

@@ -6,12 +6,15 @@ actor's own code keeps its class.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from rlpost.errors import NoAnswer, ProcessDied
+
+log = logging.getLogger(__name__)
 
 
 class Handle:
@@ -107,6 +110,17 @@ class Stateless:
                     self._replace(handle)
                     raise
         raise AssertionError("unreachable: the last attempt re-raises")
+
+    async def rest(self) -> int:
+        """Have the model leave memory until the next call; returns the bytes.
+
+        A model that is dead or hangs rests well enough: the next call replaces it.
+        """
+        try:
+            return await self._handle.call("rest")
+        except (ProcessDied, NoAnswer) as error:
+            log.warning("an idle model stays where it is: %s", error)
+            return 0
 
     def _replace(self, failed: Handle) -> None:
         if self._handle is failed:  # several calls fail together; one replaces

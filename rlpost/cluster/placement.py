@@ -134,7 +134,7 @@ def ask_nodes(
     """Call ``question`` on every node at once; returns node id -> answer.
 
     Raises:
-        NoAnswer: a node is gone or late; it is named.
+        NoAnswer: a node is gone, late, or cannot tell; it is named.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -152,8 +152,7 @@ def ask_nodes(
         try:
             answers[node.id] = ray.get(reference, timeout=0)
         except ray.exceptions.RayError as error:  # a missed deadline is one
-            why = str(error).strip() or "no reason given"
-            raise NoAnswer(f"{node.name} did not answer in {timeout_s:g} s: {why}") from error
+            raise NoAnswer(f"{node.name} gave no answer within {timeout_s:g} s: {error}") from error
     return answers
 
 

@@ -63,7 +63,7 @@ class RewardGroup:
 
     async def rest(self) -> int:
         """Leave memory until the next call; returns the bytes of all models together."""
-        return sum(await asyncio.gather(*(h.call("rest") for h in self._handles.values())))
+        return sum(await asyncio.gather(*(handle.rest() for handle in self._handles.values())))
 
     def absorb(self) -> dict[str, float]:
         """Move the step's scores into the statistics; returns their moments as metrics."""

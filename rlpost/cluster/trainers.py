@@ -207,7 +207,7 @@ class ReferenceGroup:
 
     async def rest(self) -> int:
         """Leave memory until the next call; returns the bytes of all scorers together."""
-        return sum(await asyncio.gather(*(scorer.call("rest") for scorer in self._scorers)))
+        return sum(await asyncio.gather(*(scorer.rest() for scorer in self._scorers)))
 
 
 def spawn_trainers(session: Session, cfg: TrainerConfig, *, call_timeout_s: float) -> TrainerGroup:

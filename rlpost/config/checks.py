@@ -105,8 +105,7 @@ def _check_idle_options(cfg: RLConfig) -> None:
             "algorithm.dynamic_sampling.* has no effect with algorithm.dynamic_sampling."
             "enabled=false; enable it, or leave its options out"
         )
-    ahead = cfg.rl.max_staleness or cfg.rl.oversample
-    if cfg.rl.on_overage is OnOverage.drop and not ahead:
+    if cfg.rl.on_overage is OnOverage.drop and not cfg.rl.runs_ahead:
         raise UserError(
             "rl.on_overage=drop has no effect on-policy, where nothing ages; set "
             "rl.max_staleness or rl.oversample, or leave it out"

@@ -43,6 +43,11 @@ class StalenessConfig:
     on_overage: OnOverage = OnOverage.wait
     oversample: float = 0.0  # extra share of prompts in flight; a batch is cut without the last
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether responses are sampled and judged while others are trained on."""
+        return self.max_staleness > 0 or self.oversample > 0
+
     def check(self, path: str = "rl") -> None:
         """Raises UserError: a field is out of range or two of them contradict each other."""
         if self.max_staleness < 0:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-STAYS = frozenset({"libraries", "CUDA context", "copy while it rests"})
+STAYS = frozenset({"libraries", "CUDA context", "copy while it rests", "copy for a checkpoint"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Footprint:
         """What is there while others have their turn."""
         if self.turn is None:
             return self.peak_bytes
-        return sum(size for name, size in self.kept.items() if name in STAYS)
+        return sum(_staying(self.kept)) + max(_staying(self.phases), default=0)
 
     def largest(self, count: int = 4) -> list[tuple[str, float]]:
         """Return what the peak is made of, the largest first."""
@@ -40,6 +40,10 @@ class Footprint:
             name = max(self.phases, key=lambda phase: self.phases[phase])
             parts[name] = self.phases[name]
         return sorted(parts.items(), key=lambda part: -part[1])[:count]
+
+
+def _staying(parts: Mapping[str, float]) -> list[float]:
+    return [size for name, size in parts.items() if name in STAYS]
 
 
 def together_bytes(footprints: Sequence[Footprint]) -> float:

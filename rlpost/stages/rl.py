@@ -104,7 +104,6 @@ class RLRun:
         """What the step trains on; see ``Producer`` and ``selection``."""
         await self._rest(self.parts.trainer, self.parts.critic)
         batch = await self.sampler.next_batch(self.record)
-        await self._rest(self.parts.rewards)
         return replace(batch, groups=tuple(self._select(batch.groups)))
 
     def _select(self, groups: Sequence[Group]) -> Sequence[Group]:
@@ -128,6 +127,9 @@ class RLRun:
         temperature = cfg.rollout.temperature
         parts.tracker.phase(Phase.scoring)
         batches = scoring_batches(groups, cfg)
+        greedy = await self.sampler.greedy_rewards(groups, self.record)
+        if not cfg.rl.runs_ahead:  # else they go on judging
+            await self._rest(parts.rewards)
         ref = proximal = values = None
         if any(batches) and parts.reference is not None:
             with self.record.timed("ref"):
@@ -145,7 +147,7 @@ class RLRun:
             ref_logprobs=ref,
             proximal_logprobs=proximal,
             values=values,
-            greedy_rewards=await self.sampler.greedy_rewards(groups, self.record),
+            greedy_rewards=greedy,
         )
 
     async def _rest(self, *models: Rests | None) -> None:

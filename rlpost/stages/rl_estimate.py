@@ -90,7 +90,8 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         else:
             own_common = common | {"value_bytes": bytes_each}
             needs = frozen_footprint(name, model_shape(path), logprob_chunk=0, **own_common)
-            found += in_turn(needs, "judging") if offloaded else needs
+            judges_in_turn = offloaded and not cfg.rl.runs_ahead
+            found += in_turn(needs, "judging") if judges_in_turn else needs
     sampled = 4 if plan.generator.dtype is GeneratorDtype.float32 else 2
     for index in range(plan.generator.num):
         found += generator_footprint(

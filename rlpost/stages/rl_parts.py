@@ -160,6 +160,7 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     reference = rewards = None
     if objective.needs_reference:
         reference = spawn_reference(session, cfg.trainer, model_path=plan.model_path, **common)
+        await _settle(cfg, reference)
     if cfg.reward_models:
         rewards = spawn_reward(
             session,
@@ -168,6 +169,7 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
             policy_path=plan.model_path,
             **common,
         )
+        await _settle(cfg, rewards)
     await _setup(plan, generation.supervisor, trainer, critic)
     cursor = PromptCursor(
         len(plan.train_set),
@@ -314,7 +316,7 @@ def _judge(plan: RLPlan, verifiers: RemoteVerifiers, rewards: RewardGroup | None
 async def _setup(
     plan: RLPlan, supervisor: Supervisor, trainer: TrainerGroup, critic: CriticGroup | None
 ) -> None:
-    """Boot generators, trainer and critic side by side."""
+    """Boot generators, trainer and critic side by side, or in turn where memory is short."""
     cfg = plan.cfg
     transport = cfg.weights.transport
     if transport is Transport.auto:
@@ -330,7 +332,6 @@ async def _setup(
     alone = cfg.critic.warmup_only_steps
     policy_cfg = _per_update(replace(cfg.trainer, steps=cfg.trainer.steps - alone), cfg)
     setups: list[Any] = [
-        supervisor.boot(),
         trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender),
     ]
     if critic is not None:
@@ -343,9 +344,19 @@ async def _setup(
                 seed=cfg.seed,
             )
         )
-    infos, *_ = await asyncio.gather(*setups)
+    if cfg.cluster.offload_idle:
+        await asyncio.gather(*setups)
+        await _settle(cfg, trainer, critic)
+        setups = []
+    infos, *_ = await asyncio.gather(supervisor.boot(), *setups)
     for name, info in infos.items():
         log.info("%s: %s", name, info)
+
+
+async def _settle(cfg: RLConfig, *models: Rests | None) -> None:
+    """Have models that were just loaded make room for the next, where memory is short."""
+    if cfg.cluster.offload_idle:
+        await asyncio.gather(*(model.rest() for model in models if model is not None))
 
 
 def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:

@@ -18,6 +18,7 @@ from torch import nn
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
 
+REDUCE_BUCKET = 500_000_000  # DeepSpeed's own
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -75,7 +76,9 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def engine_config(cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int) -> dict[str, Any]:
+def engine_config(
+    cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int, num_parameters: int
+) -> dict[str, Any]:
     """Translate our options into DeepSpeed's.
 
     Micro-batches are counted by us: its accumulation is set to 1 and the boundary is
@@ -100,6 +103,8 @@ def engine_config(cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int) -
             "stage": cfg.zero_stage,
             "reduce_scatter": has_cuda(),  # gloo reduces, then keeps its part
             "overlap_comm": False,
+            # Stage 3 keeps a buffer of this many values; more than there are is waste.
+            "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
             # Norms stay whole on every rank, matrices do not.
             "stage3_param_persistence_threshold": 10 * hidden_size,
         },
@@ -121,15 +126,32 @@ def build_engine(policy: nn.Module, cfg: TrainerConfig, *, dtype: torch.dtype) -
     import deepspeed
 
     hidden_size = policy.model.config.get_text_config().hidden_size
-    config = engine_config(cfg, dtype=dtype, hidden_size=hidden_size)
-    engine, *_ = deepspeed.initialize(
-        model=policy, model_parameters=list(policy.parameters()), config=config
+    parameters = list(policy.parameters())
+    config = engine_config(
+        cfg,
+        dtype=dtype,
+        hidden_size=hidden_size,
+        num_parameters=sum(parameter.numel() for parameter in parameters),
     )
+    engine, *_ = deepspeed.initialize(model=policy, model_parameters=parameters, config=config)
     if dtype is torch.bfloat16 and cfg.zero_stage == 0:
         # This path begins with a real step on zero gradients (harmless at rate 0), which
         # would leave Adam's bias correction one step ahead of the other stages.
         engine.optimizer.optimizer.state.clear()
     return engine
+
+
+def release_gathered(engine: Any) -> None:
+    """Give back the weights that ZeRO-3 keeps whole after a forward pass; collective.
+
+    It also ends the gathers that were begun ahead of the next pass.
+    """
+    if engine.zero_optimization_stage() < 3:
+        return
+    engine.empty_partition_cache()
+    whole = engine.optimizer.persistent_parameters
+    if whole:
+        whole[0].all_gather(whole)
 
 
 def set_lr(engine: Any, lr: float) -> None:

@@ -119,8 +119,12 @@ class DeepSpeedStepper:
         return self._engine
 
     def rest(self) -> int:
-        """Move weights and optimizer out of memory until the next use; returns the bytes."""
+        """Move weights and optimizer out of memory until the next use; returns the bytes.
+
+        Collective, like every verb.
+        """
         assert not self._pending, "gradients wait for optim_step"
+        ds.release_gathered(self.engine)
         return self._parking.park()
 
     @property

@@ -113,6 +113,7 @@ class DeepSpeedTrainer:
             diagnostics over tokens of positive weight, ``actor/loss``, the mismatch with the
             rollout log-probs, ``perf/packed_tokens`` and ``perf/trained_tokens``.
         """
+        _ = self._stepper.engine  # coming back from rest is not work
         start_s = time.perf_counter()
         tally = self._stepper.accumulate(
             batches,
@@ -172,6 +173,8 @@ class DeepSpeedTrainer:
         """
         start_s = time.perf_counter()
         metrics = self._stepper.optim_step(step_id)
+        if self._peak_flops is not None:
+            torch.cuda.synchronize()  # the update itself is only queued
         self._busy_s += time.perf_counter() - start_s
         if self._flops and self._peak_flops is not None:
             metrics["perf/mfu/actor"] = self._flops / self._busy_s / self._peak_flops

@@ -6,6 +6,7 @@ backwards; recomputation, padding and the optimizer count nothing. Here the head
 response tokens alone, and attention is counted pair by pair, causal, with shared prompts once.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from rlpost.training.batch import Block, TokenBatch
 
 PASSES = 3  # one forward, and a backward that costs two
 
-# NVIDIA's data sheets: bfloat16 tensor cores, dense. The first name that occurs decides.
+# NVIDIA's data sheets: bfloat16 tensor cores, dense. The first name that occurs, in whole words,
+# decides.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -24,6 +26,7 @@ PEAK_FLOPS = {
     "A100": 312e12,
     "A800": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10G": 70e12,
     "A10": 125e12,
@@ -36,7 +39,8 @@ def peak_flops(device_name: str) -> float | None:
 
     Example: ``peak_flops("NVIDIA H100 80GB HBM3") == 989e12``
     """
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+    found = (peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
+    return next(found, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 MIN_BYTES = 1 << 12  # smaller storages stay: step counters and the like
+PIECE_BYTES = 1 << 26
 _OWNERS = ("deepspeed.", "torch.optim")  # whose objects are searched for tensors
 
 
@@ -63,10 +64,16 @@ class Parking:
 
     def wake(self) -> None:
         """Bring back what was parked; nothing happens when nothing was."""
+        if not self._parked:
+            return
         for storage, size in self._parked:
             storage.resize_(size)
         self._shelf.get([_bytes_of(storage) for storage, _ in self._parked])
         self._parked = []
+        if not self._frozen:
+            # Not kept: what its owner replaces meanwhile must not live on because of us.
+            self._shelved = []
+            self._shelf.clear()
 
 
 class Shelf(Protocol):
@@ -82,39 +89,61 @@ class Shelf(Protocol):
     def get(self, blocks: list[Tensor]) -> None:
         """Fill ``blocks``, of the same sizes, with what was put."""
 
+    def clear(self) -> None:
+        """Forget what was put, where that frees anything."""
+
 
 class FileShelf:
     """In an unnamed file of the temporary directory, which vanishes with the process."""
 
     def __init__(self) -> None:
-        # Open for as long as the process lives.
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._file: Any = None  # opened when it is needed first, then for life
 
     def put(self, blocks: list[Tensor]) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._file.seek(0)
-        for block in blocks:
-            _whole(self._file.write, block)
+        try:
+            for block in blocks:
+                _whole(self._file.write, block)
+        except OSError:
+            self.clear()  # others need the room that is left
+            raise
 
     def get(self, blocks: list[Tensor]) -> None:
         self._file.seek(0)
         for block in blocks:
             _whole(self._file.readinto, block)
 
+    def clear(self) -> None:
+        if self._file is not None:
+            self._file.truncate(0)
+
 
 class HostShelf:
-    """In pinned host memory, which is kept for the next time."""
+    """In pinned host memory, which is kept for the next time.
+
+    Pieces of one size, because torch rounds what it pins up to a power of two.
+    """
 
     def __init__(self) -> None:
-        self._host: list[Tensor] = []
+        self._pieces: list[Tensor] = []
 
     def put(self, blocks: list[Tensor]) -> None:
-        if [block.numel() for block in blocks] != [kept.numel() for kept in self._host]:
-            self._host = []  # first: both would have to fit
-            self._host = [_pinned(block.numel()) for block in blocks]
-        _copy(self._host, blocks)
+        while len(self._pieces) * PIECE_BYTES < sum(block.numel() for block in blocks):
+            self._pieces.append(_pinned(PIECE_BYTES))
+        torch.cuda.synchronize()  # gathers of other streams included
+        for piece, part in side_by_side(self._pieces, blocks):
+            piece.copy_(part, non_blocking=True)
+        torch.cuda.synchronize()
 
     def get(self, blocks: list[Tensor]) -> None:
-        _copy(blocks, self._host)
+        for piece, part in side_by_side(self._pieces, blocks):
+            part.copy_(piece, non_blocking=True)
+        torch.cuda.synchronize()
+
+    def clear(self) -> None:
+        pass
 
 
 def _pinned(size: int) -> Tensor:
@@ -124,10 +153,16 @@ def _pinned(size: int) -> Tensor:
         raise OSError(f"{size} bytes of host memory cannot be pinned: {error}") from error
 
 
-def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source, non_blocking=True)
-    torch.cuda.synchronize()
+def side_by_side(pieces: list[Tensor], blocks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Lay ``blocks`` end to end over pieces of one size; yields views of equal length."""
+    at = 0
+    for block in blocks:
+        done = 0
+        while done < block.numel():
+            piece, offset = pieces[at // pieces[0].numel()], at % pieces[0].numel()
+            length = min(piece.numel() - offset, block.numel() - done)
+            yield piece[offset : offset + length], block[done : done + length]
+            done, at = done + length, at + length
 
 
 def _whole(transfer: Callable[[memoryview], int | None], block: Tensor) -> None:

@@ -69,7 +69,7 @@ def test_every_node_answers_for_itself(cluster):
         own = ask_nodes(nodes, lambda: ray.get_runtime_context().get_node_id(), timeout_s=60)
         assert own == {node.id: node.id for node in nodes} and len(own) == 3
         gone = Node(id="0" * 56, name="n9", cpus=1, gpus=0)
-        with pytest.raises(NoAnswer, match="n9 did not answer"):
+        with pytest.raises(NoAnswer, match="n9 gave no answer"):
             ask_nodes([nodes[0], gone], lambda: 1, timeout_s=10)
 
 

@@ -1,5 +1,7 @@
 """Sums of what processes need, alone, together and in turn."""
 
+from dataclasses import replace
+
 import pytest
 
 from rlpost.models.footprint import Footprint, in_turn, together_bytes
@@ -32,6 +34,12 @@ def test_in_turn_only_the_largest_turn_counts():
     # Libraries of three, the generator, and policy with critic: they have the larger turn.
     assert together_bytes([*training, *reference, GENERATOR]) == 3 + 8 + 7 + 2
     assert together_bytes([*reference, *training[1:]]) == 2 + 5
+
+
+def test_a_checkpoint_is_written_while_its_trainer_rests():
+    saving = replace(POLICY, phases={"update": 3.0, "copy for a checkpoint": 2.0})
+    (resting,) = in_turn([saving], "training")
+    assert (resting.peak_bytes, resting.resting_bytes) == (8, 3)
 
 
 def test_from_a_gpu_a_model_rests_on_the_host():

@@ -8,7 +8,7 @@ from rlpost.training.settings import TrainerConfig
 
 
 def config(dtype=torch.float32, **options):
-    return engine_config(TrainerConfig(**options), dtype=dtype, hidden_size=64)
+    return engine_config(TrainerConfig(**options), dtype=dtype, hidden_size=64, num_parameters=1000)
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.3])
