@@ -19,7 +19,7 @@ from rlpost.rollout.producer import Batch
 from rlpost.stages import step_metrics
 from rlpost.stages.kept_dataset import write_kept
 from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
-from rlpost.stages.rl_parts import Rests, RLParts
+from rlpost.stages.rl_parts import Rests, RLParts, rest_all
 from rlpost.stages.rl_progress import Progress
 from rlpost.stages.rl_sampling import Interrupted, Sampler
 from rlpost.stages.step_record import StepRecord
@@ -155,8 +155,8 @@ class RLRun:
         if not self.parts.cfg.cluster.offload_idle:
             return
         with self.record.timed("offload"):
-            sizes = await asyncio.gather(*(model.rest() for model in models if model is not None))
-        self.record.add_up("perf/offloaded_gb", sum(sizes) / 1e9)
+            size_bytes = await rest_all(*models)
+        self.record.add_up("perf/offloaded_gb", size_bytes / 1e9)
 
     def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:
         """Advantages, then mini-batches of the groups that carry a gradient."""

@@ -69,6 +69,11 @@ class Rests(Protocol):
         """Leave until the next verb, which brings it back; returns the bytes."""
 
 
+async def rest_all(*models: Rests | None) -> int:
+    """Have all that exist leave memory, side by side; returns the bytes."""
+    return sum(await asyncio.gather(*(model.rest() for model in models if model is not None)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RLParts:
     """Everything the loop drives."""
@@ -356,7 +361,7 @@ async def _setup(
 async def _settle(cfg: RLConfig, *models: Rests | None) -> None:
     """Have models that were just loaded make room for the next, where memory is short."""
     if cfg.cluster.offload_idle:
-        await asyncio.gather(*(model.rest() for model in models if model is not None))
+        await rest_all(*models)
 
 
 def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:

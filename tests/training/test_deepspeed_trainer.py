@@ -3,13 +3,12 @@
 Several ranks are in tests/system/test_gradient_parity.py.
 """
 
-import contextlib
-import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from one_rank import trainer
 from packed_groups import (
     load_plain,
     pack_into,
@@ -22,33 +21,11 @@ from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, ReinforceConfig
 from rlpost.errors import RunFailed
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.objective import Objective
-from rlpost.training.settings import DType, LRSchedule, TrainerConfig
+from rlpost.training.settings import DType, LRSchedule
 
 OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES = [0, 1, 2, 3]
-
-
-@contextlib.contextmanager
-def trainer(path, **options):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    defaults = {"dtype": DType.float32, "threads": 1, "lr": 1e-3, "logprob_chunk": 32}
-    built = DeepSpeedTrainer(
-        TrainerConfig(**defaults | options),
-        model_path=str(path),
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=port,
-        seed=0,
-    )
-    try:
-        yield built
-    finally:
-        built.close()
 
 
 def batches(num_micro_batches: int = 3, seed: int = 0):

@@ -1,20 +1,16 @@
 """Operations are those that torch counts; the metric is there where a peak is known."""
 
-import contextlib
-import socket
-
 import pytest
 import torch
+from one_rank import trainer
 from packed_groups import load_plain, pack_into, random_groups
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.training.batch import Block
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.flops import attended_pairs, peak_flops
 from rlpost.training.objective import Objective
-from rlpost.training.settings import DType, TrainerConfig
 
 OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
 
@@ -38,31 +34,11 @@ def test_peaks_are_found_by_name():
     assert peak_flops("Tesla K80") is None and peak_flops("NVIDIA RTX A1000") is None
 
 
-@contextlib.contextmanager
-def trainer(path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    built = DeepSpeedTrainer(
-        TrainerConfig(zero_stage=3, dtype=DType.float32, threads=1),
-        model_path=str(path),
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=port,
-        seed=0,
-    )
-    try:
-        yield built
-    finally:
-        built.close()
-
-
 @pytest.mark.parametrize("model", ["tiny_model", "tiny_untied_model"])
 def test_operations_are_those_that_torch_counts(model, request, monkeypatch):
     path = request.getfixturevalue(model)
     batches = pack_into(*random_groups(), num_micro_batches=1)[0]
-    with trainer(path) as built:
+    with trainer(path, zero_stage=3) as built:
         cost = built._cost
         built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
         built._peak_flops = 1e9

@@ -1,15 +1,14 @@
 """A parked model costs no memory and comes back bit for bit, under every ZeRO stage."""
 
-import contextlib
 import errno
 import os
-import socket
 import tempfile
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from one_rank import trainer
 from packed_groups import pack_into, random_groups
 from torch import nn
 
@@ -139,26 +138,6 @@ def test_blocks_lie_end_to_end_over_pieces():
     assert all(torch.equal(a, b) for a, b in zip(copies, blocks, strict=True))
 
 
-@contextlib.contextmanager
-def trainer(path, stage: int, dtype: DType):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    built = DeepSpeedTrainer(
-        TrainerConfig(zero_stage=stage, dtype=dtype, lr=1e-3, threads=1),
-        model_path=str(path),
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=port,
-        seed=0,
-    )
-    try:
-        yield built
-    finally:
-        built.close()
-
-
 def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[float], list]:
     """Two updates, a checkpoint and log-probs; returns the norms and what came out."""
     norms = []
@@ -193,7 +172,7 @@ def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[floa
 def test_a_trainer_that_rests_computes_the_same(tiny_model, tmp_path, stage, dtype):
     results = []
     for rests in (False, True):
-        with trainer(tiny_model, stage, dtype) as built:
+        with trainer(tiny_model, zero_stage=stage, dtype=dtype) as built:
             results.append(train(built, tmp_path / str(rests), rests=rests))
     (norms, logprobs), (rested_norms, rested_logprobs) = results
     assert norms == rested_norms and norms[0] != norms[1]
