@@ -97,6 +97,64 @@ def test_imports_inside_functions_are_seen():
     assert imported("def f():\n    from vllm.config import x\n    import os.path") == {"vllm", "os"}
 
 
+# Arguments that let loaded data run code; ruff's rules (pyproject.toml) know more functions.
+EXECUTES = {("weights_only", False), ("allow_pickle", True), ("trust_remote_code", True)}
+
+
+def executing_calls(source: str) -> list[str]:
+    """Calls in ``source`` that let what they load run code."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        words = {
+            (word.arg, word.value.value)
+            for word in call.keywords
+            if isinstance(word.value, ast.Constant)
+        }
+        unsafe = ast.unparse(call.func) == "torch.load" and ("weights_only", True) not in words
+        if unsafe or words & EXECUTES:
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_nothing_that_is_loaded_can_run_code():
+    found = {str(path): executing_calls(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert {path: calls for path, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("torch.load(path)", True),
+        ("torch.load(path, weights_only=False)", True),
+        ("torch.load(path, weights_only=True)", False),
+        ("np.load(path, allow_pickle=True)", True),
+        ("AutoModel.from_pretrained(path, trust_remote_code=True)", True),
+        ("AutoModel.from_pretrained(path)", False),
+    ],
+)
+def test_calls_that_let_data_run_code_are_seen(call, found):
+    assert bool(executing_calls(call)) is found
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        ("import pickle\npickle.loads(b'')", "S301"),
+        ("import yaml\nyaml.load('x', yaml.Loader)", "S506"),
+        ("import marshal\nmarshal.loads(b'')", "S302"),
+        ("eval('1')", "S307"),
+        ("exec('1')", "S102"),
+    ],
+)
+def test_the_linter_refuses_loads_that_run_code(source, rule):
+    place = PACKAGE / "data" / "some_file.py"
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", str(place), "-"]
+    result = subprocess.run(
+        command, input=source, capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert rule in result.stdout
+
+
 def test_every_directory_is_a_package():
     folders = {p.parent for p in PACKAGE.rglob("*.py")}
     assert [f for f in folders if not (f / "__init__.py").is_file()] == []

@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # bytes, huge numbers, deep nesting
         raise DataError(f"{path}: cannot be read ({error})") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: must hold a JSON object, found {type(record).__name__}")

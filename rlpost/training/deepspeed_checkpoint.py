@@ -10,24 +10,24 @@ A rank keeps and writes the parameters it was dealt, so with many ranks none hol
 """
 
 import json
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rlpost.checkpoint.space import disk_errors
+from rlpost.checkpoint.state import read_json
 from rlpost.errors import DataError, UserError
 from rlpost.training.deepspeed_state import MASTER, MOMENTS, EngineState, gather, scatter
+from rlpost.training.random_state import random_state, restore_random_state, seed_everything
 
 SHARD_BYTES = 2**30
-FORMAT = 1
+FORMAT = 2
 _META = "trainer.json"
 
 
@@ -72,7 +72,7 @@ def take_snapshot(state: EngineState, *, rank: int, num_ranks: int, progress: Pr
     return Snapshot(
         rank=rank,
         tensors=gather(state, owners=deal(sizes, num_ranks=num_ranks)),
-        random=_random_state(),
+        random=random_state(),
         meta=json.dumps(meta),
     )
 
@@ -99,8 +99,7 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for number, shard in enumerate(_shards(snapshot.tensors)):
             _write_shard(shard, directory / f"state_{snapshot.rank:03d}_{number:03d}.safetensors")
-        with _random_path(directory, snapshot.rank).open("wb") as file:
-            torch.save(snapshot.random, file)
+        _random_path(directory, snapshot.rank).write_text(json.dumps(snapshot.random))
         if snapshot.rank == 0:
             (directory / _META).write_text(snapshot.meta)
 
@@ -145,38 +144,56 @@ def load_state(
         DataError: files are missing or damaged, or parameters are missing.
         UserError: it is the state of another model.
     """
-    meta = _read_meta(directory / _META)
-    kinds = (MASTER, *MOMENTS) if meta["adam_step"] else (MASTER,)
+    meta = _Meta.read(directory / _META)
+    kinds = (MASTER, *MOMENTS) if meta.adam_step else (MASTER,)
     shards = Shards(directory)
     # All of it on every rank before anything changes: all refuse, or none.
     shards.check({f"{n}.{k}": shape for n, shape in state.shapes.items() for k in kinds})
-    progress, same_ranks = Progress(**meta["progress"]), meta["num_ranks"] == num_ranks
-    path = _random_path(directory, rank)
-    if same_ranks and not path.is_file():
-        raise DataError(f"{path}: missing, so this is not a complete trainer checkpoint")
+    if meta.num_ranks == num_ranks:
+        _restore_random(_random_path(directory, rank))
+    else:
+        seed_everything(seed, meta.progress.step_id, rank)
     scatter(
         state,
         lambda name, kind, start, stop: shards.read(f"{name}.{kind}", start, stop),
-        adam_step=meta["adam_step"],
+        adam_step=meta.adam_step,
     )
-    if same_ranks:
-        # Our own file; numpy's state is not a tensor.
-        _restore_random(torch.load(path, weights_only=False))
-    else:
-        seed_everything(seed, progress.step_id, rank)
-    return progress
+    return meta.progress
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: missing, so this is not a complete trainer checkpoint")
-    meta = json.loads(path.read_text())
-    if meta.get("format") != FORMAT:
-        raise DataError(
-            f"{path}: format {meta.get('format')}, this rlpost reads format {FORMAT}; start a new "
-            "run from an exported model (model.path=.../export)"
-        )
-    return meta
+    return read_json(path)
+
+
+def _restore_random(path: Path) -> None:
+    try:
+        restore_random_state(_read(path))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Meta:
+    """What ``trainer.json`` says."""
+
+    num_ranks: int
+    adam_step: int
+    progress: Progress
+
+    @classmethod
+    def read(cls, path: Path) -> "_Meta":
+        meta = _read(path)
+        if meta.pop("format", None) != FORMAT:
+            raise DataError(
+                f"{path}: not of format {FORMAT}, which this rlpost reads; start a new run from an "
+                "exported model (model.path=.../export)"
+            )
+        try:
+            return cls(**{**meta, "progress": Progress(**meta["progress"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path}: not what a trainer writes ({error})") from error
 
 
 class Shards:
@@ -229,31 +246,5 @@ class Shards:
         return part[start - first * width : stop - first * width]
 
 
-def seed_everything(*keys: int) -> None:
-    """Seed python, numpy and torch by a hash of ``keys``."""
-    seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
-    for seed_it in (random.seed, np.random.seed, torch.manual_seed):
-        seed_it(seed)
-
-
 def _random_path(directory: Path, rank: int) -> Path:
-    return directory / f"random_{rank:03d}.pt"
-
-
-def _random_state() -> dict[str, Any]:
-    state = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore_random(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    return directory / f"random_{rank:03d}.json"

@@ -6,9 +6,12 @@ continuations in test_deepspeed_trainer.py.
 
 import contextlib
 import json
+import pickle
 import random
+import re
 import socket
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,7 +140,9 @@ def test_a_damaged_file_is_named(tmp_path):
         Shards(tmp_path)
 
 
-@pytest.mark.parametrize("blocked", ["state_000_000.safetensors", "random_000.pt", "trainer.json"])
+@pytest.mark.parametrize(
+    "blocked", ["state_000_000.safetensors", "random_000.json", "trainer.json"]
+)
 def test_any_file_that_cannot_be_written_is_a_write_error(tmp_path, blocked):
     (tmp_path / blocked / "in the way").mkdir(parents=True)
     with pytest.raises(CheckpointWriteError, match="writing the checkpoint"):
@@ -234,10 +239,10 @@ def test_half_a_state_is_refused_before_anything_changes(tiny_model, tmp_path):
         before = weights(built)
         with pytest.raises(DataError, match=r"trainer\.json: missing"):
             built.load(tmp_path / "empty")
-        (tmp_path / "random_000.pt").rename(tmp_path / "elsewhere")
-        with pytest.raises(DataError, match=r"random_000\.pt: missing"):
+        (tmp_path / "random_000.json").rename(tmp_path / "elsewhere")
+        with pytest.raises(DataError, match=r"random_000\.json: missing"):
             built.load(tmp_path)
-        (tmp_path / "elsewhere").rename(tmp_path / "random_000.pt")
+        (tmp_path / "elsewhere").rename(tmp_path / "random_000.json")
         (path,) = tmp_path.glob("*.safetensors")
         with safe_open(path, framework="pt") as file:
             kept = {k: file.get_tensor(k) for k in list(file.keys())[1:]}
@@ -245,9 +250,37 @@ def test_half_a_state_is_refused_before_anything_changes(tiny_model, tmp_path):
         with pytest.raises(DataError, match="lacks 'model"):
             built.load(tmp_path)
         (tmp_path / "trainer.json").write_text('{"shape": {}, "progress": {}}')
-        with pytest.raises(DataError, match="format None, this rlpost reads format 1"):
+        with pytest.raises(DataError, match=r"trainer\.json: not of format 2"):
             built.load(tmp_path)
         assert all(torch.equal(before[n], t) for n, t in weights(built).items())
+
+
+class Touch:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tiny_model, tmp_path):
+    touched = tmp_path / "touched"
+    with trainer(tiny_model) as built:
+        save(built, tmp_path / "state")
+        for file in sorted((tmp_path / "state").iterdir()):
+            honest = file.read_bytes()
+            for write in (pickle.dump, torch.save):
+                with file.open("wb") as stream:
+                    write(Touch(touched), stream)
+                with pytest.raises(DataError, match=re.escape(file.name)):
+                    built.load(tmp_path / "state")
+                assert not touched.exists(), file.name
+            file.write_bytes(honest)
+        torch.save(Touch(touched), tmp_path / "hostile")
+        torch.load(tmp_path / "hostile", weights_only=False)  # negative control
+        assert touched.exists()
 
 
 def test_another_model_is_refused(tiny_model, tmp_path):
