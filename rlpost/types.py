@@ -71,7 +71,7 @@ class Trajectory:
     rollout_logprobs: tuple[float, ...]
     spans: tuple[Span, ...]
     finish_reason: str  # "stop" | "length" | "abort"
-    text: str  # decoded response without special tokens
+    text: str  # decoded response without special tokens, up to the end of a stop string
     seed: int
     verdicts: tuple[Verdict, ...] = ()
     reward: float | None = None  # weighted sum of verdicts; None when any verdict failed
@@ -105,10 +105,16 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a response is sampled; the temperature also divides the training logits."""
+    """How a response is sampled; the temperature also divides the training logits.
+
+    A response ends with the token that completes a string of ``stop`` or is one of
+    ``stop_token_ids``. That token was sampled, so it belongs to the response and is trained.
+    """
 
     max_tokens: int = 256  # response tokens, end-of-sequence included
     temperature: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,9 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.types import SamplingConfig
 from rlpost.weights.publisher import WeightsConfig
 
+MAX_STOPS = 16  # strings, or tokens
+MAX_STOP_CHARACTERS = 100  # every sampled token is compared with the end of the text
+
 # vLLM samples at 0.01 whatever lies between 0 and that, and refuses what lies above 2.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 
@@ -59,12 +62,19 @@ class RolloutConfig:
     group_size: int = 8  # responses per prompt
     max_tokens: int = 256  # per response
     temperature: float = 1.0  # also divides the training logits
+    stop: list[str] = field(default_factory=list)  # strings that end a response and belong to it
+    stop_token_ids: list[int] = field(default_factory=list)  # beside the model's end-of-sequence
     interruption: InterruptionConfig = field(default_factory=InterruptionConfig)
     on_verifier_error: OnVerifierError = OnVerifierError.sample
 
     @property
     def sampling(self) -> SamplingConfig:
-        return SamplingConfig(max_tokens=self.max_tokens, temperature=self.temperature)
+        return SamplingConfig(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids),
+        )
 
     def check(self, path: str = "rollout") -> None:
         """Raises UserError: a field is out of range."""
@@ -77,7 +87,22 @@ class RolloutConfig:
                 f"{self.temperature}: greedy responses of a group are equal and teach nothing; "
                 "1.0 is usual"
             )
+        self._check_stops(path)
         self.interruption.check(max_tokens=self.max_tokens, path=f"{path}.interruption")
+
+    def _check_stops(self, path: str) -> None:
+        for name, stops in (("stop", self.stop), ("stop_token_ids", self.stop_token_ids)):
+            if len(stops) > MAX_STOPS or len(set(stops)) < len(stops):
+                raise UserError(
+                    f"{path}.{name} must be a list of at most {MAX_STOPS} different entries, got "
+                    f"{len(stops)}: {stops!r:.200}"
+                )
+        for text in self.stop:
+            if not 0 < len(text) <= MAX_STOP_CHARACTERS:
+                raise UserError(
+                    f"{path}.stop must hold strings of 1 to {MAX_STOP_CHARACTERS} characters, got "
+                    f"{text!r:.200}; for example {path}.stop=['</answer>']"
+                )
 
 
 class Anchor(Enum):

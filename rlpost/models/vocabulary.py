@@ -1,7 +1,9 @@
-"""Whether two models mean the same by a token id.
+"""What token ids mean to a model, and whether two models mean the same by them.
 
-Owns the comparison. Refuses to load models: tokenizers are enough.
+Owns these comparisons. Refuses to load models: tokenizers are enough.
 """
+
+from collections.abc import Sequence
 
 from rlpost.errors import UserError
 
@@ -21,4 +23,14 @@ def require_same_vocabulary(path: str, policy_path: str, *, field: str) -> None:
         raise UserError(
             f"{field}: {path!r} must have the tokenizer of the policy ({policy_path!r}), whose "
             "token ids it is given; use a model of the same family"
+        )
+
+
+def require_in_vocabulary(token_ids: Sequence[int], *, size: int, field: str) -> None:
+    """Raises UserError: a token id configured in ``field`` is none of the model's ``size``."""
+    unknown = [token for token in token_ids if not 0 <= token < size]
+    if unknown:
+        raise UserError(
+            f"{field} must hold token ids from 0 to {size - 1}, the model's vocabulary, got "
+            f"{unknown}"
         )

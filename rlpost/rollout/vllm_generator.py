@@ -241,6 +241,10 @@ class VllmGenerator:
             top_k=0,
             min_p=0.0,
             repetition_penalty=1.0,
+            stop=list(sampling.stop),
+            stop_token_ids=list(sampling.stop_token_ids),
+            # Their tokens are part of the response, so verifiers read them.
+            include_stop_str_in_output=bool(sampling.stop or sampling.stop_token_ids),
             logprobs=0,  # the sampled token's own
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -380,17 +384,17 @@ def _sampled_logprobs(child: Any) -> tuple[float, ...]:
 
 def _spans(child: Any, *, version: int) -> tuple[Span, ...]:
     """Translate the engine's own version spans; they partition the response."""
-    spans = tuple(
+    num_tokens = len(child.token_ids)
+    spans = [
         Span(
             start=s.start,
-            end=s.end,
+            # A stop string may have cut off tokens that were sampled after it.
+            end=min(s.end, num_tokens),
             version=BASE_VERSION if s.version == "default" else int(s.version),
         )
         for s in child.weight_versions or ()
-        if s.end > s.start
-    )
+        if min(s.end, num_tokens) > s.start
+    ]
     if not spans:
-        spans = (Span(start=0, end=len(child.token_ids), version=version),)
-    if spans[-1].end != len(child.token_ids):
-        spans = (*spans[:-1], replace(spans[-1], end=len(child.token_ids)))
-    return spans
+        return (Span(start=0, end=num_tokens, version=version),)
+    return (*spans[:-1], replace(spans[-1], end=num_tokens))

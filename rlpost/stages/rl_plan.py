@@ -19,7 +19,8 @@ from rlpost.config.schema import RLConfig
 from rlpost.data.dataset import PromptDataset, heldout_source
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length, locate_model, parameter_count
-from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.models.shape import model_shape
+from rlpost.models.vocabulary import require_in_vocabulary, require_same_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
@@ -85,6 +86,11 @@ def prepare(
     device = device or resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
+    require_in_vocabulary(
+        cfg.rollout.stop_token_ids,
+        size=model_shape(model_path).vocabulary,
+        field="rollout.stop_token_ids",
+    )
     interruption = Interruption.of(
         cfg.rollout.interruption,
         encode=partial(tokenizer.encode, add_special_tokens=False),

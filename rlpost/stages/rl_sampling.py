@@ -6,7 +6,7 @@ generation and verification (rollout/) and the rules (algorithms/, control/).
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlpost.data.cursor import parse_uid
@@ -18,7 +18,7 @@ from rlpost.stages.rl_batch import raw_statistics
 from rlpost.stages.rl_parts import RLParts
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
-from rlpost.types import Group, SamplingConfig
+from rlpost.types import Group
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Sampler:
         parts = self.parts
         if not parts.cfg.algorithm.advantage.needs_greedy or not groups:
             return None
-        sampling = SamplingConfig(max_tokens=parts.cfg.rollout.max_tokens, temperature=0.0)
+        sampling = replace(parts.cfg.rollout.sampling, temperature=0.0)
         with record.timed("greedy"):
             collection = await self._wait(
                 parts.collector.collect(

@@ -5,12 +5,13 @@ With a living engine it is tested in tests/system/.
 
 import os
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from rlpost.errors import ProcessDied
-from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
+from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator, _spans
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.transports.protocol import Locator
 
@@ -126,3 +127,28 @@ async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
     generator._engine, generator._pushing = DeadEngine(), 1
     with pytest.raises(ProcessDied):
         await generator.abort_push(1)
+
+
+class Child:
+    """A finished completion as vLLM gives it."""
+
+    def __init__(self, num_tokens, versions):
+        self.token_ids = list(range(num_tokens))
+        self.weight_versions = [
+            SimpleNamespace(version=name, start=start, end=end) for name, start, end in versions
+        ]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "versions", "spans"),
+    [
+        (4, [("default", 0, 4)], [(0, 4, 0)]),
+        (4, [("1", 0, 2), ("2", 2, 4)], [(0, 2, 1), (2, 4, 2)]),
+        (4, [("1", 0, 2), ("2", 2, 6)], [(0, 2, 1), (2, 4, 2)]),  # a stop string cut two off
+        (2, [("1", 0, 2), ("2", 2, 6)], [(0, 2, 1)]),  # and here all of version 2
+        (3, [], [(0, 3, 7)]),
+    ],
+)
+def test_spans_partition_the_tokens_that_are_left(num_tokens, versions, spans):
+    found = _spans(Child(num_tokens, versions), version=7)
+    assert [(s.start, s.end, s.version) for s in found] == spans

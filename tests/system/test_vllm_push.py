@@ -93,14 +93,14 @@ def bus_for(publisher, generator) -> WeightBus:
     )
 
 
-async def sample(generator, *, n=4, seed=5, temperature=1.0, max_tokens=12):
+async def sample(generator, *, n=4, seed=5, temperature=1.0, max_tokens=12, **stops):
     return await generator.generate(
         GenerationRequest(
             key="test/0:0",
             prompt=PROMPT,
             num_samples=n,
             seed=seed,
-            sampling=SamplingConfig(max_tokens=max_tokens, temperature=temperature),
+            sampling=SamplingConfig(max_tokens=max_tokens, temperature=temperature, **stops),
         )
     )
 
@@ -132,6 +132,7 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await _every_push_is_exact(publisher, generator, bus)
         await _wrong_pushes_are_refused(publisher, generator, bus, untied=kind == "untied")
         await _seeds_and_temperature(publisher, generator)
+        await _stops_end_a_response(publisher, generator)
         await _requests_go_on_over_a_push(publisher, generator, bus)
         await _requests_are_given_up(publisher, generator, bus)
         await _a_finished_response_waits_for_the_push(publisher, generator, bus)
@@ -205,6 +206,28 @@ async def _seeds_and_temperature(publisher, generator):
     warm = await sample(generator, temperature=0.7)
     assert worst_gap(publisher, warm, temperature=0.7) < 1e-3
     assert worst_gap(publisher, warm, temperature=1.0) > 1e-2  # negative control
+
+
+async def _stops_end_a_response(publisher, generator):
+    """What was sampled stays as it is, up to the token that completes the stop."""
+    free = await sample(generator, max_tokens=40)
+    shared = free[0].text[20:23]  # letters of a token or of two
+    cut = await sample(generator, max_tokens=40, stop=(shared,))
+    for before, after in zip(free, cut, strict=True):
+        num_tokens = len(after.response_ids)
+        assert after.response_ids == before.response_ids[:num_tokens]
+        assert len(after.rollout_logprobs) == after.spans[-1].end == num_tokens
+        if shared in before.text:
+            assert after.text == before.text[: before.text.index(shared) + len(shared)]
+            assert after.finish_reason == "stop"
+        else:
+            assert after.response_ids == before.response_ids
+    assert len(cut[0].response_ids) < len(free[0].response_ids)
+    assert worst_gap(publisher, cut) < 1e-3
+    token = free[1].response_ids[5]
+    ended = (await sample(generator, max_tokens=40, stop_token_ids=(token,)))[1]
+    assert ended.response_ids == free[1].response_ids[: free[1].response_ids.index(token) + 1]
+    assert (ended.finish_reason, ended.truncated) == ("stop", False)
 
 
 async def _requests_go_on_over_a_push(publisher, generator, bus):
