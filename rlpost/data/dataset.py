@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
@@ -23,6 +24,9 @@ from rlpost.errors import DataError, UserError
 from rlpost.types import Prompt
 
 DEFAULT_SIZE = 1000
+
+# Why nobody can judge a row with these columns, or None where somebody can.
+Refuse = Callable[[Mapping[str, Any]], str | None]
 
 
 class OnBadRow(Enum):
@@ -125,6 +129,7 @@ class PromptDataset:
         seed: int = 0,
         max_prompt_tokens: int | None = None,
         columns: Mapping[str, str] = MappingProxyType({}),
+        refuse: Refuse = lambda columns: None,
     ) -> "PromptDataset":
         """Read, encode and check one split.
 
@@ -136,6 +141,7 @@ class PromptDataset:
             max_prompt_tokens: the caller's bound, such as the model's context minus the
                 response length; the smaller of it and ``cfg.max_prompt_tokens`` holds.
             columns: what every row must have -> who needs it.
+            refuse: says why a row that has them all is nevertheless bad.
 
         Raises:
             UserError: a setting is wrong or the source does not exist.
@@ -160,7 +166,7 @@ class PromptDataset:
         rows = load_rows(source, split=split, size=size, seed=seed, field=f"data.{split.value}")
         skipped: list[str] = []
         prompts = []
-        for prompt in _usable(rows, encoder, cfg, columns, skipped):
+        for prompt in _usable(rows, encoder, cfg, columns, refuse, skipped):
             prompts.append(prompt)
             if split is Split.HELDOUT and len(prompts) == size:
                 break
@@ -186,6 +192,7 @@ def _usable(
     encoder: PromptEncoder,
     cfg: DataConfig,
     columns: Mapping[str, str],
+    refuse: Refuse,
     skipped: list[str],
 ) -> Iterator[Prompt]:
     kept = 0
@@ -195,6 +202,11 @@ def _usable(
                 raise row
             prompt = encoder.encode(row, uid=prompt_uid(0, kept))
             _require(columns, prompt)
+            if (reason := refuse(prompt.columns)) is not None:
+                raise DataError(
+                    f"{prompt.address}: {reason}; mend the row, or leave such rows out with "
+                    "data.on_bad_row=skip"
+                )
         except PromptTooLong as error:
             if cfg.on_long_prompt is OnLongPrompt.error:
                 raise

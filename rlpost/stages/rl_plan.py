@@ -8,6 +8,7 @@ written or a process started.
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,7 @@ def prepare(
         "max_prompt_tokens": longest_prompt,
         "seed": cfg.seed,
         "columns": _required_columns(verifiers),
+        "refuse": partial(_refusal, verifiers),
     }
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
@@ -138,6 +140,14 @@ def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:
         for name, cfg in verifiers.items()
         for column in cfg.required_columns()
     }
+
+
+def _refusal(verifiers: dict[str, VerifierConfig], columns: Mapping[str, Any]) -> str | None:
+    """The first verifier's reason why it can judge no response to a row."""
+    for name, cfg in verifiers.items():
+        if (reason := cfg.refusal(columns)) is not None:
+            return f"{reason} (verifier={name})"
+    return None
 
 
 def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:

@@ -6,6 +6,7 @@ deadlines (sandbox.py) and the weighted sum (combine.py). Invariant: a kind retu
 only when it has judged the response; whatever it cannot judge it raises.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -16,6 +17,7 @@ from rlpost.types import Prompt, Trajectory
 
 TIMEOUT = "timeout"  # Verdict.error of a response that outlived its deadline
 ABSTAINED = "abstained"  # Verdict.error when the verifier returned None
+_MAX_BITS = 13_000  # of an integer that Python writes out: sys.int_info.default_max_str_digits
 
 verifiers = Registry("verifier")
 
@@ -31,6 +33,14 @@ class VerifierConfig:
     def required_columns(self) -> tuple[str, ...]:
         """Return the dataset columns without which this verifier cannot judge any row."""
         return ()
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        """Return why no response to a row with these columns can be judged, None if one can.
+
+        Asked of every row when it is loaded, so it must be cheap. The columns that
+        ``required_columns`` names are there.
+        """
+        return None
 
     def resolved(self) -> Self:
         """Return a config that means the same in another process's working directory."""
@@ -83,7 +93,7 @@ def gold_of(sample: Sample, column: str) -> str:
     """Return the reference answer of a sample's row as stripped text.
 
     Raises:
-        DataError: the column is missing, empty, or neither text nor a number.
+        DataError: the column is missing, or holds what ``refusal_of`` refuses.
     """
     at = f"{sample.address}: " if sample.address else ""
     if column not in sample.columns:
@@ -92,6 +102,26 @@ def gold_of(sample: Sample, column: str) -> str:
             "set verifier.answer_column"
         )
     gold = sample.columns[column]
-    if not isinstance(gold, str | int | float) or not str(gold).strip():
-        raise DataError(f"{at}column {column!r} must be text or a number, got {gold!r:.80}")
+    if (reason := refusal_of(gold, column=column)) is not None:
+        raise DataError(f"{at}{reason}")
     return str(gold).strip()
+
+
+def refusal_of(gold: object, *, column: str) -> str | None:
+    """Return why a value can be nobody's reference answer, None when it can."""
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        return f"column {column!r} must be text or a number, got {_shown(gold)}"
+    if isinstance(gold, float) and not math.isfinite(gold):
+        return f"column {column!r} must be a finite number, got {gold}"
+    if isinstance(gold, str) and not gold.strip():
+        return f"column {column!r} must not be empty, got {gold!r:.80}"
+    if isinstance(gold, int) and gold.bit_length() > _MAX_BITS:
+        return f"column {column!r} must be text where a number has more than 4,000 digits"
+    return None
+
+
+def _shown(value: object) -> str:
+    kind = type(value).__name__
+    if isinstance(value, Mapping | list | tuple):
+        return f"a {kind} of {len(value)}"
+    return f"{value!r:.80} ({kind})"

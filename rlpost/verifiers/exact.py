@@ -5,11 +5,21 @@ and, on request, case: math.py and numeric.py compare by meaning.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, gold_of, verifiers
+from rlpost.verifiers.base import (
+    Judge,
+    Sample,
+    Score,
+    VerifierConfig,
+    gold_of,
+    refusal_of,
+    verifiers,
+)
 
 
 class Take(Enum):
@@ -34,6 +44,9 @@ class ExactConfig(VerifierConfig):
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        return refusal_of(columns[self.answer_column], column=self.answer_column)
 
 
 @verifiers.register("exact", ExactConfig)

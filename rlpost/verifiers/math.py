@@ -9,12 +9,21 @@ repeat the computation that was asked for is not to answer.
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from rlpost.errors import DataError
-from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, gold_of, verifiers
+from rlpost.verifiers.base import (
+    Judge,
+    Sample,
+    Score,
+    VerifierConfig,
+    gold_of,
+    refusal_of,
+    verifiers,
+)
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(?:\.\d+)?[eE][-+]?\d{1,3}")
 _TWO_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
@@ -29,6 +38,9 @@ class MathConfig(VerifierConfig):
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        return refusal_of(columns[self.answer_column], column=self.answer_column)
 
 
 @verifiers.register("math", MathConfig)

@@ -6,11 +6,21 @@ those). Invariant: integers of any length are compared exactly.
 
 import decimal
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from rlpost.errors import DataError, UserError
-from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, gold_of, verifiers
+from rlpost.verifiers.base import (
+    Judge,
+    Sample,
+    Score,
+    VerifierConfig,
+    gold_of,
+    refusal_of,
+    verifiers,
+)
 
 # A minus directly after a digit, letter or closing bracket is an operator, as in "9-3", and
 # not a sign; "= -3", "(-3" and "$-3" are signed. Grouping commas need three digits after.
@@ -32,6 +42,9 @@ class NumericConfig(VerifierConfig):
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        return refusal_of(columns[self.answer_column], column=self.answer_column)
 
 
 @verifiers.register("numeric", NumericConfig)

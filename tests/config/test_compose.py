@@ -138,6 +138,25 @@ def test_bad_data_is_refused_before_anything_starts(run_cli, tmp_path, text, mes
     assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
 
 
+UNUSABLE_ANSWERS = {
+    "numeric": ['""', '" \\n"', '["1", "2"]', '{"a": 1}', "true", "NaN", "-Infinity", "null"],
+    "math": ['""'],
+    "exact": ['""'],
+}
+
+
+@pytest.mark.parametrize("verifier", UNUSABLE_ANSWERS)
+def test_an_answer_nobody_can_judge_by_is_refused_with_its_line(run_cli, tmp_path, verifier):
+    for answer in UNUSABLE_ANSWERS[verifier]:
+        rows = ['{"prompt": "2 * 3?", "answer": "6"}', f'{{"prompt": "x", "answer": {answer}}}']
+        (tmp_path / "train.jsonl").write_text("\n".join(rows))
+        code, output = run_cli("data.train=train.jsonl", f"verifier={verifier}")
+        assert code == 2, (answer, output)
+        assert "train.jsonl:2: " in output and "'answer'" in output, (answer, output)
+        assert "Traceback" not in output
+        assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
+
+
 def test_no_room_for_a_checkpoint_is_refused_before_a_start(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr("rlpost.checkpoint.store.free_bytes", lambda path: 1000)
     code, output = run_cli()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,15 @@ def test_rows_without_what_a_verifier_needs(tmp_path: Path, chat: PreTrainedToke
     data = load(DataConfig(train=train, on_bad_row=OnBadRow.skip), chat, columns=needed)
     assert (len(data), len(data.skipped)) == (1, 2)
     assert len(load(DataConfig(train=train), chat)) == 3  # negative control
+
+
+def test_rows_that_a_verifier_refuses(tmp_path: Path, chat: PreTrainedTokenizerFast) -> None:
+    train = jsonl(tmp_path / "t.jsonl", [{"prompt": "a", "answer": a} for a in ("1", "x", "2")])
+
+    def refuse(columns: Mapping[str, Any]) -> str | None:
+        return None if columns["answer"].isdigit() else "column 'answer' must be a digit"
+
+    with pytest.raises(DataError, match=r"t\.jsonl:2: column 'answer' must be a digit; mend") as e:
+        load(DataConfig(train=train), chat, refuse=refuse)
+    data = load(DataConfig(train=train, on_bad_row=OnBadRow.skip), chat, refuse=refuse)
+    assert (len(data), data.skipped) == (2, [str(e.value)])

@@ -2,7 +2,7 @@ import pytest
 
 from rlpost.errors import DataError
 from rlpost.types import Prompt, Span, Trajectory
-from rlpost.verifiers.base import Sample, gold_of, sample_of
+from rlpost.verifiers.base import Sample, gold_of, refusal_of, sample_of
 
 
 def _trajectory(text):
@@ -46,11 +46,20 @@ def test_gold_is_stripped_text(gold, text):
     assert gold_of(Sample(prompt="q", text="", columns={"answer": gold}), "answer") == text
 
 
-@pytest.mark.parametrize("gold", [None, "", "  ", ["6"], {"a": 1}])
-def test_gold_that_is_no_text_names_row_and_column(gold):
+@pytest.mark.parametrize(
+    "gold",
+    [None, "", "  ", ["6"], {"a": 1}, True, float("nan"), float("inf"), 7**9999],
+    ids=lambda gold: type(gold).__name__,
+)
+def test_gold_that_nobody_can_judge_by_names_row_and_column(gold):
     sample = Sample(prompt="q", text="", columns={"answer": gold}, address="train.jsonl:18")
-    with pytest.raises(DataError, match=r"train\.jsonl:18: column 'answer' must be text"):
+    with pytest.raises(DataError, match=r"train\.jsonl:18: column 'answer' must"):
         gold_of(sample, "answer")
+    assert len(refusal_of(gold, column="answer")) < 200
+
+
+def test_what_can_be_judged_by_is_not_refused():
+    assert {refusal_of(gold, column="a") for gold in ("6", 6, 0.5, 0, "nan", 10**3000)} == {None}
 
 
 def test_missing_gold_column_lists_what_the_row_has():
