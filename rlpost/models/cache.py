@@ -1,19 +1,38 @@
-"""Directories that appear whole or not at all.
+"""Where prepared models are kept, and directories that appear whole or not at all.
 
-Owns the atomic creation of a model directory. Invariant: a directory with the final name
-is complete, whatever was killed while it was written and however many writers raced.
+Owns the cache's place and the atomic creation of a model directory. Invariants: the command
+and `make` of one checkout use the same cache; a directory with the final name is complete,
+whatever was killed while it was written and however many writers raced.
 """
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 
 def cache_root() -> Path:
-    """Return rlpost's cache directory: ``$RLPOST_CACHE`` or ``~/.cache/rlpost``."""
-    return Path(os.environ.get("RLPOST_CACHE") or Path.home() / ".cache" / "rlpost")
+    """Return rlpost's cache directory.
+
+    It is ``$RLPOST_CACHE`` if that is set; else the checkout's ``.cache``, which `make` uses
+    too, when Python runs from the ``.venv`` of the checkout; else ``~/.cache/rlpost``.
+    """
+    named = os.environ.get("RLPOST_CACHE")
+    if named:
+        return Path(named).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    own = cache_of_checkout(checkout, prefix=Path(sys.prefix))
+    return own or Path.home() / ".cache" / "rlpost"
+
+
+def cache_of_checkout(checkout: Path, *, prefix: Path) -> Path | None:
+    """Return ``checkout/.cache`` if ``prefix`` is its ``.venv`` and we may write there."""
+    if prefix.resolve() != (checkout / ".venv").resolve():
+        return None
+    cache = checkout / ".cache"
+    return cache if os.access(cache if cache.exists() else checkout, os.W_OK) else None
 
 
 def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:

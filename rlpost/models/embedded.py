@@ -5,9 +5,11 @@ into a cached model directory. Refuses to own loading: the result is a path like
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from rlpost.errors import UserError
+from rlpost.foreign_output import logged_output
 from rlpost.models.cache import cache_root, publish_directory
 
 NAME = "smollm2-135m-instruct"
@@ -34,15 +36,20 @@ def materialize() -> Path:
     Raises:
         UserError: the package is not installed.
     """
-    return publish_directory(cache_root() / "models" / f"{NAME}-v1", _convert)
+    return publish_directory(cache_root() / "models" / f"{NAME}-v1", _convert_quietly)
+
+
+def _convert_quietly(target: Path) -> None:
+    """Say in one line what takes so long; the libraries' bars and greetings are not shown."""
+    sys.stderr.write(f"converting the model {NAME}, only this once (about 10 s)\n")
+    with logged_output():
+        _convert(target)
 
 
 def _convert(target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
     gguf = _gguf_path()
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     quantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)

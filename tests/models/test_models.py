@@ -1,14 +1,16 @@
 """Models by name: found, converted once, refused with a way out."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.errors import UserError
 from rlpost.models import embedded
-from rlpost.models.cache import publish_directory
+from rlpost.models.cache import cache_of_checkout, cache_root, publish_directory
 from rlpost.models.card import write_model_card
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.models.tiny import build_tiny_llama
@@ -80,3 +82,35 @@ def test_model_card_has_the_metadata_hubs_read(tmp_path):
     write_model_card(tmp_path, base="org/base", stage="rl", step=3, run="x")
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("---\n") and "base_model: org/base" in text
+
+
+def test_the_command_and_make_of_a_checkout_share_a_cache(tmp_path, monkeypatch):
+    checkout, home = tmp_path / "checkout", tmp_path / "home"
+    (checkout / ".venv").mkdir(parents=True)
+    assert cache_of_checkout(checkout, prefix=checkout / ".venv") == checkout / ".cache"
+    assert cache_of_checkout(checkout, prefix=tmp_path / "other" / ".venv") is None
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("RLPOST_CACHE")
+    monkeypatch.setattr("sys.prefix", "/usr")
+    assert cache_root() == home / ".cache" / "rlpost"
+    ours = Path(embedded.__file__).resolve().parents[2]
+    monkeypatch.setattr("sys.prefix", str(ours / ".venv"))
+    assert cache_root() == ours / ".cache"  # Makefile: RLPOST_CACHE ?= $(CURDIR)/.cache
+    monkeypatch.setenv("RLPOST_CACHE", "~/elsewhere")
+    assert cache_root() == home / "elsewhere"
+
+
+def test_a_conversion_says_one_line_of_its_own(tmp_path, monkeypatch, capsys):
+    def convert(target):
+        sys.stdout.write("a greeting\n")
+        for _ in tqdm(range(2)):
+            (target / "config.json").touch()
+
+    monkeypatch.setattr(embedded, "_convert", convert)
+    monkeypatch.setenv("RLPOST_CACHE", str(tmp_path))
+    made = embedded.materialize()
+    shown = capsys.readouterr()
+    assert (made / "config.json").exists() and shown.out == ""
+    assert shown.err == f"converting the model {embedded.NAME}, only this once (about 10 s)\n"
+    embedded.materialize()
+    assert capsys.readouterr().err == ""
