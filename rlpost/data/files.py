@@ -1,4 +1,4 @@
-"""Rows from local files: JSON lines, JSON arrays, Parquet and Arrow.
+"""Rows from local files: JSON lines and JSON arrays; Parquet and Arrow by columnar.py.
 
 Owns the reading of files and the address of what cannot be read. Refuses to guess: a file
 of another kind, or text that is not JSON, is an error with its place and a way out.
@@ -6,14 +6,28 @@ Invariant: one bad line costs that line only; the stream goes on behind it.
 """
 
 import json
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
+from rlpost.data import json_text
+from rlpost.data.columnar import read_arrow, read_parquet
+from rlpost.data.plain import Unfit
 from rlpost.data.rows import Row, RowStream, SourceRequest
 from rlpost.errors import DataError, UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
+# How files begin that often carry the suffix of another kind.
+_OTHER_KINDS = {
+    b"\x1f\x8b": "is compressed with gzip; unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"PAR1": "is a Parquet file; name it .parquet",
+    b"ARROW1": "is an Arrow file; name it .arrow",
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the content with git lfs pull",
+}
 
 
 def read_file(request: SourceRequest) -> RowStream:
@@ -23,25 +37,40 @@ def read_file(request: SourceRequest) -> RowStream:
         UserError: the file does not exist or its suffix is not one of ``SUFFIXES``.
         DataError: the file as a whole cannot be read.
     """
-    path = Path(request.locator).expanduser()
+    path = Path(os.path.expanduser(request.locator))
     if path.suffix not in SUFFIXES:
         raise UserError(
             f"{request.field}: {request.locator!r} must end in one of {', '.join(SUFFIXES)}; "
             "convert the file to one of these"
         )
-    if not path.is_file():
-        where = "is a directory" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # unlike Path.is_file, also false for names no disk takes
         raise UserError(
-            f"{request.field}: {request.locator!r} {where} (looked for {path.absolute()}); give "
-            "an existing file, or a source such as arithmetic or reasoning_gym:chain_sum"
+            f"{request.field}: {request.locator!r} {_absence(path)} (looked for "
+            f"{path.absolute()}); give an existing file, or a source such as arithmetic or "
+            "reasoning_gym:chain_sum"
         )
     if path.suffix == ".parquet":
-        return _indexed(_parquet_rows(path), path)
+        return read_parquet(path)
     if path.suffix == ".arrow":
-        return _indexed(_arrow_rows(path), path)
+        return read_arrow(path)
+    _require_text(path)
     if path.suffix == ".json" and _starts_array(path):
         return _json_array(path)
     return _json_lines(path)
+
+
+def _absence(path: Path) -> str:
+    if os.path.isdir(path):
+        return "is a directory"
+    return "is no regular file" if os.path.exists(path) else "does not exist"
+
+
+def _require_text(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _OTHER_KINDS)))
+    for signature, what in _OTHER_KINDS.items():
+        if start.startswith(signature):
+            raise DataError(f"{path}: the file {what}, and data.* reads it")
 
 
 def _json_lines(path: Path) -> RowStream:
@@ -55,7 +84,7 @@ def _parse_line(raw: bytes, *, address: str) -> Row | DataError:
     try:
         # utf-8-sig: a byte order mark is common at the start of exported files.
         # Without its end, so that an error at the end of the line counts columns of this line.
-        value = json.loads(raw.rstrip(b"\r\n").decode("utf-8-sig"))
+        value = json_text.parse(raw.rstrip(b"\r\n").decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return DataError(f"{address}: column {error.start + 1}: not UTF-8; save it as UTF-8")
     except json.JSONDecodeError as error:
@@ -63,12 +92,17 @@ def _parse_line(raw: bytes, *, address: str) -> Row | DataError:
             f"{address}: column {error.colno}: not valid JSON: {error.msg}; each line must be "
             "one complete JSON object"
         )
-    if not isinstance(value, dict):
-        return DataError(
-            f"{address}: column 1: expected a JSON object such as "
-            f'{{"prompt": ...}}, got {type(value).__name__}'
-        )
-    return Row(columns=value, address=address)
+    return _row(value, address=address, place=f"{address}: column 1")
+
+
+def _row(value: Any, *, address: str, place: str) -> Row | DataError:
+    if isinstance(value, dict):
+        return Row(columns=value, address=address)
+    if isinstance(value, Unfit):
+        return DataError(f"{address}: {value.reason}")
+    return DataError(
+        f'{place}: expected a JSON object such as {{"prompt": ...}}, got {type(value).__name__}'
+    )
 
 
 def _starts_array(path: Path) -> bool:
@@ -81,7 +115,10 @@ def _starts_array(path: Path) -> bool:
 
 def _json_array(path: Path) -> RowStream:
     try:
-        values = json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        for index, value in enumerate(json_text.elements(text)):
+            address = f"{path}[{index}]"
+            yield _row(value, address=address, place=address)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -89,46 +126,3 @@ def _json_array(path: Path) -> RowStream:
             f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}; the "
             "file must be one array of objects, or one object a line"
         ) from error
-    for index, value in enumerate(values):
-        address = f"{path}[{index}]"
-        if isinstance(value, dict):
-            yield Row(columns=value, address=address)
-        else:
-            yield DataError(
-                f"{address}: expected a JSON object such as "
-                f'{{"prompt": ...}}, got {type(value).__name__}'
-            )
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
-
-
-def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import ipc
-
-    # `datasets` saves Arrow as a stream, pyarrow's own writers usually as a file.
-    try:
-        with pyarrow.memory_map(str(path)) as source:
-            try:
-                batches: Any = ipc.open_file(source)
-                table = batches.read_all()
-            except pyarrow.ArrowInvalid:
-                source.seek(0)
-                table = ipc.open_stream(source).read_all()
-            yield from table.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Arrow file: {error}") from error
-
-
-def _indexed(values: Iterator[dict[str, Any]], path: Path) -> RowStream:
-    for index, columns in enumerate(values):
-        yield Row(columns=columns, address=f"{path}[{index}]")

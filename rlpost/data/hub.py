@@ -5,9 +5,12 @@ Refuses to own caching and authentication (``datasets`` and ``HF_TOKEN`` do).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from rlpost.data.boundary import attempt, refusal
+from rlpost.data.columnar import without_missing
 from rlpost.data.rows import Row, RowStream, SourceRequest, Split
 from rlpost.errors import UserError
 
@@ -22,7 +25,8 @@ def read_hub(request: SourceRequest) -> RowStream:
     ``@train[:1000]`` and the like are understood by ``datasets``.
 
     Raises:
-        UserError: the name is not a hub id or the dataset cannot be loaded.
+        UserError: the name is not a hub id.
+        DataError: the dataset cannot be loaded.
     """
     match = NAME.fullmatch(request.locator)
     if match is None:
@@ -33,19 +37,25 @@ def read_hub(request: SourceRequest) -> RowStream:
     import datasets
 
     split = match["split"] or _DEFAULT_SPLITS[request.split]
-    try:
+    with refusal(
+        request.field,
+        f"the dataset {request.locator!r} (split {split!r}) cannot be loaded",
+        way_out="check the name, the network and HF_TOKEN, or give a local file",
+    ):
         table = datasets.load_dataset(match["repo"], match["config"], split=split)
-    # datasets raises ValueError for an unknown config or split, OSError (or a subclass:
-    # file-not-found, connection, hub) for the rest, DatasetsError while it builds.
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"{request.field}: the dataset {request.locator!r} (split {split!r}) cannot be "
-            f"loaded: {type(error).__name__}: {error}; check the name, the network and "
-            "HF_TOKEN, or give a local file"
-        ) from error
     return _rows(table, request.name)
 
 
-def _rows(table: Iterable[dict[str, Any]], name: str) -> RowStream:
-    for index, columns in enumerate(table):
-        yield Row(columns=columns, address=f"{name}[{index}]")
+def _rows(table: Any, name: str) -> RowStream:
+    for index in range(len(table)):
+        address = f"{name}[{index}]"
+        columns = attempt(
+            partial(table.__getitem__, index),
+            address=address,
+            problem="cannot be decoded",
+            way_out="leave the column out, or write the rows to a JSONL file and give that",
+        )
+        if isinstance(columns, Mapping):
+            yield Row(columns=without_missing(columns), address=address)
+        else:
+            yield columns

@@ -24,7 +24,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a source.
+    """One row of a source; behind ``sources.load_rows`` its columns are plain JSON data.
 
     Example: ``Row(columns={"prompt": "What is 2 * 3?", "answer": "6"},
     address="train.jsonl:17")``
@@ -67,7 +67,7 @@ def flatten_verl(row: Row) -> Row:
     if not isinstance(nested, Mapping) or "ground_truth" not in nested:
         return row
     truth = nested["ground_truth"]
-    if row.columns.get("ground_truth", truth) != truth:
+    if row.columns.get("ground_truth") not in (None, truth):
         raise DataError(
             f"{row.address}: columns 'ground_truth' and 'reward_model.ground_truth' differ; "
             "remove one of them"

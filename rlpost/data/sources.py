@@ -8,14 +8,17 @@ A name is ``scheme:locator``. The scheme may be left out of built-in names
 """
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from rlpost.data import files, hub
 from rlpost.data.arithmetic import read_arithmetic
+from rlpost.data.boundary import refusal
 from rlpost.data.files import read_file
 from rlpost.data.hub import read_hub
+from rlpost.data.plain import plain_columns
 from rlpost.data.reasoning_gym import read_reasoning_gym
 from rlpost.data.rows import Row, RowStream, SourceRequest, Split, flatten_verl
 from rlpost.errors import DataError, UserError
@@ -65,7 +68,7 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     scheme, _, locator = name.partition(":")
     if scheme in _SOURCES:
         return _SOURCES[scheme], locator
-    looks_local = name.startswith((".", "/", "~")) or Path(name).is_file()
+    looks_local = name.startswith((".", "/", "~")) or os.path.isfile(name)
     if looks_local or PurePath(name).suffix in files.SUFFIXES:
         return _SOURCES["file"], name
     if hub.NAME.fullmatch(name):
@@ -103,7 +106,10 @@ def load_rows(
     seed: int = 0,
     field: str = "data.train",
 ) -> RowStream:
-    """Stream the rows of a named source, foreign layouts flattened.
+    """Stream the rows of a named source as plain JSON data, foreign layouts flattened.
+
+    This is the one boundary where rows are read: whatever a reader raises comes out as a
+    ``DataError``, and a value that is no plain data (plain.py) costs its row.
 
     Args:
         name: path, ``arithmetic``, ``reasoning_gym:TASK`` or hub id.
@@ -123,13 +129,23 @@ def load_rows(
     request = SourceRequest(
         name=name, locator=locator, split=split, size=size, seed=seed, field=field
     )
-    return (_flattened(item) for item in source.read(request))
+    with refusal(name, "cannot be read", way_out=_WAY_OUT):
+        rows = source.read(request)
+    return _checked(rows, name)
 
 
-def _flattened(item: Row | DataError) -> Row | DataError:
-    if isinstance(item, DataError):
-        return item
+_WAY_OUT = "check the source, or write its rows to a JSONL file and give that"
+
+
+def _checked(rows: RowStream, name: str) -> RowStream:
+    with refusal(name, "cannot be read", way_out=_WAY_OUT):
+        for item in rows:
+            yield item if isinstance(item, DataError) else _admitted(item)
+
+
+def _admitted(row: Row) -> Row | DataError:
     try:
-        return flatten_verl(item)
+        columns = plain_columns(row.columns, address=row.address)
+        return flatten_verl(Row(columns=columns, address=row.address))
     except DataError as error:
         return error

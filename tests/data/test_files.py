@@ -1,6 +1,7 @@
 """Files: what a row looks like, and the address of everything that is wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,3 +107,45 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     name = write(tmp_path / "a.csv", "prompt\nx\n")
     with pytest.raises(UserError, match=r"must end in one of .jsonl, .json, .parquet, .arrow"):
         load_rows(name)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\x1f\x8b\x08\x00", "is compressed with gzip; unpack it"),
+        (b"PAR1\x15\x04", "is a Parquet file; name it .parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ('{"prompt": "x"}'.encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(
+    tmp_path: Path, start: bytes, what: str
+) -> None:
+    with pytest.raises(DataError, match=rf"a\.jsonl: the file .*{what}"):
+        list(load_rows(write(tmp_path / "a.jsonl", start)))
+
+
+def test_one_bad_element_costs_its_row_only(tmp_path: Path) -> None:
+    deep = "[" * 3000 + "]" * 3000
+    bad = ['{"prompt": "a", "prompt": "b"}', f'{{"x": {deep}}}', deep, '{"x": ' + "7" * 5000 + "}"]
+    for name, text in (
+        ("a.json", "[" + ", ".join([*bad, '{"prompt": "ok"}']) + "]"),
+        ("a.jsonl", "\n".join([*bad, '{"prompt": "ok"}'])),
+    ):
+        *refused, last = load_rows(write(tmp_path / name, text))
+        assert isinstance(last, Row) and last.columns == {"prompt": "ok"}
+        rules = ["stands twice", "more than 100 levels deep", "levels deep", "has 5000 digits"]
+        for error, rule in zip(refused, rules, strict=True):
+            assert isinstance(error, DataError) and rule in str(error)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jsonl", "./a\0b.jsonl", "~nobody-here/a.jsonl"])
+def test_names_that_no_disk_takes_do_not_exist(name: str) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_rows(name)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="is no regular file"):
+        load_rows(str(tmp_path / "a.jsonl"))

@@ -1,0 +1,46 @@
+"""The one place where whatever a reader or a chat template raises becomes a ``DataError``.
+
+Owns the translation of foreign exceptions into one paragraph with an address. Refuses to
+decide what a refused row costs (dataset.py). Invariant: a ``UserError`` passes unchanged,
+because it already has its words.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rlpost.errors import DataError, UserError
+
+_MAX_TEXT = 300  # characters of a foreign message: an explanation, not a dump
+T = TypeVar("T")
+
+
+@contextmanager
+def refusal(address: str, problem: str, *, way_out: str) -> Iterator[None]:
+    """Turn what the block raises into ``"<address>: <problem>: <what it was>; <way_out>"``.
+
+    Raises:
+        DataError: the block raised anything but a ``UserError``.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{address}: {problem}: {_summary(error)}; {way_out}") from error
+
+
+def attempt(call: Callable[[], T], *, address: str, problem: str, way_out: str) -> T | DataError:
+    """Return what ``call`` returns, or the ``DataError`` that its failure becomes."""
+    try:
+        with refusal(address, problem, way_out=way_out):
+            return call()
+    except DataError as error:
+        return error
+
+
+def _summary(error: Exception) -> str:
+    """Example: ``"TemplateError: Conversation roles must alternate"``."""
+    words = " ".join(str(error).encode("utf-8", "replace").decode().split())
+    short = words if len(words) <= _MAX_TEXT else f"{words[:_MAX_TEXT]}..."
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__

@@ -1,0 +1,119 @@
+"""Rows from columnar tables: Parquet, Arrow and what ``datasets`` loads.
+
+Owns their decoding and two things that such tables do to rows. Every row of a column of
+objects has the union of all their fields, with None where a row had none: such fields are
+left out again, so that no template and no reward function sees them. And a cell that cannot
+be decoded costs its row only, not the batch that it is stored in.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlpost.data.boundary import attempt, refusal
+from rlpost.data.rows import Row, RowStream
+from rlpost.errors import DataError
+
+_BATCH_ROWS = 1024
+_WAY_OUT = "write the file again, with text as UTF-8"
+
+
+def read_parquet(path: Path) -> RowStream:
+    """Yield the rows of a Parquet file.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    from pyarrow import parquet
+
+    with refusal(str(path), "not a readable Parquet file", way_out=_WAY_OUT):
+        file = parquet.ParquetFile(path)
+        _require_distinct(file.schema_arrow.names, path)
+        yield from _rows(file.iter_batches(batch_size=_BATCH_ROWS), path)
+
+
+def read_arrow(path: Path) -> RowStream:
+    """Yield the rows of an Arrow file: a stream, as ``datasets`` saves it, or a file.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    import pyarrow
+    from pyarrow import ipc
+
+    with (
+        refusal(str(path), "not a readable Arrow file", way_out=_WAY_OUT),
+        pyarrow.memory_map(str(path)) as source,
+    ):
+        try:
+            table = ipc.open_file(source).read_all()
+        except pyarrow.ArrowInvalid:
+            source.seek(0)
+            table = ipc.open_stream(source).read_all()
+        _require_distinct(table.schema.names, path)
+        yield from _rows(table.to_batches(max_chunksize=_BATCH_ROWS), path)
+
+
+def without_missing(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without the None fields of nested objects; its own columns all stay.
+
+    Example: ``{"answer": None, "info": {"a": 1, "b": None}}`` ->
+    ``{"answer": None, "info": {"a": 1}}``
+    """
+    return {name: _without_missing(value) for name, value in columns.items()}
+
+
+def _without_missing(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_missing(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_missing(each) for each in value]
+    return value
+
+
+def _require_distinct(names: list[str], path: Path) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{path}: {count} columns are called {name!r}; rename all but one")
+
+
+def _rows(batches: Iterable[Any], path: Path) -> RowStream:
+    first = 0
+    for batch in batches:
+        decoded = attempt(
+            partial(_decoded, batch),
+            address=str(path),
+            problem="cannot be decoded",
+            way_out=_WAY_OUT,
+        )
+        for index in range(batch.num_rows):
+            address = f"{path}[{first + index}]"
+            if isinstance(decoded, DataError):  # of some row: ask each for itself
+                yield attempt(
+                    partial(_row, batch, index, address),
+                    address=address,
+                    problem="cannot be decoded",
+                    way_out=_WAY_OUT,
+                )
+            else:
+                yield Row(columns=without_missing(decoded[index]), address=address)
+        first += batch.num_rows
+
+
+def _decoded(batch: Any) -> list[dict[str, Any]]:
+    # Without it, invalid UTF-8 is found too late and wrong offsets of a foreign file never.
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    return rows
+
+
+def _row(batch: Any, index: int, address: str) -> Row:
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        with refusal(address, f"column {name!r} cannot be decoded", way_out=_WAY_OUT):
+            cell = column.slice(index, 1)
+            cell.validate(full=True)
+            (columns[name],) = cell.to_pylist(maps_as_pydicts="strict")
+    return Row(columns=without_missing(columns), address=address)
