@@ -49,7 +49,7 @@ class VerifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One response to judge, as plain picklable data.
+    """One response to judge, as plain JSON data.
 
     ``prompt`` and ``completion`` have the shape the dataset row had: a string prompt is
     judged with a string completion, a list of messages with a list of one message.

@@ -2,21 +2,20 @@
 
 Owns the translation of a judge's return value or exception into a reply that fits through a
 pipe. Refuses to decide what a failure means. Invariant: a reply has a finite reward or an
-error text, is plain JSON, and is smaller than ``channel.MAX_REPLY_BYTES``.
+error text, is plain JSON, and is smaller than ``wire.MAX_REPLY_BYTES``.
 """
 
 import math
 import numbers
-import pickle
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import ABSTAINED, Judge
+from rlpost.verifiers.base import ABSTAINED, Judge, Sample
 
-_MAX_TEXT = 500  # characters of an error or of one piece of information
-_MAX_ITEMS = 20  # pieces of information
+MAX_TEXT = 500  # characters of an error or of one piece of information
+MAX_ITEMS = 20  # pieces of information
 T = TypeVar("T")
 
 
@@ -33,19 +32,29 @@ def attempt(call: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def summary(error: BaseException) -> str:
-    """Return ``"ValueError: message (rewards.py:12)"``: kind, message and last line run."""
+    """Return ``"ValueError: message (rewards.py:12)"``: kind, message and last line run.
+
+    An exception may be foreign code too, so that describing it can raise anything.
+    """
+    try:
+        return _text(_description(error), 2 * MAX_TEXT)
+    except BaseException:  # noqa: BLE001  (the boundary)
+        return "an exception that cannot be described"
+
+
+def _description(error: BaseException) -> str:
     text = "".join(traceback.format_exception_only(type(error), error)).strip()
     if isinstance(error, UserError):  # names its own address
         text = text.removeprefix(f"{type(error).__module__}.")
-        return text[:_MAX_TEXT]
+        return text[:MAX_TEXT]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    return text[:_MAX_TEXT] + where
+    return text[:MAX_TEXT] + where
 
 
-def reply_of(judge: Judge, payload: bytes) -> dict[str, Any]:
-    """Judge one pickled sample; return ``reward``, ``error`` (one of them None) and ``info``."""
-    reply, error = attempt(lambda: _checked(judge(pickle.loads(payload))))
+def reply_of(judge: Judge, sample: Sample) -> dict[str, Any]:
+    """Judge one sample; return ``reward``, ``error`` (one of them None) and ``info``."""
+    reply, error = attempt(lambda: _checked(judge(sample)))
     return failed_reply(error) if reply is None else reply
 
 
@@ -60,8 +69,8 @@ def _checked(score: Any) -> dict[str, Any]:
         if "reward" not in score:
             raise TypeError(f"the verifier returned a dict without 'reward': {list(score)!r:.200}")
         info = {
-            str(key)[:_MAX_TEXT]: _plain(value)
-            for key, value in list(score.items())[:_MAX_ITEMS]
+            _text(str(key)): _plain(value)
+            for key, value in list(score.items())[:MAX_ITEMS]
             if key != "reward"
         }
         score = score["reward"]
@@ -78,8 +87,15 @@ def _checked(score: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | None) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or value is True or value is False:
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
     if isinstance(value, int) and abs(value) < 2**63:
-        return value
-    return (value if isinstance(value, str) else repr(value))[:_MAX_TEXT]
+        return int(value)
+    return _text(value if isinstance(value, str) else repr(value))
+
+
+def _text(text: str, max_length: int = MAX_TEXT) -> str:
+    # Half of a surrogate pair can be written to no file. A subclass may override methods.
+    return str.encode(text, errors="replace").decode()[:max_length]

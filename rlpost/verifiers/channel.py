@@ -1,15 +1,18 @@
 """Length-prefixed messages over a socket, every wait with a deadline.
 
-Owns the frames between a sandbox and its worker. Refuses to know what they say. The parent
-side reads JSON only: nothing that a worker sends is ever unpickled.
+Owns the frames between a sandbox and its worker. Refuses to know what they say (wire.py).
 """
 
 import socket
 import struct
 import time
+from multiprocessing.connection import wait
 
-MAX_REPLY_BYTES = 1 << 20
 _LENGTH = struct.Struct("!Q")
+
+
+class OversizedMessage(ConnectionError):
+    """The peer announced more bytes than it may send."""
 
 
 class Channel:
@@ -25,6 +28,10 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def readable(self) -> bool:
+        """Whether the peer has written, or is gone."""
+        return bool(wait([self._socket.fileno()], 0))
+
     def send(self, payload: bytes, *, timeout_s: float | None) -> None:
         self._socket.settimeout(timeout_s)
         self._socket.sendall(_LENGTH.pack(len(payload)) + payload)
@@ -36,7 +43,7 @@ class Channel:
             return None
         (length,) = _LENGTH.unpack(header)
         if max_bytes is not None and length > max_bytes:
-            raise ConnectionError(f"a message of {length} bytes where {max_bytes} are allowed")
+            raise OversizedMessage(f"a message of {length} bytes where {max_bytes} are allowed")
         return self._exactly(length, deadline)
 
     def close(self) -> None:

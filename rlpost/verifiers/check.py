@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from rlpost.errors import UserError
 from rlpost.verifiers.base import VerifierConfig
-from rlpost.verifiers.kinds import verifiers
+from rlpost.verifiers.kinds import entry_of, verifiers
 from rlpost.verifiers.sandbox import Sandbox
 
 
@@ -61,6 +61,7 @@ def check(
 
 def _resolved(cfg: VerifierConfig, place: str) -> VerifierConfig:
     try:
+        entry_of(cfg)
         return cfg.resolved()
     except UserError as error:
         raise UserError(f"{place}.{error}") from None

@@ -7,16 +7,14 @@ group is left.
 """
 
 import contextlib
-import json
 import os
-import pickle
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,16 @@ from typing import Any
 import rlpost
 from rlpost.errors import InfrastructureError
 from rlpost.verifiers.base import VerifierConfig
-from rlpost.verifiers.channel import MAX_REPLY_BYTES, Channel
+from rlpost.verifiers.channel import Channel, OversizedMessage
+from rlpost.verifiers.wire import (
+    MAX_REPLY_BYTES,
+    BadReply,
+    decode_refusals,
+    decode_replies,
+    encode_hello,
+    encode_request,
+    new_id,
+)
 
 START_TIMEOUT_S = 60.0  # interpreter, imports of the kinds and of the user's module
 _KILL_TIMEOUT_S = 10.0  # SIGKILL takes milliseconds unless the kernel itself waits
@@ -46,7 +53,7 @@ class SandboxClosed(InfrastructureError):
 
 
 class Sandbox:
-    """A worker process that judges one sample at a time; restarted after each failure.
+    """A worker process that answers one request at a time; restarted after each failure.
 
     Not thread-safe, except for ``interrupt``. On Linux the kernel kills the worker when the
     *thread* that started it ends, so start it from a thread that lives as long as it should.
@@ -55,7 +62,9 @@ class Sandbox:
     def __init__(
         self, configs: Mapping[str, VerifierConfig], *, memory_limit_mb: int | None = None
     ) -> None:
-        self._hello = pickle.dumps((dict(configs), memory_limit_mb))
+        self._names = tuple(configs)
+        self._hello_id = new_id()
+        self._hello = encode_hello(configs, id=self._hello_id, memory_limit_mb=memory_limit_mb)
         self._lock = threading.Lock()  # guards _process and _closed against interrupt()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -104,7 +113,8 @@ class Sandbox:
             deadline = time.monotonic() + START_TIMEOUT_S
             try:
                 self._send(self._hello, deadline)
-                self._refusals = self._receive(deadline)["refusals"]
+                frame = self._receive(deadline, max_bytes=MAX_REPLY_BYTES * len(self._names))
+                self._refusals = decode_refusals(frame, id=self._hello_id, names=self._names)
             except TimeoutError:
                 tail = self._printed()
                 self.kill()
@@ -112,27 +122,39 @@ class Sandbox:
                     f"a verifier worker was not ready after {START_TIMEOUT_S:.0f} s: does a "
                     f"module block when it is imported?{tail}"
                 ) from None
+            except BadReply as error:
+                raise self._death(str(error)) from error
         return self._refusals
 
-    def call(self, name: str, sample: bytes, *, timeout_s: float) -> dict[str, Any]:
-        """Let verifier ``name`` judge a pickled sample.
+    def call(
+        self, name: str, samples: Sequence[bytes], *, timeout_s: float
+    ) -> list[dict[str, Any]]:
+        """Let verifier ``name`` judge samples that ``encode_sample`` made.
 
         Returns:
-            ``reward`` (None when ``error`` is set), ``error``, ``info`` and ``latency_s``.
+            For each sample ``reward`` (None when ``error`` is set), ``error``, ``info`` and
+            ``latency_s``, the time of the whole call.
 
         Raises:
             TimeoutError: the deadline passed; the worker has been killed.
-            InfrastructureError: the worker died.
+            InfrastructureError: the worker died, or was killed for an impossible reply.
         """
         self.wait_ready()
-        start = time.monotonic()
+        if self._channel.readable():  # a reply nobody asked for, or the end of the worker
+            self.kill()
+            self.wait_ready()
+        id, start = new_id(), time.monotonic()
         try:
-            self._send(pickle.dumps((name, sample)), start + timeout_s)
-            reply = self._receive(start + timeout_s)
+            self._send(encode_request(name, samples, id=id), start + timeout_s)
+            frame = self._receive(start + timeout_s, max_bytes=MAX_REPLY_BYTES * len(samples))
+            replies = decode_replies(frame, id=id, num_samples=len(samples))
         except TimeoutError:
             self.kill()
             raise
-        return reply | {"latency_s": time.monotonic() - start}
+        except BadReply as error:
+            raise self._death(str(error)) from error
+        latency_s = time.monotonic() - start
+        return [reply | {"latency_s": latency_s} for reply in replies]
 
     def kill(self) -> int | None:
         """End the worker and every process of its group; return its exit status."""
@@ -171,7 +193,7 @@ class Sandbox:
         except OSError as error:
             raise self._death() from error
 
-    def _receive(self, deadline: float) -> dict[str, Any]:
+    def _receive(self, deadline: float, *, max_bytes: int) -> bytes:
         while True:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
@@ -185,15 +207,16 @@ class Sandbox:
             if sources[0] not in ready:
                 continue
             try:
-                frame = self._channel.recv(timeout_s=remaining, max_bytes=MAX_REPLY_BYTES)
-                if frame is None:
-                    raise self._death()
-                reply: dict[str, Any] = json.loads(frame)
-                return reply
+                frame = self._channel.recv(timeout_s=remaining, max_bytes=max_bytes)
             except TimeoutError:
                 raise
-            except (OSError, json.JSONDecodeError) as error:
+            except OversizedMessage as error:
+                raise self._death(f"it sent {error}") from error
+            except OSError as error:
                 raise self._death() from error
+            if frame is None:
+                raise self._death()
+            return frame
 
     def _drain(self, num_reads: int) -> None:
         for _ in range(num_reads):
@@ -205,8 +228,10 @@ class Sandbox:
                 return
             self._tail = (self._tail + chunk)[-_OUTPUT_TAIL:]
 
-    def _death(self) -> InfrastructureError:
+    def _death(self, fault: str | None = None) -> InfrastructureError:
         status = self.kill()
+        if fault is not None:  # it may have died of itself or lived: what it said counts
+            return InfrastructureError(f"worker killed ({fault}){self._printed()}")
         how = "it cannot be killed" if status is None else f"exit code {status}"
         if status is not None and status < 0:
             how = f"killed by {signal.Signals(-status).name}"

@@ -7,20 +7,18 @@ verdict without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadline
 """
 
 import asyncio
-import pickle
 import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tenacity
 
-from rlpost.errors import InfrastructureError, UserError
+from rlpost.errors import DataError, InfrastructureError, UserError
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample, VerifierConfig
-from rlpost.verifiers.boundary import summary
 from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
+from rlpost.verifiers.wire import encode_sample
 
 MAX_ATTEMPTS = 3  # of a sample whose worker dies
 
@@ -116,10 +114,9 @@ class VerifierService:
 
     async def _judge_sample(self, sample: Sample) -> tuple[Verdict, ...]:
         try:
-            payload = pickle.dumps(sample)
-        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
-            text = f"the row cannot be sent to a worker: {summary(error)}"
-            verdicts = [_failed(name, text) for name in self._configs]
+            payload = encode_sample(sample)
+        except DataError as error:
+            verdicts = [_failed(name, str(error)) for name in self._configs]
         else:
             loop = asyncio.get_running_loop()
             verdicts = await asyncio.gather(
@@ -142,7 +139,7 @@ class VerifierService:
         )
         timeout_s = self._configs[name].timeout_s
         try:
-            reply: dict[str, Any] = call(sandbox.call, name, payload, timeout_s=timeout_s)
+            [reply] = call(sandbox.call, name, [payload], timeout_s=timeout_s)
         except TimeoutError:
             return _failed(name, TIMEOUT, latency_s=timeout_s)
         except InfrastructureError as error:

@@ -1,25 +1,25 @@
 """The child process of a sandbox: ``python -m rlpost.verifiers.worker FD PARENT_PID``.
 
-Owns one loop: read a sample, judge it on the main thread, reply. Refuses to own deadlines
+Owns one loop: read samples, judge them on the main thread, reply. Refuses to own deadlines
 and retries; the parent kills this process when it is late. Invariant: this process does not
 outlive its parent.
 """
 
 import ctypes
 import functools
-import json
 import os
-import pickle
 import resource
 import signal
 import socket
 import sys
+from json import dumps, loads  # bound now: what a judge later does to the module changes nothing
 from typing import Any
 
 from rlpost.verifiers.base import Judge
 from rlpost.verifiers.boundary import attempt, failed_reply, reply_of
 from rlpost.verifiers.channel import Channel
 from rlpost.verifiers.kinds import build
+from rlpost.verifiers.wire import decode_config, decode_sample
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -31,33 +31,34 @@ def main(fd: int, parent_pid: int) -> None:
     first = channel.recv(timeout_s=None)
     if first is None:
         return
-    configs, memory_limit_mb = pickle.loads(first)
-    if memory_limit_mb is not None:
-        limit = memory_limit_mb << 20
+    hello = loads(first)
+    if hello["memory_limit_mb"] is not None:
+        limit = hello["memory_limit_mb"] << 20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     judges: dict[str, Judge] = {}
     refusals: dict[str, str | None] = {}
-    for name, cfg in configs.items():
-        judge, error = attempt(functools.partial(build, cfg))
+    for name, plain in hello["configs"].items():
+        judge, error = attempt(functools.partial(build, decode_config(plain)))
         if judge is not None:
             judges[name] = judge
         else:
             refusals[name] = error
-    _reply(channel, {"refusals": refusals})
+    _reply(channel, {"id": hello["id"], "refusals": refusals})
     pid = os.getpid()
     while (frame := channel.recv(timeout_s=None)) is not None:
-        name, payload = pickle.loads(frame)
+        request = loads(frame)
+        name, samples = request["verifier"], map(decode_sample, request["samples"])
         if name in refusals:
-            reply = failed_reply(refusals[name])
+            replies = [failed_reply(refusals[name]) for _ in samples]
         else:
-            reply = reply_of(judges[name], payload)
+            replies = [reply_of(judges[name], sample) for sample in samples]
         if os.getpid() != pid:
             os._exit(0)  # the judge forked and its child returned: one reply is enough
-        _reply(channel, reply)
+        _reply(channel, {"id": request["id"], "replies": replies})
 
 
 def _reply(channel: Channel, message: dict[str, Any]) -> None:
-    channel.send(json.dumps(message).encode(), timeout_s=None)
+    channel.send(dumps(message).encode(), timeout_s=None)
 
 
 def _die_with(parent_pid: int) -> None:

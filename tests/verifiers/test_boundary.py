@@ -1,19 +1,19 @@
 import json
 import math
-import pickle
 
 import numpy as np
 import pytest
 
 from rlpost.errors import DataError
+from rlpost.verifiers.base import Sample
 from rlpost.verifiers.boundary import attempt, reply_of
-from rlpost.verifiers.channel import MAX_REPLY_BYTES
+from rlpost.verifiers.wire import MAX_REPLY_BYTES
 
-PAYLOAD = pickle.dumps(None)
+SAMPLE = Sample(prompt="q", text="a")
 
 
 def _reply(score):
-    reply = reply_of(lambda sample: score, PAYLOAD)
+    reply = reply_of(lambda sample: score, SAMPLE)
     assert len(json.dumps(reply)) < MAX_REPLY_BYTES
     return reply
 
@@ -22,7 +22,7 @@ def _raising(error):
     def judge(sample):
         raise error
 
-    return reply_of(judge, PAYLOAD)
+    return reply_of(judge, SAMPLE)
 
 
 @pytest.mark.parametrize("score", [1, 1.0, True, np.float32(1), np.int64(1), {"reward": 1.0}])
@@ -92,15 +92,58 @@ def test_exception_that_cannot_be_printed():
     assert "_Evil" in _raising(_Evil())["error"]
 
 
+class _Source:
+    def get_source(self, name):
+        raise SystemExit("while the traceback is read")
+
+
+def test_exception_that_cannot_be_described():
+    scope = {"__loader__": _Source(), "__name__": "odd"}
+    code = compile("def judge(sample): raise ValueError", "no such file", "exec")
+    exec(code, scope)
+    assert "cannot be described" in reply_of(scope["judge"], SAMPLE)["error"]
+
+
+def test_error_is_bounded_whatever_the_file_is_called():
+    scope = {}
+    exec(compile("def judge(sample): raise ValueError", "x" * 10**6, "exec"), scope)
+    assert len(reply_of(scope["judge"], SAMPLE)["error"]) <= 1000
+
+
+class _Liar:
+    """Claims to be what it is not, and raises what no ``except Exception`` catches."""
+
+    def __init__(self, claimed):
+        self.claimed = claimed
+
+    @property
+    def __class__(self):
+        return self.claimed
+
+    def __float__(self):
+        raise KeyboardInterrupt
+
+    __int__ = __abs__ = __float__
+
+
+@pytest.mark.parametrize("claimed", [float, int, str, bool, dict, type(None), list])
+def test_objects_that_lie_about_their_class_are_errors(claimed):
+    assert _reply(_Liar(claimed))["reward"] is None
+    reply = _reply({"reward": 1.0, "x": _Liar(claimed)})
+    json.dumps(reply)
+    assert reply["reward"] is None or isinstance(reply["info"]["x"], str)
+
+
+def test_information_can_be_written_to_a_file():
+    reply = _reply({"reward": 1.0, "a\ud800": "\udfff", "c": "\U0001f600"})
+    assert reply["info"] == {"a?": "?", "c": "\U0001f600"}
+
+
 def test_deep_recursion_is_an_error():
     def judge(sample):
         return judge(sample)
 
-    assert reply_of(judge, PAYLOAD)["error"].startswith("RecursionError")
-
-
-def test_sample_that_cannot_be_loaded_is_an_error():
-    assert reply_of(lambda sample: 1.0, b"nonsense")["reward"] is None
+    assert reply_of(judge, SAMPLE)["error"].startswith("RecursionError")
 
 
 def test_attempt_returns_results():

@@ -1,5 +1,5 @@
+import contextlib
 import os
-import pickle
 import textwrap
 import threading
 import time
@@ -11,6 +11,7 @@ from rlpost.errors import InfrastructureError
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.function import FunctionConfig
 from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
+from rlpost.verifiers.wire import encode_sample
 
 # The completion is the source of what the judge does.
 EXECUTE = """
@@ -38,7 +39,7 @@ def sandbox(configs):
 
 def _call(sandbox, source, *, timeout_s=10.0):
     sample = Sample(prompt="q", text=textwrap.dedent(source))
-    reply = sandbox.call("f", pickle.dumps(sample), timeout_s=timeout_s)
+    [reply] = sandbox.call("f", [encode_sample(sample)], timeout_s=timeout_s)
     return reply["reward"] if reply["error"] is None else reply["error"]
 
 
@@ -135,6 +136,60 @@ def test_exceptions_and_odd_results_leave_the_worker_alive(sandbox, source, erro
     assert error in _call(sandbox, source)
     assert _call(sandbox, "reward = 0.5") == 0.5
     assert sandbox.num_starts == 1
+
+
+# Writes frames of its own to the worker's socket; ``number()`` is that of the present request.
+FORGE = """
+import json, os, stat, struct, sys
+def write(data):
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, data)
+        except OSError:
+            pass
+def forge(id, reward=99.0, **others):
+    reply = {"reward": reward, "error": None, "info": {}} | others
+    data = json.dumps({"id": id, "replies": [reply]}).encode()
+    write(struct.pack("!Q", len(data)) + data)
+def number():
+    frame = sys._getframe()
+    while "request" not in frame.f_locals:
+        frame = frame.f_back
+    return frame.f_locals["request"]["id"]
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "forge('0' * 32)",
+        "forge(None)",
+        "forge(number(), reward=float('nan'))",
+        "forge(number(), reward='99')",
+        "forge(number(), reward=None)",
+        "forge(number(), verifier='another')",
+        "forge(number(), info={'deep': [[]]})",
+        "write(b'garbage' * 1000)",
+        "write(struct.pack('!Q', 4) + b'oops')",
+        "write(struct.pack('!Q', 1 << 60))",
+    ],
+)
+def test_forged_reply_costs_the_worker_and_is_no_reward(sandbox, source):
+    with pytest.raises(InfrastructureError, match=r"worker killed \(.+\)"):
+        _call(sandbox, FORGE + source)
+    assert _call(sandbox, "reward = 0.5") == 0.5
+    assert sandbox.num_starts == 2
+
+
+@pytest.mark.parametrize("source", ["forge(number())", "forge(number()); forge(number())"])
+def test_forged_reply_never_answers_for_the_next_sample(sandbox, source):
+    assert _call(sandbox, FORGE + source) == 99.0  # as good as returning it
+    with contextlib.suppress(InfrastructureError):  # the worker may not have replied yet
+        assert _call(sandbox, "reward = 0.25") == 0.25
+    for i in range(4):
+        assert _call(sandbox, f"reward = {i / 4}") == i / 4
+    assert sandbox.num_starts == 2
 
 
 def test_worker_killed_while_idle_is_replaced(sandbox):

@@ -160,7 +160,7 @@ async def test_verifier_that_cannot_be_built_is_an_error_of_its_own_only(tmp_pat
         service.close()
 
 
-async def test_row_that_cannot_be_pickled_is_an_error(service):
+async def test_row_that_is_no_json_is_an_error(service):
     [(bad,), (good,)] = await service.judge([_sample("1", lock=threading.Lock()), _sample("2")])
     assert bad.reward is None and bad.error.startswith("the row cannot be sent to a worker")
     assert good.reward == 2.0
