@@ -50,3 +50,11 @@ class RunFailed(RuntimeError):
 
 class RunStuck(RunFailed):
     """Nothing was finished for too long; what everyone was doing was written down."""
+
+
+class NothingLearned(RunFailed):
+    """Step after step updated no model; the run would end with what it began with."""
+
+
+class VerifiersFailing(RunFailed):
+    """Too many responses could not be judged."""

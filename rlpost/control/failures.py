@@ -23,6 +23,8 @@ class FailureConfig:
     ping_timeout_s: float = 20.0
     missed_pings: int = 3  # in a row; then the process is killed and restarted
     stuck_after_s: float = 3600.0  # without any progress; then the run ends with a dump
+    idle_steps: int = 10  # in a row without an update; then the run ends. 0: never
+    verifier_error_rate: float = 0.5  # share of responses not judged; above it the run ends
 
     def check(self, path: str = "failures") -> None:
         """Raises UserError: a field is out of range."""
@@ -32,9 +34,14 @@ class FailureConfig:
         for name in ("ping_every_s", "ping_timeout_s", "stuck_after_s"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{path}.{name} must be positive, got {getattr(self, name)}")
-        for name in ("trainer_restarts", "backoff_s", "max_backoff_s"):
+        for name in ("trainer_restarts", "backoff_s", "max_backoff_s", "idle_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{path}.{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.verifier_error_rate <= 1:
+            raise UserError(
+                f"{path}.verifier_error_rate must be in [0, 1], got {self.verifier_error_rate}; "
+                "1 never ends a run"
+            )
 
 
 class Attempts:

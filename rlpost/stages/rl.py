@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
-from rlpost.errors import GroupLost
+from rlpost.control.learning import StepOutcome
+from rlpost.errors import GroupLost, NothingLearned, VerifiersFailing
 from rlpost.rollout.producer import Batch
 from rlpost.stages import step_metrics
 from rlpost.stages.kept_dataset import write_kept
@@ -27,6 +28,7 @@ from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase, RunStatus
 from rlpost.training.packing import PackedBatches, unpack
 from rlpost.types import Group
+from rlpost.verifiers.metrics import errors_of_unjudged
 
 
 async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
@@ -65,10 +67,13 @@ async def _steps(run: "RLRun") -> RunStatus:
             await run.push_weights()
             progress.end_save()
             run.finish_step(batch)
+            progress.learning.check()
     except Interrupted:
-        await progress.begin_save()
-        await progress.saved()
+        await progress.save()
         return RunStatus.interrupted
+    except (NothingLearned, VerifiersFailing):
+        await progress.save()
+        raise
     await progress.saved()
     await run.export()
     return RunStatus.done
@@ -232,7 +237,15 @@ class RLRun:
     def finish_step(self, batch: Batch) -> None:
         """Complete the step's record."""
         parts = self.parts
-        self.progress.finish_step()
+        metrics = self.record.metrics
+        self.progress.finish_step(
+            StepOutcome(
+                updated=not metrics["training/skipped"],
+                solved=metrics.get("group/all_pass_frac") == 1,
+                num_responses=sum(len(group.trajectories) for group in batch.sampled),
+                failures=errors_of_unjudged(batch.sampled),
+            )
+        )
         elapsed_s = time.monotonic() - self._started_s
         self.record.add(step_metrics.rollout(batch.sampled))
         self.record.add(step_metrics.performance(self.record.metrics, elapsed_s))
@@ -265,6 +278,17 @@ class RLRun:
         self.parts.tracker.log(self.step, self.record.take())
 
     async def export(self) -> None:
-        """Write the policy in Hugging Face layout."""
+        """Write the policy in Hugging Face layout.
+
+        Raises:
+            NothingLearned: it is not worth it.
+        """
+        learning = self.progress.learning
+        learning.end()
+        if learning.changed_nothing:
+            self.parts.warn(
+                "every response was right from the beginning, so no step updated the model: what "
+                "is exported is what the run began with"
+            )
         self.parts.tracker.phase(Phase.checkpointing, "exporting the model")
         await self.parts.export(self.step)

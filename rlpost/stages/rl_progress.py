@@ -16,6 +16,7 @@ from typing import Any
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.control.failures import Budget
+from rlpost.control.learning import Learning, StepOutcome
 from rlpost.errors import GroupLost
 from rlpost.stages.ready_groups import from_records, to_records
 from rlpost.stages.rl_parts import RLParts
@@ -32,6 +33,7 @@ class Progress:
     step: int = 0  # completed steps
     saved_step: int = -1
     evaluated_step: int = -1
+    learning: Learning = field(init=False)
     _farthest: int = 0  # step that was reached before any return
     _saved_here: bool = False  # this process has committed a checkpoint
     _snapshot: dict[str, Any] = field(default_factory=dict)  # driver state after `step`
@@ -41,6 +43,7 @@ class Progress:
 
     def __post_init__(self) -> None:
         failures = self.parts.cfg.failures
+        self.learning = Learning(failures)
         self._restarts = Budget(
             failures.trainer_restarts, of="losses of the trainer", field="failures.trainer_restarts"
         )
@@ -61,8 +64,9 @@ class Progress:
             return False
         return self.step == 0 or self.due(self.parts.cfg.evaluation.every)
 
-    def finish_step(self) -> None:
+    def finish_step(self, outcome: StepOutcome) -> None:
         """A whole step is done: it is what the next checkpoint holds."""
+        self.learning.note(outcome)
         if self.step > self._farthest:  # doing again what was lost is no progress
             self._farthest = self.step
             self._restarts.progress()
@@ -81,8 +85,14 @@ class Progress:
             "staleness": parts.staleness.state_dict(),
             "ready": parts.producer.ready(),
             "kl_controller": parts.kl_controller.state_dict(),
+            "learning": self.learning.state_dict(),
             "rewards": None if parts.rewards is None else parts.rewards.state_dict(),
         }
+
+    async def save(self) -> None:
+        """Save the state after the last whole step and wait until it is safe."""
+        await self.begin_save()
+        await self.saved()
 
     async def begin_save(self) -> None:
         """Copy the state after the last whole step; its files are written behind the run.
@@ -221,6 +231,7 @@ class Progress:
         parts.cursor.load_state_dict(state["cursor"])
         parts.ledger.load_state_dict(state["ledger"])
         parts.kl_controller.load_state_dict(state["kl_controller"])
+        self.learning.load_state_dict(state["learning"])
         if parts.rewards is not None:
             parts.rewards.load_state_dict(state["rewards"])
         # Numbers that generators of this process have seen are spent, whatever was saved.

@@ -1,5 +1,6 @@
 """How the verifiers did in one batch, under their public metric names."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rlpost.types import Group, Verdict
@@ -24,3 +25,10 @@ def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
         metrics[f"verifier/{name}/timeout_rate"] = timeouts / len(verdicts)
         metrics[f"verifier/{name}/latency_s"] = sum(v.latency_s for v in verdicts) / len(verdicts)
     return metrics
+
+
+def errors_of_unjudged(groups: Sequence[Group]) -> Counter[str]:
+    """Count the responses that have no reward because a verdict failed, by the first error."""
+    unjudged = (t for group in groups for t in group.trajectories if t.reward is None)
+    errors = ([v.error for v in t.verdicts if v.error not in (None, ABSTAINED)] for t in unjudged)
+    return Counter(each[0] for each in errors if each and each[0])

@@ -105,3 +105,23 @@ def test_a_finished_run_is_not_trained_again(place, tiny_untied_model, whole_run
     output = finish(process, timeout_s=60)
     assert process.returncode == 0, output
     assert metrics(whole_run) == before
+
+
+def test_a_run_that_learns_nothing_fails_saved_and_exports_nothing(place, tiny_untied_model):
+    (place / "broken.py").write_text("def f(prompts, **columns):\n    raise KeyError('x')\n")
+    process = start(
+        place,
+        tiny_untied_model,
+        "idle",
+        f"verifier.path={place / 'broken.py'}:f",
+        "failures.idle_steps=2",
+        "evaluation.every=0",
+        "checkpoint.every=0",
+    )
+    output = " ".join(finish(process).split())
+    assert process.returncode == 1, output
+    assert "no update in 2 steps in a row" in output and "KeyError: 'x' (broken.py:2)" in output
+    run = place / "runs" / "idle"
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step_000002"
+    assert [row["step"] for row in metrics(run)] == [0, 1, 2]
+    assert not (run / "export").exists()
