@@ -23,6 +23,10 @@ class Prompt:
     token_ids: tuple[int, ...]  # chat template applied
     text: str  # what a person reads: the last user message or the raw prompt
     messages: tuple[Mapping[str, Any], ...] | None = None  # None for a plain-string prompt
+    # What the chat template rendered, a string prompt and its system prompt included; None
+    # where there is no template and ``text`` was encoded as it stands.
+    conversation: tuple[Mapping[str, Any], ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()  # function schemas in the prompt
     columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
     address: str = ""  # file:line of the row
 

@@ -177,7 +177,7 @@ class PromptDataset:
                 else ("it has no rows")
             )
             raise DataError(f"{source}: no usable prompt for data.{split.value}: {why}")
-        return cls(prompts, name=short_name(source), skipped=skipped)
+        return cls(_completed(prompts), name=short_name(source), skipped=skipped)
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -223,16 +223,29 @@ def _usable(
 def _require(columns: Mapping[str, str], prompt: Prompt) -> None:
     for column, whose in columns.items():
         if prompt.columns.get(column) is None:
+            lack = "nothing (null or NaN) in" if column in prompt.columns else "no"
             raise DataError(
-                f"{prompt.address}: no column {column!r}, which {whose} judges by (the row has "
+                f"{prompt.address}: {lack} column {column!r}, which {whose} judges by (the row has "
                 f"{sorted(prompt.columns)}); name the right one with verifier.answer_column, "
                 "choose another verifier, or leave such rows out with data.on_bad_row=skip"
             )
+
+
+def _completed(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Give every row the columns that any row has, None where it has none.
+
+    Columnar files do so, and a reward function that asks for a column finds it in every row.
+    """
+    every = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return [
+        dataclasses.replace(prompt, columns={name: prompt.columns.get(name) for name in every})
+        for prompt in prompts
+    ]
 
 
 def _fingerprint(prompts: Sequence[Prompt]) -> str:
     digest = hashlib.sha256()
     for prompt in prompts:
         record = [prompt.token_ids, sorted(prompt.columns.items(), key=lambda item: item[0])]
-        digest.update(json.dumps(record, default=str, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(record, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]

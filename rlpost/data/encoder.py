@@ -1,38 +1,40 @@
 """Row -> prompt tokens, exactly as the model was taught to read them.
 
-Owns the use of the chat template. Refuses to own where rows come from and what happens to
-a refused one. Invariants: tokens of a chat prompt equal what the tokenizer's own template
-renders; a prompt never starts with two beginning-of-sequence tokens.
+Owns which messages and tools a row's prompt consists of. Refuses to own where rows come
+from, what happens to a refused one, and the template (template.py). Invariants: tokens of a
+chat prompt equal what the tokenizer's own template renders; a prompt never starts with two
+beginning-of-sequence tokens.
 
 A template may add text of its own: SmolLM2's inserts a default system message unless the
 messages start with one. A base model has no template: its prompts are encoded as they
 stand, with the beginning-of-sequence token if the tokenizer adds one.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from rlpost.data.messages import Messages, check_messages
 from rlpost.data.rows import Row
+from rlpost.data.template import ChatTokenizer, render
+from rlpost.data.tools import COLUMN as TOOLS
+from rlpost.data.tools import Tools, check_tools
 from rlpost.errors import DataError, UserError
 from rlpost.types import Prompt
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-Messages = list[dict[str, Any]]
-
-
-class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that is used here."""
-
-    chat_template: Any
-    bos_token_id: Any
-
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-
-    def __call__(self, text: Any, **options: Any) -> Any: ...
 
 
 class PromptTooLong(DataError):
     """A prompt has more tokens than may be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What a row's prompt consists of, before it becomes tokens."""
+
+    text: str  # what a person reads
+    is_text: bool  # the row's prompt is a string, not a list of messages
+    conversation: Messages
+    tools: Tools
 
 
 class PromptEncoder:
@@ -73,42 +75,65 @@ class PromptEncoder:
 
         Raises:
             PromptTooLong: more than ``max_prompt_tokens`` tokens.
-            DataError: no prompt column, an empty prompt, malformed messages, or messages
-                that the template refuses.
+            DataError: no prompt column, an empty prompt, malformed messages or tools, or
+                something that the template refuses or leaves out.
         """
-        value = self._prompt_value(row)
-        if isinstance(value, str):
-            messages, text = None, value
-            conversation = self._with_system([{"role": "user", "content": value}])
-        else:
-            messages = self._with_system(check_messages(value, address=row.address))
-            text, conversation = _last_user_text(messages), messages
-        if not text.strip():
+        content = self._content(row)
+        if not content.text.strip():
             raise DataError(f"{row.address}: the prompt in column {self._column!r} is empty")
-        if self._tokenizer.chat_template is not None:
-            token_ids = self._render(conversation, row.address)
-        elif messages is None:
-            token_ids = self._plain(text)
-        else:
-            raise DataError(
-                f"{row.address}: the prompt is a list of messages, but the model's tokenizer has "
-                "no chat template; use string prompts or a chat model"
-            )
+        is_chat = self._tokenizer.chat_template is not None
+        token_ids = self._rendered(content, row) if is_chat else self._bare(content, row)
         self._check_tokens(token_ids, row.address)
+        columns = {k: v for k, v in row.columns.items() if k != self._column}
+        if content.tools:
+            columns[TOOLS] = list(content.tools)  # the column may have been JSON text
         return Prompt(
             uid=uid,
             token_ids=tuple(token_ids),
-            text=text,
-            messages=None if messages is None else tuple(messages),
-            columns={k: v for k, v in row.columns.items() if k != self._column},
+            text=content.text,
+            messages=None if content.is_text else tuple(content.conversation),
+            conversation=tuple(content.conversation) if is_chat else None,
+            tools=content.tools,
+            columns=columns,
             address=row.address,
         )
+
+    def _content(self, row: Row) -> "_Content":
+        value = self._prompt_value(row)
+        tools = check_tools(row.columns.get(TOOLS), address=row.address)
+        if isinstance(value, str):
+            conversation = self._with_system([{"role": "user", "content": value}])
+            return _Content(text=value, is_text=True, conversation=conversation, tools=tools)
+        messages = self._with_system(check_messages(value, address=row.address))
+        text = _last_user_text(messages)
+        return _Content(text=text, is_text=False, conversation=messages, tools=tools)
+
+    def _rendered(self, content: "_Content", row: Row) -> list[int]:
+        return render(
+            self._tokenizer,
+            content.conversation,
+            tools=content.tools,
+            address=row.address,
+            add_generation_prompt=True,
+        )
+
+    def _bare(self, content: "_Content", row: Row) -> list[int]:
+        """Encode for a base model, which knows neither messages nor tools."""
+        if not content.is_text or content.tools:
+            what = "has tools" if content.is_text else "has a list of messages as its prompt"
+            raise DataError(
+                f"{row.address}: the row {what}, but the model's tokenizer has no chat template; "
+                "use plain string prompts or a chat model"
+            )
+        ids = list(self._tokenizer(content.text, add_special_tokens=False)["input_ids"])
+        # No end-of-sequence token, even if the tokenizer would add one: the model goes on.
+        return ids if ids[:1] == self._plain_bos else [*self._plain_bos, *ids]
 
     def _prompt_value(self, row: Row) -> str | Sequence[Any]:
         if self._column not in row.columns:
             raise DataError(
                 f"{row.address}: no column {self._column!r}; columns present: "
-                f"{', '.join(map(str, row.columns)) or 'none'}; set data.prompt_column"
+                f"{_listed(row.columns)}; set data.prompt_column"
             )
         value = row.columns[self._column]
         if isinstance(value, str):
@@ -126,25 +151,6 @@ class PromptEncoder:
             return messages
         return [{"role": "system", "content": self._system_prompt}, *messages]
 
-    def _render(self, conversation: Messages, address: str) -> list[int]:
-        from jinja2.exceptions import TemplateError
-
-        try:
-            # return_dict=False: transformers 5 otherwise returns a BatchEncoding.
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise DataError(
-                f"{address}: the model's chat template refuses these messages: {error}"
-            ) from error
-        return ids
-
-    def _plain(self, text: str) -> list[int]:
-        ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        # No end-of-sequence token, even if the tokenizer would add one: the model goes on.
-        return ids if ids[:1] == self._plain_bos else [*self._plain_bos, *ids]
-
     def _check_tokens(self, token_ids: list[int], address: str) -> None:
         bos = self._tokenizer.bos_token_id
         if bos is not None and token_ids[:2] == [bos, bos]:
@@ -161,40 +167,15 @@ class PromptEncoder:
             )
 
 
-def check_messages(value: Sequence[Any], *, address: str) -> Messages:
-    """Return well-formed messages: known roles, text contents, not ending in an answer.
-
-    Keys that are None are left out: columnar files fill every message with the union of
-    all keys.
-
-    Raises:
-        DataError: says which message is wrong and how.
-    """
-    messages: Messages = []
-    for index, message in enumerate(value):
-        where = f"{address}: message {index}"
-        if not isinstance(message, Mapping):
-            raise DataError(f"{where} must be an object, got {type(message).__name__}")
-        kept = {key: item for key, item in message.items() if item is not None}
-        if kept.get("role") not in ROLES:
-            raise DataError(
-                f"{where}: role must be one of {', '.join(ROLES)}, got {kept.get('role')!r}"
-            )
-        if not isinstance(kept.get("content"), str) and not kept.get("tool_calls"):
-            got = type(message.get("content")).__name__
-            raise DataError(f"{where}: content must be a string, got {got}")
-        messages.append(kept)
-    if messages[-1]["role"] == "assistant":
-        raise DataError(
-            f"{address}: the last message is the assistant's; a prompt must end where the "
-            "model is to answer"
-        )
-    return messages
-
-
 def _last_user_text(messages: Messages) -> str:
     users = [m for m in messages if m["role"] == "user"]
     return str((users or messages)[-1].get("content", ""))
+
+
+def _listed(names: Iterable[str], *, most: int = 20) -> str:
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return (", ".join(every[:most]) or "none") + more
 
 
 def _automatic_bos(tokenizer: ChatTokenizer) -> list[int]:

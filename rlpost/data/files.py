@@ -70,7 +70,7 @@ def _require_text(path: Path) -> None:
         start = file.read(max(map(len, _OTHER_KINDS)))
     for signature, what in _OTHER_KINDS.items():
         if start.startswith(signature):
-            raise DataError(f"{path}: the file {what}, and data.* reads it")
+            raise DataError(f"{path}: the file {what}")
 
 
 def _json_lines(path: Path) -> RowStream:

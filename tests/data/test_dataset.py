@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from chat_templates import TOOLS_IN_SYSTEM
 from omegaconf import OmegaConf
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
@@ -223,3 +225,68 @@ def test_rows_that_a_verifier_refuses(tmp_path: Path, chat: PreTrainedTokenizerF
         load(DataConfig(train=train), chat, refuse=refuse)
     data = load(DataConfig(train=train, on_bad_row=OnBadRow.skip), chat, refuse=refuse)
     assert (len(data), data.skipped) == (2, [str(e.value)])
+
+
+def test_parquet_gives_what_jsonl_gives(tmp_path: Path, chat: PreTrainedTokenizerFast) -> None:
+    """Fields that only other rows have reach neither the template nor the columns."""
+    chat.chat_template = TOOLS_IN_SYSTEM
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
+    asked = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    city = {"type": "object", "properties": {"city": {"type": "string"}}}
+    time = {"type": "function", "function": {"name": "time", "parameters": city}}
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "weather?"}],
+            "tools": [tool],
+            "data_source": "a",
+            "reward_model": {"style": "rule", "ground_truth": "1"},
+            "extra_info": {"index": 0, "split": "train"},
+        },
+        {
+            "prompt": [
+                {"role": "user", "content": "and now?", "name": "Ada"},
+                asked,
+                {"role": "tool", "content": "sunny", "tool_call_id": "1"},
+            ],
+            "tools": [time, tool],
+            "reward_model": {"style": "rule", "ground_truth": "2", "tolerance": 0.5},
+            "extra_info": {"index": 1, "hints": ["a", None]},
+            "hint": "b",
+        },
+    ]
+    table = pa.Table.from_pylist([{**rows[0], "hint": None}, rows[1]])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    stored = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert "name" in stored[0]["prompt"][0]  # negative control: filled with None
+    as_lines = load(DataConfig(train=jsonl(tmp_path / "t.jsonl", rows)), chat)
+    as_table = load(DataConfig(train=str(tmp_path / "t.parquet")), chat)
+    assert as_table.fingerprint == as_lines.fingerprint
+    for index in range(2):
+        ours, theirs = as_table.prompt(0, index), as_lines.prompt(0, index)
+        assert replace(ours, address="") == replace(theirs, address="")
+        assert "None" not in chat.decode(ours.token_ids)
+    assert as_lines.prompt(0, 0).columns["hint"] is None
+    assert as_lines.prompt(0, 1).columns["data_source"] is None
+
+
+def test_a_column_that_is_a_string_here_and_a_list_there(
+    tmp_path: Path, chat: PreTrainedTokenizerFast
+) -> None:
+    rows = [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "a"}]}]
+    data = load(DataConfig(train=jsonl(tmp_path / "t.jsonl", rows)), chat)
+    first, second = data.prompt(0, 0), data.prompt(0, 1)
+    assert first.token_ids == second.token_ids
+    assert first.conversation == second.conversation
+    assert (first.messages, second.messages) == (None, ({"role": "user", "content": "a"},))
+
+
+def test_a_missing_answer_is_told_from_an_empty_one(
+    tmp_path: Path, chat: PreTrainedTokenizerFast
+) -> None:
+    needed = {"answer": "verifier=exact"}
+    for value, lack in (("NaN", r"nothing \(null or NaN\) in column 'answer'"), ("1", "no column")):
+        bad = f'{{"prompt": "b", "answer": {value}}}' if value == "NaN" else '{"prompt": "b"}'
+        train = jsonl(tmp_path / "t.jsonl", [{"prompt": "a", "answer": "1"}, bad])
+        with pytest.raises(DataError, match=rf"t\.jsonl:2: {lack}"):
+            load(DataConfig(train=train), chat, columns=needed)

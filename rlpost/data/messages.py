@@ -1,0 +1,89 @@
+"""Messages of a prompt: what a chat template may be given.
+
+Owns the shape of a conversation that ends where the model is to answer. Refuses to own
+templates (template.py), which may refuse more, such as two user messages in a row.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlpost.data import json_text
+from rlpost.errors import DataError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+Messages = list[dict[str, Any]]
+
+
+def check_messages(value: Sequence[Any], *, address: str) -> Messages:
+    """Return well-formed messages: known roles, text contents, not ending in an answer.
+
+    Keys that are None are left out. Arguments of a tool call that are JSON text, as OpenAI
+    writes them, become the object that templates expect.
+
+    Raises:
+        DataError: says which message is wrong and how.
+    """
+    messages: Messages = []
+    for index, message in enumerate(value):
+        where = f"{address}: message {index}"
+        if not isinstance(message, Mapping):
+            raise DataError(f"{where} must be an object, got {type(message).__name__}")
+        kept = {key: item for key, item in message.items() if item is not None}
+        if kept.get("role") not in ROLES:
+            raise DataError(
+                f"{where}: role must be one of {', '.join(ROLES)}, got {kept.get('role')!r:.80}"
+            )
+        if kept.get("tool_calls"):
+            kept["tool_calls"] = _check_calls(kept, where=where)
+        _check_content(kept, where=where)
+        if kept["role"] == "tool" and (index == 0 or messages[-1]["role"] not in _BEFORE_TOOL):
+            raise DataError(
+                f"{where}: a tool message must follow the assistant message that calls the tool"
+            )
+        messages.append(kept)
+    if messages[-1]["role"] == "assistant":
+        raise DataError(
+            f"{address}: the last message is the assistant's, but a prompt must end where the "
+            "model is to answer; remove that message, or move it into the column 'completion'"
+        )
+    return messages
+
+
+_BEFORE_TOOL = ("assistant", "tool")
+
+
+def _check_content(message: Mapping[str, Any], *, where: str) -> None:
+    content = message.get("content")
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+        return
+    parts = isinstance(content, list)
+    hint = "; join the text of its parts (images are not supported)" if parts else ""
+    raise DataError(f"{where}: content must be a string, got {type(content).__name__}{hint}")
+
+
+def _check_calls(message: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
+    calls = message["tool_calls"]
+    if message["role"] != "assistant":
+        raise DataError(f"{where}: only the assistant's messages may have tool_calls")
+    if not isinstance(calls, list):
+        raise DataError(f"{where}: tool_calls must be a list, got {type(calls).__name__}")
+    return [_check_call(call, where=f"{where}: tool call {i}") for i, call in enumerate(calls)]
+
+
+def _check_call(call: Any, *, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DataError(
+            f'{where} must be {{"type": "function", "function": {{"name": ..., "arguments": '
+            f"{{...}}}}}}, got {call!r:.80}"
+        )
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json_text.parse(arguments)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: its arguments are not valid JSON: {error.msg}") from error
+    if not isinstance(arguments, dict):
+        raise DataError(f"{where}: its arguments must be an object, got {type(arguments).__name__}")
+    return {**call, "function": {**function, "arguments": arguments}}

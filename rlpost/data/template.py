@@ -1,0 +1,88 @@
+"""Messages and tools -> token ids, by a tokenizer's own chat template.
+
+Owns the call of the template and the check that tools reach the text. Refuses to own what
+may be in a message (messages.py). Invariant: whatever a template raises is a ``DataError``
+of the row that it was rendering.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rlpost.data.boundary import refusal
+from rlpost.data.tools import COLUMN
+from rlpost.errors import DataError
+
+
+class ChatTokenizer(Protocol):
+    """The part of a transformers tokenizer that is used here."""
+
+    chat_template: Any
+    bos_token_id: Any
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+
+    def __call__(self, text: Any, **options: Any) -> Any: ...
+
+
+def render(
+    tokenizer: ChatTokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    address: str,
+    add_generation_prompt: bool,
+) -> list[int]:
+    """Return the tokens of a conversation.
+
+    Args:
+        tokenizer: one with a chat template.
+        messages: the conversation.
+        tools: function schemas that the template must show.
+        address: of the row, for errors.
+        add_generation_prompt: whether the text ends where the assistant is to answer.
+
+    Raises:
+        DataError: the template refuses the messages or fails on them, leaves tools out, or
+            renders no text.
+    """
+
+    def text_with(*tools: Mapping[str, Any]) -> str:
+        with refusal(
+            address,
+            "the model's chat template refuses these messages",
+            way_out="change the messages (or data.system_prompt), or use another model",
+        ):
+            text: str = tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+            return text
+
+    text = text_with(*tools)
+    if tools:
+        _require_shown(tools, text, text_with(), address=address)
+    with refusal(
+        address, "the prompt cannot be tokenized", way_out="change its text, or leave the row out"
+    ):
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise DataError(
+            f"{address}: the model's chat template renders these messages to no text at all; "
+            "repair the template in the model's directory, or use another model"
+        )
+    return ids
+
+
+def _require_shown(
+    tools: Sequence[Mapping[str, Any]], text: str, without: str, *, address: str
+) -> None:
+    for tool in tools:
+        name = tool["function"]["name"]
+        if text.count(name) <= without.count(name):
+            raise DataError(
+                f"{address}: the model's chat template does not show the function {name!r} of "
+                f"column {COLUMN!r}, so the model would not know of it; use a model whose "
+                f"template takes tools, or remove the column"
+            )
