@@ -42,7 +42,7 @@ class CheckpointConfig:
     """When to save and how many to keep."""
 
     every: int = 10  # steps between saves; 0: only at the end and on interruption
-    keep: int = 2  # committed checkpoints that stay on disk
+    keep: int = 1  # committed checkpoints that stay on disk; 12 bytes a trained parameter each
 
     def __post_init__(self) -> None:
         if self.every < 0:

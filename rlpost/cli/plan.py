@@ -190,6 +190,7 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
         f"A step trains at most {found.tokens_per_step:,} tokens, in micro-batches of up to "
         f"{found.micro_batch_tokens:,}."
     )
+    console.print(_disk_sentence(found.disk))
     if lacking:
         offload = "" if found.offloads else "move idle models out with cluster.offload_idle=true, "
         console.print(
@@ -199,6 +200,17 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
             "CPU, generator.gpu_memory_utilization on GPU)."
         )
     return 2 if lacking else 0
+
+
+def _disk_sentence(disk: Any) -> str:
+    from rlpost.checkpoint.space import format_bytes
+
+    return (
+        f"On disk it takes up to {format_bytes(disk.total_bytes)}: a checkpoint "
+        f"{format_bytes(disk.checkpoint_bytes)}, of which {disk.num_checkpoints - 1} stay "
+        f"(checkpoint.keep) while one more is written, the export "
+        f"{format_bytes(disk.export_bytes)}, all samples {format_bytes(disk.samples_bytes)}."
+    )
 
 
 def _table(title: str, *columns: str) -> Any:

@@ -23,7 +23,23 @@ from rlpost.training.reward_settings import RewardEngine
 GIB = 2**30
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
 VERIFIER_BYTES = 0.165 * GIB  # the service
+SAMPLE_BYTES = 400  # of a line of rollouts/, without the response
+CHARACTERS_PER_TOKEN = 4
 VERIFIER_WORKER_BYTES = 0.025 * GIB  # and each of its workers, before what a judge imports
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUse:
+    """What a run's directory will hold, in bytes."""
+
+    checkpoint_bytes: int  # of one
+    num_checkpoints: int  # at most: those kept and the one being written
+    export_bytes: int
+    samples_bytes: int  # all steps, if every response gets as long as it may
+
+    @property
+    def total_bytes(self) -> int:
+        return self.num_checkpoints * self.checkpoint_bytes + self.export_bytes + self.samples_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +51,7 @@ class Estimate:
     tokens_per_step: int  # at most, responses and prompts
     micro_batch_tokens: int
     offloads: bool  # idle models leave memory
+    disk: DiskUse
 
     def of(self, sitter: str) -> list[Footprint]:
         """Return the footprints of one seat's processes."""
@@ -105,6 +122,18 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         tokens_per_step=tokens,
         micro_batch_tokens=in_micro_batch,
         offloads=offloaded,
+        disk=_disk_use(plan, policy.parameters),
+    )
+
+
+def _disk_use(plan: RLPlan, policy_parameters: int) -> DiskUse:
+    cfg = plan.cfg
+    responses = cfg.rollout.prompts_per_step * cfg.rollout.group_size * cfg.trainer.steps
+    return DiskUse(
+        checkpoint_bytes=plan.checkpoint_bytes,
+        num_checkpoints=cfg.checkpoint.keep + 1,
+        export_bytes=policy_parameters * resolve_dtype(cfg.trainer.dtype).itemsize,
+        samples_bytes=responses * (SAMPLE_BYTES + cfg.rollout.max_tokens * CHARACTERS_PER_TOKEN),
     )
 
 

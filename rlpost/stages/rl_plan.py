@@ -51,6 +51,7 @@ class RLPlan:
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     store: CheckpointStore
+    checkpoint_bytes: int  # of one, at most
     resume_from: Path | None
     interruption: Interruption | None  # of training responses
 
@@ -113,8 +114,8 @@ def prepare(
     parameters = parameter_count(model_path)
     if cfg.critic.enabled:
         parameters += parameter_count(critic_path)
-    size_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    _require_space(directory, store, size_bytes)
+    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    _require_space(directory, store, checkpoint_bytes)
     return RLPlan(
         cfg=cfg,
         resolved=resolved,
@@ -128,6 +129,7 @@ def prepare(
         train_set=train_set,
         heldout_set=heldout_set,
         store=store,
+        checkpoint_bytes=checkpoint_bytes,
         resume_from=resume_from,
         interruption=interruption,
     )

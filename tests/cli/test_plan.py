@@ -2,7 +2,9 @@
 
 import pytest
 
+from rlpost.checkpoint.space import format_bytes
 from rlpost.cli.plan import main
+from rlpost.models.locate import parameter_count
 
 GPUS = ["--nodes", "2", "--gpus", "8"]
 
@@ -24,6 +26,18 @@ def test_this_machine(capsys, tiny):
     assert code == 0, text
     for word in ("trainer rank 0", "generator 0: worker 0", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
+
+
+def test_the_disk_that_a_run_takes(capsys, tiny, tiny_model):
+    common = ["rl", "experiment=quickstart", tiny, "trainer.dtype=float32", "rollout.max_tokens=50"]
+    size = parameter_count(str(tiny_model))
+    samples_bytes = 12 * 8 * 14 * (400 + 50 * 4)
+    for keep in (1, 3):
+        _, text = run(capsys, *common, f"checkpoint.keep={keep}")
+        total = format_bytes(13 * size * (keep + 1) + 4 * size + samples_bytes)
+        assert (
+            f"takes up to {total}: a checkpoint {format_bytes(13 * size)}, of which {keep} " in text
+        )
 
 
 def test_two_nodes_apart(capsys, tiny):
