@@ -7,7 +7,7 @@ only when it has judged the response; whatever it cannot judge it raises.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -29,6 +29,14 @@ class VerifierConfig:
     kind: str
     weight: float = 1.0  # factor in the weighted sum of rewards
     timeout_s: float = 5.0  # wall-clock deadline of one response
+
+    def expanded(self) -> "Mapping[str, VerifierConfig]":
+        """Return a config per reward, by the name that its verdicts and metrics have.
+
+        Raises:
+            UserError: starts with the name of the setting that does not fit.
+        """
+        return {self.kind: self}
 
     def required_columns(self) -> tuple[str, ...]:
         """Return the dataset columns without which this verifier cannot judge any row."""
@@ -60,6 +68,7 @@ class Sample:
 
     prompt: str | list[dict[str, Any]]
     text: str  # the response without special tokens
+    prompt_text: str = ""  # what the model read, with the chat template; empty: not known
     completion_ids: tuple[int, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = "stop"
@@ -74,14 +83,16 @@ class Sample:
 
 Score = float | None | dict[str, Any]  # a dict holds "reward"; its other keys are information
 Judge = Callable[[Sample], Score]
+GroupCall = Callable[[Sequence[Sample]], Sequence[Score]]  # as many scores as samples
 
 
-def sample_of(prompt: Prompt, trajectory: Trajectory) -> Sample:
-    """Return what a verifier sees of one trajectory."""
+def sample_of(prompt: Prompt, trajectory: Trajectory, *, prompt_text: str = "") -> Sample:
+    """Return what a verifier sees of one trajectory; ``prompt_text`` as in ``Sample``."""
     messages = prompt.messages
     return Sample(
         prompt=prompt.text if messages is None else [dict(message) for message in messages],
         text=trajectory.text,
+        prompt_text=prompt_text,
         completion_ids=trajectory.response_ids,
         columns=dict(prompt.columns),
         finish_reason=trajectory.finish_reason,

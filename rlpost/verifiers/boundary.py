@@ -9,6 +9,7 @@ import math
 import numbers
 import traceback
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from rlpost.errors import UserError
@@ -78,7 +79,7 @@ def _checked(score: Any) -> dict[str, Any]:
         return {"reward": None, "error": ABSTAINED, "info": info}
     if hasattr(score, "item"):  # numpy or torch scalar
         score = score.item()
-    if not isinstance(score, numbers.Real):
+    if not isinstance(score, numbers.Real | Decimal):
         raise TypeError(f"the verifier returned {type(score).__name__}, not a number")
     reward = float(score)
     if not math.isfinite(reward):

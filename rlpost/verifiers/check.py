@@ -25,8 +25,7 @@ def check(
 
     Args:
         configs: name -> config, as for ``VerifierService``.
-        field: where they stand in the run's config: messages say ``field.path`` for a single
-            verifier and ``field.name.path`` for several.
+        field: where all of them stand in the run's config; messages begin with it.
         memory_limit_mb: as for ``VerifierService``.
 
     Raises:
@@ -35,17 +34,15 @@ def check(
     """
     if not configs:
         raise UserError(f"{field}: at least one verifier must be configured, e.g. verifier=math")
-    place = {name: field if len(configs) == 1 else f"{field}.{name}" for name in configs}
-    for name, cfg in configs.items():
+    for cfg in configs.values():
         if not (0.0 < cfg.timeout_s < math.inf):
             raise UserError(
-                f"{place[name]}.timeout_s must be > 0 and finite, got {cfg.timeout_s}; "
-                "5 is the default"
+                f"{field}.timeout_s must be > 0 and finite, got {cfg.timeout_s}; 5 is the default"
             )
         if not math.isfinite(cfg.weight):
-            raise UserError(f"{place[name]}.weight must be finite, got {cfg.weight}")
+            raise UserError(f"{field}.weight must be finite, got {cfg.weight}")
         verifiers.get(cfg.kind)
-    resolved = {name: _resolved(cfg, place[name]) for name, cfg in configs.items()}
+    resolved = {name: _resolved(cfg, field) for name, cfg in configs.items()}
     sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)
     try:
         refusals = sandbox.wait_ready()
@@ -54,14 +51,14 @@ def check(
     for name, reason in refusals.items():
         rule = reason.removeprefix("UserError: ")
         if rule != reason:
-            raise UserError(f"{place[name]}.{rule}")
-        raise UserError(f"{place[name]} ({resolved[name].kind}) cannot be loaded: {reason}")
+            raise UserError(f"{field}.{rule}")
+        raise UserError(f"{field} ({resolved[name].kind}) cannot be loaded: {reason}")
     return resolved
 
 
-def _resolved(cfg: VerifierConfig, place: str) -> VerifierConfig:
+def _resolved(cfg: VerifierConfig, field: str) -> VerifierConfig:
     try:
         entry_of(cfg)
         return cfg.resolved()
     except UserError as error:
-        raise UserError(f"{place}.{error}") from None
+        raise UserError(f"{field}.{error}") from None

@@ -9,22 +9,23 @@ from rlpost.verifiers.base import ABSTAINED, TIMEOUT
 
 def verdict_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """``verifier/<name>/{mean,error_rate,timeout_rate,latency_s}`` over a batch's verdicts."""
-    by_name: dict[str, list[Verdict]] = {}
-    for group in groups:
-        for trajectory in group.trajectories:
-            for verdict in trajectory.verdicts:
-                by_name.setdefault(verdict.verifier, []).append(verdict)
-    metrics = {}
-    for name, verdicts in by_name.items():
-        rewards = [v.reward for v in verdicts if v.reward is not None]
+    metrics = {f"verifier/{name}/mean": mean for name, mean in verdict_means(groups).items()}
+    for name, verdicts in _by_name(groups).items():
         timeouts = sum(v.error == TIMEOUT for v in verdicts)
         failures = sum(v.reward is None and v.error != ABSTAINED for v in verdicts)
-        if rewards:
-            metrics[f"verifier/{name}/mean"] = sum(rewards) / len(rewards)
         metrics[f"verifier/{name}/error_rate"] = (failures - timeouts) / len(verdicts)
         metrics[f"verifier/{name}/timeout_rate"] = timeouts / len(verdicts)
         metrics[f"verifier/{name}/latency_s"] = sum(v.latency_s for v in verdicts) / len(verdicts)
     return metrics
+
+
+def verdict_means(groups: Sequence[Group]) -> dict[str, float]:
+    """Return each verifier's mean reward; one that judged nothing is left out."""
+    rewards = {
+        name: [v.reward for v in verdicts if v.reward is not None]
+        for name, verdicts in _by_name(groups).items()
+    }
+    return {name: sum(values) / len(values) for name, values in rewards.items() if values}
 
 
 def errors_of_unjudged(groups: Sequence[Group]) -> Counter[str]:
@@ -32,3 +33,12 @@ def errors_of_unjudged(groups: Sequence[Group]) -> Counter[str]:
     unjudged = (t for group in groups for t in group.trajectories if t.reward is None)
     errors = ([v.error for v in t.verdicts if v.error not in (None, ABSTAINED)] for t in unjudged)
     return Counter(each[0] for each in errors if each and each[0])
+
+
+def _by_name(groups: Sequence[Group]) -> dict[str, list[Verdict]]:
+    by_name: dict[str, list[Verdict]] = {}
+    for group in groups:
+        for trajectory in group.trajectories:
+            for verdict in trajectory.verdicts:
+                by_name.setdefault(verdict.verifier, []).append(verdict)
+    return by_name

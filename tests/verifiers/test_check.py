@@ -42,9 +42,11 @@ def test_bad_settings_name_their_field(cfg, text):
         check({"v": cfg})
 
 
-def test_several_verifiers_are_told_apart():
-    with pytest.raises(UserError, match=r"^reward\.b\.extract must"):
-        check({"a": ExactConfig(), "b": ExactConfig(extract="(")}, field="reward")
+def test_messages_begin_with_the_field_and_name_the_function(path):
+    good = path("def f(completions): return [1.0]")
+    missing = good.removesuffix("f") + "g"
+    with pytest.raises(UserError, match=r"^reward\.path: .*rewards\.py has no function 'g'"):
+        check({"f": FunctionConfig(path=good), "g": FunctionConfig(path=missing)}, field="reward")
 
 
 def test_none_configured():

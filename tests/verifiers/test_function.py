@@ -1,4 +1,3 @@
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,6 @@ SAMPLE = Sample(
     prompt="2+3?", text="5!", completion_ids=(7, 8), columns={"answer": "5"}, address="f.jsonl:3"
 )
 CHAT = Sample(prompt=[{"role": "user", "content": "2+3?"}], text="5", columns={"answer": "5"})
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(source, name="f"):
-        file = tmp_path / "rewards.py"
-        file.write_text(textwrap.dedent(source))
-        return function(FunctionConfig(path=f"{file}:{name}"))
-
-    return load
 
 
 def test_gets_lists_of_one_by_keyword(load):
@@ -134,8 +123,8 @@ def test_file_of_another_type(tmp_path):
         ("def g(completions, **k): ...", r"has no function 'f'; it has \['g'\]"),
         ("f = 3", "'f' in .* is not callable but int"),
         ("def f(completions, /, **k): ...", r"takes \['completions'\] by position only"),
-        ("def f(answer): ...", "accepts none of"),
-        ("def f(*args): ...", "accepts none of"),
+        ("def f(answer): ...", "are those of no reward function"),
+        ("def f(*args): ...", "are those of no reward function"),
     ],
 )
 def test_unusable_function(load, source, text):
@@ -148,3 +137,112 @@ def test_resolved_is_absolute(tmp_path, monkeypatch):
     cfg = FunctionConfig(path="rewards.py:f", weight=0.5)
     assert cfg.resolved() == FunctionConfig(path=f"{Path.cwd()}/rewards.py:f", weight=0.5)
     assert cfg.path == "rewards.py:f"
+
+
+CALLABLES = """
+    import functools
+
+    def plain(completions, share=1.0, **kwargs):
+        return [share * len(c) for c in completions]
+
+    async def coroutine(completions, **kwargs):
+        return plain(completions)
+
+    def timed(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+        return wrapper
+
+    class Reward:
+        def __call__(self, completions, **kwargs):
+            return plain(completions)
+        def method(self, completions, **kwargs):
+            return plain(completions)
+        @staticmethod
+        def static(completions, **kwargs):
+            return plain(completions)
+        @classmethod
+        def of_class(cls, completions, **kwargs):
+            return plain(completions)
+
+    class AsyncReward:
+        async def __call__(self, completions, **kwargs):
+            return plain(completions)
+
+    partial = functools.partial(plain, share=1.0)
+    decorated = timed(plain)
+    short = lambda completions, **kwargs: plain(completions)
+    instance, async_instance = Reward(), AsyncReward()
+    method = instance.method
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain", "coroutine", "partial", "decorated", "short", "instance", "async_instance",
+        "method", "instance.method", "Reward", "AsyncReward", "Reward.static", "Reward.of_class",
+    ],
+)  # fmt: skip
+def test_everything_that_can_be_called_is_a_function(load, name):
+    assert load(CALLABLES, name)(SAMPLE) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Reward.method", "is a method of a class and needs an instance"),
+        ("NoCall", r"is a class; name an instance that can be called: write my_reward = NoCall"),
+        ("NeedsMore", "is a class; name an instance that can be called"),
+        ("instance.nothing", r"has no function 'instance.nothing'"),
+        ("builtin", "no signature that can be read"),
+        ("unwrapped", "are those of no reward function"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_with_words(load, name, text):
+    source = (
+        CALLABLES
+        + """
+    class NoCall: pass
+    class NeedsMore:
+        def __init__(self, size): ...
+        def __call__(self, completions): ...
+    builtin = max
+    def unwrapped(*args, **kwargs): return plain(*args, **kwargs)
+    """
+    )
+    with pytest.raises(UserError, match=text):
+        load(source, name)
+
+
+def test_a_list_becomes_one_reward_for_each_function():
+    cfg = FunctionConfig(path=["a.py:f", "a.py:g"], weights=[1.0, 0.2], weight=0.5, timeout_s=3)
+    assert cfg.expanded() == {
+        "f": FunctionConfig(path="a.py:f", weight=0.5, timeout_s=3),
+        "g": FunctionConfig(path="a.py:g", weight=0.1, timeout_s=3),
+    }
+    assert [c.weight for c in FunctionConfig(path=["a.py:f", "a.py:g"]).expanded().values()] == [
+        1,
+        1,
+    ]
+
+
+def test_a_single_path_is_a_list_of_one():
+    assert FunctionConfig(path="a.py:f", weight=0.5).expanded() == {
+        "f": FunctionConfig(path="a.py:f", weight=0.5)
+    }
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [
+        ([1.0], r"weights must have one number for each function of verifier.path, 2 here, got 1"),
+        ([1.0, 2.0, 3.0], "2 here, got 3"),
+        ([], "2 here, got 0"),
+        ([1.0, float("nan")], "weights must be finite"),
+    ],
+)
+def test_weights_that_do_not_fit(weights, text):
+    with pytest.raises(UserError, match=text):
+        FunctionConfig(path=["a.py:f", "a.py:g"], weights=weights).expanded()

@@ -1,0 +1,1 @@
+"""The reward functions of other frameworks, called as their frameworks call them."""
