@@ -1,7 +1,7 @@
 """Verifier services in Ray actors, behind ``rollout.collector.Judge``."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from rlpost.cluster.handle import Handle, Stateless
@@ -9,27 +9,45 @@ from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.types import Group, Verdict
 from rlpost.verifiers.base import VerifierConfig, sample_of
 from rlpost.verifiers.combine import combine
+from rlpost.verifiers.configured import counted_weights
 from rlpost.verifiers.service import VerifierService
 
 CONCURRENCY = 1000  # samples wait in the service, not in Ray's queue
+
+Decode = Callable[[Sequence[int]], str]  # prompt tokens -> the text that they stand for
 
 
 class RemoteVerifiers:
     """The driver's end of all verifier actors; a group goes to the next one in turn."""
 
-    def __init__(self, handles: Sequence[Stateless], *, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        handles: Sequence[Stateless],
+        *,
+        configs: Mapping[str, VerifierConfig],
+        weights: Mapping[str, float],
+        decode: Decode,
+    ) -> None:
         self._handles = handles
         self._turn = itertools.cycle(handles)
+        self._configs = configs
         self._weights = weights
+        self._decode = decode
 
     async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
-        samples = [sample_of(group.prompt, t) for t in group.trajectories]
+        prompt_text = self._decode(group.prompt.token_ids)
+        samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]
         verdicts = await next(self._turn).call("judge", samples)
         return [(v, combine(v, self._weights)) for v in verdicts]
 
-    def counting_all(self) -> "RemoteVerifiers":
-        """Return a view for evaluation: accuracy does not depend on training's weights."""
-        return RemoteVerifiers(self._handles, weights=dict.fromkeys(self._weights, 1.0))
+    def measuring(self) -> "RemoteVerifiers":
+        """Return a view for evaluation; see ``counted_weights``."""
+        return RemoteVerifiers(
+            self._handles,
+            configs=self._configs,
+            weights=counted_weights(self._configs),
+            decode=self._decode,
+        )
 
     async def close(self) -> None:
         for handle in self._handles:
@@ -37,7 +55,11 @@ class RemoteVerifiers:
 
 
 def spawn_verifiers(
-    session: Session, cfg: ClusterConfig, *, configs: Mapping[str, VerifierConfig]
+    session: Session,
+    cfg: ClusterConfig,
+    *,
+    configs: Mapping[str, VerifierConfig],
+    decode: Decode,
 ) -> RemoteVerifiers:
     """Create ``cluster.verifier_actors`` services of ``cluster.verifier_workers`` processes."""
 
@@ -48,4 +70,5 @@ def spawn_verifiers(
         return Handle(actor, name=f"verifier {index}", timeout_s=cfg.judge_timeout_s)
 
     services = [Stateless(partial(spawn, index)) for index in range(cfg.verifier_actors)]
-    return RemoteVerifiers(services, weights={n: c.weight for n, c in configs.items()})
+    weights = {name: each.weight for name, each in configs.items()}
+    return RemoteVerifiers(services, configs=configs, weights=weights, decode=decode)

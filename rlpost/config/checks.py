@@ -12,6 +12,7 @@ from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
 from rlpost.training.objective import Objective
+from rlpost.verifiers.configured import configured
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -153,26 +154,34 @@ def _check_corrections(cfg: RLConfig) -> None:
 
 
 def _check_rewards(cfg: RLConfig) -> None:
-    sources = len(cfg.reward_models) + (cfg.verifier.weight != 0)
+    verifiers = configured(cfg.verifier)
+    trained = [name for name, each in verifiers.items() if each.weight != 0]
+    sources = len(cfg.reward_models) + len(trained)
     if sources == 0:
         raise UserError(
-            "verifier.weight=0 leaves nothing to learn from; give it a weight, or add a reward "
+            f"{_zero_weights(cfg)} leaves nothing to learn from; give it a weight, or add a reward "
             "model: +reward_models.NAME.path=PATH"
         )
     if cfg.algorithm.advantage.needs_components and sources < 2:
         raise UserError(
             f"algorithm/advantage={cfg.algorithm.advantage.kind} normalises several rewards one "
-            "by one, and there is one; add a reward model, or use algorithm=grpo"
+            "by one, and there is one; name two functions, verifier=function "
+            "'verifier.path=[rewards.py:f,rewards.py:g]', add a reward model, or use "
+            "algorithm=grpo"
         )
     if cfg.algorithm.advantage.needs_components and cfg.algorithm.shaping != ShapingConfig():
         raise UserError(
             f"algorithm/advantage={cfg.algorithm.advantage.kind} reads the rewards one by one, "
             "and algorithm.shaping changes their sum; leave the shaping out, or use grpo"
         )
-    if cfg.verifier.kind in cfg.reward_models:
-        raise UserError(
-            f"reward_models.{cfg.verifier.kind} has the name of the verifier; choose another"
-        )
+    for name in verifiers.keys() & cfg.reward_models.keys():
+        raise UserError(f"reward_models.{name} has the name of the verifier; choose another")
+
+
+def _zero_weights(cfg: RLConfig) -> str:
+    if cfg.verifier.weight == 0:
+        return "verifier.weight=0"
+    return f"verifier.weights={cfg.verifier.weights}"
 
 
 def _check_deadlines(cfg: RLConfig) -> None:

@@ -31,6 +31,8 @@ from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
 from rlpost.training.packing import PackedBatches, attach, pack, sampled_tokens
 from rlpost.types import Group, Trajectory
+from rlpost.verifiers.combine import combine
+from rlpost.verifiers.configured import configured, counted_weights
 
 BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token
 
@@ -66,13 +68,13 @@ def scoring_batches(groups: Sequence[Group], cfg: RLConfig) -> PackedBatches:
 def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
     """Return which groups were solved by all, by none, or by some; rewards as judged.
 
-    Beside a reward model, whose scores are never equal, the verifier alone is asked.
+    Beside a reward model, whose scores are never equal, the verifiers alone are asked.
     """
     if not cfg.reward_models:
         return group_statistics(rewards_matrix([g.rewards for g in groups]))
-    name = cfg.verifier.kind
+    weights = counted_weights(configured(cfg.verifier))
     return group_statistics(
-        rewards_matrix([[_reward_of(t, name) for t in g.trajectories] for g in groups])
+        rewards_matrix([[_sum_of(t, weights) for t in g.trajectories] for g in groups])
     )
 
 
@@ -217,7 +219,7 @@ def _kl_penalty(
 
 def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
     """Rewards by verifier and reward model, for estimators that normalise each."""
-    weights = {cfg.verifier.kind: cfg.verifier.weight}
+    weights = {name: each.weight for name, each in configured(cfg.verifier).items()}
     weights |= {name: model.weight for name, model in cfg.reward_models.items()}
     weights = {name: weight for name, weight in weights.items() if weight}
     components = [
@@ -228,6 +230,10 @@ def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
         "components_PGK": torch.stack(components, dim=2),
         "component_weights_K": torch.tensor(list(weights.values()), dtype=torch.float64),
     }
+
+
+def _sum_of(trajectory: Trajectory, weights: Mapping[str, float]) -> float | None:
+    return combine([v for v in trajectory.verdicts if v.verifier in weights], weights)
 
 
 def _reward_of(trajectory: Trajectory, name: str) -> float | None:

@@ -154,7 +154,7 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
         log.info("seats: %s", line)
     generation = Generation(plan, session, tracker)
     trainer = spawn_trainers(session, cfg.trainer, **common)
-    verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers)
+    verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers, decode=plan.decode)
     critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
     objective = Objective(
         loss=cfg.loss,
@@ -205,7 +205,7 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
                 staleness=staleness,
             ),
             collector=collector,
-            examiner=generation.collector(verifiers.counting_all(), purpose="heldout"),
+            examiner=generation.collector(verifiers.measuring(), purpose="heldout"),
             trainer=trainer,
             critic=critic,
             reference=reference,

@@ -8,7 +8,7 @@ written or a process started.
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_scorer import check_reward_model
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
+from rlpost.verifiers.configured import configured
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class RLPlan:
     device: Device
     generator: GeneratorConfig  # with dtype, threads and length resolved
     verifiers: dict[str, VerifierConfig]
+    decode: Callable[[Sequence[int]], str]
     critic_path: str
     reward_paths: dict[str, str]
     train_set: PromptDataset
@@ -100,7 +102,7 @@ def prepare(
     )
     room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
     longest_prompt = room - cfg.rollout.max_tokens
-    verifiers = check_verifiers({cfg.verifier.kind: cfg.verifier})
+    verifiers = check_verifiers(configured(cfg.verifier))
     load = {
         "tokenizer": tokenizer,
         "max_prompt_tokens": longest_prompt,
@@ -124,6 +126,9 @@ def prepare(
         device=device,
         generator=generator,
         verifiers=verifiers,
+        decode=partial(
+            tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ),
         critic_path=critic_path,
         reward_paths=reward_paths,
         train_set=train_set,
@@ -138,17 +143,17 @@ def prepare(
 def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:
     """Columns without which a verifier could only answer with an error -> which verifier."""
     return {
-        column: f"verifier={name}"
-        for name, cfg in verifiers.items()
+        column: f"verifier={cfg.kind}"
+        for cfg in verifiers.values()
         for column in cfg.required_columns()
     }
 
 
 def _refusal(verifiers: dict[str, VerifierConfig], columns: Mapping[str, Any]) -> str | None:
     """The first verifier's reason why it can judge no response to a row."""
-    for name, cfg in verifiers.items():
+    for cfg in verifiers.values():
         if (reason := cfg.refusal(columns)) is not None:
-            return f"{reason} (verifier={name})"
+            return f"{reason} (verifier={cfg.kind})"
     return None
 
 

@@ -15,7 +15,7 @@ from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import STALE, Batch
 from rlpost.types import Group
-from rlpost.verifiers.metrics import verdict_metrics
+from rlpost.verifiers.metrics import verdict_means, verdict_metrics
 
 
 def _spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
@@ -167,11 +167,17 @@ def performance(metrics: Mapping[str, float], elapsed_s: float) -> dict[str, flo
 
 
 def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, float]:
-    """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples."""
+    """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples.
+
+    Where there are several rewards, ``val-aux/<dataset>/<name>/mean@N`` is each one's own mean.
+    """
     rewards = [r for group in collection.groups for r in group.rewards]
     judged = [r for r in rewards if r is not None]
     missing = len(rewards) - len(judged) + samples * len(collection.failed)
     metrics = {f"val-core/{dataset}/missing": float(missing)}
     if judged:
         metrics[f"val-core/{dataset}/acc/mean@{samples}"] = sum(judged) / len(judged)
+    means = verdict_means(collection.groups)
+    if len(means) > 1:
+        metrics |= {f"val-aux/{dataset}/{n}/mean@{samples}": mean for n, mean in means.items()}
     return metrics

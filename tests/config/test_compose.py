@@ -43,6 +43,7 @@ WRONG = {
     "algorithm/advantage=gdpo": "add a reward model",
     "algorithm.mini_batches=99": "algorithm.mini_batches must be at most rollout.prompts_per_step",
     "verifier.weight=0": "leaves nothing to learn from",
+    "verifier=function": "verifier.path must be FILE.py:function, got ''",
     "selection.best=1": "use algorithm=rft",
     "selection.best=0": "selection.best must be at least 1",
     "+reward_models.rm.path=./nowhere": "does not exist",
@@ -68,6 +69,20 @@ WRONG_TOGETHER = [
      "rollout.group_size must be at least 5, got 4"),
     (["algorithm.kl.adaptive.enabled=true", "algorithm.kl.coefficient=0.1"],
      "has no effect with algorithm.kl.placement=loss"),
+    (["verifier=function", "verifier.path=r.py:f", "algorithm/advantage=gdpo"],
+     "name two functions, verifier=function 'verifier.path=[rewards.py:f,rewards.py:g]'"),
+    (["verifier=function", "verifier.path=[r.py:f,r.py:g]", "verifier.weights=[0,0]"],
+     "verifier.weights=[0.0, 0.0] leaves nothing to learn from"),
+    (["verifier=function", "verifier.path=[r.py:f,r.py:g]", "verifier.weights=[1]"],
+     "verifier.weights must have one number for each function of verifier.path, 2 here, got 1"),
+    (["verifier=function", "verifier.path=[r.py:f,r.py:f]"], "verifier.path names 'r.py:f' twice"),
+    (["verifier=function", "verifier.path=[r.py:f,notes]"],
+     "verifier.path must be FILE.py:function, got 'notes'"),
+    (["verifier=function", "verifier.path=[r.py:f,r.py:g]"], "verifier.path: there is no file"),
+    (["verifier=function", "verifier.path=r.py:f", "verifier.contract=vrl"], "expected one of"),
+    (["verifier=function", "verifier.path=r.py:f", "verifier.weights=[a]"], "verifier.weights"),
+    (["verifier=function", "verifier.path=r.py:rm", "+reward_models.rm.path=./nowhere"],
+     "reward_models.rm has the name of the verifier"),
 ]  # fmt: skip
 
 

@@ -16,7 +16,9 @@ from rlpost.stages.rl_batch import Scores, estimate, mini_batches, raw_statistic
 from rlpost.training.packing import unpack
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Verdict
+from rlpost.verifiers.combine import combine
 from rlpost.verifiers.exact import ExactConfig
+from rlpost.verifiers.function import FunctionConfig
 
 
 def judged_groups(rewards):
@@ -150,8 +152,6 @@ def test_the_greedy_response_is_the_baseline():
 
 
 def test_components_are_the_verdicts_of_each_source():
-    from dataclasses import replace
-
     def with_verdicts(t, n):
         parts = (Verdict(verifier="exact", reward=float(n % 2)),
                  Verdict(verifier="rm", reward=float(n)))  # fmt: skip
@@ -166,6 +166,50 @@ def test_components_are_the_verdicts_of_each_source():
     advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
     exact = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3**0.5
     assert torch.allclose(advantages.advantages_PGL[0, :, 0], exact, atol=1e-3)
+
+
+def two_functions(weights):
+    """GROUPS[:2] judged by two functions, and the configuration of both."""
+
+    def judged(t, n):
+        parts = (Verdict(verifier="f", reward=float(n % 2)), Verdict(verifier="g", reward=n / 10))
+        return replace(
+            t, verdicts=parts, reward=combine(parts, dict(zip("fg", weights, strict=True)))
+        )
+
+    groups = [
+        replace(g, trajectories=tuple(judged(t, n) for n, t in enumerate(g.trajectories)))
+        for g in GROUPS[:2]
+    ]
+    cfg = config(GDPOConfig(batch_normalize=False))
+    cfg.verifier = FunctionConfig(path=["r.py:f", "r.py:g"], weights=weights)
+    return groups, cfg
+
+
+def test_each_function_is_a_component():
+    groups, cfg = two_functions([1.0, 1e-4])
+    advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
+    f = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3**0.5
+    assert torch.allclose(advantages.advantages_PGL[0, :, 0], f, atol=1e-3)
+    groups, cfg = two_functions([1e-4, 1.0])
+    advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
+    g = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(advantages.advantages_PGL[0, :, 0], g, atol=1e-2)
+
+
+def test_beside_a_reward_model_groups_are_solved_by_the_verifiers_alone():
+    groups, cfg = two_functions([1.0, 0.0])
+    alike = [
+        replace(g, trajectories=tuple(replace(t, reward=float(n), verdicts=(
+            Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=float(n)),
+            Verdict(verifier="rm", reward=n / 7))) for n, t in enumerate(g.trajectories)))
+        for g in groups
+    ]  # fmt: skip
+    assert not raw_statistics(alike, cfg).zero_variance_P.any()  # by the rewards as they are
+    cfg.reward_models = {"rm": RewardModelConfig(path="somewhere")}
+    assert raw_statistics(alike, cfg).all_pass_P.all()  # g has no weight
+    cfg.verifier = FunctionConfig(path=["r.py:f", "r.py:g"], weights=[1.0, 0.5])
+    assert not raw_statistics(alike, cfg).zero_variance_P.any()
 
 
 def test_the_selection_does_not_depend_on_the_split():

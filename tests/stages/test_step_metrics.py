@@ -1,5 +1,7 @@
 """The driver's own numbers, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,15 @@ def test_heldout_counts_what_is_missing():
     nothing = Group(prompt=GROUP.prompt, trajectories=(trajectory(None, 1),))
     metrics = step_metrics.heldout(Collection(groups=(nothing,)), dataset="d", samples=1)
     assert "val-core/d/acc/mean@1" not in metrics  # left out, never 0
+
+
+def test_each_of_several_rewards_has_its_own_heldout_mean():
+    verdicts = (Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=0.5))
+    judged = replace(trajectory(1.1, 2), verdicts=verdicts)
+    group = Group(prompt=GROUP.prompt, trajectories=(judged,))
+    metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
+    assert metrics["val-core/d/acc/mean@1"] == 1.1
+    assert (metrics["val-aux/d/f/mean@1"], metrics["val-aux/d/g/mean@1"]) == (1.0, 0.5)
 
 
 def test_driver_overhead_is_what_nobody_else_used():

@@ -59,7 +59,7 @@ def test_every_role_reports(whole_run):
             "critic/lr",
             "critic/grad_norm",
             "actor/kl_coef",
-            "verifier/function/mean",
+            "verifier/even_share/mean",
             "verifier/taste/mean",
             "timing_s/ref",
             "timing_s/values",
