@@ -24,6 +24,7 @@ class Phase(Enum):
     pushing_weights = "pushing weights"
     evaluating = "evaluating"
     checkpointing = "checkpointing"
+    exporting = "exporting"
 
 
 class RunStatus(Enum):
@@ -75,6 +76,8 @@ class Timed(Tracker, Protocol):
 class Trackers:
     """Several trackers behind one; ``console`` is also told phases and ``timeline`` spans.
 
+    Those of ``last`` are told after the console, so that what they warn of is on it already.
+
     Example::
 
         trackers = Trackers([metrics, rollouts, wandb], console=console, timeline=timeline)
@@ -90,12 +93,13 @@ class Trackers:
         *,
         console: Phased | None = None,
         timeline: Timed | None = None,
+        last: Sequence[Tracker] = (),
     ) -> None:
         self._console, self._timeline = console, timeline
         # The timeline is flushed before the report reads it.
         before = [] if timeline is None else [timeline]
         after = [] if console is None else [console]
-        self._sinks: list[Tracker] = [*before, *sinks, *after]
+        self._sinks: list[Tracker] = [*before, *sinks, *after, *last]
 
     def phase(self, phase: Phase, detail: str = "") -> None:
         """Show what the driver does now."""

@@ -1,0 +1,209 @@
+"""Signs in a run's own metrics that it does not learn, each with what to do about it.
+
+Owns the rules and their words. Refuses to own when they are shown (tracking/) and what ends a
+run. Invariants: a sign describes the latest steps, so it goes away when they get better; groups
+that are all solved after the run has learned are no sign; one cause has one sign. Pure.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from math import isfinite
+from typing import Any
+
+PATIENCE = 2  # steps: equal rewards in one step may be chance
+_ALL = 0.999  # a share that stands for "every"
+
+Metrics = Mapping[str, Any]  # a row of metrics.jsonl; None where a value was not finite
+
+
+class SignKind(Enum):
+    """What is wrong."""
+
+    unjudged = "responses without a verdict"
+    no_reward = "no reward above 0"
+    solved = "solved from the start"
+    equal = "equal rewards"
+    truncated = "every response truncated"
+    no_heldout = "no held-out data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """One sign: what was found, as a sentence, and what a person can do.
+
+    Example: ``Sign(kind=SignKind.truncated, finding="every response of steps 1 and 2 was cut at
+    rollout.max_tokens", advice="raise rollout.max_tokens")``
+    """
+
+    kind: SignKind
+    finding: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.finding}. {self.advice}."
+
+
+class LearningSigns:
+    """Reads rows of metrics in the order of steps; ``now`` says what the latest ones show.
+
+    Example::
+
+        signs = LearningSigns()
+        signs.observe({"step": 1, "critic/score/max": 0.0, ...})
+        for sign in signs.now():
+            print(sign)
+    """
+
+    def __init__(self, *, patience: int = PATIENCE) -> None:
+        """``patience``: the steps that must agree, except for verdicts that failed."""
+        self._latest: deque[Metrics] = deque(maxlen=max(1, patience))
+        self._rewarded = self._learned = self._heldout = False
+
+    def observe(self, row: Metrics) -> None:
+        """Take in a row; rows without responses tell only whether there is held-out data."""
+        self._heldout = self._heldout or any(name.startswith("val-core/") for name in row)
+        if _number(row, "response_length/mean") is None or not row["step"]:
+            return
+        self._latest.append(row)
+        self._rewarded = self._rewarded or (_number(row, "critic/score/max") or 0.0) > 0
+        self._learned = self._learned or _teaches(row)
+
+    def now(self) -> list[Sign]:
+        """Return the signs of the latest steps, the gravest first."""
+        if not self._latest:
+            return []
+        found = [self._unjudged()]
+        if len(self._latest) == self._latest.maxlen:
+            found += [self._rewards(), self._truncated()]
+        found.append(self._no_heldout())
+        return [sign for sign in found if sign is not None]
+
+    def _unjudged(self) -> Sign | None:
+        row = self._latest[-1]
+        failed = sorted(name for name in _verifiers(row) if _failed_share(row, name) >= _ALL)
+        unscored = _number(row, "critic/score/mean") is None
+        if not failed and not unscored:
+            return None
+        who = f"the verifier {', '.join(failed)}" if failed else "the verifier"
+        what = "failed on" if failed else "gave no reward to"
+        return Sign(
+            kind=SignKind.unjudged,
+            finding=f"{who} {what} every response of step {row['step']}",
+            advice=f"The verdicts in rollouts/step_{row['step']:06d}.jsonl say why; a response "
+            "without a verdict is left out of training",
+        )
+
+    def _rewards(self) -> Sign | None:
+        rows = list(self._latest)
+        values = {_number(row, "critic/score/max") for row in rows}
+        if None in values or any(map(_teaches, rows)):
+            return None
+        if not self._rewarded:
+            return self._no_reward(rows)
+        solved = min(_number(row, "group/all_pass_frac") or 0.0 for row in rows)
+        if self._learned and solved >= 0.5:
+            return None
+        if solved >= _ALL:
+            return Sign(
+                kind=SignKind.solved,
+                finding=f"every response of {_steps(rows)} got the full reward from the start",
+                advice="There is nothing left to learn from these prompts: use harder ones, or a "
+                "stricter verifier",
+            )
+        return self._equal(rows)
+
+    def _no_reward(self, rows: list[Metrics]) -> Sign:
+        return Sign(
+            kind=SignKind.no_reward,
+            finding=f"no response of {_steps(rows)} got a reward above 0",
+            advice=f"Read some in rollouts/step_{rows[-1]['step']:06d}.jsonl. If they are right, "
+            "the verifier does not see the answer in them; if they are cut, raise "
+            "rollout.max_tokens; if they are wrong, use easier prompts, a larger "
+            "rollout.group_size, a reward with values between 0 and 1, or a stronger model",
+        )
+
+    def _equal(self, rows: list[Metrics]) -> Sign:
+        one_value = all(_flat(row, "critic/score") for row in rows)
+        where = "every response" if one_value else "all responses to the same prompt"
+        return Sign(
+            kind=SignKind.equal,
+            finding=f"{where} of {_steps(rows)} got the same reward",
+            advice="Rewards must differ between the responses to one prompt: check that the "
+            "reward depends on the response, raise rollout.group_size or rollout.temperature, or "
+            "use prompts that the model solves sometimes",
+        )
+
+    def _truncated(self) -> Sign | None:
+        rows = list(self._latest)
+        if any((_number(row, "response_length/clip_ratio") or 0.0) < _ALL for row in rows):
+            return None
+        return Sign(
+            kind=SignKind.truncated,
+            finding=f"every response of {_steps(rows)} was cut at rollout.max_tokens",
+            advice="An answer at the end is never reached, and the model does not learn to stop: "
+            "raise rollout.max_tokens, ask for shorter answers in the prompt, or use a model that "
+            "follows its chat template",
+        )
+
+    def _no_heldout(self) -> Sign | None:
+        if self._heldout:
+            return None
+        return Sign(
+            kind=SignKind.no_heldout,
+            finding="there is no held-out data, so the curves cannot tell learning from memorising",
+            advice="Set data.heldout=FILE, with rows that data.train does not have",
+        )
+
+
+def signs_of(rows: Iterable[Metrics], *, patience: int = PATIENCE) -> list[Sign]:
+    """Return the signs at the end of ``rows``."""
+    signs = LearningSigns(patience=patience)
+    for row in rows:
+        signs.observe(row)
+    return signs.now()
+
+
+def _teaches(row: Metrics) -> bool:
+    """Whether rewards of the step differ where the estimator compares them."""
+    if _number(row, "critic/score/max") is None or _flat(row, "critic/score"):
+        return False
+    equal_groups = _number(row, "group/zero_std_frac")
+    if equal_groups is None or equal_groups < 1:
+        return True
+    # Other estimators compare across groups; they have advantages then.
+    skipped = _number(row, "training/skipped") == 1
+    no_advantage = _flat(row, "critic/advantages") and _number(row, "critic/advantages/max") == 0
+    return not (skipped or no_advantage)
+
+
+def _flat(row: Metrics, name: str) -> bool:
+    low, high = _number(row, f"{name}/min"), _number(row, f"{name}/max")
+    return low is not None and low == high
+
+
+def _verifiers(row: Metrics) -> set[str]:
+    start, end = "verifier/", "/error_rate"
+    return {
+        name[len(start) : -len(end)]
+        for name in row
+        if name.startswith(start) and name.endswith(end)
+    }
+
+
+def _failed_share(row: Metrics, verifier: str) -> float:
+    rates = (_number(row, f"verifier/{verifier}/{kind}_rate") for kind in ("error", "timeout"))
+    return sum(rate or 0.0 for rate in rates)
+
+
+def _number(row: Metrics, name: str) -> float | None:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return None
+    return float(value)
+
+
+def _steps(rows: list[Metrics]) -> str:
+    first, last = rows[0]["step"], rows[-1]["step"]
+    return f"step {last}" if first == last else f"steps {first} and {last}"
