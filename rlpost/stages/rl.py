@@ -290,5 +290,5 @@ class RLRun:
                 "every response was right from the beginning, so no step updated the model: what "
                 "is exported is what the run began with"
             )
-        self.parts.tracker.phase(Phase.checkpointing, "exporting the model")
+        self.parts.tracker.phase(Phase.exporting, "the model")
         await self.parts.export(self.step)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rlpost.stages.dump import write_dump
 from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
+from rlpost.stages.rl_seats import sitters_of
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.run_log import run_log
@@ -69,7 +71,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
             "raise trainer.steps to train on, or choose another run.name",
         )
     check_trackers(cfg.tracking)
-    with directory.lock(), run_log(directory.log):
+    with directory.lock(), run_log(directory.log) as stdout:
         directory.wishes.unlink(missing_ok=True)  # of a process that is gone
         directory.write_config(resolved)
         tracker = open_trackers(
@@ -79,6 +81,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
             num_steps=cfg.trainer.steps,
             config=resolved,
             resume_step=step,
+            terminal=stdout,
         )
         status, at_once = RunStatus.failed, False
         try:
@@ -109,6 +112,21 @@ def _warn_of_skipped_rows(plan: RLPlan) -> None:
             log.info("skipped: %s", reason)
 
 
+def _setup_words(plan: RLPlan) -> list[str]:
+    """Return where the run goes on, if it does, and what is being started."""
+    cfg, lines = plan.cfg, []
+    if plan.resume_from is not None:
+        lines.append(f"going on after step {_step_of(plan)} from {plan.resume_from}")
+    roles = (
+        f"{s.role} rank" if s.role in ("trainer", "critic") else s.role for s in sitters_of(plan)
+    )
+    counts = Counter(roles)
+    counts["verifier worker"] = cfg.cluster.verifier_actors * cfg.cluster.verifier_workers
+    words = [f"{count} {role}{'s' if count > 1 else ''}" for role, count in counts.items()]
+    lines.append(f"starting {', '.join(words[:-1])} and {words[-1]}")
+    return lines
+
+
 def _step_of(plan: RLPlan) -> int | None:
     return None if plan.resume_from is None else read_manifest(plan.resume_from).step
 
@@ -116,7 +134,9 @@ def _step_of(plan: RLPlan) -> int | None:
 async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
     stop = asyncio.Event()
     _listen_for_signals(stop)
-    tracker.phase(Phase.setting_up)
+    for line in _setup_words(plan):
+        log.info("setting up: %s", line)
+        tracker.phase(Phase.setting_up, line)
     _warn_of_skipped_rows(plan)
     start = time.perf_counter()
     with Session(plan.cfg.cluster) as session:

@@ -170,6 +170,7 @@ def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, 
     """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples.
 
     Where there are several rewards, ``val-aux/<dataset>/<name>/mean@N`` is each one's own mean.
+    ``graded_frac`` is the share of rewards other than 0 and 1: with any, the mean is no accuracy.
     """
     rewards = [r for group in collection.groups for r in group.rewards]
     judged = [r for r in rewards if r is not None]
@@ -177,6 +178,8 @@ def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, 
     metrics = {f"val-core/{dataset}/missing": float(missing)}
     if judged:
         metrics[f"val-core/{dataset}/acc/mean@{samples}"] = sum(judged) / len(judged)
+        graded = sum(reward not in (0.0, 1.0) for reward in judged)
+        metrics[f"val-core/{dataset}/graded_frac"] = graded / len(judged)
     means = verdict_means(collection.groups)
     if len(means) > 1:
         metrics |= {f"val-aux/{dataset}/{n}/mean@{samples}": mean for n, mean in means.items()}

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rlpost.tracking.progress import COMPONENT
+
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
@@ -23,8 +25,8 @@ class Series:
 class Chart:
     """One chart; ``band`` is the (low, high) pair of metrics around the first curve.
 
-    A metric that ends in ``*`` stands for every logged metric with that beginning; its label
-    goes before the rest of the name.
+    A metric with a ``*`` stands for every logged metric of that form; its label goes before
+    what the star stands for.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Chart:
     range01: bool = False  # the axis shows all of 0..1
     log_scale: bool = False
     wide: bool = False
+    graded: bool | None = None  # only for held-out rewards that are (not) graded
+    min_curves: int = 1  # fewer would repeat another chart
 
 
 def _timing(*names: str) -> tuple[Series, ...]:
@@ -56,6 +60,16 @@ CHARTS = (
         series=(Series(metric="val-core/*", label=""),),
         range01=True,
         wide=True,
+        graded=False,
+    ),
+    Chart(
+        name="graded",
+        title="Held-out reward",
+        unit="mean reward",
+        help="Mean reward of held-out prompts: the number this run is for.",
+        series=(Series(metric="val-core/*", label=""),),
+        wide=True,
+        graded=True,
     ),
     Chart(
         name="reward",
@@ -63,6 +77,14 @@ CHARTS = (
         unit="mean reward",
         help="Mean reward of the responses sampled for each step.",
         series=(Series(metric="critic/score/mean", label="reward"),),
+    ),
+    Chart(
+        name="components",
+        title="Reward components",
+        unit="mean reward",
+        help="Each verifier and reward model by itself, before its weight.",
+        series=(Series(metric="verifier/*/mean", label=""),),
+        min_curves=2,
     ),
     Chart(
         name="length",
@@ -198,19 +220,25 @@ CHARTS = (
 _WILDCARDS = {
     "training/off_policy/staleness/*": re.compile(r"training/off_policy/staleness/(\d+)"),
     "val-core/*": re.compile(r"val-core/(.+)/acc/(?:mean@\d+)"),
+    "verifier/*/mean": COMPONENT,
     "verifier/*": re.compile(r"verifier/(.+/(?:error|timeout)_rate)"),
 }
 
 
-def charts_for(metrics: Iterable[str]) -> list[dict[str, Any]]:
+def chosen(*, graded: bool) -> list[Chart]:
+    """Return the charts for runs whose held-out rewards are graded, or are 0 and 1."""
+    return [chart for chart in CHARTS if chart.graded in (None, graded)]
+
+
+def charts_for(metrics: Iterable[str], *, graded: bool = False) -> list[dict[str, Any]]:
     """Return the charts that have something to show, as plain data for the page."""
     known = list(metrics)
     shown = []
-    for chart in CHARTS:
+    for chart in chosen(graded=graded):
         series = curves_of(chart, known)
         if series:
             band = chart.band if chart.band and set(chart.band) <= set(known) else None
-            wildcard = any(part.metric.endswith("*") for part in chart.series)
+            wildcard = any(part.metric in _WILDCARDS for part in chart.series)
             drawn = {
                 "series": [asdict(each) for each in series],
                 "band": band,
@@ -222,11 +250,12 @@ def charts_for(metrics: Iterable[str]) -> list[dict[str, Any]]:
 
 def curves_of(chart: Chart, known: list[str]) -> list[Series]:
     """Return the curves of ``chart`` that ``known`` metrics can draw, wildcards spelled out."""
-    return [each for part in chart.series for each in _resolve(part, known)]
+    curves = [each for part in chart.series for each in _resolve(part, known)]
+    return curves if len(curves) >= chart.min_curves else []
 
 
 def _resolve(series: Series, known: list[str]) -> list[Series]:
-    if not series.metric.endswith("*"):
+    if series.metric not in _WILDCARDS:
         return [series] if series.metric in known else []
     pattern = _WILDCARDS[series.metric]
     found = [(match[1], name) for name in known if (match := pattern.fullmatch(name))]

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from rlpost.errors import DataError, UserError
-from rlpost.tracking.charts import CHARTS, curves_of
+from rlpost.tracking.charts import chosen, curves_of
 from rlpost.tracking.jsonl import Row, read_metrics
-from rlpost.tracking.progress import HELDOUT, REWARD
+from rlpost.tracking.progress import HELDOUT, REWARD, is_graded
 from rlpost.tracking.report_data import columns, planned_steps, thin
 from rlpost.tracking.sweep_record import MemberState, read_members
 
@@ -40,6 +40,7 @@ class RunSummary:
     steps: list[int]
     metrics: dict[str, list[float | None]]
     final: dict[str, float]  # metric -> its last finite value
+    graded: bool  # held-out rewards are not only 0 and 1
     last_step: int | None
     planned: int | None
 
@@ -77,6 +78,7 @@ def compare(
             f"--metric: no run has {metric!r}; they have: {known or 'no metric at all'}"
         )
     ranking = metric or _usual_metric(runs)
+    graded = any(run.graded for run in runs)
     ranked = sorted(runs, key=lambda run: _rank(run, ranking, lowest_first))
     return Comparison(
         title=paths[0].resolve().name if len(paths) == 1 else f"{len(runs)} runs",
@@ -85,7 +87,7 @@ def compare(
         lowest_first=lowest_first,
         differing=_differing(runs),
         names=names,
-        charts=_charts(names),
+        charts=_charts(names, graded=graded),
         problems=problems,
     )
 
@@ -132,6 +134,7 @@ def _summary(root: Path, name: str, problems: list[str]) -> RunSummary:
         steps=[row["step"] for row in rows],
         metrics=columns(rows),
         final=_final(rows),
+        graded=any(map(is_graded, rows)),
         last_step=last,
         planned=planned,
     )
@@ -203,10 +206,10 @@ def _differing(runs: Sequence[RunSummary]) -> list[str]:
     return [key for key in keys if len({s[key] for s in known if key in s}) > 1]
 
 
-def _charts(names: list[str]) -> list[dict[str, Any]]:
+def _charts(names: list[str], *, graded: bool) -> list[dict[str, Any]]:
     """Return one chart per metric that is worth a comparison, in the report's order."""
     charts: list[dict[str, Any]] = []
-    for chart in CHARTS:
+    for chart in chosen(graded=graded):
         curves = [] if chart.name in _NO_CURVE else curves_of(chart, names)
         for curve in curves:
             title = chart.title if len(curves) == 1 else f"{chart.title}: {curve.label}"

@@ -1,14 +1,17 @@
 """The terminal: a live panel, tidy lines, or nothing.
 
 Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log (run_log.py).
-Invariants: it never needs more than 80 columns; text from data is never read as markup; the
-terminal is left as it was found, whatever ends the run.
+Invariants: it never needs more than 80 columns, and uses up to 120; text from data is never read
+as markup; a terminal that cannot be written to costs the display and not the run; the terminal
+is left as it was found, whatever ends the run.
 """
 
 import logging
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
@@ -26,21 +29,31 @@ from rlpost.tracking.progress import (
     Progress,
     duration,
     heldout_accuracy,
+    heldout_words,
     one_line,
+    reward_components,
     sparkline,
 )
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import Phase, RunStatus
 
-_WIDTH = 80
-_SPARK = 20
+_NARROW, _WIDE = 80, 120  # columns
+_WARNING_LINES = 3
 _REFRESH_PER_S = 2  # the panel costs the driver about 1 % of a core
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_SPOKEN = (Phase.setting_up, Phase.exporting)  # plain mode has a line for them
 _STATUS = {
     RunStatus.done: ("done", "bold green"),
     RunStatus.failed: ("failed", "bold red"),
     RunStatus.interrupted: ("interrupted", "bold yellow"),
 }
+
+
+class RunTerminal(Terminal):
+    """A terminal whose closed pipe is an error; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads the output any more")
 
 
 class Console:
@@ -61,7 +74,7 @@ class Console:
         terminal: Terminal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._terminal = terminal or Terminal()
+        self._terminal = terminal or RunTerminal()
         if mode is ConsoleMode.auto:
             mode = ConsoleMode.live if self._terminal.is_terminal else ConsoleMode.plain
         self.mode = mode
@@ -80,17 +93,28 @@ class Console:
                 console=self._terminal,
                 get_renderable=self.panel,
                 refresh_per_second=_REFRESH_PER_S,
+                redirect_stdout=False,  # what others print belongs into run.log
+                redirect_stderr=False,
             )
             self._live.start()
 
     def phase(self, phase: Phase, detail: str = "") -> None:
-        """Show what the driver waits for; plain mode prints it when it is part of set-up."""
+        """Show what the driver waits for; plain mode prints set-up, its end and the export."""
+        now_s = self._clock()
         with self._lock:
+            is_ready = self._phase is Phase.setting_up and phase is not Phase.setting_up
             if phase is not self._phase:
-                self._phase_start_s = self._clock()
+                self._phase_start_s = now_s
             self._phase, self._detail = phase, detail
-        if phase is Phase.setting_up and detail:
-            self._line(Text(f"{phase.value}: {detail}", style="dim"))
+        if is_ready:
+            self._line(Text(f"ready after {duration(now_s - self._start_s)}", style="dim"))
+        if phase in _SPOKEN:
+            self._line(Text(f"{phase.value}: {detail}" if detail else phase.value, style="dim"))
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in, without a word, what an earlier process of this run measured."""
+        with self._lock:
+            self._progress.recall(rows)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take in a row; plain mode prints a line for the step and one for an evaluation."""
@@ -100,7 +124,7 @@ class Console:
             self._line(self._step_line(metrics))
         accuracy = heldout_accuracy(metrics)
         if accuracy is not None:
-            self._line(Text.assemble(self._counter(), *self._accuracy_parts()))
+            self._line(Text.assemble(self._counter(), *self._heldout_parts()))
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Keep one response to show, preferring a rewarded one."""
@@ -120,25 +144,25 @@ class Console:
         """Leave the last panel on the screen and say how it ended."""
         logging.getLogger("rlpost").removeHandler(self._warnings)
         if self._live is not None:
-            self._live.stop()
+            self._unless_gone(self._live.stop)
             self._live = None
         word, style = _STATUS[status]
         took = duration(self._clock() - self._start_s)
         last = Text.assemble((word, style), f" after {took}, step {self._progress.step}")
         if self._progress.heldout:
-            last = Text.assemble(last, "; ", *self._accuracy_parts())
+            last = Text.assemble(last, "; ", *self._heldout_parts())
         if self.mode is not ConsoleMode.quiet:
-            self._terminal.print(last, soft_wrap=True)
+            self._print(last)
 
     def panel(self) -> RenderableType:
         """Return the live panel of this moment."""
         with self._lock:
-            width = min(_WIDTH, self._terminal.width)
-            parts: list[RenderableType] = [self._head(), self._bar(width - 6)]
+            width = min(_WIDE, self._terminal.width)
+            parts: list[RenderableType] = [self._head(width - 46), self._bar(width - 6)]
             table = Table.grid(padding=(0, 2))
             table.add_column(style="dim", no_wrap=True)
             table.add_column(no_wrap=True, overflow="ellipsis")
-            for label, value in self._rows():
+            for label, value in self._rows(_spark(width)):
                 table.add_row(label, value)
             if table.row_count:
                 parts += [Text(), table]
@@ -156,7 +180,7 @@ class Console:
                 width=width,
             )
 
-    def _head(self) -> RenderableType:
+    def _head(self, room: int) -> RenderableType:
         now_s = self._clock()
         frame = _SPINNER[int(now_s * _REFRESH_PER_S) % len(_SPINNER)]
         what = Text.assemble(
@@ -165,7 +189,7 @@ class Console:
             (f"  {duration(now_s - self._phase_start_s)}", "dim"),
         )
         if self._detail:
-            what.append(f"  {one_line(self._detail, 34)}", style="dim")
+            what.append(f"  {one_line(self._detail, max(10, room))}", style="dim")
         left_s = self._progress.time_left_s(now_s)
         left = "" if left_s is None else f"about {duration(left_s)} left"
         head = Table.grid(expand=True)
@@ -191,23 +215,22 @@ class Console:
         )
         return bar
 
-    def _rows(self) -> list[tuple[str, Text]]:
+    def _rows(self, spark: int) -> list[tuple[str, Text]]:
         progress, latest, rows = self._progress, self._progress.latest, []
         if progress.heldout:
-            curve = sparkline([value for _, value in progress.heldout], width=_SPARK)
-            rows.append(
-                (
-                    "held-out accuracy",
-                    Text.assemble(*self._accuracy_values(), (f"  {curve}", "cyan")),
-                )
-            )
+            curve = sparkline([value for _, value in progress.heldout], width=spark)
+            values = Text.assemble(*self._heldout_values(), (f"  {curve}", "cyan"))
+            rows.append((heldout_words(graded=progress.graded), values))
         for label, name, pairs, digits in (
             ("reward", REWARD, progress.rewards, 3),
             ("response length", LENGTH, progress.lengths, 1),
         ):
             if name in latest:
-                curve = sparkline([value for _, value in pairs], width=_SPARK)
+                curve = sparkline([value for _, value in pairs], width=spark)
                 rows.append((label, Text.assemble(f"{latest[name]:<8.{digits}f}", (curve, "cyan"))))
+        if len(components := reward_components(latest)) > 1:
+            words = (f"{name} {value:.3f}" for name, value in components.items())
+            rows.append(("reward components", Text("  ".join(words))))
         if THROUGHPUT in latest:
             rows.append(("tokens/s", Text(f"{latest[THROUGHPUT]:,.0f}")))
         if "weights/version" in latest:
@@ -226,7 +249,7 @@ class Console:
             ),
         ]
 
-    def _accuracy_values(self) -> list[str | tuple[str, str]]:
+    def _heldout_values(self) -> list[str | tuple[str, str]]:
         heldout = self._progress.heldout
         best = self._progress.best()
         parts: list[str | tuple[str, str]] = [f"{heldout[0][1]:.3f}"]
@@ -236,8 +259,9 @@ class Console:
             parts.append((f"  best {best[1]:.3f} at step {best[0]}", "dim"))
         return parts
 
-    def _accuracy_parts(self) -> list[str | tuple[str, str]]:
-        return [("held-out accuracy ", "cyan"), *self._accuracy_values()]
+    def _heldout_parts(self) -> list[str | tuple[str, str]]:
+        words = heldout_words(graded=self._progress.graded)
+        return [(f"{words} ", "cyan"), *self._heldout_values()]
 
     def _counter(self) -> str:
         total = str(self._progress.num_steps)
@@ -260,7 +284,18 @@ class Console:
 
     def _line(self, text: Text) -> None:
         if self.mode is ConsoleMode.plain:
-            self._terminal.print(text, soft_wrap=True, highlight=False)
+            self._print(text)
+
+    def _print(self, text: Text) -> None:
+        self._unless_gone(lambda: self._terminal.print(text, soft_wrap=True, highlight=False))
+
+    def _unless_gone(self, show: Callable[[], None]) -> None:
+        """Show something; a closed pipe or a full disk behind it ends the display."""
+        try:
+            show()
+        except OSError as error:
+            self.mode = ConsoleMode.quiet
+            logging.getLogger(__name__).info("the console is given up: %s", error)
 
     def _plain_warning(self, text: str) -> None:
         self._line(Text(f"warning: {text}", style="yellow"))
@@ -287,10 +322,19 @@ class _Warnings(logging.Handler):
         shown = []
         for text, count in list(self.last.items()):
             suffix = f" ({count} times)" if count > 1 else ""
-            shown.append(
-                Text("! " + one_line(text, width - 2 - len(suffix)) + suffix, style="yellow")
+            lines = textwrap.wrap(
+                text + suffix, width - 2, max_lines=_WARNING_LINES, placeholder=" …"
             )
+            shown += [
+                Text(("! " if not number else "  ") + line, style="yellow")
+                for number, line in enumerate(lines)
+            ]
         return shown
+
+
+def _spark(width: int) -> int:
+    """Return how many values of a curve a panel of this width shows."""
+    return 20 + max(0, width - _NARROW)
 
 
 def _weights_text(latest: Mapping[str, float]) -> str:

@@ -6,11 +6,12 @@ from step k no metric and no sample on disk is younger than k.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlpost.tracking.config import TrackingConfig, WandbMode
-from rlpost.tracking.console import Console
-from rlpost.tracking.jsonl import MetricsWriter
+from rlpost.tracking.console import Console, RunTerminal
+from rlpost.tracking.jsonl import MetricsWriter, read_metrics
+from rlpost.tracking.learning_watch import LearningWatch
 from rlpost.tracking.report import ReportTracker
 from rlpost.tracking.rollouts import RolloutWriter
 from rlpost.tracking.tensorboard_tracker import TensorBoardTracker, need_tensorboard
@@ -41,13 +42,13 @@ def open_trackers(
     num_steps: int,
     config: Mapping[str, Any],
     resume_step: int | None = None,
-    console: Console | None = None,
+    terminal: TextIO | None = None,
 ) -> Trackers:
     """Open every sink of the run in ``run_dir``.
 
     ``config`` is plain data for W&B. What an earlier process recorded after ``resume_step``
-    (None: everything) is dropped, as ``Trackers.rewind`` does. Pass a
-    ``console`` that was opened earlier to show the set-up in it.
+    (None: everything) is dropped, as ``Trackers.rewind`` does. The console writes to ``terminal``
+    (None: ``sys.stdout``, whatever it is at the time).
 
     Raises:
         UserError: see ``check_trackers``.
@@ -70,13 +71,20 @@ def open_trackers(
         sinks.append(TensorBoardTracker(run_dir))
     if cfg.report:
         sinks.append(ReportTracker(run_dir))
-    console = console or Console(run_name=run_name, num_steps=num_steps, mode=cfg.console)
+    watch = LearningWatch(run_dir / "metrics.jsonl", num_steps=num_steps)
+    console = Console(
+        run_name=run_name,
+        num_steps=num_steps,
+        mode=cfg.console,
+        terminal=RunTerminal(file=terminal),
+    )
     trace = run_dir / "trace.json"
     if resume_step is None:
         trace.unlink(missing_ok=True)  # another run's time; a rewind keeps it
-    trackers = Trackers(sinks, console=console, timeline=TimelineWriter(trace))
+    trackers = Trackers(sinks, console=console, timeline=TimelineWriter(trace), last=[watch])
     try:
         trackers.rewind(-1 if resume_step is None else resume_step)
+        console.recall(read_metrics(run_dir / "metrics.jsonl"))
     except BaseException:
         trackers.close(RunStatus.failed)  # gives the terminal back
         raise

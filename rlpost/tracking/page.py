@@ -32,7 +32,7 @@ def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) 
     def source(file: str) -> Markup:
         return Markup(loader.get_source(environment, file)[0])
 
-    return environment.get_template(f"{name}.html.j2").render(
+    text = environment.get_template(f"{name}.html.j2").render(
         data=data,
         page_json=_script_json(page),
         plotly_js=Markup(get_plotlyjs()),
@@ -40,6 +40,7 @@ def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) 
         page_js=source(f"{name}.js"),
         page_css=source("report.css"),
     )
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
 
 
 def _script_json(value: Any) -> Markup:

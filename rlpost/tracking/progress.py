@@ -6,10 +6,13 @@ own layout (console.py). Invariant: a quantity that was not logged is absent, ne
 
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 HELDOUT = re.compile(r"val-core/(?P<dataset>.+)/acc/mean@\d+")
+_GRADED = re.compile(r"val-core/.+/graded_frac")
+COMPONENT = re.compile(r"verifier/(?P<verifier>.+)/mean")
 REWARD = "critic/score/mean"
 LENGTH = "response_length/mean"
 THROUGHPUT = "perf/throughput"
@@ -22,6 +25,32 @@ def heldout_accuracy(metrics: Mapping[str, float]) -> float | None:
     found = [value for name, value in metrics.items() if HELDOUT.fullmatch(name)]
     found = [value for value in found if value is not None]
     return sum(found) / len(found) if found else None
+
+
+def is_graded(metrics: Mapping[str, float | None]) -> bool:
+    """Say whether held-out responses of a row got rewards other than 0 and 1.
+
+    The mean of such rewards is no accuracy, whatever its public name says.
+    """
+    shares = (value for name, value in metrics.items() if _GRADED.fullmatch(name))
+    means = (value for name, value in metrics.items() if HELDOUT.fullmatch(name))
+    return any(share for share in shares) or any(
+        mean is not None and not 0 <= mean <= 1 for mean in means
+    )
+
+
+def reward_components(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return verifier, or reward model, -> mean of its rewards, in the order of the row."""
+    found = {}
+    for name, value in metrics.items():
+        if match := COMPONENT.fullmatch(name):
+            found[match["verifier"]] = value
+    return found
+
+
+def heldout_words(*, graded: bool) -> str:
+    """Return what a person calls the mean of the held-out rewards."""
+    return "held-out reward" if graded else "held-out accuracy"
 
 
 @dataclass
@@ -38,22 +67,29 @@ class Progress:
     rewards: list[tuple[int, float]] = field(default_factory=list)  # (step, value)
     lengths: list[tuple[int, float]] = field(default_factory=list)
     heldout: list[tuple[int, float]] = field(default_factory=list)
+    graded: bool = False  # some held-out response got a reward other than 0 and 1
     seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=50))
 
     def observe(self, step: int, metrics: Mapping[str, float], *, now_s: float) -> None:
         """Take in the metrics of ``step``."""
         self.step = step
         self.latest.update({name: value for name, value in metrics.items() if value is not None})
-        if REWARD in metrics:
-            self.rewards.append((step, metrics[REWARD]))
-        if LENGTH in metrics:
-            self.lengths.append((step, metrics[LENGTH]))
+        for name, curve in ((REWARD, self.rewards), (LENGTH, self.lengths)):
+            if metrics.get(name) is not None:
+                curve.append((step, metrics[name]))
         accuracy = heldout_accuracy(metrics)
         if accuracy is not None:
             self.heldout.append((step, accuracy))
+        self.graded = self.graded or is_graded(metrics)
         if self.seen and self.seen[-1][0] == step:
             self.seen.pop()
         self.seen.append((step, now_s))
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in the rows of an earlier process; they say nothing about this one's pace."""
+        for row in rows:
+            self.observe(row["step"], row, now_s=0.0)
+        self.seen.clear()
 
     def rewind(self, step: int) -> None:
         """Forget what came after ``step``; the pace is measured anew."""
@@ -64,10 +100,14 @@ class Progress:
             curve[:] = [pair for pair in curve if pair[0] <= step]
 
     def time_left_s(self, now_s: float) -> float | None:
-        """Return the expected seconds to the last step; None before there is a pace."""
+        """Return the expected seconds to the last step.
+
+        None before there is a pace, and when the time is over: what comes after the last step
+        has no pace.
+        """
         remaining = max(0, self.num_steps - self.step)
         if remaining == 0:
-            return 0.0
+            return None
         if len(self.seen) >= 2:
             (first, start_s), (last, end_s) = self.seen[0], self.seen[-1]
             pace_s = (end_s - start_s) / (last - first)
@@ -75,7 +115,8 @@ class Progress:
             pace_s = self.latest["timing_s/step"]
         else:
             return None
-        return max(0.0, remaining * pace_s - (now_s - self.seen[-1][1]))
+        left_s = remaining * pace_s - (now_s - self.seen[-1][1])
+        return left_s if left_s >= 1 else None
 
     def best(self) -> tuple[int, float] | None:
         """Return (step, accuracy) of the best evaluation; the earliest of equals."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlpost.checkpoint.state import write_text
+from rlpost.control.learning_signs import PATIENCE
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.page import render_page
 from rlpost.tracking.progress import heldout_accuracy
@@ -42,14 +43,14 @@ def render(run_dir: Path) -> str:
 
 
 class ReportTracker:
-    """Tracker that rebuilds the page at every evaluation and at the end."""
+    """Tracker that rebuilds the page at the first steps, at every evaluation and at the end."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Rebuild the page when ``metrics`` hold an evaluation."""
-        if heldout_accuracy(metrics) is not None:
+        """Rebuild the page when it has something new to say that should not wait."""
+        if step <= PATIENCE or heldout_accuracy(metrics) is not None:
             self._write()
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:

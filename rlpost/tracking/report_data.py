@@ -15,10 +15,19 @@ from typing import Any
 
 import yaml
 
+from rlpost.control.learning_signs import signs_of
 from rlpost.errors import DataError
 from rlpost.tracking.charts import charts_for
 from rlpost.tracking.jsonl import Row, read_metrics
-from rlpost.tracking.progress import REWARD, THROUGHPUT, duration, heldout_accuracy
+from rlpost.tracking.learning_watch import patience_of
+from rlpost.tracking.progress import (
+    REWARD,
+    THROUGHPUT,
+    duration,
+    heldout_accuracy,
+    heldout_words,
+    is_graded,
+)
 from rlpost.tracking.rollouts import rollout_files
 from rlpost.tracking.run_log import read_warnings
 from rlpost.tracking.timeline_view import timeline_view
@@ -28,6 +37,7 @@ _MAX_SAMPLE_STEPS = 60
 _MAX_SAMPLES_PER_STEP = 64
 _MAX_SAMPLE_BYTES = 2_400_000  # of the page; plotly.js takes 4.8 MB
 _MAX_TEXT = 6000  # characters of a prompt or response
+_MAX_INFO = 300  # characters of what a verifier says beside its reward, each piece
 _MAX_WARNINGS = 100
 
 
@@ -47,6 +57,7 @@ class ReportData:
     name: str
     config: str
     headlines: list[Headline]
+    signs: list[dict[str, str]]  # that the run does not learn: finding and advice
     steps: list[int]
     metrics: dict[str, list[float | None]]
     charts: list[dict[str, Any]]
@@ -63,16 +74,19 @@ def report_data(run_dir: Path) -> ReportData:
     rows = _rows(run_dir / "metrics.jsonl", problems)
     samples, num_samples = _samples(run_dir / "rollouts", problems)
     config_path = run_dir / "config.yaml"
-    config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+    config = config_path.read_text("utf-8", errors="replace") if config_path.exists() else ""
+    planned = planned_steps(config)
     thinned = thin(rows, max_points=_MAX_POINTS)
     metrics = columns(thinned)
+    graded = any(map(is_graded, rows))
     return ReportData(
         name=run_dir.resolve().name,
         config=config,
-        headlines=_headlines(rows, planned_steps(config)),
+        headlines=_headlines(rows, planned, graded=graded),
+        signs=_signs(rows, planned),
         steps=[row["step"] for row in thinned],
         metrics=metrics,
-        charts=charts_for(metrics),
+        charts=charts_for(metrics, graded=graded),
         samples=samples,
         num_samples=num_samples,
         timeline=_timeline(run_dir / "trace.json", problems),
@@ -141,7 +155,15 @@ def planned_steps(config: str) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def _headlines(rows: Sequence[Row], planned: int | None) -> list[Headline]:
+def _signs(rows: Sequence[Row], planned: int | None) -> list[dict[str, str]]:
+    found = signs_of(rows, patience=patience_of(planned))
+    return [
+        {"finding": sign.finding[:1].upper() + sign.finding[1:], "advice": sign.advice}
+        for sign in found
+    ]
+
+
+def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> list[Headline]:
     found = []
     heldout = [(row["step"], acc) for row in rows if (acc := heldout_accuracy(row)) is not None]
     if heldout:
@@ -149,7 +171,7 @@ def _headlines(rows: Sequence[Row], planned: int | None) -> list[Headline]:
         note = f"{heldout[0][1]:.3f} at step {heldout[0][0]}" if len(heldout) > 1 else ""
         found.append(
             Headline(
-                label=f"Held-out accuracy, step {last_step}",
+                label=f"{heldout_words(graded=graded).capitalize()}, step {last_step}",
                 value=f"{last:.3f}",
                 note=f"from {note}" if note else "",
             )
@@ -200,7 +222,7 @@ def _parse(
         try:
             record = json.loads(line, parse_constant=lambda _: None)  # a NaN is no number
             found.append(_row_of(step, record))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problems.append(f"{path.name}: a line is not a sample ({error})")
     return found
 
@@ -221,10 +243,23 @@ def _row_of(step: int, record: Mapping[str, Any]) -> dict[str, Any]:
                 "verifier": str(each["verifier"]),
                 "reward": each.get("reward"),
                 "error": each.get("error"),
+                "info": _info(each.get("info")),
             }
             for each in record["verdicts"]
         ],
     }
+
+
+def _info(info: Any) -> dict[str, str]:
+    """Return what a verifier said beside its reward, as short texts."""
+    if not isinstance(info, Mapping):
+        return {}
+    return {_short_text(key): _short_text(value) for key, value in info.items()}
+
+
+def _short_text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _MAX_INFO else f"{text[:_MAX_INFO]}…"
 
 
 def _cut(text: str) -> str:

@@ -1,34 +1,71 @@
-"""``run.log``: what Python's logging says during a run, in a file and not on the terminal.
+"""``run.log``: what is logged and printed during a run, in a file and not on the terminal.
 
-Owns the handlers of the root logger while a run is open. Refuses to own what is shown to a
-person (console.py). Invariant: every record from INFO on, and every Python warning, is one
-entry in the file; what was set up before is put back at the end.
+Owns the handlers of the root logger, and the standard streams, while a run is open. Refuses to
+own what is shown to a person (console.py). Invariants: every record from INFO on, every Python
+warning and every line that a library prints is one entry in the file; a disk that refuses
+costs one warning and the rest of the file; what was set up before is put back at the end.
 """
 
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from rlpost.foreign_output import logged_output
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _ENTRY = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ([A-Z]+) ([^\s:]+): (.*)")
 _CHATTY = ("asyncio", "filelock", "fsspec", "httpcore", "httpx", "matplotlib", "urllib3")
 
 
+class _LogFile(logging.FileHandler):
+    """Appends to the file until the disk refuses."""
+
+    refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._give_up(error)
+        else:
+            super().handleError(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.refused:
+            super().emit(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was buffered cannot be written either
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self.refused:
+            self.refused = True
+            logger.warning("%s ends here: %s; the run goes on", self.baseFilename, error)
+
+
 @contextmanager
-def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[None]:
-    """Send all logging to ``path`` (appended) instead of the terminal.
+def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
+    """Send all logging, and what is printed, to ``path`` (appended) instead of the terminal.
+
+    Yields the stream that was ``sys.stdout``, for what a person should see.
 
     Example::
 
-        with run_log(run_dir / "run.log"):
-            run(config)
+        with run_log(run_dir / "run.log") as terminal:
+            run(config, Console(terminal=RunTerminal(file=terminal), ...))
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     before, before_level = list(root.handlers), root.level
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(_FORMAT))
     chatty = {name: logging.getLogger(name).level for name in _CHATTY}
     for name in _CHATTY:
@@ -40,7 +77,8 @@ def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[None]:
     root.setLevel(level)
     logging.captureWarnings(True)
     try:
-        yield
+        with logged_output() as stdout:
+            yield stdout
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)

@@ -12,6 +12,8 @@ from typing import Any
 
 from rlpost.types import Group, Prompt, Trajectory
 
+_MAX_DIGITS = 200  # of a whole number that does not fit 64 bits, in base 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecord:
@@ -71,14 +73,20 @@ def records_of(groups: Iterable[Group]) -> list[SampleRecord]:
 def _finite(value: Any) -> Any:
     """Return plain JSON data; what JSON cannot carry becomes null or its ``repr``."""
     match value:
-        case None | bool() | int():
+        case None | bool():
             return value
+        case int():
+            return int(value) if abs(value) < 2**63 else f"{value:#x}"[:_MAX_DIGITS]
         case str():
-            return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+            return _text(value)
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {str(key): _finite(each) for key, each in value.items()}
+            return {_text(str(key)): _finite(each) for key, each in value.items()}
         case list() | tuple():
             return [_finite(each) for each in value]
-    return repr(value)
+    return _text(repr(value))
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text

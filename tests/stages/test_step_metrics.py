@@ -48,7 +48,9 @@ def test_rollout_metrics():
 
 def test_heldout_counts_what_is_missing():
     metrics = step_metrics.heldout(Collection(groups=(GROUP,)), dataset="d", samples=3)
-    assert metrics == {"val-core/d/missing": 1.0, "val-core/d/acc/mean@3": 0.5}
+    assert metrics == {
+        "val-core/d/missing": 1.0, "val-core/d/acc/mean@3": 0.5, "val-core/d/graded_frac": 0.0,
+    }  # fmt: skip
     nothing = Group(prompt=GROUP.prompt, trajectories=(trajectory(None, 1),))
     metrics = step_metrics.heldout(Collection(groups=(nothing,)), dataset="d", samples=1)
     assert "val-core/d/acc/mean@1" not in metrics  # left out, never 0
@@ -61,6 +63,13 @@ def test_each_of_several_rewards_has_its_own_heldout_mean():
     metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
     assert metrics["val-core/d/acc/mean@1"] == 1.1
     assert (metrics["val-aux/d/f/mean@1"], metrics["val-aux/d/g/mean@1"]) == (1.0, 0.5)
+
+
+def test_heldout_says_how_many_rewards_are_no_verdict_of_right_or_wrong():
+    rewards = (0.0, 1.0, 0.5, 2.0, None)
+    group = Group(prompt=GROUP.prompt, trajectories=tuple(trajectory(r, 1) for r in rewards))
+    metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
+    assert metrics["val-core/d/graded_frac"] == 0.5
 
 
 def test_driver_overhead_is_what_nobody_else_used():

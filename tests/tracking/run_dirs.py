@@ -38,6 +38,13 @@ def sample(uid="0:1", index=0, **changes):
     return SampleRecord(**{**fields, **changes})
 
 
+def two_verdicts():
+    """A reward of two parts, one with hostile information."""
+    correct = {"verifier": "correct", "reward": 0.0, "error": None, "latency_s": 0.01, "info": {}}
+    info = {EVIL: EVIL, "half": "\ud800", "words": 7, "long": "x" * 9000}
+    return (correct, {**correct, "verifier": "short", "reward": 0.5, "info": info})
+
+
 def step_metrics(step):
     reward = 0.15 + 0.5 * step / 14 + 0.03 * math.sin(3 * step)
     return {
@@ -118,6 +125,7 @@ def build_run_dir(root: Path, *, steps=14, name="demo") -> Path:
     for step in range(1, steps + 1):
         now[0] += 30.0
         row = step_metrics(step)
+        row |= {"verifier/correct/mean": 0.04 * step, "verifier/short/mean": 1 - 0.02 * step}
         if step % 7 == 0:
             row["val-core/arithmetic/acc/mean@2"] = 0.205 + 0.031 * step
         metrics.log(step, row)
@@ -125,7 +133,7 @@ def build_run_dir(root: Path, *, steps=14, name="demo") -> Path:
         if step == 2:
             unjudged = {"verifier": "math", "reward": None, "error": "timeout"}
             extra = [
-                sample(uid="evil", response=EVIL, reward=0.0),
+                sample(uid="evil", response=EVIL, reward=0.25, verdicts=two_verdicts()),
                 sample(uid="late", reward=None, verdicts=(unjudged,)),
             ]
         rollouts.log_samples(step, step_samples(step) + extra)

@@ -23,6 +23,21 @@ def test_every_heldout_data_set_is_a_curve():
     assert [each["label"] for each in chart["series"]] == ["a", "b"]
 
 
+def test_graded_heldout_rewards_are_not_called_accuracy():
+    name = "val-core/a/acc/mean@2"
+    (accuracy,), (graded,) = charts_for([name]), charts_for([name], graded=True)
+    assert (accuracy["title"], accuracy["range01"]) == ("Held-out accuracy", True)
+    assert (graded["title"], graded["range01"]) == ("Held-out reward", False)
+    assert "accuracy" not in str({**graded, "series": ""})
+
+
+def test_several_rewards_have_a_chart_and_one_has_none():
+    names = ["verifier/correct/mean", "verifier/short/mean", "verifier/short/error_rate"]
+    chart = _by_name(names)["components"]
+    assert [each["label"] for each in chart["series"]] == ["correct", "short"] and chart["legend"]
+    assert "components" not in _by_name(names[1:])
+
+
 def test_staleness_is_a_stack_in_the_order_of_lags():
     names = [f"training/off_policy/staleness/{lag}" for lag in ("0", "1", "10", "2", "mean")]
     chart = _by_name(names)["staleness"]

@@ -1,19 +1,20 @@
 import io
 import logging
 
+import pytest
 from rich.console import Console as Terminal
 
 from rlpost.tracking.config import ConsoleMode
-from rlpost.tracking.console import Console
+from rlpost.tracking.console import Console, RunTerminal
 from rlpost.tracking.tracker import Phase, RunStatus
 
 
 class Screen:
-    def __init__(self, *, tty):
+    def __init__(self, *, tty, width=80):
         self.now = 0.0
         self.file = io.StringIO()
         self.terminal = Terminal(
-            file=self.file, width=80, force_terminal=tty, color_system=None, legacy_windows=False
+            file=self.file, width=width, force_terminal=tty, color_system=None, legacy_windows=False
         )
 
     def open(self, mode):
@@ -25,6 +26,11 @@ class Screen:
             clock=lambda: self.now,
         )
 
+    def panel(self, console):
+        with self.terminal.capture() as capture:
+            self.terminal.print(console.panel())
+        return capture.get()
+
     @property
     def text(self):
         return self.file.getvalue()
@@ -32,6 +38,8 @@ class Screen:
 
 def _run(screen, console, runs):
     console.phase(Phase.setting_up, "starting 2 generators")
+    screen.now += 27.0
+    console.phase(Phase.evaluating)
     console.log(0, {"val-core/arithmetic/acc/mean@2": 0.205})
     for step in range(1, 8):
         screen.now += 30.0
@@ -55,12 +63,14 @@ def test_plain_is_one_tidy_line_a_step_and_an_evaluation(runs):
     console.close(RunStatus.done)
     lines = screen.text.splitlines()
     assert lines[0] == "setting up: starting 2 generators"
-    assert lines[1] == "step  0/14  held-out accuracy 0.205"
-    assert lines[2].startswith("step  1/14  reward 0.190  length 13.1  238 tok/s  27.0 s")
-    assert lines[2].endswith("6 min 30 s left")
-    assert lines[9] == "step  7/14  held-out accuracy 0.205 → 0.412  best 0.412 at step 7"
-    assert lines[10].startswith("done after 3 min 30 s, step 7; held-out accuracy 0.205 → 0.412")
-    assert len(lines) == 11 and all(len(line) <= 85 for line in lines)
+    assert lines[1] == "ready after 27 s"
+    assert lines[2] == "step  0/14  held-out accuracy 0.205"
+    assert lines[3].startswith("step  1/14  reward 0.190  length 13.1  238 tok/s  27.0 s")
+    assert lines[3].endswith("6 min 30 s left")
+    assert lines[10] == "step  7/14  held-out accuracy 0.205 → 0.412  best 0.412 at step 7"
+    assert lines[11].startswith("done after 3 min 57 s, step 7; held-out accuracy 0.205 → 0.412")
+    assert len(lines) == 12 and all(len(line) <= 85 for line in lines)
+    assert "\x1b" not in screen.text and "\r" not in screen.text
 
 
 def test_the_panel_shows_everything_within_80_columns(runs):
@@ -87,6 +97,78 @@ def test_the_panel_shows_everything_within_80_columns(runs):
     ):
         assert part in panel, part
     assert max(map(len, panel.splitlines())) == 80
+
+
+def test_a_wide_terminal_is_used_and_a_very_wide_one_in_part(runs):
+    lengths = {}
+    for columns in (60, 80, 110, 300):
+        screen = Screen(tty=True, width=columns)
+        console = screen.open(ConsoleMode.quiet)
+        _run(screen, console, runs)
+        console.log_samples(7, [runs.sample(prompt="word " * 99, response="word " * 99)])
+        lengths[columns] = max(map(len, screen.panel(console).splitlines()))
+    assert lengths == {60: 60, 80: 80, 110: 110, 300: 120}
+
+
+def test_an_export_has_no_time_left_and_a_line_of_its_own(runs):
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    for step in range(1, 15):
+        screen.now += 30.0
+        console.log(step, runs.step_metrics(step))
+    console.phase(Phase.exporting, "the model")
+    assert screen.text.splitlines()[-1] == "exporting: the model"
+    panel = screen.panel(console)
+    assert "exporting" in panel and "step 14/14" in panel and " left" not in panel
+    console.close(RunStatus.done)
+
+
+def test_several_rewards_are_shown_by_name(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.quiet)
+    console.log(1, {**runs.step_metrics(1), "verifier/correct/mean": 0.25})
+    assert "reward components" not in screen.panel(console)
+    console.log(2, {**runs.step_metrics(2), "verifier/short/mean": 0.5})
+    assert "correct 0.250  short 0.500" in screen.panel(console)
+
+
+def test_graded_heldout_rewards_are_not_called_accuracy(runs):
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.log(0, {"val-core/a/acc/mean@1": 0.4, "val-core/a/graded_frac": 0.5})
+    assert "held-out reward 0.400" in screen.text and "held-out reward" in screen.panel(console)
+    console.close(RunStatus.done)
+    assert "accuracy" not in screen.text
+
+
+class Refusing(io.StringIO):
+    """What is behind the output went away, or is full."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "gone"), OSError(28, "No space left")])
+def test_an_output_that_refuses_costs_the_display_and_not_the_run(runs, error):
+    screen = Screen(tty=False)
+    terminal = RunTerminal(file=Refusing(error), width=80)
+    console = Console(run_name="x", num_steps=14, mode=ConsoleMode.plain, terminal=terminal)
+    _run(screen, console, runs)
+    console.close(RunStatus.done)
+    assert console.mode is ConsoleMode.quiet
+
+
+def test_a_long_warning_is_wrapped(runs):
+    screen = Screen(tty=True)
+    console = screen.open(ConsoleMode.live)
+    logging.getLogger("rlpost.x").warning("word " * 30 + "end")
+    panel = screen.panel(console)
+    console.close(RunStatus.done)
+    assert " end " in panel and max(map(len, panel.splitlines())) == 80
 
 
 def test_live_draws_and_leaves_the_terminal_clean(runs):

@@ -6,18 +6,16 @@ import sys
 import time
 
 import pytest
-from rich.console import Console as Terminal
 
 from rlpost.errors import UserError
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.tracking.console import Console
 from rlpost.tracking.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.rollouts import RolloutWriter, rollout_files
 from rlpost.tracking.tracker import RunStatus
 
 
-def _open(run_dir, *, resume_step=None, **changes):
+def _open(run_dir, *, resume_step=None, terminal=None, **changes):
     options = {"wandb": WandbMode.disabled, "console": ConsoleMode.quiet, **changes}
     return open_trackers(
         run_dir,
@@ -26,6 +24,7 @@ def _open(run_dir, *, resume_step=None, **changes):
         num_steps=4,
         config={"a": 1},
         resume_step=resume_step,
+        terminal=terminal,
     )
 
 
@@ -91,7 +90,6 @@ def test_a_start_that_fails_gives_the_terminal_back(tmp_path, runs, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(RolloutWriter, "rewind", refuse)
-    console = Console(run_name="demo", num_steps=4, mode=ConsoleMode.plain)
     handlers = logging.getLogger("rlpost").handlers
     before = list(handlers)
     with pytest.raises(OSError, match="disk full"):
@@ -101,9 +99,8 @@ def test_a_start_that_fails_gives_the_terminal_back(tmp_path, runs, monkeypatch)
             run_name="demo",
             num_steps=4,
             config={},
-            console=console,
         )
-    assert len(before) == len(handlers) + 1  # the console listens no more
+    assert list(handlers) == before  # the console listens no more
 
 
 def test_a_fresh_start_removes_what_was_there(tmp_path, runs):
@@ -123,18 +120,44 @@ def test_options_switch_their_sink(tmp_path, runs):
     assert (tmp_path / "wandb" / "run_id").exists() and not (tmp_path / "report.html").exists()
 
 
-def test_a_console_opened_earlier_is_used(tmp_path):
+def test_the_console_writes_to_the_stream_it_is_given(tmp_path, capsys):
     screen = io.StringIO()
-    console = Console(
-        run_name="demo", num_steps=4, mode=ConsoleMode.plain, terminal=Terminal(file=screen)
-    )
-    cfg = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, report=False)
-    trackers = open_trackers(
-        tmp_path, cfg=cfg, run_name="demo", num_steps=4, config={}, console=console
-    )
+    trackers = _open(tmp_path, console=ConsoleMode.plain, report=False, terminal=screen)
     trackers.log(1, {"critic/score/mean": 0.5})
     trackers.close(RunStatus.done)
-    assert "reward 0.500" in screen.getvalue()
+    assert "reward 0.500" in screen.getvalue() and capsys.readouterr().out == ""
+
+
+def test_a_resumed_run_remembers_where_it_began(tmp_path, capsys):
+    name, before, screen = "val-core/a/acc/mean@1", {"critic/score/mean": 0.2}, io.StringIO()
+    trackers = _open(tmp_path, report=False)
+    trackers.log(0, {name: 0.125})
+    trackers.log(1, before)
+    trackers.log(2, {**before, name: 0.75})
+    trackers.close(RunStatus.interrupted)
+    trackers = _open(
+        tmp_path, resume_step=1, console=ConsoleMode.plain, report=False, terminal=screen
+    )
+    trackers.log(2, {name: 0.5})  # what was after the checkpoint is forgotten
+    trackers.close(RunStatus.done)
+    assert "held-out accuracy 0.125 → 0.500  best 0.500 at step 2" in screen.getvalue()
+
+
+def test_a_run_that_does_not_learn_says_so_once(tmp_path, runs):
+    screen = io.StringIO()
+    nothing = {"response_length/mean": 9.0, "critic/score/mean": 0.0, "critic/score/max": 0.0}
+    nothing["critic/score/min"] = 0.0
+    trackers = _open(tmp_path, console=ConsoleMode.plain, terminal=screen)
+    for step in range(1, 5):
+        trackers.log(step, nothing)
+    trackers.close(RunStatus.done)
+    lines = screen.getvalue().splitlines()
+    warned = [number for number, line in enumerate(lines) if line.startswith("warning: ")]
+    assert [lines[number - 1][:8] for number in warned] == ["step 1/4", "step 2/4"]
+    assert "no held-out data" in lines[warned[0]] and "data.heldout=FILE" in lines[warned[0]]
+    assert "no response of steps 1 and 2 got a reward above 0" in lines[warned[1]]
+    page = (tmp_path / "report.html").read_text()
+    assert "No response of steps 3 and 4 got a reward above 0." in page
 
 
 def test_bad_options_are_refused_before_anything_is_written(tmp_path):

@@ -6,7 +6,10 @@ from rlpost.tracking.progress import (
     Progress,
     duration,
     heldout_accuracy,
+    heldout_words,
+    is_graded,
     one_line,
+    reward_components,
     sparkline,
 )
 
@@ -28,7 +31,41 @@ def test_time_left_counts_evaluations_too():
     assert progress.time_left_s(60.0) == pytest.approx(8 * 30.0)
     assert progress.time_left_s(70.0) == pytest.approx(8 * 30.0 - 10.0)
     progress.observe(10, {}, now_s=300.0)
-    assert progress.time_left_s(300.0) == 0.0
+    assert progress.time_left_s(300.0) is None  # an export has no pace
+
+
+def test_no_time_is_left_when_it_is_over():
+    progress = Progress(3)
+    progress.observe(1, {"timing_s/step": 5.0}, now_s=0.0)
+    assert progress.time_left_s(8.0) == 2.0
+    assert progress.time_left_s(9.5) is None and progress.time_left_s(60.0) is None
+
+
+def test_graded_rewards_are_no_accuracy():
+    name = "val-core/a/acc/mean@2"
+    assert not is_graded({name: 0.5, "val-core/a/graded_frac": 0.0, "critic/score/mean": 3.0})
+    assert is_graded({name: 0.5, "val-core/a/graded_frac": 0.25})
+    assert is_graded({name: 1.5}) and is_graded({name: -0.5})
+    assert not is_graded({name: None, "val-core/a/graded_frac": None})
+    progress = Progress(3)
+    progress.observe(0, {name: 0.0}, now_s=0.0)
+    assert not progress.graded
+    progress.observe(1, {name: 0.4, "val-core/a/graded_frac": 1.0}, now_s=1.0)
+    progress.observe(2, {name: 1.0, "val-core/a/graded_frac": 0.0}, now_s=2.0)
+    assert progress.graded and heldout_words(graded=True) == "held-out reward"
+
+
+def test_what_is_recalled_has_no_pace():
+    progress = Progress(10)
+    rows = [{"step": step, "time_s": 9.0, "critic/score/mean": 0.1 * step} for step in range(4)]
+    progress.recall([*rows, {"step": 4, "critic/score/mean": None}])
+    assert progress.step == 4 and len(progress.rewards) == 4
+    assert progress.time_left_s(100.0) is None
+
+
+def test_components_are_the_means_of_verifiers():
+    row = {"verifier/math/mean": 0.5, "verifier/a/b/mean": 0.1, "verifier/math/error_rate": 0.0}
+    assert reward_components(row) == {"math": 0.5, "a/b": 0.1}
 
 
 def test_one_step_after_a_resume_uses_its_own_duration():

@@ -11,7 +11,7 @@ from rlpost.tracking.jsonl import MetricsWriter
 from rlpost.tracking.report import ReportTracker, render, write_report
 from rlpost.tracking.tracker import RunStatus
 
-CARDS = 14  # charts of the synthetic run, without "any metric"
+CARDS = 15  # charts of the synthetic run, without "any metric"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,41 @@ def test_hostile_text_is_shown_and_never_run(filtered, whole):
     assert "&lt;/script&gt;&lt;script&gt;" in found["body"] and "<img" not in found["body"]
     assert "<mark>owned</mark>" in found["body"]
     assert "timeout of &lt;b&gt;one&lt;/b&gt; sample" in whole
+
+
+def test_the_parts_of_a_reward_are_shown_with_what_was_said(filtered):
+    body = filtered["step=2&q=owned"]["body"]
+    assert re.search(r'class="part"[^>]*>correct 0<', body)
+    assert re.search(r'class="part"[^>]*>short 0.5<', body)
+    assert re.search(r'class="verdict">short: 0.5<span class="info">', body)
+    assert "words: 7" in body and "half: ?" in body
+    assert "x" * 300 + "…" in body and "x" * 301 not in body
+    assert 'class="part"' not in filtered["step=3"]["body"]  # one verdict is the reward
+
+
+def test_a_run_that_does_not_learn_has_a_banner(tmp_path, runs, browser, whole):
+    assert 'id="signs"' not in whole  # negative control: this one learns
+    run_dir = runs.build_run_dir(tmp_path, steps=2)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    nothing = {"critic/score/mean": 0.0, "critic/score/min": 0.0, "critic/score/max": 0.0}
+    lines = [json.dumps({**row, **(nothing if row["step"] else {})}) for row in rows]
+    (run_dir / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    dom = browser.dump(write_report(run_dir).as_uri())
+    assert _healthy(dom)
+    banner = re.search(r'<section id="signs".*?</section>', dom, re.DOTALL)[0]
+    assert "<strong>No response of steps 1 and 2 got a reward above 0.</strong>" in banner
+    assert "rollouts/step_000002.jsonl" in banner and banner.count("<li>") == 1
+
+
+def test_text_that_is_no_text_does_not_cost_the_page(tmp_path, runs):
+    run_dir = runs.build_run_dir(tmp_path, steps=1)
+    (run_dir / "config.yaml").write_bytes(b"note: \xff\n")
+    samples = run_dir / "rollouts" / "step_000001.jsonl"
+    sample = json.loads(samples.read_text().splitlines()[0])
+    sample["verdicts"][0]["info"] = {"\udfff": ["\ud800", {"deep": 1}]}
+    samples.write_text(json.dumps(sample) + "\n" + "[" * 100_000 + "\n")
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    assert "a line is not a sample" in text and "deep" in text
 
 
 def test_a_failed_verdict_is_not_a_zero(filtered):
@@ -252,9 +287,11 @@ def test_an_empty_run_is_a_friendly_page(tmp_path, browser):
 def test_it_is_rebuilt_at_evaluations_and_at_the_end(tmp_path, runs):
     run_dir = runs.build_run_dir(tmp_path)
     tracker = ReportTracker(run_dir)
-    tracker.log(1, {"critic/score/mean": 1.0})
+    tracker.log(7, {"critic/score/mean": 1.0})
     assert not (run_dir / "report.html").exists()
-    tracker.log(1, {"val-core/a/acc/mean@1": 1.0})
+    tracker.log(1, {"critic/score/mean": 1.0})  # the first steps show what is wrong
+    (run_dir / "report.html").unlink()
+    tracker.log(7, {"val-core/a/acc/mean@1": 1.0})
     first = (run_dir / "report.html").read_text()
     (run_dir / "config.yaml").write_text("changed: true\n")
     tracker.close(RunStatus.done)

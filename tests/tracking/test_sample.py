@@ -48,12 +48,16 @@ def test_a_failed_verifier_stays_null():
 
 def test_what_json_cannot_carry_is_still_one_valid_line():
     info = {"ratio": float("nan"), "kind": {1, 2}.__class__, "half": "\ud800", "line": "a\nb"}
+    info |= {"\udc80": 1, "large": 10**5000}
     verdict = Verdict(verifier="math", reward=1.0, info=info)
     line = record_of(PROMPT, _trajectory(verdicts=(verdict,))).to_json()
     assert "\n" not in line
     line.encode()
     read = json.loads(line)["verdicts"][0]["info"]
-    assert read == {"ratio": None, "kind": "<class 'set'>", "half": "?", "line": "a\nb"}
+    assert len(read.pop("large")) == 200
+    assert read == {
+        "ratio": None, "kind": "<class 'set'>", "half": "?", "line": "a\nb", "?": 1,
+    }  # fmt: skip
 
 
 def test_records_come_group_by_group():

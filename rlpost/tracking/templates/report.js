@@ -198,8 +198,31 @@
     return element("span", sample.reward > 0 ? "pill good" : "pill", text);
   }
 
-  function verdictText(each) {
-    return `${each.verifier}: ${each.error === null ? each.reward : each.error}`;
+  const verdictValue = (each) => (each.error === null ? String(each.reward) : each.error);
+
+  function verdictNode(each) {
+    const node = element("div", "verdict", `${each.verifier}: ${verdictValue(each)}`);
+    Object.entries(each.info).forEach(([key, value]) => {
+      node.append(element("span", "info", `${key}: ${value}`));
+    });
+    return node;
+  }
+
+  function verdictList(sample) {
+    const list = element("dd", "", sample.verdicts.length ? "" : "none");
+    list.append(...sample.verdicts.map(verdictNode));
+    return list;
+  }
+
+  // What a reward consists of, where it is more than one verdict.
+  function parts(sample) {
+    if (sample.verdicts.length < 2) return [];
+    return sample.verdicts.map((each) => {
+      const value = each.reward === null ? "–" : Number(each.reward.toPrecision(3));
+      const node = element("div", "part", `${each.verifier} ${value}`);
+      node.title = `${each.verifier}: ${verdictValue(each)}`;
+      return node;
+    });
   }
 
   function detailRow(sample, query) {
@@ -208,7 +231,7 @@
     const add = (label, node) => list.append(element("dt", "", label), node);
     add("Prompt", highlighted(element("dd"), sample.prompt, query));
     add("Response", highlighted(element("dd"), sample.response, query));
-    add("Verdicts", element("dd", "", sample.verdicts.map(verdictText).join("\n") || "none"));
+    add("Verdicts", verdictList(sample));
     add("Ended by", element("dd", "", `${sample.finish} after ${sample.tokens} tokens`));
     add("Weights", element("dd", "", sample.versions.map((v) => `version ${v}`).join(", ") || "unknown"));
     add("Identity", element("dd", "mono", `uid ${sample.uid}, sample ${sample.sample}`));
@@ -220,7 +243,7 @@
   function sampleRow(sample, query) {
     const row = element("tr");
     const reward = element("td"), prompt = element("td"), response = element("td");
-    reward.append(pill(sample));
+    reward.append(pill(sample), ...parts(sample));
     prompt.append(highlighted(element("div", "clip"), sample.prompt, query));
     response.append(highlighted(element("div", "clip"), sample.response, query));
     const tokens = element("td", "num", String(sample.tokens));
