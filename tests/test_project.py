@@ -107,6 +107,7 @@ PRELUDE = """
 from dataclasses import dataclass
 from rlpost.algorithms.losses import *
 from rlpost.algorithms.losses import ratio, ratio_diagnostics
+from rlpost.bounds import number
 from rlpost.verifiers.base import *
 """
 USE = """

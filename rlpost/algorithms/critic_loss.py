@@ -7,7 +7,6 @@ average, so the gradient cannot depend on how tokens were packed.
 Legend: R response tokens of one micro-batch. The value of a token is read *before* it.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.losses import PerToken
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +30,13 @@ class CriticLossInputs:
 class CriticLossConfig:
     """Clipped value loss, as in PPO's reference code (openai/baselines)."""
 
-    clip: float | None = 0.5  # how far a value may move from its old one; null: no clipping
-
-    def check(self, path: str = "critic.loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise UserError(
-                f"{path}.clip must be positive, got {self.clip}, in units of the reward; 0.2 "
-                "to 0.5 is usual, null turns it off"
-            )
+    # How far a value may move from its old one; null: no clipping.
+    clip: float | None = number(
+        0.5,
+        above=0,
+        at_most=1e6,
+        hint="in units of the reward; 0.2 to 0.5 is usual, null turns it off",
+    )
 
 
 def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:

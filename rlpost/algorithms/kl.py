@@ -27,7 +27,6 @@ it is grad KL(pi || ref) - grad KL(ref || pi), and for k2 grad E[k2] - grad KL(p
 both vanish to first order where the policy is close to the reference, so they hardly hold it.
 """
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.ratio import bounded_log_ratio, ratio
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -65,7 +65,10 @@ class KLPlacement(Enum):
 class KLConfig:
     """Penalty for leaving the reference; off by default, as is usual for verifiable rewards."""
 
-    coefficient: float = 0.0  # 0 turns it off: no reference model is needed
+    # 0 turns it off: no reference model is needed.
+    coefficient: float = number(
+        0.0, at_least=0, at_most=1000, hint="GRPO's paper uses 0.04, most reasoning recipes 0"
+    )
     placement: KLPlacement = KLPlacement.loss  # reward: for estimators of tokens, with form k1
     form: KLForm = KLForm.k3
     importance: KLImportance = KLImportance.none
@@ -76,13 +79,7 @@ class KLConfig:
         return self.coefficient > 0
 
     def check(self, path: str = "algorithm.kl") -> None:
-        """Raises UserError: a field is out of range or the pair has no useful gradient."""
-        if not 0 <= self.coefficient < math.inf:
-            raise UserError(
-                f"{path}.coefficient must be 0 or more, got {self.coefficient}; GRPO's paper "
-                "uses 0.04, most reasoning recipes 0"
-            )
-        self.adaptive.check(f"{path}.adaptive")
+        """Raises UserError: the pair has no useful gradient, or a field no effect."""
         if self.adaptive.enabled and self.coefficient == 0:
             raise UserError(
                 f"{path}.coefficient must be positive with {path}.adaptive.enabled=true, got 0: "

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 ERROR_BOUND = 0.2  # of the relative error that one update sees
 
@@ -19,30 +19,9 @@ class AdaptiveKLConfig:
     """Proportional control of the coefficient, arXiv 1909.08593 (section 2.2)."""
 
     enabled: bool = False
-    target: float = 0.05  # nats per response token, as reported; the paper's 6 is per response
-    horizon: int = 10_000  # responses: the larger, the slower
-
-    def check(
-        self, path: str = "algorithm.kl.adaptive", *, samples_per_step: int | None = None
-    ) -> None:
-        """Refuse what cannot work; ``samples_per_step`` is responses per step where known.
-
-        Raises:
-            UserError: a field is out of range.
-        """
-        if not 0 < self.target < math.inf:
-            raise UserError(
-                f"{path}.target must be positive, got {self.target}: nats per token; 0.01 to "
-                "0.1 is usual"
-            )
-        if self.horizon < 1:
-            raise UserError(f"{path}.horizon must be at least 1, got {self.horizon}")
-        if self.enabled and samples_per_step is not None and self.horizon < samples_per_step:
-            raise UserError(
-                f"{path}.horizon must be at least the {samples_per_step} responses of one "
-                f"step, got {self.horizon}: the coefficient would overshoot; the paper uses "
-                "10000"
-            )
+    # Nats per response token, as reported; the paper's 6 is per response.
+    target: float = number(0.05, above=0, at_most=1000, hint="nats per token; 0.01 to 0.1 is usual")
+    horizon: int = number(10_000, at_least=1, at_most=10**9)  # responses: the larger, the slower
 
 
 class KLController:

@@ -19,6 +19,7 @@ from enum import Enum
 
 import numpy as np
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -42,16 +43,19 @@ class ReductionConfig:
     """Denominators of the loss and whether truncated responses are trained on."""
 
     aggregation: Aggregation = Aggregation.token_mean
-    constant_tokens: int | None = None  # only for aggregation=constant: the response limit
+    # Only for aggregation=constant: the response limit.
+    constant_tokens: int | None = number(
+        None, at_least=1, at_most=10**7, hint="Dr.GRPO uses the response limit"
+    )
     mask_truncated: bool = False  # weight 0 for responses that hit the length limit
 
     def check(self, path: str = "algorithm.reduction") -> None:
-        """Raises UserError: ``constant_tokens`` is missing, useless or not positive."""
+        """Raises UserError: ``constant_tokens`` is missing or has no effect."""
         constant = self.aggregation is Aggregation.constant
-        if constant and (self.constant_tokens is None or self.constant_tokens < 1):
+        if constant and self.constant_tokens is None:
             raise UserError(
-                f"{path}.constant_tokens must be at least 1 with {path}.aggregation=constant, "
-                f"got {self.constant_tokens}; Dr.GRPO uses the response limit"
+                f"{path}.constant_tokens must be given with {path}.aggregation=constant; Dr.GRPO "
+                "uses the response limit"
             )
         if not constant and self.constant_tokens is not None:
             raise UserError(

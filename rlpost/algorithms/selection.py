@@ -5,10 +5,10 @@ torch. Invariant: a response without a reward is never kept, and ties go to the 
 sample, so the same input keeps the same responses.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -19,8 +19,12 @@ class SelectionConfig:
     Threshold: ``min_reward=1``. Best of n: ``best=1``. Top k: ``best=k``.
     """
 
-    min_reward: float | None = None  # keep only rewards of at least this
-    best: int | None = None  # keep at most so many per prompt, those with the largest reward
+    # Keep only rewards of at least this.
+    min_reward: float | None = number(None, at_least=-1e9, at_most=1e9)
+    # Keep at most so many per prompt, those with the largest reward.
+    best: int | None = number(
+        None, at_least=1, at_most=10**4, hint="null keeps every response that the other rules keep"
+    )
     dedupe: bool = False  # keep a response of the same tokens once
     drop_solved: bool = False  # keep nothing of a prompt whose every response is kept so far
 
@@ -29,14 +33,7 @@ class SelectionConfig:
         return self == SelectionConfig()
 
     def check(self, path: str = "selection") -> None:
-        """Raises UserError: a field is out of range or has no effect."""
-        if self.min_reward is not None and not math.isfinite(self.min_reward):
-            raise UserError(f"{path}.min_reward must be finite, got {self.min_reward}")
-        if self.best is not None and self.best < 1:
-            raise UserError(
-                f"{path}.best must be at least 1, got {self.best}; null keeps every response "
-                "that the other rules keep"
-            )
+        """Raises UserError: a field has no effect."""
         if self.drop_solved and self.min_reward is None:
             raise UserError(
                 f"{path}.drop_solved=true needs {path}.min_reward to say what solved means; set "

@@ -8,13 +8,13 @@ taken before shaping) and the loop that draws replacements. Invariant: a missing
 Legend: P prompts, G group.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rlpost.algorithms.advantages.base import GroupStatistics, whiten
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -22,47 +22,30 @@ from rlpost.errors import UserError
 class ShapingConfig:
     """Changes to the verifiers' reward; all off by default."""
 
-    clip_min: float | None = None
-    clip_max: float | None = None
-    overlong_buffer: int = 0  # last tokens before rollout.max_tokens that cost; 0: off
-    overlong_penalty: float = 1.0  # at rollout.max_tokens; DAPO: 1.0
+    clip_min: float | None = number(None, at_least=-1e9, at_most=1e9, hint="null turns it off")
+    clip_max: float | None = number(None, at_least=-1e9, at_most=1e9, hint="null turns it off")
+    # Last tokens before rollout.max_tokens that cost; 0: off.
+    overlong_buffer: int = number(
+        0, at_least=0, at_most=10**7, hint="DAPO uses 4096 of 20480 tokens"
+    )
+    # At rollout.max_tokens.
+    overlong_penalty: float = number(
+        1.0, above=0, at_most=1e6, hint="it is subtracted; DAPO uses 1.0"
+    )
     whiten: bool = False  # rewards of the batch to mean 0 and deviation 1
 
-    def check(self, path: str = "algorithm.shaping", *, max_tokens: int | None = None) -> None:
-        """Refuse what cannot work; ``max_tokens`` is the response limit where it is known.
-
-        Raises:
-            UserError: a field is out of range or has no effect.
-        """
-        for name in ("clip_min", "clip_max"):
-            bound = getattr(self, name)
-            if bound is not None and not math.isfinite(bound):
-                raise UserError(f"{path}.{name} must be finite, got {bound}; null turns it off")
+    def check(self, path: str = "algorithm.shaping") -> None:
+        """Raises UserError: the clip leaves nothing, or a field has no effect."""
         low, high = self.clip_min, self.clip_max
         if low is not None and high is not None and low >= high:
             raise UserError(
                 f"{path}.clip_min must be below {path}.clip_max={high}, got {low}: every reward "
                 "would be the same"
             )
-        if self.overlong_buffer < 0:
-            raise UserError(
-                f"{path}.overlong_buffer must be 0 (off) or more, got {self.overlong_buffer}; "
-                "DAPO uses 4096 of 20480 tokens"
-            )
-        if not 0 < self.overlong_penalty < math.inf:
-            raise UserError(
-                f"{path}.overlong_penalty must be positive, got {self.overlong_penalty}: it is "
-                "subtracted; DAPO uses 1.0"
-            )
         if self.overlong_buffer == 0 and self.overlong_penalty != 1.0:
             raise UserError(
                 f"{path}.overlong_penalty={self.overlong_penalty} has no effect with "
                 f"{path}.overlong_buffer=0; set the buffer, in tokens"
-            )
-        if max_tokens is not None and self.overlong_buffer > max_tokens:
-            raise UserError(
-                f"{path}.overlong_buffer must be at most rollout.max_tokens={max_tokens}, got "
-                f"{self.overlong_buffer}; a fifth of it is usual"
             )
 
 
@@ -107,17 +90,12 @@ class DynamicSamplingConfig:
     """Replace groups without a gradient by fresh ones, DAPO, arXiv 2503.14476."""
 
     enabled: bool = False
-    max_rounds: int = (
-        3  # a step draws at most so many times its prompts, then trains on what it has
-    )
+    # A step draws at most so many times its prompts, then trains on what it has: a policy that
+    # fails everything would sample for ever.
+    max_rounds: int = number(3, at_least=1, at_most=1000)
 
     def check(self, path: str = "algorithm.dynamic_sampling") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.max_rounds < 1:
-            raise UserError(
-                f"{path}.max_rounds must be at least 1, got {self.max_rounds}; without a bound "
-                "a policy that fails everything would sample for ever"
-            )
+        """Raises UserError: no group would ever be replaced."""
         if self.enabled and self.max_rounds == 1:
             raise UserError(
                 f"{path}.max_rounds=1 with {path}.enabled=true never draws a replacement; use "

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlpost.bounds import number
 from rlpost.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
 from rlpost.checkpoint.space import (
     CheckpointWriteError,
@@ -41,20 +42,14 @@ _REPLACED = ".replaced-"
 class CheckpointConfig:
     """When to save and how many to keep."""
 
-    every: int = 10  # steps between saves; 0: only at the end and on interruption
-    keep: int = 1  # committed checkpoints that stay on disk; 12 bytes a trained parameter each
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise UserError(
-                f"checkpoint.every must be at least 0, got {self.every}; "
-                "0 saves only at the end and on interruption"
-            )
-        if self.keep < 1:
-            raise UserError(
-                f"checkpoint.keep must be at least 1, got {self.keep}; "
-                "use checkpoint.every=0 to save only at the end"
-            )
+    # Steps between saves; 0: only at the end and on interruption.
+    every: int = number(
+        10, at_least=0, at_most=10**8, hint="0 saves only at the end and on interruption"
+    )
+    # Committed checkpoints that stay on disk; 12 bytes a trained parameter each.
+    keep: int = number(
+        1, at_least=1, at_most=10**4, hint="checkpoint.every=0 saves only at the end"
+    )
 
 
 class CheckpointStore:

@@ -24,6 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
+from rlpost.bounds import check_config, number
 from rlpost.cli.sweep import Sweep
 from rlpost.cli.sweep_names import key_of, quoted
 from rlpost.cli.sweep_report import say_ended, say_planned, say_started
@@ -42,7 +43,7 @@ class ProcessesConfig:
     """Options of ``hydra/launcher=processes``, under ``hydra.launcher``."""
 
     _target_: str
-    n_jobs: int = 1  # members that run at the same time
+    n_jobs: int = number(1, at_least=1, at_most=1000)  # members that run at the same time
 
 
 @dataclass(kw_only=True)
@@ -56,8 +57,7 @@ class ProcessLauncher(Launcher):
     """Runs members as child processes of this one."""
 
     def __init__(self, n_jobs: int) -> None:
-        if n_jobs < 1:
-            raise UserError(f"hydra.launcher.n_jobs must be at least 1, got {n_jobs}")
+        check_config(ProcessesConfig(_target_="", n_jobs=n_jobs), "hydra.launcher")
         self.n_jobs = n_jobs
         self.interrupted = False  # by a signal: nothing more is started
 
@@ -99,10 +99,10 @@ class ProcessLauncher(Launcher):
         running: dict[str, asyncio.subprocess.Process] = {}
         turn = asyncio.Semaphore(self.n_jobs)
 
-        def pass_on(number: int) -> None:
+        def pass_on(signum: int) -> None:
             self.interrupted = True
             for process in running.values():
-                process.send_signal(number)
+                process.send_signal(signum)
 
         async def one(record: MemberRecord, command: list[str]) -> MemberRecord:
             async with turn:
@@ -111,8 +111,8 @@ class ProcessLauncher(Launcher):
                 return await self._one(record, command, running)
 
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, pass_on, number)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, pass_on, signum)
         return list(await asyncio.gather(*(one(*each) for each in planned)))
 
     async def _one(

@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override, Transformer
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
+from rlpost.bounds import check_config, number
 from rlpost.errors import UserError
 from rlpost.tracking.sweep_record import MemberRecord, MemberState
 
@@ -45,12 +46,13 @@ class OptunaConfig:
     """Options of ``hydra/sweeper=optuna``, under ``hydra.sweeper``."""
 
     _target_: str
-    n_trials: int = 20  # members, over the whole search
-    batch_size: int | None = None  # chosen at once; None: as many as run at once
+    n_trials: int = number(20, at_least=1, at_most=10**6)  # members, over the whole search
+    # Chosen at once; None: as many as run at once.
+    batch_size: int | None = number(None, at_least=1, at_most=1000)
     metric: str | None = None  # its last value in metrics.jsonl; None: held-out accuracy
     goal: Goal = Goal.maximize
     sampler: Sampler = Sampler.tpe
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=2**31 - 1)
     params: dict[str, str] = field(default_factory=dict)  # option -> values, as after `-m`
 
 
@@ -59,10 +61,7 @@ class OptunaSweeper(Sweeper):
 
     def __init__(self, **options: Any) -> None:
         self.cfg = OptunaConfig(_target_="", **options)
-        for name in ("n_trials", "batch_size"):
-            value = getattr(self.cfg, name)
-            if value is not None and value < 1:
-                raise UserError(f"hydra.sweeper.{name} must be at least 1, got {value}")
+        check_config(self.cfg, "hydra.sweeper")
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.launcher = Plugins.instance().instantiate_launcher(

@@ -16,6 +16,7 @@ from typing import Any
 
 import tenacity
 
+from rlpost.bounds import WEEK_S, number
 from rlpost.cluster.placement import Seats
 from rlpost.control.seating import Placement, Seat, Sitter
 from rlpost.errors import UserError
@@ -41,20 +42,14 @@ class ClusterConfig:
     device: Device = Device.auto
     placement: Placement = Placement.packed
     offload_idle: bool = False  # models that wait leave their device: to the host, or to a file
-    place_timeout_s: float = 60.0  # deadline of reserving the seats of all actors
-    verifier_actors: int = 1
-    verifier_workers: int = 2  # processes per verifier actor
-    call_timeout_s: float = 1800.0  # deadline of any single actor call
-    judge_timeout_s: float = 300.0  # deadline of judging one group; a late verifier is replaced
-
-    def check(self, path: str = "cluster") -> None:
-        """Raises UserError: a field is out of range."""
-        for name in ("verifier_actors", "verifier_workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("call_timeout_s", "judge_timeout_s", "place_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{path}.{name} must be positive, got {getattr(self, name)}")
+    # Deadline of reserving the seats of all actors.
+    place_timeout_s: float = number(60.0, above=0, at_most=WEEK_S)
+    verifier_actors: int = number(1, at_least=1, at_most=1000)
+    verifier_workers: int = number(2, at_least=1, at_most=1000)  # processes per verifier actor
+    # Deadline of any single actor call.
+    call_timeout_s: float = number(1800.0, above=0, at_most=WEEK_S)
+    # Deadline of judging one group; a late verifier is replaced.
+    judge_timeout_s: float = number(300.0, above=0, at_most=WEEK_S)
 
 
 def resolve_device(device: Device) -> Device:

@@ -1,13 +1,15 @@
-"""Rules between fields; each dataclass checks its own.
+"""Rules between fields of different dataclasses.
 
-Owns cross-field rules. Invariant: an impossible combination fails here, at compose, with
-field, value, rule and way out, before anything is read or written.
+Owns what no single dataclass can see; each checks itself (rlpost/bounds.py). Invariant: an
+impossible combination fails here, at compose, with field, value, rule and way out, before
+anything is read or written.
 """
 
 from rlpost.algorithms.advantages import check_group_size
 from rlpost.algorithms.kl import KLConfig, KLPlacement
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
+from rlpost.bounds import check_config
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
@@ -21,21 +23,7 @@ def check_rl(cfg: RLConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    cfg.data.check()
-    cfg.rollout.check()
-    cfg.rl.check()
-    cfg.failures.check()
-    cfg.selection.check()
-    cfg.generator.validate()
-    cfg.algorithm.check()
-    cfg.loss.check()
-    cfg.trainer.check()
-    cfg.weights.check()
-    cfg.evaluation.check()
-    cfg.tracking.check()
-    cfg.cluster.check()
-    for name, model in cfg.reward_models.items():
-        model.check(f"reward_models.{name}")
+    check_config(cfg)
     _check_estimator(cfg)
     _check_idle_options(cfg)
     _check_critic(cfg)
@@ -130,8 +118,6 @@ def _check_critic(cfg: RLConfig) -> None:
             "critic.* has no effect with critic.enabled=false; set critic.enabled=true and "
             "algorithm=ppo, or leave critic.* out"
         )
-    cfg.critic.check()
-    cfg.critic.loss.check()
     if cfg.critic.enabled:
         cfg.critic.trainer(cfg.trainer)
 
@@ -197,9 +183,19 @@ def _check_deadlines(cfg: RLConfig) -> None:
 
 
 def _check_sizes(cfg: RLConfig) -> None:
-    cfg.algorithm.shaping.check(max_tokens=cfg.rollout.max_tokens)
+    buffer, max_tokens = cfg.algorithm.shaping.overlong_buffer, cfg.rollout.max_tokens
+    if buffer > max_tokens:
+        raise UserError(
+            f"algorithm.shaping.overlong_buffer must be at most rollout.max_tokens={max_tokens}, "
+            f"got {buffer}; a fifth of it is usual"
+        )
     samples = cfg.rollout.prompts_per_step * cfg.rollout.group_size
-    cfg.algorithm.kl.adaptive.check(samples_per_step=samples)
+    adaptive = cfg.algorithm.kl.adaptive
+    if adaptive.enabled and adaptive.horizon < samples:
+        raise UserError(
+            f"algorithm.kl.adaptive.horizon must be at least the {samples} responses of one step, "
+            f"got {adaptive.horizon}: the coefficient would overshoot; the paper uses 10000"
+        )
     if cfg.algorithm.mini_batches > cfg.rollout.prompts_per_step:
         raise UserError(
             "algorithm.mini_batches must be at most rollout.prompts_per_step="

@@ -16,6 +16,7 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.algorithms.selection import SelectionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
+from rlpost.bounds import number, numbers
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
 from rlpost.control.failures import FailureConfig
@@ -58,12 +59,19 @@ class ModelConfig:
 class RolloutConfig:
     """What is sampled for one optimizer step."""
 
-    prompts_per_step: int = 16
-    group_size: int = 8  # responses per prompt
-    max_tokens: int = 256  # per response
-    temperature: float = 1.0  # also divides the training logits
+    prompts_per_step: int = number(16, at_least=1, at_most=10**6)
+    group_size: int = number(8, at_least=1, at_most=10**4)  # responses per prompt
+    max_tokens: int = number(256, at_least=1, at_most=10**7)  # per response
+    # Also divides the training logits.
+    temperature: float = number(
+        1.0,
+        at_least=MIN_TEMPERATURE,
+        at_most=MAX_TEMPERATURE,
+        hint="greedy responses of a group are equal and teach nothing; 1.0 is usual",
+    )
     stop: list[str] = field(default_factory=list)  # strings that end a response and belong to it
-    stop_token_ids: list[int] = field(default_factory=list)  # beside the model's end-of-sequence
+    # Beside the model's end-of-sequence.
+    stop_token_ids: list[int] = numbers(at_least=0, at_most=10**7)
     interruption: InterruptionConfig = field(default_factory=InterruptionConfig)
     on_verifier_error: OnVerifierError = OnVerifierError.sample
 
@@ -77,18 +85,14 @@ class RolloutConfig:
         )
 
     def check(self, path: str = "rollout") -> None:
-        """Raises UserError: a field is out of range."""
-        for name in ("prompts_per_step", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+        """Raises UserError: an interruption comes too late, or a stop cannot be one."""
+        after = self.interruption.after
+        if after is not None and after >= self.max_tokens:
             raise UserError(
-                f"{path}.temperature must be in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], got "
-                f"{self.temperature}: greedy responses of a group are equal and teach nothing; "
-                "1.0 is usual"
+                f"{path}.interruption.after must be below {path}.max_tokens={self.max_tokens}, got "
+                f"{after}: a response that has all its tokens cannot go on"
             )
         self._check_stops(path)
-        self.interruption.check(max_tokens=self.max_tokens, path=f"{path}.interruption")
 
     def _check_stops(self, path: str) -> None:
         for name, stops in (("stop", self.stop), ("stop_token_ids", self.stop_token_ids)):
@@ -126,32 +130,15 @@ class AlgorithmConfig:
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     kl: KLConfig = field(default_factory=KLConfig)
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: float = number(0.0, above=-1, below=1, hint="0.001 is a large bonus")
     anchor: Anchor = Anchor.rollout
     corrections: dict[str, Any] = field(default_factory=dict)  # group algorithm/corrections
-    epochs: int = 1  # passes over the responses of a step
-    mini_batches: int = 1  # optimizer steps per pass
+    epochs: int = number(1, at_least=1, at_most=1000)  # passes over the responses of a step
+    mini_batches: int = number(1, at_least=1, at_most=10**6)  # optimizer steps per pass
 
     @property
     def updates_per_step(self) -> int:
         return self.epochs * self.mini_batches
-
-    def check(self, path: str = "algorithm") -> None:
-        """Raises UserError: a field is out of range."""
-        for name in ("epochs", "mini_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        if not -1 < self.entropy_coefficient < 1:
-            raise UserError(
-                f"{path}.entropy_coefficient must be in (-1, 1), got {self.entropy_coefficient}; "
-                "0.001 is a large bonus"
-            )
-        self.advantage.check(f"{path}.advantage")
-        self.dynamic_sampling.check(f"{path}.dynamic_sampling")
-        self.reduction.check(f"{path}.reduction")
-        self.kl.check(f"{path}.kl")
-        for name, stage in self.corrections.items():
-            stage.check(f"{path}.corrections.{name}")
 
 
 @dataclass(kw_only=True)
@@ -166,17 +153,13 @@ class CriticRoleConfig(CriticConfig):
 class EvaluationConfig:
     """Held-out accuracy: before, every so many steps, and after."""
 
-    every: int = 5  # steps; 0: only before and after
-    samples: int = 1  # responses per held-out prompt
-    temperature: float = 1.0
+    # Steps; 0: only before and after.
+    every: int = number(5, at_least=0, at_most=10**8, hint="0 evaluates only before and after")
+    samples: int = number(1, at_least=1, at_most=10**4)  # responses per held-out prompt
+    temperature: float = number(1.0, at_least=0, at_most=MAX_TEMPERATURE)
 
     def check(self, path: str = "evaluation") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.every < 0 or self.samples < 1:
-            raise UserError(
-                f"{path}.every must be 0 or more and {path}.samples at least 1, got "
-                f"{self.every} and {self.samples}"
-            )
+        """Raises UserError: a temperature that the sampler would not keep to."""
         greedy = self.temperature == 0
         if not (greedy or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
             raise UserError(
@@ -190,7 +173,7 @@ class RLConfig:
     """Everything ``rlpost rl`` can be told."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=2**31 - 1)
     resume: str = "auto"  # auto | never | a checkpoint directory
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -202,8 +185,8 @@ class RLConfig:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     loss: Any = MISSING  # group loss
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
     reward_models: dict[str, Any] = field(default_factory=dict)  # name -> RewardModelConfig
+    critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -7,41 +7,33 @@ and again without finishing anything in between ends with a reason. Pure.
 
 from dataclasses import dataclass
 
-from rlpost.errors import RunFailed, UserError
+from rlpost.bounds import WEEK_S, number
+from rlpost.errors import RunFailed
 
 
 @dataclass(kw_only=True)
 class FailureConfig:
     """What a run survives before it gives up."""
 
-    attempts: int = 3  # generations of one prompt; then it is dropped as poison
-    failures_in_a_row: int = 64  # restarts and dropped prompts, without a finished group between
-    trainer_restarts: int = 3  # without a finished step in between
-    backoff_s: float = 0.5  # before the first retry; doubles, at most ``max_backoff_s``
-    max_backoff_s: float = 30.0
-    ping_every_s: float = 5.0
-    ping_timeout_s: float = 20.0
-    missed_pings: int = 3  # in a row; then the process is killed and restarted
-    stuck_after_s: float = 3600.0  # without any progress; then the run ends with a dump
-    idle_steps: int = 10  # in a row without an update; then the run ends. 0: never
-    verifier_error_rate: float = 0.5  # share of responses not judged; above it the run ends
-
-    def check(self, path: str = "failures") -> None:
-        """Raises UserError: a field is out of range."""
-        for name in ("attempts", "failures_in_a_row", "missed_pings"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("ping_every_s", "ping_timeout_s", "stuck_after_s"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{path}.{name} must be positive, got {getattr(self, name)}")
-        for name in ("trainer_restarts", "backoff_s", "max_backoff_s", "idle_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{path}.{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.verifier_error_rate <= 1:
-            raise UserError(
-                f"{path}.verifier_error_rate must be in [0, 1], got {self.verifier_error_rate}; "
-                "1 never ends a run"
-            )
+    # Generations of one prompt; then it is dropped as poison.
+    attempts: int = number(3, at_least=1, at_most=1000)
+    # Restarts and dropped prompts, without a finished group between.
+    failures_in_a_row: int = number(64, at_least=1, at_most=10**6)
+    # Without a finished step in between.
+    trainer_restarts: int = number(3, at_least=0, at_most=1000)
+    # Before the first retry; doubles, at most ``max_backoff_s``.
+    backoff_s: float = number(0.5, at_least=0, at_most=3600)
+    max_backoff_s: float = number(30.0, at_least=0, at_most=3600)
+    ping_every_s: float = number(5.0, above=0, at_most=3600)
+    ping_timeout_s: float = number(20.0, above=0, at_most=3600)
+    # In a row; then the process is killed and restarted.
+    missed_pings: int = number(3, at_least=1, at_most=1000)
+    # Without any progress; then the run ends with a dump.
+    stuck_after_s: float = number(3600.0, above=0, at_most=WEEK_S)
+    # In a row without an update; then the run ends. 0: never.
+    idle_steps: int = number(10, at_least=0, at_most=10**8)
+    # Share of responses not judged; above it the run ends.
+    verifier_error_rate: float = number(0.5, at_least=0, at_most=1, hint="1 never ends a run")
 
 
 class Attempts:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -39,9 +40,18 @@ class StalenessConfig:
     With ``max_staleness=0`` a step generates, trains and pushes in turn (on-policy).
     """
 
-    max_staleness: int = 0  # steps by which the weights that sampled may lag
+    # Steps by which the weights that sampled may lag.
+    max_staleness: int = number(
+        0, at_least=0, at_most=1000, hint="0 trains on-policy, 1 overlaps generation with training"
+    )
     on_overage: OnOverage = OnOverage.wait
-    oversample: float = 0.0  # extra share of prompts in flight; a batch is cut without the last
+    # Extra share of prompts in flight; a batch is cut without the last.
+    oversample: float = number(
+        0.0,
+        at_least=0,
+        at_most=4,
+        hint="0.25 keeps a quarter more prompts in flight than a step needs",
+    )
 
     @property
     def runs_ahead(self) -> bool:
@@ -49,17 +59,7 @@ class StalenessConfig:
         return self.max_staleness > 0 or self.oversample > 0
 
     def check(self, path: str = "rl") -> None:
-        """Raises UserError: a field is out of range or two of them contradict each other."""
-        if self.max_staleness < 0:
-            raise UserError(
-                f"{path}.max_staleness must be 0 or more, got {self.max_staleness}; 0 trains "
-                "on-policy, 1 overlaps generation with training"
-            )
-        if not 0 <= self.oversample <= 4:
-            raise UserError(
-                f"{path}.oversample must be in [0, 4], got {self.oversample}; 0.25 keeps a "
-                "quarter more prompts in flight than a step needs"
-            )
+        """Raises UserError: two fields contradict each other."""
         if self.oversample and self.on_overage is OnOverage.wait:
             raise UserError(
                 f"{path}.oversample={self.oversample} leaves responses over, and {path}."

@@ -16,6 +16,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from rlpost.bounds import check_config, number
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
 from rlpost.data.rows import RowStream, Split
@@ -53,13 +54,16 @@ class DataConfig:
 
     train: str = "arithmetic"
     heldout: str | None = None  # None: the generated source's own held-out rows, else none
-    heldout_size: int = 200  # at most this many rows, the first ones
-    size: int | None = None  # rows of a generated source; None: 1000
+    # At most this many rows, the first ones.
+    heldout_size: int = number(200, at_least=1, at_most=10**9)
+    # Rows of a generated source; None: 1000.
+    size: int | None = number(None, at_least=1, at_most=10**7)
     prompt_column: str = "prompt"
     system_prompt: str | None = None
     on_bad_row: OnBadRow = OnBadRow.error
     shuffle: bool = True
-    max_prompt_tokens: int | None = None  # None: what the model's context leaves
+    # None: what the model's context leaves.
+    max_prompt_tokens: int | None = number(None, at_least=1, at_most=10**7)
     on_long_prompt: OnLongPrompt = OnLongPrompt.error
 
     def check(self, path: str = "data") -> None:
@@ -68,10 +72,6 @@ class DataConfig:
         Raises:
             UserError: names the field, its value and the way out.
         """
-        for name in ("heldout_size", "size", "max_prompt_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {value}")
         if not self.prompt_column:
             raise UserError(f"{path}.prompt_column must not be empty; the usual name is prompt")
         if self.system_prompt is not None and not self.system_prompt.strip():
@@ -147,7 +147,7 @@ class PromptDataset:
             UserError: a setting is wrong or the source does not exist.
             DataError: a row is bad (unless skipped) or no row is left.
         """
-        cfg.check()
+        check_config(cfg, "data")
         split = Split(split)
         source = cfg.train if split is Split.TRAIN else heldout_source(cfg)
         if source is None:

@@ -14,6 +14,7 @@ text that it would not have written alone. Evaluation is never interrupted.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 from rlpost.types import GenerationRequest, Span, Trajectory
 
@@ -22,21 +23,16 @@ from rlpost.types import GenerationRequest, Span, Trajectory
 class InterruptionConfig:
     """A phrase written into training responses that have not ended after so many tokens."""
 
-    after: int | None = None  # response tokens; None: never
+    after: int | None = number(None, at_least=1, at_most=10**7)  # response tokens; None: never
     phrase: str = ""  # such as "\nTime is up. The answer is"
 
-    def check(self, *, max_tokens: int, path: str = "rollout.interruption") -> None:
-        """Raises UserError: one field without the other, or no room for an answer."""
+    def check(self, path: str = "rollout.interruption") -> None:
+        """Raises UserError: one field without the other."""
         if (self.after is None) != (self.phrase == ""):
             raise UserError(
                 f"{path}.after={self.after} and {path}.phrase={self.phrase!r} belong together: "
                 "the phrase is written into responses that have not ended after so many tokens; "
                 "set both, or neither"
-            )
-        if self.after is not None and not 0 < self.after < max_tokens:
-            raise UserError(
-                f"{path}.after must be between 1 and rollout.max_tokens={max_tokens}, got "
-                f"{self.after}: a response that has all its tokens cannot go on"
             )
 
 

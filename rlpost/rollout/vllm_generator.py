@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from rlpost.bounds import WEEK_S, number
 from rlpost.control.concurrency import Load
-from rlpost.errors import ProcessDied, RequestAborted, UserError, WeightPushError
+from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
 from rlpost.weights.transports.protocol import Locator
@@ -39,35 +40,19 @@ class GeneratorDtype(Enum):
 class GeneratorConfig:
     """How many engines there are and what each may use."""
 
-    num: int = 1  # engines
+    num: int = number(1, at_least=1, at_most=10**4)  # engines
     dtype: GeneratorDtype = GeneratorDtype.auto  # auto: like the trainer
-    max_model_len: int | None = None  # tokens; None: the model's context
-    max_num_seqs: int = 128  # responses in flight per engine
-    threads: int | None = None  # CPU threads per engine; None: cores // num
-    kv_cache_gib: int = 1  # CPU only
-    gpu_memory_utilization: float = 0.85  # GPU only
-    tensor_parallel_size: int = 1
+    # Tokens; None: the model's context.
+    max_model_len: int | None = number(None, at_least=2, at_most=10**7)
+    max_num_seqs: int = number(128, at_least=1, at_most=10**5)  # responses in flight per engine
+    # CPU threads per engine; None: cores // num.
+    threads: int | None = number(None, at_least=1, at_most=1024)
+    kv_cache_gib: int = number(1, at_least=1, at_most=10**4)  # CPU only
+    gpu_memory_utilization: float = number(0.85, above=0, at_most=1)  # GPU only
+    tensor_parallel_size: int = number(1, at_least=1, at_most=1024)
     enforce_eager: bool = True  # compiling gains nothing measurable on CPU
-    setup_timeout_s: float = 300.0
-    request_timeout_s: float = 600.0
-
-    def validate(self) -> None:
-        """Raise UserError for values no engine can have."""
-        for name in ("num", "max_num_seqs", "tensor_parallel_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"generator.{name} must be at least 1, got {getattr(self, name)}")
-        for name, least in (("kv_cache_gib", 1), ("threads", 1), ("max_model_len", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"generator.{name} must be at least {least}, got {value}")
-        for name in ("setup_timeout_s", "request_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"generator.{name} must be positive, got {getattr(self, name)}")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise UserError(
-                "generator.gpu_memory_utilization must be in (0, 1], "
-                f"got {self.gpu_memory_utilization}"
-            )
+    setup_timeout_s: float = number(300.0, above=0, at_most=WEEK_S)
+    request_timeout_s: float = number(600.0, above=0, at_most=WEEK_S)
 
 
 class VllmGenerator:

@@ -7,6 +7,7 @@ that is accepted changes what a person sees.
 from dataclasses import dataclass
 from enum import Enum
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -37,15 +38,11 @@ class TrackingConfig:
     group: str | None = None  # W&B group; puts the members of a sweep together
     tensorboard: bool = False  # event files in <run>/tensorboard/
     console: ConsoleMode = ConsoleMode.auto
-    sample_rows: int = 16  # samples of a step in W&B tables; 0: no tables
+    # Samples of a step in W&B tables.
+    sample_rows: int = number(16, at_least=0, at_most=10**5, hint="0 sends no sample tables to W&B")
     report: bool = True  # write report.html at every evaluation and at the end
 
     def check(self, path: str = "tracking") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.sample_rows < 0:
-            raise UserError(
-                f"{path}.sample_rows must be at least 0, got {self.sample_rows}; "
-                "0 sends no sample tables to W&B"
-            )
+        """Raises UserError: the project has no name."""
         if not self.project.strip():
             raise UserError(f"{path}.project must not be empty; the default is 'rlpost'")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlpost.bounds import check_config
 from rlpost.tracking.config import TrackingConfig, WandbMode
 from rlpost.tracking.console import Console, RunTerminal
 from rlpost.tracking.jsonl import MetricsWriter, read_metrics
@@ -28,7 +29,7 @@ def check_trackers(cfg: TrackingConfig) -> WandbMode:
         UserError: an option is out of range, W&B online has no key, or TensorBoard is not
             installed.
     """
-    cfg.check()
+    check_config(cfg, "tracking")
     if cfg.tensorboard:
         need_tensorboard()
     return resolve_mode(cfg.wandb)

@@ -7,6 +7,7 @@ Imports no torch, like settings.py.
 
 from dataclasses import dataclass, replace
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 from rlpost.training.settings import TrainerConfig
 
@@ -16,22 +17,18 @@ class CriticConfig:
     """The value model of PPO; its loss has a config of its own."""
 
     init_from: str | None = None  # a causal LM or a reward model; None: the policy's model
-    lr: float = 1e-5
-    warmup_steps: int = 0  # of the learning rate: linear from 0
-    warmup_only_steps: int = 0  # first steps that train the critic and leave the policy alone
+    lr: float = number(1e-5, above=0, at_most=1, hint="1e-5 is usual")
+    warmup_steps: int = number(0, at_least=0, at_most=10**8)  # of the learning rate: linear from 0
+    # First steps that train the critic and leave the policy alone.
+    warmup_only_steps: int = number(0, at_least=0, at_most=10**8)
 
     def check(self, path: str = "critic") -> None:
-        """Raises UserError: a field is out of range."""
+        """Raises UserError: ``init_from`` is blank."""
         if self.init_from is not None and not self.init_from.strip():
             raise UserError(
                 f"{path}.init_from must name a model, got {self.init_from!r}; null takes the "
                 "policy's model"
             )
-        if not 0 < self.lr < float("inf"):
-            raise UserError(f"{path}.lr must be positive, got {self.lr}; usual: 1e-5")
-        for name in ("warmup_steps", "warmup_only_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{path}.{name} must be 0 or more, got {getattr(self, name)}")
 
     def trainer(self, policy: TrainerConfig, path: str = "critic") -> TrainerConfig:
         """Return the critic's trainer options: ``policy`` with the critic's learning rate.

@@ -37,10 +37,9 @@ class Objective:
         return self.kl.needs_reference
 
     def check(self, path: str = "corrections") -> None:
-        """Raises UserError: a correction is out of range, or contradicts another or the loss."""
+        """Raises UserError: a correction contradicts another or the loss."""
         seen: dict[str, str] = {}
         for name, config in self.corrections.items():
-            config.check(f"{path}.{name}")
             if config.kind in seen:
                 raise UserError(
                     f"{path}.{name}.kind={config.kind} is already used by {path}."

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 from rlpost.training.settings import DType
 
@@ -31,39 +32,33 @@ class RewardModelConfig:
     """
 
     path: str = ""  # local directory or hub id; must be given
-    weight: float = 1.0  # factor in the weighted sum of rewards
+    # Factor in the weighted sum of rewards.
+    weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
     normalize: bool = False  # by the running mean and deviation of earlier steps' scores
     engine: RewardEngine = RewardEngine.transformers
-    gpu_memory_utilization: float | None = None  # engine=vllm on a GPU only; None: 0.3
+    # engine=vllm on a GPU only; None: 0.3.
+    gpu_memory_utilization: float | None = number(None, above=0, at_most=1)
     dtype: DType = DType.float32
-    max_tokens_per_batch: int = 8192  # padding included
-    threads: int | None = None  # CPU threads; None: all of the process's cores
+    # Padding included.
+    max_tokens_per_batch: int = number(
+        8192, at_least=1, at_most=10**7, hint="a longer sequence is scored alone"
+    )
+    # CPU threads; None: all of the process's cores.
+    threads: int | None = number(None, at_least=1, at_most=1024, hint="null takes all cores")
 
     def check(self, path: str = "reward") -> None:
-        """Raises UserError: a field is out of range."""
+        """Raises UserError: the model has no path, or a field no effect."""
         if not self.path.strip():
             raise UserError(f"{path}.path must name a reward model, got {self.path!r}")
-        if not -float("inf") < self.weight < float("inf") or self.weight == 0:
+        if self.weight == 0:
             raise UserError(
-                f"{path}.weight must be finite and not 0, got {self.weight}; usual: 1.0; leave "
-                "the model out to ignore it"
-            )
-        if self.max_tokens_per_batch < 1:
-            raise UserError(
-                f"{path}.max_tokens_per_batch must be at least 1, got "
-                f"{self.max_tokens_per_batch}; a longer sequence is scored alone"
+                f"{path}.weight must not be 0; 1.0 is usual; leave the model out to ignore it"
             )
         share = self.gpu_memory_utilization
         if share is not None and self.engine is not RewardEngine.vllm:
             raise UserError(
                 f"{path}.gpu_memory_utilization={share} has no effect with {path}.engine="
                 f"{self.engine.value}; leave it out, or use engine=vllm"
-            )
-        if share is not None and not 0 < share <= 1:
-            raise UserError(f"{path}.gpu_memory_utilization must be in (0, 1], got {share}")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(
-                f"{path}.threads must be at least 1, got {self.threads}; null takes all cores"
             )
 
     def num_threads(self) -> int:

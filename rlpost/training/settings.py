@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 
 
@@ -40,73 +41,37 @@ class TrainerConfig:
     them in float32. Weight decay acts on every parameter.
     """
 
-    steps: int = 100  # optimizer steps
-    lr: float = 1e-6
-    warmup_steps: int = 0  # linear from 0
+    steps: int = number(100, at_least=1, at_most=10**8)  # optimizer steps
+    lr: float = number(1e-6, above=0, at_most=1, hint="1e-6 is usual for full weights")
+    warmup_steps: int = number(0, at_least=0, at_most=10**8)  # linear from 0
     lr_schedule: LRSchedule = LRSchedule.constant
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0  # 0 turns clipping off
-    num_ranks: int = 1
-    zero_stage: int = 2
+    weight_decay: float = number(0.0, at_least=0, at_most=10, hint="0.0 is usual")
+    beta1: float = number(0.9, at_least=0, below=1, hint="0.9 is usual")
+    beta2: float = number(0.999, at_least=0, below=1, hint="0.999 is usual")
+    eps: float = number(1e-8, above=0, at_most=1, hint="1e-8 is usual")
+    max_grad_norm: float = number(
+        1.0, at_least=0, at_most=1e9, hint="1.0 is usual, 0 turns clipping off"
+    )
+    num_ranks: int = number(1, at_least=1, at_most=10**4)
+    zero_stage: int = number(2, at_least=0, at_most=3, hint="2 suits most runs")
     dtype: DType = DType.auto
-    max_tokens_per_micro_batch: int = 2048  # packed tokens, prompts included
+    # Packed tokens, prompts included.
+    max_tokens_per_micro_batch: int = number(
+        2048, at_least=2, at_most=10**7, hint="the default is 2048"
+    )
     gradient_checkpointing: bool = False
     share_prompts: bool = True  # compute a prompt once for all responses in its block
-    threads: int | None = None  # CPU threads of a rank; None: cores // num_ranks
-    logprob_chunk: int = 512  # response tokens whose logits exist at once
-    stop_after_nonfinite: int = 3  # consecutive skipped steps that end the run
+    # CPU threads of a rank; None: cores // num_ranks.
+    threads: int | None = number(
+        None, at_least=1, at_most=1024, hint="null shares the cores among the ranks"
+    )
+    # Response tokens whose logits exist at once.
+    logprob_chunk: int = number(512, at_least=1, at_most=10**7)
+    # Consecutive skipped steps that end the run.
+    stop_after_nonfinite: int = number(3, at_least=1, at_most=10**6)
 
     def check(self, path: str = "trainer") -> None:
-        """Raises UserError: a field is out of range or two of them contradict each other."""
-        for name in (
-            "steps",
-            "num_ranks",
-            "max_tokens_per_micro_batch",
-            "logprob_chunk",
-            "stop_after_nonfinite",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{path}.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_tokens_per_micro_batch < 2:
-            raise UserError(
-                f"{path}.max_tokens_per_micro_batch must hold a prompt and one response token, "
-                f"got {self.max_tokens_per_micro_batch}; the default is 2048"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise UserError(
-                f"{path}.threads must be at least 1, got {self.threads}; null shares the cores "
-                "among the ranks"
-            )
-        self._check_optimizer(path)
-        self._check_schedule(path)
-        if self.zero_stage not in (0, 1, 2, 3):
-            raise UserError(
-                f"{path}.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}; 2 suits most runs"
-            )
-
-    def _check_optimizer(self, path: str) -> None:
-        for name, usual in (("lr", "1e-6 for full weights"), ("eps", "1e-8")):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(
-                    f"{path}.{name} must be positive, got {getattr(self, name)}; usual: {usual}"
-                )
-        for name, usual in (("weight_decay", "0.0"), ("max_grad_norm", "1.0; 0 turns it off")):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(
-                    f"{path}.{name} must be 0 or more, got {getattr(self, name)}; usual: {usual}"
-                )
-        for name, usual in (("beta1", 0.9), ("beta2", 0.999)):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"{path}.{name} must be in [0, 1), got {getattr(self, name)}; usual: {usual}"
-                )
-
-    def _check_schedule(self, path: str) -> None:
-        if self.warmup_steps < 0:
-            raise UserError(f"{path}.warmup_steps must be 0 or more, got {self.warmup_steps}")
+        """Raises UserError: the warm-up leaves no step for what comes after it."""
         if self.warmup_steps >= self.steps:
             raise UserError(
                 f"{path}.warmup_steps must be below {path}.steps={self.steps}, got "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from rlpost.bounds import number
 from rlpost.errors import DataError
 from rlpost.registry import Registry
 from rlpost.types import Prompt, Trajectory
@@ -27,8 +28,10 @@ class VerifierConfig:
     """What every kind has in common."""
 
     kind: str
-    weight: float = 1.0  # factor in the weighted sum of rewards
-    timeout_s: float = 5.0  # wall-clock deadline of one response
+    # Factor in the weighted sum of rewards.
+    weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
+    # Wall-clock deadline of one response.
+    timeout_s: float = number(5.0, above=0, at_most=86400, hint="5 is the default")
 
     def expanded(self) -> "Mapping[str, VerifierConfig]":
         """Return a config per reward, by the name that its verdicts and metrics have.

@@ -4,9 +4,9 @@ Owns the eager validation. The kinds are built in a sandbox exactly as a worker 
 them, so the user's module never runs in the driver.
 """
 
-import math
 from collections.abc import Mapping
 
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.kinds import entry_of, verifiers
@@ -35,12 +35,7 @@ def check(
     if not configs:
         raise UserError(f"{field}: at least one verifier must be configured, e.g. verifier=math")
     for cfg in configs.values():
-        if not (0.0 < cfg.timeout_s < math.inf):
-            raise UserError(
-                f"{field}.timeout_s must be > 0 and finite, got {cfg.timeout_s}; 5 is the default"
-            )
-        if not math.isfinite(cfg.weight):
-            raise UserError(f"{field}.weight must be finite, got {cfg.weight}")
+        check_config(cfg, field)
         verifiers.get(cfg.kind)
     resolved = {name: _resolved(cfg, field) for name, cfg in configs.items()}
     sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)

@@ -8,11 +8,11 @@ function is a reward of its own, with its own verdicts, metrics and weight.
 
 import asyncio
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlpost.bounds import number
 from rlpost.errors import UserError
 from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, verifiers
 from rlpost.verifiers.contracts.adapter import Contract, UserFunction
@@ -31,7 +31,8 @@ class FunctionConfig(VerifierConfig):
 
     kind: str = "function"
     path: Any = ""  # FILE.py:function, or a list of these
-    weights: list[float] | None = None  # one per function, times ``weight``; None: 1 for each
+    # One per function, times ``weight``; None: 1 for each.
+    weights: list[float] | None = number(None, at_least=-1e6, at_most=1e6)
     contract: Contract = Contract.auto
     answer_column: str | None = None  # of verl's ground_truth and OpenRLHF's labels; None: found
 
@@ -57,8 +58,6 @@ class FunctionConfig(VerifierConfig):
                 f"weights must have one number for each function of verifier.path, {len(paths)} "
                 f"here, got {len(self.weights)}: {self.weights}"
             )
-        if not all(math.isfinite(weight) for weight in self.weights):
-            raise UserError(f"weights must be finite, got {self.weights}")
         return [self.weight * weight for weight in self.weights]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rlpost.errors import DataError, UserError
+from rlpost.bounds import number
+from rlpost.errors import DataError
 from rlpost.verifiers.base import (
     Judge,
     Sample,
@@ -37,8 +38,8 @@ class NumericConfig(VerifierConfig):
 
     kind: str = "numeric"
     answer_column: str = "answer"
-    abs_tol: float = 1e-6
-    rel_tol: float = 0.0
+    abs_tol: float = number(1e-6, at_least=0, at_most=1e12, hint="0 means equality")
+    rel_tol: float = number(0.0, at_least=0, at_most=1, hint="0 means equality")
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
@@ -49,14 +50,7 @@ class NumericConfig(VerifierConfig):
 
 @verifiers.register("numeric", NumericConfig)
 def numeric(cfg: NumericConfig) -> Judge:
-    """Build the judge.
-
-    Raises:
-        UserError: a tolerance is negative or not finite.
-    """
-    for name, value in (("abs_tol", cfg.abs_tol), ("rel_tol", cfg.rel_tol)):
-        if not 0.0 <= value < float("inf"):
-            raise UserError(f"{name} must be >= 0 and finite, got {value}; 0 means equality")
+    """Build the judge."""
     # No traps: a number too large for the context becomes infinite, which equals nothing.
     context = decimal.Context(prec=50, traps=[])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from rlpost.errors import UserError
+from rlpost.bounds import WEEK_S, number
 from rlpost.weights.manifest import Manifest, payload_size_bytes, write_payload
 from rlpost.weights.transports.filesystem import FilesystemSender
 from rlpost.weights.transports.gloo import GlooSender
@@ -36,22 +36,16 @@ class WeightsConfig:
     """The weight bus: transport, deadline and the bound of the probe."""
 
     transport: Transport = Transport.auto
-    timeout_s: float = 120.0  # deadline of every wait in a push
-    probe_sequences: int = 2
-    probe_tokens: int = 24  # per sequence
-    probe_max_diff: float | None = None  # nats; None: 1e-3 in float32 (largest), 0.1 else (mean)
-
-    def check(self, path: str = "weights") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.timeout_s <= 0:
-            raise UserError(f"{path}.timeout_s must be positive, got {self.timeout_s}")
-        if self.probe_max_diff is not None and not self.probe_max_diff > 0:
-            raise UserError(f"{path}.probe_max_diff must be positive, got {self.probe_max_diff}")
-        if self.probe_sequences < 1 or self.probe_tokens < 2:
-            raise UserError(
-                f"{path}.probe_sequences must be at least 1 and {path}.probe_tokens at least 2: "
-                "a push without a probe is not proved"
-            )
+    timeout_s: float = number(120.0, above=0, at_most=WEEK_S)  # deadline of every wait in a push
+    probe_sequences: int = number(
+        2, at_least=1, at_most=1000, hint="a push without a probe is not proved"
+    )
+    # Per sequence.
+    probe_tokens: int = number(
+        24, at_least=2, at_most=10**5, hint="a push without a probe is not proved"
+    )
+    # Nats; None: 1e-3 in float32 (largest), 0.1 else (mean).
+    probe_max_diff: float | None = number(None, above=0, at_most=1000)
 
 
 def make_sender(

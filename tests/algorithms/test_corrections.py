@@ -19,6 +19,7 @@ from rlpost.algorithms.corrections.tokens import IcePopConfig, TISConfig, TokenM
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.losses import PolicyLossInputs
 from rlpost.algorithms.sequences import sequence_heads
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 # The defaults, and numbers that decide both ways on random responses.
@@ -73,7 +74,7 @@ def test_every_registered_correction_has_a_reference_and_is_tested():
         assert entry.config().kind == entry.name
         assert isinstance(entry.config.needs_proximal, bool)
         assert isinstance(entry.config.weighs, bool)
-        entry.config().check()
+        check_config(entry.config(), "corrections")
 
 
 @every_config
@@ -235,24 +236,24 @@ def test_weights_are_unbiased_where_nothing_is_clipped():
     ("config", "message"),
     [
         (TISConfig(low=1.0), r"corrections\.tis\.low must be in \[0, 1\), got 1\.0; TIS uses 0"),
-        (TISConfig(high=1.0), r"corrections\.tis\.high must be above 1, got 1\.0.*2\.0"),
+        (TISConfig(high=1.0), r"corrections\.tis\.high must be in \(1, inf\], got 1\.0.*2\.0"),
         (TISConfig(high=math.nan), r"corrections\.tis\.high"),
         (IcePopConfig(low=0.0), r"corrections\.icepop\.low must be in \(0, 1\).*IcePop"),
-        (IcePopConfig(high=math.inf), r"corrections\.icepop\.high must be above 1"),
+        (IcePopConfig(high=math.inf), r"corrections\.icepop\.high must be in \(1, "),
         (TokenMaskConfig(low=1.5), r"corrections\.token_mask\.low"),
         (SequenceMaskConfig(high=0.5), r"corrections\.sequence_mask\.high"),
         (GeometricMaskConfig(low=math.nan), r"corrections\.geometric_mask\.low"),
-        (VetoConfig(threshold=0.0), r"corrections\.veto\.threshold must be in \(2e-09, 1\)"),
+        (VetoConfig(threshold=0.0), r"corrections\.veto\.threshold must be in \(3e-09, 1\)"),
         (VetoConfig(threshold=1.0), r"corrections\.veto\.threshold"),
-        (OPSMConfig(delta=0.0), r"corrections\.opsm\.delta must be positive"),
-        (OPSMConfig(delta=math.inf), r"corrections\.opsm\.delta must be positive"),
+        (OPSMConfig(delta=0.0), r"corrections\.opsm\.delta must be in \(0, "),
+        (OPSMConfig(delta=math.inf), r"corrections\.opsm\.delta must be in \(0, "),
     ],
 )
 def test_settings_out_of_range_say_so(config, message):
     with pytest.raises(UserError, match=message):
-        config.check()
+        check_config(config, f"corrections.{config.kind}")
 
 
 @every_config
 def test_usual_settings_pass(config):
-    config.check()
+    check_config(config, "corrections")

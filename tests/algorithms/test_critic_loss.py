@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rlpost.algorithms.critic_loss import CriticLossConfig, CriticLossInputs, critic_loss
 from rlpost.algorithms.diagnostics import Tally
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 UNCLIPPED = CriticLossConfig(clip=None)
@@ -101,10 +102,10 @@ def test_a_masked_batch_is_safe():
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan, math.inf])
 def test_clip_must_be_positive(clip):
-    with pytest.raises(UserError, match=r"critic\.loss\.clip must be positive"):
-        CriticLossConfig(clip=clip).check()
+    with pytest.raises(UserError, match=r"critic\.loss\.clip must be in \(0, "):
+        check_config(CriticLossConfig(clip=clip), "critic.loss")
 
 
 def test_usual_settings_pass():
-    CriticLossConfig().check()
-    UNCLIPPED.check()
+    check_config(CriticLossConfig(), "critic.loss")
+    check_config(UNCLIPPED, "critic.loss")

@@ -16,6 +16,7 @@ from rlpost.algorithms.kl import (
     kl_token_rewards,
 )
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 
@@ -136,7 +137,7 @@ def test_extreme_tokens_stay_finite_in_float32():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (KLConfig(coefficient=-0.1), r"algorithm\.kl\.coefficient must be 0 or more, got -0\.1"),
+        (KLConfig(coefficient=-0.1), r"algorithm\.kl\.coefficient must be in \[0, .*got -0\.1"),
         (KLConfig(form=KLForm.k1), r"algorithm\.kl\.form=k1 has an expected gradient of 0"),
         (KLConfig(form=KLForm.k2, importance=KLImportance.flowing), "gradient of no KL"),
         (
@@ -161,25 +162,30 @@ def test_extreme_tokens_stay_finite_in_float32():
         ),
         (
             KLConfig(adaptive=AdaptiveKLConfig(target=-1.0)),
-            r"algorithm\.kl\.adaptive\.target must be positive, got -1\.0",
+            r"algorithm\.kl\.adaptive\.target must be in \(0, .*got -1\.0",
         ),
     ],
 )
 def test_useless_settings_are_refused(config, message):
     with pytest.raises(UserError, match=message):
-        config.check()
+        check_config(config, "algorithm.kl")
 
 
 def test_usual_settings_pass():
-    KLConfig().check()
-    KLConfig(coefficient=0.04, form=KLForm.k2, importance=KLImportance.stopped).check()
-    KLConfig(form=KLForm.k1, importance=KLImportance.flowing).check()
-    KLConfig(
-        coefficient=0.05,
-        placement=KLPlacement.reward,
-        form=KLForm.k1,
-        adaptive=AdaptiveKLConfig(enabled=True),
-    ).check()
+    check_config(KLConfig(), "algorithm.kl")
+    check_config(
+        KLConfig(coefficient=0.04, form=KLForm.k2, importance=KLImportance.stopped), "algorithm.kl"
+    )
+    check_config(KLConfig(form=KLForm.k1, importance=KLImportance.flowing), "algorithm.kl")
+    check_config(
+        KLConfig(
+            coefficient=0.05,
+            placement=KLPlacement.reward,
+            form=KLForm.k1,
+            adaptive=AdaptiveKLConfig(enabled=True),
+        ),
+        "algorithm.kl",
+    )
 
 
 def test_token_rewards_by_hand():

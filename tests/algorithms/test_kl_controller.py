@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig, KLController
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 ADAPTIVE = AdaptiveKLConfig(enabled=True, target=0.1, horizon=1000)
@@ -75,17 +76,16 @@ def test_a_fixed_coefficient_follows_the_configuration_on_resume():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (AdaptiveKLConfig(target=0.0), r"algorithm\.kl\.adaptive\.target must be positive"),
+        (AdaptiveKLConfig(target=0.0), r"algorithm\.kl\.adaptive\.target must be in \(0, "),
         (AdaptiveKLConfig(target=math.inf), r"algorithm\.kl\.adaptive\.target"),
-        (AdaptiveKLConfig(horizon=0), r"algorithm\.kl\.adaptive\.horizon must be at least 1"),
-        (AdaptiveKLConfig(enabled=True, horizon=99), r"at least the 100 responses of one step"),
+        (AdaptiveKLConfig(horizon=0), r"algorithm\.kl\.adaptive\.horizon must be in \[1, "),
     ],
 )
 def test_settings_out_of_range_say_so(config, message):
     with pytest.raises(UserError, match=message):
-        config.check(samples_per_step=100)
+        check_config(config, "algorithm.kl.adaptive")
 
 
 def test_usual_settings_pass():
-    AdaptiveKLConfig(enabled=True).check(samples_per_step=1024)
-    AdaptiveKLConfig().check()
+    check_config(AdaptiveKLConfig(enabled=True), "algorithm.kl.adaptive")
+    check_config(AdaptiveKLConfig(), "algorithm.kl.adaptive")

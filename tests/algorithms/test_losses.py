@@ -22,6 +22,7 @@ from rlpost.algorithms.losses.weighted import (
     SAPOConfig,
 )
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 DUAL = ClipConfig(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
@@ -102,7 +103,7 @@ def test_every_registered_loss_has_a_reference_and_is_tested():
     assert names == {config.kind for config in CONFIGS}
     for entry in losses:
         assert entry.config().kind == entry.name
-        entry.config().check()
+        check_config(entry.config(), "loss")
 
 
 @every_config
@@ -432,33 +433,33 @@ def test_nll_keeps_what_is_better_than_the_bound():
         (ClipConfig(clip_low=2.0), r"loss\.clip_low must be in \(0, 1\), got 2\.0; DAPO uses 0\.2"),
         (ClipConfig(clip_low=0.0), r"loss\.clip_low must be in \(0, 1\)"),
         (ClipConfig(clip_low=math.nan), r"loss\.clip_low"),
-        (ClipConfig(clip_high=-0.1), r"loss\.clip_high must be positive"),
-        (ClipConfig(dual_clip=1.0), r"loss\.dual_clip must be above 1"),
+        (ClipConfig(clip_high=-0.1), r"loss\.clip_high must be in \(0, "),
+        (ClipConfig(dual_clip=1.0), r"loss\.dual_clip must be in \(1, "),
         (GSPOConfig(clip_low=1.0), r"loss\.clip_low must be in \(0, 1\), got 1\.0; GSPO uses 3e-4"),
-        (GSPOConfig(clip_high=math.inf), r"loss\.clip_high must be positive"),
-        (GMPOConfig(log_clip_low=-0.4), r"loss\.log_clip_low must be positive"),
-        (GMPOConfig(log_clip_high=math.nan), r"loss\.log_clip_high must be positive"),
-        (CISPOConfig(clip_high=0.0), r"loss\.clip_high must be positive.*offset above 1"),
-        (AIPOConfig(max_weight=0.5), r"loss\.max_weight must be 1 or more"),
+        (GSPOConfig(clip_high=math.inf), r"loss\.clip_high must be in \(0, "),
+        (GMPOConfig(log_clip_low=-0.4), r"loss\.log_clip_low must be in \(0, "),
+        (GMPOConfig(log_clip_high=math.nan), r"loss\.log_clip_high must be in \(0, "),
+        (CISPOConfig(clip_high=0.0), r"loss\.clip_high must be in \(0, .*offset above 1"),
+        (AIPOConfig(max_weight=0.5), r"loss\.max_weight must be in \[1, "),
         (DPPOConfig(max_increase=1.5), r"loss\.max_increase must be in \(0, 1\]"),
         (DPPOConfig(max_decrease=0.0), r"loss\.max_decrease must be in \(0, 1\]"),
-        (DPPOConfig(log_ratio_penalty=-1.0), r"loss\.log_ratio_penalty must be 0 or more"),
-        (SAPOConfig(tau_positive=0.0), r"loss\.tau_positive must be positive.*1\.0"),
-        (SAPOConfig(tau_negative=-1.0), r"loss\.tau_negative must be positive.*1\.05"),
-        (NLLConfig(keep_above=math.nan), r"loss\.keep_above must be finite"),
-        (ClipCovConfig(fraction=0.0), r"loss\.fraction must be in \(0, 1\).*0\.0002"),
-        (ClipCovConfig(covariance_low=6.0), r"loss\.covariance_low must be positive and below"),
-        (ClipCovConfig(clip_high=0.0), r"loss\.clip_high must be positive"),
+        (DPPOConfig(log_ratio_penalty=-1.0), r"loss\.log_ratio_penalty must be in \[0, "),
+        (SAPOConfig(tau_positive=0.0), r"loss\.tau_positive must be in \(0, .*1\.0"),
+        (SAPOConfig(tau_negative=-1.0), r"loss\.tau_negative must be in \(0, .*1\.05"),
+        (NLLConfig(keep_above=math.nan), r"loss\.keep_above must be in \["),
+        (ClipCovConfig(fraction=0.0), r"loss\.fraction must be in \(0, 1\).*2e-4"),
+        (ClipCovConfig(covariance_low=6.0), r"loss\.covariance_low must be below"),
+        (ClipCovConfig(clip_high=0.0), r"loss\.clip_high must be in \(0, "),
         (KLCovConfig(fraction=1.0), r"loss\.fraction must be in \(0, 1\)"),
-        (KLCovConfig(coefficient=0.0), r"loss\.coefficient must be positive"),
+        (KLCovConfig(coefficient=0.0), r"loss\.coefficient must be in \(0, "),
     ],
 )
 def test_settings_out_of_range_say_so(config, message):
     with pytest.raises(UserError, match=message):
-        config.check()
+        check_config(config, "loss")
 
 
 @every_config
 def test_usual_settings_pass(config):
-    config.check()
-    ClipConfig(clip_high=5.0).check()
+    check_config(config, "loss")
+    check_config(ClipConfig(clip_high=5.0), "loss")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig, loss_weights
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 CONSTANT = ReductionConfig(aggregation=Aggregation.constant, constant_tokens=10)
@@ -76,19 +77,19 @@ def test_means_sum_to_one(config, counted):
     [
         (
             ReductionConfig(aggregation=Aggregation.constant),
-            r"algorithm\.reduction\.constant_tokens must be at least 1",
+            r"algorithm\.reduction\.constant_tokens must be given with",
         ),
         (ReductionConfig(constant_tokens=8), r"constant_tokens=8 has no effect"),
     ],
 )
 def test_missing_or_dead_settings_are_refused(config, message):
     with pytest.raises(UserError, match=message):
-        config.check()
+        check_config(config, "algorithm.reduction")
 
 
 def test_usual_settings_pass():
     for config in (ReductionConfig(), SEQUENCE, CONSTANT):
-        config.check()
+        check_config(config, "algorithm.reduction")
 
 
 def test_packing_imports_without_torch():

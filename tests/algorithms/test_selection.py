@@ -3,6 +3,7 @@
 import pytest
 
 from rlpost.algorithms.selection import SelectionConfig, select
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 REWARDS = [0.0, 1.0, None, 0.5, 1.0]
@@ -34,11 +35,11 @@ def test_no_response_is_safe():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"best": 0}, "selection.best must be at least 1, got 0"),
-        ({"min_reward": float("nan")}, "selection.min_reward must be finite"),
+        ({"best": 0}, r"selection.best must be in \[1, .*got 0"),
+        ({"min_reward": float("nan")}, r"selection.min_reward must be in \["),
         ({"drop_solved": True}, "needs selection.min_reward"),
     ],
 )
 def test_refusals(options, message):
     with pytest.raises(UserError, match=message):
-        SelectionConfig(**options).check()
+        check_config(SelectionConfig(**options), "selection")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rlpost.bounds import check_config
 from rlpost.checkpoint.manifest import MANIFEST_NAME, verify
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.checkpoint.state import read_json, write_json
@@ -290,10 +291,10 @@ def test_a_place_that_cannot_be_written_is_said_before_the_run(tmp_path):
 
 
 def test_config_rules():
-    with pytest.raises(UserError, match=r"checkpoint\.keep must be at least 1, got 0"):
-        CheckpointConfig(keep=0)
-    with pytest.raises(UserError, match=r"checkpoint\.every must be at least 0"):
-        CheckpointConfig(every=-1)
+    with pytest.raises(UserError, match=r"checkpoint\.keep must be in \[1, .*got 0"):
+        check_config(CheckpointConfig(keep=0), "checkpoint")
+    with pytest.raises(UserError, match=r"checkpoint\.every must be in \[0, "):
+        check_config(CheckpointConfig(every=-1), "checkpoint")
 
 
 def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(tmp_path, caplog):

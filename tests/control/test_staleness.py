@@ -9,6 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from rlpost.bounds import check_config
 from rlpost.control.buffer import GroupBuffer, Ready, Running
 from rlpost.control.staleness import OnOverage, Staleness, StalenessConfig
 from rlpost.errors import UserError
@@ -43,7 +44,7 @@ def orders(taken):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_staleness": -1}, "rl.max_staleness must be 0 or more, got -1"),
+        ({"max_staleness": -1}, r"rl.max_staleness must be in \[0, .*got -1"),
         ({"oversample": -0.1}, r"rl.oversample must be in \[0, 4\], got -0.1"),
         ({"oversample": 5.0}, r"rl.oversample must be in \[0, 4\], got 5.0"),
         ({"oversample": 0.5}, "on_overage=wait never drops any; set on_overage=drop or mask"),
@@ -52,7 +53,7 @@ def orders(taken):
 )
 def test_settings_that_cannot_work_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        StalenessConfig(**fields).check()
+        check_config(StalenessConfig(**fields), "rl")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_settings_that_cannot_work_are_refused(fields, message):
     ],
 )
 def test_settings_that_can_work_are_accepted(fields):
-    StalenessConfig(**fields).check()
+    check_config(StalenessConfig(**fields), "rl")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,7 @@ class Run:
         config = StalenessConfig(
             max_staleness=self.bound, on_overage=on_overage, oversample=oversample
         )
-        config.check()
+        check_config(config, "rl")
         self.staleness = kind(config, batch=self.batch)
         self.capacity = (self.bound + 1) * self.batch + round(oversample * self.batch)
         self.buffer = GroupBuffer(capacity=100)  # keeping it small is up to admission

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
+from rlpost.bounds import check_config
 from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import (
     DataConfig,
@@ -150,9 +151,9 @@ def test_fingerprint_follows_content_only(tmp_path: Path, chat: PreTrainedTokeni
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heldout_size": 0}, "data.heldout_size must be at least 1, got 0"),
-        ({"size": 0}, "data.size must be at least 1, got 0"),
-        ({"max_prompt_tokens": -1}, "data.max_prompt_tokens must be at least 1, got -1"),
+        ({"heldout_size": 0}, r"data.heldout_size must be in \[1, .*got 0"),
+        ({"size": 0}, r"data.size must be in \[1, .*got 0"),
+        ({"max_prompt_tokens": -1}, r"data.max_prompt_tokens must be in \[1, .*got -1"),
         ({"prompt_column": ""}, "data.prompt_column must not be empty"),
         ({"system_prompt": " "}, "data.system_prompt must not be blank"),
         ({"train": "t.jsonl", "size": 5}, "data.size=5 applies to generated sources"),
@@ -163,7 +164,7 @@ def test_fingerprint_follows_content_only(tmp_path: Path, chat: PreTrainedTokeni
 )
 def test_impossible_settings(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        DataConfig(**settings).check()
+        check_config(DataConfig(**settings), "data")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_impossible_settings(settings: dict, message: str) -> None:
     ],
 )
 def test_possible_settings(settings: dict) -> None:
-    DataConfig(**settings).check()
+    check_config(DataConfig(**settings), "data")
 
 
 def test_settings_survive_omegaconf() -> None:

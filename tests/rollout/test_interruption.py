@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from fakes import FakeGenerator, FakeJudge, prompt, serving_fleet
 
+from rlpost.bounds import check_config
+from rlpost.config.schema import RolloutConfig
 from rlpost.control.failures import Budget, FailureConfig
 from rlpost.errors import UserError
 from rlpost.rollout.collector import Collector
@@ -157,10 +159,11 @@ async def test_giving_up_reaches_what_goes_on():
 def test_half_a_wish_and_a_phrase_that_fills_the_response_are_refused():
     for config in (InterruptionConfig(after=3), InterruptionConfig(phrase="Stop")):
         with pytest.raises(UserError, match=r"interruption\.after=.*set both, or neither"):
-            config.check(max_tokens=8)
-    for after in (0, 8):
-        with pytest.raises(UserError, match=r"between 1 and rollout.max_tokens=8"):
-            InterruptionConfig(after=after, phrase="Stop").check(max_tokens=8)
+            check_config(config, "rollout.interruption")
+    for after, message in ((0, r"after must be in \[1, "), (8, r"below rollout\.max_tokens=8")):
+        interruption = InterruptionConfig(after=after, phrase="Stop")
+        with pytest.raises(UserError, match=message):
+            check_config(RolloutConfig(max_tokens=8, interruption=interruption), "rollout")
     with pytest.raises(UserError, match="a phrase of 5 tokens leave nothing"):
         Interruption.of(
             InterruptionConfig(after=3, phrase="Stop!"), encode=lambda t: list(t), max_tokens=8

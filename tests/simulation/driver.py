@@ -17,6 +17,7 @@ from rlpost.algorithms.advantages import GRPOConfig
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig
+from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.supervision import Supervisor
 from rlpost.config.schema import (
@@ -168,7 +169,7 @@ def config_of(world: Any) -> RLConfig:
         checkpoint=CheckpointConfig(every=s.every, keep=s.keep),
         failures=FAILURES,
     )
-    cfg.rl.check()
+    check_config(cfg.rl, "rl")
     return cfg
 
 

@@ -1,6 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 
@@ -11,7 +12,7 @@ def test_it_is_a_structured_config():
     tree.console = "quiet"
     cfg = OmegaConf.to_object(tree)
     assert cfg == TrackingConfig(wandb=WandbMode.offline, console=ConsoleMode.quiet)
-    cfg.check()
+    check_config(cfg, "tracking")
 
 
 @pytest.mark.parametrize(
@@ -20,4 +21,4 @@ def test_it_is_a_structured_config():
 )
 def test_out_of_range_names_the_field(changes, field):
     with pytest.raises(UserError, match=field):
-        TrackingConfig(**changes).check()
+        check_config(TrackingConfig(**changes), "tracking")

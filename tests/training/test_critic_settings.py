@@ -1,5 +1,6 @@
 import pytest
 
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.settings import TrainerConfig
@@ -16,15 +17,15 @@ def test_only_the_learning_rate_is_the_critics_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.0}, r"critic\.lr must be positive, got 0\.0"),
-        ({"warmup_only_steps": -1}, r"critic\.warmup_only_steps must be 0 or more"),
+        ({"lr": 0.0}, r"critic\.lr must be in \(0, .*got 0\.0"),
+        ({"warmup_only_steps": -1}, r"critic\.warmup_only_steps must be in \[0, "),
         ({"init_from": " "}, r"critic\.init_from must name a model"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
-    CriticConfig().check()
+    check_config(CriticConfig(), "critic")
     with pytest.raises(UserError, match=message):
-        CriticConfig(**options).check()
+        check_config(CriticConfig(**options), "critic")
 
 
 @pytest.mark.parametrize("name", ["warmup_steps", "warmup_only_steps"])

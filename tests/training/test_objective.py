@@ -136,8 +136,6 @@ def test_contradictions_say_so():
 
     check(ClipConfig(), tis=TISConfig(), geometric_mask=GeometricMaskConfig())
     check(AIPOConfig(), geometric_mask=GeometricMaskConfig())
-    with pytest.raises(UserError, match=r"corrections\.mine\.high must be above 1"):
-        check(ClipConfig(), mine=TISConfig(high=0.5))
     with pytest.raises(UserError, match=r"corrections\.two\.kind=tis is already used.*\.one"):
         check(ClipConfig(), one=TISConfig(), two=TISConfig())
     for loss in (AIPOConfig(), DPPOConfig()):

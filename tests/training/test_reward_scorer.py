@@ -7,6 +7,7 @@ import pytest
 import torch
 from reward_models import load_plain_classifier, plain_score
 
+from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.training.classifier import batches_by_length
 from rlpost.training.reward_scorer import RewardSample, RewardScorer, check_reward_model
@@ -182,4 +183,4 @@ def test_batches_hold_like_lengths_within_the_budget():
 def test_options_out_of_range_are_refused(options):
     (name,) = options
     with pytest.raises(UserError, match=rf"reward\.{name}(=0.5 has no effect| must)"):
-        RewardModelConfig(**{"path": "some/model"} | options).check()
+        check_config(RewardModelConfig(**{"path": "some/model"} | options), "reward")

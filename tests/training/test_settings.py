@@ -5,13 +5,16 @@ import sys
 
 import pytest
 
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.training.settings import TrainerConfig
 
 
 def test_the_defaults_and_both_ends_are_valid():
-    TrainerConfig().check()
-    TrainerConfig(max_grad_norm=0.0, zero_stage=0, threads=1, warmup_steps=99).check()
+    check_config(TrainerConfig(), "trainer")
+    check_config(
+        TrainerConfig(max_grad_norm=0.0, zero_stage=0, threads=1, warmup_steps=99), "trainer"
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,7 @@ def test_the_defaults_and_both_ends_are_valid():
 )
 def test_a_field_out_of_range_is_named_with_its_value(field, value):
     with pytest.raises(UserError, match=rf"policy_trainer\.{field} .*{value}"):
-        TrainerConfig(**{field: value}).check("policy_trainer")
+        check_config(TrainerConfig(**{field: value}), "policy_trainer")
 
 
 def test_threads_are_shared_but_never_zero():
@@ -47,6 +50,6 @@ def test_threads_are_shared_but_never_zero():
 
 
 def test_the_options_need_no_torch():
-    code = "import sys, rlpost.training.settings as s; s.TrainerConfig().check()"
+    code = "import sys, rlpost.training.settings as s; s.TrainerConfig().check('trainer')"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -32,8 +32,8 @@ def test_valid_configs_come_back_with_absolute_paths(path, tmp_path):
         (FunctionConfig(), r"^verifier\.path must be FILE\.py:function, got ''"),
         (FunctionConfig(path="none.py:f"), r"^verifier\.path: there is no file '.*none\.py'"),
         (ExactConfig(extract="("), r"^verifier\.extract must be a regular expression, got '\('"),
-        (ExactConfig(timeout_s=0.0), r"^verifier\.timeout_s must be > 0 and finite, got 0"),
-        (ExactConfig(weight=float("nan")), r"^verifier\.weight must be finite, got nan"),
+        (ExactConfig(timeout_s=0.0), r"^verifier\.timeout_s must be in \(0, 86400\], got 0"),
+        (ExactConfig(weight=float("nan")), r"^verifier\.weight must be in \[-1e6, 1e6\], got nan"),
         (ExactConfig(kind="exakt"), r"^verifier must be one of .* did you mean 'exact'"),
     ],
 )

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.function import FunctionConfig, function
@@ -240,9 +241,16 @@ def test_a_single_path_is_a_list_of_one():
         ([1.0], r"weights must have one number for each function of verifier.path, 2 here, got 1"),
         ([1.0, 2.0, 3.0], "2 here, got 3"),
         ([], "2 here, got 0"),
-        ([1.0, float("nan")], "weights must be finite"),
     ],
 )
 def test_weights_that_do_not_fit(weights, text):
     with pytest.raises(UserError, match=text):
         FunctionConfig(path=["a.py:f", "a.py:g"], weights=weights).expanded()
+
+
+def test_a_weight_out_of_range_is_named():
+    cfg = FunctionConfig(path=["a.py:f", "a.py:g"], weights=[1.0, float("nan")])
+    with pytest.raises(
+        UserError, match=r"verifier\.weights\[1\] must be in \[-1e6, 1e6\], got nan"
+    ):
+        check_config(cfg, "verifier")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.numeric import NumericConfig, last_number, numeric
@@ -89,5 +90,5 @@ def test_gold_without_a_number_is_an_error_of_the_row():
 
 @pytest.mark.parametrize("settings", [{"abs_tol": -1.0}, {"rel_tol": float("nan")}])
 def test_bad_tolerance_is_refused(settings):
-    with pytest.raises(UserError, match="_tol must be >= 0 and finite"):
-        numeric(NumericConfig(**settings))
+    with pytest.raises(UserError, match=r"verifier\.\w+_tol must be in \[0, "):
+        check_config(NumericConfig(**settings), "verifier")

@@ -61,9 +61,6 @@ class EstimatorConfig:
         """Samples per prompt below which no advantage can differ from 0."""
         return MIN_GROUP if self.needs_group else 1
 
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range. Here nothing can be."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageInputs:

@@ -22,7 +22,7 @@ from rlpost.algorithms.advantages.base import (
     usable_counts,
     whiten,
 )
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 __all__ = [
     "ConstantConfig",
@@ -34,11 +34,6 @@ __all__ = [
     "RLOOConfig",
     "ReMaxConfig",
 ]
-
-
-def _check_epsilon(epsilon: float, path: str) -> None:
-    if not 0 < epsilon < math.inf:
-        raise UserError(f"{path}.epsilon must be positive, got {epsilon}; GRPO commonly uses 1e-4")
 
 
 def _standardised(rewards_PG: Tensor, *, epsilon: float) -> Tensor:
@@ -64,12 +59,9 @@ class GRPOConfig(EstimatorConfig):
     )
 
     kind: str = "grpo"
-    epsilon: float = 1e-4  # added to the deviation
+    # Added to the deviation.
+    epsilon: float = number(1e-4, above=0, at_most=1000, hint="GRPO commonly uses 1e-4")
     normalize_std: bool = True  # divide by the group's deviation
-
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_epsilon(self.epsilon, path)
 
 
 @estimators.register("grpo", GRPOConfig)
@@ -210,12 +202,9 @@ class GDPOConfig(EstimatorConfig):
     )
 
     kind: str = "gdpo"
-    epsilon: float = 1e-4  # added to the deviation of each reward in its group
+    # Added to the deviation of each reward in its group.
+    epsilon: float = number(1e-4, above=0, at_most=1000, hint="GRPO commonly uses 1e-4")
     batch_normalize: bool = True  # the sum over the batch, so K does not set the step size
-
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_epsilon(self.epsilon, path)
 
 
 @estimators.register("gdpo", GDPOConfig)
@@ -252,17 +241,13 @@ class PassAtKConfig(EstimatorConfig):
     )
 
     kind: str = "pass_at_k"
-    k: int = 4  # must be below the group size
+    # Must be below the group size.
+    k: int = number(4, at_least=1, at_most=10**4, hint="the paper uses 4")
 
     @property
     def min_group(self) -> int:
         """A group of k has one subset of k, which cannot differ from the mean."""
         return self.k + 1
-
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.k < 1:
-            raise UserError(f"{path}.k must be at least 1, got {self.k}; the paper uses 4")
 
 
 @estimators.register("pass_at_k", PassAtKConfig)

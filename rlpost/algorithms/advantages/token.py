@@ -20,18 +20,13 @@ from rlpost.algorithms.advantages.base import (
     estimators,
     whiten,
 )
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 __all__ = [
     "GAEConfig",
     "ReinforcePPBaselineConfig",
     "ReinforcePPConfig",
 ]
-
-
-def _check_discount(value: float, path: str) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"{path} must be in [0, 1], got {value}; 1.0 is usual for responses")
 
 
 def _trained_tokens(inputs: AdvantageInputs) -> Tensor:
@@ -78,14 +73,11 @@ class GAEConfig(EstimatorConfig):
     )
 
     kind: str = "gae"
-    gamma: float = 1.0  # discount per token
-    lam: float = 1.0  # 1: unbiased by the critic; 0.95: less variance
+    # Discount per token.
+    gamma: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
+    # 1: unbiased by the critic; 0.95: less variance.
+    lam: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
     whiten: bool = True  # advantages over the batch's tokens; never the returns
-
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_discount(self.gamma, f"{path}.gamma")
-        _check_discount(self.lam, f"{path}.lam")
 
 
 @estimators.register("gae", GAEConfig)
@@ -121,11 +113,8 @@ class ReinforcePPConfig(EstimatorConfig):
     )
 
     kind: str = "reinforce_pp"
-    gamma: float = 1.0  # discount per token
-
-    def check(self, path: str = "algorithm.advantage") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_discount(self.gamma, f"{path}.gamma")
+    # Discount per token.
+    gamma: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
 
 
 @estimators.register("reinforce_pp", ReinforcePPConfig)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
-from rlpost.algorithms.corrections.tokens import check_bounds
 from rlpost.algorithms.losses.base import PolicyLossInputs
-from rlpost.algorithms.ratio import LOG_RATIO_BOUND, bounded_log_ratio
+from rlpost.algorithms.ratio import bounded_log_ratio
 from rlpost.algorithms.sequences import sequence_any, sequence_mean, sequence_sum
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -32,12 +31,8 @@ class SequenceMaskConfig:
     )
 
     kind: str = "sequence_mask"
-    low: float = 0.5
-    high: float = 2.0
-
-    def check(self, path: str = "corrections.sequence_mask") -> None:
-        """Raises UserError: a field is out of range."""
-        check_bounds(self.low, self.high, path=path, usual="start at 0.5 and 2.0")
+    low: float = number(0.5, above=0, below=1, hint="start at 0.5 and 2.0")
+    high: float = number(2.0, above=1, at_most=1e6, hint="start at 0.5 and 2.0")
 
 
 @corrections.register("sequence_mask", SequenceMaskConfig)
@@ -64,12 +59,9 @@ class GeometricMaskConfig:
     )
 
     kind: str = "geometric_mask"
-    low: float = 0.99  # tune to the mismatch of your engines
-    high: float = 1.01
-
-    def check(self, path: str = "corrections.geometric_mask") -> None:
-        """Raises UserError: a field is out of range."""
-        check_bounds(self.low, self.high, path=path, usual="start at 0.99 and 1.01")
+    # Tune to the mismatch of your engines.
+    low: float = number(0.99, above=0, below=1, hint="start at 0.99 and 1.01")
+    high: float = number(1.01, above=1, at_most=1e6, hint="start at 0.99 and 1.01")
 
 
 @corrections.register("geometric_mask", GeometricMaskConfig)
@@ -98,16 +90,9 @@ class VetoConfig:
     )
 
     kind: str = "veto"
-    threshold: float = 1e-4
-
-    def check(self, path: str = "corrections.veto") -> None:
-        """Raises UserError: a field is out of range."""
-        lowest = math.exp(-LOG_RATIO_BOUND)
-        if not lowest < self.threshold < 1:
-            raise UserError(
-                f"{path}.threshold must be in ({lowest:.0e}, 1), got {self.threshold}; ratios "
-                "below it are not told apart; usually 1e-4"
-            )
+    threshold: float = number(
+        1e-4, above=3e-9, below=1, hint="smaller ratios are not told apart; 1e-4 is usual"
+    )
 
 
 @corrections.register("veto", VetoConfig)
@@ -142,15 +127,10 @@ class OPSMConfig:
     )
 
     kind: str = "opsm"
-    delta: float = 0.1  # nats per token; the paper gives no number
-
-    def check(self, path: str = "corrections.opsm") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 0 < self.delta < math.inf:
-            raise UserError(
-                f"{path}.delta must be positive, got {self.delta}; it is a mean of log-ratios: "
-                "start at 0.1 nats per token"
-            )
+    # Nats per token; the paper gives no number.
+    delta: float = number(
+        0.1, above=0, at_most=100, hint="it is a mean of log-ratios: start at 0.1 nats per token"
+    )
 
 
 @corrections.register("opsm", OPSMConfig)

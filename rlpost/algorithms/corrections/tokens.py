@@ -10,7 +10,7 @@ from typing import ClassVar
 from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.losses.base import PolicyLossInputs
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -33,18 +33,11 @@ class TISConfig:
     )
 
     kind: str = "tis"
-    low: float = 0.0  # rho is clipped to [low, high]
-    high: float = 2.0
-
-    def check(self, path: str = "corrections.tis") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 0 <= self.low < 1:
-            raise UserError(f"{path}.low must be in [0, 1), got {self.low}; TIS uses 0")
-        if not self.high > 1:
-            raise UserError(
-                f"{path}.high must be above 1, got {self.high}; it bounds the ratio itself: "
-                "TIS uses 2.0"
-            )
+    # rho is clipped to [low, high].
+    low: float = number(0.0, at_least=0, below=1, hint="TIS uses 0")
+    high: float = number(
+        2.0, above=1, at_most=math.inf, hint="it bounds the ratio itself: TIS uses 2.0"
+    )
 
 
 @corrections.register("tis", TISConfig)
@@ -72,12 +65,8 @@ class IcePopConfig:
     )
 
     kind: str = "icepop"
-    low: float = 0.5
-    high: float = 5.0
-
-    def check(self, path: str = "corrections.icepop") -> None:
-        """Raises UserError: a field is out of range."""
-        check_bounds(self.low, self.high, path=path, usual="IcePop uses 0.5 and 5.0")
+    low: float = number(0.5, above=0, below=1, hint="IcePop uses 0.5 and 5.0")
+    high: float = number(5.0, above=1, at_most=1e6, hint="IcePop uses 0.5 and 5.0")
 
 
 @corrections.register("icepop", IcePopConfig)
@@ -109,12 +98,8 @@ class TokenMaskConfig:
     )
 
     kind: str = "token_mask"
-    low: float = 0.5
-    high: float = 2.0
-
-    def check(self, path: str = "corrections.token_mask") -> None:
-        """Raises UserError: a field is out of range."""
-        check_bounds(self.low, self.high, path=path, usual="start at 0.5 and 2.0")
+    low: float = number(0.5, above=0, below=1, hint="start at 0.5 and 2.0")
+    high: float = number(2.0, above=1, at_most=1e6, hint="start at 0.5 and 2.0")
 
 
 @corrections.register("token_mask", TokenMaskConfig)
@@ -123,15 +108,3 @@ def token_mask(inputs: PolicyLossInputs, config: TokenMaskConfig) -> Correction:
     log_rho_R = log_rho(inputs)
     kept_R = (log_rho_R >= math.log(config.low)) & (log_rho_R <= math.log(config.high))
     return mask("token_mask", kept_R, log_rho_R)
-
-
-def check_bounds(low: float, high: float, *, path: str, usual: str) -> None:
-    """Refuse a range of rho that does not hold 1: it would drop on-policy tokens.
-
-    Raises:
-        UserError: names the field.
-    """
-    if not 0 < low < 1:
-        raise UserError(f"{path}.low must be in (0, 1), got {low}; {usual}")
-    if not 1 < high < math.inf:
-        raise UserError(f"{path}.high must be above 1, got {high}; {usual}")

@@ -3,7 +3,6 @@
 Legend: see base.py.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch
 
 from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import ratio
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -27,26 +26,15 @@ class ClipConfig:
     )
 
     kind: str = "clip"
-    clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 0.2  # DAPO: 0.28
-    dual_clip: float | None = None  # bound c of the loss for A < 0: at most -cA; usual: 3.0
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 0 < self.clip_low < 1:
-            raise UserError(
-                f"{path}.clip_low must be in (0, 1), got {self.clip_low}; DAPO uses 0.2"
-            )
-        if not 0 < self.clip_high < math.inf:
-            raise UserError(
-                f"{path}.clip_high must be positive, got {self.clip_high}; it is the offset "
-                "above 1: DAPO uses 0.28"
-            )
-        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
-            raise UserError(
-                f"{path}.dual_clip must be above 1, got {self.dual_clip}; the paper uses 3.0, "
-                "null turns it off"
-            )
+    # The ratio is clipped to [1 - clip_low, 1 + clip_high].
+    clip_low: float = number(0.2, above=0, below=1, hint="DAPO uses 0.2")
+    clip_high: float = number(
+        0.2, above=0, at_most=1e6, hint="it is the offset above 1: DAPO uses 0.28"
+    )
+    # Bound c of the loss for A < 0: at most -cA; usual: 3.0.
+    dual_clip: float | None = number(
+        None, above=1, at_most=1e6, hint="the paper uses 3.0, null turns it off"
+    )
 
 
 @losses.register("clip", ClipConfig)

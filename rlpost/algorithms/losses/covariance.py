@@ -11,7 +11,6 @@ the split, and needs no forward pass; on-policy the two agree.
 Legend: see base.py. S sequences (responses) of the optimizer batch; the choice is numpy.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ import torch
 from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.losses.clipped import ClipConfig, clip
 from rlpost.algorithms.ratio import bounded_log_ratio
+from rlpost.bounds import number
 from rlpost.errors import UserError
 from rlpost.registry import Registry
 
@@ -56,22 +56,24 @@ class ClipCovConfig:
     )
 
     kind: str = "clip_cov"
-    fraction: float = 2e-4  # of all tokens; at least one, if any qualifies
-    covariance_low: float = 1.0  # drawn at random from tokens whose product is between
-    covariance_high: float = 5.0
-    clip_low: float = 0.2  # as in loss=clip: the authors' runs keep it
-    clip_high: float = 0.2
+    # Of all tokens; at least one, if any qualifies.
+    fraction: float = number(2e-4, above=0, below=1, hint="the paper uses 2e-4")
+    # Drawn at random from tokens whose product is between.
+    covariance_low: float = number(1.0, above=0, at_most=1e6, hint="the paper uses 1.0")
+    covariance_high: float = number(5.0, above=0, at_most=1e6, hint="the paper uses 5.0")
+    # As in loss=clip: the authors' runs keep it.
+    clip_low: float = number(0.2, above=0, below=1, hint="DAPO uses 0.2")
+    clip_high: float = number(
+        0.2, above=0, at_most=1e6, hint="it is the offset above 1: DAPO uses 0.28"
+    )
 
     def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_fraction(self.fraction, path=path, usual=2e-4)
-        if not 0 < self.covariance_low < self.covariance_high:
+        """Raises UserError: no token's product lies between the bounds."""
+        if self.covariance_low >= self.covariance_high:
             raise UserError(
-                f"{path}.covariance_low must be positive and below "
-                f"{path}.covariance_high={self.covariance_high}, got {self.covariance_low}; "
-                "the paper uses 1.0 and 5.0"
+                f"{path}.covariance_low must be below {path}.covariance_high="
+                f"{self.covariance_high}, got {self.covariance_low}; the paper uses 1.0 and 5.0"
             )
-        ClipConfig(clip_low=self.clip_low, clip_high=self.clip_high).check(path)
 
 
 @losses.register("clip_cov", ClipCovConfig)
@@ -128,16 +130,10 @@ class KLCovConfig:
     )
 
     kind: str = "kl_cov"
-    fraction: float = 2e-3  # of all tokens, those of the largest product; at least one
-    coefficient: float = 1.0  # of |log r| at the chosen tokens
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        _check_fraction(self.fraction, path=path, usual=2e-3)
-        if not 0 < self.coefficient < math.inf:
-            raise UserError(
-                f"{path}.coefficient must be positive, got {self.coefficient}; the paper uses 1.0"
-            )
+    # Of all tokens, those of the largest product; at least one.
+    fraction: float = number(2e-3, above=0, below=1, hint="the paper uses 2e-3")
+    # Of |log r| at the chosen tokens.
+    coefficient: float = number(1.0, above=0, at_most=1e6, hint="the paper uses 1.0")
 
 
 @losses.register("kl_cov", KLCovConfig)

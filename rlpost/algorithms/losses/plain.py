@@ -3,7 +3,6 @@
 Legend: see base.py.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch
 
 from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import ratio
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -27,9 +26,6 @@ class ReinforceConfig:
     )
 
     kind: str = "reinforce"
-
-    def check(self, path: str = "loss") -> None:
-        """Nothing can be out of range."""
 
 
 @losses.register("reinforce", ReinforceConfig)
@@ -54,15 +50,13 @@ class NLLConfig:
     )
 
     kind: str = "nll"
-    keep_above: float | None = 0.0  # tokens of a larger advantage are kept; null keeps all
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if self.keep_above is not None and not math.isfinite(self.keep_above):
-            raise UserError(
-                f"{path}.keep_above must be finite, got {self.keep_above}; 0.0 keeps what is "
-                "better than its group, null keeps everything"
-            )
+    # Tokens of a larger advantage are kept; null keeps all.
+    keep_above: float | None = number(
+        0.0,
+        at_least=-1e9,
+        at_most=1e9,
+        hint="0.0 keeps what is better than its group, null keeps everything",
+    )
 
 
 @losses.register("nll", NLLConfig)

@@ -11,7 +11,6 @@ advantages may differ by token.
 Legend: see base.py. Masked tokens enter no mean.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import bounded_log_ratio
 from rlpost.algorithms.sequences import sequence_mean
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -39,20 +38,11 @@ class GSPOConfig:
     )
 
     kind: str = "gspo"
-    clip_low: float = 3e-4  # the ratio of a response is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 4e-4
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 0 < self.clip_low < 1:
-            raise UserError(
-                f"{path}.clip_low must be in (0, 1), got {self.clip_low}; GSPO uses 3e-4"
-            )
-        if not 0 < self.clip_high < math.inf:
-            raise UserError(
-                f"{path}.clip_high must be positive, got {self.clip_high}; it is the offset "
-                "above 1: GSPO uses 4e-4"
-            )
+    # The ratio of a response is clipped to [1 - clip_low, 1 + clip_high].
+    clip_low: float = number(3e-4, above=0, below=1, hint="GSPO uses 3e-4")
+    clip_high: float = number(
+        4e-4, above=0, at_most=1e6, hint="it is the offset above 1: GSPO uses 4e-4"
+    )
 
 
 @losses.register("gspo", GSPOConfig)
@@ -85,20 +75,14 @@ class GMPOConfig:
     )
 
     kind: str = "gmpo"
-    log_clip_low: float = 0.4  # each log-ratio of a token is clipped to [-low, high]
-    log_clip_high: float = 0.4  # the paper's (e^-0.4, e^0.4)
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        for name, bound in (
-            ("log_clip_low", self.log_clip_low),
-            ("log_clip_high", self.log_clip_high),
-        ):
-            if not 0 < bound < math.inf:
-                raise UserError(
-                    f"{path}.{name} must be positive, got {bound}; it bounds a difference of "
-                    "log-probs: GMPO uses 0.4"
-                )
+    # Each log-ratio of a token is clipped to [-low, high].
+    log_clip_low: float = number(
+        0.4, above=0, at_most=100, hint="it bounds a difference of log-probs: GMPO uses 0.4"
+    )
+    # The paper's (e^-0.4, e^0.4).
+    log_clip_high: float = number(
+        0.4, above=0, at_most=100, hint="it bounds a difference of log-probs: GMPO uses 0.4"
+    )
 
 
 @losses.register("gmpo", GMPOConfig)

@@ -6,7 +6,6 @@ for the sampler's own error themselves.
 Legend: see base.py.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ import torch
 
 from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import bounded_log_ratio, ratio
-from rlpost.errors import UserError
+from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
@@ -31,15 +30,13 @@ class CISPOConfig:
     )
 
     kind: str = "cispo"
-    clip_high: float = 4.0  # offset above 1: the weight is at most 1 + clip_high = 5
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 0 < self.clip_high < math.inf:
-            raise UserError(
-                f"{path}.clip_high must be positive, got {self.clip_high}; it is the offset "
-                "above 1: 4.0 bounds the weight at 5 (in TRL: epsilon_high=5.0)"
-            )
+    # Offset above 1: the weight is at most 1 + clip_high = 5.
+    clip_high: float = number(
+        4.0,
+        above=0,
+        at_most=1e6,
+        hint="it is the offset above 1: 4.0 bounds the weight at 5 (in TRL: epsilon_high=5.0)",
+    )
 
 
 @losses.register("cispo", CISPOConfig)
@@ -65,15 +62,10 @@ class AIPOConfig:
     )
 
     kind: str = "aipo"
-    max_weight: float = 4.0  # bound of the ratio itself, not an offset; the paper: 2 to 10
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        if not 1 <= self.max_weight < math.inf:
-            raise UserError(
-                f"{path}.max_weight must be 1 or more, got {self.max_weight}; it bounds the "
-                "ratio itself: LlamaRL uses 2 to 10"
-            )
+    # Bound of the ratio itself, not an offset; the paper: 2 to 10.
+    max_weight: float = number(
+        4.0, at_least=1, at_most=1e6, hint="it bounds the ratio itself: LlamaRL uses 2 to 10"
+    )
 
 
 @losses.register("aipo", AIPOConfig)
@@ -100,26 +92,16 @@ class DPPOConfig:
     )
 
     kind: str = "dppo"
-    max_increase: float = 0.2  # of the token's probability, beyond which A > 0 has no gradient
-    max_decrease: float = 0.2  # the same for A < 0
-    log_ratio_penalty: float = 1e-3  # times (log q)^2; 0 turns it off
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        for name, bound in (
-            ("max_increase", self.max_increase),
-            ("max_decrease", self.max_decrease),
-        ):
-            if not 0 < bound <= 1:
-                raise UserError(
-                    f"{path}.{name} must be in (0, 1], got {bound}; it is a difference of "
-                    "probabilities, usually 0.2"
-                )
-        if not 0 <= self.log_ratio_penalty < math.inf:
-            raise UserError(
-                f"{path}.log_ratio_penalty must be 0 or more, got {self.log_ratio_penalty}; "
-                "usually 1e-3"
-            )
+    # Of the token's probability, beyond which A > 0 has no gradient.
+    max_increase: float = number(
+        0.2, above=0, at_most=1, hint="it is a difference of probabilities, usually 0.2"
+    )
+    # The same for A < 0.
+    max_decrease: float = number(
+        0.2, above=0, at_most=1, hint="it is a difference of probabilities, usually 0.2"
+    )
+    # Times (log q)^2; 0 turns it off.
+    log_ratio_penalty: float = number(1e-3, at_least=0, at_most=1e6, hint="1e-3 is usual")
 
 
 @losses.register("dppo", DPPOConfig)
@@ -163,17 +145,10 @@ class SAPOConfig:
     )
 
     kind: str = "sapo"
-    tau_positive: float = 1.0  # sharpness of the gate for A > 0
-    tau_negative: float = 1.05  # for the others: decays faster, as those tokens are less stable
-
-    def check(self, path: str = "loss") -> None:
-        """Raises UserError: a field is out of range."""
-        for name, tau, usual in (
-            ("tau_positive", self.tau_positive, 1.0),
-            ("tau_negative", self.tau_negative, 1.05),
-        ):
-            if not 0 < tau < math.inf:
-                raise UserError(f"{path}.{name} must be positive, got {tau}; SAPO uses {usual}")
+    # Sharpness of the gate for A > 0.
+    tau_positive: float = number(1.0, above=0, at_most=1000, hint="SAPO uses 1.0")
+    # For the others: decays faster, as those tokens are less stable.
+    tau_negative: float = number(1.05, above=0, at_most=1000, hint="SAPO uses 1.05")
 
 
 @losses.register("sapo", SAPOConfig)

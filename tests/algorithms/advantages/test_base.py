@@ -17,6 +17,7 @@ from rlpost.algorithms.advantages import (
     rewards_matrix,
 )
 from rlpost.algorithms.advantages.base import centred, whiten
+from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 
 TRAITS = (
@@ -42,7 +43,7 @@ def test_traits_are_no_options_and_survive_composition(entry):
     assert isinstance(config, EstimatorConfig)
     assert config.kind == entry.name
     assert config.needs_group == (config.min_group > 1)
-    config.check()
+    check_config(config, "algorithm.advantage")
 
 
 def test_infinite_reward_names_its_place():

@@ -17,6 +17,7 @@ from rlpost.algorithms.advantages import (
     estimators,
     rewards_matrix,
 )
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 
@@ -179,10 +180,10 @@ def test_token_rewards_are_refused():
 @pytest.mark.parametrize("config_class", [GRPOConfig, GDPOConfig])
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
 def test_epsilon_must_be_positive(config_class, epsilon):
-    with pytest.raises(UserError, match=r"algorithm\.advantage\.epsilon must be positive"):
-        config_class(epsilon=epsilon).check()
+    with pytest.raises(UserError, match=r"algorithm\.advantage\.epsilon must be in \(0, "):
+        check_config(config_class(epsilon=epsilon), "algorithm.advantage")
 
 
 def test_k_must_be_positive():
-    with pytest.raises(UserError, match=r"algorithm\.advantage\.k must be at least 1, got 0"):
-        PassAtKConfig(k=0).check()
+    with pytest.raises(UserError, match=r"algorithm\.advantage\.k must be in \[1, .*got 0"):
+        check_config(PassAtKConfig(k=0), "algorithm.advantage")

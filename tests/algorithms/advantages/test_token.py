@@ -13,6 +13,7 @@ from rlpost.algorithms.advantages import (
     estimators,
     rewards_matrix,
 )
+from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
 PLAIN_GAE = GAEConfig(whiten=False)
@@ -171,4 +172,4 @@ def test_a_critics_values_are_needed():
 )
 def test_discounts_out_of_range_say_so(config, message):
     with pytest.raises(UserError, match=message):
-        config.check()
+        check_config(config, "algorithm.advantage")
