@@ -16,7 +16,8 @@ from rlpost.algorithms.running import RunningStatistics
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Session
 from rlpost.rollout.collector import Judge
-from rlpost.training.reward_scorer import RewardSample, RewardScorer
+from rlpost.training.reward_input import RewardSample
+from rlpost.training.reward_scorer import RewardScorer
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Group, Verdict
 from rlpost.verifiers.combine import combine

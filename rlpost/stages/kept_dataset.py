@@ -1,7 +1,10 @@
 """``dataset/step_NNNNNN.jsonl``: the responses that rejection sampling kept, with provenance.
 
-Owns the format, which is a prompt-completion dataset like any other. Refuses to own the rule
-(algorithms/selection.py). Invariant: a file is complete or absent.
+Owns the format, which is a prompt-completion dataset like any other: two strings, or two lists
+of messages where the prompt is more than one string. Refuses to own the rule
+(algorithms/selection.py). Invariants: a file is complete or absent; whoever reads it as
+``data.train`` gets the tokens of the prompt that was sampled from, its system prompt and tools
+included.
 """
 
 import json
@@ -31,8 +34,7 @@ def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) ->
 
 def _record(prompt: Prompt, trajectory: Trajectory, model: str) -> dict[str, Any]:
     return {
-        "prompt": prompt.text if prompt.messages is None else list(prompt.messages),
-        "completion": trajectory.text,
+        **_dialogue(prompt, trajectory.text),
         "provenance": {
             "source": prompt.address,
             "uid": trajectory.uid,
@@ -44,3 +46,12 @@ def _record(prompt: Prompt, trajectory: Trajectory, model: str) -> dict[str, Any
             "verdicts": {v.verifier: v.reward for v in trajectory.verdicts},
         },
     }
+
+
+def _dialogue(prompt: Prompt, response: str) -> dict[str, Any]:
+    conversation = prompt.conversation or ()
+    if prompt.messages is None and len(conversation) < 2 and not prompt.tools:
+        return {"prompt": prompt.text, "completion": response}
+    tools = {"tools": list(prompt.tools)} if prompt.tools else {}
+    answer = {"role": "assistant", "content": response}
+    return {"prompt": list(conversation), "completion": [answer], **tools}

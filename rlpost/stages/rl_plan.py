@@ -26,6 +26,7 @@ from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.reward_input import RewardReader
 from rlpost.training.reward_scorer import check_reward_model
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
@@ -33,6 +34,7 @@ from rlpost.verifiers.configured import configured
 
 log = logging.getLogger(__name__)
 
+READ_PROMPTS = 256  # about so many are tried with every reward model's template
 CHECKPOINT_BYTES_PER_PARAMETER = 13  # fp32 masters and two moments, and slack
 
 
@@ -113,6 +115,7 @@ def prepare(
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
     heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
+    _require_readable(train_set, reward_paths, policy_path=model_path)
     parameters = parameter_count(model_path)
     if cfg.critic.enabled:
         parameters += parameter_count(critic_path)
@@ -138,6 +141,16 @@ def prepare(
         resume_from=resume_from,
         interruption=interruption,
     )
+
+
+def _require_readable(
+    prompts: PromptDataset, reward_paths: dict[str, str], *, policy_path: str
+) -> None:
+    """Refuse prompts that a reward model cannot be shown; looks at some, spread evenly."""
+    for name, path in reward_paths.items():
+        reader = RewardReader(model_path=path, policy_path=policy_path, name=name)
+        for row in range(0, len(prompts), max(1, len(prompts) // READ_PROMPTS)):
+            reader.check(prompts.prompt(0, row))
 
 
 def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:

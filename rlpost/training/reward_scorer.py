@@ -1,44 +1,20 @@
 """A frozen reward model: sequences in, one score each out.
 
-Owns what a sequence classifier is given to read, and verdicts. Refuses to own the model
-(classifier.py, rollout/vllm_classifier.py), weights and normalisation (cluster/reward.py).
-Stateless and restartable.
+Owns verdicts. Refuses to own the model (classifier.py, rollout/vllm_classifier.py), what it
+reads (reward_input.py), weights and normalisation (cluster/reward.py). Stateless and
+restartable.
 """
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from rlpost.errors import DataError, UserError
-from rlpost.models.vocabulary import same_vocabulary
 from rlpost.training.classifier import Classifier
+from rlpost.training.reward_input import RewardReader, RewardSample
 from rlpost.training.reward_settings import RewardEngine, RewardModelConfig
-from rlpost.types import Prompt, Trajectory, Verdict
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardSample:
-    """One response to score, in both forms a reward model may need.
-
-    Example: ``RewardSample(token_ids=(1, 5, 9, 21), messages=None, prompt="2 * 3 =",
-    text=" 6")``
-    """
-
-    token_ids: tuple[int, ...]  # of the policy: prompt and response
-    messages: tuple[Mapping[str, Any], ...] | None  # None for a plain-string prompt
-    prompt: str  # read when ``messages`` is None
-    text: str  # the response without special tokens
-
-    @classmethod
-    def of(cls, prompt: Prompt, trajectory: Trajectory) -> "RewardSample":
-        return cls(
-            token_ids=trajectory.prompt_ids + trajectory.response_ids,
-            messages=prompt.messages,
-            prompt=prompt.text,
-            text=trajectory.text,
-        )
+from rlpost.types import Verdict
 
 
 class ScoringEngine(Protocol):
@@ -52,10 +28,7 @@ class ScoringEngine(Protocol):
 
 
 class RewardScorer:
-    """Loads the model at ``model_path``.
-
-    The policy's token ids are read as they are when both tokenizers agree on every id; else
-    the text is rendered with the reward model's own chat template.
+    """Loads the model at ``model_path``; what it reads is ``RewardReader``'s to say.
 
     Args:
         cfg: its options.
@@ -70,67 +43,48 @@ class RewardScorer:
     def __init__(
         self, cfg: RewardModelConfig, *, model_path: str, policy_path: str, name: str = "reward"
     ) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         self._name, self._path = name, model_path
         field = f"reward_models.{name}.path"
         check_reward_model(model_path, field=field)
         try:
             self._engine = _engine(cfg, model_path)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{field}: {model_path!r} cannot be loaded as a reward model by "
                 f"{cfg.engine.value}: {error}"
             ) from error
-        self.reads_ids = same_vocabulary(model_path, policy_path)
+        self._reader = RewardReader(model_path=model_path, policy_path=policy_path, name=name)
         config = AutoConfig.from_pretrained(model_path).get_text_config()
         self._context = getattr(config, "max_position_embeddings", None)
 
     def judge(self, samples: Sequence[RewardSample]) -> list[Verdict]:
-        """Score responses, by ids or by text as the tokenizers demand, in order.
+        """Score responses in order.
 
-        A sequence that the model cannot read, or a score that is not finite, is a verdict
-        without a reward.
-
-        Raises:
-            UserError: messages must be rendered and the model has no chat template.
+        What the model cannot read, or a score that is not finite, is a verdict without a
+        reward.
         """
         start = time.perf_counter()
-        sequences = [self._ids(sample) for sample in samples]
-        errors = [self._length_error(len(sequence)) for sequence in sequences]
-        readable = [i for i, error in enumerate(errors) if error is None]
-        scores = self.scores([sequences[i] for i in readable])
+        read = [self._readable(sample) for sample in samples]
+        scores = iter(self.scores([ids for ids in read if isinstance(ids, list)]))
+        found = [next(scores) if isinstance(ids, list) else ids for ids in read]
         latency_s = (time.perf_counter() - start) / max(1, len(samples))
-        verdicts = [
-            Verdict(verifier=self._name, reward=None, error=error or "", latency_s=latency_s)
-            for error in errors
-        ]
-        for i, score in zip(readable, scores, strict=True):
-            finite = math.isfinite(score)
-            verdicts[i] = Verdict(
-                verifier=self._name,
-                reward=score if finite else None,
-                error=None if finite else f"the score is {score}",
-                latency_s=latency_s,
-            )
-        return verdicts
+        return [self._verdict(each, latency_s) for each in found]
 
-    def _ids(self, sample: RewardSample) -> list[int]:
-        if self.reads_ids:
-            return list(sample.token_ids)
-        if sample.messages is None:
-            return self._tokenizer(sample.prompt + sample.text)["input_ids"]
-        if self._tokenizer.chat_template is None:
-            raise UserError(
-                f"reward_models.{self._name}.path: {self._path!r} must have a chat template, "
-                "because its tokenizer differs from the policy's and the dataset holds messages; "
-                "save one with its tokenizer, or use a reward model of the policy's family"
-            )
-        reply = {"role": "assistant", "content": sample.text}
-        conversation = [dict(message) for message in sample.messages] + [reply]
-        text = self._tokenizer.apply_chat_template(conversation, tokenize=False)
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _readable(self, sample: RewardSample) -> list[int] | str:
+        """Return what the model reads, or why it cannot."""
+        try:
+            ids = self._reader.ids(sample)
+        except DataError as error:
+            return str(error)
+        return self._length_error(len(ids)) or ids
+
+    def _verdict(self, found: float | str, latency_s: float) -> Verdict:
+        if isinstance(found, float) and math.isfinite(found):
+            return Verdict(verifier=self._name, reward=found, latency_s=latency_s)
+        error = found if isinstance(found, str) else f"the score is {found}"
+        return Verdict(verifier=self._name, reward=None, error=error, latency_s=latency_s)
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences of the reward model's own token ids, in order.

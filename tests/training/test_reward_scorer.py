@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chat_templates import STRICT_TURNS
 from reward_models import load_plain_classifier, plain_score
 
 from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.training.classifier import batches_by_length
-from rlpost.training.reward_scorer import RewardSample, RewardScorer, check_reward_model
+from rlpost.training.reward_input import RewardSample
+from rlpost.training.reward_scorer import RewardScorer, check_reward_model
 from rlpost.training.reward_settings import RewardModelConfig
 
 
@@ -86,8 +88,8 @@ def test_an_encoder_is_pooled_its_own_way(tmp_path):
 def sample(**options) -> RewardSample:
     fields = {
         "token_ids": (1, 40, 41, 42),
-        "messages": ({"role": "user", "content": "hi"},),
-        "prompt": "hi",
+        "conversation": ({"role": "user", "content": "hi"},),
+        "plain_prompt": None,
         "text": "ho",
     }
     return RewardSample(**fields | options)
@@ -109,7 +111,6 @@ def renumbered(tiny_reward: Path, directory: Path) -> Path:
 
 def test_the_policys_ids_are_read_when_the_tokenizers_agree(tiny_reward, tiny_model):
     judge = scorer(tiny_reward, policy_path=tiny_model)
-    assert judge.reads_ids
     (verdict,) = judge.judge([sample()])
     assert verdict.verifier == "helpful"
     assert verdict.reward == pytest.approx(judge.scores([[1, 40, 41, 42]])[0], abs=1e-6)
@@ -119,17 +120,27 @@ def test_text_is_rendered_when_they_do_not(tiny_reward, tiny_model, tmp_path):
     from transformers import AutoTokenizer
 
     judge = scorer(renumbered(tiny_reward, tmp_path), policy_path=tiny_model)
-    assert not judge.reads_ids
     own = AutoTokenizer.from_pretrained(tmp_path)
     conversation = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     rendered = own(own.apply_chat_template(conversation, tokenize=False))["input_ids"]
-    plain = own("hiho")["input_ids"]
-    expected = judge.scores([rendered, plain])
-    found = [v.reward for v in judge.judge([sample(), sample(messages=None)])]
+    expected = judge.scores([rendered, rendered])
+    found = [v.reward for v in judge.judge([sample(), sample(plain_prompt="hi")])]
     assert found == pytest.approx(expected, abs=1e-6)
-    judge._tokenizer.chat_template = None
-    with pytest.raises(UserError, match=r"reward_models\.helpful\.path: .* chat template"):
-        judge.judge([sample()])
+
+
+def test_a_template_that_refuses_is_a_verdict(tiny_reward, tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    path = renumbered(tiny_reward, tmp_path)
+    own = AutoTokenizer.from_pretrained(path)
+    own.chat_template = STRICT_TURNS
+    own.save_pretrained(path)
+    system = {"role": "system", "content": "Be brief."}
+    asked = sample(conversation=(system, *sample().conversation), address="t.jsonl:7")
+    good, bad = scorer(path, policy_path=tiny_model).judge([sample(), asked])
+    assert good.reward is not None
+    assert bad.reward is None
+    assert bad.error.startswith("t.jsonl:7: reward_models.helpful: the model's chat template ref")
 
 
 def test_a_failure_is_a_verdict_and_never_a_number(tiny_reward):
