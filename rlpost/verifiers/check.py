@@ -48,7 +48,9 @@ def check(
         if rule != reason:
             raise UserError(f"{field}.{rule}")
         raise UserError(f"{field} ({resolved[name].kind}) cannot be loaded: {reason}")
-    return resolved
+    return {
+        name: cfg.settled(takes_groups=name in sandbox.grouped) for name, cfg in resolved.items()
+    }
 
 
 def _resolved(cfg: VerifierConfig, field: str) -> VerifierConfig:

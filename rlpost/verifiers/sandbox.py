@@ -26,7 +26,7 @@ from rlpost.verifiers.channel import Channel, OversizedMessage
 from rlpost.verifiers.wire import (
     MAX_REPLY_BYTES,
     BadReply,
-    decode_refusals,
+    decode_ready,
     decode_replies,
     encode_hello,
     encode_request,
@@ -72,6 +72,7 @@ class Sandbox:
         self._output: Any = None  # raw, non-blocking; None once the worker closed it
         self._tail = b""
         self._refusals: dict[str, str] | None = None  # None until the worker is ready
+        self.grouped: frozenset[str] = frozenset()  # verifiers that judge groups, when ready
         self.num_starts = 0
 
     @property
@@ -114,7 +115,9 @@ class Sandbox:
             try:
                 self._send(self._hello, deadline)
                 frame = self._receive(deadline, max_bytes=MAX_REPLY_BYTES * len(self._names))
-                self._refusals = decode_refusals(frame, id=self._hello_id, names=self._names)
+                self._refusals, self.grouped = decode_ready(
+                    frame, id=self._hello_id, names=self._names
+                )
             except TimeoutError:
                 tail = self._printed()
                 self.kill()
@@ -137,6 +140,7 @@ class Sandbox:
 
         Raises:
             TimeoutError: the deadline passed; the worker has been killed.
+            CallFailed: the verifier judges groups, and failed on this one.
             InfrastructureError: the worker died, or was killed for an impossible reply.
         """
         self.wait_ready()

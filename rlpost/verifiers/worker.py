@@ -15,8 +15,8 @@ import sys
 from json import dumps, loads  # bound now: what a judge later does to the module changes nothing
 from typing import Any
 
-from rlpost.verifiers.base import Judge
-from rlpost.verifiers.boundary import attempt, failed_reply, reply_of
+from rlpost.verifiers.base import GroupJudge, Judge
+from rlpost.verifiers.boundary import answer_of, attempt, failed_reply
 from rlpost.verifiers.channel import Channel
 from rlpost.verifiers.kinds import build
 from rlpost.verifiers.wire import decode_config, decode_sample
@@ -43,18 +43,19 @@ def main(fd: int, parent_pid: int) -> None:
             judges[name] = judge
         else:
             refusals[name] = error
-    _reply(channel, {"id": hello["id"], "refusals": refusals})
+    grouped = [name for name, judge in judges.items() if isinstance(judge, GroupJudge)]
+    _reply(channel, {"id": hello["id"], "refusals": refusals, "grouped": grouped})
     pid = os.getpid()
     while (frame := channel.recv(timeout_s=None)) is not None:
         request = loads(frame)
-        name, samples = request["verifier"], map(decode_sample, request["samples"])
+        name, samples = request["verifier"], list(map(decode_sample, request["samples"]))
         if name in refusals:
-            replies = [failed_reply(refusals[name]) for _ in samples]
+            answer: dict[str, Any] = {"replies": [failed_reply(refusals[name]) for _ in samples]}
         else:
-            replies = [reply_of(judges[name], sample) for sample in samples]
+            answer = answer_of(judges[name], samples)
         if os.getpid() != pid:
             os._exit(0)  # the judge forked and its child returned: one reply is enough
-        _reply(channel, {"id": request["id"], "replies": replies})
+        _reply(channel, {"id": request["id"], **answer})
 
 
 def _reply(channel: Channel, message: dict[str, Any]) -> None:

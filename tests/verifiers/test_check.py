@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import textwrap
 
@@ -6,7 +7,7 @@ import pytest
 from rlpost.errors import InfrastructureError, UserError
 from rlpost.verifiers.check import check
 from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
+from rlpost.verifiers.function import Call, FunctionConfig
 
 
 @pytest.fixture
@@ -23,7 +24,24 @@ def path(tmp_path, monkeypatch):
 def test_valid_configs_come_back_with_absolute_paths(path, tmp_path):
     relative = FunctionConfig(path=path("def f(completions, **k): return [1.0]"))
     checked = check({"f": relative, "exact": ExactConfig()})
-    assert checked == {"f": FunctionConfig(path=f"{tmp_path}/rewards.py:f"), "exact": ExactConfig()}
+    absolute = FunctionConfig(path=f"{tmp_path}/rewards.py:f", call=Call.group)
+    assert checked == {"f": absolute, "exact": ExactConfig()}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "call"),
+    [
+        ("prompts, completions, **kw", Call.group),
+        ("queries, prompts, labels", Call.group),
+        ("solution_strs, ground_truths", Call.group),
+        ("data_source, solution_str, ground_truth, extra_info=None", Call.sample),
+    ],
+)
+def test_what_is_called_at_once_follows_from_the_contract(path, parameters, call):
+    cfg = FunctionConfig(path=path(f"def f({parameters}): ..."))
+    assert check({"f": cfg})["f"].call is call
+    one_by_one = dataclasses.replace(cfg, call=Call.sample)
+    assert check({"f": one_by_one})["f"].call is Call.sample
 
 
 @pytest.mark.parametrize(
@@ -31,13 +49,16 @@ def test_valid_configs_come_back_with_absolute_paths(path, tmp_path):
     [
         (FunctionConfig(), r"^verifier\.path must be FILE\.py:function, got ''"),
         (FunctionConfig(path="none.py:f"), r"^verifier\.path: there is no file '.*none\.py'"),
+        (FunctionConfig(path="one.py:f", call=Call.group), r"^verifier\.call=group does not fit"),
         (ExactConfig(extract="("), r"^verifier\.extract must be a regular expression, got '\('"),
         (ExactConfig(timeout_s=0.0), r"^verifier\.timeout_s must be in \(0, 86400\], got 0"),
         (ExactConfig(weight=float("nan")), r"^verifier\.weight must be in \[-1e6, 1e6\], got nan"),
         (ExactConfig(kind="exakt"), r"^verifier must be one of .* did you mean 'exact'"),
     ],
 )
-def test_bad_settings_name_their_field(cfg, text):
+def test_bad_settings_name_their_field(tmp_path, monkeypatch, cfg, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.py").write_text("def f(solution_str, ground_truth): ...")
     with pytest.raises(UserError, match=text):
         check({"v": cfg})
 
