@@ -32,6 +32,7 @@ class VerifierConfig:
     weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
     # Wall-clock deadline of one response.
     timeout_s: float = number(5.0, above=0, at_most=86400, hint="5 is the default")
+    env: list[str] = field(default_factory=list)  # environment variables its worker may see
 
     def expanded(self) -> "Mapping[str, VerifierConfig]":
         """Return a config per reward, by the name that its verdicts and metrics have.

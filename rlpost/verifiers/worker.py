@@ -1,15 +1,13 @@
 """The child process of a sandbox: ``python -m rlpost.verifiers.worker FD PARENT_PID``.
 
 Owns one loop: read samples, judge them on the main thread, reply. Refuses to own deadlines
-and retries; the parent kills this process when it is late. Invariant: this process does not
-outlive its parent.
+and retries; the parent kills this process when it is late. Invariant: the user's code runs
+only after the walls of isolation.py stand, so that nothing of it outlives the parent.
 """
 
-import ctypes
 import functools
 import os
 import resource
-import signal
 import socket
 import sys
 from json import dumps, loads  # bound now: what a judge later does to the module changes nothing
@@ -18,15 +16,14 @@ from typing import Any
 from rlpost.verifiers.base import GroupJudge, Judge
 from rlpost.verifiers.boundary import answer_of, attempt, failed_reply
 from rlpost.verifiers.channel import Channel
+from rlpost.verifiers.isolation import isolate
 from rlpost.verifiers.kinds import build
 from rlpost.verifiers.wire import decode_config, decode_sample
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(fd: int, parent_pid: int) -> None:
     """Serve judgements on the socket ``fd`` until its other end closes."""
-    _die_with(parent_pid)
+    isolate(parent_pid, channel=fd)
     channel = Channel(socket.socket(fileno=fd))
     first = channel.recv(timeout_s=None)
     if first is None:
@@ -60,15 +57,6 @@ def main(fd: int, parent_pid: int) -> None:
 
 def _reply(channel: Channel, message: dict[str, Any]) -> None:
     channel.send(dumps(message).encode(), timeout_s=None)
-
-
-def _die_with(parent_pid: int) -> None:
-    # The closing socket ends a worker that waits for work. One that is busy, perhaps inside
-    # C code that holds the interpreter, can only be ended by the kernel.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ def test_what_is_called_at_once_follows_from_the_contract(path, parameters, call
         (ExactConfig(extract="("), r"^verifier\.extract must be a regular expression, got '\('"),
         (ExactConfig(timeout_s=0.0), r"^verifier\.timeout_s must be in \(0, 86400\], got 0"),
         (ExactConfig(weight=float("nan")), r"^verifier\.weight must be in \[-1e6, 1e6\], got nan"),
+        (ExactConfig(env=["1BAD"]), r"^verifier\.env must list names .*, got '1BAD'; write"),
+        (ExactConfig(env=["A KEY"]), r"^verifier\.env must list names"),
+        (ExactConfig(env=[""]), r"^verifier\.env must list names"),
+        (ExactConfig(env=["RLPOST_NOWHERE"]), r"^verifier\.env names RLPOST_NOWHERE, which is not"),
         (ExactConfig(kind="exakt"), r"^verifier must be one of .* did you mean 'exact'"),
     ],
 )
@@ -68,6 +72,23 @@ def test_messages_begin_with_the_field_and_name_the_function(path):
     missing = good.removesuffix("f") + "g"
     with pytest.raises(UserError, match=r"^reward\.path: .*rewards\.py has no function 'g'"):
         check({"f": FunctionConfig(path=good), "g": FunctionConfig(path=missing)}, field="reward")
+
+
+def test_a_key_written_where_its_name_belongs_is_not_repeated():
+    with pytest.raises(UserError, match="got 'API_KEY' with a value") as caught:
+        check({"v": ExactConfig(env=["API_KEY=sk-123"])})
+    assert "sk-123" not in str(caught.value)
+
+
+def test_a_module_sees_the_variables_that_env_names(path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-123")
+    cfg = FunctionConfig(
+        path=path("import os\nos.environ['JUDGE_KEY']\ndef f(completions, **k): return [1.0]")
+    )
+    with pytest.raises(UserError, match="KeyError: 'JUDGE_KEY'"):
+        check({"v": cfg})
+    cfg.env = ["JUDGE_KEY"]
+    assert check({"v": cfg})["v"].env == ["JUDGE_KEY"]
 
 
 def test_none_configured():
