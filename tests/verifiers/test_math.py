@@ -39,7 +39,7 @@ def _reward(judge, text, answer):
         ("-3", "so we get -3"),
         ("36", "4 * 9 = 36"),
         ("300000000", r"$3\cdot 10^8$"),
-        ("3", r"\boxed{\frac{6}{2}}"),
+        ("7/3", r"\boxed{\frac{14}{6}}"),
         ("1024", "$2^{10}$"),
         (r"3 \cdot 5", r"\boxed{3 \cdot 5}"),
     ],
@@ -58,6 +58,7 @@ def test_equal_answers(judge, answer, text):
         (r"\frac{1}{2}", "2"),
         ("1e5", "1"),
         ("(1, 2)", "2"),
+        ("3", r"\boxed{\frac{6}{2}}"),
         ("6", ""),
         ("6", "I do not know"),
         ("36", "To find 4 * 9, we multiply both the"),
@@ -71,15 +72,29 @@ def test_other_answers(judge, answer, text):
     assert _reward(judge, text, answer) == 0.0
 
 
-@pytest.mark.parametrize("answer", ["###", "?!", "the capital of France"])
-def test_gold_that_is_no_mathematics_is_an_error_of_the_row(judge, answer):
-    with pytest.raises(DataError, match=r"f\.jsonl:3: column 'answer' is not a mathematical"):
+@pytest.mark.parametrize("answer", ["###", "?!", "\\boxed{}", "<think>5", "The answer is"])
+def test_gold_that_no_response_can_equal_is_refused(judge, answer):
+    rule = "column 'answer' must hold a letter or a digit, got"
+    assert MathConfig().refusal({"answer": answer}).startswith(rule)
+    with pytest.raises(DataError, match=rf"f\.jsonl:3: {rule}"):
         _reward(judge, answer, answer)
 
 
-def test_unparsable_response_says_so(judge):
-    sample = Sample(prompt="q", text="dunno", columns={"answer": "6"})
-    assert judge(sample) == {
-        "reward": 0.0,
-        "reason": "no mathematical expression in the response",
-    }
+@pytest.mark.parametrize("answer", [6, 0.5, "∞", "\\emptyset", "the capital of France", "½", "A"])
+def test_gold_that_some_response_can_equal_is_kept(answer):
+    assert MathConfig().refusal({"answer": answer}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the response holds no answer"),
+        ("<think>6", "the response holds no answer"),
+        (r"6, so \boxed{", "the response holds no answer"),
+        ("dunno", "no mathematical expression in the answer"),
+        ("3 + 3", "the computation is stated, not its result"),
+    ],
+)
+def test_a_response_without_an_answer_says_so(judge, text, reason):
+    sample = Sample(prompt="q", text=text, columns={"answer": "6"})
+    assert judge(sample) == {"reward": 0.0, "reason": reason}

@@ -1,0 +1,184 @@
+"""The expressions in a piece of prose, in their order.
+
+Owns where an expression begins and ends among words. Refuses to read it (reading.py).
+Invariant: a number is never cut out of a longer one, out of a word or out of an expression:
+what stands together is one expression.
+"""
+
+import re
+
+from rlpost.verifiers.answers.notation import BREAK, commands
+from rlpost.verifiers.answers.quantity import NUMBER
+from rlpost.verifiers.answers.units import FUNCTIONS, is_known, split_unit
+
+_WORDLIKE = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
+_TOKEN = re.compile(
+    r"(?P<environment>\\begin\{([a-z]*matrix|array|cases)\}.*?\\end\{\2\})"
+    r"|(?P<stop>\\\\|\n|\x1f|\.\.\.|\\(?:to|ldots|implies|iff|therefore|because|item|"
+    r"[RrLl]\w*arrow)"
+    r"(?![A-Za-z]))"
+    r"|(?P<clock>(?<![\d.])\d+(?::\d+)+(?!\d))"
+    rf"|(?P<number>(?<![A-Za-z]){NUMBER})"
+    r"|(?P<command>\\[A-Za-z]+|\\[{}|])"
+    rf"|(?P<function>(?<![A-Za-z\d])(?:{_WORDLIKE})(?![A-Za-z]))"
+    r"|(?P<joined>(?<=[\d)}])[A-Za-z]{1,3}(?![A-Za-z\d]))"
+    r"|(?P<letter>(?<![A-Za-z\d])[A-Za-z](?![A-Za-z]|\d|'[a-z]))"
+    r"|(?P<word>[^\W\d_]\w*(?:'\w+)?)"
+    r"|(?P<bracket>[()\[\]{}])"
+    r"|(?P<sign>[-+*/^=<>|_&]|!(?=[\s]*[-+*/^=)\x1f])|%)"
+    r"|(?P<comma>,)"
+    r"|(?P<space>[ \t]+)"
+    r"|(?P<other>.)",
+    re.S,
+)
+_BULLET = re.compile(r"^[ \t]*[-*+•][ \t]+(?=\S)", re.M)
+_SPACED_DASH = re.compile(r"(?<=[A-Za-z)\]][ \t])[-][ \t]+(?=[\d\\(.$])")
+_COPULA = re.compile(r"(?:\b(?:is|are|equals|be|to|of|get|was|gives|exactly)|[=:(])\s*$", re.I)
+_PARTS = frozenset(("environment", "number", "command", "function", "joined", "bracket", "sign"))
+_VALUED = re.compile(r"\d|\\(?:pi|infty|sqrt|frac|emptyset|mathbb|begin|theta|alpha)|\bpi\b")
+_AFTER = re.compile(r"[ \t\x1f]*(%|(?:hundred|thousand|million|billion|trillion)s?\b)", re.I)
+_UNIT_AFTER = re.compile(
+    r"[ \t\x1f]?(?:\^\\circ ?[CFK]?|[ \t]*[A-Za-zµ]+(?:\^\{?-?\d\}?)?"
+    r"(?:[ ]?/[ ]?[A-Za-z]+(?:\^\{?-?\d\}?)?)*)"
+)
+_LIST_JOINER = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)[\s\x1f]*", re.I)
+_ALTERNATIVE = re.compile(r"[\s\x1f]*\bor\b[\s\x1f]*", re.I)
+
+
+def expressions(text: str) -> list[str]:
+    """Return the expressions of a text in plain characters, first to last.
+
+    Example: ``expressions("Since 5 - 2 = 3, it is 3 cm.") == ["5 - 2 = 3", "3 cm"]``
+    """
+    text = _prepared(text)
+    return [_with_unit(text, start, end) for start, end in _spans(text)]
+
+
+def leading_expression(text: str) -> str | None:
+    """Return the expression with which a text begins; None when a word comes before it."""
+    text = _prepared(text)
+    spans = _spans(text)
+    if not spans or text[: spans[0][0]].strip(" \t\n\x1f*_`\"'([{|:") not in ("", "+"):
+        return None
+    return _with_unit(text, *spans[0])
+
+
+def last_list(text: str) -> str:
+    """Return the last expressions that commas, "and" or "or" join, as one text."""
+    text = _prepared(text)
+    spans = _spans(text)
+    if not spans:
+        return ""
+    first = len(spans) - 1
+    while first and _LIST_JOINER.fullmatch(text[spans[first - 1][1] : spans[first][0]]):
+        first -= 1
+    return text[spans[first][0] : spans[-1][1]].replace(BREAK, " ")
+
+
+def is_alternative(text: str) -> bool:
+    """Whether the last expression of a text is one of two that "or" joins."""
+    text = _prepared(text)
+    spans = _spans(text)
+    if len(spans) < 2:
+        return False
+    return bool(_ALTERNATIVE.fullmatch(text[spans[-2][1] : spans[-1][0]]))
+
+
+def _prepared(text: str) -> str:
+    text = commands(text, boundary=BREAK)
+    if len(_BULLET.findall(text)) > 1 or "\n" in text.strip():
+        text = _BULLET.sub("", text)
+    return _SPACED_DASH.sub(lambda m: m[0] if _COPULA.search(text[: m.start()]) else ", ", text)
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    start, end, depth = -1, -1, 0
+    previous = ""
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        if kind == "space":
+            continue
+        joins = _joins(text, match, kind, previous=previous, end=end, depth=depth)
+        if start >= 0 and not joins:
+            spans.append((start, end))
+            start, depth = -1, 0
+        if kind in _PARTS or kind in ("letter", "clock") or (kind == "comma" and joins):
+            start = match.start() if start < 0 else start
+            end = match.end()
+            if kind == "bracket":
+                depth += 1 if match[0] in "([{" else -1
+        previous = kind if start >= 0 else ""
+    if start >= 0:
+        spans.append((start, end))
+    trimmed = (_trimmed(text, *span) for span in spans)
+    return [span for span in trimmed if span and _VALUED.search(text[span[0] : span[1]])]
+
+
+def _joins(
+    text: str, match: re.Match[str], kind: str, *, previous: str, end: int, depth: int
+) -> bool:
+    """Whether a token belongs to the expression that is open."""
+    if not previous:
+        return False
+    spaced = match.start() > end
+    if kind == "comma":
+        following = text[match.end() : match.end() + 1]
+        return depth > 0 or (following.isdigit() and text[end - 1].isdigit())
+    if kind in ("letter", "joined", "function") and spaced:
+        return previous in ("sign", "bracket", "command", "comma")
+    if kind == "number" and spaced:
+        return previous in ("sign", "bracket", "command", "comma", "number", "function")
+    if kind == "sign" and match[0] == "-" and previous == "letter" and not spaced:
+        return True
+    return kind in _PARTS
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """Cut what no expression begins or ends with, and brackets without their partner."""
+    while True:
+        before = (start, end)
+        piece = text[start:end]
+        lead = re.match(r"[\s*/^=<>|_&%!,)\]}+]+|\\[}]|-(?=\s*-)", piece)
+        if lead and not piece.startswith("|"):
+            start += lead.end()
+        tail = re.search(r"(?:[\s*/^=<>_&,(\[+-]|(?<!\\)\{)+$", text[start:end])
+        if tail:
+            end = start + tail.start()
+        start, end = _balanced(text, start, end)
+        if start >= end:
+            return None
+        if (start, end) == before:
+            return start, end
+
+
+def _balanced(text: str, start: int, end: int) -> tuple[int, int]:
+    """Keep the last part in which every bracket has its partner.
+
+    An open brace belongs to a command that was cut off: nothing is taken out of it.
+    """
+    open_places = []
+    for place in range(start, end):
+        if text[place] in "([{":
+            open_places.append(place)
+        elif text[place] in ")]}":
+            if not open_places:
+                return place + 1, end
+            open_places.pop()
+    if not open_places or any(text[place] == "{" for place in open_places):
+        return start, end
+    return open_places[0] + 1, end
+
+
+def _with_unit(text: str, start: int, end: int) -> str:
+    piece = text[start:end]
+    if piece[-1:].isdigit() or piece[-1:] in ")}":
+        after = _AFTER.match(text, end)
+        if after:
+            piece += " " + after[1]
+            end = after.end()
+        unit = _UNIT_AFTER.match(text, end)
+        name = unit[0].strip(" \t\x1f") if unit else ""
+        if is_known(name) and split_unit(f"1 {name}"):
+            piece += " " + name
+    return piece.replace(BREAK, " ")
