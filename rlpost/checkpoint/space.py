@@ -51,15 +51,10 @@ class disk_errors:
 
 def free_bytes(path: Path) -> int:
     """Bytes that an unprivileged writer may still use on the disk that holds ``path``."""
-    return shutil.disk_usage(existing(path)).free
-
-
-def existing(path: Path) -> Path:
-    """Return ``path`` or the nearest directory above it that exists."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    return there
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def tree_bytes(directory: Path) -> int:

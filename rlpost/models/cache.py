@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rlpost.umask import follow_umask
-
 
 def cache_root() -> Path:
     """Return rlpost's cache directory.
@@ -49,7 +47,7 @@ def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         write(scratch)
-        follow_umask(scratch)
+        scratch.chmod(0o755)
         try:
             scratch.rename(final)
         except OSError:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlpost.checkpoint.state import write_text
-from rlpost.tracking.boundary import own_record
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 
@@ -31,12 +30,10 @@ class RolloutWriter:
         """Write, or replace, the file of ``step`` in one piece.
 
         Raises:
-            RunFailed: the disk refuses.
+            OSError: the disk refuses.
         """
-        path = self.root / f"step_{step:06d}.jsonl"
         lines = "".join(f"{sample.to_json()}\n" for sample in samples)
-        with own_record(path):
-            write_text(path, lines)
+        write_text(self.root / f"step_{step:06d}.jsonl", lines)
 
     def rewind(self, step: int) -> None:
         """Remove the files of later steps, and what a killed writer left."""

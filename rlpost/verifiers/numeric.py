@@ -1,18 +1,28 @@
 """Verifier ``numeric``: the last number in the response is the answer.
 
-Owns how a number is read from prose. Refuses fractions, units and formulas (math.py reads
-those). Invariant: integers of any length are compared exactly.
+Owns which numbers stand in a text, and the tolerance. Refuses answers that are not one plain
+number: fractions, tuples, times and units are for math.py. Invariants: thinking does not
+count; integers of any length are compared exactly; no tolerance is larger than the answer it
+is applied to.
 """
 
-import decimal
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from rlpost.bounds import number
 from rlpost.errors import DataError
+from rlpost.verifiers.answers.find import answer_part, without_thinking
+from rlpost.verifiers.answers.notation import (
+    characters,
+    commands,
+    peeled,
+    without_currency,
+    without_emphasis,
+)
+from rlpost.verifiers.answers.quantity import NUMBER, NotPlain, Quantity, TooLarge, quantity
 from rlpost.verifiers.base import (
     Judge,
     Sample,
@@ -23,65 +33,109 @@ from rlpost.verifiers.base import (
     verifiers,
 )
 
+DEFAULT_REL_TOL = 1e-6  # of an answer that is no integer
+
 # A minus directly after a digit, letter or closing bracket is an operator, as in "9-3", and
-# not a sign; "= -3", "(-3" and "$-3" are signed. Grouping commas need three digits after.
+# not a sign; "= -3", "(-3", "$-3" and "= - 3" are signed. An exponent belongs to its number.
+_SIGN = r"(?:(?<![\w)\]}%!])[-+]|(?:(?<=[=(:])|^)\s*-[ ]+)?"
+_EXPONENT = r"\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
-    r"(?:[eE][-+]?\d+)?"
+    rf"{_SIGN}(?<![\d^])(?<!\^\{{)(?:{NUMBER})(?:{_EXPONENT})?(?:\s*[*xX]\s*10\s*{_EXPONENT})?"
 )
-_UNICODE_MINUS = str.maketrans({"\u2212": "-", "\uff0d": "-"})
+_ASSIGNED = re.compile(r"[^=\d]*=\s*")
 
 
 @dataclass(kw_only=True)
 class NumericConfig(VerifierConfig):
-    """1 when ``|x - answer| <= max(abs_tol, rel_tol * |answer|)``, else 0."""
+    """1 when ``|x - answer| <= max(abs_tol, rel_tol * |answer|)``, else 0.
+
+    Without a ``rel_tol``, an integer must be equal and any other number may differ by a
+    millionth of the answer. ``abs_tol`` does not apply to answers that are smaller than it,
+    except to 0.
+    """
 
     kind: str = "numeric"
     answer_column: str = "answer"
-    abs_tol: float = number(1e-6, at_least=0, at_most=1e12, hint="0 means equality")
-    rel_tol: float = number(0.0, at_least=0, at_most=1, hint="0 means equality")
+    abs_tol: float = number(0.0, at_least=0, at_most=1e12, hint="0 means equality")
+    rel_tol: float | None = number(None, at_least=0, at_most=1, hint="0 means equality")
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
 
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        return refusal_of(columns[self.answer_column], column=self.answer_column)
+        gold = columns[self.answer_column]
+        reason = refusal_of(gold, column=self.answer_column)
+        if reason is None and single_number(str(gold)) is None:
+            return _not_a_number(str(gold), self.answer_column)
+        return reason
 
 
 @verifiers.register("numeric", NumericConfig)
 def numeric(cfg: NumericConfig) -> Judge:
     """Build the judge."""
-    # No traps: a number too large for the context becomes infinite, which equals nothing.
-    context = decimal.Context(prec=50, traps=[])
 
     def judge(sample: Sample) -> Score:
-        gold_text = gold_of(sample, cfg.answer_column)
-        gold = last_number(gold_text)
+        text = gold_of(sample, cfg.answer_column)
+        gold = single_number(text)
         if gold is None:
             at = f"{sample.address}: " if sample.address else ""
-            raise DataError(f"{at}column {cfg.answer_column!r} has no number: {gold_text!r:.80}")
+            raise DataError(f"{at}{_not_a_number(text, cfg.answer_column)}")
         value = last_number(sample.text)
         if value is None:
             return {"reward": 0.0, "reason": "no number in the response"}
-        if value == gold:
-            return 1.0
-        distance = context.abs(context.subtract(value, gold))
-        relative = context.multiply(Decimal(cfg.rel_tol), context.abs(gold))
-        return float(distance <= max(Decimal(cfg.abs_tol), relative))
+        return float(value == gold or abs(value - gold) <= _tolerance(gold, cfg))
 
     return judge
 
 
-def last_number(text: str) -> Decimal | None:
-    """Return the last finite number written in ``text``, or None.
+def last_number(text: str) -> Fraction | None:
+    """Return the last number written in ``text`` outside of the thinking, or None.
+
+    A number of more digits than anybody compares counts as none.
 
     Example: ``last_number("so 2 * 600 = 1,200.") == 1200``
     """
-    matches = _NUMBER.findall(text.translate(_UNICODE_MINUS))
-    if not matches:
+    matches = _NUMBER.findall(_normal(without_thinking(characters(text))))
+    return _value(matches[-1]) if matches else None
+
+
+def single_number(gold: str) -> Fraction | None:
+    """Return the number that a reference answer is, None when it is anything else.
+
+    A worked solution counts as what it marks as its answer (``#### 72``, ``\\boxed{72}``).
+    """
+    part = answer_part(characters(gold))
+    if part is None:
         return None
-    # A digit of another script is a digit for Decimal as well; an exponent beyond Decimal's
-    # own range is not a number anybody means.
-    with decimal.localcontext(decimal.Context(traps=[])):
-        value = Decimal(matches[-1].replace(",", ""))
-    return value if value.is_finite() else None
+    text = peeled(_normal(part.text)).removesuffix("%").strip()
+    text = text[match.end() :] if (match := _ASSIGNED.match(text)) else text
+    return _value(text) if _NUMBER.fullmatch(text) else None
+
+
+def _normal(text: str) -> str:
+    return commands(without_currency(without_emphasis(text)))
+
+
+def _value(text: str) -> Fraction | None:
+    try:
+        found: Quantity = quantity(re.sub("[xX]", "*", text))
+    except (NotPlain, TooLarge):
+        return None
+    return found.value
+
+
+def _tolerance(gold: Fraction, cfg: NumericConfig) -> Fraction:
+    relative = cfg.rel_tol
+    if relative is None:
+        relative = 0.0 if gold.denominator == 1 else DEFAULT_REL_TOL
+    absolute = Fraction(cfg.abs_tol)
+    if gold and abs(gold) <= absolute:
+        absolute = Fraction(0)  # it would make every small answer equal to every other
+    return max(absolute, Fraction(relative) * abs(gold))
+
+
+def _not_a_number(gold: str, column: str) -> str:
+    return (
+        f"column {column!r} must be one plain number for verifier=numeric, got "
+        f"{gold.strip()!r:.80}; use verifier=math for fractions, units, times and formulas"
+    )
