@@ -32,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.reduce import ReductionConfig
-from rlpost.cluster.session import free_port
+from rlpost.network import free_port
 from rlpost.training import attention_varlen
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer

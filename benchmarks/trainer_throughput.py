@@ -30,10 +30,10 @@ from transformers.utils.logging import disable_progress_bar
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs
 from rlpost.algorithms.reduce import ReductionConfig
-from rlpost.cluster.session import free_port
 from rlpost.models.cache import publish_directory
 from rlpost.models.locate import locate_model
 from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
+from rlpost.network import free_port
 from rlpost.training.attention import PackedLayout
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer

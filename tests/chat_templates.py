@@ -30,9 +30,11 @@ STRICT_TURNS = (
     "{% endif %}" + _TURN + "{% endfor %}" + _ANSWER
 )
 
-# A system message anywhere but first is refused (Qwen3, Llama).
+# A system message anywhere but first is refused (Qwen3); a role without a name of its own, which
+# only some rows have, is a lookup that fails.
 SYSTEM_FIRST = (
-    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{% for m in messages %}{% if m['role'] == 'developer' %}{{ names.developer }}{% endif %}"
+    "{% if m['role'] == 'system' and not loop.first %}"
     "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
     + _TURN
     + "{% endfor %}"

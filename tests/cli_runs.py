@@ -1,6 +1,7 @@
 """`rlpost rl` in a process of its own, on the tiny model, and what it left behind."""
 
 import json
+import stat
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ def command(place: Path, model: Path, name: str, *overrides: str, stage: str = "
     ]
 
 
-def start(place: Path, *args, **kwargs) -> subprocess.Popen:
+def start(place: Path, *args, umask: int = -1, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(
         command(place, *args, **kwargs),
         cwd=place,
@@ -46,7 +47,19 @@ def start(place: Path, *args, **kwargs) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        umask=umask,
     )
+
+
+def other_modes(root: Path, *, umask: int) -> dict[str, str]:
+    """Files and directories below ``root`` whose permissions are not those of ``umask``."""
+    found = {}
+    for path in (root, *root.rglob("*")):
+        if not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode != (0o777 if path.is_dir() else 0o666) & ~umask:
+                found[str(path.relative_to(root))] = oct(mode)
+    return found
 
 
 def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:

@@ -1,10 +1,10 @@
 """A policy trainer of one real rank, for tests that need no others."""
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlpost.network import free_port
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.training.settings import DType, TrainerConfig
 
@@ -12,9 +12,6 @@ from rlpost.training.settings import DType, TrainerConfig
 @contextlib.contextmanager
 def trainer(path: Path, **options) -> Iterator[DeepSpeedTrainer]:
     """Build one on the model at ``path``, in float32 unless ``options`` say otherwise."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     defaults = {"dtype": DType.float32, "threads": 1, "lr": 1e-3, "logprob_chunk": 32}
     built = DeepSpeedTrainer(
         TrainerConfig(**defaults | options),
@@ -22,7 +19,7 @@ def trainer(path: Path, **options) -> Iterator[DeepSpeedTrainer]:
         rank=0,
         world_size=1,
         master_address="127.0.0.1",
-        master_port=port,
+        master_port=free_port(),
         seed=0,
     )
     try:

@@ -51,10 +51,15 @@ class disk_errors:
 
 def free_bytes(path: Path) -> int:
     """Bytes that an unprivileged writer may still use on the disk that holds ``path``."""
-    existing = path.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """Return ``path`` or the nearest directory above it that exists."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def tree_bytes(directory: Path) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import DataError
+from rlpost.umask import follow_umask
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -33,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        follow_umask(Path(name))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -23,12 +23,14 @@ from rlpost.checkpoint.manifest import Manifest, read_manifest, verify, write_ma
 from rlpost.checkpoint.space import (
     CheckpointWriteError,
     disk_errors,
+    existing,
     format_bytes,
     free_bytes,
     tree_bytes,
 )
 from rlpost.checkpoint.state import fsync_path, write_text
 from rlpost.errors import DataError, UserError
+from rlpost.umask import follow_umask
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class CheckpointStore:
             self.root.mkdir(parents=True, exist_ok=True)
             self.sweep()
             scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_name(step)}-", dir=self.root))
-            scratch.chmod(0o755)  # ranks may write as another user on a shared disk
+            follow_umask(scratch)  # ranks may write as another user on a shared disk
         self._open.add(scratch)
         return scratch
 
@@ -165,7 +167,7 @@ class CheckpointStore:
         return None
 
     def require_space(self, size_bytes: int) -> None:
-        """Refuse to start a run whose checkpoints cannot fit.
+        """Refuse to start a run whose checkpoints cannot fit; creates nothing.
 
         Room is needed for ``keep`` checkpoints and the one being written; what earlier
         checkpoints of this run occupy counts as room, because they will be pruned.
@@ -174,8 +176,7 @@ class CheckpointStore:
             UserError: too little space, or ``root`` cannot be created or written.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
+            with tempfile.TemporaryFile(dir=existing(self.root)):  # has no name, and leaves none
                 pass
         except OSError as error:
             raise UserError(

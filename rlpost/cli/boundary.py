@@ -1,24 +1,25 @@
 """Failures of a command -> one paragraph and an exit code.
 
-Owns the only place where any exception is caught. Invariant: what the user can fix is said
-without a traceback and exits 2; everything else is loud and exits 1.
+Owns the only place where any exception is caught. Invariants: what the user can fix is said
+without a traceback and exits 2; a full disk and a run that ended for a known reason are said
+without one and exit 1, and run.log has the details; everything else is loud and exits 1.
 """
 
-import logging
+import errno
 import os
 import textwrap
 from collections.abc import Callable
 
 from rlpost.errors import InfrastructureError, RunFailed, UserError
 
-log = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def exit_code(command: Callable[[], int]) -> int:
     """Run ``command`` and return its exit code, or the code of its failure."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
-    from rich.console import Console
 
     from rlpost.config.explain import explain
 
@@ -30,13 +31,30 @@ def exit_code(command: Callable[[], int]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return _say(explain(error), 2)
     except (RunFailed, InfrastructureError) as error:
-        log.exception("the run failed")
         return _say(f"the run failed: {error}", 1)
+    except OSError as error:
+        if error.errno in _FULL:
+            return _say(
+                f"{_place(error)}: {error.strerror}; make room there, or use another disk", 1
+            )
+        if error.errno in _FORBIDDEN:
+            return _say(f"{_place(error)}: {error.strerror}; choose a place you may write to", 2)
+        return _traceback()
     except Exception:  # noqa: BLE001 - not ours to explain: loud, and a sweep's other members still run
-        Console(stderr=True).print_exception(width=100)
-        return 1
+        return _traceback()
     except KeyboardInterrupt:
         return _say("interrupted before anything could be saved", 130)
+
+
+def _place(error: OSError) -> str:
+    return str(error.filename) if error.filename else "a file of this command"
+
+
+def _traceback() -> int:
+    from rich.console import Console
+
+    Console(stderr=True).print_exception(width=100)
+    return 1
 
 
 def _say(message: str, code: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.diagnostics import Tally, merge
-from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks, use_interface_to
+from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_critic import DeepSpeedCritic
@@ -41,7 +41,6 @@ class CriticRank:
         seed: int,
     ) -> int:
         """Build the engine; returns the number of parameters."""
-        use_interface_to(master[0])
         place = Rank(
             rank=self._rank,
             world_size=world_size,

@@ -5,14 +5,13 @@ Owns the fan-out and the replacement of the whole group. Refuses to know what th
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rlpost.cluster.handle import Handle
-from rlpost.cluster.network import INTERFACE_VARIABLES, interface_to
-from rlpost.cluster.session import Session, free_port
+from rlpost.cluster.session import Session
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
+from rlpost.network import free_port
 from rlpost.training.packing import PackedBatches
 
 # A rank whose peer dies fails in its collective, sometimes before the death itself is known.
@@ -23,17 +22,8 @@ def rendezvous_address() -> tuple[str, int]:
     """The address of this node that the cluster uses, and a free port; called in rank 0."""
     import ray
 
-    return ray.util.get_node_ip_address(), free_port()
-
-
-def use_interface_to(host: str) -> None:
-    """Have collectives talk over the interface that leads to ``host``.
-
-    Left alone, gloo takes the one that the host's own name resolves to, which may be another,
-    or none. What the user chose stays.
-    """
-    for variable in INTERFACE_VARIABLES:
-        os.environ.setdefault(variable, interface_to(host))
+    host = ray.util.get_node_ip_address()
+    return host, free_port(host)
 
 
 class Ranks:

@@ -27,8 +27,8 @@ from pathlib import Path
 import psutil
 import tenacity
 
-from rlpost.cluster.network import INTERFACE_VARIABLES, interface_to, local_address
 from rlpost.errors import NoAnswer, ProcessDied
+from rlpost.network import INTERFACE_VARIABLES, interface_to, local_address
 
 log = logging.getLogger(__name__)
 

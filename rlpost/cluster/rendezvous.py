@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from rlpost.errors import NoAnswer
+from rlpost.network import serve_store
 
 # A node that answers late still gets this much, so that it is heard and not merely missed.
 LEAST_WAIT_S = 0.1
@@ -35,15 +36,13 @@ class Rendezvous:
         from torch.distributed import DistError, TCPStore
 
         self._names, self._rank = names, rank
+        timeout = timedelta(seconds=timeout_s)
         try:
-            self._store = TCPStore(
-                address,
-                port,
-                is_master=rank == 0,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=timeout_s),
-            )
-        except (DistError, RuntimeError) as error:
+            if rank == 0:
+                self._store = serve_store(address, port, timeout=timeout)
+            else:
+                self._store = TCPStore(address, port, timeout=timeout)
+        except (DistError, RuntimeError, OSError) as error:
             why = str(error).partition("\n")[0]
             raise NoAnswer(
                 f"{names[0]} does not answer {names[rank]} at {address}:{port} ({why})"

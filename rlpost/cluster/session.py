@@ -7,17 +7,15 @@ a run die with its driver (none is detached), and a local session leaves no proc
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import tenacity
-
 from rlpost.bounds import WEEK_S, number
 from rlpost.cluster.placement import Seats
+from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
 from rlpost.control.seating import Placement, Seat, Sitter
 from rlpost.errors import UserError
 
@@ -142,38 +140,6 @@ class Session:
         return actor
 
 
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-# Of ray.init, wherever it goes.
-_QUIET = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
-
-
-def start_private() -> None:
-    """Start a session on this host that nobody else can reach.
-
-    Raises:
-        Exception: Ray's own, after several attempts.
-    """
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it has no port for anyone else
-    retrying = tenacity.Retrying(
-        # Ray gives its daemons 30 s, which a busy machine may exceed, and raises no class of
-        # its own.
-        retry=tenacity.retry_if_exception_message(match=r".*timed out during startup"),
-        stop=tenacity.stop_after_attempt(3),
-        before_sleep=lambda _: ray.shutdown(),
-        reraise=True,
-    )
-    options = {"include_dashboard": False, "object_store_memory": 256 << 20, **_QUIET}
-    retrying(ray.init, address="local", **options)
-
-
 def _join(address: str) -> None:
     """Join the cluster at ``address``.
 
@@ -183,17 +149,19 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
+    read_token_anew()
     try:
-        ray.init(address=address, runtime_env=_worker_environment(), **_QUIET)
+        ray.init(address=address, runtime_env=_worker_environment(), **QUIET)
     except ConnectionError as error:
         raise UserError(
-            f"cluster.address={address!r}: no Ray cluster answers there ({error}); start one "
-            "with `ray start --head`, or leave cluster.address unset"
+            f"cluster.address={address!r}: no Ray cluster answers there ({error}); start one as "
+            "docs/running.md says, with a token, or leave cluster.address unset"
         ) from error
     except AuthenticationError as error:
         raise UserError(
             f"cluster.address={address!r}: the cluster refuses this token; set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to those it was started with"
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it "
+            "was started with"
         ) from error
     except RuntimeError as error:
         if "Version mismatch" not in str(error):
@@ -202,6 +170,12 @@ def _join(address: str) -> None:
             f"cluster.address={address!r}: {error}; start the driver with the cluster's Python "
             "and Ray"
         ) from error
+    if not asks_for_token():
+        log.warning(
+            "the Ray cluster at %s asks for no token: whoever reaches its ports can run code as "
+            "its user; docs/running.md says how to start it with one",
+            address,
+        )
 
 
 def _worker_environment() -> dict[str, Any]:

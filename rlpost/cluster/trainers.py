@@ -14,7 +14,7 @@ import numpy as np
 
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.cluster.handle import Handle, Stateless
-from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks, use_interface_to
+from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
@@ -49,7 +49,6 @@ class TrainerRank:
         sender: dict[str, Any],
     ) -> int:
         """Build the engine; returns the number of parameters."""
-        use_interface_to(master[0])
         self._trainer = DeepSpeedTrainer(
             cfg,
             model_path=model_path,

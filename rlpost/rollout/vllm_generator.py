@@ -19,6 +19,7 @@ from typing import Any
 from rlpost.bounds import WEEK_S, number
 from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
+from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
 from rlpost.weights.transports.protocol import Locator
@@ -107,6 +108,9 @@ class VllmGenerator:
         # Loading a version allocates the whole model anew: 4 KiB pages cost four times the copy.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # An engine stays on one host: its workers meet over loopback.
+        os.environ["VLLM_HOST_IP"] = LOOPBACK
+        use_interface_to(LOOPBACK)
         # vLLM never removes the sockets between its processes.
         self._sockets = tempfile.TemporaryDirectory(prefix="rlpost-")
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name

@@ -7,7 +7,6 @@ written or a process started.
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -120,7 +119,7 @@ def prepare(
     if cfg.critic.enabled:
         parameters += parameter_count(critic_path)
     checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    _require_space(directory, store, checkpoint_bytes)
+    store.require_space(checkpoint_bytes)
     return RLPlan(
         cfg=cfg,
         resolved=resolved,
@@ -168,16 +167,6 @@ def _refusal(verifiers: dict[str, VerifierConfig], columns: Mapping[str, Any]) -
         if (reason := cfg.refusal(columns)) is not None:
             return f"{reason} (verifier={cfg.kind})"
     return None
-
-
-def _require_space(directory: RunDirectory, store: CheckpointStore, size_bytes: int) -> None:
-    created = [p for p in (directory.root, *directory.root.absolute().parents) if not p.exists()]
-    try:
-        store.require_space(size_bytes)
-    except UserError:
-        if created:  # the check makes directories to try them; the outermost goes again
-            shutil.rmtree(created[-1], ignore_errors=True)
-        raise
 
 
 def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> GeneratorConfig:

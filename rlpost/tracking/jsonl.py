@@ -8,14 +8,17 @@ line that a kill cut in half is removed when the file is opened again.
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from rlpost.checkpoint.state import write_text
 from rlpost.errors import DataError
+from rlpost.tracking.boundary import own_record
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 
@@ -46,7 +49,7 @@ class MetricsWriter:
         """Append the line of ``step``; a second call for the same step extends its line.
 
         Raises:
-            OSError: the disk refuses.
+            RunFailed: the disk refuses; the lines before are whole.
         """
         last = self._last
         assert last is None or step >= last["step"], (step, last["step"])
@@ -58,8 +61,8 @@ class MetricsWriter:
         line = json.dumps(row, allow_nan=False).encode()
         # Never shorter than the line it replaces: one write, and a kill leaves whole lines.
         line = line.ljust(self._end - offset - 1) + b"\n"
-        self._file.seek(offset)
-        self._file.write(line)
+        with own_record(self.path):
+            self._write(line, offset)
         self._last, self._last_offset, self._end = row, offset, offset + len(line)
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
@@ -70,16 +73,28 @@ class MetricsWriter:
 
         Raises:
             DataError: a line is damaged.
-            OSError: the disk refuses.
+            RunFailed: the disk refuses.
         """
         self._file.close()
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._open()
+        with own_record(self.path):
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._open()
 
     def close(self, status: RunStatus) -> None:
         """Close the file; every line is already on its way to the disk."""
         self._file.close()
+
+    def _write(self, line: bytes, offset: int) -> None:
+        """Write all of ``line``, or leave the file as it was."""
+        before = os.pread(self._file.fileno(), self._end - offset, offset)
+        try:
+            _write_at(self._file, line, offset)
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+                _write_at(self._file, before, offset)  # its blocks are there
+            raise
 
     def _open(self) -> None:
         rows = read_metrics(self.path)
@@ -89,6 +104,13 @@ class MetricsWriter:
         self._end = len(data)
         self._last_offset = data.rfind(b"\n", 0, max(0, len(data) - 1)) + 1
         self._start = self._clock() - (float(self._last["time_s"]) if self._last else 0.0)
+
+
+def _write_at(file: FileIO, data: bytes, offset: int) -> None:
+    """A disk that is nearly full takes a part and refuses with the next call."""
+    while data:
+        written = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[written:], offset + written
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlpost.checkpoint.state import write_text
+from rlpost.tracking.boundary import own_record
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 
@@ -30,10 +31,12 @@ class RolloutWriter:
         """Write, or replace, the file of ``step`` in one piece.
 
         Raises:
-            OSError: the disk refuses.
+            RunFailed: the disk refuses.
         """
+        path = self.root / f"step_{step:06d}.jsonl"
         lines = "".join(f"{sample.to_json()}\n" for sample in samples)
-        write_text(self.root / f"step_{step:06d}.jsonl", lines)
+        with own_record(path):
+            write_text(path, lines)
 
     def rewind(self, step: int) -> None:
         """Remove the files of later steps, and what a killed writer left."""

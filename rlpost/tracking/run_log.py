@@ -2,8 +2,9 @@
 
 Owns the handlers of the root logger, and the standard streams, while a run is open. Refuses to
 own what is shown to a person (console.py). Invariants: every record from INFO on, every Python
-warning and every line that a library prints is one entry in the file; a disk that refuses
-costs one warning and the rest of the file; what was set up before is put back at the end.
+warning and every line that a library prints is one entry in the file; the last entry says how
+it ended; a disk that refuses costs one warning and the rest of the file; what was set up
+before is put back at the end.
 """
 
 import logging
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,10 @@ def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
     try:
         with logged_output() as stdout:
             yield stdout
+        logger.info("the end")
+    except BaseException as error:
+        _log_ending(error)
+        raise
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
@@ -88,6 +94,14 @@ def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
         root.setLevel(before_level)
         for name, old in chatty.items():
             logging.getLogger(name).setLevel(old)
+
+
+def _log_ending(error: BaseException) -> None:
+    """What the user can fix, and an interruption, need no traceback."""
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        logger.error("ended by %s: %s", type(error).__name__, error)
+    else:
+        logger.error("ended by %s: %s", type(error).__name__, error, exc_info=error)
 
 
 def read_warnings(path: Path) -> list[tuple[str, str, str]]:

@@ -25,6 +25,7 @@ from rlpost.checkpoint.state import read_json
 from rlpost.errors import DataError, UserError
 from rlpost.training.deepspeed_state import MASTER, MOMENTS, EngineState, gather, scatter
 from rlpost.training.random_state import random_state, restore_random_state, seed_everything
+from rlpost.umask import follow_umask
 
 SHARD_BYTES = 2**30
 FORMAT = 2
@@ -123,7 +124,7 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         # Nothing but the disk can refuse named fp32 tensors, and its errno is hidden here.
         raise OSError(str(error)) from error
-    path.chmod(0o644)  # it is the writer's alone until here, and the driver may be another user
+    follow_umask(path)  # it is the writer's alone until here, and the driver may be another user
 
 
 def load_state(

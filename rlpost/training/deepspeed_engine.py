@@ -6,15 +6,14 @@ to 1.0, gradient sums to the compute dtype); nothing is compiled on a CPU.
 """
 
 import datetime
-import ipaddress
 import logging
 import os
-import socket
 from typing import Any
 
 import torch
 from torch import nn
 
+from rlpost.network import serve_store, use_interface_to
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
 
@@ -39,16 +38,25 @@ def join_ranks(
         "MASTER_PORT": str(master_port),
     }
     os.environ.pop("LOCAL_SIZE", None)
-    if not has_cuda() and _is_loopback(master_address):
-        # Hosts whose own name does not resolve still have a loopback link.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    use_interface_to(master_address)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not has_cuda():
         _forbid_shared_memory_op()
+    backend = "nccl" if has_cuda() else "gloo"
+    # DeepSpeed adopts the group. It would have made the same one, over a store that listens on
+    # every interface; it too binds the device only if there are several ranks.
+    torch.distributed.init_process_group(
+        backend,
+        store=_common_store(rank, world_size, master_address, master_port),
+        rank=rank,
+        world_size=world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=torch.device("cuda", local_rank) if has_cuda() and world_size > 1 else None,
+    )
     deepspeed.init_distributed(
-        dist_backend="nccl" if has_cuda() else "gloo",
+        dist_backend=backend,
         auto_mpi_discovery=False,
         verbose=False,
         timeout=COLLECTIVE_TIMEOUT,
@@ -69,11 +77,11 @@ def _forbid_shared_memory_op() -> None:
     __compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(socket.gethostbyname(address)).is_loopback
-    except OSError:
-        return False
+def _common_store(rank: int, world_size: int, address: str, port: int) -> Any:
+    """Return the store in which the ranks find each other, once all have joined it."""
+    if rank == 0:
+        return serve_store(address, port, timeout=COLLECTIVE_TIMEOUT, num_clients=world_size)
+    return torch.distributed.TCPStore(address, port, world_size, timeout=COLLECTIVE_TIMEOUT)
 
 
 def engine_config(

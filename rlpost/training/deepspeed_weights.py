@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
+from rlpost.umask import follow_umask
 
 BUCKET_BYTES = 64 * 2**20
 
@@ -134,3 +135,4 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, state_dict=state)
     AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(directory)
+    follow_umask(directory)

@@ -32,6 +32,7 @@ class VerifierConfig:
     weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
     # Wall-clock deadline of one response.
     timeout_s: float = number(5.0, above=0, at_most=86400, hint="5 is the default")
+    env: list[str] = field(default_factory=list)  # environment variables its worker may see
 
     def expanded(self) -> "Mapping[str, VerifierConfig]":
         """Return a config per reward, by the name that its verdicts and metrics have.
@@ -40,6 +41,15 @@ class VerifierConfig:
             UserError: starts with the name of the setting that does not fit.
         """
         return {self.kind: self}
+
+    @property
+    def judges_groups(self) -> bool:
+        """Whether all responses to a prompt are judged in one call; known once ``check`` ran."""
+        return False
+
+    def settled(self, *, takes_groups: bool) -> Self:
+        """Return a config that says how it is called; ``takes_groups``: what its judge prefers."""
+        return self
 
     def required_columns(self) -> tuple[str, ...]:
         """Return the dataset columns without which this verifier cannot judge any row."""
@@ -86,7 +96,21 @@ class Sample:
 
 Score = float | None | dict[str, Any]  # a dict holds "reward"; its other keys are information
 Judge = Callable[[Sample], Score]
-GroupCall = Callable[[Sequence[Sample]], Sequence[Score]]  # as many scores as samples
+# As many as samples; an exception in the place of a score is that response's own failure.
+GroupCall = Callable[[Sequence[Sample]], Sequence[Score | Exception]]
+
+
+@dataclass(frozen=True)
+class GroupJudge:
+    """A ``Judge`` that would rather have all responses to a prompt in one call."""
+
+    together: GroupCall
+
+    def __call__(self, sample: Sample) -> Score:
+        [score] = self.together([sample])
+        if isinstance(score, Exception):
+            raise score
+        return score
 
 
 def sample_of(prompt: Prompt, trajectory: Trajectory, *, prompt_text: str = "") -> Sample:

@@ -8,12 +8,12 @@ error text, is plain JSON, and is smaller than ``wire.MAX_REPLY_BYTES``.
 import math
 import numbers
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import ABSTAINED, Judge, Sample
+from rlpost.verifiers.base import ABSTAINED, GroupJudge, Judge, Sample, Score
 
 MAX_TEXT = 500  # characters of an error or of one piece of information
 MAX_ITEMS = 20  # pieces of information
@@ -51,6 +51,29 @@ def _description(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
     return text[:MAX_TEXT] + where
+
+
+def answer_of(judge: Judge, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Judge the samples of one request.
+
+    Returns:
+        ``replies``, one per sample; or ``failure``, when one call for several samples failed
+        and nobody can tell for which.
+    """
+    if not isinstance(judge, GroupJudge) or len(samples) == 1:
+        return {"replies": [reply_of(judge, sample) for sample in samples]}
+    scores, failure = attempt(lambda: list(judge.together(samples)))
+    if scores is None:
+        return {"failure": failure}
+    assert len(scores) == len(samples)
+    return {"replies": [_reply_for(score) for score in scores]}
+
+
+def _reply_for(score: Score | Exception) -> dict[str, Any]:
+    if isinstance(score, Exception):
+        return failed_reply(summary(score))
+    reply, error = attempt(lambda: _checked(score))
+    return failed_reply(error) if reply is None else reply
 
 
 def reply_of(judge: Judge, sample: Sample) -> dict[str, Any]:

@@ -4,11 +4,13 @@ Owns the eager validation. The kinds are built in a sandbox exactly as a worker 
 them, so the user's module never runs in the driver.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.environment import NAME
 from rlpost.verifiers.kinds import entry_of, verifiers
 from rlpost.verifiers.sandbox import Sandbox
 
@@ -36,6 +38,7 @@ def check(
         raise UserError(f"{field}: at least one verifier must be configured, e.g. verifier=math")
     for cfg in configs.values():
         check_config(cfg, field)
+        _check_env(cfg.env, f"{field}.env")
         verifiers.get(cfg.kind)
     resolved = {name: _resolved(cfg, field) for name, cfg in configs.items()}
     sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)
@@ -48,7 +51,25 @@ def check(
         if rule != reason:
             raise UserError(f"{field}.{rule}")
         raise UserError(f"{field} ({resolved[name].kind}) cannot be loaded: {reason}")
-    return resolved
+    return {
+        name: cfg.settled(takes_groups=name in sandbox.grouped) for name, cfg in resolved.items()
+    }
+
+
+def _check_env(names: Sequence[str], place: str) -> None:
+    for name in names:
+        if not NAME.fullmatch(name):
+            shown = name.partition("=")[0]  # what follows may be a key
+            raise UserError(
+                f"{place} must list names of environment variables, got {shown!r}"
+                f"{' with a value' if '=' in name else ''}; write {place}=[NAME] and export NAME "
+                "before the run: its value is never written down"
+            )
+        if name not in os.environ:
+            raise UserError(
+                f"{place} names {name}, which is not set; export it before the run (on a "
+                "cluster, on every node too), or take it out of the list"
+            )
 
 
 def _resolved(cfg: VerifierConfig, field: str) -> VerifierConfig:

@@ -10,16 +10,25 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from rlpost.bounds import number
 from rlpost.errors import UserError
-from rlpost.verifiers.base import Judge, Sample, Score, VerifierConfig, verifiers
+from rlpost.verifiers.base import GroupJudge, Judge, VerifierConfig, verifiers
 from rlpost.verifiers.contracts.adapter import Contract, UserFunction
 from rlpost.verifiers.contracts.choice import adapter_of
 from rlpost.verifiers.contracts.signature import Signature
 from rlpost.verifiers.function_file import load
 from rlpost.verifiers.function_path import FunctionPath, names_of, parse_all
+
+
+class Call(Enum):
+    """What a function is given at once; ``auto``: what its contract expects."""
+
+    auto = "auto"
+    group = "group"  # all responses to a prompt
+    sample = "sample"  # one response
 
 
 @dataclass(kw_only=True)
@@ -34,6 +43,7 @@ class FunctionConfig(VerifierConfig):
     # One per function, times ``weight``; None: 1 for each.
     weights: list[float] | None = number(None, at_least=-1e6, at_most=1e6)
     contract: Contract = Contract.auto
+    call: Call = Call.auto
     answer_column: str | None = None  # of verl's ground_truth and OpenRLHF's labels; None: found
 
     def expanded(self) -> Mapping[str, VerifierConfig]:
@@ -46,6 +56,15 @@ class FunctionConfig(VerifierConfig):
 
     def resolved(self) -> "FunctionConfig":
         return replace(self, path=str(FunctionPath.parse(self.path).absolute()))
+
+    @property
+    def judges_groups(self) -> bool:
+        return self.call is Call.group
+
+    def settled(self, *, takes_groups: bool) -> "FunctionConfig":
+        if self.call is not Call.auto:
+            return self
+        return replace(self, call=Call.group if takes_groups else Call.sample)
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,) if self.answer_column else ()
@@ -72,20 +91,20 @@ def function(cfg: FunctionConfig) -> Judge:
     target = load(path)
     signature = Signature.of(target, path=str(path))
     adapter = adapter_of(signature, contract=cfg.contract, path=str(path))
-    judge_group = adapter.bind(
-        UserFunction(
-            path=str(path),
-            call=_waiting(target),
-            signature=signature,
-            answer_column=cfg.answer_column,
+    takes_groups = adapter.takes_groups(signature)
+    if cfg.call is Call.group and not takes_groups:
+        raise UserError(
+            f"call=group does not fit {path}, which {adapter.title} calls with one response at a "
+            "time; leave verifier.call out"
         )
+    user_function = UserFunction(
+        path=str(path),
+        call=_waiting(target),
+        signature=signature,
+        answer_column=cfg.answer_column,
     )
-
-    def judge(sample: Sample) -> Score:
-        [score] = judge_group([sample])
-        return score
-
-    return judge
+    judge = GroupJudge(adapter.bind(user_function))
+    return judge if takes_groups and cfg.call is not Call.sample else judge.__call__
 
 
 def _waiting(target: Callable[..., Any]) -> Callable[..., Any]:

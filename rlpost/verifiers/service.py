@@ -3,10 +3,12 @@
 Owns the pool of sandboxes, the bounded retry of infrastructure faults and the counts.
 Refuses to know about Ray (cluster/ wraps this class in an actor) and about weights
 (combine.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a
-verdict without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn.
+verdict without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn, or
+of each of its three turns where a whole group is judged at once (groups.py).
 """
 
 import asyncio
+import functools
 import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,9 @@ import tenacity
 from rlpost.errors import DataError, InfrastructureError, UserError
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample, VerifierConfig
+from rlpost.verifiers.groups import TogetherFailed, judge_together
 from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
-from rlpost.verifiers.wire import encode_sample
+from rlpost.verifiers.wire import CallFailed, encode_sample
 
 MAX_ATTEMPTS = 3  # of a sample whose worker dies
 
@@ -81,6 +84,9 @@ class VerifierService:
     async def judge(self, samples: Sequence[Sample]) -> list[tuple[Verdict, ...]]:
         """Judge every sample with every verifier.
 
+        Args:
+            samples: the responses to one prompt: verifiers that judge groups see all of them.
+
         Returns:
             One tuple per sample, in order; its verdicts are in the order of the configs.
 
@@ -89,7 +95,9 @@ class VerifierService:
         """
         if self._closed:
             raise InfrastructureError("the verifier service is closed")
-        return list(await asyncio.gather(*(self._judge_sample(sample) for sample in samples)))
+        payloads = [_encoded(sample) for sample in samples]
+        columns = await asyncio.gather(*(self._judge_all(name, payloads) for name in self._configs))
+        return list(zip(*columns, strict=True))
 
     def stats(self) -> dict[str, VerifierStats]:
         """Return the counts per verifier."""
@@ -112,41 +120,62 @@ class VerifierService:
         for sandbox in self._sandboxes:
             sandbox.close()
 
-    async def _judge_sample(self, sample: Sample) -> tuple[Verdict, ...]:
-        try:
-            payload = encode_sample(sample)
-        except DataError as error:
-            verdicts = [_failed(name, str(error)) for name in self._configs]
-        else:
-            loop = asyncio.get_running_loop()
-            verdicts = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._threads, self._judge_once, name, payload)
-                    for name in self._configs
-                )
+    async def _judge_all(self, name: str, payloads: Sequence[bytes | str]) -> list[Verdict]:
+        """Judge with one verifier; a text in the place of a sample says why it cannot be sent."""
+        sendable = [payload for payload in payloads if isinstance(payload, bytes)]
+        if self._configs[name].judges_groups and sendable:
+            judged = await judge_together(
+                sendable,
+                verifier=name,
+                together=functools.partial(self._together, name),
+                alone=functools.partial(self._alone, name),
             )
-        for verdict in verdicts:
+        else:
+            judged = await asyncio.gather(*(self._alone(name, each) for each in sendable))
+        verdicts = iter(judged)
+        ordered = [
+            next(verdicts) if isinstance(payload, bytes) else _failed(name, payload)
+            for payload in payloads
+        ]
+        for verdict in ordered:
             self._count(verdict)
-        return tuple(verdicts)
+        return ordered
 
-    def _judge_once(self, name: str, payload: bytes) -> Verdict:
+    async def _alone(self, name: str, payload: bytes) -> Verdict:
+        try:
+            [verdict] = await self._together(name, [payload], attempts=MAX_ATTEMPTS)
+        except TogetherFailed as failure:
+            return failure.verdict(name)
+        return verdict
+
+    async def _together(
+        self, name: str, payloads: Sequence[bytes], *, attempts: int = 1
+    ) -> list[Verdict]:
+        loop = asyncio.get_running_loop()
+        call = functools.partial(self._call, name, payloads, attempts=attempts)
+        return await loop.run_in_executor(self._threads, call)
+
+    def _call(self, name: str, payloads: Sequence[bytes], *, attempts: int) -> list[Verdict]:
         sandbox = self._idle.get()  # one per thread: waits at most for a worker being spawned
         call = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),
-            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            stop=tenacity.stop_after_attempt(attempts),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         )
         timeout_s = self._configs[name].timeout_s
         try:
-            [reply] = call(sandbox.call, name, [payload], timeout_s=timeout_s)
+            replies = call(sandbox.call, name, payloads, timeout_s=timeout_s * len(payloads))
         except TimeoutError:
-            return _failed(name, TIMEOUT, latency_s=timeout_s)
-        except InfrastructureError as error:
-            return _failed(name, str(error))
+            raise TogetherFailed(TIMEOUT, latency_s=timeout_s) from None
+        except (CallFailed, InfrastructureError) as error:
+            raise TogetherFailed(str(error)) from error
         finally:
             self._release(sandbox)
-        return Verdict(verifier=name, **reply)
+        return [
+            Verdict(verifier=name, **(reply | {"latency_s": reply["latency_s"] / len(replies)}))
+            for reply in replies
+        ]
 
     def _release(self, sandbox: Sandbox) -> None:
         try:
@@ -170,8 +199,16 @@ class VerifierService:
         )
 
 
-def _failed(name: str, error: str, *, latency_s: float = 0.0) -> Verdict:
-    return Verdict(verifier=name, reward=None, error=error, latency_s=latency_s)
+def _encoded(sample: Sample) -> bytes | str:
+    """Return the sample as a worker reads it, or why it cannot be sent."""
+    try:
+        return encode_sample(sample)
+    except DataError as error:
+        return str(error)
+
+
+def _failed(name: str, error: str) -> Verdict:
+    return Verdict(verifier=name, reward=None, error=error)
 
 
 def _is_transient(error: BaseException) -> bool:

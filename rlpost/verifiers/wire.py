@@ -4,8 +4,9 @@ Owns the form of every message. Refuses to own sockets and deadlines (channel.py
 Invariants: nothing that crosses the process border can execute code when it is read; a reply
 is accepted only when it answers the one request that was asked, number for number.
 
-- ``{"id", "configs", "memory_limit_mb"}`` -> ``{"id", "refusals"}``, once per worker
-- ``{"id", "verifier", "samples": [...]}`` -> ``{"id", "replies": [...]}``, one reply a sample
+- ``{"id", "configs", "memory_limit_mb"}`` -> ``{"id", "refusals", "grouped"}``, once
+- ``{"id", "verifier", "samples": [...]}`` -> ``{"id", "replies": [...]}``, one reply a sample,
+  or ``{"id", "failure"}`` when one call for all of them failed
 
 ``id`` is random, so that a worker cannot write the reply to a request it has not seen yet.
 """
@@ -26,6 +27,10 @@ from rlpost.verifiers.kinds import entry_of, verifiers
 
 MAX_REPLY_BYTES = 1 << 19  # of one sample; bounded text written as JSON escapes stays below it
 _REPLY_KEYS = {"reward", "error", "info"}
+
+
+class CallFailed(Exception):
+    """A call for several samples failed as a whole; nobody can tell for which of them."""
 
 
 class BadReply(InfrastructureError):
@@ -85,42 +90,55 @@ def encode_request(verifier: str, samples: Sequence[bytes], *, id: str) -> bytes
     return head[:-1].encode() + b', "samples": [' + b", ".join(samples) + b"]}"
 
 
-def decode_refusals(frame: bytes, *, id: str, names: Sequence[str]) -> dict[str, str]:
-    """Return, for each verifier that could not be built, why.
+def decode_ready(
+    frame: bytes, *, id: str, names: Sequence[str]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Return why verifiers could not be built, and the names of those that judge groups.
 
     Raises:
         BadReply: this is no answer to the hello of that ``id``.
     """
-    refusals = _payload(frame, id=id, key="refusals")
+    message = _message(frame, id=id)
+    if message.keys() != {"id", "refusals", "grouped"}:
+        raise BadReply("its first reply does not consist of 'id', 'refusals' and 'grouped'")
+    refusals, grouped = message["refusals"], message["grouped"]
+    if not isinstance(grouped, list) or not all(name in names for name in grouped):
+        raise BadReply("its list of verifiers that judge groups is malformed")
     if not isinstance(refusals, dict) or not all(
         name in names and isinstance(text, str) for name, text in refusals.items()
     ):
         raise BadReply("its list of refused verifiers is malformed")
-    return refusals
+    return refusals, frozenset(grouped)
 
 
 def decode_replies(frame: bytes, *, id: str, num_samples: int) -> list[dict[str, Any]]:
     """Return one ``{"reward", "error", "info"}`` per sample, in order.
 
     Raises:
+        CallFailed: the worker could not judge the samples together.
         BadReply: this is no answer to the request of that ``id``.
     """
-    replies = _payload(frame, id=id, key="replies")
+    message = _message(frame, id=id)
+    if message.keys() == {"id", "failure"} and num_samples > 1:
+        if not message["failure"] or not _is_text(message["failure"], 2 * MAX_TEXT):
+            raise BadReply("a failure is not a short text")
+        raise CallFailed(message["failure"])
+    if message.keys() != {"id", "replies"}:
+        raise BadReply("its reply does not consist of 'id' and 'replies'")
+    replies = message["replies"]
     if not isinstance(replies, list) or len(replies) != num_samples:
         raise BadReply(f"it did not send one reply for each of {num_samples} samples")
     return [_checked(reply) for reply in replies]
 
 
-def _payload(frame: bytes, *, id: str, key: str) -> Any:
+def _message(frame: bytes, *, id: str) -> dict[str, Any]:
     try:
         message = loads(frame)
     except (ValueError, RecursionError) as error:
         raise BadReply("it did not reply in JSON") from error
-    if not isinstance(message, dict) or message.keys() != {"id", key}:
-        raise BadReply(f"its reply does not consist of 'id' and {key!r}")
-    if message["id"] != id:
-        raise BadReply("its reply has the number of another request")
-    return message[key]
+    if not isinstance(message, dict) or message.get("id") != id:
+        raise BadReply("its reply does not have the number of this request")
+    return message
 
 
 def _checked(reply: Any) -> dict[str, Any]:

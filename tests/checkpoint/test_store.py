@@ -278,10 +278,11 @@ def test_a_really_full_disk(tmp_path):
 
 
 def test_too_little_space_is_said_before_the_run(tmp_path):
-    store = CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", keep=2)
     with pytest.raises(UserError, match=r"needs 3000\.0 TB .* available; free some space"):
         store.require_space(10**15)
     store.require_space(1)
+    assert list(tmp_path.iterdir()) == []  # a check leaves nothing behind
 
 
 def test_a_place_that_cannot_be_written_is_said_before_the_run(tmp_path):

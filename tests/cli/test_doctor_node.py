@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 
-from rlpost.cluster.session import free_port
+from rlpost.network import free_port
 
 NAMES = "n1,n2"
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.ranks import Ranks
-from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device, start_private
+from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied, UserError, WeightPushError
 
 
@@ -135,22 +135,6 @@ def test_a_gpu_that_is_not_there_is_said_at_once():
     else:
         with pytest.raises(UserError, match=r"cluster\.device=cuda"):
             resolve_device(Device.cuda)
-
-
-def test_a_session_that_starts_too_slowly_is_started_again(monkeypatch):
-    import ray
-
-    attempts, calls = iter([Exception("The current node timed out during startup."), None]), []
-
-    def init(**options):
-        calls.append(options["address"])
-        if (error := next(attempts)) is not None:
-            raise error
-
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
-    start_private()
-    assert calls == ["local", "shutdown", "local"]
 
 
 OUT_OF_MEMORY = """

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from rlpost.cluster import ray_node
-from rlpost.cluster.network import interface_to
+from rlpost.network import interface_to
 
 HEAD = ray_node.NodeSettings(
     name="n1",

@@ -3,8 +3,8 @@
 import pytest
 
 from rlpost.cluster.readiness import await_nodes, joined_nodes
-from rlpost.cluster.session import free_port
 from rlpost.errors import NoAnswer
+from rlpost.network import free_port
 
 
 def test_nodes_may_join_one_by_one():

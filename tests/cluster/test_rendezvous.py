@@ -4,10 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlpost.cluster.network import interface_to
 from rlpost.cluster.rendezvous import Rendezvous
-from rlpost.cluster.session import free_port
 from rlpost.errors import NoAnswer
+from rlpost.network import free_port, interface_to
 
 NAMES = ["n1", "n2"]
 

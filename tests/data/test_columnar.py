@@ -122,3 +122,15 @@ def test_a_file_that_was_cut_off(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"not a readable (Parquet|Arrow) file: \w+: .*; write"):
         list(load_rows(name))
+
+
+def test_a_cell_that_points_outside_of_its_data(tmp_path: Path) -> None:
+    """Decoding it would read foreign memory."""
+    path = tmp_path / "a.arrow"
+    offsets = pa.array([0, 10_000_000, 2, 3], pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.utf8(), 3, [None, offsets, pa.py_buffer(b"abc")])
+    schema = pa.schema([("prompt", pa.utf8())])
+    with ipc.new_stream(str(path), schema) as sink:
+        sink.write_batch(pa.RecordBatch.from_arrays([text], schema=schema))
+    with pytest.raises(DataError, match=r"a\.arrow: not a readable Arrow file: ArrowInvalid"):
+        list(load_rows(str(path)))

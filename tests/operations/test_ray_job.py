@@ -16,7 +16,7 @@ import psutil
 import pytest
 from cli_runs import REWARD, command, metrics
 
-from rlpost.cluster.session import free_port
+from rlpost.network import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTORS = ("ray::TrainerRank", "ray::VllmGenerator", "ray::VerifierService", "VLLM::")

@@ -7,7 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_runs import REWARD, STEPS, finish, metrics, samples, start, wait_for_step
+from cli_runs import (
+    REWARD,
+    STEPS,
+    finish,
+    metrics,
+    other_modes,
+    samples,
+    start,
+    wait_for_step,
+)
 
 pytestmark = pytest.mark.timeout(900)  # processes boot slowly beside others
 
@@ -21,7 +30,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole_run(place, tiny_untied_model) -> Path:
-    process = start(place, tiny_untied_model, "whole")
+    process = start(place, tiny_untied_model, "whole", umask=0o022)
     output = finish(process)
     assert process.returncode == 0, output
     return place / "runs" / "whole"
@@ -39,6 +48,7 @@ def test_a_run_leaves_what_the_contract_promises(whole_run):
     assert [row["step"] for row in rows if row.get(saving, 0) > 0] == [2, 3, 4]
     uids = [uid for _, uid, sample, _ in samples(whole_run) if sample == 0]
     assert len(set(uids)) == STEPS * 3
+    assert other_modes(whole_run, umask=0o022) == {}
 
 
 def test_every_push_is_proved_and_the_first_ratio_is_one(whole_run):
@@ -68,13 +78,14 @@ def test_killed_and_resumed_is_the_same_run(place, tiny_untied_model, whole_run)
     step = random.randrange(STEPS)  # any moment from the first evaluation to the last step
     name = f"killed-{step}"
     run = place / "runs" / name
-    process = start(place, tiny_untied_model, name)
+    process = start(place, tiny_untied_model, name, umask=0o077)
     wait_for_step(run, step, process)
     process.kill()
     process.communicate()
-    process = start(place, tiny_untied_model, name)
+    process = start(place, tiny_untied_model, name, umask=0o077)
     output = finish(process)
     assert process.returncode == 0, output
+    assert other_modes(run, umask=0o077) == {}
     assert samples(run) == samples(whole_run)
     assert [r["step"] for r in metrics(run)] == list(range(STEPS + 1))
     for ours, theirs in zip(metrics(run), metrics(whole_run), strict=True):

@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from rlpost.cli.boundary import exit_code
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
+from rlpost.tracking.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
@@ -32,6 +34,16 @@ def main(run_dir, size_kib, *places):
         num_steps=30,
         config={"trainer": {"steps": 30}},
     )
+    try:
+        _record(trackers)
+    finally:
+        # The file system ends with this process.
+        rows = read_metrics(Path(run_dir) / "metrics.jsonl")
+        sys.stdout.write(f"{len(rows)} whole rows\n")
+    return 0
+
+
+def _record(trackers):
     text = "word " * 400
     for step in range(1, 31):
         now_s = time.monotonic()
@@ -57,4 +69,4 @@ def _sample(text):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(exit_code(lambda: main(*sys.argv[1:])))

@@ -1,9 +1,11 @@
 import json
 import logging
+import resource
+from contextlib import contextmanager
 
 import pytest
 
-from rlpost.errors import DataError
+from rlpost.errors import DataError, RunFailed
 from rlpost.tracking.jsonl import MetricsWriter, read_metrics
 from rlpost.tracking.tracker import RunStatus
 
@@ -144,3 +146,32 @@ def test_a_damaged_line_has_an_address(path, line):
     path.write_text('{"step": 0, "time_s": 0.0}\n' + line + "\n")
     with pytest.raises(DataError, match=r"metrics\.jsonl:2: "):
         read_metrics(path)
+
+
+@contextmanager
+def largest_file(size):
+    """What is written beyond ``size`` bytes is refused, after a part of it was taken."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("step", [2, 3], ids=["same step", "next step"])
+def test_a_line_without_room_leaves_the_file_as_it_was(path, step):
+    writer = MetricsWriter(path, clock=Clock())
+    writer.log(1, {"a": 1.0})
+    writer.log(2, {"a": 2.0})
+    before = path.read_bytes()
+    many = {f"name/{number}": 1.0 for number in range(100)}
+    with (
+        largest_file(len(before) + 50),
+        pytest.raises(RunFailed, match="be written"),
+    ):
+        writer.log(step, many)
+    assert path.read_bytes() == before
+    writer.log(step, many)  # there is room again
+    assert [row["step"] for row in read_metrics(path)] == sorted({1, 2, step})
+    assert read_metrics(path)[-1]["name/99"] == 1.0

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from rlpost.errors import RunFailed
 from rlpost.tracking.rollouts import RolloutWriter, rollout_files
 
 
@@ -19,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, runs):
     writer.log_samples(1, [runs.sample()])
     before = (tmp_path / "step_000001.jsonl").read_text()
     (tmp_path / "step_000002.jsonl").mkdir()  # the rename onto it fails
-    with pytest.raises(OSError):
+    with pytest.raises(RunFailed, match="cannot be written"):
         writer.log_samples(2, [runs.sample()])
     assert (tmp_path / "step_000001.jsonl").read_text() == before
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == [

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from listening import listeners
 from one_rank import trainer
 from packed_groups import (
     load_plain,
@@ -39,6 +40,12 @@ def update(built, step: int, micro_batches=None) -> dict[str, float]:
 
 def weights(built) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in built.iter_weights()}
+
+
+def test_the_ranks_meet_on_the_masters_address_alone(tiny_model):
+    before = listeners()
+    with trainer(tiny_model):
+        assert {host for host, _ in listeners() - before} == {"127.0.0.1"}
 
 
 def poisoned():

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import textwrap
 
@@ -6,7 +7,7 @@ import pytest
 from rlpost.errors import InfrastructureError, UserError
 from rlpost.verifiers.check import check
 from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
+from rlpost.verifiers.function import Call, FunctionConfig
 
 
 @pytest.fixture
@@ -23,7 +24,24 @@ def path(tmp_path, monkeypatch):
 def test_valid_configs_come_back_with_absolute_paths(path, tmp_path):
     relative = FunctionConfig(path=path("def f(completions, **k): return [1.0]"))
     checked = check({"f": relative, "exact": ExactConfig()})
-    assert checked == {"f": FunctionConfig(path=f"{tmp_path}/rewards.py:f"), "exact": ExactConfig()}
+    absolute = FunctionConfig(path=f"{tmp_path}/rewards.py:f", call=Call.group)
+    assert checked == {"f": absolute, "exact": ExactConfig()}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "call"),
+    [
+        ("prompts, completions, **kw", Call.group),
+        ("queries, prompts, labels", Call.group),
+        ("solution_strs, ground_truths", Call.group),
+        ("data_source, solution_str, ground_truth, extra_info=None", Call.sample),
+    ],
+)
+def test_what_is_called_at_once_follows_from_the_contract(path, parameters, call):
+    cfg = FunctionConfig(path=path(f"def f({parameters}): ..."))
+    assert check({"f": cfg})["f"].call is call
+    one_by_one = dataclasses.replace(cfg, call=Call.sample)
+    assert check({"f": one_by_one})["f"].call is Call.sample
 
 
 @pytest.mark.parametrize(
@@ -31,13 +49,20 @@ def test_valid_configs_come_back_with_absolute_paths(path, tmp_path):
     [
         (FunctionConfig(), r"^verifier\.path must be FILE\.py:function, got ''"),
         (FunctionConfig(path="none.py:f"), r"^verifier\.path: there is no file '.*none\.py'"),
+        (FunctionConfig(path="one.py:f", call=Call.group), r"^verifier\.call=group does not fit"),
         (ExactConfig(extract="("), r"^verifier\.extract must be a regular expression, got '\('"),
         (ExactConfig(timeout_s=0.0), r"^verifier\.timeout_s must be in \(0, 86400\], got 0"),
         (ExactConfig(weight=float("nan")), r"^verifier\.weight must be in \[-1e6, 1e6\], got nan"),
+        (ExactConfig(env=["1BAD"]), r"^verifier\.env must list names .*, got '1BAD'; write"),
+        (ExactConfig(env=["A KEY"]), r"^verifier\.env must list names"),
+        (ExactConfig(env=[""]), r"^verifier\.env must list names"),
+        (ExactConfig(env=["RLPOST_NOWHERE"]), r"^verifier\.env names RLPOST_NOWHERE, which is not"),
         (ExactConfig(kind="exakt"), r"^verifier must be one of .* did you mean 'exact'"),
     ],
 )
-def test_bad_settings_name_their_field(cfg, text):
+def test_bad_settings_name_their_field(tmp_path, monkeypatch, cfg, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.py").write_text("def f(solution_str, ground_truth): ...")
     with pytest.raises(UserError, match=text):
         check({"v": cfg})
 
@@ -47,6 +72,23 @@ def test_messages_begin_with_the_field_and_name_the_function(path):
     missing = good.removesuffix("f") + "g"
     with pytest.raises(UserError, match=r"^reward\.path: .*rewards\.py has no function 'g'"):
         check({"f": FunctionConfig(path=good), "g": FunctionConfig(path=missing)}, field="reward")
+
+
+def test_a_key_written_where_its_name_belongs_is_not_repeated():
+    with pytest.raises(UserError, match="got 'API_KEY' with a value") as caught:
+        check({"v": ExactConfig(env=["API_KEY=sk-123"])})
+    assert "sk-123" not in str(caught.value)
+
+
+def test_a_module_sees_the_variables_that_env_names(path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-123")
+    cfg = FunctionConfig(
+        path=path("import os\nos.environ['JUDGE_KEY']\ndef f(completions, **k): return [1.0]")
+    )
+    with pytest.raises(UserError, match="KeyError: 'JUDGE_KEY'"):
+        check({"v": cfg})
+    cfg.env = ["JUDGE_KEY"]
+    assert check({"v": cfg})["v"].env == ["JUDGE_KEY"]
 
 
 def test_none_configured():

@@ -16,9 +16,10 @@ from rlpost.verifiers.math import MathConfig
 from rlpost.verifiers.wire import (
     MAX_REPLY_BYTES,
     BadReply,
+    CallFailed,
     _revived,
     decode_config,
-    decode_refusals,
+    decode_ready,
     decode_replies,
     decode_sample,
     encode_hello,
@@ -190,14 +191,31 @@ def test_anything_else_is_a_bad_reply(frame):
         decode_replies(frame, id="7", num_samples=1)
 
 
-def test_refusals_name_configured_verifiers_only():
-    def frame(refusals):
-        return json.dumps({"id": "7", "refusals": refusals}).encode()
+def test_the_first_reply_names_configured_verifiers_only():
+    def ready(refusals, grouped=()):
+        message = {"id": "7", "refusals": refusals, "grouped": grouped}
+        return decode_ready(json.dumps(message).encode(), id="7", names=["a", "b"])
 
-    assert decode_refusals(frame({"a": "why"}), id="7", names=["a"]) == {"a": "why"}
-    for bad in ({"b": "why"}, {"a": 1}, ["a"], None):
+    assert ready({"a": "why"}, ["b"]) == ({"a": "why"}, frozenset({"b"}))
+    for bad in ({"c": "why"}, {"a": 1}, ["a"], None):
         with pytest.raises(BadReply):
-            decode_refusals(frame(bad), id="7", names=["a"])
+            ready(bad)
+    for bad in (["c"], [1], [["a"]], {"a": 1}, None):
+        with pytest.raises(BadReply):
+            ready({}, bad)
+    with pytest.raises(BadReply):
+        decode_ready(b'{"id": "7", "refusals": {}}', id="7", names=["a"])
+
+
+def test_a_call_for_several_samples_may_fail_as_a_whole():
+    frame = json.dumps({"id": "7", "failure": "ValueError: no"}).encode()
+    with pytest.raises(CallFailed, match="ValueError: no"):
+        decode_replies(frame, id="7", num_samples=2)
+    with pytest.raises(BadReply):
+        decode_replies(frame, id="7", num_samples=1)
+    for bad in ("", None, 1, "x" * (2 * MAX_TEXT + 1), "\ud800"):
+        with pytest.raises(BadReply):
+            decode_replies(json.dumps({"id": "7", "failure": bad}).encode(), id="7", num_samples=2)
 
 
 @pytest.mark.parametrize("char", ["x", '"', "\x00", "\ud800", "\U0001f600"])

@@ -1,9 +1,11 @@
 """One contract for every transport."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from listening import listeners
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import Manifest, read_payload, write_payload
@@ -50,6 +52,23 @@ def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Ten
         sending.result()
     manifest = Manifest.from_dict(locator.manifest)
     return dict(read_payload(manifest, received, expected=None))
+
+
+def test_nothing_listens_beyond_the_senders_host(sender, transport):
+    before, during, done = listeners(), set(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            during.update(listeners() - before)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            push(sender, RECEIVERS[transport](), 1)
+        finally:
+            done.set()
+        watching.result()
+    assert {host for host, _ in during} == ({"127.0.0.1"} if transport is Transport.gloo else set())
 
 
 def test_bytes_arrive_and_outlive_release(sender, transport):

@@ -17,6 +17,7 @@ from rlpost.verifiers.contracts.answer import answer_of
 from rlpost.verifiers.contracts.returned import per_response, rewards_of, scored
 
 _NAMES = ("queries", "prompts", "labels")
+_NO_REWARD = TypeError("the function returned None, where OpenRLHF's functions return a number")
 _ANSWERS = ("label", "answer", "ground_truth", "reward_model.ground_truth")
 
 
@@ -24,7 +25,7 @@ def _bind(function: UserFunction) -> GroupCall:
     by_name = "queries" in function.signature.keywords
     _check(function, by_name=by_name)
 
-    def judge(samples: Sequence[Sample]) -> list[Score]:
+    def judge(samples: Sequence[Sample]) -> list[Score | Exception]:
         prompts = [_prompt(sample) for sample in samples]
         queries = [p + each.text for p, each in zip(prompts, samples, strict=True)]
         arguments = {"queries": queries, "prompts": prompts}
@@ -72,13 +73,12 @@ def _label(function: UserFunction, sample: Sample, *, by_name: bool) -> Any:
     return answer_of(function, sample, names=_ANSWERS, required=required)
 
 
-def _scores(returned: Any, *, num: int) -> list[Score]:
+def _scores(returned: Any, *, num: int) -> list[Score | Exception]:
     logs: dict[Any, list[Any]] = {}
     if isinstance(returned, Mapping):
         if "rewards" not in returned:
-            raise TypeError(
-                f"the function returned a dict without 'rewards': {list(returned)!r:.200}"
-            )
+            keys = f"{list(returned)!r:.200}"
+            return [TypeError(f"the function returned a dict without 'rewards': {keys}")] * num
         extra = returned.get("extra_logs") or {}
         if returned.get("scores") is not None:
             extra = {"scores": returned["scores"], **extra}
@@ -86,11 +86,9 @@ def _scores(returned: Any, *, num: int) -> list[Score]:
         returned = returned["rewards"]
     if num == 1 and _is_scalar(returned):
         returned = [returned]  # OpenRLHF passes one response a call and takes what float() takes
-    rewards = rewards_of(returned, num=num)
-    if any(reward is None for reward in rewards):
-        raise TypeError("the function returned None, where OpenRLHF's functions return a number")
+    rewards = [_NO_REWARD if each is None else each for each in rewards_of(returned, num=num)]
     return [
-        scored(reward, {name: values[i] for name, values in logs.items()}) if logs else reward
+        scored(reward, {name: values[i] for name, values in logs.items()})
         for i, reward in enumerate(rewards)
     ]
 

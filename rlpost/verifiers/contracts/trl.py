@@ -35,7 +35,7 @@ def _bind(function: UserFunction) -> GroupCall:
             "default value and do without"
         )
 
-    def judge(samples: Sequence[Sample]) -> list[Score]:
+    def judge(samples: Sequence[Sample]) -> list[Score | Exception]:
         log = _Log(len(samples))
         arguments = _columns(samples) | {
             "prompts": [sample.prompt for sample in samples],
@@ -52,10 +52,7 @@ def _bind(function: UserFunction) -> GroupCall:
             )
         returned = function.call(**signature.accepted(arguments))
         rewards = rewards_of(returned, num=len(samples))
-        return [
-            scored(reward, info) if info else reward
-            for reward, info in zip(rewards, log.infos, strict=True)
-        ]
+        return [scored(*each) for each in zip(rewards, log.infos, strict=True)]
 
     return judge
 
@@ -72,16 +69,18 @@ class _Log:
         self.calls = {"log_extra": self._extra, "log_metric": self._metric}
 
     def _extra(self, column: str, values: Any) -> None:
-        for info, value in zip(self.infos, _listed(column, values, len(self.infos)), strict=True):
+        listed = list(values)
+        if len(listed) != len(self.infos):
+            raise ValueError(
+                f"log_extra({column!r}, values) takes one value per completion: got {len(listed)} "
+                f"for {len(self.infos)}"
+            )
+        for info, value in zip(self.infos, listed, strict=True):
             info[column] = value
 
     def _metric(self, name: str, value: Any) -> None:
         for info in self.infos:
             info[name] = value
-
-
-def _listed(column: str, values: Any, num: int) -> list[Any]:
-    return rewards_of(values, num=num, what=f"log_extra({column!r}, values)")
 
 
 TRL = Adapter(

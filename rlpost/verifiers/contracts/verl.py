@@ -50,10 +50,10 @@ def _bind(function: UserFunction) -> GroupCall:
             "give the others default values"
         )
 
-    def judge_one(sample: Sample) -> Score:
+    def judge_one(sample: Sample) -> Score | Exception:
         return _score(function.call(**signature.accepted(_arguments(function, sample))))
 
-    def judge_all(samples: Sequence[Sample]) -> list[Score]:
+    def judge_all(samples: Sequence[Sample]) -> list[Score | Exception]:
         rows = [_arguments(function, sample) for sample in samples]
         arguments = {
             plural: [row[name] for row in rows]
@@ -80,18 +80,19 @@ def _arguments(function: UserFunction, sample: Sample) -> dict[str, Any]:
     return arguments
 
 
-def _score(returned: Any) -> Score:
+def _score(returned: Any) -> Score | Exception:
+    """Return a reward and its information; what is no reward becomes an error."""
     info: dict[Any, Any] = {}
     if isinstance(returned, Mapping):
         if "score" not in returned:
-            raise TypeError(
+            return TypeError(
                 f"the function returned a dict without 'score': {list(returned)!r:.200}"
             )
         info = {key: value for key, value in returned.items() if key != "score"}
         returned = returned["score"]
     if returned is None:
-        raise TypeError("the function returned None, where verl's functions return a number")
-    return scored(returned, info) if info else returned
+        return TypeError("the function returned None, where verl's functions return a number")
+    return scored(returned, info)
 
 
 VERL = Adapter(

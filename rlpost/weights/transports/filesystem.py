@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rlpost.errors import WeightPushError
+from rlpost.umask import follow_umask
 from rlpost.weights.manifest import Manifest
 from rlpost.weights.transports.protocol import Locator
 
@@ -46,6 +47,7 @@ class FilesystemSender:
         directory.mkdir(parents=True)
         try:
             save_file(_views(manifest, self._buffer), directory / "model.safetensors")
+            follow_umask(directory)  # receivers may run as another user
             (directory / "COMMIT").write_text(f"{manifest.version}\n")
         except OSError as error:
             raise WeightPushError(f"cannot write weights to {directory}: {error}") from error

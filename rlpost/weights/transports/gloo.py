@@ -5,13 +5,13 @@ rank. Invariant: every wait has the group's timeout, so a dead or hung peer is a
 within ``timeout_s``; a new group per push means that nothing of a failed push survives.
 """
 
-import socket
 from datetime import timedelta
 from typing import Any
 
 import torch
 
 from rlpost.errors import WeightPushError
+from rlpost.network import local_address, serve_store
 from rlpost.weights.manifest import Manifest
 from rlpost.weights.transports.protocol import Locator
 
@@ -24,16 +24,9 @@ def _group(where: dict[str, Any], rank: int, store: Any) -> Any:
     options = ProcessGroupGloo._Options()
     options._timeout = timedelta(seconds=where["timeout_s"])
     # By itself gloo binds to what the host's own name resolves to, which need not lead there.
-    options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(where["host"]))]
+    options._devices = [ProcessGroupGloo.create_device(hostname=local_address(where["host"]))]
     prefixed = PrefixStore(f"push-{where['version']}", store)
     return ProcessGroupGloo(prefixed, rank, where["world_size"], options)
-
-
-def _own_address(peer: str) -> str:
-    """This host's address on the way to ``peer``."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((peer, 1))  # sends nothing
-        return probe.getsockname()[0]
 
 
 def _broadcast(group: Any, buffer: torch.Tensor, size_bytes: int) -> None:
@@ -68,22 +61,11 @@ class GlooSender:
         return self._buffer
 
     def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
-        from torch.distributed import TCPStore
-
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        self._store = TCPStore(
-            self._host,
-            port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=self._timeout_s),
-        )
+        self._store = serve_store(self._host, timeout=timedelta(seconds=self._timeout_s))
         self._size_bytes = manifest.size_bytes
         self._where = {
             "host": self._host,
-            "port": port,
+            "port": self._store.port,
             "version": manifest.version,
             "world_size": 1 + num_receivers,
             "timeout_s": self._timeout_s,

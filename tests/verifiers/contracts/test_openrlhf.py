@@ -108,3 +108,29 @@ def test_the_option_calls_by_position_as_openrlhf_does(load):
             load(f"def f({parameters}): ...", contract=Contract.openrlhf)
     with pytest.raises(UserError, match=r"needs \['threshold'\]"):
         load("def f(queries, prompts, labels, threshold): ...")
+
+
+def test_a_group_is_one_call_with_lists(load):
+    judge = load("""
+        import torch
+        def f(queries, prompts, labels):
+            best = torch.tensor([float(len(q) == max(map(len, queries))) for q in queries])
+            return {"rewards": best, "scores": best / 2, "extra_logs": {"all": best.mean()}}
+    """)
+    other = Sample(prompt="", text="5!", prompt_text=PROMPT, columns={"answer": "5"})
+    assert judge.together([SAMPLE, other]) == [
+        {"reward": 0.0, "scores": 0.0, "all": 0.5},
+        {"reward": 1.0, "scores": 0.5, "all": 0.5},
+    ]
+
+
+def test_a_missing_reward_fails_alone(load):
+    judge = load("def f(queries, prompts, labels): return [1.0, None]")
+    reward, error = judge.together([SAMPLE, SAMPLE])
+    assert reward == 1.0 and isinstance(error, TypeError)
+
+
+def test_a_number_for_one_response_is_none_for_two(load):
+    judge = load("def f(queries, prompts, labels): return 1.0")
+    assert judge(SAMPLE) == 1.0
+    assert all(isinstance(each, TypeError) for each in judge.together([SAMPLE, SAMPLE]))

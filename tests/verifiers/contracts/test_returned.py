@@ -30,20 +30,30 @@ def test_forms_of_a_list(returned):
 
 @pytest.mark.parametrize("returned", [{0.5: 1, 1.0: 2}, {0.5, 1.0}, "ab", b"ab", 2, None, object()])
 def test_anything_else_is_no_list(returned):
-    with pytest.raises(TypeError, match="must return a list of rewards, got"):
-        rewards_of(returned, num=2)
+    for error in rewards_of(returned, num=2):
+        assert isinstance(error, TypeError) and "must return a list of rewards, got" in str(error)
 
 
 @pytest.mark.parametrize("returned", [[], [1.0], [1.0] * 3, np.ones((1, 2)), torch.ones(3)])
 def test_another_length_is_never_cut_or_filled(returned):
-    with pytest.raises(ValueError, match="must return one reward per completion: got"):
-        rewards_of(returned, num=2)
+    errors = rewards_of(returned, num=2)
+    assert len(errors) == 2
+    for error in errors:
+        assert isinstance(error, ValueError)
+        assert f"one reward per completion: got {len(returned)} for 2" in str(error)
+        assert "verifier.call=sample" in str(error)
 
 
 def test_logged_values_belong_to_their_response_or_to_all():
     assert per_response(torch.tensor([1.0, 2.0]), num=2) == [1.0, 2.0]
     assert per_response(3.0, num=2) == [3.0, 3.0]
     assert per_response([1, 2, 3], num=2) == [[1, 2, 3]] * 2
+
+
+def test_an_error_takes_no_information():
+    error = ValueError("no")
+    assert scored(error, {"why": "x"}) is error
+    assert scored(0.5, {}) == 0.5
 
 
 def test_information_never_replaces_the_reward():

@@ -34,7 +34,7 @@ def test_logging_the_wrong_number_of_values_is_an_error(load):
             log_extra("parsed", [])
             return [1.0]
     """)
-    with pytest.raises(ValueError, match=r"log_extra\('parsed', values\) .* got 0 for 1"):
+    with pytest.raises(ValueError, match=r"log_extra\('parsed', values\) takes .* got 0 for 1"):
         judge(SAMPLE)
 
 
@@ -50,3 +50,19 @@ def test_the_option_makes_any_keywords_trls(load):
     assert load(source, contract=Contract.trl)(SAMPLE) == 1.0
     with pytest.raises(UserError, match="accepts none of"):
         load("def f(text): ...", contract=Contract.trl)
+
+
+def test_a_group_is_one_call_with_lists(load):
+    judge = load("""
+        def f(prompts, completions, completion_ids, answer, log_extra, log_metric):
+            assert prompts == ["2+3?"] * 2 and answer == ["5", "5"]
+            assert completion_ids == [[7, 8], [9]]
+            log_extra("parsed", completions)
+            log_metric("best", 1.0)
+            return [float(c == max(completions, key=len)) for c in completions]
+    """)
+    other = Sample(prompt="2+3?", text="5", completion_ids=(9,), columns={"answer": "5"})
+    assert judge.together([SAMPLE, other]) == [
+        {"reward": 1.0, "parsed": "5!", "best": 1.0},
+        {"reward": 0.0, "parsed": "5", "best": 1.0},
+    ]

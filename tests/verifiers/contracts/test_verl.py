@@ -124,3 +124,13 @@ def test_the_option_needs_a_function_that_takes_the_response(load):
 def test_the_functions_own_error_is_not_swallowed(load):
     judge = load("def f(solution_str, **kw): return 1 / 0")
     assert attempt(lambda: judge(VERL))[1].startswith("ZeroDivisionError")
+
+
+def test_a_batch_is_one_call_with_lists_and_one_bad_score_fails_alone(load):
+    judge = load("""
+        def f(data_sources, solution_strs, ground_truths, extra_infos):
+            return [len(solution_strs), {"acc": 1}, {"score": 0.5, "acc": 1}]
+    """)
+    first, second, third = judge.together([VERL] * 3)
+    assert (first, third) == (3, {"reward": 0.5, "acc": 1})
+    assert isinstance(second, TypeError)
