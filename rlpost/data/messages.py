@@ -18,8 +18,8 @@ Messages = list[dict[str, Any]]
 def check_messages(value: Sequence[Any], *, address: str) -> Messages:
     """Return well-formed messages: known roles, text contents, not ending in an answer.
 
-    Keys that are None are left out. Arguments of a tool call that are JSON text, as OpenAI
-    writes them, become the object that templates expect.
+    Keys of messages and calls that are None are left out; arguments keep theirs. Arguments
+    that are JSON text, as OpenAI writes them, become the object that templates expect.
 
     Raises:
         DataError: says which message is wrong and how.
@@ -86,4 +86,5 @@ def _check_call(call: Any, *, where: str) -> dict[str, Any]:
             raise DataError(f"{where}: its arguments are not valid JSON: {error.msg}") from error
     if not isinstance(arguments, dict):
         raise DataError(f"{where}: its arguments must be an object, got {type(arguments).__name__}")
-    return {**call, "function": {**function, "arguments": arguments}}
+    plain = {key: value for key, value in call.items() if value is not None}
+    return {**plain, "function": {**function, "arguments": arguments}}

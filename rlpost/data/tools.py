@@ -26,7 +26,8 @@ def check_tools(value: Any, *, address: str) -> Tools:
     """Return the function schemas of a row's column ``tools``; none where it is empty.
 
     The column is a list of schemas in OpenAI's layout. It, or each schema, may be JSON text:
-    columnar files can keep schemas of different shapes in no other way.
+    columnar files can keep schemas of different shapes in no other way. Keys that are null
+    without a meaning are left out.
 
     Raises:
         DataError: says which schema is wrong and how.
@@ -68,15 +69,34 @@ def _check_tool(value: Any, *, where: str) -> dict[str, Any]:
             f"{where} must be a function schema {_SHAPE}, got {value!r:.80}; rename the column "
             "if it means something else"
         )
+    tool = _without_null(tool)
+    function = tool["function"]
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DataError(
             f"{where}: function.name must be letters, digits, '_', '-' and '.', got {name!r:.80}"
         )
-    if not isinstance(function.get("description", ""), str | None):
+    if not isinstance(function.get("description", ""), str):
         raise DataError(f"{where}: function.description must be text")
     _check_parameters(function.get("parameters"), where=where)
     return {"type": "function", **tool}
+
+
+def _without_null(schema: Any, *, names_follow: bool = False) -> Any:
+    """Leave out keys whose null means nothing: files filled them in, or a writer did.
+
+    In a JSON schema null is a value of ``default`` and ``const`` only; what stands in
+    ``properties`` are names, not keywords.
+    """
+    if isinstance(schema, list):
+        return [_without_null(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: _without_null(value, names_follow=key == "properties" and not names_follow)
+        for key, value in schema.items()
+        if value is not None or (key in ("default", "const") and not names_follow)
+    }
 
 
 def _check_parameters(value: Any, *, where: str) -> None:

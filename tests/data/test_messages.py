@@ -35,6 +35,13 @@ def test_arguments_as_text_become_an_object() -> None:
     assert parsed["tool_calls"][0]["function"]["arguments"] == {"city": "Ulm"}
 
 
+def test_none_fields_of_a_call_vanish_and_its_arguments_stay() -> None:
+    function = {"name": "weather", "arguments": {"city": None}}
+    asked = {"role": "assistant", "tool_calls": [{"id": None, "function": function}]}
+    _, found, _ = check(USER, asked, RESULT)
+    assert found["tool_calls"] == [{"function": function}]
+
+
 def test_several_results_may_follow_one_message() -> None:
     as_text = {"role": "assistant", "content": "<tool_call>weather</tool_call>"}
     for before in (call({}), as_text):

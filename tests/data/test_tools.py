@@ -53,6 +53,16 @@ def test_schemas_may_be_json_text(hermes: PreTrainedTokenizerFast, written: Any)
     assert encode(hermes, [USER], written) == encode(hermes, [USER], [WEATHER])
 
 
+def test_null_without_a_meaning_reaches_no_prompt(hermes: PreTrainedTokenizerFast) -> None:
+    """As ``datasets`` writes JSON lines: every schema has the keys of all others."""
+    properties = {"city": {"type": "string", "default": None, "enum": None}, "default": None}
+    parameters = {"type": "object", "properties": properties, "required": None}
+    filled = tool("weather", description=None, parameters=parameters)
+    text = hermes.decode(encode(hermes, [USER], [filled]).token_ids)
+    properties = {"city": {"type": "string", "default": None}}
+    assert json.dumps(tool("weather", parameters=CITY | {"properties": properties})) in text
+
+
 @pytest.mark.parametrize("none", [None, [], "", "[]", "null"])
 def test_no_tools_are_no_tools(chat: PreTrainedTokenizerFast, none: Any) -> None:
     found = encode(chat, [USER], none)
