@@ -85,8 +85,8 @@ class PromptEncoder:
         token_ids = self._rendered(content, row) if is_chat else self._bare(content, row)
         self._check_tokens(token_ids, row.address)
         columns = {k: v for k, v in row.columns.items() if k != self._column}
-        if content.tools:
-            columns[TOOLS] = list(content.tools)  # the column may have been JSON text
+        if TOOLS in columns:  # it may have been JSON text
+            columns[TOOLS] = list(content.tools) or None
         return Prompt(
             uid=uid,
             token_ids=tuple(token_ids),

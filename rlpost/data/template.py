@@ -46,7 +46,7 @@ def render(
             renders no text.
     """
 
-    def text_with(*tools: Mapping[str, Any]) -> str:
+    def text_with(tools: Sequence[Mapping[str, Any]]) -> str:
         with refusal(
             address,
             "the model's chat template refuses these messages",
@@ -60,9 +60,9 @@ def render(
             )
             return text
 
-    text = text_with(*tools)
+    text = text_with(tools)
     if tools:
-        _require_shown(tools, text, text_with(), address=address)
+        _require_shown(tools, text_with(_renamed(tools)), address=address)
     with refusal(
         address, "the prompt cannot be tokenized", way_out="change its text, or leave the row out"
     ):
@@ -75,14 +75,23 @@ def render(
     return ids
 
 
-def _require_shown(
-    tools: Sequence[Mapping[str, Any]], text: str, without: str, *, address: str
-) -> None:
-    for tool in tools:
-        name = tool["function"]["name"]
-        if text.count(name) <= without.count(name):
+def _renamed(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tools by names that stand nowhere else in a text."""
+    return [
+        {**tool, "function": {**tool["function"], "name": _marker(index)}}
+        for index, tool in enumerate(tools)
+    ]
+
+
+def _marker(index: int) -> str:
+    return f"rlpost_tool_{index}_"
+
+
+def _require_shown(tools: Sequence[Mapping[str, Any]], text: str, *, address: str) -> None:
+    for index, tool in enumerate(tools):
+        if _marker(index) not in text:
             raise DataError(
-                f"{address}: the model's chat template does not show the function {name!r} of "
-                f"column {COLUMN!r}, so the model would not know of it; use a model whose "
-                f"template takes tools, or remove the column"
+                f"{address}: the model's chat template does not show the function "
+                f"{tool['function']['name']!r} of column {COLUMN!r}, so the model would not know "
+                "of it; use a model whose template takes tools, or remove the column"
             )

@@ -66,7 +66,7 @@ def test_null_without_a_meaning_reaches_no_prompt(hermes: PreTrainedTokenizerFas
 @pytest.mark.parametrize("none", [None, [], "", "[]", "null"])
 def test_no_tools_are_no_tools(chat: PreTrainedTokenizerFast, none: Any) -> None:
     found = encode(chat, [USER], none)
-    assert found.tools == ()
+    assert (found.tools, found.columns) == ((), {"tools": None, "answer": "1"})
     row = Row(columns={"prompt": [USER]}, address="")
     assert found.token_ids == PromptEncoder(chat).encode(row, uid="0:0").token_ids
 
@@ -83,6 +83,13 @@ def test_a_template_that_leaves_tools_out_is_refused(chat: PreTrainedTokenizerFa
 def test_a_name_in_the_question_is_no_tool(chat: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match="does not show the function 'weather'"):
         encode(chat, "How is the weather?", [WEATHER])
+
+
+def test_a_name_that_the_template_uses_itself(hermes: PreTrainedTokenizerFast) -> None:
+    """Without tools this template writes ``assistant`` in a text of its own instead."""
+    default = "{% if not tools %}<|im_start|>system\nBe an assistant.<|im_end|>\n{% endif %}"
+    hermes.chat_template = default + TOOLS_IN_SYSTEM
+    assert encode(hermes, [USER], [tool("assistant")]).tools == (tool("assistant"),)
 
 
 def test_a_base_model_cannot_be_told(base: PreTrainedTokenizerFast) -> None:
