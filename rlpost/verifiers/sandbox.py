@@ -6,10 +6,11 @@ that says anything but the reply to the present request is killed; after ``close
 that it started is left.
 """
 
+import math
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -56,6 +57,7 @@ class Sandbox:
         self._refusals: dict[str, str] | None = None  # None until the worker is ready
         self.grouped: frozenset[str] = frozenset()  # verifiers that judge groups, when ready
         self.num_starts = 0
+        self.num_lost = 0  # workers that died or had to be killed
 
     @property
     def alive(self) -> bool:
@@ -117,9 +119,19 @@ class Sandbox:
         return self._refusals
 
     def call(
-        self, name: str, samples: Sequence[bytes], *, timeout_s: float
+        self,
+        name: str,
+        samples: Sequence[bytes],
+        *,
+        timeout_s: float,
+        overdue_s: float = math.inf,
+        on_overdue: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Let verifier ``name`` judge samples that ``encode_sample`` made.
+
+        Args:
+            timeout_s: deadline, counted from when the worker is ready.
+            overdue_s: when to call ``on_overdue``, if there is no reply by then.
 
         Returns:
             For each sample ``reward`` (None when ``error`` is set), ``error``, ``info`` and
@@ -137,7 +149,12 @@ class Sandbox:
         id, start = new_id(), time.monotonic()
         try:
             self._send(encode_request(name, samples, id=id), start + timeout_s)
-            frame = self._receive(start + timeout_s, max_bytes=MAX_REPLY_BYTES * len(samples))
+            frame = self._receive(
+                start + timeout_s,
+                max_bytes=MAX_REPLY_BYTES * len(samples),
+                overdue=start + overdue_s,
+                on_overdue=on_overdue,
+            )
             replies = decode_replies(frame, id=id, num_samples=len(samples))
         except TimeoutError:
             self.kill()
@@ -151,6 +168,7 @@ class Sandbox:
         """End the worker and every process that it started; say how it ended."""
         with self._lock:
             process, self._process = self._process, None
+            self.num_lost += process is not None and not self._closed
         if process is None:
             return "it was not running"
         how = process.end(grace_s=grace_s)
@@ -176,20 +194,30 @@ class Sandbox:
         except OSError as error:
             raise self._death() from error
 
-    def _receive(self, deadline: float, *, max_bytes: int) -> bytes:
+    def _receive(
+        self,
+        deadline: float,
+        *,
+        max_bytes: int,
+        overdue: float = math.inf,
+        on_overdue: Callable[[], None] = lambda: None,
+    ) -> bytes:
         while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 raise TimeoutError
+            if now >= overdue:
+                on_overdue()
+                overdue = math.inf
             assert self._process is not None
             channel, output = self._channel.fileno(), self._process.output()
-            ready = wait([channel, *output], remaining)
+            ready = wait([channel, *output], min(deadline, overdue) - now)
             if ready != [channel]:
                 self._process.drain(1)  # a full pipe would block a worker that prints
             if channel not in ready:
                 continue
             try:
-                frame = self._channel.recv(timeout_s=remaining, max_bytes=max_bytes)
+                frame = self._channel.recv(timeout_s=deadline - now, max_bytes=max_bytes)
             except TimeoutError:
                 raise
             except OversizedMessage as error:

@@ -1,15 +1,14 @@
 """The verifier service: many samples in, one verdict per verifier and sample out.
 
-Owns the pool of sandboxes, the bounded retry of infrastructure faults and the counts.
-Refuses to know about Ray (cluster/ wraps this class in an actor) and about weights
-(combine.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a
+Owns the bounded retry of infrastructure faults and the counts. Refuses to know about Ray
+(cluster/ wraps this class in an actor), about weights (combine.py) and about who works where
+(pool.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a
 verdict without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn, or
 of each of its three turns where a whole group is judged at once (groups.py).
 """
 
 import asyncio
 import functools
-import queue
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,10 +19,13 @@ from rlpost.errors import DataError, InfrastructureError, UserError
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample, VerifierConfig
 from rlpost.verifiers.groups import TogetherFailed, judge_together
+from rlpost.verifiers.pool import Pool
 from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
 from rlpost.verifiers.wire import CallFailed, encode_sample
 
 MAX_ATTEMPTS = 3  # of a sample whose worker dies
+OVERDUE_SHARE = 0.2  # of one response's deadline, after which a spare worker may step in
+SPARES_PER_WORKER = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class VerifierService:
     Plain and picklable in its arguments, so that it can live in this process or in an actor.
     ``judge`` may be awaited concurrently and from any event loop.
 
+    A sample that hangs holds up no other: a call that has taken ``OVERDUE_SHARE`` of its
+    verifier's ``timeout_s`` is overdue, and then the next call may begin on a spare worker.
+    Only when more than ``spares_per_worker * num_workers`` calls are overdue at once do others
+    wait for a deadline. Spares end with the calls that they stood in for.
+
     Example::
 
         service = VerifierService({"math": MathConfig()}, num_workers=2)
@@ -55,6 +62,7 @@ class VerifierService:
         num_workers: int,
         *,
         memory_limit_mb: int | None = None,
+        spares_per_worker: int = SPARES_PER_WORKER,
     ) -> None:
         """Start the workers in the background.
 
@@ -63,6 +71,8 @@ class VerifierService:
             num_workers: worker processes, >= 1.
             memory_limit_mb: address space of one worker in MiB; a judge that asks for more
                 gets a MemoryError.
+            spares_per_worker: bound on the workers beyond ``num_workers`` that are started
+                while calls are overdue.
         """
         if num_workers < 1:
             raise UserError(f"num_workers must be >= 1, got {num_workers}")
@@ -71,15 +81,15 @@ class VerifierService:
         self._configs = dict(configs)
         self._closed = False
         self._stats = {name: VerifierStats() for name in configs}
-        self._sandboxes = [
-            Sandbox(configs, memory_limit_mb=memory_limit_mb) for _ in range(num_workers)
-        ]
-        self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
-        # As many threads as sandboxes, so a job that runs finds an idle sandbox. They live
-        # until close(), which is what a sandbox asks of the thread that starts it.
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="verifier")
-        for sandbox in self._sandboxes:
-            self._threads.submit(self._release, sandbox)
+        make = functools.partial(Sandbox, self._configs, memory_limit_mb=memory_limit_mb)
+        make()  # says now what is wrong with the configs
+        num_spares = num_workers * spares_per_worker
+        self._pool = Pool(make, num_workers=num_workers, num_spares=num_spares)
+        # A thread for every sandbox there can be. They live until close(), which is what a
+        # sandbox asks of the thread that starts it.
+        self._threads = ThreadPoolExecutor(num_workers + num_spares, thread_name_prefix="verifier")
+        for _ in range(num_workers):
+            self._threads.submit(self._pool.add)
 
     async def judge(self, samples: Sequence[Sample]) -> list[tuple[Verdict, ...]]:
         """Judge every sample with every verifier.
@@ -105,20 +115,18 @@ class VerifierService:
 
     def alive(self) -> int:
         """Return the number of running worker processes."""
-        return sum(sandbox.alive for sandbox in self._sandboxes)
+        return self._pool.alive()
 
-    def num_restarts(self) -> int:
-        """Return how often a worker had to be replaced."""
-        return sum(max(0, sandbox.num_starts - 1) for sandbox in self._sandboxes)
+    def num_lost(self) -> int:
+        """Return how many workers died or had to be killed."""
+        return self._pool.num_lost()
 
     def close(self) -> None:
         """Kill the workers; calls in progress end with an error verdict. Idempotent."""
         self._closed = True
-        for sandbox in self._sandboxes:
-            sandbox.interrupt()
+        self._pool.interrupt()
         self._threads.shutdown(wait=True)
-        for sandbox in self._sandboxes:
-            sandbox.close()
+        self._pool.close()
 
     async def _judge_all(self, name: str, payloads: Sequence[bytes | str]) -> list[Verdict]:
         """Judge with one verifier; a text in the place of a sample says why it cannot be sent."""
@@ -156,7 +164,6 @@ class VerifierService:
         return await loop.run_in_executor(self._threads, call)
 
     def _call(self, name: str, payloads: Sequence[bytes], *, attempts: int) -> list[Verdict]:
-        sandbox = self._idle.get()  # one per thread: waits at most for a worker being spawned
         call = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),
             stop=tenacity.stop_after_attempt(attempts),
@@ -165,26 +172,23 @@ class VerifierService:
         )
         timeout_s = self._configs[name].timeout_s
         try:
-            replies = call(sandbox.call, name, payloads, timeout_s=timeout_s * len(payloads))
+            with self._pool.turn() as turn:
+                replies = call(
+                    turn.sandbox.call,
+                    name,
+                    payloads,
+                    timeout_s=timeout_s * len(payloads),
+                    overdue_s=timeout_s * OVERDUE_SHARE,
+                    on_overdue=turn.overdue,
+                )
         except TimeoutError:
             raise TogetherFailed(TIMEOUT, latency_s=timeout_s) from None
         except (CallFailed, InfrastructureError) as error:
             raise TogetherFailed(str(error)) from error
-        finally:
-            self._release(sandbox)
         return [
             Verdict(verifier=name, **(reply | {"latency_s": reply["latency_s"] / len(replies)}))
             for reply in replies
         ]
-
-    def _release(self, sandbox: Sandbox) -> None:
-        try:
-            if not sandbox.alive:
-                sandbox.start()  # boots while nobody waits for it
-        except InfrastructureError:
-            pass  # the next call starts it again and reports why it cannot
-        finally:
-            self._idle.put(sandbox)
 
     def _count(self, verdict: Verdict) -> None:
         old = self._stats[verdict.verifier]

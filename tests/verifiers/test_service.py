@@ -96,7 +96,7 @@ async def test_a_failure_stays_with_its_sample_and_is_never_a_reward(service):
     assert (stats.calls, stats.errors, stats.timeouts, stats.abstained) == (9, 3, 1, 1)
     assert stats.latency_s == pytest.approx(sum(v.latency_s for v in verdicts.values()))
     assert stats.latency_s >= 2.0
-    assert service.num_restarts() == 1 + MAX_ATTEMPTS
+    assert service.num_lost() == 1 + MAX_ATTEMPTS
 
 
 async def test_one_hanging_sample_does_not_hold_up_the_others(service):
@@ -106,6 +106,37 @@ async def test_one_hanging_sample_does_not_hold_up_the_others(service):
     assert len(await _judge(service, *map(str, range(50)))) == 50
     assert not hanging.done()
     assert [v.error for v in await hanging] == [TIMEOUT]
+
+
+@pytest.mark.parametrize(("spares_per_worker", "quick_wait"), [(3, False), (0, True)])
+async def test_samples_that_hang_hold_up_no_others(path, spares_per_worker, quick_wait):
+    cfg = FunctionConfig(path=path, timeout_s=5.0)
+    service = VerifierService({"f": cfg}, 2, spares_per_worker=spares_per_worker)
+    try:
+        await _judge(service, "1", "1")
+        start = time.monotonic()
+        hung = asyncio.create_task(_judge(service, "hang", "hang"))
+        await asyncio.sleep(0.1)
+        quick = await _judge(service, *map(str, range(8)))
+        assert [v.reward for v in quick] == list(range(8))
+        assert (time.monotonic() - start >= 5.0) is quick_wait
+        assert [v.error for v in await hung] == [TIMEOUT, TIMEOUT]
+        assert [v.reward for v in await _judge(service, "7")] == [7.0]
+        assert service.alive() <= 2
+    finally:
+        service.close()
+
+
+async def test_as_many_hang_as_there_are_spares(path):
+    cfg = FunctionConfig(path=path, timeout_s=4.0)
+    service = VerifierService({"f": cfg}, 1, spares_per_worker=3)
+    try:
+        verdicts = _judge(service, "hang", "hang", "hang", "1", "2")
+        verdicts = [v.reward if v.error is None else v.error for v in await verdicts]
+        assert verdicts == [TIMEOUT, TIMEOUT, TIMEOUT, 1.0, 2.0]
+        assert service.num_lost() == 3
+    finally:
+        service.close()
 
 
 async def test_a_death_is_retried_on_a_fresh_worker(service, tmp_path):
