@@ -41,11 +41,11 @@ SYSTEM_FIRST = (
     + _ANSWER
 )
 
-# Content is a list of parts (models that also read images).
+# Content is a list of parts (models that also read images): a string has none, and vanishes.
 PARTS_ONLY = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% for part in m['content'] %}{{ part['text'] + '' }}{% endfor %}<|im_end|>\n{% endfor %}"
-    + _ANSWER
+    "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}" + _ANSWER
 )
 
 # A template that fails in each way that a template can.

@@ -1,14 +1,16 @@
 """Messages and tools -> token ids, by a tokenizer's own chat template.
 
-Owns the call of the template and the check that tools reach the text. Refuses to own what
-may be in a message (messages.py). Invariant: whatever a template raises is a ``DataError``
-of the row that it was rendering.
+Owns the call of the template and the check that the last message and the tools reach the
+text. Refuses to own what may be in a message (messages.py). Invariant: whatever a template
+raises is a ``DataError`` of the row that it was rendering.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from rlpost.data.boundary import refusal
+from rlpost.data.messages import Messages
 from rlpost.data.tools import COLUMN
 from rlpost.errors import DataError
 
@@ -42,37 +44,57 @@ def render(
         add_generation_prompt: whether the text ends where the assistant is to answer.
 
     Raises:
-        DataError: the template refuses the messages or fails on them, leaves tools out, or
-            renders no text.
+        DataError: the template refuses the messages or fails on them, or leaves out tools or
+            the last message.
     """
-
-    def text_with(tools: Sequence[Mapping[str, Any]]) -> str:
-        with refusal(
-            address,
-            "the model's chat template refuses these messages",
-            way_out="change the messages (or data.system_prompt), or use another model",
-        ):
-            text: str = tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-            return text
-
-    text = text_with(tools)
+    rendered = partial(
+        _text, tokenizer, address=address, add_generation_prompt=add_generation_prompt
+    )
+    copied = [dict(message) for message in messages]
+    text = rendered(copied, tools)
     if tools:
-        _require_shown(tools, text_with(_renamed(tools)), address=address)
+        _require_tools(tools, rendered(copied, _renamed(tools)), address=address)
+    last = str(copied[-1].get("content") or "").strip()
+    # A template may change the text that it shows; only one that never shows it is refused.
+    if not text or (last not in text and _MARKER not in rendered(_marked(copied), tools).lower()):
+        raise DataError(
+            f"{address}: the model's chat template does not show the text of the last message; "
+            "it may be empty, or expect a list of parts, which is not supported. Repair the "
+            "template in the model's directory, or use another model"
+        )
     with refusal(
         address, "the prompt cannot be tokenized", way_out="change its text, or leave the row out"
     ):
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not ids:
-        raise DataError(
-            f"{address}: the model's chat template renders these messages to no text at all; "
-            "repair the template in the model's directory, or use another model"
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _text(
+    tokenizer: ChatTokenizer,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    address: str,
+    add_generation_prompt: bool,
+) -> str:
+    with refusal(
+        address,
+        "the model's chat template refuses these messages",
+        way_out="change the messages (or data.system_prompt), or use another model",
+    ):
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            tools=[dict(tool) for tool in tools] or None,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
         )
-    return ids
+        return text
+
+
+_MARKER = "rlpost_text_"  # stands nowhere else
+
+
+def _marked(messages: Messages) -> Messages:
+    return [*messages[:-1], {**messages[-1], "content": _MARKER}]
 
 
 def _renamed(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -87,7 +109,7 @@ def _marker(index: int) -> str:
     return f"rlpost_tool_{index}_"
 
 
-def _require_shown(tools: Sequence[Mapping[str, Any]], text: str, *, address: str) -> None:
+def _require_tools(tools: Sequence[Mapping[str, Any]], text: str, *, address: str) -> None:
     for index, tool in enumerate(tools):
         if _marker(index) not in text:
             raise DataError(

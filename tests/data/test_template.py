@@ -59,14 +59,19 @@ def test_a_system_prompt_that_the_template_refuses(chat: PreTrainedTokenizerFast
 @pytest.mark.parametrize("template", ["", "{# nothing #}", "{{ bos_token }}"])
 def test_a_template_without_text(chat: PreTrainedTokenizerFast, template: str) -> None:
     chat.chat_template = template
-    with pytest.raises(DataError, match=r"^t\.jsonl:7: .*renders these messages to no text"):
+    with pytest.raises(DataError, match=r"^t\.jsonl:7: .*does not show the text of the last"):
         encode(chat, [USER])
 
 
 def test_a_template_that_wants_parts(chat: PreTrainedTokenizerFast) -> None:
     chat.chat_template = PARTS_ONLY
-    with pytest.raises(DataError, match=r"^t\.jsonl:7: .*UndefinedError"):
+    with pytest.raises(DataError, match=r"^t\.jsonl:7: .*does not show the text of the last mess"):
         encode(chat, [USER])
+
+
+def test_a_template_may_change_the_text_that_it_shows(chat: PreTrainedTokenizerFast) -> None:
+    chat.chat_template = "{% for m in messages %}{{ m['content'] | trim | upper }}{% endfor %}"
+    assert encode(chat, " weather? ") == "WEATHER?"
 
 
 def test_calls_and_results_are_rendered(chat: PreTrainedTokenizerFast) -> None:
