@@ -49,7 +49,7 @@ NEEDS = {
     "needs_group": "`rollout.group_size` of at least {min_group}{by_default}",
     "needs_critic": "a critic (`critic.enabled=true`)",
     "needs_greedy": "a greedy response per prompt (sampled for you)",
-    "needs_components": "two or more rewards (verifier, reward models)",
+    "needs_components": "two or more rewards (functions of `verifier.path`, reward models)",
     "needs_selection": "tokens chosen from the whole batch (done for you)",
     "needs_proximal": "`algorithm.anchor=proximal`",
 }

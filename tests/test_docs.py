@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/running.md print means something.
+"""Every command that README.md and the pages of docs/ print means something.
 
 Those that start engines or clusters are run by tests/system/, tests/operations/ and CI; here
 each is composed, or parsed, as its own program would.
@@ -21,7 +21,7 @@ from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/running.md")
+PAGES = ("README.md", "docs/running.md", "docs/verifiers.md")
 LAUNCHERS = ("launch/ray_job.sh", "launch/slurm/train.sbatch", "launch/slurm/sweep.sbatch")
 
 
