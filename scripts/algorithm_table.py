@@ -132,13 +132,27 @@ def describe(group: str, entry: Entry) -> Variant:
 
 def options(config: type, path: str) -> Iterator[Option]:
     """Yield the fields of a config dataclass that a user sets; nested configs are left out."""
-    comments = dict(re.findall(r"^    (\w+): [^#\n]*# (.+)$", inspect.getsource(config), re.M))
+    comments = _comments(inspect.getsource(config))
     for field, value in ((f, getattr(config(), f.name)) for f in dataclasses.fields(config)):
         if field.name == "kind" or dataclasses.is_dataclass(value):
             continue
         choices = ", ".join(f"`{x.name}`" for x in type(value)) if isinstance(value, Enum) else ""
         meaning = "; ".join(filter(None, [choices, comments.get(field.name, "")]))
         yield Option(path=f"{path}.{field.name}", default=_default(value), meaning=cell(meaning))
+
+
+def _comments(source: str) -> dict[str, str]:
+    """Return what stands behind each field, or in the lines above it."""
+    above = re.findall(r"^((?:    # .+\n)+)    (\w+):", source, re.M)
+    sentences = {name: " ".join(re.findall(r"# (.+)", lines)) for lines, name in above}
+    behind = dict(re.findall(r"^    (\w+): [^#\n]*# (.+)$", source, re.M))
+    return {name: _phrase(text) for name, text in sentences.items()} | behind
+
+
+def _phrase(sentence: str) -> str:
+    """Example: ``_phrase("Discount per token.") == "discount per token"``."""
+    text = sentence.removesuffix(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def cell(text: str) -> str:
