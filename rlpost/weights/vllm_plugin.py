@@ -9,6 +9,10 @@ the payload being served stays referenced until its successor is committed, so a
 that fails its probe can be undone.
 """
 
+import ctypes
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +34,7 @@ from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
 
 BACKEND = "rlpost"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _RECEIVERS: dict[str, type[Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
     "filesystem": FilesystemReceiver,
@@ -40,8 +45,22 @@ Tensors = Sequence[tuple[str, torch.Tensor]]
 
 def register() -> None:
     """Entry point: make the backend known to vLLM, in every process that loads plugins."""
+    if multiprocessing.parent_process() is not None:
+        _end_with_parent()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, __name__, "StagedEngine")
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process of an engine when the process that started it ends.
+
+    vLLM's own watch is a thread of the child, and a child that is killed at a bad moment, or
+    that still boots, went on computing for nobody.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it has ended already
+        os._exit(1)
 
 
 @dataclass
