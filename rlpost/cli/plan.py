@@ -81,21 +81,13 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
 
 def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:
     """Compose and check the configuration as the stage would, for the hardware that is meant."""
-    from hydra import compose, initialize_config_dir
-
     from rlpost.cluster.session import Device
-    from rlpost.config.checks import check_rl
-    from rlpost.config.convert import to_rl_config
-    from rlpost.config.search_path import config_dir
-    from rlpost.config.store import register_configs
+    from rlpost.config.compose import compose_rl
     from rlpost.stages.rl_plan import prepare
     from rlpost.stages.run_directory import RunDirectory
     from rlpost.training.settings import DType
 
-    register_configs()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg, resolved = to_rl_config(compose(stage, overrides))
-    check_rl(cfg)
+    cfg, resolved = compose_rl(overrides, stage=stage)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus_per_node else Device.cpu

@@ -17,10 +17,12 @@ def _compose_and_run(argv: list[str], stage: str) -> int:
     from omegaconf import DictConfig
 
     from rlpost.cli.sweep import plan_sweep, run_sweep
+    from rlpost.config.command_line import check_command_line
     from rlpost.config.search_path import config_dir
     from rlpost.config.store import register_configs
 
     register_configs()
+    check_command_line(argv)
 
     def start(task: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:
         sys.argv = [f"rlpost {stage}", *argv]
@@ -40,12 +42,9 @@ def _compose_and_run(argv: list[str], stage: str) -> int:
 
 
 def _run(composed: Any, stage: str) -> int:
-    from rlpost.config.checks import check_rl
-    from rlpost.config.convert import to_rl_config
+    from rlpost.config.compose import checked
 
-    composed.run.name = composed.run.name or stage
-    cfg, resolved = to_rl_config(composed)
-    check_rl(cfg)
+    cfg, resolved = checked(composed, stage=stage)
 
     from rlpost.stages.rl_driver import run_rl
 

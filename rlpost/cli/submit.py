@@ -178,6 +178,7 @@ def submittable(command: list[str]) -> Submittable:
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from rlpost.config.command_line import check_override
     from rlpost.config.search_path import config_dir
     from rlpost.config.store import register_configs
 
@@ -195,9 +196,11 @@ def submittable(command: list[str]) -> Submittable:
                 f"stage, and use others with `rlpost {stage}` here"
             )
     overrides = [each for each in rest if each not in _SWEEP_FLAGS]
+    register_configs()
+    for each in overrides:
+        check_override(each)
     parsed = OverridesParser.create().parse_overrides(overrides)
     plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    register_configs()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         composed = compose(config_name=stage, overrides=plain)
     run_root = Path(os.path.abspath(Path(composed.run.dir).expanduser()))

@@ -21,10 +21,14 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from rlpost.config.command_line import check_override
     from rlpost.config.search_path import config_dir
     from rlpost.config.store import register_configs
 
     stage, *overrides = argv
+    register_configs()
+    for each in overrides:
+        check_override(each)
     parsed = OverridesParser.create().parse_overrides(overrides)
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
     if not keys:
@@ -35,7 +39,6 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
             f"the sweep over {', '.join(keys)} has {len(members)} members and none with number "
             f"{index}; submit with --array=0-{len(members) - 1}"
         )
-    register_configs()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
         composed = compose(stage, members[index])
     base = composed.run.name or stage

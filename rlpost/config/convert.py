@@ -1,14 +1,25 @@
 """The composed configuration -> dataclasses, once.
 
-Owns the conversion. Invariant: what comes out holds no OmegaConf object.
+Owns the conversion, and the proof that nothing is lost in it. Invariants: what comes out holds no
+OmegaConf object; every key that was written, in whatever way (``+``, ``++``, a YAML), is a field
+of a dataclass, and every field is there.
 """
 
+import re
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
+from rlpost.config.explain import unknown_option
 from rlpost.config.schema import RLConfig
+from rlpost.config.store import COMPOSABLE, registries
+from rlpost.errors import UserError
+from rlpost.registry import Registry
 from rlpost.training.reward_settings import RewardModelConfig
+
+_SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
 
 def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
@@ -18,11 +29,15 @@ def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
     dictionary of dataclasses, so their types are put in here.
 
     Raises:
-        OmegaConfBaseException: a value has the wrong type or an option does not exist.
+        UserError: an option does not exist, was removed, or would record a secret.
+        OmegaConfBaseException: a value has the wrong type or cannot be resolved.
     """
-    OmegaConf.resolve(composed)
-    for name, options in composed.reward_models.items():
-        composed.reward_models[name] = _typed(RewardModelConfig, options, name)
+    _refuse_secrets(composed)
+    _resolve(composed)
+    _type_reward_models(composed)
+    _refuse_strangers(composed, "")
+    for group, registry in registries().items():
+        _refuse_unregistered(composed, group, registry)
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, RLConfig)
     resolved = OmegaConf.to_container(composed, enum_to_str=True)
@@ -30,8 +45,114 @@ def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
     return cfg, {str(key): value for key, value in resolved.items()}
 
 
-def _typed(config: type, options: Any, name: str) -> Any:
-    # The parent gives errors the full path of a field.
-    parent = OmegaConf.create({"reward_models": {name: OmegaConf.structured(config)}})
-    parent.reward_models[name].merge_with(options)
-    return parent.reward_models[name]
+def _refuse_secrets(composed: DictConfig) -> None:
+    found = _SECRET.search(str(OmegaConf.to_container(composed, resolve=False)))
+    if found:
+        raise UserError(
+            f"${{oc.env:{found[1]}}} would write a secret into config.yaml, the report and the "
+            "trackers; leave it in the environment, and name it in verifier.env if a reward "
+            "function needs it"
+        )
+
+
+def _resolve(composed: DictConfig) -> None:
+    try:
+        OmegaConf.resolve(composed)
+    except InterpolationResolutionError as error:
+        unresolved = _flat(OmegaConf.to_container(composed, resolve=False))
+        written = {key: text for key, text in unresolved.items() if "${" in str(text)}
+        place = next((key for key in written if not _resolves(composed, key)), "")
+        raise UserError(
+            f"{place}={written.get(place)} cannot be resolved: {str(error).splitlines()[0]}; quote "
+            "a $ that is meant as it is with a backslash"
+        ) from error
+
+
+def _resolves(composed: DictConfig, key: str) -> bool:
+    try:
+        OmegaConf.select(composed, key, throw_on_resolution_failure=True)
+    except InterpolationResolutionError:
+        return False
+    return True
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.")
+    return leaves
+
+
+def _type_reward_models(composed: DictConfig) -> None:
+    models = composed.get("reward_models")
+    if not isinstance(models, DictConfig):
+        raise UserError(
+            f"reward_models must hold models by names of your choice, got {models!r}; add one with "
+            "+reward_models.NAME.path=PATH"
+        )
+    for name in map(str, models):
+        options = models[name]
+        if not isinstance(options, DictConfig):
+            raise UserError(
+                f"reward_models.{name} must hold the options of a model, got {options!r}; give "
+                f"+reward_models.{name}.path=PATH"
+            )
+        # The parent gives errors the full path of a field.
+        parent = OmegaConf.create(
+            {"reward_models": {name: OmegaConf.structured(RewardModelConfig)}}
+        )
+        parent.reward_models[name].merge_with(options)
+        models[name] = parent.reward_models[name]
+
+
+def _refuse_strangers(node: DictConfig, path: str) -> None:
+    """Raise UserError for a key that is no field, and for a field that is no key."""
+    kind = OmegaConf.get_type(node)
+    if is_dataclass(kind):
+        names = {declared.name for declared in fields(kind)}
+        for key in map(str, node):
+            if key not in names:
+                raise UserError(unknown_option(f"{path}{key}"))
+        for name in sorted(names - set(node)):
+            raise UserError(
+                f"~{path}{name} cannot be removed: every option has a value; leave the override "
+                "out to get the default"
+            )
+    for key in map(str, node):
+        if OmegaConf.is_dict(node._get_node(key)):
+            _refuse_strangers(node[key], f"{path}{key}.")
+
+
+def _refuse_unregistered(composed: DictConfig, group: str, registry: Registry) -> None:
+    """Raise UserError unless what was chosen from ``group`` is what its registry knows."""
+    path = group.replace("/", ".")
+    chosen = OmegaConf.select(composed, path)
+    if group not in COMPOSABLE:
+        _check_choice(chosen, path, group, registry)
+        return
+    if not isinstance(chosen, DictConfig):
+        raise UserError(f"{group} must be a list such as {group}=[{_names(registry)[0]}]")
+    for name in map(str, chosen):
+        _check_choice(chosen[name], f"{path}.{name}", f"{group}=[...]", registry)
+
+
+def _check_choice(node: Any, path: str, choice: str, registry: Registry) -> None:
+    by_type = {entry.config: entry.name for entry in registry}
+    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    if kind not in by_type:
+        got = "null" if node is None else repr(node)
+        raise UserError(
+            f"{path} is chosen by name, got {got:.100}; give {choice.replace('[...]', '[NAME]')}"
+            f"{'' if '[' in choice else '=NAME'} with one of {', '.join(_names(registry))}"
+        )
+    if node.kind != by_type[kind]:
+        raise UserError(
+            f"{path}.kind={node.kind} does not change what was chosen, {by_type[kind]}; leave it "
+            f"out, and choose with {choice}"
+        )
+
+
+def _names(registry: Registry) -> list[str]:
+    return sorted(entry.name for entry in registry)

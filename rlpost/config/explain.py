@@ -1,14 +1,17 @@
 """Hydra's and OmegaConf's errors -> field, value, rule, way out.
 
-Owns the wording. Refuses to decide what is valid.
+Owns the wording, and the names that exist. Refuses to decide what is valid.
 """
 
 import difflib
+import functools
 import re
 
 from omegaconf import OmegaConf
 
-from rlpost.config.foreign_names import FOREIGN_NAMES
+from rlpost.config.foreign_names import foreign_answer
+
+_LIST = "`rlpost rl --cfg job` lists all"
 
 
 def explain(error: Exception) -> str:
@@ -17,14 +20,35 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = f"{error}\n{cause}"
-    choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']+)'", text)
+    choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
         return _unknown_choice(group=choice.group(1), name=choice.group(2))
     key = _unknown_key(text)
     if key is not None:
-        return _unknown(key)
-    first = str(error).strip().splitlines()[0]
-    reason = str(cause).strip().splitlines()[0]
+        return f"{_file_of(text)}{unknown_option(key)}"
+    absent = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
+    if absent:
+        return _absent_group(absent[1])
+    several = re.search(r"Ambiguous value for argument '([^=']+)=", text)
+    if several:
+        return (
+            f"{several[1]} has several values, which make a sweep: add -m; or quote the value if "
+            "it is one"
+        )
+    twice = re.search(
+        r"(\S+) appears more than once in the final|Multiple values for (\S+)\.", text
+    )
+    if twice:
+        group = twice[1] or twice[2]
+        return f"{group} is chosen twice; give {group}=NAME once, without +"
+    return _plain(error, cause, text)
+
+
+def _plain(error: Exception, cause: BaseException, text: str) -> str:
+    first, reason = _sentence(error), _sentence(cause)
+    override = re.match(r"Error merging override ([^=\s]+)", first)
+    if override:
+        return f"{override[1].lstrip('+~')}: {reason}"
     sentence = first if reason in first else f"{first}: {reason}"
     place = re.search(r"full_key: (\S+)", text)
     if place is None or place.group(1) in sentence:
@@ -32,35 +56,90 @@ def explain(error: Exception) -> str:
     return f"{place.group(1)}: {sentence}"
 
 
+def _sentence(error: BaseException) -> str:
+    """Return the first line of a message, with the second where the first announces it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def _file_of(text: str) -> str:
+    """Return which YAML an error came from, as the beginning of a sentence."""
+    match = re.match(r"In '([^']+)'", text)
+    return f"{match[1]}.yaml: " if match else ""
+
+
 def _unknown_key(text: str) -> str | None:
-    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
-    is_unknown = re.search(r"is not in struct|not in '", text)
-    return match.group(1) if match and is_unknown else None
+    key = re.search(r"Key '([^']*)' (?:is not in struct|not in ')", text)
+    if key is None:
+        return None
+    place = re.search(r"full_key: (\S+)", text)
+    override = re.search(r"Could not override '([^']+)'", text)
+    return override[1] if override else place[1] if place else key[1]
 
 
-def _unknown(key: str) -> str:
-    foreign = FOREIGN_NAMES.get(key) or FOREIGN_NAMES.get(key.rpartition(".")[2])
-    if foreign:
-        return f"{key} is not an option of rlpost; it is called {foreign} here"
-    if re.match(r"reward_models\.\w+\.", key):
+def unknown_option(key: str) -> str:
+    """Return what to say of an option that does not exist."""
+    answer = foreign_answer(key)
+    if answer is not None:
+        return f"{key} is not an option of rlpost; {answer}"
+    model = re.match(r"reward_models\.(\w+)\.(.+)", key)
+    if model and f"reward_models.NAME.{model[2]}" in known_keys():
         return f"{key} has to be added, for models go by names of your choice: +{key}=VALUE"
-    close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{key} is not an option{hint} (`rlpost rl --cfg job` lists all)"
+    correction = re.match(r"algorithm\.corrections\.(\w+)\.", key)
+    if key in known_keys() and correction:
+        return (
+            f"{key} belongs to a correction that is not chosen; give "
+            f"algorithm/corrections=[{correction[1]}]"
+        )
+    if key in known_keys():
+        return f"{key} is not an option of what is chosen here ({_LIST})"
+    close = _closest(key)
+    hint = f"; did you mean {close}?" if close else ""
+    return f"{key} is not an option{hint} ({_LIST})"
+
+
+def _absent_group(group: str) -> str:
+    if known := known_choices(group):
+        return f"{group} is not chosen yet; write +{group}=NAME with one of {', '.join(known)}"
+    return unknown_option(group)
+
+
+def _closest(key: str) -> str | None:
+    """Return the option that was probably meant: nearly the same, or the same in another place."""
+    known = known_keys()
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+    if close:
+        return close[0]
+    name = key.rpartition(".")[2]
+    alike = [each for each in known if each.rpartition(".")[2] == name]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _unknown_choice(*, group: str, name: str) -> str:
+    known = known_choices(group)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{group} must be one of {', '.join(known)}, got {name!r}{hint}"
+
+
+def known_choices(group: str) -> list[str]:
+    """Return the names that may be chosen from a group; none where there is no such group."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.object_type import ObjectType
+
     from rlpost.config.search_path import config_dir
     from rlpost.config.store import registries
 
     known = {entry.name for entry in registries().get(group, ())}
     known |= {path.stem for path in (config_dir() / group).glob("*.yaml")}
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{group} must be one of {', '.join(sorted(known))}, got {name!r}{hint}"
+    store = ConfigStore.instance()
+    if group.startswith("hydra/") and store.get_type(group) is ObjectType.GROUP:
+        known |= {name.removesuffix(".yaml") for name in store.list(group)}
+    return sorted(known)
 
 
-def known_keys() -> list[str]:
+@functools.cache
+def known_keys() -> tuple[str, ...]:
     """Return every option of the RL stage as a dotted path."""
     from rlpost.config.schema import RLConfig
     from rlpost.config.store import option_path, registries
@@ -71,9 +150,9 @@ def known_keys() -> list[str]:
     keys += _flat(model, "reward_models.NAME.")
     for group, registry in registries().items():
         for entry in registry:
-            fields = OmegaConf.to_container(OmegaConf.structured(entry.config))
-            keys += _flat(fields, f"{option_path(group, entry.name)}.")
-    return sorted(set(keys))
+            options = OmegaConf.to_container(OmegaConf.structured(entry.config))
+            keys += _flat(options, f"{option_path(group, entry.name)}.")
+    return tuple(sorted(set(keys)))
 
 
 def _flat(tree: object, prefix: str) -> list[str]:

@@ -56,3 +56,13 @@ FOREIGN_NAMES: dict[str, str] = {
     "save_steps": "checkpoint.every",
     "eval_steps": "evaluation.every",
 }
+
+
+def foreign_answer(name: str) -> str | None:
+    """Return what to do instead of ``name``; None where no library calls anything so."""
+    parts = name.split(".")
+    for start in range(len(parts)):
+        key = ".".join(parts[start:])
+        if key in FOREIGN_NAMES:
+            return f"it is called {FOREIGN_NAMES[key]} here"
+    return None

@@ -1,0 +1,111 @@
+"""What may stand on a stage's command line, before hydra composes anything.
+
+Owns flags, the grammar of overrides and the part of hydra's own options that people may set.
+Refuses to own which options exist (convert.py) and the names of other libraries
+(foreign_names.py). Invariant: what passes can be composed or fails in words; nothing is written.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from rlpost.config.explain import known_choices, known_keys, unknown_option
+from rlpost.config.foreign_names import foreign_answer
+from rlpost.errors import UserError
+
+# hydra's flags; of --experimental-rerun, which loads a pickle, there is none on purpose.
+_FLAGS = frozenset({
+    "-m", "--multirun", "-r", "--run", "-c", "--cfg", "-p", "--package", "--resolve",
+    "-i", "--info", "-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion",
+    "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path",
+})  # fmt: skip
+_HYDRA = re.compile(r"hydra([./](launcher|sweeper)\b|\.searchpath$)")
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Refuse flags and overrides that no stage understands.
+
+    Raises:
+        UserError: names the word, the rule and what to type instead.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    for word in argv:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(
+                f"{word!a} is not UTF-8 text, which config.yaml could not record; rename what it "
+                "names"
+            )
+        if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
+            raise UserError(_unknown_flag(word))
+    for override in get_args_parser().parse_intermixed_args(list(argv)).overrides:
+        check_override(override)
+
+
+def check_override(text: str) -> None:
+    """Refuse an override that hydra cannot read, or that sets what hydra does with files.
+
+    Raises:
+        UserError: names the override and what to type instead.
+    """
+    override = _parsed(text)
+    group = override.key_or_group
+    if group.startswith("hydra") and not _HYDRA.match(group):
+        raise UserError(
+            f"{group} is an option of hydra that has no place here; run.dir and run.name say where "
+            "a run lives, hydra/launcher and hydra/sweeper how a sweep runs"
+        )
+    named = group.startswith(("reward_models.", "algorithm.corrections."))
+    if override.is_delete() and not named and not known_choices(group):
+        raise UserError(
+            f"~{group} cannot be removed: every option has a value; leave the override out to get "
+            "the default"
+        )
+    if override.value() is None and not override.is_delete() and (known := known_choices(group)):
+        raise UserError(
+            f"{group}=null chooses nothing; leave it out, or give one of {', '.join(known)}"
+        )
+
+
+def _parsed(text: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        if text.partition("=")[0]:
+            return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(_how_to_quote(text)) from error
+    raise UserError(_how_to_quote(text))
+
+
+def _how_to_quote(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        return (
+            f"{text!r} is not of the form key=value; if it belongs to the value before it, quote "
+            "that value: 'key=\"two words\"'"
+        )
+    if not re.fullmatch(r"(\+\+?|~)?[\w$-]+([./@:][\w$-]+)*", key):
+        return f"{text!r} is not of the form key=value: {key!r} is no name of an option"
+    return (
+        f"{key} has a value that must be quoted, for it holds characters with a meaning of their "
+        f"own, got {value!r}; type {shlex.quote(f'{key}={quoted(value)}')}"
+    )
+
+
+def quoted(value: str) -> str:
+    """Return ``value`` as a quoted string of hydra's grammar. Example: ``"a (1)"``, with quotes."""
+    escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", value).replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _unknown_flag(word: str) -> str:
+    name, _, value = word.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    if (answer := foreign_answer(name)) is not None:
+        return f"{word.partition('=')[0]} is not an option of rlpost; {answer}"
+    if name in known_keys():
+        return f"{word}: options have no dashes here; type {name}={value or 'VALUE'}"
+    return f"{word.partition('=')[0]}: {unknown_option(name)}"

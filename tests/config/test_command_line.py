@@ -1,0 +1,230 @@
+"""Wrong words of a command line, by kind: exit 2, one paragraph, no traceback, nothing written."""
+
+import dataclasses
+import itertools
+import shlex
+import subprocess
+import sys
+import typing
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlpost.bounds import bound_of
+from rlpost.cli.boundary import exit_code
+from rlpost.config.command_line import quoted
+from rlpost.config.compose import compose_rl
+from rlpost.config.schema import RLConfig
+
+# Where numbers lie that no defaults list leads to.
+CHOSEN = {"critic": ["algorithm=ppo", "critic.enabled=true"]}
+
+
+def numbers_below(config, path=""):
+    """(dotted path, bound, whether it is an integer) of every number of a configuration."""
+    hints = typing.get_type_hints(config)
+    for declared in dataclasses.fields(config):
+        place, hint = f"{path}{declared.name}", hints[declared.name]
+        if dataclasses.is_dataclass(hint):
+            yield from numbers_below(hint, f"{place}.")
+        elif (bound := bound_of(declared)) is not None and hint != list[int]:
+            yield place, bound, int in (hint, *typing.get_args(hint))
+
+
+NUMBERS = list(numbers_below(RLConfig))
+
+
+def wrong_values(bound, *, whole):
+    """Values that a number must refuse, by kind."""
+    yield "too small", bound.low - 1
+    yield "too large", 10**400 if whole else "1e300"
+    yield "nan", "nan"
+    yield "infinite", "-inf" if whole else "inf"
+    yield "word", "many"
+    yield "list", "[1]"
+    yield "mapping", "{a: 1}"
+    yield "truth", "true"
+    yield "nothing", "''"
+    yield "half", "1.5" if whole else "one"
+    yield "reference", "${nowhere}"
+
+
+def generated():
+    """One wrong value of each number; every kind of wrongness occurs several times."""
+    for index, (path, bound, whole) in enumerate(NUMBERS):
+        kinds = list(wrong_values(bound, whole=whole))
+        kind, value = kinds[index % len(kinds)]
+        yield pytest.param([f"{path}={value}"], path, id=f"{path}-{kind}")
+
+
+UNKNOWN = [f"{prefix}{key}=1" for prefix, key in itertools.product(
+    ("", "+", "++"),
+    ("trainer.lrr", "rollouts.group_size", "lossy", "loss.clip_lo", "algorithm.kl.koefficient",
+     "reward_models.rm.pth", "a.b.c.d"),
+)]  # fmt: skip
+
+WORDS = {
+    "experiment=null": "experiment=null chooses nothing; leave it out",
+    "algorithm=null": "algorithm=null chooses nothing",
+    "verifier=null": "one of exact, function, math, numeric",
+    "loss=null": "loss=null chooses nothing",
+    "algorithm/corrections=null": "chooses nothing",
+    "loss=": "loss must be one of",
+    "loss=clipp": "did you mean clip?",
+    "verifier=[math,numeric]": "verifier",
+    "trainer=null": "trainer: field 'trainer' is not Optional",
+    "trainer=3": "trainer: ",
+    "trainer=[]": "trainer: ",
+    "data=[]": "data: ",
+    "data.train=[]": "data.train: ",
+    "data.train=null": "data.train",
+    "data.train=": "data.train: no data source is called ''",
+    "resume=[]": "resume",
+    "reward_models=null": "reward_models",
+    "+reward_models.rm=3": "reward_models.rm must hold the options of a model",
+    "reward_models.rm.path=x": "+reward_models.rm.path=VALUE",
+    "algorithm.corrections=[tis]": "algorithm.corrections",
+    "+algorithm.corrections.mine.kind=tis": "algorithm/corrections=[NAME]",
+    "algorithm.corrections.tis.high=3": "give algorithm/corrections=[tis]",
+    "verifier.kind=numeric": "verifier.kind=numeric does not change what was chosen, math",
+    "loss.kind=gspo": "loss.kind=gspo does not change what was chosen, clip",
+    "algorithm.advantage=rloo": "give algorithm/advantage=NAME",
+    "+verifier=numeric": "verifier is chosen twice",
+    "+verifier@elsewhere=math": "elsewhere is not an option",
+    "+loss@trainer=clip": "ClipConfig is not a subclass of TrainerConfig",
+    "task=arithmetic": "write +task=NAME",
+    "~trainer": "~trainer cannot be removed",
+    "~trainer.lr": "~trainer.lr cannot be removed",
+    "~model": "~model cannot be removed",
+    "~run": "~run cannot be removed",
+    "~verifier": "verifier is chosen by name, got null",
+    "~loss": "loss is chosen by name",
+    "~nothing": "nothing",
+    "trainer.lr=1e-5,2e-5": "add -m",
+    "run.name=a#b": "type 'run.name=\"a#b\"'",
+    "data.train=/x/(1).jsonl": "type 'data.train=\"/x/(1).jsonl\"'",
+    "model.path=~/x": "type 'model.path=\"~/x\"'",
+    "data.train='half": "must be quoted",
+    "data.train=[a,b": "must be quoted",
+    "data.train={a": "must be quoted",
+    "data.train=a=b": "type 'data.train=\"a=b\"'",
+    "trainer.lr": "is not of the form key=value",
+    "=": "is not of the form key=value",
+    "=1": "is not of the form key=value",
+    "": "is not of the form key=value",
+    "trainer..lr=1": "'trainer..lr' is no name of an option",
+    "trainer.lr =1": "'trainer.lr ' is no name of an option",
+    "data.train=${missing}": "data.train=${missing} cannot be resolved",
+    "data.train=${run.dir": "must be quoted",
+    "data.train=${oc.env:NOT_SET_HERE}": "NOT_SET_HERE",
+    "data.train=${oc.env:HF_TOKEN}": "would write a secret into config.yaml",
+    "run.name=${run.name}": "interpolation",
+    "loss=???": "loss",
+    "data.train=???": "data.train",
+    "trainer=???": "trainer",
+    "model.path=\udcff": "is not UTF-8 text",
+    "hydra.run.dir=x": "run.dir and run.name say where a run lives",
+    "hydra.job.chdir=true": "has no place here",
+    "hydra.output_subdir=x": "has no place here",
+    "hydra.verbose=true": "has no place here",
+    "hydra/launcher=nope": "hydra/launcher must be one of",
+    "--trainer.lr=1": "type trainer.lr=1",
+    "--nope": "nope is not an option",
+    "--experimental-rerun=x.pickle": "is not an option",
+}  # fmt: skip
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Run what ``rlpost rl`` runs before it starts anything; returns what it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str) -> str:
+        code = exit_code(lambda: compose_rl(overrides, stage="rl") and 0)
+        text = capsys.readouterr().err
+        assert code == 2, text
+        assert "Traceback" not in text
+        assert text.startswith("error: ") and "\n\n" not in text.strip()
+        assert list(tmp_path.iterdir()) == []
+        return " ".join(text.split())
+
+    return run
+
+
+@pytest.mark.parametrize(("overrides", "path"), generated())
+def test_a_wrong_number_names_its_option(refused, overrides, path):
+    extra = CHOSEN.get(path.partition(".")[0], [])
+    assert path in refused(*extra, *overrides)
+
+
+def test_numbers_of_a_usual_size_are_accepted(tmp_path, monkeypatch):
+    """The control: the same walk accepts what is not wrong."""
+    monkeypatch.chdir(tmp_path)
+    cfg, resolved = compose_rl(["trainer.lr=1e-5", "+reward_models.rm.path=x"], stage="rl")
+    assert cfg.trainer.lr == 1e-5 and resolved["reward_models"]["rm"]["path"] == "x"
+    assert cfg.run.name == "rl"
+
+
+@pytest.mark.parametrize("override", UNKNOWN)
+def test_an_unknown_option_is_refused_however_it_is_written(refused, override):
+    text = refused(override)
+    key = override.lstrip("+").partition("=")[0]
+    assert f"{key} is not an option" in text or f"{key.split('.')[0]} is not an option" in text
+
+
+@pytest.mark.parametrize(("override", "message"), WORDS.items(), ids=map(repr, WORDS))
+def test_wrong_words_are_answered(refused, override, message):
+    assert message in refused(override)
+
+
+def test_an_unknown_key_of_a_yaml_is_named_with_its_file(refused, tmp_path, monkeypatch):
+    from rlpost.config import compose
+
+    root = tmp_path.parent / f"{tmp_path.name}-configs"
+    (root / "experiment").mkdir(parents=True)
+    (root / "experiment" / "mine.yaml").write_text("# @package _global_\ntrainer:\n  lrr: 1\n")
+    shipped = compose.config_dir()
+    for path in shipped.iterdir():
+        if path.name != "experiment":
+            (root / path.name).symlink_to(path)
+    monkeypatch.setattr(compose, "config_dir", lambda: root)
+    text = refused("experiment=mine")
+    assert "experiment/mine" in text and "trainer.lrr is not an option" in text
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_the_quoting_that_is_advised_gives_the_value(value):
+    parsed = OverridesParser.create().parse_override(f"key={quoted(value)}")
+    assert parsed.value() == value
+    assert shlex.split(shlex.quote(f"key={quoted(value)}")) == [f"key={quoted(value)}"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rl", "+trainer.lrr=1"],
+        ["rl", "experiment=null"],
+        ["rl", "trainer.lr=nan"],
+        ["rl", "run.name=a#b"],
+        ["rl", "--learning_rate", "1e-5"],
+        ["rft", "loss=null"],
+        ["rl", "-m", "trainer.lrr=1,2"],
+        ["plan", "rl", "+trainer.lrr=1"],
+        ["submit", "rl", "hydra.run.dir=x"],
+    ],
+    ids=" ".join,
+)
+def test_the_real_command_says_so_too(tmp_path, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "rlpost.cli.main", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
