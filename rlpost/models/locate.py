@@ -1,12 +1,13 @@
-"""``model.path`` -> a directory or hub id that transformers and vLLM both accept.
+"""``model.path`` -> a directory.
 
-Owns the resolution of names and the checks that need no weights. Refuses to load models.
+Owns the resolution of names. Refuses to own what is in the directory (directory.py).
 """
 
 from pathlib import Path
 
 from rlpost.errors import UserError
 from rlpost.models import embedded
+from rlpost.models.weight_files import stored_tensors
 
 
 def locate_model(path: str) -> str:
@@ -19,11 +20,6 @@ def locate_model(path: str) -> str:
         return str(embedded.materialize())
     local = Path(path).expanduser()
     if local.is_dir():
-        if not (local / "config.json").is_file():
-            raise UserError(
-                f"model.path: {local} has no config.json, so it is not a Hugging Face model "
-                "directory; save the model there with save_pretrained()"
-            )
         return str(local.resolve())
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
@@ -39,7 +35,9 @@ def _hub_snapshot(repo_id: str) -> str:
 
     try:
         return snapshot_download(
-            repo_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+            repo_id,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+            ignore_patterns=["consolidated*", "original/*"],  # the same weights, other names
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
@@ -67,19 +65,10 @@ def context_length(model_path: str) -> int:
     return int(length)
 
 
-def parameter_count(model_path: str) -> int:
-    """Return the number of parameters, read from safetensors headers or the file sizes."""
-    from safetensors import safe_open
+def parameter_count(model_path: str, *, field: str = "model.path") -> int:
+    """Return the number of parameters, read from the headers of the weights.
 
-    files = sorted(Path(model_path).glob("*.safetensors"))
-    total = 0
-    for file in files:
-        with safe_open(file, framework="np") as handle:
-            for name in list(handle.keys()):
-                size = 1
-                for extent in handle.get_slice(name).get_shape():
-                    size *= extent
-                total += size
-    if not files:
-        total = sum(f.stat().st_size for f in Path(model_path).glob("*.bin")) // 2
-    return total
+    Raises:
+        UserError: there are no weights, or they are damaged.
+    """
+    return sum(t.numel for t in stored_tensors(Path(model_path), field=field).values())

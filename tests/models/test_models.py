@@ -58,11 +58,6 @@ def test_a_path_that_does_not_exist(name):
         locate_model(name)
 
 
-def test_a_directory_that_is_no_model(tmp_path):
-    with pytest.raises(UserError, match=r"no config\.json"):
-        locate_model(str(tmp_path))
-
-
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     final = tmp_path / "model"
 

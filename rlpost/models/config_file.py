@@ -1,0 +1,143 @@
+"""``config.json`` of a model directory: which architecture it is and what it can be used for.
+
+Owns the checks that need the config alone. Refuses to own weights (weight_files.py) and
+tokenizers (tokenizer_files.py). Invariant: code that comes with a model is never run.
+"""
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rlpost.errors import UserError
+from rlpost.models.boundary import reading_model
+from rlpost.models.weight_files import read_json_object
+
+CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
+
+
+class Role(Enum):
+    """What a run uses a model for."""
+
+    policy = "policy"
+    critic = "critic"
+    reward = "reward model"
+
+
+def read_config(directory: Path, *, field: str, role: Role) -> Any:
+    """Return the ``transformers.PretrainedConfig`` of a directory that can play ``role``.
+
+    Args:
+        directory: in Hugging Face layout.
+        field: what an error calls it, such as ``model.path``.
+        role: what it is used for.
+
+    Raises:
+        UserError: there is none, it cannot be understood, or it is of another kind of model.
+    """
+    from transformers import AutoConfig
+
+    file = directory / CONFIG
+    if (directory / _ADAPTER).is_file():
+        raise UserError(
+            f"{field}: {directory / _ADAPTER} says that this is an adapter, and training starts "
+            "from a whole model; merge it with peft (merge_and_unload(), then "
+            "save_pretrained()), or move that file away if the directory holds a whole model"
+        )
+    if not file.is_file():
+        raise UserError(f"{field}: {_without_config(directory)}")
+    fields = read_json_object(file, field=field)
+    _refuse_unknown(fields, file, field=field)
+    with reading_model(f"{field}: {file} cannot be understood"):
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
+        config.get_text_config()
+    _refuse_other_kind(config, file, field=field, role=role)
+    _refuse_impossible_sizes(config.get_text_config(), file, field=field)
+    return config
+
+
+def _without_config(directory: Path) -> str:
+    if not any(directory.iterdir()):
+        return f"{directory} is empty; copy the model's files there"
+    return (
+        f"{directory} has no {CONFIG}, so it is not a Hugging Face model directory; save the "
+        "model there with save_pretrained()"
+    )
+
+
+def _refuse_unknown(fields: dict[str, Any], file: Path, *, field: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    model_type, architectures = fields.get("model_type"), fields.get("architectures")
+    if not isinstance(model_type, str) or not model_type:
+        raise UserError(
+            f"{field}: {file} must name its `model_type`, got {model_type!r}; save the model "
+            "again with save_pretrained()"
+        )
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{field}: {file} is of the model type {model_type!r}, "
+            + (
+                "whose code comes with the model (`auto_map`); such code is never run here. Use "
+                "a model that transformers itself implements"
+                if fields.get("auto_map")
+                else "which the installed transformers does not know; use another model, or a "
+                "release of rlpost with a newer transformers"
+            )
+        )
+    if not isinstance(architectures, list) or not architectures or not _all_text(architectures):
+        raise UserError(
+            f"{field}: {file} must name the model's class in `architectures`, got "
+            f"{architectures!r}; save the model again with save_pretrained()"
+        )
+    text = fields.get("text_config")
+    nested = text if isinstance(text, dict) else {}
+    quantization = fields.get("quantization_config") or nested.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UserError(
+            f"{field}: {file} says that the weights are quantized ({method or 'method unknown'}), "
+            "and quantized weights cannot be trained; use the model's unquantized checkpoint"
+        )
+
+
+def _all_text(values: list[Any]) -> bool:
+    return all(isinstance(value, str) and value for value in values)
+
+
+def _refuse_other_kind(config: Any, file: Path, *, field: str, role: Role) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+
+    name = config.architectures[0]
+    classifier = name.endswith("ForSequenceClassification")
+    if role is Role.reward:
+        return  # training/reward_scorer.py has more to say
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{field}: {name} of {file} is an encoder with a decoder, and a {role.value} must be "
+            "a decoder alone, such as Llama or Qwen"
+        )
+    if config.get_text_config() is not config:
+        raise UserError(
+            f"{field}: {name} of {file} also reads images or sound, and a {role.value} must be a "
+            "language model alone; save its language model by itself, or use another model"
+        )
+    if role is Role.critic and classifier:
+        return
+    if name not in CAUSAL.values():
+        kind = "a classifier or reward model" if classifier else "no causal language model"
+        raise UserError(
+            f"{field}: {name} of {file} is {kind}, and a {role.value} starts from a causal "
+            "language model (a class such as LlamaForCausalLM)"
+        )
+
+
+def _refuse_impossible_sizes(config: Any, file: Path, *, field: str) -> None:
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        value = getattr(config, name, 1)  # rehearsal.py speaks of models without attention
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(
+                f"{field}: `{name}` in {file} must be a positive whole number, got {value!r}"
+            )

@@ -1,0 +1,72 @@
+"""A model directory as a run meets it: read once, checked whole, before anything starts.
+
+Owns the order of the checks. Refuses to own each of them (config_file.py, weight_files.py,
+shell.py, tokenizer_files.py). Invariant: what ``read`` accepts is a complete, unquantized model
+in safetensors that transformers implements; whatever is wrong is one paragraph that names the
+file.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpost.models.config_file import Role, read_config
+from rlpost.models.naming import pieces_of
+from rlpost.models.shell import open_shell
+from rlpost.models.tokenizer_files import read_tokenizer
+from rlpost.models.weight_files import Shape, StoredTensor, refuse_broken_numbers, stored_tensors
+
+POLICY_FIELD = "model.path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDirectory:
+    """Example: ``ModelDirectory.read("models/Qwen3-0.6B").tokenizer()``"""
+
+    path: Path
+    config: Any  # transformers.PretrainedConfig
+    tensors: dict[str, StoredTensor] = field(repr=False)
+    field: str
+
+    @classmethod
+    def read(
+        cls, path: Path | str, *, field: str = POLICY_FIELD, role: Role = Role.policy
+    ) -> "ModelDirectory":
+        """Read config and headers, and a sample of every tensor.
+
+        Args:
+            path: a located model.
+            field: what an error calls it.
+            role: what it is used for.
+
+        Raises:
+            UserError: it cannot play the role.
+        """
+        directory = Path(path)
+        config = read_config(directory, field=field, role=role)
+        tensors = stored_tensors(directory, field=field)
+        refuse_broken_numbers(tensors, field=field)
+        return cls(path=directory, config=config, tensors=tensors, field=field)
+
+    def shell(self, *, dtype: torch.dtype | None = None) -> Any:
+        """Return the model without its weights; see ``shell.open_shell``."""
+        config = copy.deepcopy(self.config)
+        return open_shell(self.path, config, self.tensors, field=self.field, dtype=dtype)
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer; see ``tokenizer_files.read_tokenizer``."""
+        return read_tokenizer(self.path, self.config, field=self.field)
+
+    def checkpoint_shapes(self) -> dict[str, Shape]:
+        """Return name -> shape of what saving the model, or pushing it, consists of.
+
+        A tied ``lm_head`` is not listed even when the files store it.
+
+        Raises:
+            UserError: it could not be pushed.
+        """
+        pieces = pieces_of(self.shell(), field=self.field)
+        return {name: shape for piece in pieces for name, _, shape in piece.targets}

@@ -1,0 +1,122 @@
+"""From a model's parameters to the tensors of its checkpoint, piece by piece.
+
+Owns which parameters belong together when names or shapes change on the way to disk:
+transformers fuses the experts of a mixture and renames parts when it loads, and undoes that
+when it saves. vLLM reads the checkpoint's form, so a push and an export use it. Invariant: the
+pieces together are what saving the whole model at once would write, name for name; no piece
+holds more than one decoder layer.
+
+A tied ``lm_head`` is one parameter, under the embedding's name.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlpost.errors import UserError
+
+Shapes = list[tuple[str, torch.dtype, tuple[int, ...]]]
+
+_LAYER = re.compile(r"^.*?\.\d+\.")  # up to the number of the layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Tensors of the model that become tensors of the checkpoint together.
+
+    Example: ``Piece(sources=("model.layers.0.mlp.experts.down_proj",), targets=(...))`` with
+    one target for each expert.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+
+    def of(self, model: Any, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Turn the tensors of ``sources`` into the targets, which may be views of them."""
+        if self.is_unchanged:
+            yield from ((name, tensors[name]) for name in self.sources)
+            return
+        converted = _converted(model, {name: tensors[name] for name in self.sources})
+        yield from ((name, converted[name]) for name, _, _ in self.targets)
+
+    @property
+    def is_unchanged(self) -> bool:
+        return self.sources == tuple(name for name, _, _ in self.targets)
+
+
+def state_shapes(model: Any) -> Shapes:
+    """What a checkpoint of ``model`` is made of: parameters, then buffers that are saved.
+
+    The shapes are those of whole parameters when ZeRO-3 holds parts of them.
+    """
+    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = dict(model.named_buffers())
+    saved = [name for name in model.state_dict(keep_vars=True) if name not in shared]
+    tensors = [*model.named_parameters(), *((name, buffers[name]) for name in saved)]
+    return [
+        (name, tensor.dtype, tuple(getattr(tensor, "ds_shape", tensor.shape)))
+        for name, tensor in tensors
+    ]
+
+
+def pieces_of(model: Any, *, field: str = "model.path") -> list[Piece]:
+    """Divide the state of a transformers model into pieces, in the order of ``state_shapes``.
+
+    Args:
+        model: loaded from a checkpoint, on any device, or a shell.
+        field: what an error calls it.
+
+    Raises:
+        UserError: the checkpoint's form cannot be made layer by layer.
+    """
+    state = {
+        name: torch.empty(shape, dtype=dtype, device="meta")
+        for name, dtype, shape in state_shapes(model)
+    }
+    whole = _signature(_converted(model, state))
+    if whole == _signature(state):
+        return [_piece([name], {name: tensor}) for name, tensor in state.items()]
+    for groups in ([[name] for name in state], _layers(list(state))):
+        pieces = [
+            _piece(group, _converted(model, {name: state[name] for name in group}))
+            for group in groups
+        ]
+        targets = [target for piece in pieces for target in piece.targets]
+        if len(targets) == len(whole) and set(targets) == whole:
+            return pieces
+    raise UserError(
+        f"{field}: the weights of {type(model).__name__} change their form between training and "
+        "checkpoint in a way that spans layers, so they cannot be pushed to generators; use a "
+        "model of another architecture"
+    )
+
+
+def _piece(sources: Sequence[str], targets: Mapping[str, Tensor]) -> Piece:
+    return Piece(
+        sources=tuple(sources),
+        targets=tuple((name, t.dtype, tuple(t.shape)) for name, t in targets.items()),
+    )
+
+
+def _layers(names: Sequence[str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        match = _LAYER.match(name)
+        groups.setdefault(match.group() if match else name, []).append(name)
+    return list(groups.values())
+
+
+def _signature(tensors: Mapping[str, Tensor]) -> set[tuple[str, torch.dtype, tuple[int, ...]]]:
+    return {(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+
+
+def _converted(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What transformers' ``save_pretrained`` does with names and shapes."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    converted: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
+    return converted

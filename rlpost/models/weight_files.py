@@ -1,0 +1,219 @@
+"""The tensors of a model directory, from the headers of its safetensors files.
+
+Owns which files count and what their headers say. Refuses to own what the tensors should be
+(shell.py). Invariant: a file that is cut off, damaged or missing is refused by name before
+anything reads a weight; files beside the model's own are never read.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpost.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+_LENGTH_BYTES = 8  # of the number in front of a header
+_SAMPLE = 4096  # values of a tensor that are looked at
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where a tensor lies in a file.
+
+    Example: ``StoredTensor(file=Path("model.safetensors"), dtype="BF16", shape=(576,),
+    start=96, end=1248)``
+    """
+
+    file: Path
+    dtype: str  # as safetensors writes it
+    shape: Shape
+    start: int  # bytes from the beginning of the file
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def sample(self) -> torch.Tensor:
+        """Return the first values."""
+        dtype = _DTYPES[self.dtype]
+        count = min(self.numel, _SAMPLE)
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            raw = bytearray(handle.read(count * dtype.itemsize))
+        return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+
+
+def stored_tensors(directory: Path, *, field: str) -> dict[str, StoredTensor]:
+    """Return the model's tensors by name.
+
+    Args:
+        directory: in Hugging Face layout.
+        field: what an error calls it, such as ``model.path``.
+
+    Raises:
+        UserError: there are no safetensors, or a file is missing, damaged or quantized.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in weight_files(directory, field=field):
+        tensors.update(_read_header(file, field=field))
+    quantized = [name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+    if quantized:
+        first = tensors[quantized[0]]
+        raise UserError(
+            f"{field}: {first.file} stores {quantized[0]} as {first.dtype}, so its weights are "
+            "quantized and cannot be trained; use the model's unquantized checkpoint"
+        )
+    return tensors
+
+
+def refuse_broken_numbers(tensors: Mapping[str, StoredTensor], *, field: str) -> None:
+    """Look at the first values of every tensor; the rest is checked when a rank loads them.
+
+    Raises:
+        UserError: one is not a finite number.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor.sample()).all():
+            raise UserError(
+                f"{field}: {tensor.file} holds values in {name} that are not finite numbers, so "
+                "the model was damaged when it was trained or written; use another copy of it"
+            )
+
+
+def weight_files(directory: Path, *, field: str) -> list[Path]:
+    """Return the files that hold the model: those of the index, else ``model.safetensors``.
+
+    Raises:
+        UserError: there are none, or others beside them would be read by vLLM.
+    """
+    index = directory / INDEX
+    if index.is_file():
+        return _indexed_files(index, field=field)
+    found = sorted(directory.glob("*.safetensors"))
+    if not (directory / SINGLE).is_file():
+        raise UserError(f"{field}: {_no_weights(directory, found)}")
+    others = [file.name for file in found if file.name != SINGLE]
+    if others:
+        raise UserError(
+            f"{field}: {directory} holds {', '.join(others[:3])} beside {SINGLE}, and vLLM would "
+            f"load both; move {'it' if len(others) == 1 else 'them'} out of the directory"
+        )
+    return [directory / SINGLE]
+
+
+def _no_weights(directory: Path, found: list[Path]) -> str:
+    if (directory / "adapter_model.safetensors") in found:
+        return f"{directory} holds an adapter and not a whole model; merge it into its base first"
+    if found:
+        return (
+            f"{directory} holds {found[0].name} but neither {SINGLE} nor {INDEX}; save the model "
+            "again with save_pretrained()"
+        )
+    others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_FORMATS)
+    if others:
+        return (
+            f"{directory} holds its weights as {others[0]}, which is not read: formats that can "
+            "run code when they are opened, or that only inference programs read, are refused; "
+            "convert it with transformers: AutoModelForCausalLM.from_pretrained(DIR)"
+            ".save_pretrained(NEW) writes safetensors"
+        )
+    return f"{directory} holds no weights: there is no {SINGLE}; copy the model's files there"
+
+
+def _indexed_files(index: Path, *, field: str) -> list[Path]:
+    names = read_json_object(index, field=field).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(map(_is_file_name, names.values())):
+        raise UserError(f"{field}: {index} must hold a `weight_map` from tensors to file names")
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{field}: {index} names {missing[0]}"
+            + (f" and {len(missing) - 1} more files" if len(missing) > 1 else "")
+            + f", which {'is' if len(missing) == 1 else 'are'} not there; copy or download the "
+            "whole model again"
+        )
+    return files
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name
+
+
+def _read_header(file: Path, *, field: str) -> Iterator[tuple[str, StoredTensor]]:
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
+        raw = handle.read(length) if _LENGTH_BYTES + length <= size else b""
+    if raw[:1] != b"{":
+        raise UserError(f"{field}: {_no_safetensors(file, size)}")
+    first = _LENGTH_BYTES + length
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        tensors = [
+            (
+                name,
+                StoredTensor(
+                    file=file,
+                    dtype=entry["dtype"],
+                    shape=tuple(entry["shape"]),
+                    start=first + entry["data_offsets"][0],
+                    end=first + entry["data_offsets"][1],
+                ),
+            )
+            for name, entry in header.items()
+        ]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{field}: the header of {file} is damaged ({error}); copy the file again"
+        ) from error
+    end = max((tensor.end for _, tensor in tensors), default=first)
+    if end > size:
+        raise UserError(
+            f"{field}: {file} is cut off: it has {size:,} of {end:,} bytes; copy the file again"
+        )
+    return iter(tensors)
+
+
+def _no_safetensors(file: Path, size: int) -> str:
+    with file.open("rb") as handle:
+        if handle.read(len(b"version https://git-lfs")) == b"version https://git-lfs":
+            return f"{file} is a pointer of git-lfs, not the weights; run `git lfs pull` there"
+    return (
+        f"{file} ({size:,} bytes) is cut off or no safetensors file: its header cannot be read; "
+        "copy the file again"
+    )
+
+
+def read_json_object(file: Path, *, field: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{field}: {file} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{field}: {file} must hold a JSON object, got {type(value).__name__}")
+    return value
