@@ -42,7 +42,7 @@ from rlpost.training.packing import pack
 from rlpost.training.policy import Policy, PolicyInputs, load_policy
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.weights.manifest import read_payload
+from rlpost.weights.manifest import read_payload, refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
 
@@ -325,7 +325,8 @@ def check_publishing(path: str) -> Iterator[Finding]:
                 elapsed = time.perf_counter() - start
                 buffer = SharedMemoryReceiver().fetch(locator)
                 shapes = {tensor: shape for tensor, _, shape in built.weight_shapes()}
-                received = dict(read_payload(publisher._newest, buffer, expected=shapes))
+                refuse_other_model(publisher._newest, shapes)
+                received = dict(read_payload(publisher._newest, buffer))
                 differing = changed({n: t.cpu() for n, t in weights(built).items()}, received)
             finally:
                 publisher.close()

@@ -286,7 +286,7 @@ def train(
         schedule.step()
         if step % 10 == 0:
             report(f"step {step:4}  loss {loss:.3f}  {time.monotonic() - start:.0f} s")
-    save_classifier(model, output, tokenizer_path=path, write=True)
+    save_classifier(model, output, start=Path(path), tokenizer_path=Path(path), write=True)
     known = accuracy(model, Blocks(tokenizer, questions, seed=1).draw(len(held_out)))
     report(f"pairwise accuracy on trained questions {known:.3f}")
     return accuracy(model, Blocks(tokenizer, held_out, seed=1).draw(len(held_out)))

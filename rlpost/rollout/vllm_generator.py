@@ -19,9 +19,12 @@ from typing import Any
 from rlpost.bounds import WEEK_S, number
 from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
+from rlpost.models.directory import ModelDirectory
+from rlpost.models.weight_files import Shape
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
+from rlpost.weights.manifest import Manifest, refuse_other_model
 from rlpost.weights.transports.protocol import Locator
 
 CANCEL_TIMEOUT_S = 10.0
@@ -72,6 +75,7 @@ class VllmGenerator:
         self._model_path = model_path
         self._weight_backend = weight_backend
         self._engine: Any = None
+        self._expected: dict[str, Shape] = {}  # the tensors of a push
         self._info: GeneratorInfo | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self._version = BASE_VERSION
@@ -85,6 +89,8 @@ class VllmGenerator:
 
     async def setup(self) -> GeneratorInfo:
         if self._info is None:
+            # Not in vLLM's worker: there it replaces parts of transformers.
+            self._expected = ModelDirectory.read(self._model_path).checkpoint_shapes()
             self._set_environment()
             with _its_death_named():
                 self._engine = self._build_engine()
@@ -123,6 +129,9 @@ class VllmGenerator:
 
         args = AsyncEngineArgs(
             model=self._model_path,
+            # Mistral's own files beside the Hugging Face ones would be preferred.
+            config_format="hf",
+            load_format="safetensors",
             dtype=self._cfg.dtype.value,
             max_model_len=self._cfg.max_model_len,
             max_num_seqs=self._cfg.max_num_seqs,
@@ -273,6 +282,7 @@ class VllmGenerator:
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
+        refuse_other_model(Manifest.from_dict(locator.manifest), self._expected)
         info = {"transport": locator.transport, "manifest": locator.manifest}
         per_worker = [
             {**info, "where": {**locator.where, "rank": first_rank + worker}}

@@ -66,7 +66,7 @@ class DeepSpeedCritic:
             )
 
         self.cfg = cfg
-        self._tokenizer_path = policy_path
+        self._start, self._tokenizer_path = Path(model_path), Path(policy_path)
         self._stepper = DeepSpeedStepper(cfg, role=CRITIC, place=place, seed=seed, load=load)
 
     @property
@@ -154,6 +154,7 @@ class DeepSpeedCritic:
         save_classifier(
             self._stepper.module,
             directory,
+            start=self._start,
             tokenizer_path=self._tokenizer_path,
             write=self._stepper.rank == 0,
         )

@@ -26,9 +26,10 @@ from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.losses import PolicyLossInputs
 from rlpost.algorithms.mismatch import mismatch
 from rlpost.algorithms.sequences import sequence_heads
+from rlpost.models.naming import Shapes, pieces_of
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_stepper import POLICY, DeepSpeedStepper, Rank
-from rlpost.training.deepspeed_weights import Shapes, iter_weights, save_pretrained, weight_shapes
+from rlpost.training.deepspeed_weights import iter_checkpoint, save_pretrained, weight_shapes
 from rlpost.training.flops import PolicyCost, peak_flops
 from rlpost.training.objective import Objective
 from rlpost.training.policy import Policy, PolicyInputs, load_policy
@@ -86,6 +87,7 @@ class DeepSpeedTrainer:
         )
         self.dtype = self._stepper.dtype
         self._shapes = weight_shapes(self._stepper.module.model)
+        self._pieces = pieces_of(self._stepper.module.model)
         self._cost = _cost(self._stepper.module.model, self._shapes)
         self._peak_flops = _peak_flops(self._stepper, self._shapes)
         self._flops = self._busy_s = 0.0  # since the last optimizer step
@@ -96,7 +98,7 @@ class DeepSpeedTrainer:
 
     def weight_shapes(self) -> Shapes:
         """Name, dtype and shape of every tensor ``iter_weights`` yields, in its order."""
-        return self._shapes
+        return [target for piece in self._pieces for target in piece.targets]
 
     def forward_backward(
         self, batches: Sequence[TokenBatch], *, objective: Objective, temperature: float
@@ -203,8 +205,8 @@ class DeepSpeedTrainer:
         return [part.tolist() for part in np.split(logprobs_R, cuts)]
 
     def iter_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full weights under Hugging Face names; see ``deepspeed_weights.iter_weights``."""
-        return iter_weights(self._stepper.module.model)
+        """Full weights in the form of a Hugging Face checkpoint; collective."""
+        return iter_checkpoint(self._stepper.module.model, self._pieces)
 
     def rest(self) -> int:
         """Leave memory until the next verb; see ``DeepSpeedStepper.rest``."""
@@ -227,7 +229,7 @@ class DeepSpeedTrainer:
         save_pretrained(
             self._stepper.module.model,
             directory,
-            tokenizer_path=self._model_path,
+            start=Path(self._model_path),
             write=self._stepper.rank == 0,
         )
         dist.barrier()

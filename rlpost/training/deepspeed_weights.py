@@ -1,25 +1,26 @@
 """Full weights out of a sharded engine.
 
-Owns the gathering for publication and export. Refuses to own transport. Invariant: names,
-order and values are those of the Hugging Face model's ``named_parameters()`` (so a tied
-``lm_head`` is absent), in the compute dtype, on every rank alike.
+Owns the gathering for publication and export. Refuses to own transport, files (export.py) and
+the checkpoint's names (models/naming.py). Invariant: values are in the compute dtype, on every
+rank alike, and a tied ``lm_head`` is absent.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
-from rlpost.umask import follow_umask
+from rlpost.models.directory import ModelDirectory
+from rlpost.models.export import write_model
+from rlpost.models.naming import Piece, Shapes
+
+T = TypeVar("T")
 
 BUCKET_BYTES = 64 * 2**20
-
-Shapes = list[tuple[str, torch.dtype, tuple[int, ...]]]
 
 
 def weight_shapes(model: nn.Module) -> Shapes:
@@ -30,54 +31,82 @@ def weight_shapes(model: nn.Module) -> Shapes:
     ]
 
 
+def iter_checkpoint(model: nn.Module, pieces: Sequence[Piece]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a checkpoint of ``model``; like ``iter_weights``, in pieces' order.
+
+    At most one piece, or one bucket of small ones, is whole at a time.
+    """
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    sizes = [sum(_size_bytes(named[name]) for name in piece.sources) for piece in pieces]
+    for bucket in _buckets(list(zip(pieces, sizes, strict=True))):
+        gathered = [named[name] for piece in bucket for name in piece.sources]
+        with _gathered(gathered):
+            for piece in bucket:
+                tensors = {name: named[name].detach() for name in piece.sources}
+                for name, tensor in piece.of(model, tensors):
+                    yield name, tensor.contiguous()
+
+
 def iter_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield full tensors, contiguous, on the compute device.
+    """Yield full parameters under the module's own names, contiguous, on the compute device.
 
     Collective under ZeRO-3: every rank must exhaust it. A tensor may be the live weight:
     copy it before asking for the next one or training on.
     """
-    for bucket in _buckets(list(model.named_parameters())):
+    named = [((name, p), _size_bytes(p)) for name, p in model.named_parameters()]
+    for bucket in _buckets(named):
         with _gathered([param for _, param in bucket]):
             for name, param in bucket:
                 yield name, param.detach().contiguous()
 
 
-def _buckets(
-    named: Sequence[tuple[str, nn.Parameter]],
-) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    bucket: list[tuple[str, nn.Parameter]] = []
+def _size_bytes(tensor: Tensor) -> int:
+    return getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
+
+
+def _buckets(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
+    """Group items of known bytes, in order, into buckets of at most ``BUCKET_BYTES``."""
+    bucket: list[T] = []
     size = 0
-    for name, param in named:
-        bytes_here = getattr(param, "ds_numel", param.numel()) * param.element_size()
+    for item, bytes_here in sized:
         if bucket and size + bytes_here > BUCKET_BYTES:
             yield bucket
             bucket, size = [], 0
-        bucket.append((name, param))
+        bucket.append(item)
         size += bytes_here
     if bucket:
         yield bucket
 
 
-def _gathered(params: list[nn.Parameter]) -> Any:
-    if not any(hasattr(param, "ds_id") for param in params):
+def _gathered(tensors: Sequence[Tensor]) -> Any:
+    params = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    if not params:
         return nullcontext()
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(params)
 
 
-def save_pretrained(model: nn.Module, directory: Path, *, tokenizer_path: str, write: bool) -> None:
+def save_pretrained(model: nn.Module, directory: Path, *, start: Path, write: bool) -> None:
     """Write a ``save_pretrained`` directory with tokenizer and chat template.
 
     Collective; only the rank with ``write`` keeps the tensors (in host memory) and writes.
+
+    Args:
+        model: the trained transformers model.
+        directory: where to.
+        start: the directory that it was loaded from; gives all that is not weights.
+        write: whether this rank writes.
     """
     state = _full_state(model, keep=write)
     if write:
-        _write(model, state, directory, tokenizer_path)
+        dtype = next(iter(state.values())).dtype
+        shell = ModelDirectory.read(start).shell(dtype=dtype)
+        write_model(shell, state, directory, start=start, tokenizer_path=start)
 
 
 def save_classifier(
-    critic: nn.Module, directory: Path, *, tokenizer_path: str, write: bool
+    critic: nn.Module, directory: Path, *, start: Path, tokenizer_path: Path, write: bool
 ) -> None:
     """Write a critic (``model`` and ``score``) as a sequence classifier with one label.
 
@@ -86,7 +115,7 @@ def save_classifier(
     Raises:
         UserError: transformers has no classifier of this architecture; on every rank.
     """
-    shell, prefix = _classifier_shell(critic.model.config)
+    shell, prefix = _classifier_shell(start)
     state = _full_state(critic, keep=write)
     if write:
         state = {
@@ -94,14 +123,15 @@ def save_classifier(
             for name, tensor in state.items()
         }
         assert state.keys() == shell.state_dict().keys(), state.keys() ^ shell.state_dict().keys()
-        _write(shell, state, directory, tokenizer_path)
+        shell.to(next(iter(state.values())).dtype)
+        write_model(shell, state, directory, start=start, tokenizer_path=tokenizer_path)
 
 
-def _classifier_shell(config: Any) -> tuple[nn.Module, str]:
+def _classifier_shell(start: Path) -> tuple[nn.Module, str]:
     """Return an empty classifier of the decoder's architecture and its decoder's name in it."""
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config = copy.deepcopy(config)
+    config = AutoConfig.from_pretrained(start)  # the live model's has its drop-out switched off
     config.num_labels = 1
     config.architectures = None  # save_pretrained fills in the classifier's
     try:
@@ -125,14 +155,3 @@ def _full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     state = {name: tensor.cpu().clone() for name, tensor in iter_weights(model)}
     params = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return state | {k: v.cpu() for k, v in model.state_dict().items() if k not in params}
-
-
-def _write(
-    model: nn.Module, state: dict[str, Tensor], directory: Path, tokenizer_path: str
-) -> None:
-    from transformers import AutoTokenizer
-
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory, state_dict=state)
-    AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(directory)
-    follow_umask(directory)

@@ -2,14 +2,11 @@
 
 Owns the flat payload layout and its verification. Refuses to own how bytes travel
 (transports/) and when (bus.py). Invariant: a payload that verifies is byte for byte what
-the trainer wrote, and holds exactly the expected tensors.
+the trainer wrote, and what passes ``refuse_other_model`` holds exactly the expected tensors.
 """
 
-import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,24 +119,19 @@ def _copy_to_host(source: torch.Tensor, target: torch.Tensor) -> None:
         place.copy_(pinned.copy_(piece))
 
 
-def read_payload(
-    manifest: Manifest, buffer: torch.Tensor, *, expected: Mapping[str, Shape] | None
-) -> list[tuple[str, torch.Tensor]]:
+def read_payload(manifest: Manifest, buffer: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """Verify ``buffer`` (uint8, CPU) and return views of its tensors.
 
     Args:
         manifest: what the sender says it wrote.
         buffer: received bytes, at least ``manifest.size_bytes`` long.
-        expected: name -> shape of the model's tensors, or None when unknown.
 
     Raises:
-        WeightPushError: a tensor is missing, unknown, misshapen or damaged; names it.
+        WeightPushError: bytes are missing, or a tensor is damaged; names it.
     """
     names = [entry.name for entry in manifest.entries]
     if len(set(names)) != len(names):
         raise WeightPushError(f"version {manifest.version} names a tensor twice")
-    if expected is not None:
-        _refuse_other_model(manifest, expected)
     if buffer.numel() < manifest.size_bytes:
         raise WeightPushError(
             f"version {manifest.version}: received {buffer.numel()} of {manifest.size_bytes} bytes"
@@ -155,7 +147,12 @@ def read_payload(
     return tensors
 
 
-def _refuse_other_model(manifest: Manifest, expected: Mapping[str, Shape]) -> None:
+def refuse_other_model(manifest: Manifest, expected: Mapping[str, Shape]) -> None:
+    """Compare what was sent with the tensors of the model that receives it.
+
+    Raises:
+        WeightPushError: one is missing, unknown or misshapen; names it.
+    """
     names = {entry.name for entry in manifest.entries}
     if names != expected.keys():
         missing, unknown = sorted(expected.keys() - names), sorted(names - expected.keys())
@@ -170,25 +167,3 @@ def _refuse_other_model(manifest: Manifest, expected: Mapping[str, Shape]) -> No
                 f"version {manifest.version}: {entry.name} has shape {entry.shape}, the model "
                 f"has {expected[entry.name]}"
             )
-
-
-def checkpoint_shapes(model_path: str) -> dict[str, Shape] | None:
-    """Return name -> shape of what a push must contain, from the model's safetensors headers.
-
-    A tied ``lm_head`` is not listed even when the file stores it. None when the directory
-    holds no safetensors, in which case completeness rests on the loader's own report.
-    """
-    files = sorted(Path(model_path).glob("*.safetensors"))
-    if not files:
-        return None
-    shapes: dict[str, Shape] = {}
-    for file in files:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items()})
-    config = json.loads((Path(model_path) / "config.json").read_text())
-    if config.get("tie_word_embeddings"):
-        shapes.pop("lm_head.weight", None)
-    return shapes

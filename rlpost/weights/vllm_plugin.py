@@ -4,7 +4,7 @@ Registered through the ``vllm.general_plugins`` entry point as weight-transfer b
 ``rlpost``. Owns what happens between the arrival of bytes and the model's kernels. Refuses
 to own versions and deadlines (bus.py).
 
-Invariants: nothing touches the model before a payload is complete and its checksums match;
+Invariants: nothing touches the model before all bytes are there and their checksums match;
 the payload being served stays referenced until its successor is committed, so a version
 that fails its probe can be undone.
 """
@@ -13,7 +13,8 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import Manifest, checkpoint_shapes, read_payload
+from rlpost.weights.manifest import Manifest, read_payload
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
@@ -87,7 +88,6 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._expected = checkpoint_shapes(self.model_config.model)
         self._receivers: dict[str, Receiver] = {}
         self._staged: Tensors | None = None
         self._loaded: Tensors | None = None  # what the kernels hold
@@ -114,7 +114,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
         buffer = self._receivers[locator.transport].fetch(locator)
         manifest = Manifest.from_dict(locator.manifest)
-        self._staged = read_payload(manifest, buffer, expected=self._expected)
+        self._staged = read_payload(manifest, buffer)
 
     def finish_weight_update(self) -> None:
         """Load the staged payload.
@@ -153,26 +153,60 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         )
 
         expected = {name for name, _ in self.model.named_parameters()}
-        initialize_layerwise_reload(self.model)
-        try:
-            loaded = self.model.load_weights(iter(tensors))
-        finally:
-            # Also when a tensor is refused half-way: an open reload could not be loaded over.
-            finalize_layerwise_reload(self.model, self.model_config)
+        with self._repacked_experts():
+            initialize_layerwise_reload(self.model)
+            try:
+                loaded = self.model.load_weights(iter(tensors))
+            finally:
+                # Also when a tensor is refused half-way: an open reload could not be loaded over.
+                finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
         missing = sorted(expected - loaded) if loaded is not None else []
         if missing:
             raise WeightPushError(f"the payload left {missing[:3]} ({len(missing)}) unset")
 
+    @contextmanager
+    def _repacked_experts(self) -> Iterator[None]:
+        # vLLM packs a mixture's experts for the CPU kernel when it builds that kernel, and skips
+        # this in a reload because a GPU's graphs need the old addresses: the kernel would read
+        # plain weights as packed ones. Without a kernel it builds and packs again.
+        methods = [
+            module.quant_method
+            for module in self.model.modules()
+            if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None
+        ]
+        kernels = [method.moe_kernel for method in methods]
+        if self.device.type == "cpu":
+            for method in methods:
+                method.moe_kernel = None
+        try:
+            yield
+        finally:
+            for method, kernel in zip(methods, kernels, strict=True):
+                if method.moe_kernel is None:  # none of its weights came
+                    method.moe_kernel = kernel
+
     def _repack_tied_head(self) -> None:
         # A tied lm_head gets no tensor of its own, so the reload skips it and the CPU
         # kernel would keep its packed copy of the old embedding: new body, old head.
-        head = getattr(self.model, "lm_head", None)
-        if self.device.type == "cpu" and self.model_config.hf_config.tie_word_embeddings:
-            embedding = self.model.model.embed_tokens
-            if head is not None and head is not embedding:
-                head.weight = embedding.weight
-                head.quant_method.process_weights_after_loading(head)
+        if self.device.type != "cpu" or not self.model_config.hf_config.tie_word_embeddings:
+            return
+        from vllm.model_executor.layers.vocab_parallel_embedding import (
+            ParallelLMHead,
+            VocabParallelEmbedding,
+        )
+
+        tables = [m for m in self.model.modules() if isinstance(m, VocabParallelEmbedding)]
+        heads = [m for m in tables if isinstance(m, ParallelLMHead)]
+        if not heads:
+            return  # the embedding itself is the head
+        (head,) = heads
+        # Tables of positions, as GPT-2 has, are no VocabParallelEmbedding of this size.
+        (embedding,) = (
+            m for m in tables if m is not head and m.num_embeddings == head.num_embeddings
+        )
+        head.weight = embedding.weight
+        head.quant_method.process_weights_after_loading(head)
 
 
 class WorkerExtension:

@@ -13,6 +13,8 @@ import torch
 from fakes import serving_fleet
 
 from rlpost.errors import RequestAborted, WeightPushError
+from rlpost.models.naming import pieces_of
+from rlpost.models.tiny_families import build_tiny_family
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype, VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
@@ -34,12 +36,19 @@ class TorchPublisher:
 
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.sender = SharedMemorySender(run_id=run_id)
+        self.pieces = pieces_of(self.model)
         self.skip: str | None = None
         self.flip_byte: int | None = None
         self.misshapen: str | None = None
 
     async def stage(self, version, *, num_receivers):
-        weights = [(n, p) for n, p in self.model.named_parameters() if n != self.skip]
+        state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        whole = [
+            pair
+            for piece in self.pieces
+            for pair in piece.of(self.model, {name: state[name] for name in piece.sources})
+        ]
+        weights = [(n, p) for n, p in whole if n != self.skip]
         if self.misshapen:  # one tensor twice as long as the model's
             weights = [(n, torch.cat([p, p]) if n == self.misshapen else p) for n, p in weights]
         shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
@@ -142,6 +151,40 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await generator.close()
         publisher.sender.close()
     assert were_there and not sockets.exists()
+
+
+OTHERS = {
+    # Fused by transformers, packed by vLLM for its CPU kernel.
+    "qwen3_moe": "model.layers.1.mlp.experts.2.up_proj.weight",
+    # Renamed by transformers, and run by vLLM through transformers.
+    "gpt_neox": "embed_out.weight",
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+async def test_families_whose_checkpoint_has_another_form(family, tmp_path):
+    path = build_tiny_family(tmp_path / "model", family)
+    publisher = TorchPublisher(path, run_id=f"test-{family}-{tmp_path.name}")
+    generator = await boot(path)
+    bus = bus_for(publisher, generator)
+    try:
+        await _every_push_is_exact(publisher, generator, bus)
+        served = bus.last_version
+        before = await sample(generator)
+        publisher.perturb(5)
+        publisher.skip = OTHERS[family]
+        with pytest.raises(WeightPushError, match=rf"missing \['{publisher.skip}'\]"):
+            await bus.publish()
+        publisher.skip = None
+        with pytest.raises(WeightPushError, match="probe"):
+            await _publish_something_else(publisher, bus)
+        assert (await generator.health()).version == served
+        after = await sample(generator)
+        assert [t.response_ids for t in after] == [t.response_ids for t in before]
+        await bus.publish()
+    finally:
+        await generator.close()
+        publisher.sender.close()
 
 
 async def _every_push_is_exact(publisher, generator, bus):

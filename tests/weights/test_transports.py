@@ -51,7 +51,7 @@ def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Ten
         received = receiver.fetch(wire)
         sending.result()
     manifest = Manifest.from_dict(locator.manifest)
-    return dict(read_payload(manifest, received, expected=None))
+    return dict(read_payload(manifest, received))
 
 
 def test_nothing_listens_beyond_the_senders_host(sender, transport):
