@@ -16,13 +16,19 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rlpost.errors import UserError
+from rlpost.models.boundary import reading_model
+from rlpost.models.config_file import Role
+from rlpost.models.directory import ModelDirectory
 from rlpost.training.attention import ATTENTION, register_packed_attention
+from rlpost.training.dropout import switch_off_dropout
 from rlpost.training.policy import (
     PolicyInputs,
     checkpoint_layers,
     packed_hidden,
-    switch_off_dropout,
+    refuse_broken_weights,
+    refuse_random,
 )
+from rlpost.training.rehearsal import rehearse
 from rlpost.training.scoring import scoring_batch
 
 FIELD = "critic.init_from"  # what an error names; the policy's model.path by default
@@ -66,7 +72,7 @@ def is_sequence_classifier(model_path: str) -> bool:
 def load_critic(
     model_path: str, *, dtype: torch.dtype, gradient_checkpointing: bool = False
 ) -> Critic:
-    """Load a local directory or hub id onto the CPU.
+    """Load a model directory onto the CPU.
 
     A causal LM gives the decoder, and the head starts at zero: every first value is 0, and
     the first update moves the head alone. A reward model gives the decoder and its head.
@@ -75,15 +81,11 @@ def load_critic(
         UserError: there is neither there, or its architecture cannot be packed.
     """
     register_packed_attention()
-    try:
+    directory = ModelDirectory.read(model_path, field=FIELD, role=Role.critic)
+    rehearse(directory.shell(), field=FIELD)
+    with reading_model(f"{FIELD}: {model_path} cannot be loaded as a value model"):
         decoder, weight_1E = _load_parts(model_path, dtype)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{FIELD}: {model_path!r} cannot be loaded as a value model for packed training: "
-            f"{error}"
-        ) from error
+    refuse_broken_weights(decoder, field=FIELD)
     switch_off_dropout(decoder)
     critic = Critic(decoder, ValueHead(weight_1E))
     _verify_packing(critic.model)
@@ -103,14 +105,7 @@ def _load_parts(model_path: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]
         model = AutoModelForCausalLM.from_pretrained(model_path, **options)
         width = model.config.get_text_config().hidden_size
         weight_1E = torch.zeros(1, width, dtype=dtype)
-    decoder = model.get_decoder()
-    if decoder is model or not model._supports_attention_backend:
-        raise UserError(
-            f"{FIELD}: {type(model).__name__} has no replaceable attention or no separate "
-            "decoder, so it cannot be trained on packed tokens; use a model of a plain decoder "
-            "architecture such as Llama or Qwen"
-        )
-    return decoder, weight_1E
+    return model.get_decoder(), weight_1E
 
 
 def _score_weight(model: nn.Module, model_path: str) -> Tensor:
@@ -125,7 +120,7 @@ def _score_weight(model: nn.Module, model_path: str) -> Tensor:
 
 @torch.no_grad()
 def _verify_packing(decoder: nn.Module) -> None:
-    """Compare hidden states of a packed pass with those of single sequences.
+    """Compare hidden states of a packed pass, in training mode, with those of single sequences.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -135,8 +130,11 @@ def _verify_packing(decoder: nn.Module) -> None:
     prompt, first, second = ([(7 * i + k) % vocabulary for i in range(4)] for k in (1, 3, 5))
     inputs = PolicyInputs.of(scoring_batch([(prompt, [first, second])]), device=device)
     training = decoder.training
-    decoder.eval()
+    decoder.train()
+    name = type(decoder).__name__
+    refuse_random(name, lambda: packed_hidden(decoder, inputs), field=FIELD)
     packed_RE = packed_hidden(decoder, inputs)[inputs.predictor_R]
+    decoder.eval()
     decoder.set_attn_implementation("sdpa" if decoder._supports_sdpa else "eager")
     plain = [
         decoder(input_ids=torch.tensor([prompt + response], device=device), use_cache=False)
@@ -151,7 +149,7 @@ def _verify_packing(decoder: nn.Module) -> None:
     bound = 1e-3 if packed_RE.dtype is torch.float32 else 0.1
     if not difference < bound:
         raise UserError(
-            f"{FIELD}: {type(decoder).__name__} gives other hidden states on packed tokens than "
+            f"{FIELD}: {name} gives other hidden states on packed tokens than "
             f"on single sequences (relative difference {difference:.3g}, bound {bound}), so it "
             "cannot be trained here; use a model of a plain decoder architecture such as Llama "
             "or Qwen"

@@ -9,16 +9,21 @@ when it is loaded, by comparing it with its own plain forward pass.
 Legend: T packed tokens, R response tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
+from rlpost.models.boundary import reading_model
+from rlpost.models.directory import POLICY_FIELD, ModelDirectory
 from rlpost.training.attention import ATTENTION, PackedLayout, register_packed_attention
 from rlpost.training.batch import TokenBatch
+from rlpost.training.dropout import is_random, switch_off_dropout
 from rlpost.training.logprobs import token_logprobs
 from rlpost.training.precision import on_device
+from rlpost.training.rehearsal import rehearse
 from rlpost.training.scoring import scoring_batch
 
 
@@ -81,24 +86,23 @@ class Policy(nn.Module):
 def load_policy(
     model_path: str, *, dtype: torch.dtype, logprob_chunk: int, gradient_checkpointing: bool = False
 ) -> Policy:
-    """Load a local model directory or hub id onto the CPU.
+    """Load a model directory onto the CPU.
 
     Raises:
         UserError: there is no causal LM there, or its architecture cannot be packed.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     register_packed_attention()
-    try:
+    rehearse(ModelDirectory.read(model_path).shell())
+    with reading_model(f"model.path: {model_path} cannot be loaded for packed training"):
         model = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=dtype, attn_implementation=ATTENTION
+            model_path,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            generation_config=GenerationConfig(),  # export.py reads the file's, and mends it
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"model.path: {model_path!r} cannot be loaded as a causal language model for packed "
-            f"training: {error}"
-        ) from error
-    _refuse_without_parts(model)
+    refuse_broken_weights(model, field=POLICY_FIELD)
     switch_off_dropout(model)
     policy = Policy(model, logprob_chunk=logprob_chunk)
     verify_packing(policy)
@@ -112,49 +116,41 @@ def checkpoint_layers(model: nn.Module) -> None:
     model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
 
 
-def _refuse_without_parts(model: nn.Module) -> None:
-    decoder = model.get_decoder()
-    separable = decoder is not model and model.get_output_embeddings() is not None
-    if not (separable and model._supports_attention_backend):
-        raise UserError(
-            f"model.path: {type(model).__name__} has no replaceable attention or no separate "
-            "decoder and head, so it cannot be trained on packed tokens; use a model of a plain "
-            "decoder architecture such as Llama or Qwen"
-        )
-
-
-def switch_off_dropout(model: nn.Module) -> None:
-    """Set every drop-out probability in ``model`` to 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+def refuse_broken_weights(model: nn.Module, *, field: str) -> None:
+    """Raises UserError: a parameter holds something that is not a finite number."""
+    for name, param in model.named_parameters():
+        if param.numel() and not torch.isfinite(torch.stack(param.detach().aminmax())).all():
+            raise UserError(
+                f"{field}: {name} holds values that are not finite numbers, so the model was "
+                "damaged when it was trained or written; use another copy of it"
+            )
 
 
 def verify_packing(policy: Policy) -> None:
     """Compare the packed forward pass with the model's own on two short sequences.
 
-    Finds models that ignore the packed attention (tokens leak) or that do more than apply a
-    head to the last hidden state (logit scaling or capping). Cost: a few tokens.
+    The packed pass is in training mode, as in training, and the other one is not: both must
+    give the same. Finds models that ignore the packed attention (tokens leak), that are random,
+    or that do more than apply a head to the last hidden state. Cost: a few tokens.
 
     Raises:
-        UserError: they differ by more than rounding.
+        UserError: two packed passes differ, or packed and plain differ by more than rounding.
     """
     model = policy.model
     device = next(model.parameters()).device
     vocabulary = model.get_input_embeddings().weight.shape[0]
     prompt, first, second = ([(7 * i + k) % vocabulary for i in range(4)] for k in (1, 3, 5))
-    batch = scoring_batch([(prompt, [first, second])])
-    training = model.training
-    model.eval()
+    inputs = PolicyInputs.of(scoring_batch([(prompt, [first, second])]), device=device)
+    training = policy.training
     with torch.no_grad():
-        packed_R, _ = policy(PolicyInputs.of(batch, device=device), temperature=1.0)
+        policy.train()
+        refuse_random(type(model).__name__, lambda: policy(inputs, temperature=1.0)[0])
+        packed_R, _ = policy(inputs, temperature=1.0)
+        policy.eval()
         model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
         plain = [_plain_logprobs(model, prompt, response) for response in (first, second)]
         model.set_attn_implementation(ATTENTION)
-    model.train(training)
+    policy.train(training)
     difference = (packed_R - torch.cat(plain)).abs().mean().item()
     bound = 1e-3 if packed_R.dtype == next(model.parameters()).dtype else 0.25
     if not difference < bound:
@@ -163,6 +159,16 @@ def verify_packing(policy: Policy) -> None:
             f"single sequences (mean difference {difference:.3g} nats, bound {bound}), so it "
             "cannot be trained here; use a model of a plain decoder architecture such as Llama "
             "or Qwen"
+        )
+
+
+def refuse_random(name: str, forward: Callable[[], Tensor], *, field: str = POLICY_FIELD) -> None:
+    """Raises UserError: two forward passes in training mode differ."""
+    if is_random(forward):
+        raise UserError(
+            f"{field}: two forward passes of {name} over the same tokens differ in training "
+            "mode, although every drop-out was switched off, so log-probs could not be compared "
+            "between policies; use a model of a plain decoder architecture such as Llama or Qwen"
         )
 
 

@@ -129,7 +129,7 @@ def test_what_gives_no_value_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"critic\.init_from.* one output"):
         load(two)
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2)
-    with pytest.raises(UserError, match=r"no replaceable attention|cannot be loaded"):
+    with pytest.raises(UserError, match="code of its own"):
         load(save(tmp_path / "bloom", bloom, AutoModelForCausalLM))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"critic\.init_from"):
