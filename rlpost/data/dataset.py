@@ -182,6 +182,11 @@ class PromptDataset:
     def __len__(self) -> int:
         return len(self._prompts)
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.token_ids) for prompt in self._prompts)
+
     def prompt(self, epoch: int, row: int) -> Prompt:
         """Return the prompt of a row with the uid of its use in ``epoch``."""
         return dataclasses.replace(self._prompts[row], uid=prompt_uid(epoch, row))

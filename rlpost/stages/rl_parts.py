@@ -37,6 +37,7 @@ from rlpost.control.staleness import Staleness
 from rlpost.control.watchdog import Watchdog
 from rlpost.data.cursor import PromptCursor, parse_uid
 from rlpost.data.dataset import PromptDataset
+from rlpost.errors import GroupLost, RunFailed
 from rlpost.models.card import write_model_card
 from rlpost.rollout.collector import Collector, Judge
 from rlpost.rollout.dispatch import Dispatcher
@@ -56,7 +57,7 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt, SamplingConfig
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.publisher import Transport
+from rlpost.weights.publisher import Transport, WeightsConfig
 from rlpost.weights.push import BusConfig
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,24 @@ class RLParts:
         log.warning(message)
 
     async def export(self, step: int) -> None:
-        """Write ``export/``, replacing an earlier one only when the new one is complete."""
+        """Write ``export/``, replacing an earlier one only when the new one is complete.
+
+        Raises:
+            GroupLost: the trainer is gone.
+            RunFailed: it could not be written; says how to try again.
+        """
+        try:
+            await self._write_export(step)
+        except GroupLost:
+            raise
+        except Exception as error:
+            raise RunFailed(
+                f"the model of step {step} could not be exported: {error}. Nothing is lost: "
+                f"training is saved in {self.store.latest(hashes=False)}. Mend the cause and run "
+                "the same command again, which exports without training again"
+            ) from error
+
+    async def _write_export(self, step: int) -> None:
         final = self.directory.export
         scratch = final.with_name(".export-scratch")
         shutil.rmtree(scratch, ignore_errors=True)
@@ -290,8 +308,6 @@ class Generation:
     def bus(self, trainer: TrainerGroup) -> WeightBus:
         """Return the bus from ``trainer`` to the fleet."""
         plan, weights = self._plan, self._plan.cfg.weights
-        count = min(weights.probe_sequences, len(plan.train_set))
-        prompts = [plan.train_set.prompt(0, row).token_ids for row in range(count)]
         float32 = plan.generator.dtype is GeneratorDtype.float32
         trainer_float32 = str(resolve_dtype(plan.cfg.trainer.dtype)) == "torch.float32"
         return WeightBus(
@@ -299,7 +315,7 @@ class Generation:
             fleet=self.fleet,
             receivers=self._generators,
             workers=self._workers,
-            probe=[ids[-weights.probe_tokens :] for ids in prompts],
+            probe=_probe(plan.train_set, weights),
             cfg=BusConfig(
                 exact=float32 and trainer_float32,
                 max_diff=weights.probe_max_diff,
@@ -308,6 +324,20 @@ class Generation:
             ),
             changed=self._signal.wait,
         )
+
+
+def _probe(prompts: PromptDataset, cfg: WeightsConfig) -> list[list[int]]:
+    """Take the ends of the first prompts.
+
+    A prompt that is shorter is repeated: a probe compares a log-prob of each token but the
+    first, so it needs at least two.
+    """
+    sequences = []
+    for row in range(min(cfg.probe_sequences, len(prompts))):
+        ids = prompts.prompt(0, row).token_ids
+        repeats = -(-cfg.probe_tokens // len(ids)) if len(ids) < 2 else 1
+        sequences.append(list(ids * repeats)[-cfg.probe_tokens :])
+    return sequences
 
 
 def _judge(plan: RLPlan, verifiers: RemoteVerifiers, rewards: RewardGroup | None) -> Judge:

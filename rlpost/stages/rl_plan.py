@@ -18,15 +18,15 @@ from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
 from rlpost.data.dataset import PromptDataset, heldout_source
 from rlpost.errors import UserError
-from rlpost.models.locate import context_length, locate_model, parameter_count
+from rlpost.models.locate import context_length, parameter_count
 from rlpost.models.shape import model_shape
-from rlpost.models.vocabulary import require_in_vocabulary, require_same_vocabulary
+from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.stages.rl_models import check_models
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_input import RewardReader
-from rlpost.training.reward_scorer import check_reward_model
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
 from rlpost.verifiers.configured import configured
@@ -77,20 +77,12 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    from transformers import AutoTokenizer
-
-    model_path = locate_model(cfg.model.path)
-    critic_path = locate_model(cfg.critic.init_from) if cfg.critic.init_from else model_path
-    reward_paths = {name: locate_model(model.path) for name, model in cfg.reward_models.items()}
-    for name, path in reward_paths.items():
-        check_reward_model(path, field=f"reward_models.{name}.path")
-    if cfg.critic.enabled:
-        require_same_vocabulary(critic_path, model_path, field="critic.init_from")
+    models = check_models(cfg)
+    model_path, tokenizer = models.policy, models.tokenizer
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     device = device or resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
     require_in_vocabulary(
         cfg.rollout.stop_token_ids,
         size=model_shape(model_path).vocabulary,
@@ -114,10 +106,13 @@ def prepare(
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
     heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
-    _require_readable(train_set, reward_paths, policy_path=model_path)
+    models.rehearsal.require_window(
+        longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
+    )
+    _require_readable(train_set, models.rewards, policy_path=model_path)
     parameters = parameter_count(model_path)
     if cfg.critic.enabled:
-        parameters += parameter_count(critic_path)
+        parameters += parameter_count(models.critic)
     checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
     store.require_space(checkpoint_bytes)
     return RLPlan(
@@ -131,8 +126,8 @@ def prepare(
         decode=partial(
             tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
         ),
-        critic_path=critic_path,
-        reward_paths=reward_paths,
+        critic_path=models.critic,
+        reward_paths=models.rewards,
         train_set=train_set,
         heldout_set=heldout_set,
         store=store,

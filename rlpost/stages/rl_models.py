@@ -1,0 +1,71 @@
+"""Every model of a run, looked at before anything starts.
+
+Owns what is asked of which model. Refuses to own the questions (models/, training/rehearsal.py,
+rollout/vllm_architectures.py). Invariant: a model that passes can be loaded, trained on packed
+tokens, pushed to generators and exported, as far as that can be known without its weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlpost.config.schema import RLConfig
+from rlpost.models.config_file import Role
+from rlpost.models.directory import ModelDirectory
+from rlpost.models.export import try_export
+from rlpost.models.locate import locate_model
+from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.training.rehearsal import Rehearsal, rehearse
+from rlpost.training.reward_scorer import check_reward_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunModels:
+    """Where the models are, and what the policy's tokenizer and architecture are like."""
+
+    policy: str
+    critic: str
+    rewards: dict[str, str]
+    tokenizer: Any
+    rehearsal: Rehearsal
+
+
+def check_models(cfg: RLConfig) -> RunModels:
+    """Locate and check the models of a run.
+
+    Raises:
+        UserError: one cannot do what the run needs of it.
+    """
+    policy = ModelDirectory.read(locate_model(cfg.model.path))
+    rehearsal = rehearse(policy.shell())
+    require_vllm_architecture(policy.config.architectures[0], field=policy.field)
+    policy.checkpoint_shapes()
+    tokenizer = policy.tokenizer()
+    try_export(policy)
+    rewards = {}
+    for name, reward in cfg.reward_models.items():
+        field = f"reward_models.{name}.path"
+        path = locate_model(reward.path)
+        ModelDirectory.read(path, field=field, role=Role.reward).tokenizer()
+        check_reward_model(path, field=field)
+        rewards[name] = path
+    return RunModels(
+        policy=str(policy.path),
+        critic=_check_critic(cfg, policy),
+        rewards=rewards,
+        tokenizer=tokenizer,
+        rehearsal=rehearsal,
+    )
+
+
+def _check_critic(cfg: RLConfig, policy: ModelDirectory) -> str:
+    field = "critic.init_from"
+    if cfg.critic.init_from is None:
+        return str(policy.path)
+    path = locate_model(cfg.critic.init_from)
+    critic = ModelDirectory.read(path, field=field, role=Role.critic)
+    rehearse(critic.shell(), field=field)
+    if cfg.critic.enabled:
+        critic.tokenizer()
+        require_same_vocabulary(path, str(policy.path), field=field)
+    return path
