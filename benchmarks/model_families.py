@@ -1,0 +1,178 @@
+"""Which model families go through a run: trained, pushed with the probe, exported, loaded.
+
+Builds each family tiny and random, and plays one step of ``rlpost rl`` on it: the first push
+and the push of the trained weights, both with their probes, then the export. The export is
+loaded by transformers in this process, and its log-probs are compared with those of the
+trained weights, taken from the run's checkpoint. A family that cannot be trained must be
+refused by ``rlpost plan`` with the reason. The table goes to docs/models.md.
+
+    python benchmarks/model_families.py                 # all, about a minute each
+    python benchmarks/model_families.py qwen3_moe gpt2  # these; the others keep their rows
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rlpost.models.tiny_families import FAMILIES, build_tiny_family
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "models.md"
+RECORDS = ROOT / "benchmarks" / "model_families.json"
+BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
+REWARD = '''
+def even_share(prompts, completions, completion_ids, **columns):
+    """Any response earns something, so groups differ."""
+    return [sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids]
+'''
+IDS = [7, 40, 80, 120, 33, 90, 61, 200]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One row of the table."""
+
+    family: str
+    architecture: str
+    parameters: int
+    seconds: float = 0.0
+    refused: str = ""  # by `rlpost plan`
+    failed: str = ""
+    probe_diff: float | None = None  # nats, the larger of both pushes
+    changed: float | None = None  # nats, what the step changed
+    export_diff: float | None = None  # nats, export against the trained weights
+
+
+def command(stage: list[str], model: Path, place: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "rlpost.cli.main", *stage),
+        *("run.name=families", f"model.path={model}", "verifier=function"),
+        f"verifier.path={place / 'reward.py'}:even_share",
+        *("rollout.max_tokens=8", "rollout.prompts_per_step=3", "rollout.group_size=4"),
+        *("trainer.steps=1", "trainer.lr=1e-3", "trainer.dtype=float32"),
+        *("data.heldout_size=2", "generator.max_model_len=256", "tracking.wandb=disabled"),
+    ]
+
+
+def play(family: str) -> Result:
+    """Plan one family, then run it, unless the plan refuses."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="families-") as scratch:
+        place = Path(scratch)
+        (place / "reward.py").write_text(REWARD)
+        model = build_tiny_family(place / "model", family)
+        state = load_file(model / "model.safetensors")
+        result = Result(
+            family=family,
+            architecture=AutoConfig.from_pretrained(model).architectures[0],
+            parameters=sum(tensor.numel() for tensor in state.values()),
+        )
+        plan = called(command(["plan", "rl"], model, place), place)
+        if plan.returncode == 2:
+            result.refused = " ".join(plan.stderr.split()).removeprefix("error: ")
+        elif plan.returncode:
+            result.failed = tail(plan)
+        else:
+            run = called(command(["rl"], model, place), place)
+            if run.returncode:
+                result.failed = tail(run)
+            else:
+                compare(result, model, place / "runs" / "families")
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def called(line: list[str], place: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=600)
+
+
+def tail(process: subprocess.CompletedProcess[str]) -> str:
+    return " ".join((process.stdout + process.stderr).split())[-600:]
+
+
+def compare(result: Result, start: Path, run: Path) -> None:
+    """Fill in what the run reported and what the export computes."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result.probe_diff = max(row["weights/probe_logprob_diff_max"] for row in rows)
+    AutoTokenizer.from_pretrained(run / "export")
+    exported = logprobs(run / "export")
+    result.export_diff = float((exported - trained_logprobs(start, run)).abs().max())
+    result.changed = float((exported - logprobs(start)).abs().max())
+
+
+def logprobs(path: Path, masters: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """Log-probs of all tokens at each of ``IDS``, of a directory or with other weights."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    if masters is not None:
+        named = dict(model.named_parameters())
+        assert named.keys() == masters.keys(), named.keys() ^ masters.keys()
+        with torch.no_grad():
+            for name, tensor in masters.items():
+                named[name].copy_(tensor)
+    with torch.no_grad():
+        return model(torch.tensor([IDS])).logits[0].log_softmax(-1)
+
+
+def trained_logprobs(start: Path, run: Path) -> torch.Tensor:
+    """The same of the fp32 masters in the checkpoint, which no export has touched."""
+    masters: dict[str, torch.Tensor] = {}
+    for file in sorted((run / "checkpoints").glob("step_*/trainer/*.safetensors")):
+        masters |= {
+            name.removeprefix("model.").removesuffix(".master"): tensor
+            for name, tensor in load_file(file).items()
+            if name.endswith(".master")
+        }
+    return logprobs(start, masters)
+
+
+def table(results: list[Result]) -> str:
+    """Render the rows."""
+    lines = [
+        "| model type | class | trained and pushed (largest probe difference) | exported, loaded "
+        "(difference) |",
+        "|---|---|---|---|",
+    ]
+    for each in results:
+        if each.refused:
+            reason = each.refused.removeprefix("model.path: ")
+            cells = [f"refused by `rlpost plan`: {reason}", ""]
+        elif each.failed:
+            cells = [f"fails: {each.failed[-200:]}", ""]
+        else:
+            cells = [f"yes ({each.probe_diff:.0e} nats)", f"yes ({each.export_diff:.0e} nats)"]
+        lines.append(f"| `{each.family}` | {each.architecture} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_document(results: list[Result]) -> None:
+    """Put the table between its marks."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*", help="model types; all by default")
+    chosen = parser.parse_args().families or list(FAMILIES)
+    known = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
+    for family in chosen:
+        result = play(family)
+        print(result, flush=True)
+        known[family] = asdict(result)
+        RECORDS.write_text(json.dumps(known, indent=1) + "\n")
+        write_document([Result(**known[name]) for name in FAMILIES if name in known])
+
+
+if __name__ == "__main__":
+    main()
