@@ -1,6 +1,11 @@
 """`rlpost plan`: what it says of hardware that is not here."""
 
+import json
+import shutil
+
 import pytest
+from chat_templates import STRICT_TURNS
+from transformers import AutoTokenizer
 
 from rlpost.checkpoint.space import format_bytes
 from rlpost.cli.plan import main
@@ -93,3 +98,19 @@ def test_a_machine_may_be_described_without_a_number_of_nodes(capsys, tiny):
     code, text = run(capsys, "--node-gib", "1", "rl", "experiment=quickstart", tiny)
     assert code == 2, text
     assert "node 1" in text and "of 1.0" in text
+
+
+def test_prompts_that_a_reward_model_cannot_be_shown(capsys, tiny, tiny_reward, tmp_path):
+    strict = shutil.copytree(tiny_reward, tmp_path / "strict")
+    tokenizer = AutoTokenizer.from_pretrained(strict)
+    tokenizer.chat_template = STRICT_TURNS
+    tokenizer.save_pretrained(strict)
+    rows = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 * 3?"}]
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"prompt": rows, "answer": "6"}) + "\n")
+    command = ["rl", "experiment=grpo", tiny, f"data.train={train}", "verifier=exact"]
+    for path, expected in ((tiny_reward, 0), (strict, 2)):
+        code, text = run(capsys, *command, f"+reward_models.kind.path={path}")
+        assert code == expected, text
+    assert f"error: {train}:1: reward_models.kind: the model's chat template refuses" in text
+    assert "System role not supported" in text
