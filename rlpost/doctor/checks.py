@@ -17,6 +17,7 @@ from pathlib import Path
 from rlpost.doctor import machine
 from rlpost.models import embedded
 from rlpost.models.cache import cache_root
+from rlpost.verifiers.isolation import Isolation
 
 GB = 1e9
 ESSENTIAL = ("torch", "transformers", "ray", "deepspeed", "hydra-core", "datasets")
@@ -67,6 +68,7 @@ def examine() -> Iterator[Finding]:
     yield cache(cache_root())
     yield embedded_model(importlib.util.find_spec, cache_root())
     yield ports(machine.can_connect_to_itself())
+    yield isolation(machine.worker_isolation())
     yield chromium(shutil.which)
 
 
@@ -197,6 +199,20 @@ def ports(error: str | None) -> Finding:
     if error is None:
         return graded("ports", "a local port can be bound and reached")
     return graded("ports", error, block="allow connections of this machine to itself")
+
+
+def isolation(found: Isolation) -> Finding:
+    """What keeps a reward function from the user's other processes: docs/verifiers.md."""
+    walls = [f"Landlock {found.landlock}"] if found.landlock else []
+    walls = ["PID namespace", *walls] if found.namespace else walls
+    warn = ""
+    if not found.hides_processes:
+        warn = "reward functions can read your other processes' environment; "
+    if not found.blocks_signals:
+        warn += "reward functions can signal your other processes; "
+    if warn:
+        warn += "allow user namespaces, or use Linux 6.12 or later with Landlock"
+    return graded("worker isolation", ", ".join(walls) or "a guard process only", warn=warn)
 
 
 def chromium(which: Callable[[str], str | None]) -> Finding:

@@ -7,14 +7,17 @@ runs before this package can be imported.
 """
 
 import importlib.metadata
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlpost.network import LOOPBACK, listen
+from rlpost.verifiers.isolation import Isolation
 
 ROOT = Path("/")
 
@@ -121,6 +124,13 @@ def can_connect_to_itself() -> str | None:
             return None
     except OSError as error:
         return str(error)
+
+
+def worker_isolation() -> Isolation:
+    """Ask a process of its own what a verifier worker gets here."""
+    command = [sys.executable, "-P", "-m", "rlpost.verifiers.isolation"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    return Isolation(**json.loads(run.stdout))
 
 
 def _text(path: Path) -> str:

@@ -7,6 +7,7 @@ import pytest
 from rlpost.doctor import checks
 from rlpost.doctor.checks import Level
 from rlpost.doctor.machine import Gpu, Memory, installed, lock_pins
+from rlpost.verifiers.isolation import Isolation
 
 GB = 10**9
 
@@ -43,6 +44,10 @@ def memory(total: float, available: float) -> checks.Finding:
         (checks.vllm_plugin(["other"]), Level.BLOCK, "make setup"),
         (checks.ports(None), Level.OK, ""),
         (checks.ports("refused"), Level.BLOCK, "itself"),
+        (checks.isolation(Isolation(namespace=True, landlock=0)), Level.OK, ""),
+        (checks.isolation(Isolation(namespace=False, landlock=6)), Level.OK, ""),
+        (checks.isolation(Isolation(namespace=False, landlock=5)), Level.WARN, "can signal"),
+        (checks.isolation(Isolation(namespace=False, landlock=0)), Level.WARN, "can read"),
         (checks.chromium(lambda _: None), Level.WARN, "only one test"),
     ],
 )
