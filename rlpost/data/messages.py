@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlpost.data import json_text
+from rlpost.data.plain import plain_value
 from rlpost.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -81,9 +82,10 @@ def _check_call(call: Any, *, where: str) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json_text.parse(arguments)
+            parsed = json_text.parse(arguments)
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: its arguments are not valid JSON: {error.msg}") from error
+        arguments = plain_value(parsed, where=f"{where}: arguments")
     if not isinstance(arguments, dict):
         raise DataError(f"{where}: its arguments must be an object, got {type(arguments).__name__}")
     plain = {key: value for key, value in call.items() if value is not None}

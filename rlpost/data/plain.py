@@ -57,6 +57,18 @@ def plain_columns(columns: Mapping[Any, Any], *, address: str) -> dict[str, Any]
     return plain
 
 
+def plain_value(value: Any, *, where: str) -> Any:
+    """Return a copy of one value as plain JSON data.
+
+    Raises:
+        DataError: says ``where`` and the rule.
+    """
+    try:
+        return _plain(value, 0)
+    except _NotPlain as error:
+        raise DataError(f"{where}: {error}") from None
+
+
 def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlpost.data import json_text
-from rlpost.data.plain import plain_columns
+from rlpost.data.plain import plain_value
 from rlpost.errors import DataError
 
 COLUMN = "tools"
@@ -58,7 +58,7 @@ def _parsed(value: Any, *, where: str) -> Any:
         raise DataError(
             f"{where} is text that is not valid JSON: {error.msg} (character {error.pos + 1})"
         ) from error
-    return plain_columns({COLUMN: parsed}, address=where)[COLUMN]
+    return plain_value(parsed, where=where)
 
 
 def _check_tool(value: Any, *, where: str) -> dict[str, Any]:
