@@ -88,7 +88,9 @@ def read_manifest(directory: Path) -> Manifest:
             raise DataError(f"{path}: the manifest does not match its own digest")
         files = {name: FileRecord(**record) for name, record in body["files"].items()}
         return Manifest(**{**body, "lineage": tuple(body["lineage"]), "files": files})
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: no readable manifest ({error})") from error
 
 

@@ -166,6 +166,10 @@ class CheckpointStore:
                 return path
         return None
 
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint, whole or not; None without any."""
+        return next(iter(self._newest_first()), None)
+
     def require_space(self, size_bytes: int) -> None:
         """Refuse to start a run whose checkpoints cannot fit; creates nothing.
 

@@ -54,12 +54,15 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
 
     Raises:
         HydraException, OmegaConfBaseException: the options cannot be composed.
+        UserError: the run's name or place cannot be one.
     """
     from hydra import compose, initialize_config_dir
     from hydra._internal.utils import get_args_parser
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
 
     from hydra_plugins.rlpost import register
+    from rlpost.bounds import check_config
     from rlpost.config.search_path import config_dir
 
     register()
@@ -79,6 +82,7 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
     place = args.config_path or str(config_dir())
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(place).resolve())):
         composed = compose(args.config_name or stage, first, return_hydra_config=True)
+    check_config(OmegaConf.to_object(composed.run), "run")
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
     keys += [str(key) for key in composed.hydra.sweeper.get("params") or {} if key not in keys]

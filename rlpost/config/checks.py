@@ -31,10 +31,6 @@ def check_rl(cfg: RLConfig) -> None:
     _check_rewards(cfg)
     _check_sizes(cfg)
     _check_deadlines(cfg)
-    if cfg.run.name is not None and (not cfg.run.name or "/" in cfg.run.name):
-        raise UserError(
-            f"run.name must be a plain directory name, got {cfg.run.name!r}; run.dir says where"
-        )
 
 
 def _check_estimator(cfg: RLConfig) -> None:

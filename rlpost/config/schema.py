@@ -36,6 +36,8 @@ from rlpost.weights.publisher import WeightsConfig
 MAX_STOPS = 16  # strings, or tokens
 MAX_STOP_CHARACTERS = 100  # every sampled token is compared with the end of the text
 
+MAX_NAME_BYTES = 200  # file systems allow 255, and scratch files add to a name
+
 # vLLM samples at 0.01 whatever lies between 0 and that, and refuses what lies above 2.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 
@@ -46,6 +48,28 @@ class RunConfig:
 
     name: str | None = None  # None: the stage, plus the overrides of a sweep member
     dir: str = "runs"
+
+    def check(self, path: str = "run") -> None:
+        """Raises UserError: the name is no safe name of a directory, or there is no place."""
+        if self.name is not None and not is_safe_name(self.name):
+            raise UserError(
+                f"{path}.name must be a plain directory name, got {self.name!a:.200}: no / or \\, "
+                "no dot, dash or space at its beginning, no space at its end, no control "
+                f"characters, at most {MAX_NAME_BYTES} bytes; {path}.dir says where"
+            )
+        if not self.dir.strip() or not self.dir.isprintable():
+            raise UserError(
+                f"{path}.dir must name a directory, got {self.dir!a:.200}; the default is runs"
+            )
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a directory of that name lies where it seems to, on every file system."""
+    size_bytes = len(name.encode("utf-8", "surrogatepass"))
+    plain = name.isprintable() and "/" not in name and "\\" not in name
+    return (
+        plain and 0 < size_bytes <= MAX_NAME_BYTES and name.strip() == name and name[0] not in ".-"
+    )
 
 
 @dataclass(kw_only=True)

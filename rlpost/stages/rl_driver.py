@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Launchers tell a process and its group: what arrives twice at once was said once.
+# A launcher signals a process and its group: two signals within this time count as one.
 SAME_WORD_S = 1.0
 
 EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
@@ -90,7 +90,9 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
             status, at_once = RunStatus.interrupted, True
         finally:
             tracker.close(status)
-    return RunOutcome(status=status, message=_farewell(status, plan, at_once=at_once))
+        outcome = RunOutcome(status=status, message=_farewell(status, plan, at_once=at_once))
+        log.info("%s: %s", status.value, outcome.message)
+    return outcome
 
 
 def _farewell(status: RunStatus, plan: RLPlan, *, at_once: bool) -> str:

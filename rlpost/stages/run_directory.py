@@ -2,7 +2,8 @@
 
 Owns the paths of a run and the meaning of ``resume``. Refuses to own the content of
 checkpoints (checkpoint/) and metrics (tracking/). Invariants: nothing is written before all
-checks passed; a directory with another run's state is never overwritten.
+checks passed; a directory that holds another run's state, damaged state, or anything that no run
+wrote is never written to.
 """
 
 import fcntl
@@ -17,7 +18,8 @@ import yaml
 
 from rlpost.checkpoint.state import write_text
 from rlpost.checkpoint.store import CheckpointStore, load_manifest
-from rlpost.errors import UserError
+from rlpost.errors import DataError, UserError
+from rlpost.tracking.jsonl import read_metrics
 
 # What may differ between a run and its resumption: it changes no number of the steps done.
 _FREE = (
@@ -37,6 +39,25 @@ _FREE = (
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "generator",
 )
+
+# What a run writes into its directory.
+_WRITTEN = (
+    "checkpoints",
+    "config.yaml",
+    "dataset",
+    "export",
+    "metrics.jsonl",
+    "report.html",
+    "rollouts",
+    "run.log",
+    "stuck.txt",
+    "tensorboard",
+    "trace.json",
+    "wandb",
+    "wishes.json",
+)
+# What it leaves there when it is killed (`.nfs` is what NFS makes of an open file's removal).
+_SCRATCH = (".lock", ".weights", ".export-scratch", ".nfs", *(f".{name}." for name in _WRITTEN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +115,36 @@ class RunDirectory:
         recorded = self.metrics.exists() and self.metrics.stat().st_size > 0
         return recorded or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
+    def refuse_strangers(self) -> None:
+        """Refuse a directory in which something lies that no run wrote.
+
+        Raises:
+            UserError: names it, or says why the directory cannot be used.
+        """
+        try:
+            names = sorted(path.name for path in self.root.iterdir()) if self.exists else []
+        except OSError as error:
+            raise UserError(
+                f"run.dir: {self.root} cannot be a run's directory: {error.strerror}; set run.dir "
+                "to a directory you can write to"
+            ) from error
+        strangers = [n for n in names if n not in _WRITTEN and not n.startswith(_SCRATCH)]
+        if strangers:
+            shown = ", ".join(f"{name!a:.80}" for name in strangers[:4])
+            raise UserError(
+                f"run.name: {self.root} holds what no run wrote: {shown}"
+                f"{' ...' if len(strangers) > 4 else ''}; choose another run.name, or move it away"
+            )
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything of that name; raises OSError where nobody can look."""
+        try:
+            self.root.lstat()
+        except FileNotFoundError:
+            return False
+        return True
+
     def write_config(self, resolved: dict[str, Any]) -> None:
         """Write ``config.yaml``, creating the directory."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -131,10 +182,11 @@ def find_resume_point(
     """Return the checkpoint to start from, None for a fresh start.
 
     Raises:
-        UserError: the directory holds another run, ``never`` would overwrite one, or the
-            named checkpoint does not exist.
-        DataError: the named checkpoint is damaged.
+        UserError: the directory holds another run or foreign files, ``never`` would overwrite a
+            run, or the named checkpoint does not exist.
+        DataError: the named checkpoint, every checkpoint, or the run's own record is damaged.
     """
+    directory.refuse_strangers()
     if resume == "never":
         if directory.holds_a_run:
             raise UserError(
@@ -144,15 +196,47 @@ def find_resume_point(
         return None
     if directory.config.exists() and directory.holds_a_run:
         _refuse_other_config(directory, resolved)
+    read_metrics(directory.metrics)  # raises where the run could not go on with them
     if resume == "auto":
-        return store.latest()
+        return _latest(store)
     path = Path(resume).expanduser()
     load_manifest(path)
     return path
 
 
+def _latest(store: CheckpointStore) -> Path | None:
+    """Return the newest whole checkpoint; None only where there is none at all."""
+    found = store.latest()
+    if found is None and (damaged := store.newest()) is not None:
+        try:
+            load_manifest(damaged)
+        except DataError as error:
+            raise DataError(
+                f"{error}; no other checkpoint of the run is whole either, and starting anew would "
+                f"overwrite what it did: restore one, or move {store.root.parent} away"
+            ) from error
+    return found
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+    else:
+        if isinstance(tree, dict):
+            return tree
+        line, reason = "", f"it holds {type(tree).__name__} instead of settings"
+    raise DataError(
+        f"{path}{line}: cannot be read: {reason:.200}; it says which settings the run in "
+        f"{path.parent} was started with: restore it, or choose another run.name"
+    )
+
+
 def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> None:
-    before = _flat(yaml.safe_load(directory.config.read_text()) or {})
+    before = _flat(_read_config(directory.config))
     now = _flat(resolved)
     changed = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
@@ -160,10 +244,15 @@ def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> N
         if before.get(key) != now.get(key) and not _is_free(key)
     ]
     if changed:
+        going_on = (
+            f", or train its result on with model.path={directory.export} and another run.name"
+            if directory.export.exists()
+            else ""
+        )
         raise UserError(
             f"run.name: {directory.root} holds a run with other settings: "
             f"{', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}; "
-            "choose another run.name, or give the settings it was started with"
+            f"choose another run.name, or give the settings it was started with{going_on}"
         )
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +118,35 @@ def read_metrics(path: Path) -> list[Row]:
     """Return the rows of a metrics file, oldest first; an unfinished last line is left out.
 
     Raises:
-        DataError: a line is not a JSON object with a whole ``step`` and a ``time_s``.
+        DataError: a line is not a JSON object with a whole ``step`` and a ``time_s``, or its step
+            does not follow the one before.
     """
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is unfinished
-    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    for number, (before, row) in enumerate(pairwise(rows), start=2):
+        if row["step"] <= before["step"]:
+            raise DataError(
+                f"{path}:{number}: step {row['step']} cannot follow step {before['step']}; remove "
+                "the line to go on"
+            )
+    return rows
 
 
 def _row(line: bytes, address: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{address}: not JSON ({error}); remove the line to go on") from error
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "time_s" not in row:
-        raise DataError(f"{address}: must be an object with 'step' and 'time_s'")
+    step, time_s = (row.get("step"), row.get("time_s")) if isinstance(row, dict) else (None, None)
+    whole = isinstance(step, int) and not isinstance(step, bool)
+    timed = isinstance(time_s, int | float) and not isinstance(time_s, bool)
+    if not isinstance(row, dict) or not whole or not timed:
+        raise DataError(
+            f"{address}: must be an object with a whole 'step' and a 'time_s' in seconds; remove "
+            "the line to go on"
+        )
     return row
 
 

@@ -33,7 +33,7 @@ WRONG = {
     "model.path=./nowhere": "does not exist",
     "generator.num=1000": "generator.num must be at most the number of cores",
     "generator.max_model_len=999999": "must be at most the model's context",
-    "run.name=a/b": "run.name must be a plain directory name",
+    "run.name=a/b": "run.name must be a plain directory name, got 'a/b'",
     "algorithm.epochs=0": "algorithm.epochs must be in [1, 1000], got 0",
     "algorithm=ppo": "algorithm/advantage=gae needs a critic, but critic.enabled=false",
     "critic.enabled=true": "critic.enabled=true has no effect with algorithm/advantage=grpo",
