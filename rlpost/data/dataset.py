@@ -181,6 +181,22 @@ class PromptDataset:
             raise DataError(f"{source}: no usable prompt for data.{split.value}: {why}")
         return cls(_completed(prompts), name=short_name(source), skipped=skipped)
 
+    def without(self, reasons: Mapping[str, str]) -> "PromptDataset":
+        """Return the data set without some rows, which are listed as skipped.
+
+        Args:
+            reasons: address of a row -> why it is left out.
+
+        Raises:
+            DataError: no row is left.
+        """
+        kept = [prompt for prompt in self._prompts if prompt.address not in reasons]
+        mine = [reasons[each.address] for each in self._prompts if each.address in reasons]
+        skipped = [*self.skipped, *mine]
+        if not kept:
+            raise DataError(f"{self.name}: no usable prompt: all rows were skipped: {skipped[-1]}")
+        return PromptDataset(kept, name=self.name, skipped=skipped)
+
     def __len__(self) -> int:
         return len(self._prompts)
 

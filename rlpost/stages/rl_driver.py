@@ -29,6 +29,7 @@ from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
+from rlpost.verifiers.golds import GoldWatch
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +151,10 @@ async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
                     write_dump(parts, plan.directory.stuck, reason=str(error))
 
             guard = parts.supervisor.run(parts.bus)
+            data = [rows for rows in (plan.train_set, plan.heldout_set) if rows is not None]
             try:
-                return await guarded(run_loop(parts, stop), by=guard, alarm=dump)
+                with GoldWatch(plan.verifiers, data, warn=parts.warn):
+                    return await guarded(run_loop(parts, stop), by=guard, alarm=dump)
             except RunStuck as error:
                 raise RunStuck(f"{error}; see {plan.directory.stuck}") from error
 

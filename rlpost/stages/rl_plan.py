@@ -16,8 +16,8 @@ from typing import Any
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
-from rlpost.data.dataset import PromptDataset, heldout_source
-from rlpost.errors import UserError
+from rlpost.data.dataset import DataConfig, OnBadRow, PromptDataset, heldout_source
+from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length, parameter_count
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
@@ -30,6 +30,7 @@ from rlpost.training.reward_input import RewardReader
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
 from rlpost.verifiers.configured import configured
+from rlpost.verifiers.golds import failed_golds, sampled_rows
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def prepare(
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
     heldout_set = PromptDataset.load(cfg.data, split="heldout", **load) if has_heldout else None
+    train_set, heldout_set = _with_right_golds(verifiers, train_set, heldout_set, cfg=cfg.data)
     models.rehearsal.require_window(
         longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
     )
@@ -162,6 +164,26 @@ def _refusal(verifiers: dict[str, VerifierConfig], columns: Mapping[str, Any]) -
         if (reason := cfg.refusal(columns)) is not None:
             return f"{reason} (verifier={cfg.kind})"
     return None
+
+
+def _with_right_golds(
+    verifiers: dict[str, VerifierConfig],
+    train_set: PromptDataset,
+    heldout_set: PromptDataset | None,
+    *,
+    cfg: DataConfig,
+) -> tuple[PromptDataset, PromptDataset | None]:
+    """Try some rows' answers against themselves; refuse or leave out the rows that fail."""
+    given = (train_set,) if heldout_set is None else (train_set, heldout_set)
+    prompts = [rows.prompt(0, row) for rows in given for row in sampled_rows(len(rows))]
+    failed = failed_golds(verifiers, prompts)
+    if not failed:
+        return train_set, heldout_set
+    if cfg.on_bad_row is OnBadRow.error:
+        raise DataError(f"{failed[0]}, or leave such rows out with data.on_bad_row=skip")
+    reasons = {each.address: str(each) for each in failed}
+    kept = [rows.without(reasons) for rows in given]
+    return kept[0], kept[1] if len(kept) > 1 else None
 
 
 def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> GeneratorConfig:

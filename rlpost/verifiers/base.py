@@ -63,6 +63,13 @@ class VerifierConfig:
         """
         return None
 
+    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
+        """Return a response made of the row's answer that must score 1, None if none is known.
+
+        The columns have passed ``refusal``.
+        """
+        return None
+
     def resolved(self) -> Self:
         """Return a config that means the same in another process's working directory."""
         return self

@@ -48,6 +48,10 @@ class ExactConfig(VerifierConfig):
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
         return refusal_of(columns[self.answer_column], column=self.answer_column)
 
+    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
+        # What an expression extracts an answer from cannot be made from the answer alone.
+        return str(columns[self.answer_column]) if self.extract is None else None
+
 
 @verifiers.register("exact", ExactConfig)
 def exact(cfg: ExactConfig) -> Judge:

@@ -14,7 +14,7 @@ from rlpost.errors import DataError
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
 from rlpost.verifiers.answers.compare import read_gold
-from rlpost.verifiers.answers.find import answer_part
+from rlpost.verifiers.answers.find import answer_part, is_boxable
 from rlpost.verifiers.answers.notation import characters
 from rlpost.verifiers.base import (
     Judge,
@@ -43,6 +43,11 @@ class MathConfig(VerifierConfig):
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
         gold = columns[self.answer_column]
         return refusal_of(gold, column=self.answer_column) or _refusal(gold, self.answer_column)
+
+    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
+        gold = str(columns[self.answer_column])
+        answer = read_gold(gold.strip()).text
+        return f"\\boxed{{{answer}}}" if is_boxable(answer) else gold
 
 
 @verifiers.register("math", MathConfig)

@@ -69,6 +69,9 @@ class NumericConfig(VerifierConfig):
             return _not_a_number(str(gold), self.answer_column)
         return reason
 
+    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
+        return str(columns[self.answer_column])
+
 
 @verifiers.register("numeric", NumericConfig)
 def numeric(cfg: NumericConfig) -> Judge:

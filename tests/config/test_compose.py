@@ -1,5 +1,6 @@
 """Wrong options fail at compose, with field, value, rule and way out, and exit code 2."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_an_answer_nobody_can_judge_by_is_refused_with_its_line(run_cli, tmp_pat
         assert "train.jsonl:2: " in output and "'answer'" in output, (answer, output)
         assert "Traceback" not in output
         assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_an_answer_that_does_not_score_itself_is_refused_with_its_line(run_cli, tmp_path):
+    rows = [{"prompt": "x", "answer": answer} for answer in ("6", "first line\nsecond line")]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, output = run_cli("data.train=train.jsonl", "verifier=exact", "verifier.take=LAST_LINE")
+    assert code == 2, output
+    text = " ".join(output.split())
+    assert "train.jsonl:2: verifier=exact does not score the row's own answer 1" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
 
 
 def test_no_room_for_a_checkpoint_is_refused_before_a_start(run_cli, tmp_path, monkeypatch):

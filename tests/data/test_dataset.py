@@ -291,3 +291,16 @@ def test_a_missing_answer_is_told_from_an_empty_one(
         train = jsonl(tmp_path / "t.jsonl", [{"prompt": "a", "answer": "1"}, bad])
         with pytest.raises(DataError, match=rf"t\.jsonl:2: {lack}"):
             load(DataConfig(train=train), chat, columns=needed)
+
+
+def test_rows_that_turn_out_bad_are_left_out_and_listed(
+    tmp_path: Path, chat: PreTrainedTokenizerFast
+) -> None:
+    train = jsonl(tmp_path / "t.jsonl", [{"prompt": prompt} for prompt in "abc"])
+    data = load(DataConfig(train=train), chat)
+    fewer = data.without({f"{train}:2": "no good", "other.jsonl:1": "not here"})
+    assert [fewer.prompt(0, row).text for row in range(len(fewer))] == ["a", "c"]
+    assert fewer.skipped == ["no good"] and data.skipped == []
+    assert fewer.fingerprint != data.fingerprint
+    with pytest.raises(DataError, match="no usable prompt: all rows were skipped: bad"):
+        data.without({f"{train}:{line}": "bad" for line in (1, 2, 3)})

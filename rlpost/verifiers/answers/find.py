@@ -37,6 +37,7 @@ class Part:
 _NAMES = "think|thinking|thought|reasoning"
 _THINKING = re.compile(rf"<(/?)(?:{_NAMES})>|\[(/?)THINK\]", re.I)
 _BOX = re.compile(r"\\+(?:boxed|fbox)(?![A-Za-z])")
+_MARK = re.compile(rf"\\+(?:boxed|fbox)|</?(?:{_NAMES}|answer)>|\[/?THINK\]", re.I)
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|(?=<answer>)|\Z)", re.I | re.S)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.*?)[ \t]*$", re.M)
 _LAST_LINE_HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*?)\s*\Z", re.M)
@@ -84,6 +85,11 @@ def prose_part(text: str) -> Part | None:
         return Part(text=text, origin=Origin.TEXT)
     rest = text[phrases[-1].end() :]
     return Part(text=rest, origin=Origin.PHRASE) if rest.strip(" \t\n*_:") else None
+
+
+def is_boxable(answer: str) -> bool:
+    """Whether an answer is found again when it is put into a box."""
+    return _box_content(f"{{{answer}}}", 0) == answer and not _MARK.search(answer)
 
 
 def without_thinking(text: str) -> str:
