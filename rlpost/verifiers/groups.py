@@ -2,7 +2,8 @@
 
 Owns the order of the attempts. Refuses to own workers and deadlines (service.py). Invariants: a
 reward comes from a call that succeeded as a whole; a response that cannot be judged alone never
-costs the others their verdicts; there are at most two calls for several responses.
+costs the others their verdicts, nor more time than a few deadlines of one response; there are at
+most two calls for several responses.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ async def judge_together(
     verifier: str,
     together: Callable[[Sequence[T]], Awaitable[list[Verdict]]],
     alone: Callable[[T], Awaitable[Verdict]],
+    patience_s: float | None = None,
 ) -> list[Verdict]:
     """Return a verdict per sample, in order.
 
@@ -49,16 +51,32 @@ async def judge_together(
     Args:
         samples: the responses to one prompt.
         verifier: name, for the verdicts of a failure.
-        together: judges several; raises ``TogetherFailed``.
+        together: judges several; raises ``TogetherFailed``; when cancelled, it ends its call.
         alone: judges one.
+        patience_s: when to begin judging alone although the call for all goes on; its own
+            deadline grows with the number of samples, and one of them may hang.
     """
+    if len(samples) == 1:
+        patience_s = None
+    first = asyncio.ensure_future(together(samples))
+    trial: asyncio.Future[list[Verdict]] | None = None
     try:
-        return await together(samples)
+        await asyncio.wait([first], timeout=patience_s)
+        if not first.done():
+            trial = asyncio.ensure_future(_alone(samples, alone))
+            await asyncio.wait([first, trial], return_when=asyncio.FIRST_COMPLETED)
+        if trial is None or first.done() or all(map(_is_innocent, trial.result())):
+            return await first
+        verdicts = trial.result()
     except TogetherFailed as failure:
         if len(samples) == 1:
             return [failure.verdict(verifier)]
-    verdicts = list(await asyncio.gather(*(alone(sample) for sample in samples)))
-    innocent = [i for i, verdict in enumerate(verdicts) if verdict.error in (None, ABSTAINED)]
+        verdicts = await (trial or _alone(samples, alone))
+    finally:
+        first.cancel()
+        if trial is not None:
+            trial.cancel()
+    innocent = [i for i, verdict in enumerate(verdicts) if _is_innocent(verdict)]
     if not innocent:
         return verdicts
     try:
@@ -68,3 +86,11 @@ async def judge_together(
     for i, verdict in zip(innocent, again, strict=True):
         verdicts[i] = verdict
     return verdicts
+
+
+async def _alone(samples: Sequence[T], alone: Callable[[T], Awaitable[Verdict]]) -> list[Verdict]:
+    return list(await asyncio.gather(*(alone(sample) for sample in samples)))
+
+
+def _is_innocent(verdict: Verdict) -> bool:
+    return verdict.error in (None, ABSTAINED)

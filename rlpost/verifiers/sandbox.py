@@ -39,8 +39,8 @@ class SandboxClosed(InfrastructureError):
 class Sandbox:
     """A worker process that answers one request at a time; restarted after each failure.
 
-    Not thread-safe, except for ``interrupt``. On Linux the kernel kills the worker when the
-    *thread* that started it ends, so start it from a thread that lives as long as it should.
+    Not thread-safe, except for ``interrupt`` and ``abort``. On Linux the kernel kills the worker
+    when the *thread* that started it ends: start it from a thread that lives as long as it should.
     """
 
     def __init__(
@@ -174,6 +174,12 @@ class Sandbox:
         how = process.end(grace_s=grace_s)
         self._channel.close()
         return how
+
+    def abort(self) -> None:
+        """From another thread: make the call in progress fail."""
+        with self._lock:
+            if self._process is not None:
+                self._process.begin_end()
 
     def interrupt(self) -> None:
         """From another thread: make the call in progress fail and refuse new starts."""

@@ -8,8 +8,10 @@ of each of its three turns where a whole group is judged at once (groups.py).
 """
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -137,6 +139,7 @@ class VerifierService:
                 verifier=name,
                 together=functools.partial(self._together, name),
                 alone=functools.partial(self._alone, name),
+                patience_s=self._configs[name].timeout_s,
             )
         else:
             judged = await asyncio.gather(*(self._alone(name, each) for each in sendable))
@@ -160,19 +163,26 @@ class VerifierService:
         self, name: str, payloads: Sequence[bytes], *, attempts: int = 1
     ) -> list[Verdict]:
         loop = asyncio.get_running_loop()
-        call = functools.partial(self._call, name, payloads, attempts=attempts)
-        return await loop.run_in_executor(self._threads, call)
+        progress = _Progress()
+        call = functools.partial(self._call, name, payloads, attempts=attempts, progress=progress)
+        try:
+            return await loop.run_in_executor(self._threads, call)
+        except asyncio.CancelledError:
+            progress.cancel()
+            raise
 
-    def _call(self, name: str, payloads: Sequence[bytes], *, attempts: int) -> list[Verdict]:
+    def _call(
+        self, name: str, payloads: Sequence[bytes], *, attempts: int, progress: "_Progress"
+    ) -> list[Verdict]:
         call = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
+            retry=tenacity.retry_if_exception(progress.may_try_again),
             stop=tenacity.stop_after_attempt(attempts),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         )
         timeout_s = self._configs[name].timeout_s
         try:
-            with self._pool.turn() as turn:
+            with self._pool.turn() as turn, progress.on(turn.sandbox):
                 replies = call(
                     turn.sandbox.call,
                     name,
@@ -215,5 +225,31 @@ def _failed(name: str, error: str) -> Verdict:
     return Verdict(verifier=name, reward=None, error=error)
 
 
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, InfrastructureError) and not isinstance(error, SandboxClosed)
+class _Progress:
+    """A call that a thread makes, for whoever waits for it and may cancel it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sandbox: Sandbox | None = None
+        self._cancelled = False
+
+    @contextlib.contextmanager
+    def on(self, sandbox: Sandbox) -> Iterator[None]:
+        with self._lock:
+            self._sandbox = sandbox
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sandbox = None
+
+    def cancel(self) -> None:
+        """Make the call fail, if it has begun."""
+        with self._lock:
+            self._cancelled = True
+            if self._sandbox is not None:
+                self._sandbox.abort()
+
+    def may_try_again(self, error: BaseException) -> bool:
+        lost = isinstance(error, InfrastructureError) and not isinstance(error, SandboxClosed)
+        return lost and not self._cancelled

@@ -1,7 +1,9 @@
 """Who is to blame when the call for a whole group fails: with fakes, then with workers."""
 
+import asyncio
 import itertools
 import textwrap
+import time
 
 import pytest
 
@@ -78,6 +80,55 @@ async def test_a_single_response_is_called_once():
     assert judges.calls == [(0,)]
 
 
+class Slow(Judges):
+    """The call for several ends when it is told to, or with its own deadline."""
+
+    def __init__(self, *, poison=(), lasts_s=60.0):
+        super().__init__(poison=poison)
+        self._lasts_s = lasts_s
+        self.cancelled = []
+
+    async def together(self, samples):
+        if len(samples) == 4:
+            try:
+                await asyncio.sleep(self._lasts_s)
+            except asyncio.CancelledError:
+                self.cancelled.append(len(samples))
+                raise
+        return await super().together(samples)
+
+    async def judge(self, num):
+        return await judge_together(
+            range(num), verifier="f", together=self.together, alone=self.alone, patience_s=0.05
+        )
+
+
+async def test_a_sample_that_hangs_is_found_while_the_call_goes_on():
+    judges = Slow(poison=[2])
+    async with asyncio.timeout(10):
+        verdicts = await judges.judge(4)
+    assert [v.reward for v in verdicts] == [3.0, 3.0, None, 3.0]
+    await asyncio.sleep(0)
+    assert judges.cancelled == [4]
+
+
+async def test_a_call_that_is_only_slow_counts():
+    judges = Slow(lasts_s=0.3)
+    assert [v.reward for v in await judges.judge(4)] == [4.0] * 4
+    assert judges.cancelled == []
+
+
+async def test_who_stops_waiting_ends_the_call():
+    judges = Slow()
+    waiting = asyncio.ensure_future(judges.judge(4))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert judges.cancelled == [4]
+
+
 async def test_an_abstention_is_no_fault():
     judges = Judges(fails_together=[2])
 
@@ -147,6 +198,14 @@ async def test_the_guilty_one_fails_and_the_others_are_a_group(ranking, guilty, 
     assert [v.reward for v in verdicts] == [2.0, 0.0, None, 1.0]
     assert verdicts[2].error.startswith(error)
     assert [v.reward for v in await _judge(ranking, "aa", "a")] == [1.0, 0.0]
+
+
+async def test_one_that_hangs_costs_a_large_group_two_deadlines_and_not_as_many_as_it_has(ranking):
+    start = time.monotonic()
+    verdicts = await _judge(ranking, *("a" * i for i in range(1, 12)), "hang")
+    assert time.monotonic() - start < 8.0  # the call for all has 12 s
+    assert [v.reward for v in verdicts] == [*map(float, range(11)), None]
+    assert verdicts[-1].error == TIMEOUT
 
 
 async def test_every_response_counts_once(ranking):
