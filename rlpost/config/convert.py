@@ -111,7 +111,8 @@ def _refuse_strangers(node: DictConfig, path: str) -> None:
     """Raise UserError for a key that is no field, and for a field that is no key."""
     kind = OmegaConf.get_type(node)
     if is_dataclass(kind):
-        names = {declared.name for declared in fields(kind)}
+        settings = [each for each in fields(kind) if not each.metadata.get("omegaconf_ignore")]
+        names = {declared.name for declared in settings}
         for key in map(str, node):
             if key not in names:
                 raise UserError(unknown_option(f"{path}{key}"))

@@ -47,8 +47,8 @@ class VerifierConfig:
         """Whether all responses to a prompt are judged in one call; known once ``check`` ran."""
         return False
 
-    def settled(self, *, takes_groups: bool) -> Self:
-        """Return a config that says how it is called; ``takes_groups``: what its judge prefers."""
+    def settled(self, declaration: "Declaration") -> Self:
+        """Return a config that knows what its judge declares."""
         return self
 
     def required_columns(self) -> tuple[str, ...]:
@@ -107,11 +107,21 @@ Judge = Callable[[Sample], Score]
 GroupCall = Callable[[Sequence[Sample]], Sequence[Score | Exception]]
 
 
-@dataclass(frozen=True)
-class GroupJudge:
-    """A ``Judge`` that would rather have all responses to a prompt in one call."""
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a judge says about itself once it is built."""
+
+    groups: bool = False  # it takes all responses to a prompt in one call
+    columns: tuple[str, ...] = ()  # a row without one of these cannot be judged
+    answers: tuple[str, ...] = ()  # nor can a row without a value in at least one of these
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredJudge:
+    """A ``Judge`` of several samples that declares what it needs."""
 
     together: GroupCall
+    declaration: Declaration
 
     def __call__(self, sample: Sample) -> Score:
         [score] = self.together([sample])

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import ABSTAINED, GroupJudge, Judge, Sample, Score
+from rlpost.verifiers.base import ABSTAINED, DeclaredJudge, GroupCall, Judge, Sample, Score
 
 MAX_TEXT = 500  # characters of an error or of one piece of information
 MAX_ITEMS = 20  # pieces of information
@@ -48,7 +48,7 @@ def _description(error: BaseException) -> str:
     if isinstance(error, UserError):  # names its own address
         text = text.removeprefix(f"{type(error).__module__}.")
         return text[:MAX_TEXT]
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
     return text[:MAX_TEXT] + where
 
@@ -60,13 +60,20 @@ def answer_of(judge: Judge, samples: Sequence[Sample]) -> dict[str, Any]:
         ``replies``, one per sample; or ``failure``, when one call for several samples failed
         and nobody can tell for which.
     """
-    if not isinstance(judge, GroupJudge) or len(samples) == 1:
+    together = _group_call(judge)
+    if together is None or len(samples) == 1:
         return {"replies": [reply_of(judge, sample) for sample in samples]}
-    scores, failure = attempt(lambda: list(judge.together(samples)))
+    scores, failure = attempt(lambda: list(together(samples)))
     if scores is None:
         return {"failure": failure}
     assert len(scores) == len(samples)
     return {"replies": [_reply_for(score) for score in scores]}
+
+
+def _group_call(judge: Judge) -> GroupCall | None:
+    if isinstance(judge, DeclaredJudge) and judge.declaration.groups:
+        return judge.together
+    return None
 
 
 def _reply_for(score: Score | Exception) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
-from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.base import Declaration, VerifierConfig
 from rlpost.verifiers.environment import NAME
 from rlpost.verifiers.kinds import entry_of, verifiers
 from rlpost.verifiers.sandbox import Sandbox
@@ -52,7 +52,8 @@ def check(
             raise UserError(f"{field}.{rule}")
         raise UserError(f"{field} ({resolved[name].kind}) cannot be loaded: {reason}")
     return {
-        name: cfg.settled(takes_groups=name in sandbox.grouped) for name, cfg in resolved.items()
+        name: cfg.settled(sandbox.declared.get(name, Declaration()))
+        for name, cfg in resolved.items()
     }
 
 

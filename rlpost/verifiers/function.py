@@ -9,18 +9,21 @@ function is a reward of its own, with its own verdicts, metrics and weight.
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from rlpost.bounds import number
 from rlpost.errors import UserError
-from rlpost.verifiers.base import GroupJudge, Judge, VerifierConfig, verifiers
+from rlpost.verifiers.base import Declaration, DeclaredJudge, Judge, VerifierConfig, verifiers
 from rlpost.verifiers.contracts.adapter import Contract, UserFunction
+from rlpost.verifiers.contracts.answer import first_answer
 from rlpost.verifiers.contracts.choice import adapter_of
 from rlpost.verifiers.contracts.signature import Signature
 from rlpost.verifiers.function_file import load
 from rlpost.verifiers.function_path import FunctionPath, names_of, parse_all
+
+_NO_SETTING = {"omegaconf_ignore": True}
 
 
 class Call(Enum):
@@ -45,6 +48,9 @@ class FunctionConfig(VerifierConfig):
     contract: Contract = Contract.auto
     call: Call = Call.auto
     answer_column: str | None = None  # of verl's ground_truth and OpenRLHF's labels; None: found
+    # Known once ``check`` built the function; no settings.
+    needed_columns: list[str] = field(default_factory=list, metadata=_NO_SETTING)
+    needed_answers: list[str] = field(default_factory=list, metadata=_NO_SETTING)
 
     def expanded(self) -> Mapping[str, VerifierConfig]:
         paths = parse_all(self.path)
@@ -61,10 +67,27 @@ class FunctionConfig(VerifierConfig):
     def judges_groups(self) -> bool:
         return self.call is Call.group
 
-    def settled(self, *, takes_groups: bool) -> "FunctionConfig":
-        if self.call is not Call.auto:
-            return self
-        return replace(self, call=Call.group if takes_groups else Call.sample)
+    def settled(self, declaration: Declaration) -> "FunctionConfig":
+        call = Call.group if declaration.groups else Call.sample
+        return replace(
+            self,
+            call=call if self.call is Call.auto else self.call,
+            needed_columns=list(declaration.columns),
+            needed_answers=list(declaration.answers),
+        )
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        missing = [name for name in self.needed_columns if name not in columns]
+        there = f"the row has {sorted(map(str, columns))}"
+        if missing:
+            return f"{self.path} takes the columns {missing}, {there}"
+        if self.needed_answers and first_answer(columns, self.needed_answers) is None:
+            return (
+                f"{self.path} takes the answer, which is looked for in {self.needed_answers}, "
+                f"{there}; name its column with verifier.answer_column, or set that to '' if the "
+                "function reads no answer"
+            )
+        return None
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,) if self.answer_column else ()
@@ -91,20 +114,21 @@ def function(cfg: FunctionConfig) -> Judge:
     target = load(path)
     signature = Signature.of(target, path=str(path))
     adapter = adapter_of(signature, contract=cfg.contract, path=str(path))
-    takes_groups = adapter.takes_groups(signature)
-    if cfg.call is Call.group and not takes_groups:
-        raise UserError(
-            f"call=group does not fit {path}, which {adapter.title} calls with one response at a "
-            "time; leave verifier.call out"
-        )
     user_function = UserFunction(
         path=str(path),
         call=_waiting(target),
         signature=signature,
         answer_column=cfg.answer_column,
     )
-    judge = GroupJudge(adapter.bind(user_function))
-    return judge if takes_groups and cfg.call is not Call.sample else judge.__call__
+    declaration = adapter.declare(user_function)
+    if cfg.call is Call.group and not declaration.groups:
+        raise UserError(
+            f"call=group does not fit {path}, which {adapter.title} calls with one response at a "
+            "time; leave verifier.call out"
+        )
+    if cfg.call is Call.sample:
+        declaration = replace(declaration, groups=False)
+    return DeclaredJudge(together=adapter.bind(user_function), declaration=declaration)
 
 
 def _waiting(target: Callable[..., Any]) -> Callable[..., Any]:

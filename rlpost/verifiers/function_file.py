@@ -94,7 +94,8 @@ def _module(file: Path) -> ModuleType:
     except ImportError as error:
         raise UserError(f"path: {_missing_import(error, file)}") from error
     except SyntaxError as error:
-        place = f"{Path(error.filename or file).name}:{error.lineno}"
+        name = Path(error.filename or file).name
+        place = name if error.lineno is None else f"{name}:{error.lineno}"
         raise UserError(f"path: {type(error).__name__}: {error.msg} ({place})") from error
 
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from rlpost.errors import InfrastructureError
-from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.base import Declaration, VerifierConfig
 from rlpost.verifiers.channel import Channel, OversizedMessage
 from rlpost.verifiers.process import WorkerProcess
 from rlpost.verifiers.wire import (
@@ -55,7 +55,7 @@ class Sandbox:
         self._channel: Channel
         self._env = sorted({name for cfg in configs.values() for name in cfg.env})
         self._refusals: dict[str, str] | None = None  # None until the worker is ready
-        self.grouped: frozenset[str] = frozenset()  # verifiers that judge groups, when ready
+        self.declared: dict[str, Declaration] = {}  # of judges that declare something, when ready
         self.num_starts = 0
         self.num_lost = 0  # workers that died or had to be killed
 
@@ -103,7 +103,7 @@ class Sandbox:
             try:
                 self._send(self._hello, deadline)
                 frame = self._receive(deadline, max_bytes=MAX_REPLY_BYTES * len(self._names))
-                self._refusals, self.grouped = decode_ready(
+                self._refusals, self.declared = decode_ready(
                     frame, id=self._hello_id, names=self._names
                 )
             except TimeoutError:

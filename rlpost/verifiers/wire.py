@@ -4,7 +4,7 @@ Owns the form of every message. Refuses to own sockets and deadlines (channel.py
 Invariants: nothing that crosses the process border can execute code when it is read; a reply
 is accepted only when it answers the one request that was asked, number for number.
 
-- ``{"id", "configs", "memory_limit_mb"}`` -> ``{"id", "refusals", "grouped"}``, once
+- ``{"id", "configs", "memory_limit_mb"}`` -> ``{"id", "refusals", "declared"}``, once
 - ``{"id", "verifier", "samples": [...]}`` -> ``{"id", "replies": [...]}``, one reply a sample,
   or ``{"id", "failure"}`` when one call for all of them failed
 
@@ -21,7 +21,7 @@ from math import isfinite
 from typing import Any
 
 from rlpost.errors import DataError, InfrastructureError
-from rlpost.verifiers.base import Sample, VerifierConfig
+from rlpost.verifiers.base import Declaration, Sample, VerifierConfig
 from rlpost.verifiers.boundary import MAX_ITEMS, MAX_TEXT, summary
 from rlpost.verifiers.kinds import entry_of, verifiers
 
@@ -92,23 +92,38 @@ def encode_request(verifier: str, samples: Sequence[bytes], *, id: str) -> bytes
 
 def decode_ready(
     frame: bytes, *, id: str, names: Sequence[str]
-) -> tuple[dict[str, str], frozenset[str]]:
-    """Return why verifiers could not be built, and the names of those that judge groups.
+) -> tuple[dict[str, str], dict[str, Declaration]]:
+    """Return why verifiers could not be built, and what those that could declare.
 
     Raises:
         BadReply: this is no answer to the hello of that ``id``.
     """
     message = _message(frame, id=id)
-    if message.keys() != {"id", "refusals", "grouped"}:
-        raise BadReply("its first reply does not consist of 'id', 'refusals' and 'grouped'")
-    refusals, grouped = message["refusals"], message["grouped"]
-    if not isinstance(grouped, list) or not all(name in names for name in grouped):
-        raise BadReply("its list of verifiers that judge groups is malformed")
+    if message.keys() != {"id", "refusals", "declared"}:
+        raise BadReply("its first reply does not consist of 'id', 'refusals' and 'declared'")
+    refusals, declared = message["refusals"], message["declared"]
     if not isinstance(refusals, dict) or not all(
         name in names and isinstance(text, str) for name, text in refusals.items()
     ):
         raise BadReply("its list of refused verifiers is malformed")
-    return refusals, frozenset(grouped)
+    if not isinstance(declared, dict) or not all(name in names for name in declared):
+        raise BadReply("its list of declarations is malformed")
+    return refusals, {name: _declaration(fields) for name, fields in declared.items()}
+
+
+def _declaration(fields: Any) -> Declaration:
+    known = {"groups", "columns", "answers"}
+    if not isinstance(fields, dict) or fields.keys() != known:
+        raise BadReply(f"a declaration does not consist of {sorted(known)}")
+    lists = fields["columns"], fields["answers"]
+    if not isinstance(fields["groups"], bool) or not all(map(_is_list_of_texts, lists)):
+        raise BadReply("a declaration is malformed")
+    columns, answers = map(tuple, lists)
+    return Declaration(groups=fields["groups"], columns=columns, answers=answers)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(each, MAX_TEXT) for each in value)
 
 
 def decode_replies(frame: bytes, *, id: str, num_samples: int) -> list[dict[str, Any]]:

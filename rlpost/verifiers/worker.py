@@ -5,6 +5,7 @@ and retries; the parent kills this process when it is late. Invariant: the user'
 only after the walls of isolation.py stand, so that nothing of it outlives the parent.
 """
 
+import dataclasses
 import functools
 import os
 import resource
@@ -13,7 +14,7 @@ import sys
 from json import dumps, loads  # bound now: what a judge later does to the module changes nothing
 from typing import Any
 
-from rlpost.verifiers.base import GroupJudge, Judge
+from rlpost.verifiers.base import DeclaredJudge, Judge
 from rlpost.verifiers.boundary import answer_of, attempt, failed_reply
 from rlpost.verifiers.channel import Channel
 from rlpost.verifiers.isolation import isolate
@@ -40,8 +41,12 @@ def main(fd: int, parent_pid: int) -> None:
             judges[name] = judge
         else:
             refusals[name] = error
-    grouped = [name for name, judge in judges.items() if isinstance(judge, GroupJudge)]
-    _reply(channel, {"id": hello["id"], "refusals": refusals, "grouped": grouped})
+    declared = {
+        name: dataclasses.asdict(judge.declaration)
+        for name, judge in judges.items()
+        if isinstance(judge, DeclaredJudge)
+    }
+    _reply(channel, {"id": hello["id"], "refusals": refusals, "declared": declared})
     pid = os.getpid()
     while (frame := channel.recv(timeout_s=None)) is not None:
         request = loads(frame)

@@ -142,6 +142,17 @@ def test_every_experiment_composes(run_cli, capsys):
         assert f"name: {path.stem}" in capsys.readouterr().out
 
 
+def test_rows_without_the_columns_of_a_function_are_refused(run_cli, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "answer": "1"}\n')
+    (tmp_path / "r.py").write_text("def f(completions, gold): return [1.0] * len(completions)\n")
+    options = ["data.train=train.jsonl", "verifier=function", "verifier.path=r.py:f"]
+    code, text = run_cli(*options)
+    assert code == 2 and "Traceback" not in text, text
+    assert "train.jsonl:1: " in text and "takes the columns ['gold']" in text
+    code, text = run_cli(*options, "verifier.needed_columns=[answer]")
+    assert code == 2 and "needed_columns" in text, text
+
+
 BAD_DATA = {
     "malformed line": ('{"prompt": "a", "answer": "1"}\n{"prompt": \n', "train.jsonl:2"),
     "missing column": ('{"question": "a", "answer": "1"}\n', "prompt"),

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import textwrap
 
 import pytest
@@ -42,6 +43,33 @@ def test_what_is_called_at_once_follows_from_the_contract(path, parameters, call
     assert check({"f": cfg})["f"].call is call
     one_by_one = dataclasses.replace(cfg, call=Call.sample)
     assert check({"f": one_by_one})["f"].call is Call.sample
+
+
+@pytest.mark.parametrize(
+    ("parameters", "settings", "good", "bad", "text"),
+    [
+        ("completions, gold, n=3, **kw", {}, {"gold": None}, {"answer": "5"},
+         r"rewards\.py:f takes the columns \['gold'\], the row has \['answer'\]"),
+        ("completions, log_extra, log_metric", {}, {}, None, ""),
+        ("solution_str, ground_truth", {}, {"reward_model": {"ground_truth": "5"}},
+         {"reward_model": {"style": "rule"}, "answer": None}, "takes the answer, .*answer_column"),
+        ("solution_str, ground_truth", {"answer_column": "gold"}, {"gold": "5"}, {"answer": "5"},
+         r"looked for in \['gold'\]"),
+        ("solution_str, ground_truth", {"answer_column": ""}, {}, None, ""),
+        ("solution_str, ground_truth=None", {}, {}, None, ""),
+        ("queries, prompts, labels", {}, {"label": 0}, {"gold": "5"}, "takes the answer"),
+        ("queries, prompts, labels=None", {}, {}, None, ""),
+    ],
+)  # fmt: skip
+def test_rows_that_no_response_can_be_judged_by_are_known_then(
+    path, parameters, settings, good, bad, text
+):
+    cfg = FunctionConfig(path=path(f"def f({parameters}): ..."), **settings)
+    checked = check({"f": cfg})["f"]
+    assert checked.refusal(good) is None
+    if bad is not None:
+        assert re.search(text, checked.refusal(bad))
+        assert cfg.refusal(bad) is None  # nothing is known before
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,10 @@ def test_required_columns_are_declared(kind):
     assert cfg.kind == kind
 
 
+def test_what_check_finds_out_is_no_setting():
+    assert not [key for key in OmegaConf.structured(FunctionConfig) if key.startswith("needed")]
+
+
 @pytest.mark.parametrize("config", CASES.values())
 def test_configs_are_hydra_structured_configs(config):
     typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), {"weight": 0.5}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlpost.errors import DataError, UserError
-from rlpost.verifiers.base import Sample, VerifierConfig
+from rlpost.verifiers.base import Declaration, Sample, VerifierConfig
 from rlpost.verifiers.boundary import MAX_ITEMS, MAX_TEXT, reply_of
 from rlpost.verifiers.exact import ExactConfig, Take
 from rlpost.verifiers.function import FunctionConfig
@@ -191,16 +191,30 @@ def test_anything_else_is_a_bad_reply(frame):
         decode_replies(frame, id="7", num_samples=1)
 
 
+DECLARED = {"groups": True, "columns": ["gold"], "answers": []}
+
+
 def test_the_first_reply_names_configured_verifiers_only():
-    def ready(refusals, grouped=()):
-        message = {"id": "7", "refusals": refusals, "grouped": grouped}
+    def ready(refusals, declared):
+        message = {"id": "7", "refusals": refusals, "declared": declared}
         return decode_ready(json.dumps(message).encode(), id="7", names=["a", "b"])
 
-    assert ready({"a": "why"}, ["b"]) == ({"a": "why"}, frozenset({"b"}))
+    declaration = Declaration(groups=True, columns=("gold",))
+    assert ready({"a": "why"}, {"b": DECLARED}) == ({"a": "why"}, {"b": declaration})
     for bad in ({"c": "why"}, {"a": 1}, ["a"], None):
         with pytest.raises(BadReply):
-            ready(bad)
-    for bad in (["c"], [1], [["a"]], {"a": 1}, None):
+            ready(bad, {})
+    for bad in (
+        {"c": DECLARED},
+        ["a"],
+        None,
+        {"a": None},
+        {"a": {"groups": True}},
+        {"a": DECLARED | {"groups": 1}},
+        {"a": DECLARED | {"columns": "gold"}},
+        {"a": DECLARED | {"answers": [1]}},
+        {"a": DECLARED | {"more": 1}},
+    ):
         with pytest.raises(BadReply):
             ready({}, bad)
     with pytest.raises(BadReply):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rlpost.verifiers.base import GroupCall
+from rlpost.verifiers.base import Declaration, GroupCall
 from rlpost.verifiers.contracts.signature import Signature
 
 
@@ -38,5 +38,5 @@ class Adapter:
     title: str
     spelling: str  # how such a function is written, for messages
     marks: frozenset[str]  # parameter names that no other framework uses
-    takes_groups: Callable[[Signature], bool]  # whether one call is given several responses
+    declare: Callable[[UserFunction], Declaration]
     bind: Callable[[UserFunction], GroupCall]

@@ -10,6 +10,19 @@ from rlpost.verifiers.contracts.adapter import UserFunction
 _VERL = "reward_model.ground_truth"  # nested in verl's rows
 
 
+def names_of_answer(function: UserFunction, usual: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that may hold the answer; none where the function reads no answer."""
+    if function.answer_column is None:
+        return tuple(usual)
+    return (function.answer_column,) if function.answer_column else ()
+
+
+def first_answer(columns: Mapping[str, Any], names: Sequence[str]) -> Any | None:
+    """Return the first value among the columns ``names``, None when there is none."""
+    values = (_column(columns, name) for name in names)
+    return next((value for value in values if value is not None), None)
+
+
 def answer_of(
     function: UserFunction, sample: Sample, *, names: Sequence[str], required: bool
 ) -> Any | None:
@@ -24,13 +37,10 @@ def answer_of(
     Raises:
         DataError: the row has no answer.
     """
-    if function.answer_column == "":
-        return None
-    names = names if function.answer_column is None else (function.answer_column,)
-    for name in names:
-        answer = _column(sample.columns, name)
-        if answer is not None:
-            return answer
+    names = names_of_answer(function, names)
+    answer = first_answer(sample.columns, names)
+    if answer is not None or not names:
+        return answer
     if not required:
         return None
     at = f"{sample.address}: " if sample.address else ""

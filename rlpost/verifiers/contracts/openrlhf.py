@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import GroupCall, Sample, Score
+from rlpost.verifiers.base import Declaration, GroupCall, Sample, Score
 from rlpost.verifiers.contracts.adapter import Adapter, UserFunction
-from rlpost.verifiers.contracts.answer import answer_of
+from rlpost.verifiers.contracts.answer import answer_of, names_of_answer
 from rlpost.verifiers.contracts.returned import per_response, rewards_of, scored
 
 _NAMES = ("queries", "prompts", "labels")
@@ -21,15 +21,28 @@ _NO_REWARD = TypeError("the function returned None, where OpenRLHF's functions r
 _ANSWERS = ("label", "answer", "ground_truth", "reward_model.ground_truth")
 
 
+def _needs_answer(function: UserFunction) -> bool:
+    return not _by_name(function) or "labels" in function.signature.required
+
+
+def _by_name(function: UserFunction) -> bool:
+    return "queries" in function.signature.keywords
+
+
+def _declare(function: UserFunction) -> Declaration:
+    answers = names_of_answer(function, _ANSWERS) if _needs_answer(function) else ()
+    return Declaration(groups=True, answers=answers)
+
+
 def _bind(function: UserFunction) -> GroupCall:
-    by_name = "queries" in function.signature.keywords
+    by_name = _by_name(function)
     _check(function, by_name=by_name)
 
     def judge(samples: Sequence[Sample]) -> list[Score | Exception]:
         prompts = [_prompt(sample) for sample in samples]
         queries = [p + each.text for p, each in zip(prompts, samples, strict=True)]
         arguments = {"queries": queries, "prompts": prompts}
-        labels = [_label(function, sample, by_name=by_name) for sample in samples]
+        labels = [_label(function, sample) for sample in samples]
         if all(label is not None for label in labels):
             arguments["labels"] = labels
         if by_name:
@@ -65,12 +78,11 @@ def _prompt(sample: Sample) -> str:
     return sample.prompt
 
 
-def _label(function: UserFunction, sample: Sample, *, by_name: bool) -> Any:
+def _label(function: UserFunction, sample: Sample) -> Any:
     """Return the row's answer; None: it has none, and the function does not ask for it."""
     if function.answer_column == "":
         return ""  # as OpenRLHF does without a label key
-    required = not by_name or "labels" in function.signature.required
-    return answer_of(function, sample, names=_ANSWERS, required=required)
+    return answer_of(function, sample, names=_ANSWERS, required=_needs_answer(function))
 
 
 def _scores(returned: Any, *, num: int) -> list[Score | Exception]:
@@ -80,6 +92,9 @@ def _scores(returned: Any, *, num: int) -> list[Score | Exception]:
             keys = f"{list(returned)!r:.200}"
             return [TypeError(f"the function returned a dict without 'rewards': {keys}")] * num
         extra = returned.get("extra_logs") or {}
+        if not isinstance(extra, Mapping):
+            kind = type(extra).__name__
+            return [TypeError(f"the function's extra_logs must be a dict, got {kind}")] * num
         if returned.get("scores") is not None:
             extra = {"scores": returned["scores"], **extra}
         logs = {name: per_response(value, num=num) for name, value in extra.items()}
@@ -101,6 +116,6 @@ OPENRLHF = Adapter(
     title="OpenRLHF",
     spelling="f(queries, prompts, labels) -> list of numbers, tensor or dict",
     marks=frozenset({"queries"}),
-    takes_groups=lambda signature: True,
+    declare=_declare,
     bind=_bind,
 )

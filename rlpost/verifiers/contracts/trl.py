@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlpost.errors import DataError, UserError
-from rlpost.verifiers.base import GroupCall, Sample, Score
+from rlpost.verifiers.base import Declaration, GroupCall, Sample, Score
 from rlpost.verifiers.contracts.adapter import Adapter, UserFunction
 from rlpost.verifiers.contracts.returned import rewards_of, scored
 
 _ALWAYS = ("prompts", "completions", "completion_ids")
+_LOGGING = ("log_extra", "log_metric")
 _NEVER = ("trainer_state", "environments")
+
+
+def _declare(function: UserFunction) -> Declaration:
+    columns = function.signature.required.difference(_ALWAYS, _LOGGING)
+    return Declaration(groups=True, columns=tuple(sorted(columns)))
 
 
 def _bind(function: UserFunction) -> GroupCall:
@@ -66,7 +72,7 @@ class _Log:
 
     def __init__(self, num: int) -> None:
         self.infos: list[dict[str, Any]] = [{} for _ in range(num)]
-        self.calls = {"log_extra": self._extra, "log_metric": self._metric}
+        self.calls = dict(zip(_LOGGING, (self._extra, self._metric), strict=True))
 
     def _extra(self, column: str, values: Any) -> None:
         listed = list(values)
@@ -87,6 +93,6 @@ TRL = Adapter(
     title="TRL",
     spelling="f(prompts, completions, **columns) -> list of numbers",
     marks=frozenset({"completions", "completion_ids"}),
-    takes_groups=lambda signature: True,
+    declare=_declare,
     bind=_bind,
 )

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.verifiers.base import GroupCall, Sample, Score
+from rlpost.verifiers.base import Declaration, GroupCall, Sample, Score
 from rlpost.verifiers.contracts.adapter import Adapter, UserFunction
-from rlpost.verifiers.contracts.answer import answer_of
+from rlpost.verifiers.contracts.answer import answer_of, names_of_answer
 from rlpost.verifiers.contracts.returned import rewards_of, scored
 from rlpost.verifiers.contracts.signature import Signature
 
@@ -34,6 +34,17 @@ _ROW_NUMBER = re.compile(r"(:\d+|\[\d+\])$")
 
 def _is_batched(signature: Signature) -> bool:
     return "solution_strs" in signature.keywords and "solution_str" not in signature.keywords
+
+
+def _needs_answer(function: UserFunction) -> bool:
+    return bool(function.signature.required.intersection({"ground_truth", "ground_truths"}))
+
+
+def _declare(function: UserFunction) -> Declaration:
+    return Declaration(
+        groups=_is_batched(function.signature),
+        answers=names_of_answer(function, _ANSWERS) if _needs_answer(function) else (),
+    )
 
 
 def _bind(function: UserFunction) -> GroupCall:
@@ -73,7 +84,7 @@ def _arguments(function: UserFunction, sample: Sample) -> dict[str, Any]:
         "solution_str": sample.text,
         "extra_info": columns.get("extra_info") or {},
     }
-    required = bool(function.signature.required.intersection({"ground_truth", "ground_truths"}))
+    required = _needs_answer(function)
     answer = answer_of(function, sample, names=_ANSWERS, required=required)
     if answer is not None or required:
         arguments["ground_truth"] = answer
@@ -99,6 +110,6 @@ VERL = Adapter(
     title="verl",
     spelling="f(data_source, solution_str, ground_truth, extra_info=None) -> number or dict",
     marks=frozenset({"solution_str", "solution_strs"}),
-    takes_groups=_is_batched,
+    declare=_declare,
     bind=_bind,
 )
