@@ -51,6 +51,9 @@ from rlpost.stages.rl_plan import RLPlan
 from rlpost.stages.rl_seats import sitters_of
 from rlpost.stages.run_directory import RunDirectory, config_hash
 from rlpost.stages.wishes import wanted_generators
+from rlpost.tracking.boundary import attempt
+from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.progress import heldout_change
 from rlpost.tracking.tracker import Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.precision import resolve_dtype
@@ -146,13 +149,20 @@ class RLParts:
             ) from error
 
     async def _write_export(self, step: int) -> None:
-        final = self.directory.export
+        final, metrics = self.directory.export, self.directory.metrics
         scratch = final.with_name(".export-scratch")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         await self.trainer.export(scratch)
         write_model_card(
-            scratch, base=self.cfg.model.path, stage="rl", step=step, run=self.directory.root.name
+            scratch,
+            base=self.cfg.model.path,
+            stage="rl",
+            step=step,
+            run=self.directory.root.name,
+            location=final,
+            system_prompt=self.cfg.data.system_prompt,
+            measured=attempt("reading the metrics", lambda: heldout_change(read_metrics(metrics))),
         )
         shutil.rmtree(final, ignore_errors=True)
         scratch.rename(final)

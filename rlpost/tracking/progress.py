@@ -6,7 +6,7 @@ own layout (console.py). Invariant: a quantity that was not logged is absent, ne
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,19 @@ def reward_components(metrics: Mapping[str, float]) -> dict[str, float]:
 def heldout_words(*, graded: bool) -> str:
     """Return what a person calls the mean of the held-out rewards."""
     return "held-out reward" if graded else "held-out accuracy"
+
+
+def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what the first and the last evaluation of a run found, None without any.
+
+    Example: ``"held-out accuracy 0.111 at step 0, 0.889 at step 14"``
+    """
+    found = [(row["step"], mean) for row in rows if (mean := heldout_accuracy(row)) is not None]
+    if not found:
+        return None
+    ends = [found[0], found[-1]] if len(found) > 1 else found
+    said = ", ".join(f"{mean:.3f} at step {step}" for step, mean in ends)
+    return f"{heldout_words(graded=any(map(is_graded, rows)))} {said}"
 
 
 @dataclass

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlpost.errors import UserError
 from rlpost.models import embedded
 from rlpost.models.cache import cache_of_checkout, cache_root, publish_directory
-from rlpost.models.card import write_model_card
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.models.tiny import build_tiny_llama
 
@@ -71,12 +70,6 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     publish_directory(final, lambda target: (target / "whole").write_text("x"))
     publish_directory(final, fail)  # exists: kept, not written again
     assert [p.name for p in final.iterdir()] == ["whole"]
-
-
-def test_model_card_has_the_metadata_hubs_read(tmp_path):
-    write_model_card(tmp_path, base="org/base", stage="rl", step=3, run="x")
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith("---\n") and "base_model: org/base" in text
 
 
 def test_the_command_and_make_of_a_checkout_share_a_cache(tmp_path, monkeypatch):

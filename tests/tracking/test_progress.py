@@ -6,6 +6,7 @@ from rlpost.tracking.progress import (
     Progress,
     duration,
     heldout_accuracy,
+    heldout_change,
     heldout_words,
     is_graded,
     one_line,
@@ -53,6 +54,15 @@ def test_graded_rewards_are_no_accuracy():
     progress.observe(1, {name: 0.4, "val-core/a/graded_frac": 1.0}, now_s=1.0)
     progress.observe(2, {name: 1.0, "val-core/a/graded_frac": 0.0}, now_s=2.0)
     assert progress.graded and heldout_words(graded=True) == "held-out reward"
+
+
+def test_a_sentence_says_what_the_run_achieved():
+    name = "val-core/a/acc/mean@2"
+    rows = [{"step": 0, name: 0.125}, {"step": 1}, {"step": 2, name: 0.75}]
+    assert heldout_change(rows) == "held-out accuracy 0.125 at step 0, 0.750 at step 2"
+    assert heldout_change(rows[:2]) == "held-out accuracy 0.125 at step 0"
+    assert heldout_change([*rows, {"step": 3, name: 2.0}]).startswith("held-out reward 0.125")
+    assert heldout_change([{"step": 1}]) is None
 
 
 def test_what_is_recalled_has_no_pace():
