@@ -64,6 +64,8 @@ def finish(sweep: "Sweep") -> None:
         rank = str(place) if value is not None else ""
         table.add_row(rank, Text(run.name), run.state, "" if value is None else f"{value:.4g}")
     Console().print(table)
+    for caution in data.cautions:
+        _say(Text(f"note: {caution}", style="yellow"))
     if page is not None:
         _say(Text(f"comparison: {page}"))
 

@@ -87,6 +87,14 @@ CHARTS = (
         min_curves=2,
     ),
     Chart(
+        name="heldoutparts",
+        title="Held-out reward components",
+        unit="mean reward",
+        help="Each verifier by itself on held-out prompts, before its weight.",
+        series=(Series(metric="val-aux/*", label=""),),
+        min_curves=2,
+    ),
+    Chart(
         name="length",
         title="Response length",
         unit="tokens",
@@ -219,6 +227,7 @@ CHARTS = (
 
 _WILDCARDS = {
     "training/off_policy/staleness/*": re.compile(r"training/off_policy/staleness/(\d+)"),
+    "val-aux/*": re.compile(r"val-aux/(.+)/mean@\d+"),
     "val-core/*": re.compile(r"val-core/(.+)/acc/(?:mean@\d+)"),
     "verifier/*/mean": COMPONENT,
     "verifier/*": re.compile(r"verifier/(.+/(?:error|timeout)_rate)"),

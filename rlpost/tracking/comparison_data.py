@@ -25,6 +25,23 @@ from rlpost.tracking.sweep_record import MemberState, read_members
 _MAX_NUMBERS = 400_000  # on the page, over all curves; about 3 MB
 _MAX_POINTS = 800  # per curve
 _NO_CURVE = {"timing", "staleness"}  # stacked bars of one run
+_OF_TRAINING = {REWARD, "critic/rewards/mean"}
+_TRAINING_RULERS = (
+    "rollout.temperature",
+    "rollout.max_tokens",
+    "data",
+    "verifier",
+    "verifiers",
+    "reward_models",
+)
+_HELDOUT_RULERS = (
+    "evaluation.temperature",
+    "rollout.max_tokens",
+    "data.heldout",
+    "data.heldout_size",
+    "verifier",
+    "verifiers",
+)
 _OF_A_RUN = ("run.", "tracking.", "resume")  # settings that say where, not what
 
 
@@ -54,6 +71,7 @@ class Comparison:
     metric: str | None  # what ranks them; None: nothing was measured
     lowest_first: bool
     differing: list[str]  # settings that are not the same in all runs
+    cautions: list[str]  # why the ranking may mislead
     names: list[str]  # of all metrics
     charts: list[dict[str, Any]]
     problems: list[str]
@@ -79,17 +97,46 @@ def compare(
         )
     ranking = metric or _usual_metric(runs)
     graded = any(run.graded for run in runs)
+    differing = _differing(runs)
     ranked = sorted(runs, key=lambda run: _rank(run, ranking, lowest_first))
     return Comparison(
         title=paths[0].resolve().name if len(paths) == 1 else f"{len(runs)} runs",
         runs=[_thinner(run, len(runs)) for run in ranked],
         metric=ranking,
         lowest_first=lowest_first,
-        differing=_differing(runs),
+        differing=differing,
+        cautions=cautions(ranking, differing),
         names=names,
         charts=_charts(names, graded=graded),
         problems=problems,
     )
+
+
+def cautions(metric: str | None, differing: Sequence[str]) -> list[str]:
+    """Return why a ranking by ``metric`` of runs that differ in these settings may mislead."""
+    heldout = metric is not None and HELDOUT.fullmatch(metric) is not None
+    if not heldout and metric not in _OF_TRAINING:
+        return []
+    found = []
+    if not heldout:
+        found.append(
+            f"{metric} is the reward of the last training batch, not of held-out data: it moves "
+            "with the prompts of that batch; set data.heldout=FILE to rank by what was not "
+            "trained on"
+        )
+    changed = [key for key in differing if _changes_the_scale(key, heldout=heldout)]
+    if changed:
+        found.append(
+            f"the runs differ in {', '.join(changed)}, which changes what {metric} measures: a "
+            "higher value need not be a better model"
+        )
+    return found
+
+
+def _changes_the_scale(setting: str, *, heldout: bool) -> bool:
+    """Whether runs that differ in ``setting`` are measured in different ways."""
+    rulers = _HELDOUT_RULERS if heldout else _TRAINING_RULERS
+    return any(setting == ruler or setting.startswith(f"{ruler}.") for ruler in rulers)
 
 
 def _runs_at(path: Path, problems: list[str]) -> list[RunSummary]:

@@ -38,9 +38,9 @@ def _timing(*names: str) -> tuple[str, ...]:
 SECTIONS = (
     Section(
         title="Does it learn?",
-        help="Held-out accuracy is the number a run is for; the reward is what it trains on.",
+        help="The held-out result is the number a run is for; the reward is what it trains on.",
         panels=(
-            Panel(title="Held-out accuracy", pattern=r"^val-core/.+/acc/mean@[0-9]+$"),
+            Panel(title="Held-out accuracy or reward", pattern=r"^val-core/.+/acc/mean@[0-9]+$"),
             Panel(title="Reward", metrics=("critic/score/mean", "critic/rewards/mean")),
             Panel(
                 title="Response length",

@@ -38,6 +38,11 @@ def test_several_rewards_have_a_chart_and_one_has_none():
     assert "components" not in _by_name(names[1:])
 
 
+def test_parts_of_the_heldout_reward_have_a_chart():
+    chart = _by_name(["val-aux/a/correct/mean@2", "val-aux/a/short/mean@2"])["heldoutparts"]
+    assert [each["label"] for each in chart["series"]] == ["a/correct", "a/short"]
+
+
 def test_staleness_is_a_stack_in_the_order_of_lags():
     names = [f"training/off_policy/staleness/{lag}" for lag in ("0", "1", "10", "2", "mean")]
     chart = _by_name(names)["staleness"]

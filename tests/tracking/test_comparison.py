@@ -1,6 +1,7 @@
 """The page that compares runs, in a real browser; failed, unborn and unequal ones among them."""
 
 import html
+import json
 import re
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import yaml
 from rlpost.cli.compare import main
 from rlpost.errors import UserError
 from rlpost.tracking.comparison import write_comparison
-from rlpost.tracking.comparison_data import compare
+from rlpost.tracking.comparison_data import cautions, compare
 from rlpost.tracking.sweep_record import MemberRecord, read_members, write_member
 
 HELDOUT = "val-core/arithmetic/acc/mean@2"
@@ -135,6 +136,42 @@ def test_only_what_differs_is_a_column(tmp_path, runs):
     data = compare(made)
     assert data.differing == ["trainer.lr"]  # not run.name, not seed
     assert data.metric == HELDOUT
+
+
+def _without_heldout(runs, root, name, **settings):
+    made = _run(runs, root, name, steps=3)
+    rows = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in row.items() if not k.startswith("val-core/")} for row in rows]
+    (made / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+    config = yaml.safe_load((made / "config.yaml").read_text()) | settings
+    (made / "config.yaml").write_text(yaml.safe_dump(config))
+    return made
+
+
+def test_a_ranking_by_training_reward_says_so(tmp_path, runs, browser):
+    made = [
+        _without_heldout(runs, tmp_path, name, rollout={"temperature": heat})
+        for name, heat in (("a", 0.7), ("b", 1.0))
+    ]
+    data = compare(made)
+    assert data.metric == "critic/score/mean"
+    batch, heat = data.cautions
+    assert "last training batch, not of held-out data" in batch and "data.heldout=FILE" in batch
+    assert "differ in rollout.temperature, which changes what critic/score/mean measures" in heat
+    dom = browser.dump(write_comparison(tmp_path / "x.html", made).as_uri())
+    assert batch in html.unescape(dom) and heat in html.unescape(dom)
+
+
+def test_only_what_measures_makes_a_ranking_doubtful(tmp_path, runs):
+    assert cautions(HELDOUT, ["trainer.lr", "rollout.temperature", "seed"]) == []
+    assert cautions("actor/entropy", ["rollout.temperature"]) == []
+    assert cautions(None, ["rollout.temperature"]) == []
+    assert len(cautions("critic/score/mean", ["trainer.lr"])) == 1
+    assert "evaluation.temperature" in cautions(HELDOUT, ["evaluation.temperature"])[0]
+    (said,) = cautions(HELDOUT, ["verifier.weight", "verifiers.short.path", "data.train"])
+    assert "verifier.weight, verifiers.short.path, which" in said
+    made = [_run(runs, tmp_path, name, steps=14, lr=lr) for name, lr in (("a", 1.0), ("b", 2.0))]
+    assert compare(made).cautions == []
 
 
 def test_runs_of_one_name_stay_apart(tmp_path, runs):
