@@ -53,7 +53,8 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 {{ serve }}
 ```
 
-It is ready when `curl http://localhost:8000/health` succeeds; then, in another terminal:
+It is ready when `curl http://localhost:8000/health` succeeds; without `--enforce-eager` it compiles
+the model first, for minutes, and answers faster. Then, in another terminal:
 
 ```bash
 {{ ask }}
@@ -110,7 +111,7 @@ def _serve(path: str, run: str, *, context: int | None) -> str:
     return (
         f"python -m vllm.entrypoints.openai.api_server --model {shlex.quote(path)} \\\n"
         f"  --served-model-name {shlex.quote(run)} --port 8000"
-        f"{length} --kv-cache-memory-bytes 2G"
+        f"{length} --kv-cache-memory-bytes 2G --enforce-eager"
     )
 
 

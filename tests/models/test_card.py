@@ -59,6 +59,7 @@ def test_the_server_example_is_one_command_and_one_question(export, tmp_path):
     write(export, location=final, system_prompt="It's short.")
     serve, ask = (shlex.split(block.replace("\\\n", "")) for block in blocks(export, "bash"))
     assert serve[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert serve.pop() == "--enforce-eager"
     options = dict(zip(serve[3::2], serve[4::2], strict=True))
     assert options == {
         "--model": str(final),
