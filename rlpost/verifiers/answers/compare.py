@@ -10,12 +10,7 @@ import re
 from dataclasses import dataclass
 
 from rlpost.verifiers.answers import formula
-from rlpost.verifiers.answers.expressions import (
-    expressions,
-    is_alternative,
-    last_list,
-    leading_expression,
-)
+from rlpost.verifiers.answers.expressions import Expressions
 from rlpost.verifiers.answers.find import Origin, Part, answer_part, prose_part
 from rlpost.verifiers.answers.notation import characters, commands, peeled
 from rlpost.verifiers.answers.quantity import Form, Quantity, same_number
@@ -34,7 +29,7 @@ from rlpost.verifiers.answers.wording import Shape, says, shape_of, spelled_alik
 
 _MAX_WHOLE = 400  # characters of prose that is tried as one expression
 _MAX_MARKED = 2000  # characters of a marked answer that is read
-_TAIL = 4000  # characters at the end of a response in which its last expression is looked for
+_TAIL = 1000  # characters at the end of a response in which its last expression is looked for
 NOTHING = "the response holds no answer"
 NO_EXPRESSION = "no mathematical expression in the answer"
 UNWORKED = "the computation is stated, not its result"
@@ -217,8 +212,8 @@ def _answer(part: Part, gold: Gold) -> Reading | None:
         whole = read(text)
         if not isinstance(whole.value, Words):
             return whole
-        found = expressions(text)
-        return read(found[-1]) if len(found) == 1 else None
+        found = Expressions(text)
+        return _read_if(found.last()) if len(found) == 1 else None
     if part.origin is Origin.PHRASE:
         return _announced(text) or _last(text, gold)
     return _whole(text) or _whole(_last_line(text)) or _last(text, gold)
@@ -229,17 +224,18 @@ def _announced(text: str) -> Reading | None:
     sentence = _whole(_first_sentence(text))
     if sentence is not None:
         return sentence
-    leading = leading_expression(text[:_TAIL])
-    return read(leading) if leading else None
+    return _read_if(Expressions(text[:_TAIL]).leading())
 
 
 def _last(text: str, gold: Gold) -> Reading | None:
-    tail = text[-_TAIL:]
-    if isinstance(gold.reading.value, Items) or is_alternative(tail):
-        found = last_list(tail)
-        return read(found) if found else None
-    found_all = expressions(tail)
-    return read(found_all[-1]) if found_all else None
+    found = Expressions(text[-_TAIL:])
+    if isinstance(gold.reading.value, Items) or found.ends_with_alternative():
+        return _read_if(found.last_list())
+    return _read_if(found.last())
+
+
+def _read_if(text: str | None) -> Reading | None:
+    return None if text is None else read(text)
 
 
 def _whole(text: str) -> Reading | None:

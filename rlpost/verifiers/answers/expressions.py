@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     rf"|(?P<function>(?<![A-Za-z\d])(?:{_WORDLIKE})(?![A-Za-z]))"
     r"|(?P<joined>(?<=[\d)}])[A-Za-z]{1,3}(?![A-Za-z\d]))"
     r"|(?P<letter>(?<![A-Za-z\d])[A-Za-z](?![A-Za-z]|\d|'[a-z]))"
-    r"|(?P<word>[^\W\d_]\w*(?:'\w+)?)"
+    r"|(?P<word>[A-Za-z]\w*(?:'\w+)?|[^\W\d_A-Za-z]+)"
     r"|(?P<bracket>[()\[\]{}])"
     r"|(?P<sign>[-+*/^=<>|_&]|!(?=[\s]*[-+*/^=)\x1f])|%)"
     r"|(?P<comma>,)"
@@ -45,43 +45,46 @@ _LIST_JOINER = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)[\s\x1f]*"
 _ALTERNATIVE = re.compile(r"[\s\x1f]*\bor\b[\s\x1f]*", re.I)
 
 
-def expressions(text: str) -> list[str]:
-    """Return the expressions of a text in plain characters, first to last.
+class Expressions:
+    """The expressions of a text in plain characters, first to last.
 
-    Example: ``expressions("Since 5 - 2 = 3, it is 3 cm.") == ["5 - 2 = 3", "3 cm"]``
+    Example: ``Expressions("Since 5 - 2 = 3, it is 3 cm.").last() == "3 cm"``
     """
-    text = _prepared(text)
-    return [_with_unit(text, start, end) for start, end in _spans(text)]
 
+    def __init__(self, text: str) -> None:
+        self._text = _prepared(text)
+        self._spans = _spans(self._text)
 
-def leading_expression(text: str) -> str | None:
-    """Return the expression with which a text begins; None when a word comes before it."""
-    text = _prepared(text)
-    spans = _spans(text)
-    if not spans or text[: spans[0][0]].strip(" \t\n\x1f*_`\"'([{|:") not in ("", "+"):
-        return None
-    return _with_unit(text, *spans[0])
+    def __len__(self) -> int:
+        return len(self._spans)
 
+    def last(self) -> str | None:
+        """Return the last expression, with its unit."""
+        return _with_unit(self._text, *self._spans[-1]) if self._spans else None
 
-def last_list(text: str) -> str:
-    """Return the last expressions that commas, "and" or "or" join, as one text."""
-    text = _prepared(text)
-    spans = _spans(text)
-    if not spans:
-        return ""
-    first = len(spans) - 1
-    while first and _LIST_JOINER.fullmatch(text[spans[first - 1][1] : spans[first][0]]):
-        first -= 1
-    return text[spans[first][0] : spans[-1][1]].replace(BREAK, " ")
+    def leading(self) -> str | None:
+        """Return the expression with which the text begins; None when a word comes before."""
+        if not self._spans:
+            return None
+        before = self._text[: self._spans[0][0]].strip(" \t\n\x1f*_`\"'([{|:")
+        return _with_unit(self._text, *self._spans[0]) if before in ("", "+") else None
 
+    def last_list(self) -> str | None:
+        """Return the last expressions that commas, "and" or "or" join, as one text."""
+        if not self._spans:
+            return None
+        first = len(self._spans) - 1
+        while first and _LIST_JOINER.fullmatch(self._between(first - 1)):
+            first -= 1
+        return self._text[self._spans[first][0] : self._spans[-1][1]].replace(BREAK, " ")
 
-def is_alternative(text: str) -> bool:
-    """Whether the last expression of a text is one of two that "or" joins."""
-    text = _prepared(text)
-    spans = _spans(text)
-    if len(spans) < 2:
-        return False
-    return bool(_ALTERNATIVE.fullmatch(text[spans[-2][1] : spans[-1][0]]))
+    def ends_with_alternative(self) -> bool:
+        """Whether the last expression is one of two that "or" joins."""
+        return len(self) > 1 and _ALTERNATIVE.fullmatch(self._between(len(self) - 2)) is not None
+
+    def _between(self, index: int) -> str:
+        """Return what stands between an expression and the next."""
+        return self._text[self._spans[index][1] : self._spans[index + 1][0]]
 
 
 def _prepared(text: str) -> str:

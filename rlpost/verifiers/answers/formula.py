@@ -41,6 +41,7 @@ def prepare() -> None:
     """Import sympy and the parser and fill their caches; takes about half a second."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of what we ask for
     same_formula(r"\frac{x}{2}", "0.5x")
+    same_formula("x < 1", "1 > x")
 
 
 def same_formula(gold: str, answer: str) -> bool:

@@ -19,7 +19,8 @@ _MAX_LITERAL = 4000  # digits that Python converts without complaint
 _MAX_DEPTH = 40  # of brackets
 _MAX_FACTORIAL = 1000
 _MIN_DIGITS = 6  # significant, of a decimal that may stand for the value it was rounded from
-_FLOAT_NOISE = Fraction(1, 10**14)  # relative; a double has 15.9 digits
+_FLOAT_DIGITS = 15  # of a decimal that a program printed: 0.30000000000000004 is 0.3
+_FLOAT_NOISE = Fraction(1, 10**14)  # relative
 
 LITERAL = (
     r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)|"
@@ -85,9 +86,9 @@ def same_number(a: Quantity, b: Quantity) -> bool:
     if a.places is None and b.places is None:
         return False
     distance = abs(a.value - b.value)
+    if max(a.digits, b.digits) >= _FLOAT_DIGITS and distance <= _FLOAT_NOISE * abs(b.value):
+        return True
     if a.places is not None and b.places is not None:
-        if distance <= _FLOAT_NOISE * abs(b.value):
-            return True
         coarse = a if a.places < b.places else b
     else:
         coarse = a if a.places is not None else b
