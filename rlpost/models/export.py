@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from rlpost.errors import UserError
+from rlpost.foreign_output import logged_output
 from rlpost.models.boundary import reading_model
 from rlpost.models.directory import ModelDirectory
 from rlpost.models.weight_files import read_json_object
@@ -88,8 +89,9 @@ def generation_config(start: Path, *, field: str = "model.path") -> tuple[Any, l
     kept = dict(fields)
     while True:
         try:
-            settings = GenerationConfig(**kept)
-            settings.validate(strict=True)
+            with logged_output():  # it also prints what it raises
+                settings = GenerationConfig(**kept)
+                settings.validate(strict=True)
         except (ValueError, TypeError, AttributeError) as error:
             # Lines such as "- `top_p`: ..." name what is at fault; else only the ids stay.
             named = set(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) & kept.keys()
