@@ -126,6 +126,12 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, role: Role) -> No
         )
     if role is Role.critic and classifier:
         return
+    if name in CAUSAL.values() and name != CAUSAL.get(config.model_type):
+        raise UserError(
+            f"{field}: {file} names the class {name}, and its model type {config.model_type!r} is "
+            f"{CAUSAL.get(config.model_type)}; the file is of two models, copy the whole model "
+            "again"
+        )
     if name not in CAUSAL.values():
         kind = "a classifier or reward model" if classifier else "no causal language model"
         raise UserError(

@@ -21,6 +21,11 @@ def locate_model(path: str) -> str:
     local = Path(path).expanduser()
     if local.is_dir():
         return str(local.resolve())
+    if local.exists():
+        raise UserError(
+            f"model.path: {local} is a file; give the directory that holds the model's config, "
+            "safetensors and tokenizer"
+        )
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
             f"model.path: {path!r} does not exist; give {embedded.NAME!r}, an existing local "

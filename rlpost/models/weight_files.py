@@ -151,6 +151,11 @@ def _indexed_files(index: Path, *, field: str) -> list[Path]:
             + f", which {'is' if len(missing) == 1 else 'are'} not there; copy or download the "
             "whole model again"
         )
+    if (index.parent / SINGLE).is_file() and index.parent / SINGLE not in files:
+        raise UserError(
+            f"{field}: {index.parent} holds {SINGLE} and an index of other files, which different "
+            "programs prefer differently; move one of the two out of the directory"
+        )
     return files
 
 

@@ -123,7 +123,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend within the layout's segments; returns (1, T, H, D) and no weights.
 
-    ``dropout`` is 0 by the time it arrives: policy.py turns it off in every model.
+    ``dropout`` is 0 by the time it arrives: dropout.py turns it off in every model.
 
     Raises:
         UserError: the model asks for an attention variant that this function lacks.

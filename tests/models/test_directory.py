@@ -157,6 +157,10 @@ BROKEN = {
     "activation unknown": (config(hidden_act="nonsense"), "nonsense"),
     "gptq": (config(quantization_config={"quant_method": "gptq"}), r"quantized \(gptq\)"),
     "fp8": (config(quantization_config={"quant_method": "fp8"}), r"quantized \(fp8\)"),
+    "the class of another type": (
+        config(architectures=["Qwen3ForCausalLM"]),
+        "names the class Qwen3ForCausalLM, and its model type 'llama' is LlamaForCausalLM",
+    ),
     "a base model": (config(architectures=["LlamaModel"]), "LlamaModel.*no causal"),
     "a classifier": (
         config(architectures=["LlamaForSequenceClassification"]),
@@ -175,6 +179,10 @@ BROKEN = {
     "only a pickle": (pickled, r"pytorch_model\.bin.*run code.*writes safetensors"),
     "a shard is missing": (lose_a_shard, r"index\.json names model-00001.*not there"),
     "the index is missing": (lose_the_index, r"neither model\.safetensors nor"),
+    "shards and the whole": (
+        lambda d: [shutil.copy(d / WEIGHTS, d / "w"), shard(d), (d / "w").rename(d / WEIGHTS)],
+        "move one of the two",
+    ),
     "an index without a map": (text(INDEX, "{}"), "must hold a `weight_map`"),
     "an index that is no JSON": (text(INDEX, "{"), r"index\.json cannot be read as JSON"),
     "an index that points elsewhere": (escape, "must hold a `weight_map`"),

@@ -57,6 +57,12 @@ def test_a_path_that_does_not_exist(name):
         locate_model(name)
 
 
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "m.gguf").write_text("")
+    with pytest.raises(UserError, match=r"m\.gguf is a file; give the directory"):
+        locate_model(str(tmp_path / "m.gguf"))
+
+
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     final = tmp_path / "model"
 
