@@ -104,8 +104,8 @@ def quoted(value: str) -> str:
 def _unknown_flag(word: str) -> str:
     name, _, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
-    if (answer := foreign_answer(name)) is not None:
-        return f"{word.partition('=')[0]} is not an option of rlpost; {answer}"
     if name in known_keys():
         return f"{word}: options have no dashes here; type {name}={value or 'VALUE'}"
+    if (answer := foreign_answer(name)) is not None:
+        return f"{word.partition('=')[0]} is not an option of rlpost; {answer}"
     return f"{word.partition('=')[0]}: {unknown_option(name)}"

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from rlpost.cli.main import main
-from rlpost.config.explain import known_keys
-from rlpost.config.foreign_names import FOREIGN_NAMES
 
 WRONG = {
     "trainer.lrr=1": "did you mean trainer.lr?",
@@ -119,11 +117,6 @@ def test_wrong_combination(run_cli, tmp_path, overrides, message):
     code, text = run_cli(*overrides)
     assert code == 2 and message in text, text
     assert list(tmp_path.iterdir()) == []
-
-
-def test_foreign_names_lead_to_options_that_exist():
-    known = set(known_keys()) | {"algorithm/advantage"}
-    assert set(FOREIGN_NAMES.values()) <= known
 
 
 def test_help_is_instant_in_imports(tmp_path):
