@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from rlpost.control.learning_signs import signs_of
+from rlpost.control.learning_signs import Sign, SignKind, signs_of
 from rlpost.errors import DataError
 from rlpost.tracking.charts import charts_for
 from rlpost.tracking.jsonl import Row, read_metrics
@@ -58,6 +58,7 @@ class ReportData:
     config: str
     headlines: list[Headline]
     signs: list[dict[str, str]]  # that the run does not learn: finding and advice
+    signs_are_grave: bool  # one of them is about what was sampled
     steps: list[int]
     metrics: dict[str, list[float | None]]
     charts: list[dict[str, Any]]
@@ -79,11 +80,13 @@ def report_data(run_dir: Path) -> ReportData:
     thinned = thin(rows, max_points=_MAX_POINTS)
     metrics = columns(thinned)
     graded = any(map(is_graded, rows))
+    signs = signs_of(rows, patience=patience_of(planned))
     return ReportData(
         name=run_dir.resolve().name,
         config=config,
         headlines=_headlines(rows, planned, graded=graded),
-        signs=_signs(rows, planned),
+        signs=[_plain_sign(sign) for sign in signs],
+        signs_are_grave=any(sign.kind is not SignKind.no_heldout for sign in signs),
         steps=[row["step"] for row in thinned],
         metrics=metrics,
         charts=charts_for(metrics, graded=graded),
@@ -155,12 +158,8 @@ def planned_steps(config: str) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def _signs(rows: Sequence[Row], planned: int | None) -> list[dict[str, str]]:
-    found = signs_of(rows, patience=patience_of(planned))
-    return [
-        {"finding": sign.finding[:1].upper() + sign.finding[1:], "advice": sign.advice}
-        for sign in found
-    ]
+def _plain_sign(sign: Sign) -> dict[str, str]:
+    return {"finding": sign.finding[:1].upper() + sign.finding[1:], "advice": sign.advice}
 
 
 def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> list[Headline]:

@@ -147,6 +147,15 @@ def test_a_run_that_does_not_learn_has_a_banner(tmp_path, runs, browser, whole):
     assert "rollouts/step_000002.jsonl" in banner and banner.count("<li>") == 1
 
 
+def test_missing_heldout_data_alone_is_no_alarm(tmp_path, runs):
+    run_dir = runs.build_run_dir(tmp_path, steps=2)
+    assert 'class="signs' not in render(run_dir)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps({k: v for k, v in r.items() if k[:4] != "val-"}) for r in rows if r["step"]]
+    (run_dir / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert '<section id="signs" class="signs mild"' in render(run_dir)
+
+
 def test_text_that_is_no_text_does_not_cost_the_page(tmp_path, runs):
     run_dir = runs.build_run_dir(tmp_path, steps=1)
     (run_dir / "config.yaml").write_bytes(b"note: \xff\n")
