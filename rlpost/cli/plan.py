@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlpost.bounds import check_config, number
 from rlpost.cli.boundary import exit_code
 from rlpost.models.footprint import together_bytes
 
@@ -22,11 +23,11 @@ GIB = 2**30
 class Hardware:
     """Machines that need not exist, all alike."""
 
-    num_nodes: int = 1
-    cores: int = 64
-    node_gib: float = 512
-    gpus_per_node: int = 0
-    gpu_gib: float = 80
+    num_nodes: int = number(1, at_least=1, at_most=10**4)
+    cores: int = number(64, at_least=1, at_most=10**4)
+    node_gib: float = number(512, above=0, at_most=1e6)
+    gpus_per_node: int = number(0, at_least=0, at_most=1000)
+    gpu_gib: float = number(80, above=0, at_most=1e4)
 
 
 def main(argv: list[str]) -> int:
@@ -73,6 +74,8 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     from rlpost.stages.rl_estimate import estimate
     from rlpost.stages.rl_seats import sitters_of
 
+    if hardware is not None:
+        check_config(hardware)
     plan = prepared(stage, overrides, hardware)
     machines = _imagined(hardware) if hardware else _found(plan)
     seats = seat(sitters_of(plan), machines.nodes, placement=plan.cfg.cluster.placement)

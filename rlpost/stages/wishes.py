@@ -7,8 +7,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from rlpost.bounds import check_config
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.errors import DataError, UserError
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def wanted_generators(path: Path) -> Callable[[], int | None]:
             seen_s = changed_s
             try:
                 wanted = max(1, int(read_json(path)["generators"]))
-            except (DataError, KeyError, TypeError, ValueError) as error:
+            except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
                 log.warning("%s: not a wish (%s)", path, error)
         return wanted
 
@@ -38,10 +41,12 @@ def wish_for_generators(path: Path, num: int) -> None:
     """Ask the run whose directory holds ``path`` for ``num`` generators.
 
     Raises:
-        UserError: there is no such run, or no run has so few.
+        UserError: there is no such run, or no run has so many.
     """
-    if num < 1:
-        raise UserError(f"generator.num must be at least 1, got {num}")
-    if not path.parent.is_dir():
-        raise UserError(f"run.name: {path.parent} is no run directory")
+    check_config(GeneratorConfig(num=num), "generator")
+    if not RunDirectory(root=path.parent).config.is_file():
+        raise UserError(
+            f"run.name: {path.parent} is no run directory, for it holds no config.yaml; give one "
+            "such as runs/quickstart"
+        )
     write_json(path, {"generators": num})

@@ -67,6 +67,19 @@ def test_what_does_not_fit_exits_2(capsys, tiny):
     assert code == 2 and "It would not fit: node 1: " in text
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--nodes", "0", "num_nodes"),
+        ("--node-gib", "nan", "node_gib"),
+        ("--gpus", "-1", "gpus_per"),
+    ],
+)
+def test_impossible_machines_are_refused(capsys, option, value, field):
+    code, text = run(capsys, option, value, "rl")
+    assert code == 2 and f"{field}" in text and "must be in" in text, text
+
+
 def test_idle_models_leave_the_gpu_for_the_host(capsys, tiny):
     options = ["rl", "experiment=ppo_verifier", "algorithm.kl.coefficient=0.01", tiny]
     for offload in ("false", "true"):

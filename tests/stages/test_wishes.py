@@ -11,6 +11,7 @@ from rlpost.stages.wishes import wanted_generators, wish_for_generators
 
 
 def test_a_wish_is_found_and_a_newer_one_replaces_it(tmp_path, capsys):
+    RunDirectory(root=tmp_path).write_config({})
     path = RunDirectory(root=tmp_path).wishes
     look = wanted_generators(path)
     assert look() is None
@@ -23,13 +24,19 @@ def test_a_wish_is_found_and_a_newer_one_replaces_it(tmp_path, capsys):
 
 def test_what_is_no_wish_is_left_alone(tmp_path, caplog):
     path = RunDirectory(root=tmp_path).wishes
-    path.write_text('{"generators": "many"}')
-    look = wanted_generators(path)
-    assert look() is None and "not a wish" in caplog.text
+    for text in ('{"generators": "many"}', '{"generators": Infinity}', "[" * 100_000):
+        path.write_text(text)
+        assert wanted_generators(path)() is None and "not a wish" in caplog.text
+        caplog.clear()
 
 
 def test_impossible_wishes_are_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match="at least 1, got 0"):
-        wish_for_generators(tmp_path / "wishes.json", 0)
-    assert main(["scale", str(tmp_path / "nowhere"), "2"]) == 2
-    assert "no run directory" in " ".join(capsys.readouterr().err.split())
+    for num in (0, 10**30):
+        with pytest.raises(
+            UserError, match=rf"generator\.num must be in \[1, 10000\], got .*{num}?"
+        ):
+            wish_for_generators(tmp_path / "wishes.json", num)
+    for place in (tmp_path / "nowhere", tmp_path):
+        assert main(["scale", str(place), "2"]) == 2
+        assert "no run directory" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
