@@ -62,10 +62,20 @@ def check_override(text: str) -> None:
             f"~{group} cannot be removed: every option has a value; leave the override out to get "
             "the default"
         )
-    if override.value() is None and not override.is_delete() and (known := known_choices(group)):
+    known = known_choices(group)
+    if known and not (override.is_delete() or override.is_sweep_override()):
+        _check_choice(group, override.value(), known)
+
+
+def _check_choice(group: str, value: Any, known: Sequence[str]) -> None:
+    names = value if isinstance(value, list) else [value]
+    if value is None:
         raise UserError(
             f"{group}=null chooses nothing; leave it out, or give one of {', '.join(known)}"
         )
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"(\w[\w.-]*(/\w[\w.-]*)*)?", name):
+            raise UserError(f"{group} must be one of {', '.join(known)}, got {name!r}")
 
 
 def _parsed(text: str) -> Any:

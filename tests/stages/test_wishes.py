@@ -32,9 +32,7 @@ def test_what_is_no_wish_is_left_alone(tmp_path, caplog):
 
 def test_impossible_wishes_are_refused(tmp_path, capsys):
     for num in (0, 10**30):
-        with pytest.raises(
-            UserError, match=rf"generator\.num must be in \[1, 10000\], got .*{num}?"
-        ):
+        with pytest.raises(UserError, match=r"generator\.num must be in \[1, 10000\], got "):
             wish_for_generators(tmp_path / "wishes.json", num)
     for place in (tmp_path / "nowhere", tmp_path):
         assert main(["scale", str(place), "2"]) == 2
