@@ -99,6 +99,7 @@ class Run:
             "generator.request_timeout_s=60",
             "cluster.call_timeout_s=120",
             "cluster.judge_timeout_s=20",
+            "verifier.timeout_s=1",
             "weights.timeout_s=30",
             "checkpoint.every=2",
             "failures.ping_every_s=2",

@@ -27,17 +27,37 @@ class RemoteVerifiers:
         configs: Mapping[str, VerifierConfig],
         weights: Mapping[str, float],
         decode: Decode,
+        timeout_s: float,
     ) -> None:
+        """Judge with the services behind ``handles``.
+
+        Args:
+            handles: one per service, each of which has every verifier.
+            configs: name -> config, as ``check`` returned them.
+            weights: name -> factor in the sum.
+            decode: gives verifiers the prompt as the model read it.
+            timeout_s: after which a service that judges a group counts as hung; see ``judge``.
+        """
         self._handles = handles
         self._turn = itertools.cycle(handles)
         self._configs = configs
         self._weights = weights
         self._decode = decode
+        self._timeout_s = timeout_s
 
     async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+        """Judge the responses to one prompt.
+
+        Verifiers that judge groups in one call may need three turns of all responses' deadlines
+        (verifiers/groups.py); a service is given that time even beyond its ``timeout_s``.
+        """
         prompt_text = self._decode(group.prompt.token_ids)
         samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]
-        verdicts = await next(self._turn).call("judge", samples)
+        calls_s = [
+            3 * len(samples) * c.timeout_s for c in self._configs.values() if c.judges_groups
+        ]
+        timeout_s = max([self._timeout_s, *calls_s])
+        verdicts = await next(self._turn).call("judge", samples, timeout_s=timeout_s)
         return [(v, combine(v, self._weights)) for v in verdicts]
 
     def measuring(self) -> "RemoteVerifiers":
@@ -47,6 +67,7 @@ class RemoteVerifiers:
             configs=self._configs,
             weights=counted_weights(self._configs),
             decode=self._decode,
+            timeout_s=self._timeout_s,
         )
 
     async def close(self) -> None:
@@ -71,4 +92,10 @@ def spawn_verifiers(
 
     services = [Stateless(partial(spawn, index)) for index in range(cfg.verifier_actors)]
     weights = {name: each.weight for name, each in configs.items()}
-    return RemoteVerifiers(services, configs=configs, weights=weights, decode=decode)
+    return RemoteVerifiers(
+        services,
+        configs=configs,
+        weights=weights,
+        decode=decode,
+        timeout_s=cfg.judge_timeout_s,
+    )

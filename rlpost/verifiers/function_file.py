@@ -121,8 +121,8 @@ def _missing_import(error: ImportError, file: Path) -> str:
     framework = framework_of(error)
     if framework is not None:
         way_out = (
-            f"{framework} is not installed in this environment: remove the import, since rlpost "
-            f"calls the function itself, or install {framework} here"
+            f"{framework} is not installed in this environment: remove the import and what uses "
+            f"it, for rlpost calls the function itself, or install {framework} here"
         )
     elif "relative import" in message:
         way_out = "write import NAME: files beside this one are found so"

@@ -1,0 +1,76 @@
+"""The driver's end of the verifiers: what a service is asked, and how its verdicts are summed."""
+
+from dataclasses import replace
+
+from rlpost.cluster.verifiers import RemoteVerifiers
+from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.verifiers.function import Call, FunctionConfig
+
+PROMPT = Prompt(uid="0:0", token_ids=(1, 2), text="2+3?", columns={"answer": "5"})
+TRAJECTORY = Trajectory(
+    uid="0:0",
+    sample=0,
+    prompt_ids=(1, 2),
+    response_ids=(7,),
+    rollout_logprobs=(-0.1,),
+    spans=(Span(start=0, end=1, version=0),),
+    finish_reason="stop",
+    text="5",
+    seed=0,
+)
+GROUP = Group(prompt=PROMPT, trajectories=(TRAJECTORY,) * 4)
+
+
+class Service:
+    """Answers like a service in an actor; keeps what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    async def call(self, method, samples, *, timeout_s):
+        self.calls.append((method, samples, timeout_s))
+        verdicts = (Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=0.5))
+        return [verdicts for _ in samples]
+
+
+def _verifiers(service, *, call=Call.group, timeout_s=5.0, weights=(1.0, 0.2)):
+    configs = {
+        name: FunctionConfig(path=f"r.py:{name}", call=call, timeout_s=timeout_s, weight=weight)
+        for name, weight in zip("fg", weights, strict=True)
+    }
+    return RemoteVerifiers(
+        [service],
+        configs=configs,
+        weights={name: cfg.weight for name, cfg in configs.items()},
+        decode=lambda ids: f"<{ids}>",
+        timeout_s=300.0,
+    )
+
+
+async def test_samples_carry_what_the_model_read():
+    service = Service()
+    await _verifiers(service).judge(GROUP)
+    [(method, samples, _)] = service.calls
+    assert method == "judge" and len(samples) == 4
+    assert samples[0].prompt_text == "<(1, 2)>" and samples[0].prompt == "2+3?"
+
+
+async def test_training_and_measuring_weigh_several_rewards_alike():
+    verifiers = _verifiers(Service())
+    assert [reward for _, reward in await verifiers.judge(GROUP)] == [1.1] * 4
+    assert [reward for _, reward in await verifiers.measuring().judge(GROUP)] == [1.1] * 4
+
+
+async def test_rewards_that_only_measure_do_so():
+    verifiers = _verifiers(Service(), weights=(0.0, 0.0))
+    assert [reward for _, reward in await verifiers.judge(GROUP)] == [None] * 4
+    assert [reward for _, reward in await verifiers.measuring().judge(GROUP)] == [1.5] * 4
+
+
+async def test_a_service_has_time_for_every_call_of_a_group():
+    service = Service()
+    await _verifiers(service).judge(GROUP)
+    await _verifiers(service, timeout_s=30.0).judge(GROUP)
+    await _verifiers(service, timeout_s=30.0).judge(replace(GROUP, trajectories=(TRAJECTORY,)))
+    await _verifiers(service, timeout_s=30.0, call=Call.sample).judge(GROUP)
+    assert [timeout_s for _, _, timeout_s in service.calls] == [300.0, 360.0, 300.0, 300.0]
