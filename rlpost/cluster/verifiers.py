@@ -53,10 +53,8 @@ class RemoteVerifiers:
         """
         prompt_text = self._decode(group.prompt.token_ids)
         samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]
-        calls_s = [
-            3 * len(samples) * c.timeout_s for c in self._configs.values() if c.judges_groups
-        ]
-        timeout_s = max([self._timeout_s, *calls_s])
+        together_s = [cfg.timeout_s for cfg in self._configs.values() if cfg.judges_groups]
+        timeout_s = max(self._timeout_s, 3 * len(samples) * max(together_s, default=0.0))
         verdicts = await next(self._turn).call("judge", samples, timeout_s=timeout_s)
         return [(v, combine(v, self._weights)) for v in verdicts]
 
