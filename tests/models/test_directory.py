@@ -282,6 +282,16 @@ def test_constants_that_old_transformers_saved_are_left_out(tmp_path):
     assert not any(name.endswith(("inv_freq", "attention.bias", "masked_bias")) for name in names)
 
 
+def test_a_checkpoint_of_the_bare_decoder_gets_the_names_of_the_whole_model(tmp_path):
+    """As the first GPT-2 was published: without `transformer.`, with its causal masks."""
+    path = build_tiny_family(tmp_path / "m", "gpt2")
+    tensors = load_file(path / WEIGHTS)
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+    save_file(bare, path / WEIGHTS, metadata={"format": "pt"})
+    assert read_whole(path).checkpoint_shapes().keys() == tensors.keys()
+
+
 def test_code_beside_a_known_architecture_is_not_run(tmp_path):
     path = build_tiny_llama(tmp_path / "m")
     edit(path / CONFIG, auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})
