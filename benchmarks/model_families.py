@@ -143,12 +143,14 @@ def table(results: list[Result]) -> str:
     ]
     for each in results:
         if each.refused:
-            reason = each.refused.removeprefix("model.path: ")
-            cells = [f"refused by `rlpost plan`: {reason}", ""]
+            reason = each.refused.removeprefix("model.path: ").partition("; use a model")[0]
+            cells = [f"refused: {reason}", ""]
         elif each.failed:
             cells = [f"fails: {each.failed[-200:]}", ""]
         else:
-            cells = [f"yes ({each.probe_diff:.0e} nats)", f"yes ({each.export_diff:.0e} nats)"]
+            assert each.probe_diff is not None and each.export_diff is not None
+            gap = f"{each.export_diff:.0e} nats" if each.export_diff else "none"
+            cells = [f"yes ({each.probe_diff:.0e} nats)", f"yes ({gap})"]
         lines.append(f"| `{each.family}` | {each.architecture} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
