@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -117,10 +118,22 @@ def _wait_for_daemons(marker, number):
         time.sleep(0.02)
 
 
-def test_daemons_end_with_the_worker(start):
+@pytest.fixture
+def go():
+    """A file that does not exist yet, and that anybody could see."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "go"
+
+
+WAIT = "\nwhile not os.path.exists({!r}): time.sleep(0.01)"
+
+
+def test_daemons_end_with_the_worker(start, go):
     marker = _marker()
-    process = start("daemon(); daemon(); time.sleep(1)", marker)
+    process = start("daemon(); daemon()" + WAIT.format(str(go)), marker)
     _wait_for_daemons(marker, 2)
+    go.touch()
     assert process.wait(30) == 0
     assert _daemons(marker) == []
 
@@ -292,12 +305,13 @@ def test_ordinary_programs_work(start, tmp_path):
     assert _said(start(code)) == [-signal.SIGTERM, True, ["file"], True, True]
 
 
-def test_a_blocked_sigterm_stays_blocked(start):
+def test_a_blocked_sigterm_stays_blocked(start, go):
     block = {"preexec_fn": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})}
     code = "print(json.dumps(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
     assert _said(start(code)) is False
     assert _said(start(code, **block)) is True
-    process = start("daemon(); time.sleep(1)", marker := _marker(), **block)
+    process = start("daemon()" + WAIT.format(str(go)), marker := _marker(), **block)
     _wait_for_daemons(marker, 1)
     process.send_signal(signal.SIGTERM)  # a scheduler's, to all processes of the run
+    go.touch()
     assert process.wait(30) == 0
