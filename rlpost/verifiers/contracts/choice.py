@@ -23,6 +23,8 @@ def adapter_of(signature: Signature, *, contract: Contract, path: str) -> Adapte
     """
     names = signature.keywords.union(signature.positional_only)
     recognised = [adapter for adapter in ADAPTERS.values() if names & adapter.marks]
+    if not recognised and "prompts" in names and "labels" not in names:
+        recognised = [TRL]  # OpenRLHF's functions take prompts too, but never without labels
     if contract is Contract.auto:
         if len(recognised) == 1:
             return recognised[0]

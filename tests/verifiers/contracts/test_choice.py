@@ -9,6 +9,7 @@ SIGNATURES = {
     "prompts, completions, **kwargs": "TRL",
     "completions": "TRL",
     "completion_ids, **columns": "TRL",
+    "prompts, **columns": "TRL",
     "completions, ground_truth, labels, **kwargs": "TRL",  # as columns
     "data_source, solution_str, ground_truth, extra_info=None": "verl",
     "data_source, solution_str, ground_truth, extra_info=None, **kwargs": "verl",
@@ -22,7 +23,6 @@ AMBIGUOUS = [
     "",
     "**kwargs",
     "*args, **kwargs",
-    "prompts, **kwargs",
     "prompts, labels, **kwargs",
     "ground_truth, extra_info, **kwargs",
     "text, gold",
