@@ -44,7 +44,7 @@ def check_command_line(argv: Sequence[str]) -> None:
 
 
 def check_override(text: str) -> None:
-    """Refuse an override that hydra cannot read, or that sets what hydra does with files.
+    """Refuse an override that hydra cannot read, that adds an option, or moves hydra's files.
 
     Raises:
         UserError: names the override and what to type instead.
@@ -56,6 +56,8 @@ def check_override(text: str) -> None:
             f"{group} is an option of hydra that has no place here; run.dir and run.name say where "
             "a run lives, hydra/launcher and hydra/sweeper how a sweep runs"
         )
+    if (override.is_add() or override.is_force_add()) and not _may_be_added(group):
+        raise UserError(unknown_option(group))
     named = group.startswith(("reward_models.", "algorithm.corrections."))
     if override.is_delete() and not named and not known_choices(group):
         raise UserError(
@@ -65,6 +67,16 @@ def check_override(text: str) -> None:
     known = known_choices(group)
     if known and not (override.is_delete() or override.is_sweep_override()):
         _check_choice(group, override.value(), known)
+
+
+def _may_be_added(key: str) -> bool:
+    """Whether ``+key=...`` can lead to an option; what was composed is checked once more."""
+    known = known_keys()
+    general = re.sub(r"^reward_models\.[^.]+", "reward_models.NAME", key)
+    leads_to = any(each == general or each.startswith(f"{general}.") for each in known)
+    return (
+        leads_to or bool(known_choices(key)) or key.startswith(("hydra", "algorithm.corrections."))
+    )
 
 
 def _check_choice(group: str, value: Any, known: Sequence[str]) -> None:

@@ -211,6 +211,7 @@ def test_the_quoting_that_is_advised_gives_the_value(value):
     "words",
     [
         ["rl", "+trainer.lrr=1"],
+        ["rl", "--cfg", "job", "+trainer.lrr=1"],
         ["rl", "experiment=null"],
         ["rl", "trainer.lr=nan"],
         ["rl", "run.name=a#b"],
