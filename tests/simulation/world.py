@@ -20,7 +20,7 @@ from simulation.process import Faults, Process
 from simulation.scenario import Scenario
 from simulation.virtual_time import Stopped, TooLong, VirtualLoop
 
-from rlpost.errors import InfrastructureError, RunFailed
+from rlpost.errors import InfrastructureError, NothingLearned, RunFailed
 from rlpost.tracking.tracker import RunStatus
 from rlpost.types import GenerationRequest
 
@@ -255,6 +255,9 @@ class World:
         """Whether so many faults hit one place that giving up is right."""
         if self.scenario.doomed:
             return True
+        if isinstance(error, NothingLearned):
+            first, *later = self.checker.weights_after
+            return all(weights == first for weights in later)
         injected = self.faults.injected
         learners = sum(n for k, n in injected.items() if k.startswith(("trainer", "critic")))
         pushes = sum(n for k, n in injected.items() if k.startswith(("generator", "spawned")))
