@@ -166,7 +166,7 @@ def _balanced(text: str, start: int, end: int) -> tuple[int, int]:
             open_places.append(place)
         elif text[place] in ")]}":
             if not open_places:
-                return place + 1, end
+                return (start, place) if place == end - 1 else (place + 1, end)
             open_places.pop()
     if not open_places or any(text[place] == "{" for place in open_places):
         return start, end

@@ -34,10 +34,14 @@ class Part:
     origin: Origin
 
 
-_NAMES = "think|thinking|thought|reasoning"
-_THINKING = re.compile(rf"<(/?)(?:{_NAMES})>|\[(/?)THINK\]", re.I)
+_NAMES = "(?:seed:)?(?:think|thinking|thoughts?|reasoning|scratchpad)"
+_THINKING = re.compile(
+    rf"[<◁]\|?(?P<end>/?){_NAMES}\|?[>▷]|\[(?P<end2>/?)THINK\]"
+    r"|<\|(?:(?P<end3>end)|begin)_of_thought\|>",
+    re.I,
+)
 _BOX = re.compile(r"\\+(?:boxed|fbox)(?![A-Za-z])")
-_MARK = re.compile(rf"\\+(?:boxed|fbox)|</?(?:{_NAMES}|answer)>|\[/?THINK\]", re.I)
+_MARK = re.compile(rf"\\+(?:boxed|fbox)|</?answer>|{_THINKING.pattern}", re.I)
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|(?=<answer>)|\Z)", re.I | re.S)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.*?)[ \t]*$", re.M)
 _LAST_LINE_HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*?)\s*\Z", re.M)
@@ -100,7 +104,7 @@ def without_thinking(text: str) -> str:
     kept: list[str] = []
     place, is_thinking = 0, False
     for tag in _THINKING.finditer(text):
-        if tag[1] or tag[2]:
+        if tag["end"] or tag["end2"] or tag["end3"]:
             if not is_thinking:
                 kept.clear()
             is_thinking = False

@@ -9,6 +9,7 @@ relative tolerance; what sympy cannot read equals only itself.
 import functools
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -26,6 +27,7 @@ _MAX_DEPTH = 12
 _POINTS = 4  # at which two formulas with variables are evaluated
 _MAX_DIGITS = 300  # of one number
 _DIGITS = 30  # of constants that are compared
+_NEAR = 0.001  # relative, of a constant and a number that may be its rounding
 _TOLERANCE = 10.0**-20  # relative, of two constants computed to _DIGITS
 
 _BARE_FUNCTION = re.compile(
@@ -35,6 +37,11 @@ _BARE_EXPONENT = re.compile(r"([\^_])\s*(-?\d+(?:\.\d+)?)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])|\\imath")
 _EXPENSIVE = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![A-Za-z])")
+
+# What sympy works out while it parses: (9!)! and the binomials of large numbers.
+_NESTED_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!")
+_COUNTED = re.compile(r"\\(?:binom|dbinom|tbinom|Gamma|zeta|choose)(?![A-Za-z])")
+_MAX_GROWTH = 2  # exponentials inside exponentials
 
 
 def prepare() -> None:
@@ -96,7 +103,27 @@ def _parse(latex: str) -> Any:
         parsed = parsed.xreplace(exact)
         if not is_real:
             parsed = parsed.subs({s: sympy.I for s in parsed.free_symbols if s.name == "i"})
+        if _growth(parsed) > _MAX_GROWTH:
+            return None
     return parsed
+
+
+def _growth(expression: Any) -> int:
+    """Return how often something that grows exponentially stands inside its like.
+
+    The digits of e^{e^{e^5}} are too many to compute any of them, and no number is large.
+    """
+    import sympy
+
+    if expression.is_Number:
+        return int(bool(abs(expression) > 1000))
+    inner = max(map(_growth, expression.args), default=0)
+    if isinstance(expression, sympy.Pow):
+        exponent = expression.args[1]
+        # x^2 stays of the size of x, and so does 1/x.
+        return inner if exponent.is_Number and abs(exponent) <= 10 else inner + 1
+    growing = (sympy.exp, sympy.factorial, sympy.gamma, sympy.sinh, sympy.cosh, sympy.zeta)
+    return inner + isinstance(expression, growing)
 
 
 def _as_latex(text: str) -> str:
@@ -133,10 +160,17 @@ def _is_affordable(formula: str) -> bool:
     longest = max(map(len, re.findall(r"\d+", formula)), default=0)
     if deepest > _MAX_DEPTH or longest > _MAX_DIGITS:
         return False
+    if _NESTED_FACTORIAL.search(formula):
+        return False
+    if _COUNTED.search(formula) and (longest > 4 or "^" in formula or "!" in formula):
+        return False
     has_variables = re.search(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", formula) is not None
     bound = _MAX_EXPONENT if has_variables else _MAX_CONSTANT_EXPONENT
     exponents = re.finditer(r"\^\s*(?:\{|\()?\s*-?", formula)
     if not all(_is_small(formula[match.end() :], bound) for match in exponents):
+        return False
+    powers = map(int, re.findall(r"\^\s*[{(]?\s*-?(\d+)", formula))
+    if math.prod(powers) > _MAX_CONSTANT_EXPONENT:
         return False
     factorials = re.findall(r"(\d+)\s*\}?\)?\s*!", formula)
     return all(len(number) < 4 for number in factorials)
@@ -169,7 +203,6 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def _same_expression(first: Any, second: Any) -> bool:
-
     from sympy.core.function import AppliedUndef
 
     first, second = first.doit(), second.doit()
@@ -202,7 +235,7 @@ def _same_constant(first: Any, second: Any, point: Mapping[Any, Any] | None = No
 
     a, b = (each.evalf(_DIGITS, subs=point) for each in (first, second))
     if not (a.is_finite and b.is_finite):
-        return bool(a == b)
+        return a == b and a in (sympy.oo, -sympy.oo)
     scale = max(sympy.Abs(a), sympy.Abs(b))
     return bool(sympy.Abs(a - b) <= scale * _TOLERANCE)
 
@@ -218,4 +251,6 @@ def _equals_number(number: Quantity, formula: Any) -> bool:
     value = sympy.N(formula, _DIGITS)
     if not value.is_real or not value.is_finite:
         return False
+    if sympy.Abs(value - exact) > sympy.Abs(exact) * _NEAR:
+        return False  # and its digits may be too many to write them down
     return same_number(number, Quantity(value=Fraction(str(value))))

@@ -282,7 +282,9 @@ def _matrix(body: str, *, depth: int) -> Matrix | None:
 
 def is_formula(text: str) -> bool:
     """Whether a text can be mathematics: it has some, and no words of prose."""
-    if ":" in text or any(sign.isalpha() and not sign.isascii() for sign in text):
+    if ":" in text or not _balanced(text):
+        return False
+    if any(sign.isalpha() and not sign.isascii() for sign in text):
         return False
     runs = _LONG_RUN.findall(re.sub(r"\\begin\{\w+\}|\\end\{\w+\}|\\mathbb", "", text))
     marked = bool(re.search(r"\d|[-+*/^=<>|!_(]|\\[A-Za-z]", text))

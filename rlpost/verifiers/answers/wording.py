@@ -8,6 +8,7 @@ normalisation; nothing here computes.
 import re
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 
 from rlpost.verifiers.answers.find import Origin, Part
 from rlpost.verifiers.answers.notation import commands, peeled
@@ -58,6 +59,10 @@ _LEADING_LETTER = re.compile(
     r"(?:option|choice|answer)?\s*[(\[]?\s*([A-Z])\s*(?:[)\].:,;]|$|\s(?:because|since|as|is)\b)",
     re.I,
 )
+_SEVERAL_LETTERS = re.compile(
+    r"(?:either\s+)?[(\[]?[A-Za-z][)\]]?\s*(?:[,;/&]|\bor\b|\band\b)\s*[(\[]?[A-Za-z]\b(?!')"
+)
+_ALTERNATIVE = re.compile(r"\s*(?:,?\s*or|/|,)\s*", re.IGNORECASE)
 _EDGES = " \t\n.,;:!?\"'`*_()[]{}$\\" + "\u3002\uff0e"
 _SAID = re.compile(r"\b(?:is|are|was|were|be|called|namely)\b|[:=]|は|是|為|为", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？;])(?<!\b[a-zA-Z]\.)\s*(?=\s|$|[^\x00-\x7f])")
@@ -102,13 +107,20 @@ def _candidates(part: Part, gold: str, shape: Shape) -> Iterator[str]:
 
 
 def _shaped(text: str, shape: Shape, origin: Origin) -> Iterator[str]:
-    found = [match[0] for match in _SHAPES[shape].finditer(text)]
-    if found and (origin is not Origin.BOX or len(found) == 1):
-        yield found[0] if origin is Origin.PHRASE else found[-1]
+    found = list(_SHAPES[shape].finditer(text))
+    if not found or (origin is Origin.BOX and len(found) > 1):
+        return
+    chosen = 0 if origin is Origin.PHRASE else len(found) - 1
+    for first, second in pairwise(found[max(0, chosen - 1) : chosen + 2]):
+        if _ALTERNATIVE.fullmatch(text[first.end() : second.start()]):
+            return  # "3:30 or 3:31" is no answer
+    yield found[chosen][0]
 
 
 def _choices(text: str, origin: Origin) -> Iterator[str]:
     text = text.strip(" \n*_")
+    if _SEVERAL_LETTERS.match(text):
+        return
     match = _LEADING_LETTER.match(text)
     if match and match[1].isupper():
         yield match[1]
