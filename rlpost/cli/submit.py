@@ -7,13 +7,13 @@ said before anything is uploaded.
 
 import argparse
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.cli.boundary import exit_code
+from rlpost.config.quoting import quoted
 from rlpost.errors import InfrastructureError, UserError
 
 if TYPE_CHECKING:
@@ -208,13 +208,6 @@ def submittable(command: list[str]) -> Submittable:
     if "cluster" in composed and composed.cluster.address is None:
         argv.append("cluster.address=auto")
     return Submittable(argv=tuple(argv), run_root=run_root, run_name=composed.run.name or stage)
-
-
-def quoted(value: str) -> str:
-    """Quote a hydra value unless it is plain. Example: ``quoted("a b") == "'a b'"``"""
-    if re.fullmatch(r"[\w/.+-]+", value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _inside(path: Path, directory: Path) -> tuple[str, ...]:

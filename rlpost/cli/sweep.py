@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.cli.boundary import exit_code
-from rlpost.cli.sweep_names import key_of, member_name, quoted, sweep_name, varying
+from rlpost.cli.sweep_names import key_of, member_name, sweep_name, varying
+from rlpost.config.quoting import quoted
 from rlpost.tracking.sweep_record import MemberRecord, MemberState, read_members, write_member
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ order are those of ``rlpost <stage> -m``; each has a run name of its own.
 
 from collections.abc import Sequence
 
-from rlpost.cli.sweep_names import member_name, quoted, sweep_name
+from rlpost.cli.sweep_names import member_name, sweep_name
+from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
 
 

@@ -39,12 +39,6 @@ def key_of(override: str) -> str:
     return override.partition("=")[0]
 
 
-def quoted(value: str) -> str:
-    """Return ``value`` as a quoted string of hydra's grammar."""
-    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def _readable(text: str) -> str:
     plain = re.sub(r"[^\w.=+,-]", "_", text)
     if plain == text and len(plain) <= _MAX_LENGTH:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlpost.config.explain import known_choices, known_keys, unknown_option
 from rlpost.config.foreign_names import foreign_answer
+from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
 
 # hydra's flags; of --experimental-rerun, which loads a pickle, there is none on purpose.
@@ -111,16 +112,12 @@ def _how_to_quote(text: str) -> str:
         )
     if not re.fullmatch(r"(\+\+?|~)?[\w$-]+([./@:][\w$-]+)*", key):
         return f"{text!r} is not of the form key=value: {key!r} is no name of an option"
+    in_marks = quoted(value, mark='"')
+    word = shlex.quote(f"{key}={in_marks}")
     return (
         f"{key} has a value that must be quoted, for it holds characters with a meaning of their "
-        f"own, got {value!r}; type {shlex.quote(f'{key}={quoted(value)}')}"
+        f"own, got {value!r}; type {word}"
     )
-
-
-def quoted(value: str) -> str:
-    """Return ``value`` as a quoted string of hydra's grammar. Example: ``"a (1)"``, with quotes."""
-    escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", value).replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _unknown_flag(word: str) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import shlex
 import subprocess
 import sys
 import typing
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 
 from rlpost.bounds import bound_of
 from rlpost.cli.boundary import exit_code
-from rlpost.config.command_line import quoted
 from rlpost.config.compose import compose_rl
+from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig
 
 # Where numbers lie that no defaults list leads to.
@@ -202,9 +201,9 @@ def test_an_unknown_key_of_a_yaml_is_named_with_its_file(refused, tmp_path, monk
 @settings(deadline=None, max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_the_quoting_that_is_advised_gives_the_value(value):
-    parsed = OverridesParser.create().parse_override(f"key={quoted(value)}")
-    assert parsed.value() == value
-    assert shlex.split(shlex.quote(f"key={quoted(value)}")) == [f"key={quoted(value)}"]
+    for mark in "'\"":
+        parsed = OverridesParser.create().parse_override(f"key={quoted(value, mark=mark)}")
+        assert parsed.value() == value
 
 
 @pytest.mark.parametrize(
