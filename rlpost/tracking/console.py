@@ -6,12 +6,14 @@ as markup; a terminal that cannot be written to costs the display and not the ru
 is left as it was found, whatever ends the run.
 """
 
+import io
 import logging
+import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
@@ -50,7 +52,17 @@ _STATUS = {
 
 
 class RunTerminal(Terminal):
-    """A terminal whose closed pipe is an error; rich would end the process."""
+    """A terminal that ends nothing: a closed pipe is an error, and any character has a form.
+
+    Without it rich ends the process at a closed pipe, and a stream of a small character set, or
+    half a surrogate pair in a message, raises.
+    """
+
+    def __init__(self, file: IO[str] | None = None, **options: Any) -> None:
+        stream = file or sys.stdout
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        super().__init__(file=file, **options)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("nobody reads the output any more")

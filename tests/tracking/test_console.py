@@ -162,6 +162,20 @@ def test_an_output_that_refuses_costs_the_display_and_not_the_run(runs, error):
     assert console.mode is ConsoleMode.quiet
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_character_has_a_form_in_every_character_set(runs, encoding):
+    written = io.BytesIO()
+    terminal = RunTerminal(io.TextIOWrapper(written, encoding=encoding), width=80)
+    console = Console(run_name="数", num_steps=14, mode=ConsoleMode.plain, terminal=terminal)
+    _run(Screen(tty=False), console, runs)
+    logging.getLogger("rlpost.x").warning("half a pair: \ud800")
+    console.close(RunStatus.done)
+    text = written.getvalue().decode(encoding)
+    assert "half a pair: \\ud800" in text
+    assert ("0.205 → 0.412" in text) == (encoding == "utf-8")
+    assert ("0.205 \\u2192 0.412" in text) == (encoding != "utf-8")
+
+
 def test_a_long_warning_is_wrapped(runs):
     screen = Screen(tty=True)
     console = screen.open(ConsoleMode.live)
