@@ -134,7 +134,7 @@ def test_the_run_directory_survives_the_jobs_copy_of_the_working_directory(tmp_p
     stage = submittable(["rl", "experiment=quickstart", "run.dir=out"])
     assert stage.run_root == tmp_path / "out" and stage.run_name == "quickstart"
     assert stage.argv == (
-        "rl", "experiment=quickstart", "run.dir=out", f"run.dir={tmp_path}/out",
+        "rl", "experiment=quickstart", "run.dir=out", f"run.dir='{tmp_path}/out'",
         "cluster.address=auto",
     )  # fmt: skip
     assert submittable(["rl"]).run_root == tmp_path / "runs"
