@@ -11,10 +11,11 @@ back serves again; weights crossed the network by the chosen transport.
 
 import argparse
 import os
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def ip(*words: str) -> None:
 class Network:
     """Hosts on one switch; names are unique to this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Sequence[str] = HOSTS) -> None:
+        self._hosts = hosts
         self._prefix = f"rlpost{os.getpid()}"
         self._switch = self._space("switch")
         self._daemons: list[subprocess.Popen] = []
@@ -41,13 +43,13 @@ class Network:
         return f"{self._prefix}-{host}"
 
     def address(self, host: str) -> str:
-        return f"10.77.0.{1 + HOSTS.index(host)}"
+        return f"10.77.0.{1 + self._hosts.index(host)}"
 
     def build(self) -> None:
         ip("netns", "add", self._switch)
         ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
         ip("-n", self._switch, "link", "set", "bridge", "up")
-        for host in HOSTS:
+        for host in self._hosts:
             space = self._space(host)
             ip("netns", "add", space)
             # fmt: off
@@ -57,10 +59,12 @@ class Network:
             ip("-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "net0")
             for link in ("net0", "lo"):
                 ip("-n", space, "link", "set", link, "up")
+            # A way out: by it, programs find the address that other hosts know.
+            ip("-n", space, "route", "add", "default", "dev", "net0")
             ip("-n", self._switch, "link", "set", host, "master", "bridge", "up")
 
     def destroy(self) -> None:
-        for host in HOSTS:
+        for host in self._hosts:
             ip("netns", "del", self._space(host))
         ip("netns", "del", self._switch)
 
@@ -78,7 +82,6 @@ class Network:
 def cluster(network: Network, place: Path) -> Iterator[None]:
     """A Ray cluster with a node on each host."""
     env = os.environ | {
-        "RAY_AUTH_MODE": "disabled",
         "RAY_worker_niceness": "0",
         # How long a silent node counts as living: longer than the cut.
         "RAY_health_check_period_ms": "3000",
@@ -156,6 +159,7 @@ def main() -> int:
     place.mkdir(parents=True, exist_ok=True)
     network = Network()
     network.build()
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         with cluster(network, place):
             return experiment(network, place, args)
@@ -166,7 +170,6 @@ def main() -> int:
 def experiment(network: Network, place: Path, args: argparse.Namespace) -> int:
     options = ["cluster=two_nodes", f"cluster.address={network.address(HOSTS[0])}:{PORT}"]
     options += [f"weights.transport={args.transport}", "trainer.num_ranks=1"]
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     run = Run(place, steps=args.steps, options=options, prefix=network.on(HOSTS[0]))
     try:
         wait_for_step(run, 3)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Programs that single tests need beside Python: Chromium draws the report, Slurm runs the jobs
-# of launch/slurm, ShellCheck reads the scripts. Debian's are installed when we may; otherwise
+# of launch/slurm, ShellCheck reads the scripts, iproute2 makes networks. Debian's are installed when we may; otherwise
 # what is missing is said, and those tests are skipped.
 set -u
 PATH="$PATH:/usr/sbin:/sbin" # Debian's daemons are there
@@ -12,6 +12,7 @@ missing() {
     { has slurmctld && has slurmd && has sbatch; } || echo slurm-wlm
     has munged || echo munge
     has shellcheck || echo shellcheck
+    has ip || echo iproute2
 }
 
 packages=$(missing | tr '\n' ' ')

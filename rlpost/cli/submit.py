@@ -30,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="rlpost submit",
         usage="rlpost submit [options] stage [overrides]\n"
         "       rlpost submit [options] --follow JOB | --stop JOB",
-        description="Run a stage as a job on a Ray cluster started by `ray start --head`. The "
+        description="Run a stage as a job on a Ray cluster started by `ray start --head` with "
+        "RAY_AUTH_MODE=token (docs/running.md says how). The "
         "working directory is uploaded without what git ignores; the run directory is not "
         "uploaded and must lie on storage that the cluster's hosts share. Submitting the same "
         "command again resumes the run. Exit codes are those of the stage.",

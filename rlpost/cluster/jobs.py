@@ -197,7 +197,7 @@ def _require_listener(address: str) -> None:
     except OSError as error:
         raise UserError(
             f"--address: nothing answers at {address} ({error}); start a cluster with "
-            "`ray start --head`, or give the address of its dashboard"
+            "RAY_AUTH_MODE=token and `ray start --head`, or give the address of its dashboard"
         ) from error
 
 

@@ -152,16 +152,17 @@ def _join(address: str) -> None:
     read_token_anew()
     try:
         ray.init(address=address, runtime_env=_worker_environment(), **QUIET)
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
+        # A cluster that refuses the token is a failed connection to Ray, with its words inside.
+        if isinstance(error, AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
+            raise UserError(
+                f"cluster.address={address!r}: the cluster refuses this token; set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that "
+                "it was started with"
+            ) from error
         raise UserError(
             f"cluster.address={address!r}: no Ray cluster answers there ({error}); start one as "
             "docs/running.md says, with a token, or leave cluster.address unset"
-        ) from error
-    except AuthenticationError as error:
-        raise UserError(
-            f"cluster.address={address!r}: the cluster refuses this token; set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token that it "
-            "was started with"
         ) from error
     except RuntimeError as error:
         if "Version mismatch" not in str(error):
