@@ -8,6 +8,7 @@ from rlpost.data.dataset import PromptDataset
 from rlpost.errors import GroupLost, RunFailed
 from rlpost.stages import rl_parts as module
 from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.types import Prompt
 from rlpost.weights.publisher import WeightsConfig
 
@@ -47,9 +48,11 @@ def parts(tmp_path, error):
     """The three things that an export needs."""
     return SimpleNamespace(
         trainer=Trainer(error),
-        directory=SimpleNamespace(root=tmp_path, export=tmp_path / "export"),
+        directory=RunDirectory(root=tmp_path),
         store=SimpleNamespace(latest=lambda hashes: tmp_path / "checkpoints" / "step_000004"),
-        cfg=SimpleNamespace(model=SimpleNamespace(path="org/base")),
+        cfg=SimpleNamespace(
+            model=SimpleNamespace(path="org/base"), data=SimpleNamespace(system_prompt=None)
+        ),
     )
 
 
