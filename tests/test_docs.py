@@ -38,7 +38,7 @@ def commands() -> list[str]:
 def staged(command: str) -> tuple[str, list[str]] | None:
     """Stage and overrides that ``command`` would run; None for another program."""
     words = shlex.split(command, comments=True)
-    at = [i for i, w in enumerate(words) if w.endswith(("/rlpost", *LAUNCHERS))]
+    at = [i for i, w in enumerate(words) if w == "rlpost" or w.endswith(("/rlpost", *LAUNCHERS))]
     if not at:
         return None
     rest = words[at[0] + 1 :]
