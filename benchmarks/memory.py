@@ -54,9 +54,9 @@ def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]
         for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
             try:
                 kind = kind_of(process, run.pid)
-                services |= {process.pid} if kind == "verifiers" else set()
-                if process.ppid() in services:
+                if process.ppid() in services:  # a guard of a worker, or a worker
                     kind = "verifiers"
+                services |= {process.pid} if kind == "verifiers" else set()
                 if kind is not None:
                     peaks[kind, process.pid] = peak_bytes(process.pid)
                     seen[kind, process.pid].append(process.memory_info().rss)
