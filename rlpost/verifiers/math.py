@@ -6,6 +6,8 @@ response can have is refused when the row is loaded; whatever a response holds, 
 1; to repeat the computation that was asked for is not to answer.
 """
 
+import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
 from rlpost.verifiers.answers.compare import read_gold
 from rlpost.verifiers.answers.find import answer_part, is_boxable
-from rlpost.verifiers.answers.notation import characters
+from rlpost.verifiers.answers.notation import characters, commands
 from rlpost.verifiers.base import (
     Judge,
     Sample,
@@ -24,6 +26,11 @@ from rlpost.verifiers.base import (
     gold_of,
     refusal_of,
     verifiers,
+)
+
+# What a page does not show: tags, and letters that are blank.
+_UNSEEN = re.compile(
+    r"</?(?:p|br|hr|div|span|em|strong|b|i|u)\b[^<>]*>|[\u115f\u1160\u3164\uffa0]", re.IGNORECASE
 )
 
 
@@ -71,6 +78,8 @@ def math(cfg: MathConfig) -> Judge:
 def _refusal(gold: object, column: str) -> str | None:
     """Text without a letter, digit or command says nothing that an answer could equal."""
     part = answer_part(characters(str(gold)))
-    if part is not None and (any(map(str.isalnum, part.text)) or "\\" in part.text):
-        return None
+    if part is not None:
+        seen = commands(_UNSEEN.sub("", html.unescape(part.text)))
+        if any(map(str.isalnum, seen)) or "\\" in seen.replace("\\ ", ""):
+            return None
     return f"column {column!r} must hold a letter or a digit, got {str(gold).strip()!r:.80}"

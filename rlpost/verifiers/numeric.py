@@ -42,6 +42,12 @@ _EXPONENT = r"\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
 _NUMBER = re.compile(
     rf"{_SIGN}(?<![\d^])(?<!\^\{{)(?:{NUMBER})(?:{_EXPONENT})?(?:\s*[*xX]\s*10\s*{_EXPONENT})?"
 )
+# The bottom of a fraction is no number of its own: 3/4 and \\frac{3}{4} are 0.75, never 4.
+_FRACTION = (
+    rf"{_SIGN}\\frac\s*\{{\s*-?(?:{NUMBER})\s*\}}\s*\{{\s*(?:{NUMBER})\s*\}}"
+    rf"|{_SIGN}(?<![\w^/.)\]}}])(?:{NUMBER})/(?:{NUMBER})(?![\d/(^])"
+)
+_NUMBER_OR_FRACTION = re.compile(rf"{_FRACTION}|{_NUMBER.pattern}")
 _ASSIGNED = re.compile(r"[^=\d]*=\s*")
 
 
@@ -94,12 +100,17 @@ def numeric(cfg: NumericConfig) -> Judge:
 def last_number(text: str) -> Fraction | None:
     """Return the last number written in ``text`` outside of the thinking, or None.
 
-    A number of more digits than anybody compares counts as none.
+    A number of more digits than anybody compares counts as none, and so does a fraction that
+    is an integer nobody worked out.
 
     Example: ``last_number("so 2 * 600 = 1,200.") == 1200``
     """
-    matches = _NUMBER.findall(_normal(without_thinking(characters(text))))
-    return _value(matches[-1]) if matches else None
+    matches = _NUMBER_OR_FRACTION.findall(_normal(without_thinking(characters(text))))
+    if not matches:
+        return None
+    value = _value(matches[-1])
+    is_fraction = "/" in matches[-1] or "\\frac" in matches[-1]
+    return None if is_fraction and value is not None and value.denominator == 1 else value
 
 
 def single_number(gold: str) -> Fraction | None:

@@ -72,12 +72,25 @@ def test_other_answers(judge, answer, text):
     assert _reward(judge, text, answer) == 0.0
 
 
-@pytest.mark.parametrize("answer", ["###", "?!", "\\boxed{}", "<think>5", "The answer is"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("###", "?!", "\\boxed{}", "<think>5", "The answer is"),
+        *("<p></p>", "<br/>", "&nbsp;", "\\text{}", "\\(\\)", "\\,", "\u3164"),
+    ],
+)
 def test_gold_that_no_response_can_equal_is_refused(judge, answer):
     rule = "column 'answer' must hold a letter or a digit, got"
     assert MathConfig().refusal({"answer": answer}).startswith(rule)
     with pytest.raises(DataError, match=rf"f\.jsonl:3: {rule}"):
         _reward(judge, answer, answer)
+
+
+@pytest.mark.parametrize(
+    "answer", ["<p>5</p>", "\u2205", "\\emptyset", "\\infty", "\\text{no}", "p"]
+)
+def test_gold_that_a_page_shows_is_accepted(answer):
+    assert MathConfig().refusal({"answer": answer}) is None
 
 
 @pytest.mark.parametrize("answer", [6, 0.5, "∞", "\\emptyset", "the capital of France", "½", "A"])

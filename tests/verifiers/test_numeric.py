@@ -62,13 +62,22 @@ def _reward(text, answer, **settings):
         ("12 apples", "12"),
         ("H2O 7", "7"),
         ("72.5%", "72.5"),
+        ("minus 18", "-18"),
+        ("it is 3/4 of it", "0.75"),
+        ("-3/4.", "-0.75"),
+        ("$\\dfrac{3}{4}$", "0.75"),
+        ("\\frac34", "0.75"),
+        ("1/2 + 1/4 = 3/4", "0.75"),
+        ("1/2/2020", "2020"),
+        ("72/2 = 36", "36"),
+        ("(3+7)/2", "2"),
     ],
 )
 def test_last_number(text, number):
     assert last_number(text) == Fraction(number)
 
 
-@pytest.mark.parametrize("text", ["", "six", "-", ".", ",", "e", "<think>6"])
+@pytest.mark.parametrize("text", ["", "six", "-", ".", ",", "e", "<think>6", "72/2", "3/0"])
 def test_no_number(text):
     assert last_number(text) is None
 

@@ -81,7 +81,9 @@ def judge(gold: Gold, response: str) -> Outcome:
     if answer is None:
         return Outcome(right=False, reason=NO_EXPRESSION)
     if not same(gold.reading, answer):
-        return Outcome(right=False)
+        if answer.exact is None or not same(gold.reading, answer.exact):
+            return Outcome(right=False)
+        answer = answer.exact
     if is_unworked(gold.reading, answer):
         return Outcome(right=False, reason=UNWORKED)
     return Outcome(right=True)

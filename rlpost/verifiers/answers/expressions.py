@@ -41,8 +41,22 @@ _UNIT_AFTER = re.compile(
     r"[ \t\x1f]?(?:\^\\circ ?[CFK]?|[ \t]*[A-Za-zµ]+(?:\^\{?-?\d\}?)?"
     r"(?:[ ]?/[ ]?[A-Za-z]+(?:\^\{?-?\d\}?)?)*)"
 )
+# "not 18", "is more than 18", "between 17 and 18", "18 or more": the answer is not said to be 18.
+_QUOTED = r"[\s\x1f*_`\"'({$]*"
+_DENIED = re.compile(
+    rf"(?:\b(?:not|never|cannot|neither|nor|except)|n't)(?:\s+(?:be|equal|equal to))?{_QUOTED}$",
+    re.I,
+)
+_COMPARED = re.compile(
+    rf"\b(?:more|less|greater|fewer|larger|smaller|higher|lower|other) than{_QUOTED}$", re.I
+)
+_BETWEEN = re.compile(rf"\bbetween{_QUOTED}$", re.I)
+_OPEN_ENDED = re.compile(rf"{_QUOTED}(?:or|and)\s+(?:more|less|fewer|greater|above|below)\b", re.I)
 _LIST_JOINER = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)[\s\x1f]*", re.I)
 _ALTERNATIVE = re.compile(r"[\s\x1f]*\bor\b[\s\x1f]*", re.I)
+
+
+_WORDS_BEFORE = 40  # characters
 
 
 class Expressions:
@@ -59,15 +73,38 @@ class Expressions:
         return len(self._spans)
 
     def last(self) -> str | None:
-        """Return the last expression, with its unit."""
-        return _with_unit(self._text, *self._spans[-1]) if self._spans else None
+        """Return the last expression, with its unit, that the text does not deny.
+
+        None when it is only a bound: "more than 18" and "18 or more" do not say what is.
+        """
+        place = len(self) - 1
+        while place >= 0 and _DENIED.search(self._before(place)):
+            place -= 1
+        if place < 0 or self._is_bound(place):
+            return None
+        return _with_unit(self._text, *self._spans[place])
+
+    def _is_bound(self, index: int) -> bool:
+        is_list = index > 0 and _LIST_JOINER.fullmatch(self._between(index - 1))
+        return bool(
+            _COMPARED.search(self._before(index))
+            or _OPEN_ENDED.match(self._text, self._spans[index][1])
+            or (is_list and _BETWEEN.search(self._before(index - 1)))
+        )
+
+    def _before(self, index: int) -> str:
+        """Return the few words that stand before an expression."""
+        start = self._spans[index][0]
+        return self._text[max(0, start - _WORDS_BEFORE) : start]
 
     def leading(self) -> str | None:
         """Return the expression with which the text begins; None when a word comes before."""
         if not self._spans:
             return None
         before = self._text[: self._spans[0][0]].strip(" \t\n\x1f*_`\"'([{|:")
-        return _with_unit(self._text, *self._spans[0]) if before in ("", "+") else None
+        if before not in ("", "+") or self._is_bound(0):
+            return None
+        return _with_unit(self._text, *self._spans[0])
 
     def last_list(self) -> str | None:
         """Return the last expressions that commas, "and" or "or" join, as one text."""

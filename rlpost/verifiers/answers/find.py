@@ -48,7 +48,7 @@ _LAST_LINE_HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*?)\s*\Z", re.M)
 _BARE_VALUE = re.compile(r"[-+]?\s?[$€£¥]?\s?\.?\d[\d,. ]*(?:/\d+)?\s?(?:%|\\%)?\.?")
 _PHRASE = re.compile(
     r"\banswers?\b(?:[ \t]*\([^()\n]{0,40}\))?[*_\s\"'`)\]]*[:=]"
-    r"|\banswers?\b(?:[^\n.:=]|\.(?=\d)){0,80}?"
+    r"|\banswers?\b(?:(?!\b(?:not|cannot|never)\b|n't)(?:[^\n.:=]|\.(?=\d))){0,80}?"
     r"(?:\b(?:is|are|was|equals|becomes|be)\b(?!\s+(?:not|helpful|clear|correct|"
     r"right|wrong|useful)\b)(?:[ \t]+(?:that|then|thus|therefore|"
     r"simply|just|exactly|equal to|given by|approximately|about)\b)*[*_ \t]*:?|:)"

@@ -58,6 +58,7 @@ _SHORT_FRACTION = re.compile(
 _BOLD = re.compile(r"(?<![\w)}*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])")
 _ITALIC = re.compile(r"(?<![\w)}*_\\])([*_])(?=[^\s*_])([^*_\n]+?)(?<=\S)\1(?![\w({*])")
 _PERCENT = re.compile(r"\s*(?:\\%|\b(?:percent|per cent|pct)\b)", re.IGNORECASE)
+_MINUS = re.compile(r"\b(?:negative|minus)\s+(?=\$?\.?\d|\\(?:frac|sqrt|pi)\b)", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
 _TIMES_X = re.compile(r"(?<=\d)[xX](?=\d)|(?<=[\d)}])\s+[xX]\s+(?=\d)")
 _DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}|(?<!\^)(?<!\^ )\\circ(?![A-Za-z])")
@@ -111,7 +112,7 @@ def commands(text: str, *, boundary: str = " ") -> str:
     text = text.replace("{,}", ",")
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ")
     text = _TIMES_X.sub("*", _PERCENT.sub("%", text))
-    return _ORDINAL.sub("", text)
+    return _ORDINAL.sub("", _MINUS.sub("-", text))
 
 
 def without_emphasis(text: str) -> str:

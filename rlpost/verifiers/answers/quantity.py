@@ -26,9 +26,10 @@ LITERAL = (
     r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)|"
     r"\d{1,3}(?:[ '\u202f]\d{3})+(?![ ']?\d|\s*/)|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
 )
+REPEATING = r"\d*\.\d*\\(?:overline|bar)\s*(?:\{\s*\d+\s*\}|\d)"
 NUMBER = rf"(?:{LITERAL})(?:[eE][-+]?\d+(?![\d.]*[A-Za-z]))?"
 _TOKEN = re.compile(
-    rf"\s*(?:(?P<number>{NUMBER})|(?P<sign>\\frac|\\sqrt|\bsqrt\b|[-+*/^!%(){{}}\[\]]))"
+    rf"\s*(?:(?P<number>{REPEATING}|{NUMBER})|(?P<sign>\\frac|\\sqrt|\bsqrt\b|[-+*/^!%(){{}}\[\]]))"
 )
 
 
@@ -86,7 +87,9 @@ def same_number(a: Quantity, b: Quantity) -> bool:
     if a.places is None and b.places is None:
         return False
     distance = abs(a.value - b.value)
-    if max(a.digits, b.digits) >= _FLOAT_DIGITS and distance <= _FLOAT_NOISE * abs(b.value):
+    are_integers = a.value.denominator == b.value.denominator == 1  # which a program prints exactly
+    noise = Fraction(0) if are_integers else _FLOAT_NOISE * abs(b.value)
+    if max(a.digits, b.digits) >= _FLOAT_DIGITS and distance <= noise:
         return True
     if a.places is not None and b.places is not None:
         coarse = a if a.places < b.places else b
@@ -239,6 +242,8 @@ def _tokens(text: str) -> list[tuple[str, bool]]:
 
 
 def _literal(text: str) -> Quantity:
+    if "\\" in text:
+        return _repeating(text)
     written, _, exponent = re.sub("[, '\u202f]", "", text).lower().partition("e")
     if len(written) > _MAX_LITERAL:
         raise TooLarge
@@ -255,6 +260,18 @@ def _literal(text: str) -> Quantity:
         digits=digits,
         literal=not point and not exponent,
     )
+
+
+def _repeating(text: str) -> Quantity:
+    """``0.1\\overline{6}``: the digits under the line, over as many nines, shifted."""
+    written, _, period = text.partition("\\")
+    period = re.sub(r"\D", "", period)
+    whole, _, decimals = written.partition(".")
+    if len(written) + len(period) > _MAX_LITERAL:
+        raise TooLarge
+    shift = 10 ** len(decimals)
+    repeated = Fraction(int(period), (10 ** len(period) - 1) * shift)
+    return Quantity(value=_bounded(Fraction(int(whole + decimals or 0), shift) + repeated))
 
 
 def _worked(value: Fraction) -> Quantity:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from rlpost.verifiers.answers.notation import commands, peeled, without_currency
-from rlpost.verifiers.answers.quantity import NotPlain, Quantity, TooLarge, quantity
-from rlpost.verifiers.answers.units import FUNCTIONS, split_formula_unit, split_unit
+from rlpost.verifiers.answers.quantity import Form, NotPlain, Quantity, TooLarge, quantity
+from rlpost.verifiers.answers.units import FUNCTIONS, currency, split_formula_unit, split_unit
 
 _MAX_DEPTH = 6  # of brackets inside brackets that are read as values
 _MAX_ITEMS = 200
@@ -73,16 +73,19 @@ class Reading:
     side: str  # the text of the value alone
     name: str = ""  # what an equation says it is the value of
     is_equation: bool = False  # with a left side that is no name, such as 2x + 3y = 6
+    exact: "Reading | None" = None  # of "2/3 \\approx 0.67": 2/3, when the value is its decimal
 
 
 _EQUALS = re.compile(
     r"(?<![<>!=:\\])=(?!=)|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])|\\sim(?![A-Za-z])"
 )
+_APPROXIMATED = re.compile(r"\\approx(?![A-Za-z])")
 _NAME = re.compile(
     r"(?:\\?[A-Za-z][A-Za-z ]*)(?:_(?:\{[^{}]*\}|\w))?'*(?:\s*\([A-Za-z0-9, ]*\))?|\|[A-Za-z]+\||"
     r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"
 )
 _MATRIX = re.compile(r"\\begin\{([a-z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.S)
+_GROUPED_TUPLE = re.compile(r"[(\[]\s*-?\d{1,3}(?:,-?\d{3})+\s*[)\]]")  # (12,345) is a point
 _JOINER = re.compile(r"[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:final\s+)?(?:answer|result|value|total|sum|product|solution)s?"
@@ -133,14 +136,28 @@ def _equation(sides: list[str], bare: str, *, depth: int) -> Reading:
     if not filled:
         return Reading(text=bare, side=bare, value=Words(text=bare))
     last = peeled(filled[-1])
+    value = _value(last, depth=depth)
     plain_left = not named and _plain(left) is not None
     return Reading(
         text=bare,
         side=last,
-        value=_value(last, depth=depth),
+        value=value,
+        exact=_exact(filled, bare, value, depth=depth),
         name=re.sub(r"[\s\\{}]", "", left).lower() if named else "",
         is_equation=not named and not plain_left,
     )
+
+
+def _exact(filled: list[str], bare: str, rounded: Value, *, depth: int) -> Reading | None:
+    """Read what a decimal at the end of an equation approximates."""
+    is_decimal = isinstance(rounded, Quantity) and rounded.places is not None
+    if not is_decimal or len(filled) < 2 or not _APPROXIMATED.search(bare):
+        return None
+    before = peeled(filled[-2])
+    value = _value(before, depth=depth)
+    if isinstance(value, Quantity) and value.form is Form.NUMBER:
+        return None
+    return Reading(text=before, side=before, value=value)
 
 
 def _value(bare: str, *, depth: int) -> Value:
@@ -168,11 +185,11 @@ def _plain(text: str) -> Quantity | None:
 
 
 def _quantity(bare: str) -> Quantity | None:
-    if not any(map(str.isdigit, bare)):
+    if not any(map(str.isdigit, bare)) or _GROUPED_TUPLE.fullmatch(bare):
         return None
     text = without_currency(bare).strip()
     try:
-        return quantity(text)
+        return replace(quantity(text), unit=currency(bare))
     except NotPlain:
         pass
     found = split_unit(text)
@@ -183,7 +200,7 @@ def _quantity(bare: str) -> Quantity | None:
         number = quantity(body)
     except NotPlain:
         return None
-    return replace(number, value=number.value * scale, unit=unit)
+    return replace(number, value=number.value * scale, unit=unit or currency(bare))
 
 
 def _several(bare: str, *, depth: int) -> Value | None:

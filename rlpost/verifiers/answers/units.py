@@ -26,10 +26,12 @@ _GROUPS = (
     "kj kilojoule kilojoules", "w watt watts", "kw kilowatt kilowatts", "v volt volts",
     "a amp amps ampere amperes", "hz hertz", "pa pascal pascals", "kpa", "k kelvin kelvins",
     "mol mole moles", "c celsius", "f fahrenheit", "rad radian radians", "deg degree degrees",
-    "cent cents", "mph", "kmh kmph", "ev", "ohm ohms", "gallon gallons gal", "acre acres",
-    "dollar dollars usd", "euro euros eur", "yuan rmb cny", "rupee rupees inr", "yen jpy",
+    "cent cents", "ev", "ohm ohms", "gallon gallons gal", "acre acres",
+    "dollar dollars usd", "euro euros eur", "yuan rmb cny", "rupee rupees inr", "yen jpy", "gbp",
 )  # fmt: skip
 _SAME = {name: group.split()[0] for group in _GROUPS for name in group.split()}
+_QUOTIENTS = {"mph": "mi/h", "kmh": "km/h", "kmph": "km/h", "kph": "km/h"}
+_MONEY = {"$": "dollar", "€": "euro", "£": "gbp"}
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))"
 _WORD = r"[A-Za-zµμΩ]+\.?"
 _UNIT = re.compile(
@@ -83,6 +85,11 @@ def is_known(unit: str) -> bool:
     return bool(unit) and _spelled(unit) is not None
 
 
+def currency(text: str) -> str:
+    """Return the unit that the sign of money in a text stands for, empty where there is none."""
+    return next((unit for sign, unit in _MONEY.items() if sign in text), "")
+
+
 def contradict(a: str, b: str) -> bool:
     """Whether two units are both known and not the same."""
     if not a or not b:
@@ -103,7 +110,7 @@ def _is_unit(word: str, *, spaced: bool) -> bool:
     """A word of two letters or more; a single letter only where a space sets it apart."""
     if len(word) == 1:
         return spaced and word in _SINGLE
-    return spaced or word.lower() in _SAME
+    return spaced or word.lower() in _SAME or word.lower() in _QUOTIENTS
 
 
 def _spelled(unit: str) -> tuple[tuple[str, int], ...] | None:
@@ -111,6 +118,7 @@ def _spelled(unit: str) -> tuple[tuple[str, int], ...] | None:
     degrees = _DEGREES.fullmatch(unit.strip())
     if degrees:
         return (((degrees[1] or "deg").lower(), 1),)
+    unit = _QUOTIENTS.get(unit.strip().lower(), unit)
     powers: dict[str, int] = {}
     for side, part in enumerate(re.split(r"/|\bper\b", unit)):
         for word, power in _ATOM.findall(part):

@@ -53,10 +53,20 @@ _CHOICE_GOLD = re.compile(
     r"(?:(?:option|choice|answer)\s*:?\s*)?[(\[]?\s*([A-Z])\s*[)\]]?[.:]?", re.I
 )
 _LETTER = re.compile(
-    r"(?<![A-Za-z\d\\'])(?:\(\s*([A-Za-z])\s*\)|([A-Z])(?=\s*(?:[.):,;]|$|\n|\s(?:because|since|as)\b)))"
+    r"(?<![A-Za-z\d\\'])(?:\(\s*([A-Za-z])\s*\)|([A-Z])"
+    r"(?=\s*(?:[.):,;]|$|\n|\s(?:because|since|as)\b|\s-\s+\w)))"
 )
 _LEADING_LETTER = re.compile(
-    r"(?:option|choice|answer)?\s*[(\[]?\s*([A-Z])\s*(?:[)\].:,;]|$|\s(?:because|since|as|is)\b)",
+    r"(?:option|choice|answer)?\s*[(\[]?\s*([A-Z])\s*(?:[)\].:,;]|$|\s(?:because|since|as|is)\b|\s+[-/]\s)",
+    re.I,
+)
+_DENIED_LETTER = re.compile(
+    r"(?:\b(?:not|never|cannot|neither|nor|except)|n't)(?:\s+(?:be|option|choice))?[\s*_(\[\"']*$",
+    re.I,
+)
+_LETTER_IS_DENIED = re.compile(
+    r"[)\]*_.\s\"']*(?:is|are)\s+(?:not|wrong|incorrect|false|ruled)\b|"
+    r"[)\]*_.\s\"']*(?:isn't|cannot)\b",
     re.I,
 )
 _SEVERAL_LETTERS = re.compile(
@@ -64,7 +74,10 @@ _SEVERAL_LETTERS = re.compile(
 )
 _ALTERNATIVE = re.compile(r"\s*(?:,?\s*or|/|,)\s*", re.IGNORECASE)
 _EDGES = " \t\n.,;:!?\"'`*_()[]{}$\\" + "\u3002\uff0e"
-_SAID = re.compile(r"\b(?:is|are|was|were|be|called|namely)\b|[:=]|は|是|為|为", re.IGNORECASE)
+_SAID = re.compile(
+    r"\b(?:is|are|was|were|be|called|namely)\b|\b(?:it|that|this|he|she)'s\b|[:=]|は|是|為|为",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？;])(?<!\b[a-zA-Z]\.)\s*(?=\s|$|[^\x00-\x7f])")
 _REASON = r"\s*(?:[,.;:(\n-]|\bbecause\b|\bsince\b|\bas\b)"
 
@@ -122,10 +135,16 @@ def _choices(text: str, origin: Origin) -> Iterator[str]:
     if _SEVERAL_LETTERS.match(text):
         return
     match = _LEADING_LETTER.match(text)
-    if match and match[1].isupper():
+    is_denied = match is not None and _LETTER_IS_DENIED.match(text, match.end(1)) is not None
+    if match and match[1].isupper() and not is_denied:
         yield match[1]
     elif origin is not Origin.BOX:
-        letters = [m[1] or m[2] for m in _LETTER.finditer(text)]
+        letters = [
+            m[1] or m[2]
+            for m in _LETTER.finditer(text)
+            if not _DENIED_LETTER.search(text[: m.start()])
+            and not _LETTER_IS_DENIED.match(text, m.end(1) if m[1] else m.end(2))
+        ]
         yield from letters[-1:]
 
 

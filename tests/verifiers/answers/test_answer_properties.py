@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rlpost.verifiers.answers import formula
@@ -64,6 +64,7 @@ def test_an_integer_is_itself_in_every_notation(value, write_gold, write):
 
 @SMALL
 @given(integers, integers, GOLD_NOTATIONS, st.sampled_from(INTEGER_NOTATIONS))
+@example(10**29 - 20_600_000_164_146, 10**29 - 30_600_000_000_000, "{}.0".format, str)
 def test_two_integers_differ_in_every_notation(value, other, write_gold, write):
     assume(value != other)
     assert not right(write_gold(value), write(other))
