@@ -30,6 +30,8 @@ from rlpost.verifiers.answers.wording import Shape, says, shape_of, spelled_alik
 _MAX_WHOLE = 400  # characters of prose that is tried as one expression
 _MAX_MARKED = 2000  # characters of a marked answer that is read
 _TAIL = 1000  # characters at the end of a response in which its last expression is looked for
+_UNION = re.compile(r"\\cup(?![A-Za-z])")
+_MEMBER = re.compile(r"\s*[a-z]\s*\\in(?![A-Za-z])\s*")
 NOTHING = "the response holds no answer"
 NO_EXPRESSION = "no mathematical expression in the answer"
 UNWORKED = "the computation is stated, not its result"
@@ -147,11 +149,28 @@ def _same_value(gold: Reading, answer: Reading) -> bool:
         if contradict(right.unit, given.unit):
             return False
         return formula.same_formula(right.latex, given.latex)
+    if isinstance(right, Formula) and isinstance(given, Items) and _is_union(right, of=given):
+        return _same_items(_union(right), given)
+    if isinstance(right, Items) and isinstance(given, Formula) and _is_union(given, of=right):
+        return _same_items(right, _union(given))
     # An interval and an inequality, or a set and the formula that describes it.
     described = [each.latex for each in (right, given) if isinstance(each, Formula)]
     if any(is_relation(latex) or "\\cup" in latex for latex in described):
         return formula.same_formula(gold.side, answer.side)
     return False
+
+
+def _is_union(formula: Formula, *, of: Items) -> bool:
+    """Whether inequalities that "or" joins may say the same as a union of intervals."""
+    are_relations = all(
+        isinstance(item.value, Formula) and is_relation(item.value.latex) for item in of.items
+    )
+    return bool(_UNION.search(formula.latex)) and not of.brackets and are_relations
+
+
+def _union(formula: Formula) -> Items:
+    sets = _MEMBER.sub("", formula.latex)
+    return Items(items=tuple(read(part) for part in _UNION.split(sets)))
 
 
 def _same_quantity(gold: Quantity, answer: Quantity) -> bool:

@@ -46,6 +46,7 @@ _TAG = re.compile(r"<answer>(.*?)(?:</answer>|(?=<answer>)|\Z)", re.I | re.S)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.*?)[ \t]*$", re.M)
 _LAST_LINE_HASHES = re.compile(r"^[ \t]*####[ \t]*([^\n]*?)\s*\Z", re.M)
 _BARE_VALUE = re.compile(r"[-+]?\s?[$€£¥]?\s?\.?\d[\d,. ]*(?:/\d+)?\s?(?:%|\\%)?\.?")
+_CALCULATOR = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")  # notes inside GSM8K's solutions
 _PHRASE = re.compile(
     r"\banswers?\b(?:[ \t]*\([^()\n]{0,40}\))?[*_\s\"'`)\]]*[:=]"
     r"|\banswers?\b(?:(?!\b(?:not|cannot|never)\b|n't)(?:[^\n.:=]|\.(?=\d))){0,80}?"
@@ -66,7 +67,7 @@ def answer_part(response: str) -> Part | None:
     the last "answer is" or "answer:", else all of the text. None when nothing is left
     outside the thinking, or when the last box is empty or was never closed.
     """
-    text = without_emphasis(without_thinking(response))
+    text = without_emphasis(_CALCULATOR.sub("", without_thinking(response)))
     boxes = list(_BOX.finditer(text))
     if boxes:
         content = _box_content(text, boxes[-1].end())

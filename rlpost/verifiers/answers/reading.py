@@ -85,6 +85,10 @@ _NAME = re.compile(
     r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"
 )
 _MATRIX = re.compile(r"\\begin\{([a-z]*matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.S)
+_REALS = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)")
+_DESCRIBED_SET = re.compile(
+    r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*(?:\{\s*R\s*\}|R)\s*)?[|:]\s*(?P<rule>[^|:]+)\\\}"
+)
 _GROUPED_TUPLE = re.compile(r"[(\[]\s*-?\d{1,3}(?:,-?\d{3})+\s*[)\]]")  # (12,345) is a point
 _JOINER = re.compile(r"[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _LABEL = re.compile(
@@ -117,6 +121,11 @@ def _value_follows(text: str) -> bool:
 
 
 def _read(bare: str, *, depth: int) -> Reading:
+    described = _DESCRIBED_SET.fullmatch(bare)
+    if described and is_relation(described["rule"]):
+        bare = peeled(described["rule"])  # {x | x > 3} is x > 3
+    if _REALS.fullmatch(bare):
+        bare = r"(-\infty,\infty)"
     sides = _split(_EQUALS, bare)
     if len(sides) > 1 and not _has_several(sides, bare):
         return _equation(sides, bare, depth=depth)
