@@ -8,7 +8,7 @@ joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 import argparse
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Machines that need not exist, all alike."""
+    """Machines that need not exist, all alike; the fields have the names of the flags."""
 
-    num_nodes: int = number(1, at_least=1, at_most=10**4)
+    nodes: int = number(1, at_least=1, at_most=10**4)
     cores: int = number(64, at_least=1, at_most=10**4)
     node_gib: float = number(512, above=0, at_most=1e6)
-    gpus_per_node: int = number(0, at_least=0, at_most=1000)
+    gpus: int = number(0, at_least=0, at_most=1000)
     gpu_gib: float = number(80, above=0, at_most=1e4)
 
 
@@ -48,13 +48,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("stage", choices=("rl", "rft"))
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)
-    described = {
-        "num_nodes": args.nodes,
-        "cores": args.cores,
-        "node_gib": args.node_gib,
-        "gpus_per_node": args.gpus,
-        "gpu_gib": args.gpu_gib,
-    }
+    described = {field.name: getattr(args, field.name) for field in fields(Hardware)}
     told = {name: value for name, value in described.items() if value is not None}
     hardware = Hardware(**told) if told else None
     return exit_code(lambda: _plan(args.stage, args.overrides, hardware))
@@ -93,7 +87,7 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     cfg, resolved = compose_rl(overrides, stage=stage)
     device = None
     if hardware is not None:
-        device = Device.cuda if hardware.gpus_per_node else Device.cpu
+        device = Device.cuda if hardware.gpus else Device.cpu
         if device is Device.cuda and cfg.trainer.dtype is DType.auto:
             cfg = replace(cfg, trainer=replace(cfg.trainer, dtype=DType.bfloat16))
     with tempfile.TemporaryDirectory() as scratch:  # a plan is of no run that is there already
@@ -104,14 +98,11 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
 def _imagined(hardware: Hardware) -> _Machines:
     from rlpost.control.seating import Node
 
-    names = [f"node {number}" for number in range(1, hardware.num_nodes + 1)]
+    names = [f"node {number}" for number in range(1, hardware.nodes + 1)]
     return _Machines(
-        nodes=[
-            Node(id=name, name=name, cpus=hardware.cores, gpus=hardware.gpus_per_node)
-            for name in names
-        ],
+        nodes=[Node(id=name, name=name, cpus=hardware.cores, gpus=hardware.gpus) for name in names],
         node_bytes=dict.fromkeys(names, hardware.node_gib * GIB),
-        gpu_bytes=hardware.gpu_gib * GIB if hardware.gpus_per_node else None,
+        gpu_bytes=hardware.gpu_gib * GIB if hardware.gpus else None,
     )
 
 

@@ -5,10 +5,13 @@ Refuses to own which options exist (convert.py) and the names of other libraries
 (foreign_names.py). Invariant: what passes can be composed or fails in words; nothing is written.
 """
 
+import argparse
 import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
+
+from hydra.core.override_parser.types import Glob, RangeSweep
 
 from rlpost.config.explain import known_choices, known_keys, unknown_option
 from rlpost.config.foreign_names import foreign_answer
@@ -22,6 +25,7 @@ _FLAGS = frozenset({
     "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path",
 })  # fmt: skip
 _HYDRA = re.compile(r"hydra([./](launcher|sweeper)\b|\.searchpath$)")
+_MOST_VALUES = 10**6  # of one range of a sweep
 
 
 def check_command_line(argv: Sequence[str]) -> None:
@@ -40,7 +44,13 @@ def check_command_line(argv: Sequence[str]) -> None:
             )
         if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
             raise UserError(_unknown_flag(word))
-    for override in get_args_parser().parse_intermixed_args(list(argv)).overrides:
+    parser = get_args_parser()
+    parser.exit_on_error = False  # else it prints all flags of hydra, and ends the process
+    try:
+        overrides = parser.parse_intermixed_args(list(argv)).overrides
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; `rlpost rl --help` shows the flags") from error
+    for override in overrides:
         check_override(override)
 
 
@@ -65,6 +75,8 @@ def check_override(text: str) -> None:
             f"~{group} cannot be removed: every option has a value; leave the override out to get "
             "the default"
         )
+    if override.is_sweep_override():
+        _check_sweep(text, override)
     known = known_choices(group)
     if known and not (override.is_delete() or override.is_sweep_override()):
         _check_choice(group, override.value(), known)
@@ -78,6 +90,28 @@ def _may_be_added(key: str) -> bool:
     return (
         leads_to or bool(known_choices(key)) or key.startswith(("hydra", "algorithm.corrections."))
     )
+
+
+def _check_sweep(text: str, override: Any) -> None:
+    """Refuse what gives a sweep no value at all, or values without end."""
+    swept = override.value()
+    if isinstance(swept, Glob) and not swept.filter(known_choices(override.key_or_group)):
+        raise UserError(
+            f"{text} matches no name; glob() chooses among those of a group such as experiment "
+            "or loss"
+        )
+    if isinstance(swept, RangeSweep):
+        length, step = swept.stop - swept.start, swept.step
+        if not length * step > 0:
+            raise UserError(
+                f"{text} holds no value; write range(START,STOP,STEP) with a STEP that leads from "
+                "START towards STOP"
+            )
+        if abs(length) > _MOST_VALUES * abs(step):
+            raise UserError(
+                f"{text} has more than {_MOST_VALUES} values; write a range of fewer, or search "
+                "with sweep=optuna"
+            )
 
 
 def _check_choice(group: str, value: Any, known: Sequence[str]) -> None:

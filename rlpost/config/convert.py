@@ -6,6 +6,7 @@ of a dataclass, and every field is there.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -124,6 +125,17 @@ def _refuse_strangers(node: DictConfig, path: str) -> None:
     for key in map(str, node):
         if OmegaConf.is_dict(node._get_node(key)):
             _refuse_strangers(node[key], f"{path}{key}.")
+        elif OmegaConf.is_list(node._get_node(key)):
+            _refuse_nested(node[key] or [], f"{path}{key}")
+
+
+def _refuse_nested(values: Sequence[Any], path: str) -> None:
+    """Raise UserError for a list or mapping in a list, which OmegaConf takes for a string."""
+    for index, value in enumerate(values):
+        if OmegaConf.is_config(value):
+            raise UserError(
+                f"{path}[{index}] must be a single value, got {value!s:.100}; write {path}=[A,B]"
+            )
 
 
 def _refuse_unregistered(composed: DictConfig, group: str, registry: Registry) -> None:

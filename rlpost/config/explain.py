@@ -10,8 +10,23 @@ import re
 from omegaconf import OmegaConf
 
 from rlpost.config.foreign_names import foreign_answer
+from rlpost.errors import UserError
 
 _LIST = "`rlpost rl --cfg job` lists all"
+
+# What OmegaConf says of a value of the wrong shape -> what follows the option's name.
+_SHAPES = {
+    r"field '.*' is not Optional": "cannot be null; leave it out to get the default",
+    r"\w+ is not a ListConfig|DictConfig with ListConfig(.|\n)*=List\[": (
+        "must be a list, such as [A,B]"
+    ),
+    r"Invalid type assigned: \w+ is not a subclass of \w+Config|DictConfig with ListConfig": (
+        "holds options of its own; give one of them, as in trainer.lr=1e-5"
+    ),
+    r"Cannot convert '(dict|list)' to string|of type '(dict|list)' could|\(list\) is not a valid": (
+        "takes a single value, no list and no options below it"
+    ),
+}
 
 
 def explain(error: Exception) -> str:
@@ -19,6 +34,8 @@ def explain(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, UserError):  # of a launcher or sweeper, which hydra calls
+        return str(cause)
     text = f"{error}\n{cause}"
     choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
@@ -46,11 +63,17 @@ def explain(error: Exception) -> str:
 
 def _plain(error: Exception, cause: BaseException, text: str) -> str:
     first, reason = _sentence(error), _sentence(cause)
+    place = re.search(r"full_key: (\S+)", text)
+    for said, meant in _SHAPES.items():
+        if place is not None and re.search(said, str(cause)):
+            return f"{place[1]} {meant}"
+    absent = re.match(r"Could not override '([^'@]+)@", first)
+    if absent:
+        return f"{absent[1]} has one place in the configuration; give {absent[1]}=NAME, without @"
     override = re.match(r"Error merging override ([^=\s]+)", first)
     if override:
         return f"{override[1].lstrip('+~')}: {reason}"
     sentence = first if reason in first else f"{first}: {reason}"
-    place = re.search(r"full_key: (\S+)", text)
     if place is None or place.group(1) in sentence:
         return sentence
     return f"{place.group(1)}: {sentence}"
@@ -74,7 +97,8 @@ def _unknown_key(text: str) -> str | None:
         return None
     place = re.search(r"full_key: (\S+)", text)
     override = re.search(r"Could not override '([^']+)'", text)
-    return override[1] if override else place[1] if place else key[1]
+    named = [match[1] for match in (override, place) if match]
+    return max(named, key=len) if named else key[1]
 
 
 def unknown_option(key: str) -> str:
@@ -111,6 +135,8 @@ def _closest(key: str) -> str | None:
     if close:
         return close[0]
     name = key.rpartition(".")[2]
+    if name in ("name", "path", "kind"):  # they say nothing about what was meant
+        return None
     alike = [each for each in known if each.rpartition(".")[2] == name]
     return alike[0] if len(alike) == 1 else None
 

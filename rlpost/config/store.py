@@ -3,7 +3,9 @@
 Owns the names of groups. Refuses to own defaults (dataclasses) and recipes (YAML).
 """
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.registry import Registry
@@ -42,3 +44,7 @@ def register_configs() -> None:
         for entry in registry:
             package = option_path(group, entry.name)
             store.store(group=group, name=entry.name, node=entry.config, package=package)
+    # An option below hydra's own default, None, would fail in hydra without words.
+    Plugins.instance()  # whose search for plugins would put the default back
+    sweeper = BasicSweeperConf(params={})
+    store.store(group="hydra/sweeper", name="basic", node=sweeper, provider="hydra")

@@ -41,6 +41,13 @@ def open_shell(
     import transformers
 
     name = config.architectures[0]
+    num_layers = getattr(config, "num_hidden_layers", None) or 0
+    if num_layers > len(stored):  # before they are built, which takes long for a wrong number
+        raise UserError(
+            f"{field}: config.json in {directory} has {num_layers} layers, and the weights have "
+            f"{len(stored)} tensors in all; config and weights are of two models, copy or "
+            "download the whole model again"
+        )
     with reading_model(f"{field}: the model in {directory} ({name}) cannot be built"):
         architecture = getattr(transformers, name)
         model, report = architecture.from_pretrained(

@@ -200,7 +200,13 @@ def find_resume_point(
     if resume == "auto":
         return _latest(store)
     path = Path(resume).expanduser()
-    load_manifest(path)
+    try:
+        load_manifest(path)
+    except DataError as error:
+        raise DataError(
+            f"resume={resume} is not a whole checkpoint: {error}; checkpoints are "
+            "runs/<name>/checkpoints/step_NNNNNN"
+        ) from error
     return path
 
 

@@ -123,6 +123,7 @@ def test_no_name_of_ours_is_taken_for_a_foreign_one():
         ("reward_funcs", "it is called verifier.path here"),
         ("warmup_ratio", "set trainer.warmup_steps"),
         ("val_before_train", "always evaluated before step 1"),
+        ("trainer.epochs", "a run counts optimizer steps"),
         ("stop_strings", "it is called rollout.stop here"),
     ],
 )
@@ -130,7 +131,18 @@ def test_answers(name, answer):
     assert answer in unknown_option(name)
 
 
-@pytest.mark.parametrize("name", ["zzz", "trainer.completely_else", "rollout.speed", "n", "x.y"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "zzz",
+        "trainer.completely_else",
+        "rollout.speed",
+        "n",
+        "x.y",
+        "trainer.optim_.name",
+        "mine.path",
+    ],
+)
 def test_nothing_is_suggested_where_nothing_is_near(name):
     assert "did you mean" not in unknown_option(name)
 

@@ -212,6 +212,7 @@ BROKEN = {
     "a tensor of another shape": (weights(reshape), "has the shape 64x96.*needs 64x64"),
     "fewer layers than weights": (config(num_hidden_layers=1), "has no place"),
     "more layers than weights": (config(num_hidden_layers=3), "would start at random"),
+    "layers without end": (config(num_hidden_layers=10**9), "1000000000 layers.*tensors in all"),
     "another width": (config(intermediate_size=99), "has the shape"),
     "NaN": (weights(fill(float("nan"))), r"values in model\.norm\.weight.*not finite"),
     "infinity": (weights(fill(float("inf"))), r"values in model\.norm\.weight.*not finite"),

@@ -55,6 +55,8 @@ def test_other_settings_are_refused_and_free_ones_are_not(directory):
 def test_named_checkpoint_must_exist(directory, tmp_path):
     with pytest.raises(UserError, match=r"not a\s+directory"):
         resume_point(directory, str(tmp_path / "nope"))
+    with pytest.raises(DataError, match=r"resume=\S+ is not a whole checkpoint: .*MANIFEST"):
+        resume_point(directory, str(tmp_path))
 
 
 def test_two_drivers_cannot_share_a_directory(directory):
