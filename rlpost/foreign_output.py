@@ -16,6 +16,7 @@ from typing import TextIO
 log = logging.getLogger(__name__)
 
 _MAX_LINE = 2000  # characters
+_LIBRARIES = ("transformers",)  # those that keep the stream of when they were imported
 _logging = threading.local()  # a handler that writes to the stream it logs for must not recurse
 
 
@@ -61,5 +62,23 @@ def logged_output() -> Iterator[TextIO]:
             print("loaded", file=terminal)
     """
     terminal, stream = sys.stdout, LoggedStream()
-    with redirect_stdout(stream), redirect_stderr(stream):
+    with redirect_stdout(stream), redirect_stderr(stream), _handlers_on(stream):
         yield terminal
+
+
+@contextmanager
+def _handlers_on(stream: LoggedStream) -> Iterator[None]:
+    """Let the handlers that a library made for the terminal write to ``stream`` for a while."""
+    handlers = [
+        (handler, handler.stream)
+        for library in _LIBRARIES
+        for handler in logging.getLogger(library).handlers
+        if type(handler) is logging.StreamHandler
+    ]
+    for handler, _ in handlers:
+        handler.stream = stream  # setStream() would flush what may be closed
+    try:
+        yield
+    finally:
+        for handler, before in handlers:
+            handler.stream = before

@@ -32,6 +32,25 @@ def test_prints_bars_and_handlers_are_logged_and_not_shown(capsys, caplog):
     assert said[4] == "kept the stream"
 
 
+def test_a_library_that_was_imported_before_is_logged_too(capsys, caplog):
+    from transformers.utils import logging as transformers_logging
+
+    caplog.set_level(logging.INFO, LOGGER)
+    logger = transformers_logging.get_logger("transformers.a_part")  # makes the library's handler
+    handlers = logging.getLogger("transformers").handlers
+    (handler,) = [each for each in handlers if type(each) is logging.StreamHandler]
+    before, handler.stream = handler.stream, sys.stderr
+    try:
+        with logged_output():
+            logger.warning("a report of many lines")
+        logger.warning("afterwards")
+    finally:
+        handler.stream = before
+    shown = capsys.readouterr().err
+    assert "afterwards" in shown and "report" not in shown
+    assert any("a report of many lines" in each for each in caplog.messages)
+
+
 def test_a_handler_that_writes_to_the_stream_it_logs_for_ends(capsys):
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)

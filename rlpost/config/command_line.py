@@ -101,7 +101,7 @@ def _check_sweep(text: str, override: Any) -> None:
             "or loss"
         )
     if isinstance(swept, RangeSweep):
-        length, step = swept.stop - swept.start, swept.step
+        length, step = (swept.stop or 0) - (swept.start or 0), swept.step
         if not length * step > 0:
             raise UserError(
                 f"{text} holds no value; write range(START,STOP,STEP) with a STEP that leads from "
