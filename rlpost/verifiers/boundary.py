@@ -100,7 +100,7 @@ def _checked(score: Any) -> dict[str, Any]:
         if "reward" not in score:
             raise TypeError(f"the verifier returned a dict without 'reward': {list(score)!r:.200}")
         info = {
-            _text(str(key)): _plain(value)
+            _text(_shown(str, key)): _plain(value)
             for key, value in list(score.items())[:MAX_ITEMS]
             if key != "reward"
         }
@@ -124,7 +124,13 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, int) and abs(value) < 2**63:
         return int(value)
-    return _text(value if isinstance(value, str) else repr(value))
+    return _text(value if isinstance(value, str) else _shown(repr, value))
+
+
+def _shown(show: Callable[[Any], str], value: Any) -> str:
+    """Information that cannot be shown, such as an endless nesting, costs no reward."""
+    text, _ = attempt(lambda: show(value))
+    return text if text is not None else f"({type(value).__name__} that cannot be shown)"
 
 
 def _text(text: str, max_length: int = MAX_TEXT) -> str:

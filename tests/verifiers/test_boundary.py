@@ -148,3 +148,25 @@ def test_deep_recursion_is_an_error():
 
 def test_attempt_returns_results():
     assert attempt(lambda: 7) == (7, None)
+
+
+def test_information_that_cannot_be_shown_costs_no_reward():
+    nest = {}
+    inner = nest
+    for _ in range(5000):
+        inner["a"] = inner = {}
+
+    class Silent:
+        def __repr__(self):
+            raise SystemExit
+
+        __str__ = __repr__
+
+    reply = _reply({"reward": 0.5, "deep": nest, "big": 10**6000, "own": Silent(), Silent(): 1})
+    assert (reply["reward"], reply["error"]) == (0.5, None)
+    assert reply["info"] == {
+        "deep": "(dict that cannot be shown)",
+        "big": "(int that cannot be shown)",
+        "own": "(Silent that cannot be shown)",
+        "(Silent that cannot be shown)": 1,
+    }
