@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlpost.data.boundary import attempt, refusal
 from rlpost.data.rows import Row, RowStream
 from rlpost.errors import DataError
 
 _BATCH_ROWS = 1024
+_SHORT_FLOATS: dict[str, type[np.floating[Any]]] = {"float": np.float32, "halffloat": np.float16}
 _WAY_OUT = "write the file again, with text as UTF-8"
 
 
@@ -116,12 +119,22 @@ def _require_sound(batch: Any) -> None:
 
 def _decoded(batch: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        short = _SHORT_FLOATS.get(str(column.type))
+        for row in rows if short else ():
+            row[name] = _as_written(row[name], short)
     return rows
+
+
+def _as_written(value: Any, short: type[np.floating[Any]] | None) -> Any:
+    """Return 0.1 for the 32 bits that stand for it, and not 0.10000000149011612."""
+    return value if value is None or short is None else float(str(short(value)))
 
 
 def _row(batch: Any, index: int, address: str) -> Row:
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         with refusal(address, f"column {name!r} cannot be decoded", way_out=_WAY_OUT):
-            columns[name] = column[index].as_py(maps_as_pydicts="strict")
+            value = column[index].as_py(maps_as_pydicts="strict")
+            columns[name] = _as_written(value, _SHORT_FLOATS.get(str(column.type)))
     return Row(columns=without_missing(columns), address=address)

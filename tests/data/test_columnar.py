@@ -134,3 +134,11 @@ def test_a_cell_that_points_outside_of_its_data(tmp_path: Path) -> None:
         sink.write_batch(pa.RecordBatch.from_arrays([text], schema=schema))
     with pytest.raises(DataError, match=r"a\.arrow: not a readable Arrow file: ArrowInvalid"):
         list(load_rows(str(path)))
+
+
+def test_short_floats_are_the_decimals_that_were_written(path: Path) -> None:
+    numbers = [0.1, 16777216.0, None, 2.5, -1e-7]
+    table = pa.table({"answer": pa.array(numbers, pa.float32()), "prompt": ["a"] * 5})
+    assert table.to_pylist()[0]["answer"] != 0.1  # negative control
+    found = [row for row in load_rows(write(path, table)) if isinstance(row, Row)]
+    assert [row.columns["answer"] for row in found] == numbers

@@ -115,6 +115,9 @@ def is_unworked(gold: Reading, answer: Reading) -> bool:
             is_unworked(gold_item, item)
             for gold_item, item in zip(right.items, given.items, strict=False)
         )
+    if isinstance(right, Matrix) and isinstance(given, Matrix):
+        rows = zip(right.rows, given.rows, strict=False)
+        return any(any(map(is_unworked, *cells)) for cells in rows)
     if not isinstance(right, Quantity) or right.form is Form.WORK:
         return False
     if isinstance(given, Formula):

@@ -44,7 +44,12 @@ _UNIT_AFTER = re.compile(
 # "not 18", "is more than 18", "between 17 and 18", "18 or more": the answer is not said to be 18.
 _QUOTED = r"[\s\x1f*_`\"'({$]*"
 _DENIED = re.compile(
-    rf"(?:\b(?:not|never|cannot|neither|nor|except)|n't)(?:\s+(?:be|equal|equal to))?{_QUOTED}$",
+    rf"(?:\b(?:not|never|cannot|neither|nor|except)|n't)(?:\s+(?:be|equal|equal to))?{_QUOTED}$"
+    r"|(?:不是|不等于|不为)\s*$",
+    re.I,
+)
+_DENIED_AFTER = re.compile(
+    rf"{_QUOTED}[*_`\"')}}$]*\s+(?:(?:is|are)\s+(?:not|wrong|incorrect|false)|isn't|cannot be)\b",
     re.I,
 )
 _COMPARED = re.compile(
@@ -78,11 +83,17 @@ class Expressions:
         None when it is only a bound: "more than 18" and "18 or more" do not say what is.
         """
         place = len(self) - 1
-        while place >= 0 and _DENIED.search(self._before(place)):
+        while place >= 0 and self._is_denied(place):
             place -= 1
         if place < 0 or self._is_bound(place):
             return None
         return _with_unit(self._text, *self._spans[place])
+
+    def _is_denied(self, index: int) -> bool:
+        return bool(
+            _DENIED.search(self._before(index))
+            or _DENIED_AFTER.match(self._text, self._spans[index][1])
+        )
 
     def _is_bound(self, index: int) -> bool:
         is_list = index > 0 and _LIST_JOINER.fullmatch(self._between(index - 1))
@@ -167,6 +178,8 @@ def _joins(
         return depth > 0 or (following.isdigit() and text[end - 1].isdigit())
     if kind in ("letter", "joined", "function") and spaced:
         return previous in ("sign", "bracket", "command", "comma")
+    if kind == "number" and spaced and previous == "number" and text[end - 1] == ".":
+        return False  # the point ends a sentence
     if kind == "number" and spaced:
         return previous in ("sign", "bracket", "command", "comma", "number", "function")
     if kind == "sign" and match[0] == "-" and previous == "letter" and not spaced:

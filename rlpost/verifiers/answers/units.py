@@ -32,6 +32,7 @@ _GROUPS = (
 _SAME = {name: group.split()[0] for group in _GROUPS for name in group.split()}
 _QUOTIENTS = {"mph": "mi/h", "kmh": "km/h", "kmph": "km/h", "kph": "km/h"}
 _MONEY = {"$": "dollar", "€": "euro", "£": "gbp"}
+_NO_UNITS = frozenset(("and", "or", "is", "are", "was", "not", "isn", "cannot", "but", "nor"))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))"
 _WORD = r"[A-Za-zµμΩ]+\.?"
 _UNIT = re.compile(
@@ -56,7 +57,7 @@ def split_unit(text: str) -> tuple[str, int, str] | None:
         return None
     body, unit, spaced = match["body"], match["unit"].strip(), bool(match["gap"])
     words = [word for word, _ in _ATOM.findall(_DEGREES.sub("", unit))]
-    if any(word.lower() in FUNCTIONS or word.lower() in ("and", "or") for word in words):
+    if any(word.lower() in FUNCTIONS or word.lower() in _NO_UNITS for word in words):
         return None
     if not all(_is_unit(word, spaced=spaced) for word in words):
         return None
