@@ -52,6 +52,9 @@ def explain(error: Exception) -> str:
             f"{several[1]} has several values, which make a sweep: add -m; or quote the value if "
             "it is one"
         )
+    there = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
+    if there:
+        return f"{there[1]} has a value already; give {there[1]}=VALUE, without +"
     twice = re.search(
         r"(\S+) appears more than once in the final|Multiple values for (\S+)\.", text
     )

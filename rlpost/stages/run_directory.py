@@ -56,6 +56,7 @@ _WRITTEN = (
     "wandb",
     "wishes.json",
 )
+_DIRECTORIES = ("checkpoints", "dataset", "export", "rollouts", "tensorboard", "wandb")
 # What it leaves there when it is killed (`.nfs` is what NFS makes of an open file's removal).
 _SCRATCH = (".lock", ".weights", ".export-scratch", ".nfs", *(f".{name}." for name in _WRITTEN))
 
@@ -128,13 +129,20 @@ class RunDirectory:
                 f"run.dir: {self.root} cannot be a run's directory: {error.strerror}; set run.dir "
                 "to a directory you can write to"
             ) from error
-        strangers = [n for n in names if n not in _WRITTEN and not n.startswith(_SCRATCH)]
+        strangers = [n for n in names if not self._is_of_a_run(n)]
         if strangers:
             shown = ", ".join(f"{name!a:.80}" for name in strangers[:4])
             raise UserError(
                 f"run.name: {self.root} holds what no run wrote: {shown}"
                 f"{' ...' if len(strangers) > 4 else ''}; choose another run.name, or move it away"
             )
+
+    def _is_of_a_run(self, name: str) -> bool:
+        """Whether a run writes something of that name and kind; links may lead elsewhere."""
+        path = self.root / name
+        if name in _DIRECTORIES:
+            return path.is_dir()
+        return name.startswith(_SCRATCH) or (name in _WRITTEN and path.is_file())
 
     @property
     def exists(self) -> bool:
@@ -194,7 +202,7 @@ def find_resume_point(
                 "run.name, or move that directory away"
             )
         return None
-    if directory.config.exists() and directory.holds_a_run:
+    if directory.holds_a_run:
         _refuse_other_config(directory, resolved)
     read_metrics(directory.metrics)  # raises where the run could not go on with them
     if resume == "auto":

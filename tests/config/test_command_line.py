@@ -106,6 +106,7 @@ WORDS = {
     "verifier.kind=numeric": "verifier.kind=numeric does not change what was chosen, math",
     "loss.kind=gspo": "loss.kind=gspo does not change what was chosen, clip",
     "algorithm.advantage=rloo": "give algorithm/advantage=NAME",
+    "+loss.clip_low=0.1": "loss.clip_low has a value already; give loss.clip_low=VALUE, without +",
     "+verifier=numeric": "verifier is chosen twice",
     "verifier@elsewhere=math": "give verifier=NAME, without @",
     "+verifier@elsewhere=math": "elsewhere is not an option",

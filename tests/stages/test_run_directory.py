@@ -1,5 +1,8 @@
 """What is in the directory already decides what ``resume`` does."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from rlpost.checkpoint.store import CheckpointStore
@@ -114,6 +117,41 @@ def test_what_a_run_writes_and_leaves_when_killed_is_its_own(directory):
         (directory.root / name).mkdir()
     directory.lock().close()
     assert resume_point(directory).name == "step_000002"
+
+
+def fifo(path):
+    os.mkfifo(path)  # reading it would wait for ever
+
+
+def loop(path):
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [fifo, loop, Path.mkdir])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_what_is_no_file_in_the_place_of_a_record_is_no_record(directory, name, make):
+    directory.write_config(CONFIG)
+    save(directory, 2)
+    (directory.root / name).unlink(missing_ok=True)
+    make(directory.root / name)
+    with pytest.raises(UserError, match=f"holds what no run wrote: '{name}'"):
+        resume_point(directory)
+
+
+def test_directories_of_a_run_may_lie_elsewhere(directory, tmp_path):
+    directory.write_config(CONFIG)
+    save(directory, 2)
+    directory.checkpoints.rename(tmp_path / "large disk")
+    directory.checkpoints.symlink_to(tmp_path / "large disk")
+    assert resume_point(directory).name == "step_000002"
+
+
+def test_a_run_without_its_settings_is_not_gone_on_with(directory):
+    directory.write_config(CONFIG)
+    save(directory, 2)
+    directory.config.unlink()
+    with pytest.raises(DataError, match="it says which settings the run"):
+        resume_point(directory)
 
 
 def test_a_file_in_the_place_of_the_directory_is_said(directory, tmp_path):
