@@ -58,7 +58,9 @@ _SHORT_FRACTION = re.compile(
 _BOLD = re.compile(r"(?<![\w)}*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w(*])")
 _ITALIC = re.compile(r"(?<![\w)}*_\\])([*_])(?=[^\s*_])([^*_\n]+?)(?<=\S)\1(?![\w({*])")
 _PERCENT = re.compile(r"\s*(?:\\%|\b(?:percent|per cent|pct)\b)", re.IGNORECASE)
-_MINUS = re.compile(r"\b(?:negative|minus)\s+(?=\$?\.?\d|\\(?:frac|sqrt|pi)\b)", re.IGNORECASE)
+_MINUS = re.compile(
+    r"(?<!non-)(?<!non )\b(?:negative|minus)\s+(?=\$?\.?\d|\\(?:frac|sqrt|pi)\b)", re.IGNORECASE
+)
 _ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
 _TIMES_X = re.compile(r"(?<=\d)[xX](?=\d)|(?<=[\d)}])\s+[xX]\s+(?=\d)")
 _DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}|(?<!\^)(?<!\^ )\\circ(?![A-Za-z])")

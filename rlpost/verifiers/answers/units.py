@@ -27,11 +27,11 @@ _GROUPS = (
     "a amp amps ampere amperes", "hz hertz", "pa pascal pascals", "kpa", "k kelvin kelvins",
     "mol mole moles", "c celsius", "f fahrenheit", "rad radian radians", "deg degree degrees",
     "cent cents", "ev", "ohm ohms", "gallon gallons gal", "acre acres",
-    "dollar dollars usd", "euro euros eur", "yuan rmb cny", "rupee rupees inr", "yen jpy", "gbp",
+    "dollar dollars usd", "euro euros eur", "yuan rmb cny", "rupee rupees inr", "yen jpy",
 )  # fmt: skip
 _SAME = {name: group.split()[0] for group in _GROUPS for name in group.split()}
 _QUOTIENTS = {"mph": "mi/h", "kmh": "km/h", "kmph": "km/h", "kph": "km/h"}
-_MONEY = {"$": "dollar", "€": "euro", "£": "gbp"}
+_MONEY = {"$": "dollar", "€": "euro"}
 _NO_UNITS = frozenset(("and", "or", "is", "are", "was", "not", "isn", "cannot", "but", "nor"))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))"
 _WORD = r"[A-Za-zµμΩ]+\.?"
