@@ -139,15 +139,21 @@ def _row(line: bytes, address: str) -> Row:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{address}: not JSON ({error}); remove the line to go on") from error
-    step, time_s = (row.get("step"), row.get("time_s")) if isinstance(row, dict) else (None, None)
-    whole = isinstance(step, int) and not isinstance(step, bool)
-    timed = isinstance(time_s, int | float) and not isinstance(time_s, bool)
-    if not isinstance(row, dict) or not whole or not timed:
+    fields = row if isinstance(row, dict) else {}
+    numbers = {name for name, value in fields.items() if type(value) in (int, float)}
+    whole = type(fields.get("step")) is int and fields["step"] >= 0
+    if not whole or "time_s" not in numbers:
         raise DataError(
             f"{address}: must be an object with a whole 'step' and a 'time_s' in seconds; remove "
             "the line to go on"
         )
-    return row
+    for name in fields.keys() - numbers:
+        if fields[name] is not None:
+            raise DataError(
+                f"{address}: {name!a:.100} must be a number or null, got "
+                f"{type(fields[name]).__name__}; remove the line to go on"
+            )
+    return fields
 
 
 def _repair(path: Path) -> None:

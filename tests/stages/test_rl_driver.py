@@ -121,6 +121,7 @@ def test_a_wish_ends_with_the_process_it_was_made_to(run, tmp_path):
         return RunStatus.done
 
     (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.yaml").write_text("seed: 0\n")  # by which it is a run's directory
     wish_for_generators(tmp_path / "cut" / "wishes.json", 9)
     assert run(work).exit_code == 0
     assert not (tmp_path / "cut" / "wishes.json").exists()

@@ -194,6 +194,8 @@ BROKEN_METRICS = {
     "deep": b'{"step": 1, "time_s": 1}\n' + b"[" * 100_000 + b"\n",
     "no step": b'{"step": 1, "time_s": 1}\n{"time_s": 1}\n',
     "no time": b'{"step": 1, "time_s": 1}\n{"step": 2, "time_s": "later"}\n',
+    "a word for a metric": b'{"step": 1, "time_s": 1}\n{"step": 2, "time_s": 2, "m": "high"}\n',
+    "a list for a metric": b'{"step": 1, "time_s": 1}\n{"step": 2, "time_s": 2, "m": [1]}\n',
     "a step twice": b'{"step": 1, "time_s": 1}\n{"step": 1, "time_s": 2}\n',
     "a huge number": b'{"step": 1, "time_s": 1}\n{"step": ' + b"1" * 5000 + b"}\n",
 }
