@@ -54,7 +54,8 @@ _CHOICE_GOLD = re.compile(
 )
 _LETTER = re.compile(
     r"(?<![A-Za-z\d\\'])(?:\(\s*([A-Za-z])\s*\)|([A-Z])"
-    r"(?=\s*(?:[.):,;]|$|\n|\s(?:because|since|as)\b|\s-\s+\w)))"
+    r"(?=\s*(?:[.):,;]|$|\n|\s(?:because|since|as)\b|\s-\s+\w"
+    r"|\s(?:is|was)\s+(?:the\s+)?(?:correct|right|best|answer)\b)))"
 )
 _LEADING_LETTER = re.compile(
     r"(?:option|choice|answer)?\s*[(\[]?\s*([A-Z])\s*(?:[)\].:,;]|$|\s(?:because|since|as|is)\b|\s+[-/]\s)",
