@@ -5,6 +5,7 @@ tokenizers (tokenizer_files.py). Invariant: code that comes with a model is neve
 """
 
 from enum import Enum
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def read_config(directory: Path, *, field: str, role: Role) -> Any:
     if not file.is_file():
         raise UserError(f"{field}: {_without_config(directory)}")
     fields = read_json_object(file, field=field)
+    broken = [name for name, value in fields.items() if isinstance(value, float) and isnan(value)]
+    if broken:
+        raise UserError(
+            f"{field}: `{broken[0]}` in {file} is not a number (NaN); copy the model's config.json "
+            "again"
+        )
     _refuse_unknown(fields, file, field=field)
     with reading_model(f"{field}: {file} cannot be understood"):
         config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)

@@ -52,7 +52,7 @@ def _refuse_other_vocabulary(
             f"{way_out}"
         )
     ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
-    unknown = [token for token in ends if token is not None and token > largest]
+    unknown = [token for token in ends if token is not None and not 0 <= token <= largest]
     if unknown:
         raise UserError(
             f"{rule}config.json names {unknown[0]} as its `eos_token_id`, and the tokenizer's ids "

@@ -223,6 +223,8 @@ BROKEN = {
     "an empty tokenizer": (text(TOKENIZER, "{}"), "tokenizer in .* cannot be read"),
     "vocabulary below the tokenizer's": (small_vocabulary, "go up to 258.* 200 embeddings"),
     "tokenizer of a small model": (large_vocabulary, "knows 259 tokens, and the model has 900"),
+    "a negative end of a text": (config(eos_token_id=-5), "names -5 as its `eos_token_id`"),
+    "NaN in the config": (config(rms_norm_eps=float("nan")), "`rms_norm_eps` .*not a number"),
     "unknown end of a text": (config(eos_token_id=300), "names 300 as its `eos_token_id`"),
     "an empty template": (text("chat_template.jinja", ""), "is empty"),
     "a blank template": (text("chat_template.jinja", " \n"), "is empty"),
