@@ -45,21 +45,24 @@ def test_the_own_task_of_the_readme(tmp_path):
     assert files(text).keys() == {"train.jsonl", "heldout.jsonl", "rewards.py"}
     for name, content in files(text).items():
         (tmp_path / name).write_text(content)
-    shell = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", "".join(own)],
-        cwd=tmp_path,
-        env=stranger_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = shell.communicate(timeout=800)
-    finally:
-        os.killpg(shell.pid, signal.SIGKILL)  # the server, which the shell leaves running
-    assert shell.returncode == 0, errors[-3000:]
+    # Into files: the server, which the shell leaves running, would hold a pipe open.
+    said, complained = tmp_path / "stdout", tmp_path / "stderr"
+    with said.open("w") as out, complained.open("w") as err:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", "".join(own)],
+            cwd=tmp_path,
+            env=stranger_environment(),
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            code = shell.wait(timeout=800)
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert code == 0, complained.read_text()[-3000:]
     check_run(tmp_path / "runs" / "own")
+    output = said.read_text()
     answer = json.loads(output[output.index('{"id"') :].splitlines()[0])
     assert answer["choices"][0]["message"]["content"].strip()
 
