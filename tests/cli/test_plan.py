@@ -70,9 +70,9 @@ def test_what_does_not_fit_exits_2(capsys, tiny):
 @pytest.mark.parametrize(
     ("option", "value", "field"),
     [
-        ("--nodes", "0", "num_nodes"),
+        ("--nodes", "0", "nodes must be"),
         ("--node-gib", "nan", "node_gib"),
-        ("--gpus", "-1", "gpus_per"),
+        ("--gpus", "-1", "gpus must be"),
     ],
 )
 def test_impossible_machines_are_refused(capsys, option, value, field):
