@@ -163,7 +163,9 @@ def test_an_output_that_refuses_costs_the_display_and_not_the_run(runs, error):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_every_character_has_a_form_in_every_character_set(runs, encoding):
+def test_every_character_has_a_form_in_every_character_set(runs, encoding, monkeypatch):
+    # pytest's own record of the log could not be sent between the suite's processes.
+    monkeypatch.setattr(logging.getLogger("rlpost"), "propagate", False)
     written = io.BytesIO()
     terminal = RunTerminal(io.TextIOWrapper(written, encoding=encoding), width=80)
     console = Console(run_name="数", num_steps=14, mode=ConsoleMode.plain, terminal=terminal)
