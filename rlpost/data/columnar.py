@@ -12,14 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlpost.data.boundary import attempt, refusal
 from rlpost.data.rows import Row, RowStream
 from rlpost.errors import DataError
 
 _BATCH_ROWS = 1024
-_SHORT_FLOATS: dict[str, type[np.floating[Any]]] = {"float": np.float32, "halffloat": np.float16}
+_SHORT_FLOATS = {"float": "float32", "halffloat": "float16"}  # Arrow's name -> NumPy's
 _WAY_OUT = "write the file again, with text as UTF-8"
 
 
@@ -126,9 +124,13 @@ def _decoded(batch: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _as_written(value: Any, short: type[np.floating[Any]] | None) -> Any:
+def _as_written(value: Any, short: str | None) -> Any:
     """Return 0.1 for the 32 bits that stand for it, and not 0.10000000149011612."""
-    return value if value is None or short is None else float(str(short(value)))
+    if value is None or short is None:
+        return value
+    import numpy as np
+
+    return float(str(np.dtype(short).type(value)))
 
 
 def _row(batch: Any, index: int, address: str) -> Row:

@@ -13,9 +13,11 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from rlpost.errors import ProcessDied
 from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator, _spans
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
+from rlpost.weights.manifest import Manifest
 from rlpost.weights.transports.protocol import Locator
 
-LOCATOR = Locator(transport="shared_memory", manifest={}, where={})
+MANIFEST = Manifest(version=1, entries=())
+LOCATOR = Locator(transport="shared_memory", manifest=MANIFEST.to_dict(), where={})
 PROMPT = Prompt(uid="0", token_ids=(1, 2), text="?")
 REQUEST = GenerationRequest(
     key="a", prompt=PROMPT, num_samples=1, seed=0, sampling=SamplingConfig(max_tokens=1)
