@@ -175,7 +175,7 @@ class CriticRoleConfig(CriticConfig):
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    """Held-out accuracy: before, every so many steps, and after."""
+    """Rewards on held-out prompts: before, every so many steps, and after."""
 
     # Steps; 0: only before and after.
     every: int = number(5, at_least=0, at_most=10**8, hint="0 evaluates only before and after")

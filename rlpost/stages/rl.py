@@ -253,7 +253,7 @@ class RLRun:
         self._report()
 
     async def evaluate(self) -> None:
-        """Held-out accuracy of the weights the generators serve."""
+        """Rewards on held-out prompts, of the weights the generators serve."""
         parts = self.parts
         if parts.heldout_set is None:
             return
