@@ -21,7 +21,7 @@ from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import Staleness, StalenessConfig
 from rlpost.rollout.collector import Collector
 from rlpost.rollout.dispatch import Dispatcher
-from rlpost.rollout.producer import Producer, Source
+from rlpost.rollout.producer import Producer, PromptStream
 from rlpost.rollout.signal import Signal
 from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Span, Trajectory, Verdict
 
@@ -88,7 +88,7 @@ def build(args: argparse.Namespace, world: World) -> Producer:
         return Prompt(uid=uid, token_ids=(1, 2, 3), text="")
 
     return Producer(
-        Source(
+        PromptStream(
             draw=lambda: find("{}:{}".format(*next(rows))),
             find=find,
             useful=lambda group: True,

@@ -84,7 +84,7 @@ def _by_kind(sizes: dict[tuple[str, int], int]) -> dict[str, list[int]]:
 def predicted(overrides: list[str]) -> dict[str, list[float]]:
     found = estimate(prepared("rl", overrides), gpu_bytes=None)
     by_kind = collections.defaultdict(list)
-    for each in [*found.footprints, *found.unseated]:
+    for each in [*found.footprints, *found.unplaced]:
         words = [word.rstrip(":") for word in each.process.split()]
         name = " ".join(word for word in words if not word.isdigit())
         kind = name.replace("generator ", "generator: ") if "generator" in name else name

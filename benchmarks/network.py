@@ -121,7 +121,7 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
 def wait_for_node(output: Path, node: subprocess.Popen) -> None:
     """Return when the node has joined.
 
-    Nodes that start at once on one machine take each other's sockets, and seats are given on
+    Nodes that start at once on one machine take each other's sockets, and slots are given on
     the nodes that are there.
     """
     deadline_s = time.monotonic() + 180

@@ -70,7 +70,7 @@ def bare(args: argparse.Namespace) -> None:
 def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import GeneratorFactory
     from rlpost.cluster.session import ClusterConfig, Session
-    from rlpost.control.seating import Sitter
+    from rlpost.control.slots import ActorSpec
     from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
 
@@ -95,7 +95,7 @@ def actor(args: argparse.Namespace) -> None:
 
     inputs = prompts(model)
     with Session(ClusterConfig()) as session, asyncio.Runner() as runner:
-        session.place([Sitter(name="generator 0", role="generator")])
+        session.place([ActorSpec(name="generator 0", role="generator")])
         factory = GeneratorFactory(
             session,
             cfg,

@@ -29,13 +29,13 @@ class FileRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class CheckpointManifest:
     """The identity and content of one checkpoint.
 
     ``sequence`` counts commits in one directory, so it orders checkpoints in time even
     when a run goes back to an earlier step.
 
-    Example: ``Manifest(step=20, sequence=2, config_hash="9f2c", lineage=("runs/sft",),
+    Example: ``CheckpointManifest(step=20, sequence=2, config_hash="9f2c", lineage=("runs/sft",),
     files={"driver.json": FileRecord(size_bytes=812, blake3="a1b2...")})``
     """
 
@@ -48,7 +48,7 @@ class Manifest:
 
 def write_manifest(
     directory: Path, *, step: int, sequence: int, config_hash: str, lineage: tuple[str, ...]
-) -> Manifest:
+) -> CheckpointManifest:
     """Hash and flush every file under ``directory``, then write its manifest.
 
     Raises:
@@ -62,7 +62,7 @@ def write_manifest(
         fsync_path(path)
     for folder in (p for p in directory.rglob("*") if p.is_dir()):
         fsync_path(folder)
-    manifest = Manifest(
+    manifest = CheckpointManifest(
         step=step, sequence=sequence, config_hash=config_hash, lineage=lineage, files=files
     )
     body = asdict(manifest)
@@ -72,7 +72,7 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> CheckpointManifest:
     """Load the manifest of ``directory`` and check it against its own digest.
 
     Raises:
@@ -87,14 +87,14 @@ def read_manifest(directory: Path) -> Manifest:
         if digest != _digest(body):
             raise DataError(f"{path}: the manifest does not match its own digest")
         files = {name: FileRecord(**record) for name, record in body["files"].items()}
-        return Manifest(**{**body, "lineage": tuple(body["lineage"]), "files": files})
+        return CheckpointManifest(**{**body, "lineage": tuple(body["lineage"]), "files": files})
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: no readable manifest ({error})") from error
 
 
-def verify(directory: Path, *, hashes: bool) -> Manifest:
+def verify(directory: Path, *, hashes: bool) -> CheckpointManifest:
     """Check that ``directory`` holds what its manifest says and return the manifest.
 
     Args:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlpost.bounds import number
-from rlpost.checkpoint.manifest import Manifest, read_manifest, verify, write_manifest
+from rlpost.checkpoint.manifest import CheckpointManifest, read_manifest, verify, write_manifest
 from rlpost.checkpoint.space import (
     CheckpointWriteError,
     disk_errors,
@@ -255,7 +255,7 @@ class CheckpointStore:
         return 1 + max((_sequence(path) or 0 for path in self._newest_first()), default=0)
 
 
-def load_manifest(path: Path) -> Manifest:
+def load_manifest(path: Path) -> CheckpointManifest:
     """Verify the checkpoint at ``path`` (``resume=PATH``) byte by byte; return its manifest.
 
     Raises:

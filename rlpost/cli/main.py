@@ -15,7 +15,7 @@ STAGES = {
     "scale": "give a running job more generators, or fewer",
     "compare": "put runs, or a sweep's members, side by side on one page, and rank them",
     "dashboard": "make the W&B panels people need first",
-    "plan": "print who would sit where and what memory it needs, without starting anything",
+    "plan": "print where each process would run and its memory, without starting anything",
     "doctor": "check this machine",
 }
 EPILOG = """examples:

@@ -1,7 +1,7 @@
-"""``rlpost plan``: who would sit where and what it would need, before anything starts.
+"""``rlpost plan``: where each process would run and what it would need, before anything starts.
 
 Owns the command and its tables. Refuses to own the arithmetic (stages/rl_estimate.py) and the
-seating (control/seating.py). Starts no process and writes nothing; with ``cluster.address`` it
+slots (control/slots.py). Starts no process and writes nothing; with ``cluster.address`` it
 joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 """
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """Print placement and memory of a run; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="rlpost plan",
-        description="Print who would sit where and how much memory each process would need, "
+        description="Print where each process would run and how much memory it would need, "
         "without starting anything. Looks at this machine, or at the cluster of "
         "cluster.address; --nodes, --gpus and the like describe machines that are not there yet.",
         epilog="example: rlpost plan --nodes 2 --gpus 8 rl experiment=grpo cluster=two_nodes "
@@ -58,22 +58,22 @@ def main(argv: list[str]) -> int:
 class _Machines:
     """What is planned for."""
 
-    nodes: list[Any]  # control.seating.Node
+    nodes: list[Any]  # control.slots.Node
     node_bytes: dict[str, float]  # node id -> memory that is available there
     gpu_bytes: float | None  # None: on CPU
 
 
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
-    from rlpost.control.seating import seat
+    from rlpost.control.slots import assign_slots
     from rlpost.stages.rl_estimate import estimate
-    from rlpost.stages.rl_seats import sitters_of
+    from rlpost.stages.rl_slots import actors_of
 
     if hardware is not None:
         check_config(hardware)
     plan = prepared(stage, overrides, hardware)
     machines = _imagined(hardware) if hardware else _found(plan)
-    seats = seat(sitters_of(plan), machines.nodes, placement=plan.cfg.cluster.placement)
-    return _report(estimate(plan, gpu_bytes=machines.gpu_bytes), seats, machines)
+    slots = assign_slots(actors_of(plan), machines.nodes, placement=plan.cfg.cluster.placement)
+    return _report(estimate(plan, gpu_bytes=machines.gpu_bytes), slots, machines)
 
 
 def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:
@@ -96,7 +96,7 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
 
 
 def _imagined(hardware: Hardware) -> _Machines:
-    from rlpost.control.seating import Node
+    from rlpost.control.slots import Node
 
     names = [f"node {number}" for number in range(1, hardware.nodes + 1)]
     return _Machines(
@@ -112,7 +112,7 @@ def _found(plan: Any) -> _Machines:
 
     from rlpost.cluster.placement import ask_nodes, living_nodes
     from rlpost.cluster.session import Device, Session
-    from rlpost.control.seating import Node
+    from rlpost.control.slots import Node
     from rlpost.doctor import machine
 
     if plan.cfg.cluster.address is not None:
@@ -149,7 +149,7 @@ def machine_sizes() -> MachineSizes:
     )
 
 
-def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
+def _report(found: Any, slots: list[Any], machines: _Machines) -> int:
     """Print both tables; return 2 when a node or a GPU would be too small, else 0."""
     from rich.console import Console
 
@@ -157,9 +157,9 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
     table = _table("memory, at the peak of each process", "node", "process", "GiB", "of which")
     lacking = []
     for index, node in enumerate(machines.nodes):
-        here = [each for each in seats if each.bundle.node.id == node.id]
-        rows = [f for each in here for f in found.of(each.sitter.name)]
-        rows += found.unseated if index == 0 else []
+        here = [each for each in slots if each.bundle.node.id == node.id]
+        rows = [f for each in here for f in found.of(each.actor.name)]
+        rows += found.unplaced if index == 0 else []
         for name, row in _alike(rows):
             where = f"{node.name}, GPU" if row.on_gpu else node.name
             parts = ", ".join(f"{what} {size / GIB:.2f}" for what, size in row.largest())
@@ -171,7 +171,7 @@ def _report(found: Any, seats: list[Any], machines: _Machines) -> int:
         if host > room:
             lacking.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
         lacking += _full_gpus(found, here, machines.gpu_bytes)
-    console.print(_seats_table(seats), table)
+    console.print(_slots_table(slots), table)
     console.print(
         f"A step trains at most {found.tokens_per_step:,} tokens, in micro-batches of up to "
         f"{found.micro_batch_tokens:,}."
@@ -220,16 +220,16 @@ def _alike(footprints: list[Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _full_gpus(found: Any, seats: list[Any], gpu_bytes: float | None) -> list[str]:
+def _full_gpus(found: Any, slots: list[Any], gpu_bytes: float | None) -> list[str]:
     """Name the GPUs that would have to hold more than they can."""
     if gpu_bytes is None:
         return []
     on_bundle: dict[Any, list[Any]] = {}
-    for each in seats:
-        on_bundle.setdefault(each.bundle, []).append(each.sitter.name)
+    for each in slots:
+        on_bundle.setdefault(each.bundle, []).append(each.actor.name)
     full = []
     for names in on_bundle.values():
-        # Of a sitter with several GPUs every GPU holds the same.
+        # Of an actor with several GPUs every GPU holds the same.
         parts = [[f for f in found.of(name) if f.on_gpu] for name in names]
         size_bytes = together_bytes([max(own, key=lambda f: f.peak_bytes) for own in parts])
         if size_bytes > gpu_bytes:
@@ -238,11 +238,11 @@ def _full_gpus(found: Any, seats: list[Any], gpu_bytes: float | None) -> list[st
     return full
 
 
-def _seats_table(seats: list[Any]) -> Any:
-    from rlpost.control.seating import picture
+def _slots_table(slots: list[Any]) -> Any:
+    from rlpost.control.slots import picture
 
-    table = _table("seats", "node", "who sits there")
-    for line in picture(seats):
-        node, _, sitting = line.partition(": ")
-        table.add_row(node, sitting)
+    table = _table("slots", "node", "actors")
+    for line in picture(slots):
+        node, _, actors = line.partition(": ")
+        table.add_row(node, actors)
     return table

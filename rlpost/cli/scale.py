@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rlpost.cli.boundary import exit_code
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.wishes import wish_for_generators
+from rlpost.stages.scale_request import request_generators
 
 
 def main(argv: list[str]) -> int:
-    """Leave the wish where the run looks for it; return 0 or 2."""
+    """Leave the request where the run looks for it; return 0 or 2."""
     parser = argparse.ArgumentParser(
         prog="rlpost scale",
         description="Ask a running job for another number of generators. New ones take the "
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     def command() -> int:
-        wish_for_generators(RunDirectory(root=args.run).wishes, args.num)
+        request_generators(RunDirectory(root=args.run).scale_request, args.num)
         print(f"{args.run} will have {args.num} generators; run.log says when they serve")
         return 0
 

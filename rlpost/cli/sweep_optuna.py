@@ -34,7 +34,7 @@ class Goal(Enum):
     minimize = "minimize"
 
 
-class Sampler(Enum):
+class SearchSampler(Enum):
     """How values are chosen."""
 
     tpe = "tpe"
@@ -51,7 +51,7 @@ class OptunaConfig:
     batch_size: int | None = number(None, at_least=1, at_most=1000)
     metric: str | None = None  # its last value in metrics.jsonl; None: held-out accuracy
     goal: Goal = Goal.maximize
-    sampler: Sampler = Sampler.tpe
+    sampler: SearchSampler = SearchSampler.tpe
     seed: int = number(0, at_least=0, at_most=2**31 - 1)
     params: dict[str, str] = field(default_factory=dict)  # option -> values, as after `-m`
 
@@ -82,7 +82,7 @@ class OptunaSweeper(Sweeper):
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space, fixed = search_space([*(f"{k}={v}" for k, v in self.cfg.params.items()), *arguments])
-        samplers = {Sampler.tpe: optuna.samplers.TPESampler}
+        samplers = {SearchSampler.tpe: optuna.samplers.TPESampler}
         sampler = samplers.get(self.cfg.sampler, optuna.samplers.RandomSampler)(seed=self.cfg.seed)
         study = optuna.create_study(direction=self.cfg.goal.value, sampler=sampler)
         batch_size = self.cfg.batch_size or getattr(self.launcher, "n_jobs", 1)

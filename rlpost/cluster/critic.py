@@ -61,8 +61,8 @@ class CriticRank:
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._critic.optim_step(step_id)
 
-    def rest(self) -> int:
-        return self._critic.rest()
+    def sleep(self) -> int:
+        return self._critic.sleep()
 
     def begin_save(self, directory: str) -> None:
         self._critic.begin_save(Path(directory))
@@ -121,9 +121,9 @@ class CriticGroup:
     async def optim_step(self, step_id: int) -> dict[str, float]:
         return (await self._ranks.all("optim_step", step_id))[0]
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Leave memory until the next verb; returns the bytes of all ranks together."""
-        return sum(await self._ranks.all("rest"))
+        return sum(await self._ranks.all("sleep"))
 
     async def begin_save(self, directory: Path) -> None:
         """Copy the state to host memory; the ranks then write it behind their other work."""

@@ -65,7 +65,7 @@ class RemoteGenerator:
 
 
 class GeneratorFactory:
-    """Starts generator actors by name, in the seat of that name; ``setup`` boots them."""
+    """Starts generator actors by name, in the slot of that name; ``setup`` boots them."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class GeneratorFactory:
             VllmGenerator,
             self._cfg,
             model_path=self._model_path,
-            seat=name,
+            slot=name,
             concurrency=CONCURRENCY,
         )
         handle = Handle(actor, name=name, timeout_s=self._call_timeout_s)

@@ -111,13 +111,13 @@ class Stateless:
                     raise
         raise AssertionError("unreachable: the last attempt re-raises")
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Have the model leave memory until the next call; returns the bytes.
 
         A model that is dead or hangs rests well enough: the next call replaces it.
         """
         try:
-            return await self._handle.call("rest")
+            return await self._handle.call("sleep")
         except (ProcessDied, NoAnswer) as error:
             log.warning("an idle model stays where it is: %s", error)
             return 0

@@ -1,8 +1,8 @@
-"""Seats as Ray placement groups.
+"""Slots as Ray placement groups.
 
-Owns reservation and what happens to a seat whose node is gone. Refuses to own the decision
-(control/seating.py). Invariants: the seats of a run are reserved all at once or not at all; an
-actor that is replaced sits where its predecessor sat while that node lives.
+Owns reservation and what happens to a slot whose node is gone. Refuses to own the decision
+(control/slots.py). Invariants: the slots of a run are reserved all at once or not at all; an
+actor that is replaced takes its predecessor's slot while that node lives.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rlpost.control.seating import Node, Placement, Seat, Sitter, seat
+from rlpost.control.slots import ActorSpec, Node, Placement, Slot, assign_slots
 from rlpost.errors import NoAnswer, UserError
 
 log = logging.getLogger(__name__)
@@ -21,36 +21,36 @@ CPU_OF_A_BUNDLE = 0.001
 NODE_ID_LABEL = "ray.io/node-id"
 
 
-class Seats:
-    """The reserved seats of one run.
+class Slots:
+    """The reserved slots of one run.
 
     Args:
-        sitters: everyone who sits from the start, the ranks of a group in rank order.
+        actors: every actor that holds a model from the start, the ranks of a group in rank order.
         placement: how they share the cluster.
         timeout_s: deadline of a reservation.
 
     Raises:
-        UserError: not everybody fits.
+        UserError: not every actor fits.
         NoAnswer: others hold what was free a moment ago.
     """
 
     def __init__(
-        self, sitters: Sequence[Sitter], *, placement: Placement, timeout_s: float
+        self, actors: Sequence[ActorSpec], *, placement: Placement, timeout_s: float
     ) -> None:
         self._placement = placement
         self._timeout_s = timeout_s
-        self._groups: dict[str, Any] = {}  # sitter -> placement group
-        self._seats: dict[str, Seat] = {}
-        self._sit(seat(sitters, living_nodes(), placement=placement))
+        self._groups: dict[str, Any] = {}  # actor -> placement group
+        self._slots: dict[str, Slot] = {}
+        self._reserve(assign_slots(actors, living_nodes(), placement=placement))
 
     @property
-    def taken(self) -> list[Seat]:
-        return list(self._seats.values())
+    def taken(self) -> list[Slot]:
+        return list(self._slots.values())
 
     def options(self, name: str) -> dict[str, Any]:
-        """Return the Ray options of an actor: its old seat, or a new one where there is room.
+        """Return the Ray options of an actor: its old slot, or a new one where there is room.
 
-        A name without a seat is a generator that joins.
+        A name without a slot is a generator that joins.
 
         Raises:
             NoAnswer: there is no room.
@@ -58,10 +58,10 @@ class Seats:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         nodes = living_nodes()
-        known = self._seats.get(name)
+        known = self._slots.get(name)
         if known is None or known.bundle.node.id not in {node.id for node in nodes}:
             self._move(name, nodes)
-        where = self._seats[name]
+        where = self._slots[name]
         return {
             "num_cpus": 0,
             "num_gpus": where.num_gpus,
@@ -72,24 +72,24 @@ class Seats:
         }
 
     def _move(self, name: str, nodes: Sequence[Node]) -> None:
-        lost = self._seats.pop(name, None)
-        sitter = self._another_generator(name) if lost is None else lost.sitter
+        lost = self._slots.pop(name, None)
+        actor = self._another_generator(name) if lost is None else lost.actor
         try:
-            seats = seat([sitter], nodes, placement=self._placement, taken=self.taken)
+            slots = assign_slots([actor], nodes, placement=self._placement, taken=self.taken)
         except UserError as error:  # in the middle of a run it is nobody's typing error
             raise NoAnswer(str(error)) from error
-        self._sit(seats)
-        log.info("%s sits on %s", name, seats[0].bundle.node.name)
+        self._reserve(slots)
+        log.info("%s runs on %s", name, slots[0].bundle.node.name)
 
-    def _another_generator(self, name: str) -> Sitter:
-        like = next(s.sitter for s in self._seats.values() if s.sitter.generates)
+    def _another_generator(self, name: str) -> ActorSpec:
+        like = next(s.actor for s in self._slots.values() if s.actor.generates)
         return replace(like, name=name)
 
-    def _sit(self, seats: Sequence[Seat]) -> None:
+    def _reserve(self, slots: Sequence[Slot]) -> None:
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        bundles = {each.bundle.index: each.bundle for each in seats}
+        bundles = {each.bundle.index: each.bundle for each in slots}
         in_order = [bundles[index] for index in sorted(bundles)]
         group = placement_group(
             [_resources(bundle.num_gpus) for bundle in in_order],
@@ -100,12 +100,12 @@ class Seats:
         except ray.exceptions.GetTimeoutError as error:
             remove_placement_group(group)
             raise NoAnswer(
-                f"Ray did not reserve {_listed(seats)} in cluster.place_timeout_s="
+                f"Ray did not reserve {_listed(slots)} in cluster.place_timeout_s="
                 f"{self._timeout_s:g}; another job may have taken the GPUs"
             ) from error
-        for each in seats:
-            self._seats[each.sitter.name] = each
-            self._groups[each.sitter.name] = group
+        for each in slots:
+            self._slots[each.actor.name] = each
+            self._groups[each.actor.name] = group
 
 
 def living_nodes() -> list[Node]:
@@ -161,5 +161,5 @@ def _resources(num_gpus: int) -> dict[str, float]:
     return {"CPU": CPU_OF_A_BUNDLE, **gpus}
 
 
-def _listed(seats: Sequence[Seat]) -> str:
-    return ", ".join(f"{each.sitter.name} on {each.bundle.node.name}" for each in seats)
+def _listed(slots: Sequence[Slot]) -> str:
+    return ", ".join(f"{each.actor.name} on {each.bundle.node.name}" for each in slots)

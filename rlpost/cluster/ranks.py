@@ -105,13 +105,13 @@ def rank_name(group: str, rank: int) -> str:
 def spawn_ranks(
     session: Session, cls: type, *, group: str, num: int, call_timeout_s: float
 ) -> Ranks:
-    """Create ``num`` actors of ``cls(rank=...)``, each in the seat of its name."""
+    """Create ``num`` actors of ``cls(rank=...)``, each in the slot of its name."""
 
     def spawn() -> list[Handle]:
         handles = []
         for rank in range(num):
             name = rank_name(group, rank)
-            actor = session.spawn(cls, rank=rank, seat=name)
+            actor = session.spawn(cls, rank=rank, slot=name)
             handles.append(Handle(actor, name=name, timeout_s=call_timeout_s))
         return handles
 

@@ -62,9 +62,9 @@ class RewardGroup:
         reward = statistics.normalized(score) if statistics.count > 1 else score
         return replace(verdict, reward=reward, info={"raw": score})
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Leave memory until the next call; returns the bytes of all models together."""
-        return sum(await asyncio.gather(*(handle.rest() for handle in self._handles.values())))
+        return sum(await asyncio.gather(*(handle.sleep() for handle in self._handles.values())))
 
     def absorb(self) -> dict[str, float]:
         """Move the step's scores into the statistics; returns their moments as metrics."""
@@ -144,7 +144,7 @@ def spawn_reward(
             model_path=model_paths[name],
             policy_path=policy_path,
             name=name,
-            seat=reward_name(name),
+            slot=reward_name(name),
         )
         return Handle(actor, name=reward_name(name), timeout_s=call_timeout_s)
 

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Any
 
 from rlpost.bounds import WEEK_S, number
-from rlpost.cluster.placement import Seats
+from rlpost.cluster.placement import Slots
 from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
-from rlpost.control.seating import Placement, Seat, Sitter
+from rlpost.control.slots import ActorSpec, Placement, Slot
 from rlpost.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class ClusterConfig:
     device: Device = Device.auto
     placement: Placement = Placement.packed
     offload_idle: bool = False  # models that wait leave their device: to the host, or to a file
-    # Deadline of reserving the seats of all actors.
+    # Deadline of reserving the slots of all actors.
     place_timeout_s: float = number(60.0, above=0, at_most=WEEK_S)
     verifier_actors: int = number(1, at_least=1, at_most=1000)
     verifier_workers: int = number(2, at_least=1, at_most=1000)  # processes per verifier actor
@@ -73,7 +73,7 @@ class Session:
     def __init__(self, cfg: ClusterConfig) -> None:
         self._cfg = cfg
         self._actors: list[Any] = []
-        self._seats: Seats | None = None
+        self._slots: Slots | None = None
 
     def __enter__(self) -> "Session":
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -101,39 +101,39 @@ class Session:
             ray.kill(actor)
         ray.shutdown()
 
-    def place(self, sitters: Sequence[Sitter]) -> list[Seat]:
-        """Reserve a seat for everyone who holds a model; once, before they are spawned.
+    def place(self, actors: Sequence[ActorSpec]) -> list[Slot]:
+        """Reserve a slot for every actor that holds a model; once, before any is spawned.
 
         Raises:
-            UserError: not everybody fits.
+            UserError: not every actor fits.
             NoAnswer: others hold what was free a moment ago.
         """
-        self._seats = Seats(
-            sitters, placement=self._cfg.placement, timeout_s=self._cfg.place_timeout_s
+        self._slots = Slots(
+            actors, placement=self._cfg.placement, timeout_s=self._cfg.place_timeout_s
         )
-        return self._seats.taken
+        return self._slots.taken
 
     def spawn(
-        self, cls: type, *args: Any, seat: str | None = None, concurrency: int = 1, **kwargs: Any
+        self, cls: type, *args: Any, slot: str | None = None, concurrency: int = 1, **kwargs: Any
     ) -> Any:
         """Create an actor of ``cls``; returns the raw Ray handle.
 
         Args:
             cls: what to create, from ``args`` and ``kwargs``.
-            seat: the name it was placed under; None: it holds no model and may run anywhere.
+            slot: the name it was placed under; None: it holds no model and may run anywhere.
             concurrency: calls of an async actor that may be under way at once.
 
         Raises:
-            NoAnswer: its seat is lost and there is no other.
+            NoAnswer: its slot is lost and there is no other.
         """
         import ray
 
         # No cores are reserved: on a small machine generation and training use them in turn,
         # which Ray's bookkeeping cannot express; thread counts do.
         where: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0}
-        if seat is not None:
-            assert self._seats is not None, "place comes first"
-            where = self._seats.options(seat)
+        if slot is not None:
+            assert self._slots is not None, "place comes first"
+            where = self._slots.options(slot)
         remote = ray.remote(cls).options(max_restarts=0, max_concurrency=concurrency, **where)
         actor = remote.remote(*args, **kwargs)
         self._actors.append(actor)

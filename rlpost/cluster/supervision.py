@@ -72,8 +72,8 @@ class Supervisor:
         self._wanted = wanted
         self._clock = clock
         self._busy: dict[str, asyncio.Task[None]] = {}  # name -> restart or catch-up under way
-        self._wish: int | None = None
-        self._turned_away: set[str] = set()  # those of this wish that could not join
+        self._requested: int | None = None
+        self._refused: set[str] = set()  # those of this request that could not join
         self._pinged_s = clock()
 
     async def boot(self) -> dict[str, GeneratorInfo]:
@@ -198,12 +198,12 @@ class Supervisor:
         wanted = self._wanted()
         if wanted is None:
             return
-        if wanted != self._wish:
-            self._wish, self._turned_away = wanted, set()
+        if wanted != self._requested:
+            self._requested, self._refused = wanted, set()
         names = [generator_name(index) for index in range(wanted)]
         present = list(self._fleet.members)
         for name in names:
-            if name not in {*present, *self._busy, *self._turned_away}:
+            if name not in {*present, *self._busy, *self._refused}:
                 log.info("%s joins", name)
                 self._fleet.add(name)
                 self._start(name, self._join(name))
@@ -219,7 +219,7 @@ class Supervisor:
         member = self._fleet.members[name]
         if member.health is Health.dead:
             self._fleet.remove(name)
-            self._turned_away.add(name)
+            self._refused.add(name)
             log.warning(
                 "%s cannot join, until another number is asked for: %s", name, member.reason
             )

@@ -91,8 +91,8 @@ class TrainerRank:
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return self._trainer.probe_logprobs(sequences)
 
-    def rest(self) -> int:
-        return self._trainer.rest()
+    def sleep(self) -> int:
+        return self._trainer.sleep()
 
     def begin_save(self, directory: str) -> None:
         self._trainer.begin_save(Path(directory))
@@ -162,9 +162,9 @@ class TrainerGroup:
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return (await self._ranks.all("probe_logprobs", sequences))[0]
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Leave memory until the next verb; returns the bytes of all ranks together."""
-        return sum(await self._ranks.all("rest"))
+        return sum(await self._ranks.all("sleep"))
 
     async def begin_save(self, directory: Path) -> None:
         """Copy the state to host memory; the ranks then write it behind their other work."""
@@ -204,9 +204,9 @@ class ReferenceGroup:
         )
         return await asyncio.gather(*calls)
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Leave memory until the next call; returns the bytes of all scorers together."""
-        return sum(await asyncio.gather(*(scorer.rest() for scorer in self._scorers)))
+        return sum(await asyncio.gather(*(scorer.sleep() for scorer in self._scorers)))
 
 
 def spawn_trainers(session: Session, cfg: TrainerConfig, *, call_timeout_s: float) -> TrainerGroup:
@@ -223,7 +223,7 @@ def spawn_reference(
     """Create one frozen scorer of the stage's starting policy."""
 
     def spawn() -> Handle:
-        actor = session.spawn(FrozenScorer, cfg, model_path=model_path, seat=REFERENCE)
+        actor = session.spawn(FrozenScorer, cfg, model_path=model_path, slot=REFERENCE)
         return Handle(actor, name=REFERENCE, timeout_s=call_timeout_s)
 
     return ReferenceGroup([Stateless(spawn)])

@@ -17,7 +17,7 @@ CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"
 
 
-class Role(Enum):
+class ModelKind(Enum):
     """What a run uses a model for."""
 
     policy = "policy"
@@ -25,13 +25,13 @@ class Role(Enum):
     reward = "reward model"
 
 
-def read_config(directory: Path, *, field: str, role: Role) -> Any:
-    """Return the ``transformers.PretrainedConfig`` of a directory that can play ``role``.
+def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
+    """Return the ``transformers.PretrainedConfig`` of a directory that can play ``kind``.
 
     Args:
         directory: in Hugging Face layout.
         field: what an error calls it, such as ``model.path``.
-        role: what it is used for.
+        kind: what it is used for.
 
     Raises:
         UserError: there is none, it cannot be understood, or it is of another kind of model.
@@ -58,7 +58,7 @@ def read_config(directory: Path, *, field: str, role: Role) -> Any:
     with reading_model(f"{field}: {file} cannot be understood"):
         config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
         config.get_text_config()
-    _refuse_other_kind(config, file, field=field, role=role)
+    _refuse_other_kind(config, file, field=field, kind=kind)
     _refuse_impossible_sizes(config.get_text_config(), file, field=field)
     return config
 
@@ -112,26 +112,26 @@ def _all_text(values: list[Any]) -> bool:
     return all(isinstance(value, str) and value for value in values)
 
 
-def _refuse_other_kind(config: Any, file: Path, *, field: str, role: Role) -> None:
+def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) -> None:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
     )
 
     name = config.architectures[0]
     classifier = name.endswith("ForSequenceClassification")
-    if role is Role.reward:
+    if kind is ModelKind.reward:
         return  # training/reward_scorer.py has more to say
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"{field}: {name} of {file} is an encoder with a decoder, and a {role.value} must be "
+            f"{field}: {name} of {file} is an encoder with a decoder, and a {kind.value} must be "
             "a decoder alone, such as Llama or Qwen"
         )
     if config.get_text_config() is not config:
         raise UserError(
-            f"{field}: {name} of {file} also reads images or sound, and a {role.value} must be a "
+            f"{field}: {name} of {file} also reads images or sound, and a {kind.value} must be a "
             "language model alone; save its language model by itself, or use another model"
         )
-    if role is Role.critic and classifier:
+    if kind is ModelKind.critic and classifier:
         return
     if name in CAUSAL.values() and name != CAUSAL.get(config.model_type):
         raise UserError(
@@ -140,9 +140,9 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, role: Role) -> No
             "again"
         )
     if name not in CAUSAL.values():
-        kind = "a classifier or reward model" if classifier else "no causal language model"
+        what = "a classifier or reward model" if classifier else "no causal language model"
         raise UserError(
-            f"{field}: {name} of {file} is {kind}, and a {role.value} starts from a causal "
+            f"{field}: {name} of {file} is {what}, and a {kind.value} starts from a causal "
             "language model (a class such as LlamaForCausalLM)"
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rlpost.models.config_file import Role, read_config
+from rlpost.models.config_file import ModelKind, read_config
 from rlpost.models.naming import pieces_of
 from rlpost.models.shell import open_shell
 from rlpost.models.tokenizer_files import read_tokenizer
@@ -33,20 +33,20 @@ class ModelDirectory:
 
     @classmethod
     def read(
-        cls, path: Path | str, *, field: str = POLICY_FIELD, role: Role = Role.policy
+        cls, path: Path | str, *, field: str = POLICY_FIELD, kind: ModelKind = ModelKind.policy
     ) -> "ModelDirectory":
         """Read config and headers, and a sample of every tensor.
 
         Args:
             path: a located model.
             field: what an error calls it.
-            role: what it is used for.
+            kind: what it is used for.
 
         Raises:
-            UserError: it cannot play the role.
+            UserError: it cannot play the kind.
         """
         directory = Path(path)
-        config = read_config(directory, field=field, role=role)
+        config = read_config(directory, field=field, kind=kind)
         tensors = stored_tensors(directory, field=field)
         refuse_broken_numbers(tensors, field=field)
         return cls(path=directory, config=config, tensors=tensors, field=field)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-STAYS = frozenset({"libraries", "CUDA context", "copy while it rests", "copy for a checkpoint"})
+STAYS = frozenset({"libraries", "CUDA context", "copy while asleep", "copy for a checkpoint"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Footprint:
         return sum(self.kept.values()) + max(self.phases.values(), default=0)
 
     @property
-    def resting_bytes(self) -> float:
+    def asleep_bytes(self) -> float:
         """What is there while others have their turn."""
         if self.turn is None:
             return self.peak_bytes
@@ -50,8 +50,8 @@ def together_bytes(footprints: Sequence[Footprint]) -> float:
     """Return the peak of processes that share one memory, each in its turn."""
     awake: Counter[str | None] = Counter()
     for each in footprints:
-        awake[each.turn] += each.peak_bytes - each.resting_bytes
-    return sum(each.resting_bytes for each in footprints) + max(awake.values(), default=0)
+        awake[each.turn] += each.peak_bytes - each.asleep_bytes
+    return sum(each.asleep_bytes for each in footprints) + max(awake.values(), default=0)
 
 
 def in_turn(footprints: Sequence[Footprint], turn: str) -> list[Footprint]:
@@ -70,6 +70,6 @@ def in_turn(footprints: Sequence[Footprint], turn: str) -> list[Footprint]:
     return [
         replace(each, turn=turn)
         if each.on_gpu
-        else replace(each, kept={**each.kept, "copy while it rests": moved[each.process]})
+        else replace(each, kept={**each.kept, "copy while asleep": moved[each.process]})
         for each in footprints
     ]

@@ -235,10 +235,10 @@ class Collector:
         if not first.truncated:
             return first
         seed = request_seed(request.seed, "interrupted", first.sample)
-        (rest,) = await self._request(
-            interruption.rest(request, first, seed=seed), tokens=len(first.response_ids)
+        (continuation,) = await self._request(
+            interruption.continuation(request, first, seed=seed), tokens=len(first.response_ids)
         )
-        return interruption.joined(first, rest)
+        return interruption.joined(first, continuation)
 
     async def _request(
         self,

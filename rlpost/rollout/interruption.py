@@ -41,7 +41,7 @@ class Interruption:
     """Example::
 
     interruption = Interruption(after=64, phrase=" Time is up:", token_ids=(3, 9, 11))
-    whole = interruption.joined(first, rest)
+    whole = interruption.joined(first, continuation)
     """
 
     after: int  # response tokens
@@ -76,7 +76,7 @@ class Interruption:
         """The request for what comes before the phrase."""
         return replace(request, sampling=replace(request.sampling, max_tokens=self.after))
 
-    def rest(
+    def continuation(
         self, request: GenerationRequest, first: Trajectory, *, seed: int
     ) -> GenerationRequest:
         """The request for what ``first`` says after the phrase."""
@@ -91,31 +91,31 @@ class Interruption:
             sampling=replace(request.sampling, max_tokens=left),
         )
 
-    def joined(self, first: Trajectory, rest: Trajectory) -> Trajectory:
-        """One response: ``first``, the phrase, and ``rest``, which answered both."""
+    def joined(self, first: Trajectory, continuation: Trajectory) -> Trajectory:
+        """One response: ``first``, the phrase, and ``continuation``, which answered both."""
         begin = len(first.response_ids)
         end = begin + len(self.token_ids)
         return replace(
             first,
-            response_ids=(*first.response_ids, *self.token_ids, *rest.response_ids),
+            response_ids=(*first.response_ids, *self.token_ids, *continuation.response_ids),
             # Written, so certain; nobody may read them as the policy's.
             rollout_logprobs=(
                 *first.rollout_logprobs,
                 *(0.0 for _ in self.token_ids),
-                *rest.rollout_logprobs,
+                *continuation.rollout_logprobs,
             ),
-            spans=_joined_spans(first.spans, rest.spans, shift=end),
-            finish_reason=rest.finish_reason,
-            text=first.text + self.phrase + rest.text,
+            spans=_joined_spans(first.spans, continuation.spans, shift=end),
+            finish_reason=continuation.finish_reason,
+            text=first.text + self.phrase + continuation.text,
             written=(begin, end),
         )
 
 
 def _joined_spans(
-    first: tuple[Span, ...], rest: tuple[Span, ...], *, shift: int
+    first: tuple[Span, ...], continuation: tuple[Span, ...], *, shift: int
 ) -> tuple[Span, ...]:
     """Spans of the whole; the phrase belongs to the version that read it."""
-    later = [replace(s, start=s.start + shift, end=s.end + shift) for s in rest]
+    later = [replace(s, start=s.start + shift, end=s.end + shift) for s in continuation]
     later[0] = replace(later[0], start=first[-1].end)
     if later[0].version == first[-1].version:
         later[0] = replace(later[0], start=first[-1].start)

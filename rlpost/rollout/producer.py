@@ -64,7 +64,7 @@ class _Since:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PromptStream:
     """Where prompts come from and how they are sampled.
 
     ``draw`` gives the next prompt; ``find`` rebuilds one by uid; ``useful`` says of every
@@ -91,7 +91,7 @@ class Producer:
 
     def __init__(
         self,
-        source: Source,
+        source: PromptStream,
         *,
         collector: Collector,
         ledger: Ledger,

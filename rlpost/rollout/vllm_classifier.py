@@ -55,7 +55,7 @@ class VllmClassifier:
         )
         torch.set_num_threads(cfg.num_threads())
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Stay: what vLLM has reserved it keeps."""
         return 0
 

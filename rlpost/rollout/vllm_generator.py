@@ -24,7 +24,7 @@ from rlpost.models.weight_files import Shape
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
-from rlpost.weights.manifest import Manifest, refuse_other_model
+from rlpost.weights.manifest import PushManifest, refuse_other_model
 from rlpost.weights.transports.protocol import Locator
 
 CANCEL_TIMEOUT_S = 10.0
@@ -282,7 +282,7 @@ class VllmGenerator:
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        refuse_other_model(Manifest.from_dict(locator.manifest), self._expected)
+        refuse_other_model(PushManifest.from_dict(locator.manifest), self._expected)
         info = {"transport": locator.transport, "manifest": locator.manifest}
         per_worker = [
             {**info, "where": {**locator.where, "rank": first_rank + worker}}

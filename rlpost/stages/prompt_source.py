@@ -4,19 +4,19 @@ from rlpost.algorithms.shaping import keep_groups
 from rlpost.config.schema import RLConfig
 from rlpost.data.cursor import PromptCursor, parse_uid
 from rlpost.data.dataset import PromptDataset
-from rlpost.rollout.producer import Source
+from rlpost.rollout.producer import PromptStream
 from rlpost.stages.rl_batch import raw_statistics
 from rlpost.types import Group
 
 
-def training_source(cfg: RLConfig, train_set: PromptDataset, cursor: PromptCursor) -> Source:
+def training_source(cfg: RLConfig, train_set: PromptDataset, cursor: PromptCursor) -> PromptStream:
     """Prompts in the cursor's order; with dynamic sampling, only groups with a gradient."""
     sampling, rollout = cfg.algorithm.dynamic_sampling, cfg.rollout
 
     def useful(group: Group) -> bool:
         return bool(keep_groups(raw_statistics([group], cfg))[0])
 
-    return Source(
+    return PromptStream(
         draw=lambda: train_set.prompt(*cursor.take(1)[0]),
         find=lambda uid: train_set.prompt(*parse_uid(uid)),
         useful=useful if sampling.enabled else lambda group: True,

@@ -20,8 +20,8 @@ from rlpost.rollout.producer import Batch
 from rlpost.stages import step_metrics
 from rlpost.stages.kept_dataset import write_kept
 from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
-from rlpost.stages.rl_parts import Rests, RLParts, rest_all
-from rlpost.stages.rl_progress import Progress
+from rlpost.stages.rl_parts import CanSleep, RLParts, sleep_all
+from rlpost.stages.rl_progress import RunState
 from rlpost.stages.rl_sampling import Interrupted, Sampler
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
@@ -37,7 +37,7 @@ async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
     Raises:
         RunFailed: the run cannot go on.
     """
-    progress = Progress(parts)
+    progress = RunState(parts)
     try:
         await progress.resume()
         while True:
@@ -85,7 +85,7 @@ class RLRun:
 
     parts: RLParts
     sampler: Sampler
-    progress: Progress
+    progress: RunState
     record: StepRecord = field(init=False)
     _started_s: float = 0.0
     _push_due: bool = True  # the generators lack the trainer's weights
@@ -107,7 +107,7 @@ class RLRun:
 
     async def collect(self) -> Batch:
         """What the step trains on; see ``Producer`` and ``selection``."""
-        await self._rest(self.parts.trainer, self.parts.critic)
+        await self._sleep(self.parts.trainer, self.parts.critic)
         batch = await self.sampler.next_batch(self.record)
         return replace(batch, groups=tuple(self._select(batch.groups)))
 
@@ -134,13 +134,13 @@ class RLRun:
         batches = scoring_batches(groups, cfg)
         greedy = await self.sampler.greedy_rewards(groups, self.record)
         if not cfg.rl.runs_ahead:  # else they go on judging
-            await self._rest(parts.rewards)
+            await self._sleep(parts.rewards)
         ref = proximal = values = None
         if any(batches) and parts.reference is not None:
             with self.record.timed("ref"):
                 answer = await parts.reference.logprobs(batches, temperature=temperature)
             ref = unpack(batches, answer)
-            await self._rest(parts.reference)
+            await self._sleep(parts.reference)
         if any(batches) and cfg.algorithm.anchor is Anchor.proximal:
             with self.record.timed("old_log_prob"):
                 answer = await parts.trainer.logprobs(batches, temperature=temperature)
@@ -155,12 +155,12 @@ class RLRun:
             greedy_rewards=greedy,
         )
 
-    async def _rest(self, *models: Rests | None) -> None:
+    async def _sleep(self, *models: CanSleep | None) -> None:
         """Take models that are not needed for now out of memory, where that is wanted."""
         if not self.parts.cfg.cluster.offload_idle:
             return
         with self.record.timed("offload"):
-            size_bytes = await rest_all(*models)
+            size_bytes = await sleep_all(*models)
         self.record.add_up("perf/offloaded_gb", size_bytes / 1e9)
 
     def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:

@@ -24,7 +24,7 @@ from rlpost.stages.dump import write_dump
 from rlpost.stages.rl import run_loop
 from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
-from rlpost.stages.rl_seats import sitters_of
+from rlpost.stages.rl_slots import actors_of
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.run_log import run_log
@@ -73,7 +73,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
         )
     check_trackers(cfg.tracking)
     with directory.lock(), run_log(directory.log) as stdout:
-        directory.wishes.unlink(missing_ok=True)  # of a process that is gone
+        directory.scale_request.unlink(missing_ok=True)  # of a process that is gone
         directory.write_config(resolved)
         tracker = open_trackers(
             directory.root,
@@ -121,7 +121,7 @@ def _setup_words(plan: RLPlan) -> list[str]:
     if plan.resume_from is not None:
         lines.append(f"going on after step {_step_of(plan)} from {plan.resume_from}")
     roles = (
-        f"{s.role} rank" if s.role in ("trainer", "critic") else s.role for s in sitters_of(plan)
+        f"{s.role} rank" if s.role in ("trainer", "critic") else s.role for s in actors_of(plan)
     )
     counts = Counter(roles)
     counts["verifier worker"] = cfg.cluster.verifier_actors * cfg.cluster.verifier_workers

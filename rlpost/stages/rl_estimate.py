@@ -46,17 +46,17 @@ class DiskUse:
 class Estimate:
     """Every process of a run."""
 
-    footprints: list[Footprint]  # of those who have a seat
-    unseated: list[Footprint]  # driver and verifiers
+    footprints: list[Footprint]  # of those who have a slot
+    unplaced: list[Footprint]  # driver and verifiers
     tokens_per_step: int  # at most, responses and prompts
     micro_batch_tokens: int
     offloads: bool  # idle models leave memory
     disk: DiskUse
 
-    def of(self, sitter: str) -> list[Footprint]:
-        """Return the footprints of one seat's processes."""
-        own = f"{sitter}: "
-        return [f for f in self.footprints if f.process == sitter or f.process.startswith(own)]
+    def of(self, actor: str) -> list[Footprint]:
+        """Return the footprints of one slot's processes."""
+        own = f"{actor}: "
+        return [f for f in self.footprints if f.process == actor or f.process.startswith(own)]
 
 
 def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
@@ -115,10 +115,10 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
             generator_name(index), policy, plan.generator, value_bytes=sampled, gpu_bytes=gpu_bytes
         )
     service = VERIFIER_BYTES + cfg.cluster.verifier_workers * VERIFIER_WORKER_BYTES
-    unseated = {"driver": DRIVER_BYTES, "verifiers": cfg.cluster.verifier_actors * service}
+    unplaced = {"driver": DRIVER_BYTES, "verifiers": cfg.cluster.verifier_actors * service}
     return Estimate(
         footprints=found,
-        unseated=[Footprint(process=p, kept={"libraries": b}) for p, b in unseated.items()],
+        unplaced=[Footprint(process=p, kept={"libraries": b}) for p, b in unplaced.items()],
         tokens_per_step=tokens,
         micro_batch_tokens=in_micro_batch,
         offloads=offloaded,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.config.schema import RLConfig
-from rlpost.models.config_file import Role
+from rlpost.models.config_file import ModelKind
 from rlpost.models.directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
@@ -46,7 +46,7 @@ def check_models(cfg: RLConfig) -> RunModels:
     for name, reward in cfg.reward_models.items():
         field = f"reward_models.{name}.path"
         path = locate_model(reward.path)
-        ModelDirectory.read(path, field=field, role=Role.reward).tokenizer()
+        ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
         check_reward_model(path, field=field)
         rewards[name] = path
     return RunModels(
@@ -63,7 +63,7 @@ def _check_critic(cfg: RLConfig, policy: ModelDirectory) -> str:
     if cfg.critic.init_from is None:
         return str(policy.path)
     path = locate_model(cfg.critic.init_from)
-    critic = ModelDirectory.read(path, field=field, role=Role.critic)
+    critic = ModelDirectory.read(path, field=field, kind=ModelKind.critic)
     rehearse(critic.shell(), field=field)
     if cfg.critic.enabled:
         critic.tokenizer()

@@ -32,7 +32,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.control.failures import Budget
 from rlpost.control.fleet import Fleet
 from rlpost.control.ledger import Ledger
-from rlpost.control.seating import picture
+from rlpost.control.slots import picture
 from rlpost.control.staleness import Staleness
 from rlpost.control.watchdog import Watchdog
 from rlpost.data.cursor import PromptCursor, parse_uid
@@ -48,9 +48,9 @@ from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorDtype
 from rlpost.stages.prompt_source import training_source
 from rlpost.stages.rl_plan import RLPlan
-from rlpost.stages.rl_seats import sitters_of
+from rlpost.stages.rl_slots import actors_of
 from rlpost.stages.run_directory import RunDirectory, config_hash
-from rlpost.stages.wishes import wanted_generators
+from rlpost.stages.scale_request import requested_generators
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.jsonl import read_metrics
 from rlpost.tracking.progress import heldout_change
@@ -66,16 +66,16 @@ from rlpost.weights.push import BusConfig
 log = logging.getLogger(__name__)
 
 
-class Rests(Protocol):
+class CanSleep(Protocol):
     """A group of actors whose model can leave memory while it waits."""
 
-    async def rest(self) -> int:
+    async def sleep(self) -> int:
         """Leave until the next verb, which brings it back; returns the bytes."""
 
 
-async def rest_all(*models: Rests | None) -> int:
+async def sleep_all(*models: CanSleep | None) -> int:
     """Have all that exist leave memory, side by side; returns the bytes."""
-    return sum(await asyncio.gather(*(model.rest() for model in models if model is not None)))
+    return sum(await asyncio.gather(*(model.sleep() for model in models if model is not None)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +178,8 @@ async def boot(plan: RLPlan, *, session: Session, tracker: Trackers) -> AsyncIte
     """
     cfg = plan.cfg
     common = {"call_timeout_s": cfg.cluster.call_timeout_s}
-    for line in picture(session.place(sitters_of(plan))):
-        log.info("seats: %s", line)
+    for line in picture(session.place(actors_of(plan))):
+        log.info("slots: %s", line)
     generation = Generation(plan, session, tracker)
     trainer = spawn_trainers(session, cfg.trainer, **common)
     verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers, decode=plan.decode)
@@ -292,7 +292,7 @@ class Generation:
             failures=cfg.failures,
             budget=self._budget,
             watchdog=self.watchdog,
-            wanted=wanted_generators(plan.directory.wishes),
+            wanted=requested_generators(plan.directory.scale_request),
         )
 
     def progress(self, what: str) -> None:
@@ -398,10 +398,10 @@ async def _setup(
         log.info("%s: %s", name, info)
 
 
-async def _settle(cfg: RLConfig, *models: Rests | None) -> None:
+async def _settle(cfg: RLConfig, *models: CanSleep | None) -> None:
     """Have models that were just loaded make room for the next, where memory is short."""
     if cfg.cluster.offload_idle:
-        await rest_all(*models)
+        await sleep_all(*models)
 
 
 def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class RunState:
     """Counters of a run, and the way back to its last checkpoint."""
 
     parts: RLParts

@@ -54,7 +54,7 @@ _WRITTEN = (
     "tensorboard",
     "trace.json",
     "wandb",
-    "wishes.json",
+    "scale_request.json",
 )
 _DIRECTORIES = ("checkpoints", "dataset", "export", "rollouts", "tensorboard", "wandb")
 # What it leaves there when it is killed (`.nfs` is what NFS makes of an open file's removal).
@@ -84,9 +84,9 @@ class RunDirectory:
         return self.root / "dataset"
 
     @property
-    def wishes(self) -> Path:
+    def scale_request(self) -> Path:
         """What other processes ask of the run while it goes on; see ``rlpost scale``."""
-        return self.root / "wishes.json"
+        return self.root / "scale_request.json"
 
     @property
     def stuck(self) -> Path:

@@ -28,7 +28,7 @@ from rlpost.tracking.progress import (
     LENGTH,
     REWARD,
     THROUGHPUT,
-    Progress,
+    StepForecast,
     duration,
     heldout_accuracy,
     heldout_words,
@@ -91,7 +91,7 @@ class Console:
             mode = ConsoleMode.live if self._terminal.is_terminal else ConsoleMode.plain
         self.mode = mode
         self._run_name, self._clock = run_name, clock
-        self._progress = Progress(num_steps)
+        self._progress = StepForecast(num_steps)
         self._phase, self._detail = Phase.setting_up, ""
         self._start_s = self._phase_start_s = clock()
         self._sample: SampleRecord | None = None

@@ -67,7 +67,7 @@ def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 @dataclass
-class Progress:
+class StepForecast:
     """The state behind the console; ``observe`` is told every row of metrics.
 
     ``seen_s`` are clock readings of the first and the latest row: their difference counts

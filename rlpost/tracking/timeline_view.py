@@ -25,7 +25,7 @@ _WAIT = "wait"  # the kind of work that is none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class TimelineSpan:
     """One span; ``row`` counts within its lane from 0."""
 
     lane: str
@@ -81,7 +81,7 @@ def timeline_view(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _last_spans(path: Path) -> list[Span]:
+def _last_spans(path: Path) -> list[TimelineSpan]:
     """Return the spans written since the step before the last ``_NUM_STEPS``, latest first."""
     data = path.read_bytes()
     if not data.startswith(b"[\n"):
@@ -94,7 +94,7 @@ def _last_spans(path: Path) -> list[Span]:
     del lines[0]  # the bracket, or the rest of an older line
     if not _is_whole(lines[-1]):
         del lines[-1]  # being written right now, or cut by a kill
-    spans: list[Span] = []
+    spans: list[TimelineSpan] = []
     stretches: list[str] = []
     for line in reversed(lines):
         try:
@@ -122,11 +122,11 @@ def _is_whole(line: bytes) -> bool:
     return True
 
 
-def _span(event: dict[str, Any], names: dict[int, str]) -> Span:
+def _span(event: dict[str, Any], names: dict[int, str]) -> TimelineSpan:
     shown = names[event["tid"]]
     match = _ROW.fullmatch(shown)
     details = ", ".join(f"{key} {value}" for key, value in event.get("args", {}).items())
-    return Span(
+    return TimelineSpan(
         lane=match[1] if match else shown,
         row=int(match[2]) - 1 if match else 0,
         kind=str(event["cat"]),
@@ -137,7 +137,7 @@ def _span(event: dict[str, Any], names: dict[int, str]) -> Span:
     )
 
 
-def _window(spans: Iterable[Span]) -> tuple[int, int]:
+def _window(spans: Iterable[TimelineSpan]) -> tuple[int, int]:
     """Return what the lane of the run covers, or all there is before the first step."""
     steps = [span for span in spans if span.lane == RUN_LANE] or list(spans)
     return min(span.start_us for span in steps), max(span.end_us for span in spans)
@@ -149,14 +149,14 @@ def _lane_order(name: str) -> tuple[bool, list[tuple[int, str]]]:
     return name != RUN_LANE, [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _lane(name: str, spans: Iterable[Span], start_us: int, end_us: int) -> dict[str, Any]:
+def _lane(name: str, spans: Iterable[TimelineSpan], start_us: int, end_us: int) -> dict[str, Any]:
     own = [span for span in spans if span.lane == name]
     share = round(_busy_us(own, start_us) / max(1, end_us - start_us), 3)
     busy = None if name == RUN_LANE else share
     return {"name": name, "rows": 1 + max(span.row for span in own), "busy": busy}
 
 
-def _busy_us(spans: Iterable[Span], start_us: int) -> int:
+def _busy_us(spans: Iterable[TimelineSpan], start_us: int) -> int:
     """Return the length of the union of the spans from ``start_us`` on, waiting left out."""
     total, reached_us = 0, start_us
     for span in sorted(spans, key=lambda each: each.start_us):
@@ -166,12 +166,12 @@ def _busy_us(spans: Iterable[Span], start_us: int) -> int:
     return total
 
 
-def _thin(spans: list[Span]) -> list[Span]:
+def _thin(spans: list[TimelineSpan]) -> list[TimelineSpan]:
     """Keep the longest spans, and of every kind its fair share: a push is short but counts."""
-    by_kind: dict[str, list[Span]] = defaultdict(list)
+    by_kind: dict[str, list[TimelineSpan]] = defaultdict(list)
     for span in sorted(spans, key=lambda each: each.start_us - each.end_us):
         by_kind[span.kind].append(span)
-    kept: list[Span] = []
+    kept: list[TimelineSpan] = []
     left = sorted(by_kind.values(), key=len)
     for index, group in enumerate(left):
         share = (_MAX_SPANS - len(kept)) // (len(left) - index)

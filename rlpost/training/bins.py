@@ -49,23 +49,23 @@ def spread(sizes: Sequence[int], *, num_bins: int, capacity: int) -> list[list[i
     return bins
 
 
-def deal(loads: Sequence[int], *, num_hands: int) -> list[list[int]]:
-    """Deal indices of ``loads`` to ``num_hands`` hands like cards, heaviest first.
+def distribute(loads: Sequence[int], *, num_ranks: int) -> list[list[int]]:
+    """Distribute indices of ``loads`` over ``num_ranks`` ranks, heaviest first.
 
-    Each round deals neighbours in size, so that hands playing in lock-step wait little; the
-    lightest hand so far takes the heaviest card of a round, so that totals stay even. Hands
-    differ by at most one card.
+    Each round gives every rank one item of about the same size, so that ranks that work in
+    lock-step wait little for each other; the rank with the lowest total takes the heaviest item
+    of a round, so that totals stay even. Numbers of items differ by at most one.
     """
-    hands: list[list[int]] = [[] for _ in range(num_hands)]
-    totals = [0] * num_hands
+    items_of_rank: list[list[int]] = [[] for _ in range(num_ranks)]
+    totals = [0] * num_ranks
     order = _largest_first(loads)
-    for start in range(0, len(order), num_hands):
-        lightest_first = sorted(range(num_hands), key=lambda hand: (totals[hand], hand))
-        cards = order[start : start + num_hands]
-        for hand, index in zip(lightest_first, cards, strict=False):
-            hands[hand].append(index)
-            totals[hand] += loads[index]
-    return hands
+    for start in range(0, len(order), num_ranks):
+        lightest_first = sorted(range(num_ranks), key=lambda rank: (totals[rank], rank))
+        round_items = order[start : start + num_ranks]
+        for rank, index in zip(lightest_first, round_items, strict=False):
+            items_of_rank[rank].append(index)
+            totals[rank] += loads[index]
+    return items_of_rank
 
 
 def _largest_first(sizes: Sequence[int]) -> list[int]:

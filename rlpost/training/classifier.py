@@ -55,7 +55,7 @@ class Classifier:
                 scores[index] = score
         return scores
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Move the weights out of memory until the next call; returns their bytes."""
         return self._parking.park()
 

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from rlpost.errors import UserError
 from rlpost.models.boundary import reading_model
-from rlpost.models.config_file import Role
+from rlpost.models.config_file import ModelKind
 from rlpost.models.directory import ModelDirectory
 from rlpost.training.attention import ATTENTION, register_packed_attention
 from rlpost.training.dropout import switch_off_dropout
@@ -81,7 +81,7 @@ def load_critic(
         UserError: there is neither there, or its architecture cannot be packed.
     """
     register_packed_attention()
-    directory = ModelDirectory.read(model_path, field=FIELD, role=Role.critic)
+    directory = ModelDirectory.read(model_path, field=FIELD, kind=ModelKind.critic)
     rehearse(directory.shell(), field=FIELD)
     with reading_model(f"{FIELD}: {model_path} cannot be loaded as a value model"):
         decoder, weight_1E = _load_parts(model_path, dtype)

@@ -6,7 +6,7 @@ parameter, and each rank's random state. Refuses to own where an engine keeps it
 (deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
 one without a checkpoint; with others it starts from the same masters and moments.
 
-A rank keeps and writes the parameters it was dealt, so with many ranks none holds everything.
+A rank keeps and writes the parameters it was assigned, so with many ranks none holds everything.
 """
 
 import json
@@ -33,10 +33,10 @@ _META = "trainer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class StepperProgress:
     """What the steps themselves remember; the same on every rank.
 
-    Example: ``Progress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=0)``
+    Example: ``StepperProgress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=0)``
     """
 
     step_id: int  # of the last step
@@ -54,7 +54,9 @@ class Snapshot:
     meta: str  # JSON; the same on every rank
 
 
-def take_snapshot(state: EngineState, *, rank: int, num_ranks: int, progress: Progress) -> Snapshot:
+def take_snapshot(
+    state: EngineState, *, rank: int, num_ranks: int, progress: StepperProgress
+) -> Snapshot:
     """Copy the state between two steps; collective.
 
     Args:
@@ -72,16 +74,16 @@ def take_snapshot(state: EngineState, *, rank: int, num_ranks: int, progress: Pr
     sizes = {name: state.numel(name) for name in state.shapes}
     return Snapshot(
         rank=rank,
-        tensors=gather(state, owners=deal(sizes, num_ranks=num_ranks)),
+        tensors=gather(state, owners=assign_owners(sizes, num_ranks=num_ranks)),
         random=random_state(),
         meta=json.dumps(meta),
     )
 
 
-def deal(sizes: Mapping[str, int], *, num_ranks: int) -> dict[str, int]:
+def assign_owners(sizes: Mapping[str, int], *, num_ranks: int) -> dict[str, int]:
     """Give each name to a rank, the largest first, always to the one with the least.
 
-    Example: ``deal({"a": 3, "b": 2, "c": 2}, num_ranks=2) == {"a": 0, "b": 1, "c": 1}``
+    Example: ``assign_owners({"a": 3, "b": 2, "c": 2}, num_ranks=2) == {"a": 0, "b": 1, "c": 1}``
     """
     load, owners = [0] * num_ranks, {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -129,7 +131,7 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
 
 def load_state(
     state: EngineState, directory: Path, *, rank: int, num_ranks: int, seed: int
-) -> Progress:
+) -> StepperProgress:
     """Restore what ``write_snapshot`` wrote on all ranks; collective.
 
     With another number of ranks the random generators start anew, from seed and step.
@@ -181,7 +183,7 @@ class _Meta:
 
     num_ranks: int
     adam_step: int
-    progress: Progress
+    progress: StepperProgress
 
     @classmethod
     def read(cls, path: Path) -> "_Meta":
@@ -192,7 +194,7 @@ class _Meta:
                 "exported model (model.path=.../export)"
             )
         try:
-            return cls(**{**meta, "progress": Progress(**meta["progress"])})
+            return cls(**{**meta, "progress": StepperProgress(**meta["progress"])})
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not what a trainer writes ({error})") from error
 

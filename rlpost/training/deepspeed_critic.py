@@ -129,9 +129,9 @@ class DeepSpeedCritic:
         """Apply the accumulated gradient once; see ``DeepSpeedStepper.optim_step``."""
         return self._stepper.optim_step(step_id)
 
-    def rest(self) -> int:
-        """Leave memory until the next verb; see ``DeepSpeedStepper.rest``."""
-        return self._stepper.rest()
+    def sleep(self) -> int:
+        """Leave memory until the next verb; see ``DeepSpeedStepper.sleep``."""
+        return self._stepper.sleep()
 
     def begin_save(self, directory: Path) -> None:
         """Copy resumable state and write it behind; see ``DeepSpeedStepper.begin_save``."""

@@ -28,7 +28,7 @@ from rlpost.errors import RunFailed
 from rlpost.training import deepspeed_engine as ds
 from rlpost.training.batch import TokenBatch
 from rlpost.training.deepspeed_checkpoint import (
-    Progress,
+    StepperProgress,
     load_state,
     take_snapshot,
     write_snapshot,
@@ -118,7 +118,7 @@ class DeepSpeedStepper:
         self._parking.wake()
         return self._engine
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Move weights and optimizer out of memory until the next use; returns the bytes.
 
         Collective, like every verb.
@@ -227,7 +227,7 @@ class DeepSpeedStepper:
         """
         assert not self._pending, "gradients are not saved: call optim_step first"
         assert self._writing is None, "finish_save must end the last save first"
-        progress = Progress(
+        progress = StepperProgress(
             step_id=self._step_id,
             step_result=self._step_result,
             nonfinite_in_row=self._nonfinite_in_row,

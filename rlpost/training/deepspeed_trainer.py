@@ -115,7 +115,7 @@ class DeepSpeedTrainer:
             diagnostics over tokens of positive weight, ``actor/loss``, the mismatch with the
             rollout log-probs, ``perf/packed_tokens`` and ``perf/trained_tokens``.
         """
-        _ = self._stepper.engine  # coming back from rest is not work
+        _ = self._stepper.engine  # waking up is not counted as work
         start_s = time.perf_counter()
         tally = self._stepper.accumulate(
             batches,
@@ -208,9 +208,9 @@ class DeepSpeedTrainer:
         """Full weights in the form of a Hugging Face checkpoint; collective."""
         return iter_checkpoint(self._stepper.module.model, self._pieces)
 
-    def rest(self) -> int:
-        """Leave memory until the next verb; see ``DeepSpeedStepper.rest``."""
-        return self._stepper.rest()
+    def sleep(self) -> int:
+        """Leave memory until the next verb; see ``DeepSpeedStepper.sleep``."""
+        return self._stepper.sleep()
 
     def begin_save(self, directory: Path) -> None:
         """Copy resumable state and write it behind; see ``DeepSpeedStepper.begin_save``."""

@@ -21,7 +21,7 @@ import numpy as np
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.errors import UserError
 from rlpost.training.batch import Block, TokenBatch
-from rlpost.training.bins import best_fit_decreasing, deal, spread
+from rlpost.training.bins import best_fit_decreasing, distribute, spread
 from rlpost.types import Group, Trajectory
 
 PackedBatches = list[list[TokenBatch]]  # [rank][micro-batch]
@@ -245,11 +245,13 @@ def _distribute(drafts: list[_Draft], *, num_ranks: int, max_tokens: int) -> Pac
     # The fewest rounds are known now; even loads within them beat full bins and dummies.
     bins = spread(sizes, num_bins=num_rounds * num_ranks, capacity=max_tokens) or bins
     bins = [sorted(indices) for indices in bins if indices]
-    hands = deal([sum(sizes[i] for i in indices) for indices in bins], num_hands=num_ranks)
-    num_rounds = max(len(hand) for hand in hands)
+    bins_of_rank = distribute(
+        [sum(sizes[i] for i in indices) for indices in bins], num_ranks=num_ranks
+    )
+    num_rounds = max(len(mine) for mine in bins_of_rank)
     result: PackedBatches = []
-    for hand in hands:
-        batches = [_token_batch([drafts[i] for i in bins[card]]) for card in hand]
+    for mine in bins_of_rank:
+        batches = [_token_batch([drafts[i] for i in bins[index]]) for index in mine]
         result.append(batches + [_dummy() for _ in range(num_rounds - len(batches))])
     return result
 

@@ -23,7 +23,7 @@ class ScoringEngine(Protocol):
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         """Score sequences of token ids that fit the model's context, in order."""
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Leave memory until the next call, if it can; returns the bytes."""
 
 
@@ -97,9 +97,9 @@ class RewardScorer:
                 raise DataError(f"reward_models.{self._name}: {error}")
         return self._engine.scores(sequences)
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Have the engine leave memory until the next call; returns the bytes it freed."""
-        return self._engine.rest()
+        return self._engine.sleep()
 
     def _length_error(self, length: int) -> str | None:
         if not length:

@@ -44,6 +44,6 @@ class FrozenScorer:
             results.append(logprobs_R.cpu().numpy())
         return results
 
-    def rest(self) -> int:
+    def sleep(self) -> int:
         """Move the weights out of memory until the next call; returns their bytes."""
         return self._parking.park()

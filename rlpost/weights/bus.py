@@ -19,7 +19,7 @@ from typing import Any
 from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
-from rlpost.weights.push import BusConfig, Publisher, PushReport, Receiver, logprob_difference
+from rlpost.weights.push import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
 from rlpost.weights.transports.protocol import Locator
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class WeightBus:
         publisher: Publisher,
         *,
         fleet: Fleet,
-        receivers: Mapping[str, Receiver],
+        receivers: Mapping[str, PushTarget],
         workers: Mapping[str, int],
         probe: Sequence[Sequence[int]],
         cfg: BusConfig,

@@ -37,7 +37,7 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class PushManifest:
     """The tensors of weight version ``version``, in payload order."""
 
     version: int
@@ -53,7 +53,7 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
+    def from_dict(cls, data: Mapping[str, Any]) -> "PushManifest":
         entries = tuple(TensorEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["entries"])
         return cls(version=data["version"], entries=entries)
 
@@ -77,7 +77,7 @@ def payload_size_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]
 
 def write_payload(
     weights: Iterator[tuple[str, torch.Tensor]], buffer: torch.Tensor, *, version: int
-) -> Manifest:
+) -> PushManifest:
     """Copy tensors into ``buffer`` (uint8, CPU) one after the other and describe them.
 
     Raises:
@@ -103,7 +103,7 @@ def write_payload(
             )
         )
         offset = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    return Manifest(version=version, entries=tuple(entries))
+    return PushManifest(version=version, entries=tuple(entries))
 
 
 def _copy_to_host(source: torch.Tensor, target: torch.Tensor) -> None:
@@ -119,7 +119,7 @@ def _copy_to_host(source: torch.Tensor, target: torch.Tensor) -> None:
         place.copy_(pinned.copy_(piece))
 
 
-def read_payload(manifest: Manifest, buffer: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+def read_payload(manifest: PushManifest, buffer: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """Verify ``buffer`` (uint8, CPU) and return views of its tensors.
 
     Args:
@@ -147,7 +147,7 @@ def read_payload(manifest: Manifest, buffer: torch.Tensor) -> list[tuple[str, to
     return tensors
 
 
-def refuse_other_model(manifest: Manifest, expected: Mapping[str, Shape]) -> None:
+def refuse_other_model(manifest: PushManifest, expected: Mapping[str, Shape]) -> None:
     """Compare what was sent with the tensors of the model that receives it.
 
     Raises:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from rlpost.errors import InfrastructureError, NoAnswer, ProcessDied
-from rlpost.weights.push import Receiver
+from rlpost.weights.push import PushTarget
 
-Verb = Callable[[str, Receiver], Awaitable[Any]]
+Verb = Callable[[str, PushTarget], Awaitable[Any]]
 
 
 class Refused(Exception):
@@ -25,7 +25,7 @@ class Refused(Exception):
 
 async def ask_all(
     names: Iterable[str],
-    receivers: Mapping[str, Receiver],
+    receivers: Mapping[str, PushTarget],
     call: Verb,
     *,
     phase: str,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rlpost.bounds import WEEK_S, number
-from rlpost.weights.manifest import Manifest, payload_size_bytes, write_payload
+from rlpost.weights.manifest import PushManifest, payload_size_bytes, write_payload
 from rlpost.weights.transports.filesystem import FilesystemSender
 from rlpost.weights.transports.gloo import GlooSender
 from rlpost.weights.transports.protocol import Locator, Sender
@@ -87,7 +87,7 @@ class WeightPublisher:
         self._iter_weights = iter_weights
         self._size_bytes = payload_size_bytes(shapes)
         self._sender = sender
-        self._newest: Manifest | None = None
+        self._newest: PushManifest | None = None
 
     def stage(self, version: int, *, num_receivers: int) -> Locator | None:
         """Write version ``version``; returns where it is (None off rank 0)."""

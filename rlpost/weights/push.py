@@ -33,7 +33,7 @@ class Publisher(Protocol):
         """Log-prob (nats, temperature 1) of every token after the first."""
 
 
-class Receiver(Protocol):
+class PushTarget(Protocol):
     """A generator, as the bus sees it; a subset of ``rollout.protocol.Generator``."""
 
     async def begin_push(self, version: int) -> None: ...

@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import Manifest, read_payload
+from rlpost.weights.manifest import PushManifest, read_payload
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
@@ -113,7 +113,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         if locator.transport not in self._receivers:
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
         buffer = self._receivers[locator.transport].fetch(locator)
-        manifest = Manifest.from_dict(locator.manifest)
+        manifest = PushManifest.from_dict(locator.manifest)
         self._staged = read_payload(manifest, buffer)
 
     def finish_weight_update(self) -> None:

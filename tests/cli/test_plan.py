@@ -86,7 +86,7 @@ def test_idle_models_leave_the_gpu_for_the_host(capsys, tiny):
         command = ["--gpus", "1", "--gpu-gib", "1", *options, "cluster=local_gpu"]
         code, text = run(capsys, *command, f"cluster.offload_idle={offload}")
         assert code == 2 and "It would not fit" in text, text  # even libraries need more
-        assert text.count("copy while it rests") == (3 if offload == "true" else 0)
+        assert text.count("copy while asleep") == (3 if offload == "true" else 0)
         assert ("cluster.offload_idle=true" in text) is (offload == "false")
 
 

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rlpost.cli.sweep_optuna import Goal, OptunaSweeper, Sampler, objective, search_space
+from rlpost.cli.sweep_optuna import Goal, OptunaSweeper, SearchSampler, objective, search_space
 from rlpost.errors import UserError
 from rlpost.tracking.sweep_record import MemberRecord
 
@@ -110,7 +110,7 @@ def test_the_goal_decides_the_direction(tmp_path):
 def test_the_same_command_asks_for_the_same_members(tmp_path):
     assert _search(tmp_path) == _search(tmp_path)
     assert _search(tmp_path) != _search(tmp_path, seed=2)
-    assert _search(tmp_path) != _search(tmp_path, sampler=Sampler.random)
+    assert _search(tmp_path) != _search(tmp_path, sampler=SearchSampler.random)
 
 
 def test_members_that_fail_are_not_learned_from_and_not_the_end(tmp_path):

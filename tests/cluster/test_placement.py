@@ -1,4 +1,4 @@
-"""Seats on a real Ray cluster of several nodes, all on this machine, with GPUs by name only."""
+"""Slots on a real Ray cluster of several nodes, all on this machine, with GPUs by name only."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from ray.cluster_utils import Cluster
 
 from rlpost.cluster.placement import ask_nodes, living_nodes
 from rlpost.cluster.session import ClusterConfig, Session
-from rlpost.control.seating import Node, Placement, Sitter
+from rlpost.control.slots import ActorSpec, Node, Placement
 from rlpost.errors import NoAnswer, UserError
 
-TRAINERS = [Sitter(name=f"trainer rank {r}", role="trainer", num_gpus=1) for r in range(2)]
-GENERATORS = [Sitter(name=f"generator {i}", role="generator", num_gpus=2) for i in range(2)]
+TRAINERS = [ActorSpec(name=f"trainer rank {r}", role="trainer", num_gpus=1) for r in range(2)]
+GENERATORS = [ActorSpec(name=f"generator {i}", role="generator", num_gpus=2) for i in range(2)]
 
 
 class Actor:
@@ -56,7 +56,7 @@ def names() -> dict[str, str]:
 
 def test_a_cluster_that_is_too_small_is_refused_before_anything_is_reserved(cluster):
     with joined(cluster, Placement.packed) as session:
-        wide = [Sitter(name="generator 0", role="generator", num_gpus=8)]
+        wide = [ActorSpec(name="generator 0", role="generator", num_gpus=8)]
         with pytest.raises(UserError, match="8 GPUs"):
             session.place([*TRAINERS, *wide])
         assert not ray.util.placement_group_table()
@@ -75,21 +75,21 @@ def test_every_node_answers_for_itself(cluster):
 
 def test_colocated_actors_share_one_gpu(cluster):
     with joined(cluster, Placement.colocated) as session:
-        small = [TRAINERS[0], Sitter(name="generator 0", role="generator", num_gpus=1)]
+        small = [TRAINERS[0], ActorSpec(name="generator 0", role="generator", num_gpus=1)]
         session.place(small)
-        actors = [session.spawn(Actor, seat=each.name) for each in small]
+        actors = [session.spawn(Actor, slot=each.name) for each in small]
         first, second = ray.get([actor.place.remote() for actor in actors], timeout=60)
         assert first == second
 
 
 def test_seats_are_reserved_and_moved_when_their_node_dies(cluster):  # the last: a node is lost
     with joined(cluster) as session:
-        seats = session.place([*TRAINERS, *GENERATORS])
-        assert [each.bundle.node.name for each in seats] == ["head", "head", "n1", "n2"]
+        slots = session.place([*TRAINERS, *GENERATORS])
+        assert [each.bundle.node.name for each in slots] == ["head", "head", "n1", "n2"]
         node_of = names()
 
         def spawn(name: str) -> tuple[str, list[str]]:
-            node, gpus = ray.get(session.spawn(Actor, seat=name).place.remote(), timeout=60)
+            node, gpus = ray.get(session.spawn(Actor, slot=name).place.remote(), timeout=60)
             return node_of[node], gpus
 
         assert [spawn(each.name)[0] for each in TRAINERS] == ["head", "head"]
@@ -99,4 +99,4 @@ def test_seats_are_reserved_and_moved_when_their_node_dies(cluster):  # the last
         wait_until(lambda: "n1" not in living())
         assert spawn("generator 0")[0] == "n2"  # moved; a replacement for the lost one
         with pytest.raises(NoAnswer, match="no node has room for generator 2"):
-            session.spawn(Actor, seat="generator 2")  # both halves of n2 are taken
+            session.spawn(Actor, slot="generator 2")  # both halves of n2 are taken

@@ -151,7 +151,7 @@ async def test_generators_join_and_leave():
 
 
 async def test_a_member_without_room_costs_nothing():
-    """The wish is met as far as there is room; it is tried again when the wish changes."""
+    """The request is met as far as there is room; it is tried again when the request changes."""
     house = House(boots=lambda n: n < 2, budget=2)
     guard = await house.serve()
     house.wanted = 8

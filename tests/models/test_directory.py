@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
-from rlpost.models.config_file import Role
+from rlpost.models.config_file import ModelKind
 from rlpost.models.directory import ModelDirectory
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.models.tiny_families import build_tiny_family
@@ -305,7 +305,7 @@ def test_code_beside_a_known_architecture_is_not_run(tmp_path):
 
 def test_an_error_names_the_field_of_the_model(tmp_path):
     with pytest.raises(UserError, match=r"^critic\.init_from: "):
-        ModelDirectory.read(tmp_path, field="critic.init_from", role=Role.critic)
+        ModelDirectory.read(tmp_path, field="critic.init_from", kind=ModelKind.critic)
 
 
 def test_the_sample_of_a_tensor_is_its_first_values(tmp_path):

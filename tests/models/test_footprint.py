@@ -17,7 +17,7 @@ GENERATOR = Footprint(process="generator 0: core", kept={"weights": 6.0, "KV cac
 
 
 def test_the_peak_is_what_is_kept_and_the_largest_phase():
-    assert POLICY.peak_bytes == POLICY.resting_bytes == 8
+    assert POLICY.peak_bytes == POLICY.asleep_bytes == 8
     assert POLICY.largest(2) == [("weights", 4.0), ("update", 3.0)]
 
 
@@ -30,7 +30,7 @@ def test_without_turns_peaks_add_up():
 def test_in_turn_only_the_largest_turn_counts():
     training = in_turn([POLICY], "training") + in_turn([CRITIC], "training")
     reference = in_turn([REFERENCE], "reference")
-    assert [each.resting_bytes for each in training + reference] == [1, 1, 1]
+    assert [each.asleep_bytes for each in training + reference] == [1, 1, 1]
     # Libraries of three, the generator, and policy with critic: they have the larger turn.
     assert together_bytes([*training, *reference, GENERATOR]) == 3 + 8 + 7 + 2
     assert together_bytes([*reference, *training[1:]]) == 2 + 5
@@ -39,7 +39,7 @@ def test_in_turn_only_the_largest_turn_counts():
 def test_a_checkpoint_is_written_while_its_trainer_rests():
     saving = replace(POLICY, phases={"update": 3.0, "copy for a checkpoint": 2.0})
     (resting,) = in_turn([saving], "training")
-    assert (resting.peak_bytes, resting.resting_bytes) == (8, 3)
+    assert (resting.peak_bytes, resting.asleep_bytes) == (8, 3)
 
 
 def test_from_a_gpu_a_model_rests_on_the_host():
@@ -51,6 +51,6 @@ def test_from_a_gpu_a_model_rests_on_the_host():
         on_gpu=True,
     )
     resting_host, resting_gpu = in_turn([host, gpu], "reference")
-    assert (resting_gpu.peak_bytes, resting_gpu.resting_bytes) == (7.5, 0.5)
-    assert resting_host.kept == {"libraries": 1.0, "copy while it rests": 5.0}
-    assert resting_host.peak_bytes == resting_host.resting_bytes == pytest.approx(6)
+    assert (resting_gpu.peak_bytes, resting_gpu.asleep_bytes) == (7.5, 0.5)
+    assert resting_host.kept == {"libraries": 1.0, "copy while asleep": 5.0}
+    assert resting_host.peak_bytes == resting_host.asleep_bytes == pytest.approx(6)

@@ -123,7 +123,7 @@ def test_a_run_of_two_nodes_survives_its_time_limit_and_a_requeue(site, tiny_unt
     assert said.count(f"Ray runs at 127.0.0.1:{_port(job)} on {', '.join(NODES)}") == 3
     assert _config(run)["cluster"]["address"] == f"127.0.0.1:{_port(job)}"
     log = (run / "run.log").read_text()
-    assert log.count("seats: n1: trainer rank 0\n") == log.count("seats: n2: generator 0\n") == 3
+    assert log.count("slots: n1: trainer rank 0\n") == log.count("slots: n2: generator 0\n") == 3
     assert "is gone" not in log  # Slurm's SIGTERM to every process reached the driver alone
     assert [row["step"] for row in metrics(run)] == list(range(last + 1))
     uids = [uid for _, uid, sample, _ in samples(run) if sample == 0]

@@ -96,7 +96,7 @@ def killed_sweep(place, tiny_untied_model) -> dict:
         """One trains and the other has its actors: on a busy machine one is up much earlier."""
         both = [runs / name for name in drivers(sweep)]
         logs = [run / "run.log" for run in both]
-        seated = all(log.exists() and "seats: " in log.read_text() for log in logs)
+        seated = all(log.exists() and "slots: " in log.read_text() for log in logs)
         return len(both) == 2 and seated and any(map(metrics, both))
 
     wait_for(both_are_up, sweep, "two members at once")

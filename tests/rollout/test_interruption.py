@@ -49,11 +49,11 @@ def trajectory(ids, *, versions, finish_reason="length", sample=1):
 def test_the_second_request_goes_on_where_the_first_stopped():
     assert INTERRUPTION.first(REQUEST).sampling == SamplingConfig(max_tokens=3, temperature=0.7)
     first = trajectory([1, 2, 3], versions=[1, 1, 1])
-    rest = INTERRUPTION.rest(REQUEST, first, seed=77)
-    assert rest.prompt.token_ids == (5, 6, 7, 1, 2, 3, 90, 91)
-    assert rest.prompt.uid == "0:0" and rest.key == "train/0:0/1"
-    assert (rest.num_samples, rest.seed) == (1, 77)
-    assert rest.sampling == SamplingConfig(max_tokens=3, temperature=0.7)  # 8 - 3 - 2
+    continuation = INTERRUPTION.continuation(REQUEST, first, seed=77)
+    assert continuation.prompt.token_ids == (5, 6, 7, 1, 2, 3, 90, 91)
+    assert continuation.prompt.uid == "0:0" and continuation.key == "train/0:0/1"
+    assert (continuation.num_samples, continuation.seed) == (1, 77)
+    assert continuation.sampling == SamplingConfig(max_tokens=3, temperature=0.7)  # 8 - 3 - 2
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_the_second_request_goes_on_where_the_first_stopped():
 )
 def test_one_response_with_the_phrase_marked(before, after, spans):
     first = trajectory([1, 2, 3], versions=before)
-    rest = trajectory([4, 5], versions=after, finish_reason="stop", sample=0)
-    whole = INTERRUPTION.joined(first, rest)
+    continuation = trajectory([4, 5], versions=after, finish_reason="stop", sample=0)
+    whole = INTERRUPTION.joined(first, continuation)
     assert whole.response_ids == (1, 2, 3, 90, 91, 4, 5)
     assert whole.written == (3, 5) and whole.interrupted and not whole.truncated
     assert whole.rollout_logprobs[:3] == first.rollout_logprobs
-    assert whole.rollout_logprobs[5:] == rest.rollout_logprobs
+    assert whole.rollout_logprobs[5:] == continuation.rollout_logprobs
     assert [(s.start, s.end, s.version) for s in whole.spans] == spans
     assert whole.text == "<1><2><3> Stop:<4><5>"
     assert (whole.sample, whole.seed) == (1, 6)

@@ -10,7 +10,7 @@ from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import OnOverage, Staleness, StalenessConfig
 from rlpost.errors import InfrastructureError, RunFailed
 from rlpost.rollout.collector import Collected
-from rlpost.rollout.producer import INFRASTRUCTURE, NO_GRADIENT, STALE, Producer, Source
+from rlpost.rollout.producer import INFRASTRUCTURE, NO_GRADIENT, STALE, Producer, PromptStream
 from rlpost.types import Group, SamplingConfig, Span, Trajectory
 
 BATCH = 2
@@ -73,7 +73,7 @@ def make(*, useful=lambda group: True, max_draws=None, **config):
     hand, ledger = Hand(), Ledger()
     rows = itertools.count()
     staleness = Staleness(StalenessConfig(**config), batch=BATCH)
-    source = Source(
+    source = PromptStream(
         draw=lambda: prompt(f"0:{next(rows)}"),
         find=prompt,
         useful=useful,

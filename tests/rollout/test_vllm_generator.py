@@ -13,10 +13,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from rlpost.errors import ProcessDied
 from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator, _spans
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
-from rlpost.weights.manifest import Manifest
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
 
-MANIFEST = Manifest(version=1, entries=())
+MANIFEST = PushManifest(version=1, entries=())
 LOCATOR = Locator(transport="shared_memory", manifest=MANIFEST.to_dict(), where={})
 PROMPT = Prompt(uid="0", token_ids=(1, 2), text="?")
 REQUEST = GenerationRequest(

@@ -268,7 +268,7 @@ class RemoteEngine:
         await self.process.call("close", timeout_s=self._world.limits.short_s)
 
     async def kill(self) -> None:
-        if self._world.scenario.poison or self._world.scenario.wishes:
+        if self._world.scenario.poison or self._world.scenario.scale_requests:
             pass  # the prompt, or the person, is to blame
         else:
             self._world.checker.replaced("generator", "spawned")

@@ -95,7 +95,7 @@ class Scenario:
     load_s: float = 0.1
     poison: frozenset[int] = frozenset()
     faults: tuple[Fault, ...] = ()
-    wishes: tuple[tuple[float, int], ...] = ()  # (time, number of generators)
+    scale_requests: tuple[tuple[float, int], ...] = ()  # (time, number of generators)
     doomed: bool = False  # cannot end well: only the reason is checked
 
     @property
@@ -108,7 +108,7 @@ class Scenario:
         return [f"generator {i}" for i in range(self.generators)]
 
     def without_faults(self) -> "Scenario":
-        return replace(self, faults=(), wishes=(), poison=frozenset())
+        return replace(self, faults=(), scale_requests=(), poison=frozenset())
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -120,12 +120,14 @@ def scenario_of(seed: int) -> Scenario:
     num = draw.choice((1, 1, 2, 3, 5))
     faults = tuple(_fault(draw, base) for _ in range(num))
     poison = frozenset({draw.randrange(base.rows)}) if draw.random() < 0.1 else frozenset()
-    wishes: tuple[tuple[float, int], ...] = ()
+    scale_requests: tuple[tuple[float, int], ...] = ()
     if draw.random() < 0.12:
-        wishes = tuple(
+        scale_requests = tuple(
             (draw.uniform(1, 40) * i, draw.randint(1, 3)) for i in range(1, draw.randint(2, 4))
         )
-    return _replaced_in_a_push(seed, replace(base, faults=faults, poison=poison, wishes=wishes))
+    return _replaced_in_a_push(
+        seed, replace(base, faults=faults, poison=poison, scale_requests=scale_requests)
+    )
 
 
 def doomed(seed: int) -> Scenario:

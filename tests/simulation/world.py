@@ -109,8 +109,10 @@ class World:
         return self._draw.choice((0.1, 1.0, 1.0))
 
     def wanted(self) -> int | None:
-        wishes = [number for at_s, number in self.scenario.wishes if at_s <= self.now_s]
-        return wishes[-1] if wishes else None
+        scale_requests = [
+            number for at_s, number in self.scenario.scale_requests if at_s <= self.now_s
+        ]
+        return scale_requests[-1] if scale_requests else None
 
     def point(self, name: str) -> None:
         """The run reached a place where the driver may be killed."""

@@ -14,7 +14,7 @@ from rlpost.errors import RunStuck, UserError
 from rlpost.models.card import write_model_card
 from rlpost.stages import rl_driver
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.wishes import wish_for_generators
+from rlpost.stages.scale_request import request_generators
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.tracking.tracker import RunStatus
 
@@ -122,9 +122,9 @@ def test_a_wish_ends_with_the_process_it_was_made_to(run, tmp_path):
 
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "config.yaml").write_text("seed: 0\n")  # by which it is a run's directory
-    wish_for_generators(tmp_path / "cut" / "wishes.json", 9)
+    request_generators(tmp_path / "cut" / "scale_request.json", 9)
     assert run(work).exit_code == 0
-    assert not (tmp_path / "cut" / "wishes.json").exists()
+    assert not (tmp_path / "cut" / "scale_request.json").exists()
 
 
 def test_trackers_are_refused_before_anything_is_written(run, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ class PolicyRole:
         self.trained = DeepSpeedTrainer(cfg, model_path=path, seed=0, **vars(place))
 
     def forward_backward(self, batches: list[TokenBatch]) -> None:
-        self.trained.rest()  # and comes back: every case is computed by a model that was away
+        self.trained.sleep()  # and comes back: every case is computed by a model that was away
         self.trained.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
 
     def parameters(self) -> torch.nn.Module:
@@ -60,7 +60,7 @@ class CriticRole:
         self.trained = DeepSpeedCritic(cfg, model_path=path, policy_path=path, place=place, seed=0)
 
     def forward_backward(self, batches: list[TokenBatch]) -> None:
-        self.trained.rest()
+        self.trained.sleep()
         self.trained.forward_backward(batches, loss=CriticLossConfig(clip=CLIP))
 
     def parameters(self) -> torch.nn.Module:

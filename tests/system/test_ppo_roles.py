@@ -11,15 +11,15 @@ from rlpost.cluster.critic import spawn_critic
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import ClusterConfig, Session
-from rlpost.control.seating import Sitter
+from rlpost.control.slots import ActorSpec
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.training.settings import DType, TrainerConfig
 
 COMMON = {"call_timeout_s": 120.0}
-SITTERS = [
-    *(Sitter(name=rank_name("critic", rank), role="critic") for rank in range(2)),
-    Sitter(name=reward_name("helpful"), role="reward"),
+ACTORS = [
+    *(ActorSpec(name=rank_name("critic", rank), role="critic") for rank in range(2)),
+    ActorSpec(name=reward_name("helpful"), role="reward"),
 ]
 LOSS = CriticLossConfig()
 
@@ -27,7 +27,7 @@ LOSS = CriticLossConfig()
 @pytest.fixture(scope="module")
 def session():
     with Session(ClusterConfig()) as session:
-        session.place(SITTERS)
+        session.place(ACTORS)
         yield session
 
 

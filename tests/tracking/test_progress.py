@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlpost.tracking.progress import (
-    Progress,
+    StepForecast,
     duration,
     heldout_accuracy,
     heldout_change,
@@ -22,7 +22,7 @@ def test_heldout_accuracy_is_the_mean_over_data_sets():
 
 
 def test_time_left_counts_evaluations_too():
-    progress = Progress(10)
+    progress = StepForecast(10)
     assert progress.time_left_s(0.0) is None
     progress.observe(0, {}, now_s=0.0)
     assert progress.time_left_s(5.0) is None
@@ -36,7 +36,7 @@ def test_time_left_counts_evaluations_too():
 
 
 def test_no_time_is_left_when_it_is_over():
-    progress = Progress(3)
+    progress = StepForecast(3)
     progress.observe(1, {"timing_s/step": 5.0}, now_s=0.0)
     assert progress.time_left_s(8.0) == 2.0
     assert progress.time_left_s(9.5) is None and progress.time_left_s(60.0) is None
@@ -48,7 +48,7 @@ def test_graded_rewards_are_no_accuracy():
     assert is_graded({name: 0.5, "val-core/a/graded_frac": 0.25})
     assert is_graded({name: 1.5}) and is_graded({name: -0.5})
     assert not is_graded({name: None, "val-core/a/graded_frac": None})
-    progress = Progress(3)
+    progress = StepForecast(3)
     progress.observe(0, {name: 0.0}, now_s=0.0)
     assert not progress.graded
     progress.observe(1, {name: 0.4, "val-core/a/graded_frac": 1.0}, now_s=1.0)
@@ -66,7 +66,7 @@ def test_a_sentence_says_what_the_run_achieved():
 
 
 def test_what_is_recalled_has_no_pace():
-    progress = Progress(10)
+    progress = StepForecast(10)
     rows = [{"step": step, "time_s": 9.0, "critic/score/mean": 0.1 * step} for step in range(4)]
     progress.recall([*rows, {"step": 4, "critic/score/mean": None}])
     assert progress.step == 4 and len(progress.rewards) == 4
@@ -79,20 +79,20 @@ def test_components_are_the_means_of_verifiers():
 
 
 def test_one_step_after_a_resume_uses_its_own_duration():
-    progress = Progress(10)
+    progress = StepForecast(10)
     progress.observe(7, {"timing_s/step": 12.0}, now_s=0.0)
     assert progress.time_left_s(0.0) == 36.0
 
 
 def test_best_is_the_earliest_of_equals():
-    progress = Progress(3)
+    progress = StepForecast(3)
     for step, value in enumerate([0.1, 0.4, 0.4, 0.3]):
         progress.observe(step, {"val-core/a/acc/mean@1": value}, now_s=step)
     assert progress.best() == (1, 0.4)
 
 
 def test_a_rewind_forgets_later_steps_and_measures_the_pace_anew():
-    progress = Progress(10)
+    progress = StepForecast(10)
     for step in range(5):
         row = {"val-core/a/acc/mean@1": step / 10, "critic/score/mean": step / 10}
         progress.observe(step, row, now_s=10.0 * step)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlpost.training.bins import best_fit_decreasing, deal, spread
+from rlpost.training.bins import best_fit_decreasing, distribute, spread
 
 sizes_lists = st.lists(st.integers(1, 20), max_size=30)
 
@@ -48,16 +48,16 @@ def test_spread_says_when_it_does_not_fit():
     assert spread([6, 6, 6], num_bins=2, capacity=12) == [[0, 2], [1]]
 
 
-@given(loads=sizes_lists, num_hands=st.integers(1, 6))
-def test_deal_gives_hands_of_nearly_equal_length_and_weight(loads, num_hands):
-    hands = deal(loads, num_hands=num_hands)
-    assert flat(hands) == list(range(len(loads)))
-    lengths = [len(hand) for hand in hands]
+@given(loads=sizes_lists, num_ranks=st.integers(1, 6))
+def test_ranks_get_nearly_equally_many_items_and_nearly_equal_loads(loads, num_ranks):
+    items_of_rank = distribute(loads, num_ranks=num_ranks)
+    assert flat(items_of_rank) == list(range(len(loads)))
+    lengths = [len(mine) for mine in items_of_rank]
     assert max(lengths) - min(lengths) <= 1
-    totals = [sum(loads[i] for i in hand) for hand in hands]
+    totals = [sum(loads[i] for i in mine) for mine in items_of_rank]
     assert max(totals) - min(totals) <= max(loads, default=0)
 
 
-def test_deal_by_hand():
-    # Rounds (9, 5), (4, 1): the hand that got 5 is lighter, so it takes the 4.
-    assert deal([9, 5, 4, 1], num_hands=2) == [[0, 3], [1, 2]]
+def test_distribute_by_hand():
+    # Rounds (9, 5), (4, 1): the rank that got 5 is lighter, so it takes the 4.
+    assert distribute([9, 5, 4, 1], num_ranks=2) == [[0, 3], [1, 2]]

@@ -27,10 +27,10 @@ from rlpost.errors import DataError, UserError
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.training import deepspeed_checkpoint, deepspeed_stepper
 from rlpost.training.deepspeed_checkpoint import (
-    Progress,
     Shards,
     Snapshot,
-    deal,
+    StepperProgress,
+    assign_owners,
     write_snapshot,
 )
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
@@ -89,11 +89,11 @@ def snapshot(rank: int = 0, **tensors: torch.Tensor) -> Snapshot:
 
 def test_ranks_share_the_writing_evenly():
     sizes = {"embedding": 50, "a": 30, "b": 21, "c": 20, "d": 9}
-    owners = deal(sizes, num_ranks=2)
+    owners = assign_owners(sizes, num_ranks=2)
     # 50 | 30, then b to the second (51), c to the first (70), d to the second.
     assert owners == {"embedding": 0, "a": 1, "b": 1, "c": 0, "d": 1}
-    assert set(deal(sizes, num_ranks=1).values()) == {0}
-    assert len(set(deal(sizes, num_ranks=5).values())) == 5
+    assert set(assign_owners(sizes, num_ranks=1).values()) == {0}
+    assert len(set(assign_owners(sizes, num_ranks=5).values())) == 5
 
 
 def test_shards_are_cut_at_their_size_and_read_as_one(tmp_path, monkeypatch):
@@ -347,5 +347,5 @@ def test_gradients_that_wait_are_neither_saved_nor_loaded_over(tiny_model, tmp_p
 
 
 def test_progress_is_what_json_returns():
-    progress = Progress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=1)
-    assert Progress(**json.loads(json.dumps(vars(progress)))) == progress
+    progress = StepperProgress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=1)
+    assert StepperProgress(**json.loads(json.dumps(vars(progress)))) == progress

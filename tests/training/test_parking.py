@@ -143,7 +143,7 @@ def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[floa
     norms = []
     batches = pack_into(*random_groups(), num_micro_batches=2)[0]
     if rests:
-        built.rest()
+        built.sleep()
     for step in (1, 2):
         tally = built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
         metrics = merge([tally]).metrics() | built.optim_step(step)
@@ -151,10 +151,10 @@ def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[floa
         if rests:
             built.probe_logprobs([[1, 2, 3, 4]])  # ZeRO-3 may keep what this gathers
             # Adam's moments alone, but for the smallest; weights of stage 0 may lie in the file.
-            assert built.rest() > 0.95 * 8 * built.num_parameters
+            assert built.sleep() > 0.95 * 8 * built.num_parameters
     built.begin_save(directory)
     if rests:
-        built.rest()  # while the copy is still being written
+        built.sleep()  # while the copy is still being written
     built.finish_save()
     return norms, built.logprobs(batches, 1.0)
 
@@ -191,9 +191,9 @@ def test_a_damaged_shelf_is_noticed(tiny_model):
     scorer = FrozenScorer(cfg, model_path=str(tiny_model))
     batches = pack_into(*random_groups(), num_micro_batches=1)[0]
     before = scorer.logprobs(batches, 1.0)[0]
-    assert scorer.rest() > 0
+    assert scorer.sleep() > 0
     np.testing.assert_array_equal(scorer.logprobs(batches, 1.0)[0], before)
-    scorer.rest()
+    scorer.sleep()
     file = scorer._parking._shelf._file
     file.seek(0)
     file.write(b"\0" * (1 << 16))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import (
-    Manifest,
+    PushManifest,
     payload_size_bytes,
     read_payload,
     refuse_other_model,
@@ -30,7 +30,7 @@ def written(weights=WEIGHTS, version=3):
 
 def test_round_trip_through_plain_data():
     manifest, buffer = written()
-    manifest = Manifest.from_dict(manifest.to_dict())
+    manifest = PushManifest.from_dict(manifest.to_dict())
     tensors = dict(read_payload(manifest, buffer))
     assert all(torch.equal(tensors[name], WEIGHTS[name]) for name in WEIGHTS)
 

@@ -8,7 +8,7 @@ import torch
 from listening import listeners
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import Manifest, read_payload, write_payload
+from rlpost.weights.manifest import PushManifest, read_payload, write_payload
 from rlpost.weights.publisher import Transport, make_sender
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
@@ -50,7 +50,7 @@ def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Ten
         sending = pool.submit(sender.send)
         received = receiver.fetch(wire)
         sending.result()
-    manifest = Manifest.from_dict(locator.manifest)
+    manifest = PushManifest.from_dict(locator.manifest)
     return dict(read_payload(manifest, received))
 
 

@@ -11,11 +11,11 @@ import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.umask import follow_umask
-from rlpost.weights.manifest import Manifest
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
 
 
-def _views(manifest: Manifest, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+def _views(manifest: PushManifest, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
         e.name: buffer[e.offset : e.offset + e.size_bytes]
         .view(getattr(torch, e.dtype))
@@ -39,7 +39,7 @@ class FilesystemSender:
             self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
         return self._buffer
 
-    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
         from safetensors.torch import save_file
 
         directory = self._directory(manifest.version)
@@ -74,7 +74,7 @@ class FilesystemReceiver:
         directory = Path(locator.where["path"])
         if not (directory / "COMMIT").is_file():
             raise WeightPushError(f"{directory} has no COMMIT marker: not a complete version")
-        manifest = Manifest.from_dict(locator.manifest)
+        manifest = PushManifest.from_dict(locator.manifest)
         buffer = torch.zeros(manifest.size_bytes, dtype=torch.uint8)
         try:
             tensors = load_file(directory / "model.safetensors")

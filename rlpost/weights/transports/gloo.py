@@ -12,7 +12,7 @@ import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.network import local_address, serve_store
-from rlpost.weights.manifest import Manifest
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
 
 BUCKET_BYTES = 32 << 20
@@ -60,7 +60,7 @@ class GlooSender:
             self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
         return self._buffer
 
-    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
         self._store = serve_store(self._host, timeout=timedelta(seconds=self._timeout_s))
         self._size_bytes = manifest.size_bytes
         self._where = {
@@ -98,7 +98,7 @@ class GlooReceiver:
         from torch.distributed import TCPStore
 
         where = locator.where
-        manifest = Manifest.from_dict(locator.manifest)
+        manifest = PushManifest.from_dict(locator.manifest)
         buffer = torch.empty(manifest.size_bytes, dtype=torch.uint8)
         try:
             store = TCPStore(

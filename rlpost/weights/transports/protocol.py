@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rlpost.weights.manifest import Manifest
+from rlpost.weights.manifest import PushManifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Sender(Protocol):
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
         """Return a writable uint8 CPU tensor for the next payload."""
 
-    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
         """Make the written payload fetchable by so many processes and say where."""
 
     def send(self) -> None:

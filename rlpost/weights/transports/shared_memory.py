@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import Manifest
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
 
 
@@ -47,7 +47,7 @@ class SharedMemorySender:
         self._paths[version] = path
         return _map(path, size_bytes)
 
-    def announce(self, manifest: Manifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
         where = {"path": str(self._paths[manifest.version])}
         return Locator(transport="shared_memory", manifest=manifest.to_dict(), where=where)
 

@@ -1,7 +1,7 @@
-"""Which actor sits on which node, and on how much of its GPUs.
+"""Which actor runs on which node, and on how much of its GPUs.
 
 Owns the decision. Refuses to own the reservation (cluster/placement.py). Invariants: a GPU is
-promised to one actor, or to several on purpose; the ranks of a group sit as close together as
+promised to one actor, or to several on purpose; the ranks of a group are as close together as
 they fit, in rank order; what does not fit is refused before anything starts. Pure.
 """
 
@@ -37,8 +37,8 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sitter:
-    """An actor that holds a model. Example: ``Sitter(name="generator 0", role="generator")``."""
+class ActorSpec:
+    """An actor that holds a model. Example: ``ActorSpec(name="generator 0", role="generator")``."""
 
     name: str
     role: str  # generator, or one of those that train or score: trainer, critic, ...
@@ -59,123 +59,123 @@ class Bundle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seat:
-    """A sitter's place. Example: half of a GPU: ``num_gpus=0.5`` in a bundle of one."""
+class Slot:
+    """The place of one actor. Example: half of a GPU: ``num_gpus=0.5`` in a bundle of one."""
 
-    sitter: Sitter
+    actor: ActorSpec
     bundle: Bundle
     num_gpus: float
 
 
-def seat(
-    sitters: Sequence[Sitter],
+def assign_slots(
+    actors: Sequence[ActorSpec],
     nodes: Sequence[Node],
     *,
     placement: Placement,
-    taken: Sequence[Seat] = (),
-) -> list[Seat]:
-    """Return a seat for each of ``sitters``, in their order.
+    taken: Sequence[Slot] = (),
+) -> list[Slot]:
+    """Return a slot for each of ``actors``, in their order.
 
     Args:
-        sitters: who has no seat yet; ranks of a group in rank order.
+        actors: who has no slot yet; ranks of a group in rank order.
         nodes: living nodes, the driver's first, with what is free there.
         placement: how to share.
-        taken: seats that others of this run keep; what they hold is not free any more.
+        taken: slots that others of this run keep; what they hold is not free any more.
 
     Raises:
-        UserError: not everybody fits.
+        UserError: not every actor fits.
     """
     if placement is Placement.colocated:
-        return _colocated(sitters, nodes, taken=taken)
+        return _colocated(actors, nodes, taken=taken)
     room = _Room(nodes, taken)
-    training = [room.give(sitter, nodes) for sitter in sitters if not sitter.generates]
+    training = [room.give(actor, nodes) for actor in actors if not actor.generates]
     places = nodes
     if placement is Placement.apart:
-        used = {each.bundle.node.id for each in (*training, *taken) if not each.sitter.generates}
+        used = {each.bundle.node.id for each in (*training, *taken) if not each.actor.generates}
         places = [node for node in nodes if node.id not in used]
         if not places:
             raise UserError(
-                f"cluster.placement=apart leaves no node for generators: training sits on all of "
+                f"cluster.placement=apart leaves no node for generators: training is on all of "
                 f"{', '.join(node.name for node in nodes)}; add a node, or use "
                 "cluster.placement=packed"
             )
-    generating = [room.give(sitter, places) for sitter in sitters if sitter.generates]
-    given = {each.sitter.name: each for each in (*training, *generating)}
-    return [given[sitter.name] for sitter in sitters]
+    generating = [room.give(actor, places) for actor in actors if actor.generates]
+    given = {each.actor.name: each for each in (*training, *generating)}
+    return [given[actor.name] for actor in actors]
 
 
 def _colocated(
-    sitters: Sequence[Sitter], nodes: Sequence[Node], *, taken: Sequence[Seat]
-) -> list[Seat]:
+    actors: Sequence[ActorSpec], nodes: Sequence[Node], *, taken: Sequence[Slot]
+) -> list[Slot]:
     """Deal every role out over one bundle per trainer rank."""
     if taken:
         raise UserError(
             "cluster.placement=colocated divides the GPUs when the run starts: nothing can be "
             "added or moved later; use cluster.placement=packed for that"
         )
-    for sitter in sitters:
-        if sitter.num_gpus > 1:
+    for actor in actors:
+        if actor.num_gpus > 1:
             raise UserError(
-                f"cluster.placement=colocated gives a part of one GPU to each, and {sitter.name} "
-                f"needs {sitter.num_gpus}; use generator.tensor_parallel_size=1, or "
+                f"cluster.placement=colocated gives a part of one GPU to each, and {actor.name} "
+                f"needs {actor.num_gpus}; use generator.tensor_parallel_size=1, or "
                 "cluster.placement=packed"
             )
     room = _Room(nodes, ())
-    bundles = [room.give(s, nodes).bundle for s in sitters if s.role == "trainer"]
+    bundles = [room.give(s, nodes).bundle for s in actors if s.role == "trainer"]
     dealt: Counter[str] = Counter()
     places = []
-    for sitter in sitters:
-        places.append(bundles[dealt[sitter.role] % len(bundles)])
-        dealt[sitter.role] += 1
+    for actor in actors:
+        places.append(bundles[dealt[actor.role] % len(bundles)])
+        dealt[actor.role] += 1
     most = max(Counter(places).values())
     return [
-        Seat(sitter=sitter, bundle=bundle, num_gpus=bundle.num_gpus / most)
-        for sitter, bundle in zip(sitters, places, strict=True)
+        Slot(actor=actor, bundle=bundle, num_gpus=bundle.num_gpus / most)
+        for actor, bundle in zip(actors, places, strict=True)
     ]
 
 
 class _Room:
-    """What is left on each node while seats are given."""
+    """What is left on each node while slots are given."""
 
-    def __init__(self, nodes: Sequence[Node], taken: Sequence[Seat]) -> None:
+    def __init__(self, nodes: Sequence[Node], taken: Sequence[Slot]) -> None:
         self._gpus = {node.id: node.gpus for node in nodes}
-        self._sitters = Counter(each.bundle.node.id for each in taken)
+        self._actors_on = Counter(each.bundle.node.id for each in taken)
         self._num_given = 0
 
-    def give(self, sitter: Sitter, places: Sequence[Node]) -> Seat:
-        """Return a seat on the first of ``places`` that has room."""
-        fitting = [n for n in places if n.cpus > 0 and self._gpus[n.id] >= sitter.num_gpus]
+    def give(self, actor: ActorSpec, places: Sequence[Node]) -> Slot:
+        """Return a slot on the first of ``places`` that has room."""
+        fitting = [n for n in places if n.cpus > 0 and self._gpus[n.id] >= actor.num_gpus]
         if not fitting:
             free = ", ".join(f"{node.name} {self._gpus[node.id]}" for node in places)
             raise UserError(
-                f"no node has room for {sitter.name}, which needs {sitter.num_gpus} GPUs (free: "
+                f"no node has room for {actor.name}, which needs {actor.num_gpus} GPUs (free: "
                 f"{free or 'no node'}); lower trainer.num_ranks, generator.num or "
                 "generator.tensor_parallel_size, or share with cluster.placement=colocated"
             )
-        if sitter.num_gpus:
+        if actor.num_gpus:
             node = fitting[0]
         else:  # without GPUs a node is never full, only crowded
-            node = min(fitting, key=self._load if sitter.generates else self._crowding)
-        self._gpus[node.id] -= sitter.num_gpus
-        self._sitters[node.id] += 1
-        bundle = Bundle(index=self._num_given, node=node, num_gpus=sitter.num_gpus)
+            node = min(fitting, key=self._load if actor.generates else self._crowding)
+        self._gpus[node.id] -= actor.num_gpus
+        self._actors_on[node.id] += 1
+        bundle = Bundle(index=self._num_given, node=node, num_gpus=actor.num_gpus)
         self._num_given += 1
-        return Seat(sitter=sitter, bundle=bundle, num_gpus=sitter.num_gpus)
+        return Slot(actor=actor, bundle=bundle, num_gpus=actor.num_gpus)
 
     def _crowding(self, node: Node) -> float:
         """Sitters beyond a core each: ranks stay together while there are cores."""
-        return max(0.0, self._sitters[node.id] + 1 - node.cpus)
+        return max(0.0, self._actors_on[node.id] + 1 - node.cpus)
 
     def _load(self, node: Node) -> float:
         """Sitters a core: generators spread out."""
-        return self._sitters[node.id] / node.cpus
+        return self._actors_on[node.id] / node.cpus
 
 
-def picture(seats: Sequence[Seat]) -> list[str]:
+def picture(slots: Sequence[Slot]) -> list[str]:
     """Return one line a node. Example: ``"n1: trainer rank 0 (1 GPU), generator 0 (2 GPUs)"``."""
     lines: dict[str, list[str]] = {}
-    for each in seats:
+    for each in slots:
         share = f"{each.num_gpus:.3g} GPU{'s' if each.num_gpus > 1 else ''}"
-        who = f"{each.sitter.name} ({share})" if each.num_gpus else each.sitter.name
+        who = f"{each.actor.name} ({share})" if each.num_gpus else each.actor.name
         lines.setdefault(each.bundle.node.id, [f"{each.bundle.node.name}:"]).append(who)
-    return [f"{node} {', '.join(sitting)}" for node, *sitting in lines.values()]
+    return [f"{node} {', '.join(actors)}" for node, *actors in lines.values()]

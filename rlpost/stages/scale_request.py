@@ -1,6 +1,7 @@
 """What another process asks of a run that goes on: ``rlpost scale``.
 
-Owns ``wishes.json`` in the run directory. Invariant: a file that cannot be read is no wish.
+Owns ``scale_request.json`` in the run directory. Invariant: a file that cannot be
+read is no scale request.
 """
 
 import logging
@@ -16,8 +17,8 @@ from rlpost.stages.run_directory import RunDirectory
 log = logging.getLogger(__name__)
 
 
-def wanted_generators(path: Path) -> Callable[[], int | None]:
-    """Return a function that says how many generators are wished for; None: no wish."""
+def requested_generators(path: Path) -> Callable[[], int | None]:
+    """Return a function that says how many generators are requested; None: no request."""
     seen_s, wanted = 0.0, None
 
     def look() -> int | None:
@@ -31,13 +32,13 @@ def wanted_generators(path: Path) -> Callable[[], int | None]:
             try:
                 wanted = max(1, int(read_json(path)["generators"]))
             except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
-                log.warning("%s: not a wish (%s)", path, error)
+                log.warning("%s: not a scale request (%s)", path, error)
         return wanted
 
     return look
 
 
-def wish_for_generators(path: Path, num: int) -> None:
+def request_generators(path: Path, num: int) -> None:
     """Ask the run whose directory holds ``path`` for ``num`` generators.
 
     Raises:
