@@ -52,11 +52,17 @@ def start_private() -> None:
 
 
 def read_token_anew() -> None:
-    """Have Ray read ``TOKEN_VARIABLES`` again; left alone, a process reads them once."""
+    """Have Ray read ``TOKEN_VARIABLES`` again; left alone, a process reads them once.
+
+    The token is read here and not at the first call that needs it: by then the variables may be
+    gone, and Ray aborts a process that asks for a token and finds none.
+    """
     from ray._raylet import AuthenticationTokenLoader, Config
 
     Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    loader.has_token(ignore_auth_mode=asks_for_token())
 
 
 def asks_for_token() -> bool:

@@ -72,6 +72,8 @@ def test_the_listeners_of_a_plain_session_are_found():
 
 
 def test_the_token_is_read_anew(monkeypatch):
+    # Threads of an earlier session use the token, and Ray aborts a process that lacks one.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     for mode, asks in (("disabled", False), ("token", True), ("disabled", False)):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         read_token_anew()
@@ -111,3 +113,34 @@ def test_a_session_that_leaves_loopback_is_ended(fake_ray):
     with pytest.raises(RuntimeError, match=r"listens on 192\.0\.2\.2 instead of loopback"):
         start_private()
     assert calls == ["local", "shutdown"]
+
+
+# Ray's C++ aborts a process that is to send a token and has none; its Python raises instead.
+FAILED_START = """
+import ray
+from ray._raylet import AuthenticationTokenLoader
+from rlpost.cluster.private import start_private
+
+def init(**options):
+    raise OSError("no room")
+
+ray.init = init
+try:
+    start_private()
+except OSError as error:
+    print(error)
+loader = AuthenticationTokenLoader.instance()
+print(*loader.get_token_for_http_header())
+loader.reset_cache()  # the negative control
+loader.get_token_for_http_header()
+"""
+
+
+def test_after_a_start_that_failed_ray_can_be_used(tmp_path):
+    environment = {n: v for n, v in os.environ.items() if n not in TOKEN_VARIABLES}
+    result = subprocess.run(
+        [sys.executable, "-c", FAILED_START], env=environment | {"HOME": str(tmp_path)},
+        cwd=Path(__file__).parents[2], timeout=120, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout.split("\n") == ["no room", "authorization", ""]
+    assert "AuthenticationError: Token authentication is enabled but" in result.stderr
