@@ -43,13 +43,17 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A suite that takes longer is interrupted and says what has failed so far.
+PYTEST_FOR = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
+
 # A run's boot leaves one of two cores idle: two tests at a time. Those of clusters hold several
-# runs each and go one by one.
+# runs each and go one by one. A worker that crashes ends the suite: pytest-xdist may wait for
+# ever for the one that replaces it.
 test: lint test-deps
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/operations
+	$(call PYTEST_FOR,30m) -n 2 --dist loadfile --max-worker-restart 0 --ignore tests/operations
 
 test-operations: test-deps
-	$(BIN)/python -m pytest tests/operations
+	$(call PYTEST_FOR,50m) tests/operations
 
 quickstart: setup
 	$(BIN)/rlpost rl experiment=quickstart

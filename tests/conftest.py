@@ -16,6 +16,35 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class ToldAtOnce:
+    """Prints failures as they happen: a suite that is ended from outside may print no more."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._print = terminal.write_line
+        self._running: list[str] = []
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._running.append(nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._running.remove(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = f"{crash.path}:{crash.lineno}: {crash.message}" if crash else report.longreprtext
+            self._print(f"\nFAILED {report.nodeid} ({report.when}): {why[:1000]}")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._print(f"\nINTERRUPTED while these ran: {', '.join(self._running) or 'none'}")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Only the process that prints has one; pytest-xdist's workers have none.
+    if terminal := session.config.pluginmanager.getplugin("terminalreporter"):
+        session.config.pluginmanager.register(ToldAtOnce(terminal))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A tiny random llama with tied embeddings."""
