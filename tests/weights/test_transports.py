@@ -1,7 +1,8 @@
 """One contract for every transport."""
 
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -35,40 +36,43 @@ def sender(transport, tmp_path):
         run_id=tmp_path.name,
         root=tmp_path / "weights",
         host="127.0.0.1",
-        timeout_s=5.0,
+        timeout_s=60.0,
     )
     yield sender
     sender.close()
 
 
-def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
+def announce(sender, version: int, tensors=WEIGHTS) -> tuple[PushManifest, Locator]:
+    """The manifest of ``tensors``, which wait to be sent, and where rank 1 finds them."""
     buffer = sender.buffer(200_000, version=version)
     manifest = write_payload(iter(tensors.items()), buffer, version=version)
     locator = sender.announce(manifest, num_receivers=1)
     wire = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
+    return PushManifest.from_dict(locator.manifest), wire
+
+
+def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
+    manifest, wire = announce(sender, version, tensors)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(sender.send)
         received = receiver.fetch(wire)
         sending.result()
-    manifest = PushManifest.from_dict(locator.manifest)
     return dict(read_payload(manifest, received))
 
 
-def test_nothing_listens_beyond_the_senders_host(sender, transport):
-    before, during, done = listeners(), set(), threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            during.update(listeners() - before)
-
+@pytest.mark.parametrize("sender_waits", [True, False])
+def test_nothing_listens_beyond_the_senders_host(sender, transport, sender_waits):
+    before, over_tcp = listeners(), transport is Transport.gloo
+    _, wire = announce(sender, 1)
+    both = [sender.send, partial(RECEIVERS[transport]().fetch, wire)]
+    first, second = both if sender_waits else reversed(both)
     with ThreadPoolExecutor(1) as pool:
-        watching = pool.submit(watch)
-        try:
-            push(sender, RECEIVERS[transport](), 1)
-        finally:
-            done.set()
-        watching.result()
-    assert {host for host, _ in during} == ({"127.0.0.1"} if transport is Transport.gloo else set())
+        waiting = pool.submit(first)
+        while len(during := listeners() - before) < 2 and not waiting.done():
+            time.sleep(0.01)  # the store listens, and soon the one that waits for the other
+        second()
+        waiting.result()
+    assert [host for host, _ in during] == (["127.0.0.1"] * 2 if over_tcp else [])
 
 
 def test_bytes_arrive_and_outlive_release(sender, transport):
