@@ -102,10 +102,12 @@ def bus_for(publisher, generator) -> WeightBus:
     )
 
 
-async def sample(generator, *, n=4, seed=5, temperature=1.0, max_tokens=12, **stops):
+async def sample(
+    generator, *, key="test/0:0", n=4, seed=5, temperature=1.0, max_tokens=12, **stops
+):
     return await generator.generate(
         GenerationRequest(
-            key="test/0:0",
+            key=key,
             prompt=PROMPT,
             num_samples=n,
             seed=seed,
@@ -115,9 +117,10 @@ async def sample(generator, *, n=4, seed=5, temperature=1.0, max_tokens=12, **st
 
 
 async def started(generator, **options) -> asyncio.Task:
-    """A long request that is well under way."""
+    """A long request of which the engine has sampled some tokens, but not nearly all."""
     task = asyncio.create_task(sample(generator, max_tokens=400, **options))
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0)  # it is sent first
+    await sample(generator, key="test/beside", n=1, max_tokens=16)  # in steps that they share
     assert not task.done()
     return task
 
