@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 
 from rlpost.algorithms.ratio import LOG_RATIO_BOUND
 from rlpost.bounds import bound_of, check_config, number, numbers
-from rlpost.cli.sweep_launcher import ProcessesConfig, RayJobsConfig
-from rlpost.cli.sweep_optuna import OptunaConfig
 from rlpost.config.schema import RLConfig
 from rlpost.config.store import registries
 from rlpost.errors import UserError
+from rlpost.launch.sweep.launcher import ProcessesConfig, RayJobsConfig
+from rlpost.launch.sweep.optuna import OptunaConfig
 from rlpost.training.reward_settings import RewardModelConfig
 
 ROOTS = [

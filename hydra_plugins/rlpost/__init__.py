@@ -1,24 +1,24 @@
 """What hydra finds of ours: it admits plugins from the package ``hydra_plugins`` alone.
 
-Owns their names in hydra's groups. Refuses to own what they do (rlpost/cli/). Invariant:
+Owns their names in hydra's groups. Refuses to own what they do (rlpost/launch/sweep/). Invariant:
 nothing heavy is imported, as every program that uses hydra in this environment looks in here.
 """
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from rlpost.cli import sweep_launcher, sweep_optuna
+from rlpost.launch.sweep import launcher, optuna
 
 
-class ProcessLauncher(sweep_launcher.ProcessLauncher):
+class ProcessLauncher(launcher.ProcessLauncher):
     """``hydra/launcher=processes``."""
 
 
-class RayJobLauncher(sweep_launcher.RayJobLauncher):
+class RayJobLauncher(launcher.RayJobLauncher):
     """``hydra/launcher=ray_jobs``."""
 
 
-class OptunaSweeper(sweep_optuna.OptunaSweeper):
+class OptunaSweeper(optuna.OptunaSweeper):
     """``hydra/sweeper=optuna``."""
 
 
@@ -32,15 +32,15 @@ _store = ConfigStore.instance()
 _store.store(
     group="hydra/launcher",
     name="processes",
-    node=sweep_launcher.ProcessesConfig(_target_=f"{__name__}.ProcessLauncher"),
+    node=launcher.ProcessesConfig(_target_=f"{__name__}.ProcessLauncher"),
 )
 _store.store(
     group="hydra/launcher",
     name="ray_jobs",
-    node=sweep_launcher.RayJobsConfig(_target_=f"{__name__}.RayJobLauncher"),
+    node=launcher.RayJobsConfig(_target_=f"{__name__}.RayJobLauncher"),
 )
 _store.store(
     group="hydra/sweeper",
     name="optuna",
-    node=sweep_optuna.OptunaConfig(_target_=f"{__name__}.OptunaSweeper"),
+    node=optuna.OptunaConfig(_target_=f"{__name__}.OptunaSweeper"),
 )

@@ -13,7 +13,7 @@ from rlpost.errors import UserError
 
 def main(argv: list[str]) -> int:
     """Run the stage named in ``argv``; return its exit code, or 2 for another version."""
-    from rlpost.cluster.job_request import ending
+    from rlpost.launch.job_request import ending
 
     submitter, *stage = argv
 

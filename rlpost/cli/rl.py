@@ -16,10 +16,10 @@ def _compose_and_run(argv: list[str], stage: str) -> int:
     import hydra
     from omegaconf import DictConfig
 
-    from rlpost.cli.sweep import plan_sweep, run_sweep
     from rlpost.config.command_line import check_command_line
     from rlpost.config.search_path import config_dir
     from rlpost.config.store import register_configs
+    from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
 
     register_configs()
     check_command_line(argv)
@@ -28,14 +28,17 @@ def _compose_and_run(argv: list[str], stage: str) -> int:
         sys.argv = [f"rlpost {stage}", *argv]
         hydra.main(config_path=str(config_dir()), config_name=stage, version_base="1.3")(task)()
 
+    def run(composed: DictConfig) -> int:
+        # Caught in here: hydra would print its own words around the message.
+        return exit_code(lambda: _run(composed, stage))
+
     sweep = plan_sweep(argv, stage=stage)
     if sweep is not None:
-        return run_sweep(sweep, start, run=lambda composed: _run(composed, stage))
+        return run_sweep(sweep, start, run=run)
     codes: list[int] = []
 
     def task(composed: DictConfig) -> None:
-        # Caught in here: hydra would print its own words around the message.
-        codes.append(exit_code(lambda: _run(composed, stage)))
+        codes.append(run(composed))
 
     start(task, argv)
     return max(codes, default=0)

@@ -1,6 +1,6 @@
 """``python -m rlpost.cli.slurm``: what launch/slurm/lib.sh asks of Python.
 
-Owns the options. The work is cluster/ray_node.py, cluster/readiness.py and sweep_member.py.
+Owns the options. The work is done in rlpost/launch/: ray_node.py, readiness.py, sweep/member.py.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _node(args: argparse.Namespace) -> int:
-    from rlpost.cluster.ray_node import NodeSettings, run_node
+    from rlpost.launch.ray_node import NodeSettings, run_node
 
     logging.basicConfig(level=logging.INFO, format=f"{args.name}: %(message)s")
     number = os.environ.get("SLURM_NODEID", "0")
@@ -70,7 +70,7 @@ def _node(args: argparse.Namespace) -> int:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    from rlpost.cluster.readiness import await_nodes, joined_nodes
+    from rlpost.launch.readiness import await_nodes, joined_nodes
 
     names = args.nodes.split(",")
     await_nodes(names, deadline_s=args.deadline_s, joined=joined_nodes(args.address))
@@ -79,7 +79,7 @@ def _wait(args: argparse.Namespace) -> int:
 
 
 def _member(args: argparse.Namespace) -> int:
-    from rlpost.cli.sweep_member import member_command
+    from rlpost.launch.sweep.member import member_command
 
     sys.stdout.write("".join(f"{each}\0" for each in member_command(args.command, args.index)))
     return 0

@@ -1,27 +1,23 @@
 """``rlpost submit <stage> [overrides]``: a stage as a job on a running Ray cluster.
 
-Owns the command line, and what has to change in a configuration that runs elsewhere. Refuses
-to own the cluster's side (cluster/jobs.py). Invariant: a mistake that can be seen from here is
-said before anything is uploaded.
+Owns the options and what is printed. Refuses to own what the command means on the cluster
+(launch/submittable.py) and the conversation with it (launch/jobs.py).
 """
 
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.cli.boundary import exit_code
-from rlpost.config.quoting import quoted
-from rlpost.errors import InfrastructureError, UserError
+from rlpost.errors import InfrastructureError
 
 if TYPE_CHECKING:
-    from rlpost.cluster.jobs import Jobs
+    from rlpost.launch.jobs import Jobs
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 900
-_SWEEP_FLAGS = ("-m", "--multirun")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,8 +85,9 @@ def main(argv: list[str]) -> int:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from rlpost.cluster.job_request import EXCLUDES, JobRequest, passed_on
-    from rlpost.cluster.jobs import Jobs
+    from rlpost.launch.job_request import EXCLUDES, JobRequest, passed_on
+    from rlpost.launch.jobs import Jobs
+    from rlpost.launch.submittable import submittable
 
     stage = submittable(args.command)
     working_dir = args.working_dir.resolve()
@@ -115,14 +112,14 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _follow_named(args: argparse.Namespace) -> int:
-    from rlpost.cluster.jobs import Jobs
+    from rlpost.launch.jobs import Jobs
 
     jobs = Jobs.at(args.address)
     return _follow(jobs, jobs.find(args.follow))
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from rlpost.cluster.jobs import Jobs
+    from rlpost.launch.jobs import Jobs
 
     jobs = Jobs.at(args.address)
     job = jobs.find(args.stop)
@@ -154,61 +151,6 @@ def _say_how_to_go_on(job: str) -> None:
 
 def _write(text: str) -> None:
     print(text, end="", flush=True)
-
-
-# -- what a command means on the cluster ----------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submittable:
-    """A command line that means on the cluster what it meant here."""
-
-    argv: tuple[str, ...]
-    run_root: Path  # absolute
-    run_name: str
-
-
-def submittable(command: list[str]) -> Submittable:
-    """Translate ``stage [overrides]`` for a job, whose working directory is a passing copy.
-
-    The run directory becomes absolute and the driver joins the job's cluster.
-
-    Raises:
-        UserError, HydraException, OmegaConfBaseException: the command cannot work.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from rlpost.config.command_line import check_override
-    from rlpost.config.search_path import config_dir
-    from rlpost.config.store import register_configs
-
-    stage, *rest = command
-    stages = sorted(path.stem for path in config_dir().glob("*.yaml"))
-    if stage not in stages:
-        raise UserError(
-            f"only {', '.join(stages)} can be submitted, got {stage!r}; options of submit come "
-            "before the stage"
-        )
-    for each in rest:
-        if each.startswith("-") and each not in _SWEEP_FLAGS:
-            raise UserError(
-                f"{each!r} after the stage is not understood: give options of submit before the "
-                f"stage, and use others with `rlpost {stage}` here"
-            )
-    overrides = [each for each in rest if each not in _SWEEP_FLAGS]
-    register_configs()
-    for each in overrides:
-        check_override(each)
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        composed = compose(config_name=stage, overrides=plain)
-    run_root = Path(os.path.abspath(Path(composed.run.dir).expanduser()))
-    argv = [stage, *rest, f"run.dir={quoted(str(run_root))}"]
-    if "cluster" in composed and composed.cluster.address is None:
-        argv.append("cluster.address=auto")
-    return Submittable(argv=tuple(argv), run_root=run_root, run_name=composed.run.name or stage)
 
 
 def _inside(path: Path, directory: Path) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlpost.cli.boundary import exit_code
-from rlpost.cli.sweep_names import key_of, member_name, sweep_name, varying
 from rlpost.config.quoting import quoted
+from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
 from rlpost.tracking.sweep_record import MemberRecord, MemberState, read_members, write_member
 
 log = logging.getLogger(__name__)
@@ -134,9 +133,9 @@ def run_sweep(
     """Run every member; returns the worst exit code.
 
     ``start`` gives hydra the function of one member and the command line; ``run`` runs a
-    composed member and returns its exit code.
+    composed member and returns its exit code, whatever happens.
     """
-    from rlpost.cli.sweep_report import finish
+    from rlpost.launch.sweep.report import finish
 
     def task(composed: Any) -> MemberRecord:
         return _run_here(sweep, composed, run)
@@ -166,6 +165,6 @@ def _run_here(sweep: Sweep, composed: Any, run: Callable[[Any], int]) -> MemberR
     composed.run.name = record.name
     composed.tracking.group = composed.tracking.group or sweep.name
     write_member(sweep.directory, replace(record, state=MemberState.running))
-    record = record.ended(exit_code(lambda: run(composed)))
+    record = record.ended(run(composed))
     write_member(sweep.directory, record)
     return record

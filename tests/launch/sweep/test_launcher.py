@@ -10,17 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlpost.cli.sweep import Sweep
-from rlpost.cli.sweep_launcher import ProcessLauncher, RayJobLauncher
 from rlpost.errors import UserError
+from rlpost.launch.sweep.launcher import ProcessLauncher, RayJobLauncher
+from rlpost.launch.sweep.sweep import Sweep
 from rlpost.tracking.sweep_record import MemberState, read_members
 
 # A launcher whose members are scripts: `driver.py DIRECTORY N_JOBS SCRIPT...`
 DRIVER = """
 import asyncio, sys
 from pathlib import Path
-from rlpost.cli.sweep import Sweep
-from rlpost.cli.sweep_launcher import ProcessLauncher
+from rlpost.launch.sweep.sweep import Sweep
+from rlpost.launch.sweep.launcher import ProcessLauncher
 from rlpost.tracking.sweep_record import MemberRecord, write_member
 
 directory, n_jobs, *scripts = sys.argv[1:]

@@ -4,8 +4,8 @@ import json
 
 import yaml
 
-from rlpost.cli.sweep import Sweep
-from rlpost.cli.sweep_report import finish
+from rlpost.launch.sweep.report import finish
+from rlpost.launch.sweep.sweep import Sweep
 from rlpost.tracking.sweep_record import MemberRecord, write_member
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlpost.cluster.readiness import await_nodes, joined_nodes
 from rlpost.errors import NoAnswer
+from rlpost.launch.readiness import await_nodes, joined_nodes
 from rlpost.network import free_port
 
 

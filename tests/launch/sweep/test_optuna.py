@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from rlpost.cli.sweep_optuna import Goal, OptunaSweeper, SearchSampler, objective, search_space
 from rlpost.errors import UserError
+from rlpost.launch.sweep.optuna import Goal, OptunaSweeper, SearchSampler, objective, search_space
 from rlpost.tracking.sweep_record import MemberRecord
 
 PEAK = 1e-5

@@ -1,7 +1,7 @@
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rlpost.cli.sweep_names import member_name, sweep_name, varying
 from rlpost.config.quoting import quoted
+from rlpost.launch.sweep.names import member_name, sweep_name, varying
 
 
 def test_a_name_says_what_varies_and_nothing_else():

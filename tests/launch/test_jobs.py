@@ -12,9 +12,9 @@ import pytest
 from rlpost import __version__
 from rlpost.cli.job import main as job_main
 from rlpost.cli.main import main
-from rlpost.cli.submit import submittable
-from rlpost.cluster.job_follow import Shown, end_of
-from rlpost.cluster.job_request import (
+from rlpost.errors import UserError
+from rlpost.launch.job_follow import Shown, end_of
+from rlpost.launch.job_request import (
     EXCLUDES,
     STOP_WAIT,
     JobRequest,
@@ -23,7 +23,7 @@ from rlpost.cluster.job_request import (
     next_id,
     passed_on,
 )
-from rlpost.errors import UserError
+from rlpost.launch.submittable import submittable
 
 
 def request(**changes) -> JobRequest:

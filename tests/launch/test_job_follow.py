@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlpost.cluster import job_follow
-from rlpost.cluster.job_follow import follow
 from rlpost.errors import InfrastructureError
+from rlpost.launch import job_follow
+from rlpost.launch.job_follow import follow
 
 JOB = "run-1"
 

@@ -14,7 +14,7 @@ from rlpost.tracking.boundary import attempt
 from rlpost.tracking.sweep_record import MemberRecord, MemberState
 
 if TYPE_CHECKING:
-    from rlpost.cli.sweep import Sweep
+    from rlpost.launch.sweep.sweep import Sweep
 
 _STYLE = {
     MemberState.done: "green",

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlpost.cluster import ray_node
+from rlpost.launch import ray_node
 from rlpost.network import interface_to
 
 HEAD = ray_node.NodeSettings(
@@ -29,7 +29,7 @@ print(orphan.pid)
 """
 ADOPTS = f"""
 import subprocess, sys
-from rlpost.cluster import ray_node
+from rlpost.launch import ray_node
 if sys.argv[1] == "adopt":
     ray_node._adopt_orphans()
 left = subprocess.run([sys.executable, "-c", '''{LEAVES_AN_ORPHAN}'''], stdout=subprocess.PIPE)

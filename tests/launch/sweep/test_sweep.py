@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlpost.cli.sweep import plan_sweep
 from rlpost.config.store import register_configs
+from rlpost.launch.sweep.sweep import plan_sweep
 
 
 @pytest.fixture(autouse=True)

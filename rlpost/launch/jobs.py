@@ -13,9 +13,9 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlpost.cluster.job_follow import JobEnd, Write, follow, how_it_ended
-from rlpost.cluster.job_request import NAME_KEY, JobRequest, next_id
 from rlpost.errors import InfrastructureError, UserError
+from rlpost.launch.job_follow import JobEnd, Write, follow, how_it_ended
+from rlpost.launch.job_request import NAME_KEY, JobRequest, next_id
 
 REQUEST_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0

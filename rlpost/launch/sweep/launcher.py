@@ -25,11 +25,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 from rlpost.bounds import check_config, number
-from rlpost.cli.sweep import Sweep
-from rlpost.cli.sweep_names import key_of
-from rlpost.cli.sweep_report import say_ended, say_planned, say_started
 from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
+from rlpost.launch.sweep.names import key_of
+from rlpost.launch.sweep.report import say_ended, say_planned, say_started
+from rlpost.launch.sweep.sweep import Sweep
 from rlpost.tracking.sweep_record import MemberRecord, MemberState, write_member
 
 log = logging.getLogger(__name__)

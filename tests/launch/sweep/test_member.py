@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlpost.cli.sweep_member import member_command
 from rlpost.errors import UserError
+from rlpost.launch.sweep.member import member_command
 
 SWEEP = ["rl", "experiment=quickstart", "trainer.lr=1e-6,1e-5", "seed=1,2", "verifier.kind='a,b'"]
 

@@ -1,14 +1,14 @@
 """One member of a sweep by its number, for schedulers that start members themselves.
 
-Owns the expansion. Refuses to own the names (sweep_names.py). Invariants: the members and their
+Owns the expansion. Refuses to own the names (sweep/names.py). Invariants: the members and their
 order are those of ``rlpost <stage> -m``; each has a run name of its own.
 """
 
 from collections.abc import Sequence
 
-from rlpost.cli.sweep_names import member_name, sweep_name
 from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
+from rlpost.launch.sweep.names import member_name, sweep_name
 
 
 def member_command(argv: Sequence[str], index: int) -> list[str]:

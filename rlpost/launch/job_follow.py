@@ -12,8 +12,8 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from rlpost.cluster.job_request import ended_with
 from rlpost.errors import InfrastructureError
+from rlpost.launch.job_request import ended_with
 
 SILENCE_TIMEOUT_S = 120.0  # a dashboard that does not answer for so long is gone
 POLL_S = 1.0

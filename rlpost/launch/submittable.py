@@ -1,0 +1,67 @@
+"""``stage [overrides]`` typed here -> the command line of a job that means the same there.
+
+Owns what has to change in a configuration that runs on another machine. Refuses to own the
+job (job_request.py) and the options of ``rlpost submit`` (cli/submit.py). Invariant: a mistake
+that can be seen from here is said before anything is uploaded.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlpost.config.quoting import quoted
+from rlpost.errors import UserError
+
+_SWEEP_FLAGS = ("-m", "--multirun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submittable:
+    """A command line that means on the cluster what it meant here."""
+
+    argv: tuple[str, ...]
+    run_root: Path  # absolute
+    run_name: str
+
+
+def submittable(command: list[str]) -> Submittable:
+    """Translate ``stage [overrides]`` for a job, whose working directory is a passing copy.
+
+    The run directory becomes absolute and the driver joins the job's cluster.
+
+    Raises:
+        UserError, HydraException, OmegaConfBaseException: the command cannot work.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from rlpost.config.command_line import check_override
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import register_configs
+
+    stage, *rest = command
+    stages = sorted(path.stem for path in config_dir().glob("*.yaml"))
+    if stage not in stages:
+        raise UserError(
+            f"only {', '.join(stages)} can be submitted, got {stage!r}; options of submit come "
+            "before the stage"
+        )
+    for each in rest:
+        if each.startswith("-") and each not in _SWEEP_FLAGS:
+            raise UserError(
+                f"{each!r} after the stage is not understood: give options of submit before the "
+                f"stage, and use others with `rlpost {stage}` here"
+            )
+    overrides = [each for each in rest if each not in _SWEEP_FLAGS]
+    register_configs()
+    for each in overrides:
+        check_override(each)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        composed = compose(config_name=stage, overrides=plain)
+    run_root = Path(os.path.abspath(Path(composed.run.dir).expanduser()))
+    argv = [stage, *rest, f"run.dir={quoted(str(run_root))}"]
+    if "cluster" in composed and composed.cluster.address is None:
+        argv.append("cluster.address=auto")
+    return Submittable(argv=tuple(argv), run_root=run_root, run_name=composed.run.name or stage)
