@@ -1,7 +1,7 @@
 """What libraries print, as log records instead of lines on the terminal.
 
 Owns the redirection of ``sys.stdout`` and ``sys.stderr``. Refuses to own where the records go
-(tracking/run_log.py sends them to the run's log). Invariant: a write never raises and never
+(tracking/files/run_log.py sends them to the run's log). Invariant: a write never raises and never
 reaches the terminal; of a progress bar only its last state becomes a record.
 """
 

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     def command() -> int:
-        from rlpost.tracking.comparison import write_comparison
+        from rlpost.tracking.report.comparison import write_comparison
 
         alone = len(args.runs) == 1 and (args.runs[0] / "members").is_dir()
         usual = args.runs[0] / "sweep.html" if alone else Path("compare.html")

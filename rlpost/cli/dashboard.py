@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     def command() -> int:
-        from rlpost.tracking.wandb_workspace import publish
+        from rlpost.tracking.wandb.workspace import publish
 
         for address in publish(entity=args.entity, project=args.project):
             print(address)

@@ -26,8 +26,8 @@ from rlpost.stages.rl_parts import boot
 from rlpost.stages.rl_plan import RLPlan, prepare
 from rlpost.stages.rl_slots import actors_of
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
-from rlpost.tracking.run_log import run_log
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
 from rlpost.verifiers.golds import GoldWatch
 

@@ -52,7 +52,7 @@ from rlpost.stages.rl_slots import actors_of
 from rlpost.stages.run_directory import RunDirectory, config_hash
 from rlpost.stages.scale_request import requested_generators
 from rlpost.tracking.boundary import attempt
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.progress import heldout_change
 from rlpost.tracking.tracker import Trackers
 from rlpost.training.objective import Objective

@@ -19,7 +19,7 @@ import yaml
 from rlpost.checkpoint.state import write_text
 from rlpost.checkpoint.store import CheckpointStore, load_manifest
 from rlpost.errors import DataError, UserError
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 
 # What may differ between a run and its resumption: it changes no number of the steps done.
 _FREE = (

@@ -1,6 +1,6 @@
 """The terminal: a live panel, tidy lines, or nothing.
 
-Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log (run_log.py).
+Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log (files/run_log.py).
 Invariants: it never needs more than 80 columns, and uses up to 120; text from data is never read
 as markup; a terminal that cannot be written to costs the display and not the run; the terminal
 is left as it was found, whatever ends the run.

@@ -1,7 +1,7 @@
 """Says, once each, what in a run's metrics shows that it does not learn.
 
 Owns when a sign is said. Refuses to own the rules (control/learning_signs.py) and the page
-(report_data.py). Invariant: a sign that goes away and comes back is said once.
+(report/report_data.py). Invariant: a sign that goes away and comes back is said once.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlpost.control.learning_signs import PATIENCE, LearningSigns, SignKind
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 

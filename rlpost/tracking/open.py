@@ -11,15 +11,15 @@ from typing import Any, TextIO
 from rlpost.bounds import check_config
 from rlpost.tracking.config import TrackingConfig, WandbMode
 from rlpost.tracking.console import Console, RunTerminal
-from rlpost.tracking.jsonl import MetricsWriter, read_metrics
+from rlpost.tracking.files.jsonl import MetricsWriter, read_metrics
+from rlpost.tracking.files.rollouts import RolloutWriter
+from rlpost.tracking.files.timeline import TimelineWriter
 from rlpost.tracking.learning_watch import LearningWatch
-from rlpost.tracking.report import ReportTracker
-from rlpost.tracking.rollouts import RolloutWriter
+from rlpost.tracking.report.report import ReportTracker
 from rlpost.tracking.tensorboard_tracker import TensorBoardTracker, need_tensorboard
-from rlpost.tracking.timeline import TimelineWriter
 from rlpost.tracking.tracker import RunStatus, Tracker, Trackers
-from rlpost.tracking.wandb_mode import resolve_mode
-from rlpost.tracking.wandb_tracker import WandbTracker
+from rlpost.tracking.wandb.mode import resolve_mode
+from rlpost.tracking.wandb.tracker import WandbTracker
 
 
 def check_trackers(cfg: TrackingConfig) -> WandbMode:

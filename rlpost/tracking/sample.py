@@ -1,7 +1,7 @@
 """One judged response as plain data: what every sample table and file shows.
 
 Owns the record and how it is made from a trajectory. Refuses to own where it is written
-(rollouts.py, wandb_tracker.py). Invariant: a failed verifier's reward is null, never 0.
+(files/rollouts.py, wandb/tracker.py). Invariant: a failed verifier's reward is null, never 0.
 """
 
 import json

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlpost.errors import UserError
 from rlpost.tracking.boundary import attempt
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 

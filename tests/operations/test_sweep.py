@@ -11,8 +11,8 @@ import pytest
 import yaml
 from cli_runs import REWARD, command, finish, metrics
 
-from rlpost.tracking.sweep_record import MemberState, read_members
-from rlpost.tracking.wandb_panels import SECTIONS
+from rlpost.tracking.files.sweep_record import MemberState, read_members
+from rlpost.tracking.wandb.panels import SECTIONS
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlpost.cli.boundary import exit_code
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlpost.tracking.jsonl import read_metrics
-from rlpost.tracking.rollouts import rollout_files
+from rlpost.tracking.files.jsonl import read_metrics
+from rlpost.tracking.files.rollouts import rollout_files
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 

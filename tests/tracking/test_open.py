@@ -9,9 +9,9 @@ import pytest
 
 from rlpost.errors import UserError
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
+from rlpost.tracking.files.rollouts import RolloutWriter, rollout_files
 from rlpost.tracking.open import open_trackers
-from rlpost.tracking.rollouts import RolloutWriter, rollout_files
 from rlpost.tracking.tracker import RunStatus
 
 

@@ -7,7 +7,7 @@ import pytest
 from rlpost.errors import UserError
 from rlpost.tracking import tensorboard_tracker
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.tensorboard_tracker import TensorBoardTracker
 from rlpost.tracking.tracker import RunStatus

@@ -30,7 +30,7 @@ from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of
 from rlpost.launch.sweep.report import say_ended, say_planned, say_started
 from rlpost.launch.sweep.sweep import Sweep
-from rlpost.tracking.sweep_record import MemberRecord, MemberState, write_member
+from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, write_member
 
 log = logging.getLogger(__name__)
 

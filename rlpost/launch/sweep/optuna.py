@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 
 from rlpost.bounds import check_config, number
 from rlpost.errors import UserError
-from rlpost.tracking.sweep_record import MemberRecord, MemberState
+from rlpost.tracking.files.sweep_record import MemberRecord, MemberState
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class OptunaSweeper(Sweeper):
 
 def objective(record: MemberRecord, *, metric: str | None) -> float | None:
     """Return what a finished member reached; None when it failed or never measured it."""
-    from rlpost.tracking.jsonl import read_metrics
+    from rlpost.tracking.files.jsonl import read_metrics
     from rlpost.tracking.progress import heldout_accuracy
 
     if record.state is not MemberState.done:

@@ -1,6 +1,6 @@
 """What a person sees of a sweep: a line when a member starts and ends, a ranking, a page.
 
-Owns the words on the terminal. Refuses to own the numbers (tracking/comparison_data.py).
+Owns the words on the terminal. Refuses to own the numbers (tracking/report/comparison_data.py).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlpost.tracking.boundary import attempt
-from rlpost.tracking.sweep_record import MemberRecord, MemberState
+from rlpost.tracking.files.sweep_record import MemberRecord, MemberState
 
 if TYPE_CHECKING:
     from rlpost.launch.sweep.sweep import Sweep
@@ -45,8 +45,8 @@ def say_ended(sweep: "Sweep", record: MemberRecord) -> None:
 
 def finish(sweep: "Sweep") -> None:
     """Write ``sweep.html`` and print the ranking of the members."""
-    from rlpost.tracking.comparison import write_comparison
-    from rlpost.tracking.comparison_data import compare
+    from rlpost.tracking.report.comparison import write_comparison
+    from rlpost.tracking.report.comparison_data import compare
 
     path, members = sweep.directory / "sweep.html", [sweep.directory]
     ranking = {"metric": sweep.metric, "lowest_first": sweep.lowest_first}

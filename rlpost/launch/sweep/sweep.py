@@ -16,7 +16,7 @@ from typing import Any
 
 from rlpost.config.quoting import quoted
 from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
-from rlpost.tracking.sweep_record import MemberRecord, MemberState, read_members, write_member
+from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, read_members, write_member
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import pytest
 from rlpost.errors import UserError
 from rlpost.launch.sweep.launcher import ProcessLauncher, RayJobLauncher
 from rlpost.launch.sweep.sweep import Sweep
-from rlpost.tracking.sweep_record import MemberState, read_members
+from rlpost.tracking.files.sweep_record import MemberState, read_members
 
 # A launcher whose members are scripts: `driver.py DIRECTORY N_JOBS SCRIPT...`
 DRIVER = """
@@ -21,7 +21,7 @@ import asyncio, sys
 from pathlib import Path
 from rlpost.launch.sweep.sweep import Sweep
 from rlpost.launch.sweep.launcher import ProcessLauncher
-from rlpost.tracking.sweep_record import MemberRecord, write_member
+from rlpost.tracking.files.sweep_record import MemberRecord, write_member
 
 directory, n_jobs, *scripts = sys.argv[1:]
 sweep = Sweep(stage="rl", name="s", directory=Path(directory), keys=(), found_by=(), argv=(),

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from rlpost.errors import UserError
 from rlpost.launch.sweep.optuna import Goal, OptunaSweeper, SearchSampler, objective, search_space
-from rlpost.tracking.sweep_record import MemberRecord
+from rlpost.tracking.files.sweep_record import MemberRecord
 
 PEAK = 1e-5
 

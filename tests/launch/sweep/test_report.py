@@ -6,7 +6,7 @@ import yaml
 
 from rlpost.launch.sweep.report import finish
 from rlpost.launch.sweep.sweep import Sweep
-from rlpost.tracking.sweep_record import MemberRecord, write_member
+from rlpost.tracking.files.sweep_record import MemberRecord, write_member
 
 
 def _member(sweep_dir, number, temperature, metrics):

@@ -20,7 +20,7 @@ def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) 
     """
     from plotly.offline import get_plotlyjs
 
-    loader = PackageLoader("rlpost.tracking", "templates")
+    loader = PackageLoader("rlpost.tracking.report", "templates")
     environment = Environment(
         loader=loader,
         autoescape=True,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rlpost.errors import RunFailed
-from rlpost.tracking.rollouts import RolloutWriter, rollout_files
+from rlpost.tracking.files.rollouts import RolloutWriter, rollout_files
 
 
 def test_a_file_per_step_a_line_per_sample(tmp_path, runs):

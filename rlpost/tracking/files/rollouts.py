@@ -1,7 +1,7 @@
 """``rollouts/step_NNNNNN.jsonl``: every judged response of a step, one JSON object a line.
 
-Owns the files. Refuses to own the record (sample.py) and selection (report_data.py and
-wandb_tracker.py choose from it). Invariants: a file is complete or absent; after a rewind no
+Owns the files. Refuses to own the record (sample.py) and selection (report/ and
+wandb/ choose from it). Invariants: a file is complete or absent; after a rewind no
 file is younger than the checkpoint.
 """
 

@@ -1,7 +1,7 @@
 """What a run made, and out of what, as a W&B artefact: nothing is uploaded but the description.
 
 Owns the artefact of ``export/`` and the facts it carries. Refuses to own when it is logged
-(wandb_tracker.py). Invariant: files are referred to where they are; their content stays there.
+(tracker.py). Invariant: files are referred to where they are; their content stays there.
 """
 
 from collections.abc import Mapping

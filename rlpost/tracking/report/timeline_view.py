@@ -1,6 +1,6 @@
 """The last few steps of ``trace.json`` as the report draws them.
 
-Owns which spans are shown and how busy each lane was. Refuses to own the file (timeline.py)
+Owns which spans are shown and how busy each lane was. Refuses to own the file (files/timeline.py)
 and looks (templates/report.js). Invariants: what is left out is counted; whatever is wrong
 with the file is a ``DataError``.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import DataError
-from rlpost.tracking.timeline import RUN_LANE, row_names
+from rlpost.tracking.files.timeline import RUN_LANE, row_names
 
 _NUM_STEPS = 4
 _MAX_BYTES = 3 * 2**20  # parsed, from the end of the file: about 25,000 spans

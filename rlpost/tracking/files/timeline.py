@@ -1,11 +1,11 @@
 """``trace.json``: who did what from when to when, for chrome://tracing and Perfetto.
 
-Owns the file (Chrome trace events in a JSON array; the format makes its ``]`` optional, and it
-is never written) and its rows: what overlaps within a lane lies in rows of its own, for those
-viewers draw only nested spans in one row. Refuses to own who is timed (the driver) and the
-picture in the report (timeline_view.py). Invariants: after every flush the file plus ``]`` is
-JSON; what was written is never written again; time never goes back, neither at a resume nor
-at a rewind; the file stays below about twice ``limit_bytes``.
+Owns the file, which is a JSON array of Chrome trace events without its closing ``]`` (the format
+makes it optional), and the rows: overlapping spans of one lane go into separate rows, because
+those viewers draw only nested spans in one row. Refuses to own who is timed (the driver) and the
+picture in the report (report/timeline_view.py). Invariants: after every flush the file plus ``]``
+is JSON; what was written is never changed; time never goes back, neither at a resume nor at a
+rewind; the file stays below about twice ``limit_bytes``.
 """
 
 import json

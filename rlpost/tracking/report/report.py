@@ -11,9 +11,9 @@ from pathlib import Path
 from rlpost.checkpoint.state import write_text
 from rlpost.control.learning_signs import PATIENCE
 from rlpost.tracking.boundary import attempt
-from rlpost.tracking.page import render_page
 from rlpost.tracking.progress import heldout_accuracy
-from rlpost.tracking.report_data import report_data
+from rlpost.tracking.report.page import render_page
+from rlpost.tracking.report.report_data import report_data
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
 

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from rlpost.tracking.jsonl import MetricsWriter
-from rlpost.tracking.report import ReportTracker, render, write_report
+from rlpost.tracking.files.jsonl import MetricsWriter
+from rlpost.tracking.report.report import ReportTracker, render, write_report
 from rlpost.tracking.tracker import RunStatus
 
 CARDS = 15  # charts of the synthetic run, without "any metric"

@@ -1,6 +1,6 @@
 import re
 
-from rlpost.tracking.charts import CHARTS, charts_for
+from rlpost.tracking.report.charts import CHARTS, charts_for
 
 
 def _by_name(metrics):

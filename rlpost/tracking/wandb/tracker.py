@@ -2,7 +2,7 @@
 
 Owns the W&B run of a run directory: its id (``wandb/run_id``), so that a resumed run goes on
 in the same W&B run, and its files (``wandb/``). Refuses to own the decision online/offline
-(wandb_mode.py). Invariants: whatever W&B does costs a warning and a bounded wait; W&B's own
+(mode.py). Invariants: whatever W&B does costs a warning and a bounded wait; W&B's own
 step never goes back; what was sent is never passed off as undone.
 
 W&B cannot forget rows: its rewind is a preview of the server, absent offline and self-hosted,
@@ -24,7 +24,7 @@ from rlpost.tracking.boundary import attempt
 from rlpost.tracking.config import TrackingConfig, WandbMode
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus
-from rlpost.tracking.wandb_lineage import model_artifact
+from rlpost.tracking.wandb.lineage import model_artifact
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 import json
 
-from rlpost.tracking import report_data as module
-from rlpost.tracking.report_data import evenly, report_data
+from rlpost.tracking.report import report_data as module
+from rlpost.tracking.report.report_data import evenly, report_data
 
 
 def test_headlines_come_from_the_files(tmp_path, runs):
@@ -70,7 +70,7 @@ def test_samples_stay_within_the_budget(tmp_path, runs, monkeypatch):
 
 
 def test_one_long_response_is_cut(tmp_path, runs):
-    from rlpost.tracking.rollouts import RolloutWriter
+    from rlpost.tracking.files.rollouts import RolloutWriter
 
     RolloutWriter(tmp_path / "rollouts").log_samples(1, [runs.sample(response="x" * 7000)])
     (only,) = report_data(tmp_path).samples

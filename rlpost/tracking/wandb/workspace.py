@@ -1,4 +1,4 @@
-"""The panels of wandb_panels.py as a W&B workspace and a W&B report.
+"""The panels of panels.py as a W&B workspace and a W&B report.
 
 Owns the translation and the upload. Refuses to own which panels there are. Invariant: nothing
 but the upload needs a network, so the objects can be looked at offline.
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.tracking.wandb_mode import has_key
-from rlpost.tracking.wandb_panels import SECTIONS, Panel, Section
+from rlpost.tracking.wandb.mode import has_key
+from rlpost.tracking.wandb.panels import SECTIONS, Panel, Section
 
 STEP = "training/global_step"
 _PER_ROW = 3

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from rlpost.errors import DataError
-from rlpost.tracking import timeline_view as module
-from rlpost.tracking.timeline import TimelineWriter
-from rlpost.tracking.timeline_view import timeline_view
+from rlpost.tracking.files.timeline import TimelineWriter
+from rlpost.tracking.report import timeline_view as module
+from rlpost.tracking.report.timeline_view import timeline_view
 
 
 def _named(view):

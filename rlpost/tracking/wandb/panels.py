@@ -1,6 +1,6 @@
 """What a person looks at first in W&B, as plain data.
 
-Owns sections, panels and their metrics. Refuses to own W&B's objects (wandb_workspace.py).
+Owns sections, panels and their metrics. Refuses to own W&B's objects (workspace.py).
 Invariant: each metric is one that a run records; a pattern stands for names that hold a data
 set, a verifier or a number.
 """

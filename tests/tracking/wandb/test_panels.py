@@ -9,8 +9,8 @@ import pytest
 
 import rlpost
 from rlpost.cli.dashboard import main
-from rlpost.tracking.wandb_panels import SECTIONS
-from rlpost.tracking.wandb_workspace import report, workspace
+from rlpost.tracking.wandb.panels import SECTIONS
+from rlpost.tracking.wandb.workspace import report, workspace
 
 ROOMS = ("algorithms", "cluster", "rollout", "stages", "training", "verifiers", "weights")
 PANELS = [panel for section in SECTIONS for panel in section.panels]

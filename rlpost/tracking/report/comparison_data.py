@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from rlpost.errors import DataError, UserError
-from rlpost.tracking.charts import chosen, curves_of
-from rlpost.tracking.jsonl import Row, read_metrics
+from rlpost.tracking.files.jsonl import Row, read_metrics
+from rlpost.tracking.files.sweep_record import MemberState, read_members
 from rlpost.tracking.progress import HELDOUT, REWARD, is_graded
-from rlpost.tracking.report_data import columns, planned_steps, thin
-from rlpost.tracking.sweep_record import MemberState, read_members
+from rlpost.tracking.report.charts import chosen, curves_of
+from rlpost.tracking.report.report_data import columns, planned_steps, thin
 
 _MAX_NUMBERS = 400_000  # on the page, over all curves; about 3 MB
 _MAX_POINTS = 800  # per curve

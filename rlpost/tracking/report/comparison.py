@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rlpost.checkpoint.state import write_text
-from rlpost.tracking.comparison_data import Comparison, compare
-from rlpost.tracking.page import render_page
+from rlpost.tracking.report.comparison_data import Comparison, compare
+from rlpost.tracking.report.page import render_page
 
 
 def write_comparison(

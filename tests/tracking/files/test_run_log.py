@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlpost.errors import RunFailed, UserError
-from rlpost.tracking.run_log import read_warnings, run_log
+from rlpost.tracking.files.run_log import read_warnings, run_log
 
 
 def test_log_and_python_warnings_go_to_the_file_only(tmp_path, capsys):
@@ -63,11 +63,11 @@ def test_the_last_entry_says_how_the_run_ended(tmp_path, error, traced):
     path = tmp_path / "run.log"
     with run_log(path):
         pass
-    assert path.read_text().endswith("rlpost.tracking.run_log: the end\n")
+    assert path.read_text().endswith("rlpost.tracking.files.run_log: the end\n")
     with pytest.raises(type(error)), run_log(path):
         raise error
     text = path.read_text()
-    assert f"ERROR rlpost.tracking.run_log: ended by {type(error).__name__}: " in text
+    assert f"ERROR rlpost.tracking.files.run_log: ended by {type(error).__name__}: " in text
     assert ("Traceback" in text) == traced
     with pytest.raises(KeyboardInterrupt), run_log(path):
         raise KeyboardInterrupt

@@ -7,10 +7,10 @@ from types import ModuleType
 import pytest
 
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.tracking.jsonl import read_metrics
+from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers
 from rlpost.tracking.tracker import RunStatus
-from rlpost.tracking.wandb_tracker import WandbTracker, run_id
+from rlpost.tracking.wandb.tracker import WandbTracker, run_id
 
 
 def _open(run_dir, **changes):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rlpost.tracking.timeline import TimelineWriter, kind_of, row_names
+from rlpost.tracking.files.timeline import TimelineWriter, kind_of, row_names
 from rlpost.tracking.tracker import RunStatus
 
 

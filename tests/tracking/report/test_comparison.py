@@ -10,9 +10,9 @@ import yaml
 
 from rlpost.cli.compare import main
 from rlpost.errors import UserError
-from rlpost.tracking.comparison import write_comparison
-from rlpost.tracking.comparison_data import cautions, compare
-from rlpost.tracking.sweep_record import MemberRecord, read_members, write_member
+from rlpost.tracking.files.sweep_record import MemberRecord, read_members, write_member
+from rlpost.tracking.report.comparison import write_comparison
+from rlpost.tracking.report.comparison_data import cautions, compare
 
 HELDOUT = "val-core/arithmetic/acc/mean@2"
 EVIL = "x-run.tag=<img src=x onerror=\"document.title='owned'\">&'"

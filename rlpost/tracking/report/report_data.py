@@ -17,8 +17,9 @@ import yaml
 
 from rlpost.control.learning_signs import Sign, SignKind, signs_of
 from rlpost.errors import DataError
-from rlpost.tracking.charts import charts_for
-from rlpost.tracking.jsonl import Row, read_metrics
+from rlpost.tracking.files.jsonl import Row, read_metrics
+from rlpost.tracking.files.rollouts import rollout_files
+from rlpost.tracking.files.run_log import read_warnings
 from rlpost.tracking.learning_watch import patience_of
 from rlpost.tracking.progress import (
     REWARD,
@@ -28,9 +29,8 @@ from rlpost.tracking.progress import (
     heldout_words,
     is_graded,
 )
-from rlpost.tracking.rollouts import rollout_files
-from rlpost.tracking.run_log import read_warnings
-from rlpost.tracking.timeline_view import timeline_view
+from rlpost.tracking.report.charts import charts_for
+from rlpost.tracking.report.timeline_view import timeline_view
 
 _MAX_POINTS = 800  # steps per curve
 _MAX_SAMPLE_STEPS = 60

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from rlpost.errors import DataError, RunFailed
-from rlpost.tracking.jsonl import MetricsWriter, read_metrics
+from rlpost.tracking.files.jsonl import MetricsWriter, read_metrics
 from rlpost.tracking.tracker import RunStatus
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from rlpost.errors import UserError
 from rlpost.tracking.config import WandbMode
-from rlpost.tracking.wandb_mode import resolve_mode
+from rlpost.tracking.wandb.mode import resolve_mode
 
 
 def _auto(home, **environ):
