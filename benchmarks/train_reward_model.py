@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlpost.data.arithmetic import operand_pairs
 from rlpost.data.rows import Split
+from rlpost.data.sources.arithmetic import operand_pairs
 from rlpost.models.embedded import NAME
 from rlpost.models.locate import locate_model
 from rlpost.training.critic import Critic, load_critic

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.load import load_rows
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.check import check
 from rlpost.verifiers.configured import configured

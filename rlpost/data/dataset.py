@@ -1,7 +1,7 @@
 """The prompts of a run, encoded and checked before anything starts.
 
 Owns the ``data.*`` settings and what is done with bad rows. Refuses to own order
-(cursor.py), sources (sources.py) and templates (encoder.py). Invariants: every prompt that
+(cursor.py), sources (sources/) and templates (encoder.py). Invariants: every prompt that
 a run can meet has passed every check; nothing is left out silently (``skipped``); the
 fingerprint changes when any token or column does.
 """
@@ -20,7 +20,7 @@ from rlpost.bounds import check_config, number
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
 from rlpost.data.rows import RowStream, Split
-from rlpost.data.sources import find_source, load_rows, short_name
+from rlpost.data.sources.load import find_source, load_rows, short_name
 from rlpost.errors import DataError, UserError
 from rlpost.types import Prompt
 

@@ -1,6 +1,6 @@
 """JSON text -> values, strictly: what JSON leaves open is an error of its row.
 
-Owns the parsing. Refuses to own addresses (files.py). Invariant: a value that is no plain
+Owns the parsing. Refuses to own addresses (sources/files.py). Invariant: a value that is no plain
 data (a key that stands twice, an integer of absurd length) becomes ``Unfit`` in its place,
 so that it costs its row and no other.
 """

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from rlpost.data.rows import Row, flatten_verl
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.load import load_rows
 from rlpost.errors import DataError
 
 VERL = {

@@ -4,7 +4,7 @@ import json
 
 from cli_runs import REWARD, finish, metrics, samples, start
 
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.load import load_rows
 
 
 def test_what_is_kept_is_written_and_imitated(tmp_path, tiny_untied_model):

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
-from rlpost.data.columnar import without_missing
 from rlpost.data.rows import Row
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.columnar import without_missing
+from rlpost.data.sources.load import load_rows
 from rlpost.errors import DataError
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from rlpost.data import files, hub
-from rlpost.data.arithmetic import read_arithmetic
 from rlpost.data.boundary import refusal
-from rlpost.data.files import read_file
-from rlpost.data.hub import read_hub
 from rlpost.data.plain import plain_columns
-from rlpost.data.reasoning_gym import read_reasoning_gym
 from rlpost.data.rows import Row, RowStream, SourceRequest, Split, flatten_verl
+from rlpost.data.sources import files, hub
+from rlpost.data.sources.arithmetic import read_arithmetic
+from rlpost.data.sources.files import read_file
+from rlpost.data.sources.hub import read_hub
+from rlpost.data.sources.reasoning_gym import read_reasoning_gym
 from rlpost.errors import DataError, UserError
 
 

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from rlpost.data.boundary import attempt, refusal
-from rlpost.data.columnar import without_missing
 from rlpost.data.rows import Row, RowStream, SourceRequest, Split
+from rlpost.data.sources.columnar import without_missing
 from rlpost.errors import UserError
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>.+))?")

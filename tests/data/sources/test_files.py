@@ -9,7 +9,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from rlpost.data.rows import Row
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.load import load_rows
 from rlpost.errors import DataError, UserError
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"}]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlpost.data.rows import Row, Split
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.load import load_rows
 from rlpost.errors import UserError
 
 

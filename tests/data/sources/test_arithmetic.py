@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from rlpost.data.arithmetic import OPERANDS, operand_pairs
 from rlpost.data.rows import Row, Split
-from rlpost.data.sources import load_rows
+from rlpost.data.sources.arithmetic import OPERANDS, operand_pairs
+from rlpost.data.sources.load import load_rows
 from rlpost.errors import UserError
 
 

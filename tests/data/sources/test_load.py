@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rlpost.data import sources
 from rlpost.data.rows import Row
-from rlpost.data.sources import find_source, load_rows, register_source, short_name
+from rlpost.data.sources import load as sources
+from rlpost.data.sources.load import find_source, load_rows, register_source, short_name
 from rlpost.errors import UserError
 
 

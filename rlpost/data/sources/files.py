@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.data import json_text
-from rlpost.data.columnar import read_arrow, read_parquet
 from rlpost.data.plain import Unfit
 from rlpost.data.rows import Row, RowStream, SourceRequest
+from rlpost.data.sources.columnar import read_arrow, read_parquet
 from rlpost.errors import DataError, UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
