@@ -18,9 +18,9 @@ from torch import Tensor
 
 from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
-from rlpost.models.boundary import reading_model
-from rlpost.models.directory import ModelDirectory
-from rlpost.models.weight_files import read_json_object
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.directory.weight_files import read_json_object
 from rlpost.umask import follow_umask
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,13 @@
 """``model.path`` -> a directory.
 
-Owns the resolution of names. Refuses to own what is in the directory (directory.py).
+Owns the resolution of names. Refuses to own what is in the directory (directory/).
 """
 
 from pathlib import Path
 
 from rlpost.errors import UserError
 from rlpost.models import embedded
-from rlpost.models.weight_files import stored_tensors
+from rlpost.models.directory.weight_files import stored_tensors
 
 
 def locate_model(path: str) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 from rlpost.bounds import WEEK_S, number
 from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
-from rlpost.models.directory import ModelDirectory
-from rlpost.models.weight_files import Shape
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.directory.weight_files import Shape
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory

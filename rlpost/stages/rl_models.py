@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.config.schema import RLConfig
-from rlpost.models.config_file import ModelKind
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rlpost.errors import UserError
-from rlpost.models.boundary import reading_model
-from rlpost.models.config_file import ModelKind
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.training.attention import ATTENTION, register_packed_attention
 from rlpost.training.dropout import switch_off_dropout
 from rlpost.training.policy import (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import write_model
 from rlpost.models.naming import Piece, Shapes
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
-from rlpost.models.boundary import reading_model
-from rlpost.models.directory import POLICY_FIELD, ModelDirectory
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
 from rlpost.training.attention import ATTENTION, PackedLayout, register_packed_attention
 from rlpost.training.batch import TokenBatch
 from rlpost.training.dropout import is_random, switch_off_dropout

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
 from rlpost.models import naming
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.naming import pieces_of, state_shapes
 from rlpost.models.tiny_families import FAMILIES, build_tiny_family
 

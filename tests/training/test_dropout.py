@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.tiny_families import build_tiny_family
 from rlpost.training import policy as policy_module
 from rlpost.training.dropout import is_random, switch_off_dropout

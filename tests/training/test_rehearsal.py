@@ -3,7 +3,7 @@
 import pytest
 
 from rlpost.errors import UserError
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.tiny_families import FAMILIES, build_tiny_family
 from rlpost.training import rehearsal as module
 from rlpost.training.rehearsal import rehearse

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlpost.data.rows import Row
-from rlpost.data.sources import load as sources
+from rlpost.data.sources import load
 from rlpost.data.sources.load import find_source, load_rows, register_source, short_name
 from rlpost.errors import UserError
 
@@ -45,7 +45,7 @@ def test_unknown_names_suggest_the_closest() -> None:
 
 
 def test_a_new_source_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+    monkeypatch.setattr(load, "_SOURCES", dict(load._SOURCES))
 
     def echo(request):
         yield Row(columns={"prompt": request.locator}, address=f"{request.name}[0]")

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
-from rlpost.models.config_file import ModelKind
-from rlpost.models.directory import ModelDirectory
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.models.tiny_families import build_tiny_family
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.models.boundary import reading_model
-from rlpost.models.weight_files import read_json_object
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.weight_files import read_json_object
 
 CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from rlpost.errors import UserError
-from rlpost.models.boundary import reading_model
-from rlpost.models.weight_files import Shape, StoredTensor
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.weight_files import Shape, StoredTensor
 
 # Constants that older transformers saved with the weights: every loader leaves them out.
 _CONSTANTS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias")

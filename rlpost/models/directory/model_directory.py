@@ -13,11 +13,16 @@ from typing import Any
 
 import torch
 
-from rlpost.models.config_file import ModelKind, read_config
+from rlpost.models.directory.config_file import ModelKind, read_config
+from rlpost.models.directory.shell import open_shell
+from rlpost.models.directory.tokenizer_files import read_tokenizer
+from rlpost.models.directory.weight_files import (
+    Shape,
+    StoredTensor,
+    refuse_broken_numbers,
+    stored_tensors,
+)
 from rlpost.models.naming import pieces_of
-from rlpost.models.shell import open_shell
-from rlpost.models.tokenizer_files import read_tokenizer
-from rlpost.models.weight_files import Shape, StoredTensor, refuse_broken_numbers, stored_tensors
 
 POLICY_FIELD = "model.path"
 
