@@ -1,9 +1,9 @@
-"""How large a number of a configuration may be: declared in its field, checked in one walk.
+"""An option of a configuration: its one line of help and, for a number, its bound.
 
-Owns the declaration and the walk over a tree of config dataclasses. Refuses to own rules between
-fields: a dataclass that has any says them in its ``check(path)``, which the walk calls. Invariant:
-a number that is not finite or outside its bound passes no walk; infinity passes only where the
-bound names it.
+Owns the declaration in the field and the walk that checks a tree of config dataclasses. Refuses
+to own rules between fields: a dataclass that has any says them in its ``check(path)``, which the
+walk calls. Invariant: a number that is not finite or outside its bound passes no walk; infinity
+passes only where the bound names it.
 """
 
 import math
@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rlpost.errors import UserError
 
-T = TypeVar("T", bound=float | None)
+T = TypeVar("T")
+N = TypeVar("N", bound=float | None)
 
-_KEY = "bound"  # in the metadata of a field
+# In the metadata of a field.
+_BOUND, _HELP = "bound", "help"
 WEEK_S = 7 * 24 * 3600.0  # no time-out is longer: system calls count milliseconds in 32 bits
 _MANY_DIGITS = 10**20
 
@@ -40,21 +42,40 @@ class Bound:
         return f"{'(' if self.low_open else '['}{ends}{')' if self.high_open else ']'}"
 
 
+def option(default: T, *, help: str) -> T:
+    """Return a dataclass field for an option that is no number; ``help`` is one line.
+
+    A list or a dictionary is copied for each object.
+
+    Example::
+
+        shuffle: bool = option(True, help="draw the prompts in a random order")
+    """
+    declared: T
+    if isinstance(default, list | dict):
+        declared = field(default_factory=default.copy, metadata={_HELP: help})  # type: ignore[assignment]
+    else:
+        declared = field(default=default, metadata={_HELP: help})
+    return declared
+
+
 def number(
-    default: T,
+    default: N,
     *,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
     hint: str = "",
-) -> T:
+    help: str = "",
+) -> N:
     """Return a dataclass field for a number with one bound on either side.
+
+    ``hint`` is the way out that follows a refusal; ``help`` is one line.
 
     Example::
 
-        steps: int = number(100, at_least=1, at_most=10**9)
-        clip_low: float = number(0.2, above=0, below=1, hint="DAPO uses 0.2")
+        steps: int = number(100, at_least=1, at_most=10**9, help="optimizer steps")
     """
     assert (at_least is None) != (above is None), "a number has one lower bound"
     assert (at_most is None) != (below is None), "a number has one upper bound"
@@ -66,21 +87,27 @@ def number(
         hint=hint,
     )
     assert default is None or bound.holds(default), f"{default} is not in {bound}"
-    declared: T = field(default=default, metadata={_KEY: bound})
+    declared: N = field(default=default, metadata={_BOUND: bound, _HELP: help})
     return declared
 
 
-def numbers(*, at_least: float, at_most: float) -> list[Any]:
+def numbers(*, at_least: float, at_most: float, help: str = "") -> list[Any]:
     """Return a dataclass field for a list of numbers, empty by default, each within the bound."""
     bound = Bound(low=at_least, high=at_most, low_open=False, high_open=False, hint="")
-    declared: list[Any] = field(default_factory=list, metadata={_KEY: bound})
+    declared: list[Any] = field(default_factory=list, metadata={_BOUND: bound, _HELP: help})
     return declared
 
 
 def bound_of(declared: Any) -> Bound | None:
     """Return the bound of a dataclass's field, None where the field has none."""
-    bound: Bound | None = declared.metadata.get(_KEY)
+    bound: Bound | None = declared.metadata.get(_BOUND)
     return bound
+
+
+def help_of(declared: Any) -> str:
+    """Return the one line of a dataclass's field, empty where the field has none."""
+    line: str = declared.metadata.get(_HELP, "")
+    return line
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """Write docs/algorithms.md: every estimator, loss and correction, from the registries.
 
 Owns the reading of what lies beside the code: formula (first sentence of the registered
-function's docstring), source (docstring of its config), options (fields and their comments),
+function's docstring), source (docstring of its config), options (fields and their line of help),
 needs (traits), ``use`` and ``watch``. The prose is in algorithms.md.j2. Refuses to know any
 variant by name, so a new one appears by itself (``make docs``).
 """
@@ -25,6 +25,7 @@ from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.losses.weighted import ROLLOUT_RATIO
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
+from rlpost.bounds import help_of
 from rlpost.config.store import COMPOSABLE, option_path, registries
 from rlpost.control.staleness import StalenessConfig
 from rlpost.registry import Entry
@@ -132,27 +133,12 @@ def describe(group: str, entry: Entry) -> Variant:
 
 def options(config: type, path: str) -> Iterator[Option]:
     """Yield the fields of a config dataclass that a user sets; nested configs are left out."""
-    comments = _comments(inspect.getsource(config))
     for field, value in ((f, getattr(config(), f.name)) for f in dataclasses.fields(config)):
         if field.name == "kind" or dataclasses.is_dataclass(value):
             continue
         choices = ", ".join(f"`{x.name}`" for x in type(value)) if isinstance(value, Enum) else ""
-        meaning = "; ".join(filter(None, [choices, comments.get(field.name, "")]))
+        meaning = "; ".join(filter(None, [choices, help_of(field)]))
         yield Option(path=f"{path}.{field.name}", default=_default(value), meaning=cell(meaning))
-
-
-def _comments(source: str) -> dict[str, str]:
-    """Return what stands behind each field, or in the lines above it."""
-    above = re.findall(r"^((?:    # .+\n)+)    (\w+):", source, re.M)
-    sentences = {name: " ".join(re.findall(r"# (.+)", lines)) for lines, name in above}
-    behind = dict(re.findall(r"^    (\w+): [^#\n]*# (.+)$", source, re.M))
-    return {name: _phrase(text) for name, text in sentences.items()} | behind
-
-
-def _phrase(sentence: str) -> str:
-    """Example: ``_phrase("Discount per token.") == "discount per token"``."""
-    text = sentence.removesuffix(".")
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlpost.algorithms.ratio import LOG_RATIO_BOUND
-from rlpost.bounds import bound_of, check_config, number, numbers
+from rlpost.bounds import bound_of, check_config, help_of, number, numbers, option
 from rlpost.config.schema import RLConfig
 from rlpost.config.store import registries
 from rlpost.errors import UserError
@@ -53,6 +54,50 @@ def unbounded(root):
 @pytest.mark.parametrize("root", ROOTS, ids=lambda root: root.__name__)
 def test_every_number_of_a_configuration_has_a_bound(root):
     assert unbounded(root) == []
+
+
+def options(root):
+    """(dataclass, field) for every field below ``root`` that a user sets by itself."""
+    hints = typing.get_type_hints(root)
+    for declared in dataclasses.fields(root):
+        if dataclasses.is_dataclass(hints[declared.name]):
+            yield from options(hints[declared.name])
+        elif not declared.metadata.get("omegaconf_ignore"):
+            yield root, declared
+
+
+def without_help(root):
+    """Options whose line of help says nothing, or does not fit on a line."""
+    return [
+        f"{config.__name__}.{declared.name}"
+        for config, declared in options(root)
+        if declared.name not in ("kind", "_target_") and not is_line(help_of(declared), declared)
+    ]
+
+
+def is_line(text, declared):
+    words = re.sub(r"\W+", " ", text.replace("_", " ")).strip().lower()
+    plain = text.isprintable() and text == text.strip() and not text.endswith(".")
+    return plain and 6 <= len(text) <= 90 and words != declared.name.replace("_", " ")
+
+
+@pytest.mark.parametrize("root", ROOTS, ids=lambda root: root.__name__)
+def test_every_option_has_a_line_of_help(root):
+    assert without_help(root) == []
+
+
+@dataclass(kw_only=True)
+class Mute:
+    said: bool = option(True, help="a clear phrase")
+    silent: bool = False
+    empty: int = number(1, at_least=1, at_most=2, help="")
+    max_tokens: int = number(1, at_least=1, at_most=2, help="max tokens")
+    broken: str = option("", help="two\nlines")
+    chatty: str = option("", help="word " * 30 + "end")
+
+
+def test_an_option_without_a_useful_line_is_found():
+    assert without_help(Mute) == [f"Mute.{name}" for name in Mute.__dataclass_fields__][1:]
 
 
 @dataclass(kw_only=True)

@@ -30,12 +30,12 @@ class CriticLossInputs:
 class CriticLossConfig:
     """Clipped value loss, as in PPO's reference code (openai/baselines)."""
 
-    # How far a value may move from its old one; null: no clipping.
     clip: float | None = number(
         0.5,
         above=0,
         at_most=1e6,
         hint="in units of the reward; 0.2 to 0.5 is usual, null turns it off",
+        help="how far a value may move from its old one; null: as far as it likes",
     )
 
 

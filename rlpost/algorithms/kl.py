@@ -34,7 +34,7 @@ from torch import Tensor
 
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.ratio import bounded_log_ratio, ratio
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -65,13 +65,21 @@ class KLPlacement(Enum):
 class KLConfig:
     """Penalty for leaving the reference; off by default, as is usual for verifiable rewards."""
 
-    # 0 turns it off: no reference model is needed.
     coefficient: float = number(
-        0.0, at_least=0, at_most=1000, hint="GRPO's paper uses 0.04, most reasoning recipes 0"
+        0.0,
+        at_least=0,
+        at_most=1000,
+        hint="GRPO's paper uses 0.04, most reasoning recipes 0",
+        help="weight of the penalty; 0 needs no reference model",
     )
-    placement: KLPlacement = KLPlacement.loss  # reward: for estimators of tokens, with form k1
-    form: KLForm = KLForm.k3
-    importance: KLImportance = KLImportance.none
+    placement: KLPlacement = option(
+        KLPlacement.loss,
+        help="where the penalty goes; reward: for estimators of tokens, with form=k1",
+    )
+    form: KLForm = option(KLForm.k3, help="estimator of the divergence (Schulman's k1, k2, k3)")
+    importance: KLImportance = option(
+        KLImportance.none, help="how the penalty is weighted when another policy sampled the tokens"
+    )
     adaptive: AdaptiveKLConfig = field(default_factory=AdaptiveKLConfig)
 
     @property

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 
 ERROR_BOUND = 0.2  # of the relative error that one update sees
 
@@ -18,10 +18,22 @@ ERROR_BOUND = 0.2  # of the relative error that one update sees
 class AdaptiveKLConfig:
     """Proportional control of the coefficient, arXiv 1909.08593 (section 2.2)."""
 
-    enabled: bool = False
-    # Nats per response token, as reported; the paper's 6 is per response.
-    target: float = number(0.05, above=0, at_most=1000, hint="nats per token; 0.01 to 0.1 is usual")
-    horizon: int = number(10_000, at_least=1, at_most=10**9)  # responses: the larger, the slower
+    enabled: bool = option(
+        False, help="change the coefficient so that the divergence stays near the target"
+    )
+    target: float = number(
+        0.05,
+        above=0,
+        at_most=1000,
+        hint="nats per token; 0.01 to 0.1 is usual",
+        help="nats per response token, as reported; the paper's 6 is per response",
+    )
+    horizon: int = number(
+        10_000,
+        at_least=1,
+        at_most=10**9,
+        help="responses over which it adapts: the larger, the slower",
+    )
 
 
 class KLController:

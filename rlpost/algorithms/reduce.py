@@ -19,7 +19,7 @@ from enum import Enum
 
 import numpy as np
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -42,12 +42,17 @@ class Aggregation(Enum):
 class ReductionConfig:
     """Denominators of the loss and whether truncated responses are trained on."""
 
-    aggregation: Aggregation = Aggregation.token_mean
-    # Only for aggregation=constant: the response limit.
-    constant_tokens: int | None = number(
-        None, at_least=1, at_most=10**7, hint="Dr.GRPO uses the response limit"
+    aggregation: Aggregation = option(
+        Aggregation.token_mean, help="how the losses of tokens are averaged"
     )
-    mask_truncated: bool = False  # weight 0 for responses that hit the length limit
+    constant_tokens: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**7,
+        hint="Dr.GRPO uses the response limit",
+        help="the divisor, only with aggregation=constant; usual: the response limit",
+    )
+    mask_truncated: bool = option(False, help="do not train on responses that hit the length limit")
 
     def check(self, path: str = "algorithm.reduction") -> None:
         """Raises UserError: ``constant_tokens`` is missing or has no effect."""

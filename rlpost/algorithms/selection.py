@@ -8,7 +8,7 @@ sample, so the same input keeps the same responses.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -19,14 +19,23 @@ class SelectionConfig:
     Threshold: ``min_reward=1``. Best of n: ``best=1``. Top k: ``best=k``.
     """
 
-    # Keep only rewards of at least this.
-    min_reward: float | None = number(None, at_least=-1e9, at_most=1e9)
-    # Keep at most so many per prompt, those with the largest reward.
-    best: int | None = number(
-        None, at_least=1, at_most=10**4, hint="null keeps every response that the other rules keep"
+    min_reward: float | None = number(
+        None,
+        at_least=-1e9,
+        at_most=1e9,
+        help="keep only responses of at least this reward; null: all",
     )
-    dedupe: bool = False  # keep a response of the same tokens once
-    drop_solved: bool = False  # keep nothing of a prompt whose every response is kept so far
+    best: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**4,
+        hint="null keeps every response that the other rules keep",
+        help="keep at most so many per prompt, those of the largest reward; null: all",
+    )
+    dedupe: bool = option(False, help="keep responses of the same tokens once")
+    drop_solved: bool = option(
+        False, help="keep nothing of a prompt whose every response is kept so far"
+    )
 
     @property
     def keeps_everything(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlpost.algorithms.advantages.base import GroupStatistics, whiten
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -22,17 +22,35 @@ from rlpost.errors import UserError
 class ShapingConfig:
     """Changes to the verifiers' reward; all off by default."""
 
-    clip_min: float | None = number(None, at_least=-1e9, at_most=1e9, hint="null turns it off")
-    clip_max: float | None = number(None, at_least=-1e9, at_most=1e9, hint="null turns it off")
-    # Last tokens before rollout.max_tokens that cost; 0: off.
+    clip_min: float | None = number(
+        None,
+        at_least=-1e9,
+        at_most=1e9,
+        hint="null turns it off",
+        help="rewards below this are raised to it; null: none",
+    )
+    clip_max: float | None = number(
+        None,
+        at_least=-1e9,
+        at_most=1e9,
+        hint="null turns it off",
+        help="rewards above this are cut to it; null: none",
+    )
     overlong_buffer: int = number(
-        0, at_least=0, at_most=10**7, hint="DAPO uses 4096 of 20480 tokens"
+        0,
+        at_least=0,
+        at_most=10**7,
+        hint="DAPO uses 4096 of 20480 tokens",
+        help="how many of the last tokens before rollout.max_tokens cost; 0: none",
     )
-    # At rollout.max_tokens.
     overlong_penalty: float = number(
-        1.0, above=0, at_most=1e6, hint="it is subtracted; DAPO uses 1.0"
+        1.0,
+        above=0,
+        at_most=1e6,
+        hint="it is subtracted; DAPO uses 1.0",
+        help="what a response of rollout.max_tokens loses; less within the buffer",
     )
-    whiten: bool = False  # rewards of the batch to mean 0 and deviation 1
+    whiten: bool = option(False, help="give the rewards of the batch mean 0 and deviation 1")
 
     def check(self, path: str = "algorithm.shaping") -> None:
         """Raises UserError: the clip leaves nothing, or a field has no effect."""
@@ -89,10 +107,14 @@ def overlong_penalty(lengths_PG: Tensor, *, max_tokens: int, buffer: int, penalt
 class DynamicSamplingConfig:
     """Replace groups without a gradient by fresh ones, DAPO, arXiv 2503.14476."""
 
-    enabled: bool = False
-    # A step draws at most so many times its prompts, then trains on what it has: a policy that
-    # fails everything would sample for ever.
-    max_rounds: int = number(3, at_least=1, at_most=1000)
+    enabled: bool = option(False, help="replace groups whose responses all earned the same")
+    # A policy that fails everything would sample for ever.
+    max_rounds: int = number(
+        3,
+        at_least=1,
+        at_most=1000,
+        help="a step draws at most so many times its prompts, then trains on what it has",
+    )
 
     def check(self, path: str = "algorithm.dynamic_sampling") -> None:
         """Raises UserError: no group would ever be replaced."""

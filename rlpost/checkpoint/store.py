@@ -44,13 +44,19 @@ _REPLACED = ".replaced-"
 class CheckpointConfig:
     """When to save and how many to keep."""
 
-    # Steps between saves; 0: only at the end and on interruption.
     every: int = number(
-        10, at_least=0, at_most=10**8, hint="0 saves only at the end and on interruption"
+        10,
+        at_least=0,
+        at_most=10**8,
+        hint="0 saves only at the end and on interruption",
+        help="steps between saves; 0: only at the end and on interruption",
     )
-    # Committed checkpoints that stay on disk; 12 bytes a trained parameter each.
     keep: int = number(
-        1, at_least=1, at_most=10**4, hint="checkpoint.every=0 saves only at the end"
+        1,
+        at_least=1,
+        at_most=10**4,
+        hint="checkpoint.every=0 saves only at the end",
+        help="checkpoints that stay on disk, of 12 bytes a trained parameter each",
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rlpost.bounds import WEEK_S, number
+from rlpost.bounds import WEEK_S, number, option
 from rlpost.cluster.placement import Slots
 from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
 from rlpost.control.slots import ActorSpec, Placement, Slot
@@ -36,18 +36,32 @@ class Device(Enum):
 class ClusterConfig:
     """Which Ray cluster and which devices."""
 
-    address: str | None = None  # None: a private local session; "auto" or "host:port": join
-    device: Device = Device.auto
-    placement: Placement = Placement.packed
-    offload_idle: bool = False  # models that wait leave their device: to the host, or to a file
-    # Deadline of reserving the slots of all actors.
-    place_timeout_s: float = number(60.0, above=0, at_most=WEEK_S)
-    verifier_actors: int = number(1, at_least=1, at_most=1000)
-    verifier_workers: int = number(2, at_least=1, at_most=1000)  # processes per verifier actor
-    # Deadline of any single actor call.
-    call_timeout_s: float = number(1800.0, above=0, at_most=WEEK_S)
-    # Deadline of judging one group; a late verifier is replaced.
-    judge_timeout_s: float = number(300.0, above=0, at_most=WEEK_S)
+    address: str | None = option(
+        None, help="Ray cluster to join, auto or host:port; null: a private one on this machine"
+    )
+    device: Device = option(Device.auto, help="what trainers and generators run on")
+    placement: Placement = option(
+        Placement.packed, help="how training and generation share a cluster"
+    )
+    offload_idle: bool = option(
+        False, help="models that wait leave their device: to the host, or to a file"
+    )
+    place_timeout_s: float = number(
+        60.0, above=0, at_most=WEEK_S, help="deadline of reserving the slots of all actors"
+    )
+    verifier_actors: int = number(1, at_least=1, at_most=1000, help="actors that judge responses")
+    verifier_workers: int = number(
+        2, at_least=1, at_most=1000, help="worker processes per verifier actor"
+    )
+    call_timeout_s: float = number(
+        1800.0, above=0, at_most=WEEK_S, help="deadline of any single actor call"
+    )
+    judge_timeout_s: float = number(
+        300.0,
+        above=0,
+        at_most=WEEK_S,
+        help="deadline of judging one group; a late verifier is replaced",
+    )
 
 
 def resolve_device(device: Device) -> Device:

@@ -16,7 +16,7 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.algorithms.selection import SelectionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
-from rlpost.bounds import number, numbers
+from rlpost.bounds import number, numbers, option
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
 from rlpost.control.failures import FailureConfig
@@ -46,8 +46,10 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 class RunConfig:
     """Where a run lives: ``<dir>/<name>``."""
 
-    name: str | None = None  # None: the stage, plus the overrides of a sweep member
-    dir: str = "runs"
+    name: str | None = option(
+        None, help="directory of the run below run.dir; null: the name of the stage"
+    )
+    dir: str = option("runs", help="where runs live")
 
     def check(self, path: str = "run") -> None:
         """Raises UserError: the name is no safe name of a directory, or there is no place."""
@@ -76,28 +78,36 @@ def is_safe_name(name: str) -> bool:
 class ModelConfig:
     """The policy to start from."""
 
-    path: str = EMBEDDED_MODEL  # embedded model, local directory or hub id
+    path: str = option(
+        EMBEDDED_MODEL, help="model to start from: embedded model, local directory or hub id"
+    )
 
 
 @dataclass(kw_only=True)
 class RolloutConfig:
     """What is sampled for one optimizer step."""
 
-    prompts_per_step: int = number(16, at_least=1, at_most=10**6)
-    group_size: int = number(8, at_least=1, at_most=10**4)  # responses per prompt
-    max_tokens: int = number(256, at_least=1, at_most=10**7)  # per response
-    # Also divides the training logits.
+    prompts_per_step: int = number(16, at_least=1, at_most=10**6, help="prompts of one step")
+    group_size: int = number(8, at_least=1, at_most=10**4, help="responses per prompt")
+    max_tokens: int = number(256, at_least=1, at_most=10**7, help="longest response, in tokens")
     temperature: float = number(
         1.0,
         at_least=MIN_TEMPERATURE,
         at_most=MAX_TEMPERATURE,
         hint="greedy responses of a group are equal and teach nothing; 1.0 is usual",
+        help="of sampling; the training logits are divided by it, too",
     )
-    stop: list[str] = field(default_factory=list)  # strings that end a response and belong to it
-    # Beside the model's end-of-sequence.
-    stop_token_ids: list[int] = numbers(at_least=0, at_most=10**7)
+    stop: list[str] = option([], help="strings that end a response and belong to it")
+    stop_token_ids: list[int] = numbers(
+        at_least=0,
+        at_most=10**7,
+        help="tokens that end a response, beside the model's end-of-sequence",
+    )
     interruption: InterruptionConfig = field(default_factory=InterruptionConfig)
-    on_verifier_error: OnVerifierError = OnVerifierError.sample
+    on_verifier_error: OnVerifierError = option(
+        OnVerifierError.sample,
+        help="what a failed verdict costs: the one sample, or its whole group",
+    )
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -149,16 +159,27 @@ class Anchor(Enum):
 class AlgorithmConfig:
     """How rewards become gradients, apart from the per-token loss."""
 
-    advantage: Any = MISSING  # group algorithm/advantage
+    advantage: Any = option(MISSING, help="estimator of advantages")
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     kl: KLConfig = field(default_factory=KLConfig)
-    entropy_coefficient: float = number(0.0, above=-1, below=1, hint="0.001 is a large bonus")
-    anchor: Anchor = Anchor.rollout
-    corrections: dict[str, Any] = field(default_factory=dict)  # group algorithm/corrections
-    epochs: int = number(1, at_least=1, at_most=1000)  # passes over the responses of a step
-    mini_batches: int = number(1, at_least=1, at_most=10**6)  # optimizer steps per pass
+    entropy_coefficient: float = number(
+        0.0,
+        above=-1,
+        below=1,
+        hint="0.001 is a large bonus",
+        help="weight of the policy's entropy; above 0 rewards exploration",
+    )
+    anchor: Anchor = option(
+        Anchor.rollout,
+        help="policy of the ratio: the sampler's, or that before the step's first update",
+    )
+    corrections: dict[str, Any] = option(
+        {}, help="corrections for the mismatch of sampler and trainer; a list of these"
+    )
+    epochs: int = number(1, at_least=1, at_most=1000, help="passes over the responses of a step")
+    mini_batches: int = number(1, at_least=1, at_most=10**6, help="optimizer steps per pass")
 
     @property
     def updates_per_step(self) -> int:
@@ -169,7 +190,7 @@ class AlgorithmConfig:
 class CriticRoleConfig(CriticConfig):
     """The value model: whether there is one, how it trains and what it minimises."""
 
-    enabled: bool = False
+    enabled: bool = option(False, help="train a critic; algorithm/advantage=gae needs it")
     loss: CriticLossConfig = field(default_factory=CriticLossConfig)
 
 
@@ -177,10 +198,17 @@ class CriticRoleConfig(CriticConfig):
 class EvaluationConfig:
     """Rewards on held-out prompts: before, every so many steps, and after."""
 
-    # Steps; 0: only before and after.
-    every: int = number(5, at_least=0, at_most=10**8, hint="0 evaluates only before and after")
-    samples: int = number(1, at_least=1, at_most=10**4)  # responses per held-out prompt
-    temperature: float = number(1.0, at_least=0, at_most=MAX_TEMPERATURE)
+    every: int = number(
+        5,
+        at_least=0,
+        at_most=10**8,
+        hint="0 evaluates only before and after",
+        help="steps between evaluations; 0: only before and after",
+    )
+    samples: int = number(1, at_least=1, at_most=10**4, help="responses per held-out prompt")
+    temperature: float = number(
+        1.0, at_least=0, at_most=MAX_TEMPERATURE, help="of sampling; 0: greedy"
+    )
 
     def check(self, path: str = "evaluation") -> None:
         """Raises UserError: a temperature that the sampler would not keep to."""
@@ -197,19 +225,26 @@ class RLConfig:
     """Everything ``rlpost rl`` can be told."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    seed: int = number(0, at_least=0, at_most=2**31 - 1)
-    resume: str = "auto"  # auto | never | a checkpoint directory
+    seed: int = number(
+        0, at_least=0, at_most=2**31 - 1, help="of data order, sampling and initial values"
+    )
+    resume: str = option(
+        "auto",
+        help="auto: from the latest checkpoint, if there is one; never; or a checkpoint directory",
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rl: StalenessConfig = field(default_factory=StalenessConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    verifier: Any = MISSING  # group verifier
+    verifier: Any = option(MISSING, help="kind of verifier")
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    loss: Any = MISSING  # group loss
+    loss: Any = option(MISSING, help="loss of a token")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    reward_models: dict[str, Any] = field(default_factory=dict)  # name -> RewardModelConfig
+    reward_models: dict[str, Any] = option(
+        {}, help="reward models by names of your choice: +reward_models.NAME.path=PATH"
+    )
     critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

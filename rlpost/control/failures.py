@@ -15,25 +15,58 @@ from rlpost.errors import RunFailed
 class FailureConfig:
     """What a run survives before it gives up."""
 
-    # Generations of one prompt; then it is dropped as poison.
-    attempts: int = number(3, at_least=1, at_most=1000)
-    # Restarts and dropped prompts, without a finished group between.
-    failures_in_a_row: int = number(64, at_least=1, at_most=10**6)
-    # Without a finished step in between.
-    trainer_restarts: int = number(3, at_least=0, at_most=1000)
-    # Before the first retry; doubles, at most ``max_backoff_s``.
-    backoff_s: float = number(0.5, at_least=0, at_most=3600)
-    max_backoff_s: float = number(30.0, at_least=0, at_most=3600)
-    ping_every_s: float = number(5.0, above=0, at_most=3600)
-    ping_timeout_s: float = number(20.0, above=0, at_most=3600)
-    # In a row; then the process is killed and restarted.
-    missed_pings: int = number(3, at_least=1, at_most=1000)
-    # Without any progress; then the run ends with a dump.
-    stuck_after_s: float = number(3600.0, above=0, at_most=WEEK_S)
-    # In a row without an update; then the run ends. 0: never.
-    idle_steps: int = number(10, at_least=0, at_most=10**8)
-    # Share of responses not judged; above it the run ends.
-    verifier_error_rate: float = number(0.5, at_least=0, at_most=1, hint="1 never ends a run")
+    attempts: int = number(
+        3, at_least=1, at_most=1000, help="generations of one prompt, before it is dropped"
+    )
+    failures_in_a_row: int = number(
+        64,
+        at_least=1,
+        at_most=10**6,
+        help="restarts and dropped prompts, without a finished group in between",
+    )
+    trainer_restarts: int = number(
+        3,
+        at_least=0,
+        at_most=1000,
+        help="restarts of the trainer without a finished step in between",
+    )
+    backoff_s: float = number(
+        0.5, at_least=0, at_most=3600, help="wait before the first retry; it doubles each time"
+    )
+    max_backoff_s: float = number(
+        30.0, at_least=0, at_most=3600, help="longest wait before a retry"
+    )
+    ping_every_s: float = number(
+        5.0, above=0, at_most=3600, help="time between two questions to an actor whether it lives"
+    )
+    ping_timeout_s: float = number(
+        20.0, above=0, at_most=3600, help="how long an actor may take to answer"
+    )
+    missed_pings: int = number(
+        3,
+        at_least=1,
+        at_most=1000,
+        help="answers missed in a row, after which the process is killed and restarted",
+    )
+    stuck_after_s: float = number(
+        3600.0,
+        above=0,
+        at_most=WEEK_S,
+        help="time without any progress, after which the run ends with a dump",
+    )
+    idle_steps: int = number(
+        10,
+        at_least=0,
+        at_most=10**8,
+        help="steps in a row without an update, which end the run; 0: never",
+    )
+    verifier_error_rate: float = number(
+        0.5,
+        at_least=0,
+        at_most=1,
+        hint="1 never ends a run",
+        help="share of responses not judged, above which the run ends",
+    )
 
 
 class Attempts:

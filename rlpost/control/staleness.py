@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -40,17 +40,22 @@ class StalenessConfig:
     With ``max_staleness=0`` a step generates, trains and pushes in turn (on-policy).
     """
 
-    # Steps by which the weights that sampled may lag.
     max_staleness: int = number(
-        0, at_least=0, at_most=1000, hint="0 trains on-policy, 1 overlaps generation with training"
+        0,
+        at_least=0,
+        at_most=1000,
+        hint="0 trains on-policy, 1 overlaps generation with training",
+        help="steps by which the weights that sampled may lag; 0: on-policy",
     )
-    on_overage: OnOverage = OnOverage.wait
-    # Extra share of prompts in flight; a batch is cut without the last.
+    on_overage: OnOverage = option(
+        OnOverage.wait, help="what to do with a response that would be trained on too late"
+    )
     oversample: float = number(
         0.0,
         at_least=0,
         at_most=4,
         hint="0.25 keeps a quarter more prompts in flight than a step needs",
+        help="extra share of prompts in flight; a batch is cut without the last to finish",
     )
 
     @property

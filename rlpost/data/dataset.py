@@ -16,7 +16,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from rlpost.bounds import check_config, number
+from rlpost.bounds import check_config, number, option
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
 from rlpost.data.rows import RowStream, Split
@@ -54,19 +54,32 @@ class DataConfig:
     ``reasoning_gym:TASK``, ``arithmetic`` or a hub id ``OWNER/NAME[:CONFIG][@SPLIT]``.
     """
 
-    train: str = "arithmetic"
-    heldout: str | None = None  # None: the generated source's own held-out rows, else none
-    # At most this many rows, the first ones.
-    heldout_size: int = number(200, at_least=1, at_most=10**9)
-    # Rows of a generated source; None: 1000.
-    size: int | None = number(None, at_least=1, at_most=10**7)
-    prompt_column: str = "prompt"
-    system_prompt: str | None = None
-    on_bad_row: OnBadRow = OnBadRow.error
-    shuffle: bool = True
-    # None: what the model's context leaves.
-    max_prompt_tokens: int | None = number(None, at_least=1, at_most=10**7)
-    on_long_prompt: OnLongPrompt = OnLongPrompt.error
+    train: str = option(
+        "arithmetic", help="prompts to train on: a file, a hub id, arithmetic or reasoning_gym:NAME"
+    )
+    heldout: str | None = option(
+        None,
+        help="prompts of the evaluation; null: rows that a generated source holds out, else none",
+    )
+    heldout_size: int = number(
+        200, at_least=1, at_most=10**9, help="at most this many held-out rows, the first ones"
+    )
+    size: int | None = number(
+        None, at_least=1, at_most=10**7, help="rows of a generated source; null: 1000"
+    )
+    prompt_column: str = option("prompt", help="column of the prompt")
+    system_prompt: str | None = option(None, help="system message before each prompt; null: none")
+    on_bad_row: OnBadRow = option(OnBadRow.error, help="what to do with a row that cannot be used")
+    shuffle: bool = option(True, help="draw the prompts in random order")
+    max_prompt_tokens: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**7,
+        help="longest prompt; null: what the model's context leaves",
+    )
+    on_long_prompt: OnLongPrompt = option(
+        OnLongPrompt.error, help="what to do with a longer prompt"
+    )
 
     def check(self, path: str = "data") -> None:
         """Refuse impossible settings; reads no data.

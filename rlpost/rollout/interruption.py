@@ -14,7 +14,7 @@ text that it would not have written alone. Evaluation is never interrupted.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 from rlpost.types import GenerationRequest, Span, Trajectory
 
@@ -23,8 +23,13 @@ from rlpost.types import GenerationRequest, Span, Trajectory
 class InterruptionConfig:
     """A phrase written into training responses that have not ended after so many tokens."""
 
-    after: int | None = number(None, at_least=1, at_most=10**7)  # response tokens; None: never
-    phrase: str = ""  # such as "\nTime is up. The answer is"
+    after: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**7,
+        help="response tokens after which the phrase is written; null: never",
+    )
+    phrase: str = option("", help='what is written, such as "\\nTime is up. The answer is"')
 
     def check(self, path: str = "rollout.interruption") -> None:
         """Raises UserError: one field without the other."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from rlpost.bounds import WEEK_S, number
+from rlpost.bounds import WEEK_S, number, option
 from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
 from rlpost.models.directory.model_directory import ModelDirectory
@@ -44,19 +44,41 @@ class GeneratorDtype(Enum):
 class GeneratorConfig:
     """How many engines there are and what each may use."""
 
-    num: int = number(1, at_least=1, at_most=10**4)  # engines
-    dtype: GeneratorDtype = GeneratorDtype.auto  # auto: like the trainer
-    # Tokens; None: the model's context.
-    max_model_len: int | None = number(None, at_least=2, at_most=10**7)
-    max_num_seqs: int = number(128, at_least=1, at_most=10**5)  # responses in flight per engine
-    # CPU threads per engine; None: cores // num.
-    threads: int | None = number(None, at_least=1, at_most=1024)
-    kv_cache_gib: int = number(1, at_least=1, at_most=10**4)  # CPU only
-    gpu_memory_utilization: float = number(0.85, above=0, at_most=1)  # GPU only
-    tensor_parallel_size: int = number(1, at_least=1, at_most=1024)
-    enforce_eager: bool = True  # compiling gains nothing measurable on CPU
-    setup_timeout_s: float = number(300.0, above=0, at_most=WEEK_S)
-    request_timeout_s: float = number(600.0, above=0, at_most=WEEK_S)
+    num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
+    dtype: GeneratorDtype = option(
+        GeneratorDtype.auto, help="number format of the weights; auto: like the trainer"
+    )
+    max_model_len: int | None = number(
+        None,
+        at_least=2,
+        at_most=10**7,
+        help="longest sequence, in tokens; null: the model's context",
+    )
+    max_num_seqs: int = number(
+        128, at_least=1, at_most=10**5, help="responses in flight per engine"
+    )
+    threads: int | None = number(
+        None,
+        at_least=1,
+        at_most=1024,
+        help="CPU threads per engine; null: the cores shared among the engines",
+    )
+    kv_cache_gib: int = number(
+        1, at_least=1, at_most=10**4, help="size of the key-value cache, on CPU only"
+    )
+    gpu_memory_utilization: float = number(
+        0.85, above=0, at_most=1, help="share of the GPU's memory, on GPU only"
+    )
+    tensor_parallel_size: int = number(1, at_least=1, at_most=1024, help="GPUs of one engine")
+    enforce_eager: bool = option(
+        True, help="do not compile; compiling gains nothing measurable on CPU"
+    )
+    setup_timeout_s: float = number(
+        300.0, above=0, at_most=WEEK_S, help="deadline of an engine's start"
+    )
+    request_timeout_s: float = number(
+        600.0, above=0, at_most=WEEK_S, help="deadline of one group's responses"
+    )
 
 
 class VllmGenerator:

@@ -7,7 +7,7 @@ that is accepted changes what a person sees.
 from dataclasses import dataclass
 from enum import Enum
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -33,14 +33,25 @@ class ConsoleMode(Enum):
 class TrackingConfig:
     """Who is told about the run; its own files are always written."""
 
-    wandb: WandbMode = WandbMode.auto
-    project: str = "rlpost"  # W&B project
-    group: str | None = None  # W&B group; puts the members of a sweep together
-    tensorboard: bool = False  # event files in <run>/tensorboard/
-    console: ConsoleMode = ConsoleMode.auto
-    # Samples of a step in W&B tables.
-    sample_rows: int = number(16, at_least=0, at_most=10**5, hint="0 sends no sample tables to W&B")
-    report: bool = True  # write report.html at every evaluation and at the end
+    wandb: WandbMode = option(
+        WandbMode.auto, help="where W&B records go; auto: online if a key is present"
+    )
+    project: str = option("rlpost", help="W&B project")
+    group: str | None = option(
+        None, help="W&B group, which puts the members of a sweep together; null: none"
+    )
+    tensorboard: bool = option(False, help="write event files into RUN/tensorboard/")
+    console: ConsoleMode = option(
+        ConsoleMode.auto, help="what is printed; auto: live on a terminal, plain elsewhere"
+    )
+    sample_rows: int = number(
+        16,
+        at_least=0,
+        at_most=10**5,
+        hint="0 sends no sample tables to W&B",
+        help="samples of a step in W&B tables",
+    )
+    report: bool = option(True, help="write report.html at every evaluation and at the end")
 
     def check(self, path: str = "tracking") -> None:
         """Raises UserError: the project has no name."""

@@ -7,7 +7,7 @@ Imports no torch, like settings.py.
 
 from dataclasses import dataclass, replace
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 from rlpost.training.settings import TrainerConfig
 
@@ -16,11 +16,19 @@ from rlpost.training.settings import TrainerConfig
 class CriticConfig:
     """The value model of PPO; its loss has a config of its own."""
 
-    init_from: str | None = None  # a causal LM or a reward model; None: the policy's model
-    lr: float = number(1e-5, above=0, at_most=1, hint="1e-5 is usual")
-    warmup_steps: int = number(0, at_least=0, at_most=10**8)  # of the learning rate: linear from 0
-    # First steps that train the critic and leave the policy alone.
-    warmup_only_steps: int = number(0, at_least=0, at_most=10**8)
+    init_from: str | None = option(
+        None, help="model to start from: a causal LM or a reward model; null: the policy's"
+    )
+    lr: float = number(1e-5, above=0, at_most=1, hint="1e-5 is usual", help="learning rate")
+    warmup_steps: int = number(
+        0, at_least=0, at_most=10**8, help="first steps, over which the learning rate rises from 0"
+    )
+    warmup_only_steps: int = number(
+        0,
+        at_least=0,
+        at_most=10**8,
+        help="first steps that train the critic and leave the policy alone",
+    )
 
     def check(self, path: str = "critic") -> None:
         """Raises UserError: ``init_from`` is blank."""

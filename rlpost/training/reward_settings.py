@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 from rlpost.training.settings import DType
 
@@ -31,20 +31,36 @@ class RewardModelConfig:
     float32 is the default because rewards are compared across batches.
     """
 
-    path: str = ""  # local directory or hub id; must be given
-    # Factor in the weighted sum of rewards.
-    weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
-    normalize: bool = False  # by the running mean and deviation of earlier steps' scores
-    engine: RewardEngine = RewardEngine.transformers
-    # engine=vllm on a GPU only; None: 0.3.
-    gpu_memory_utilization: float | None = number(None, above=0, at_most=1)
-    dtype: DType = DType.float32
-    # Padding included.
-    max_tokens_per_batch: int = number(
-        8192, at_least=1, at_most=10**7, hint="a longer sequence is scored alone"
+    path: str = option("", help="local directory or hub id; must be given")
+    weight: float = number(
+        1.0,
+        at_least=-1e6,
+        at_most=1e6,
+        hint="1.0 is usual",
+        help="factor in the weighted sum of rewards",
     )
-    # CPU threads; None: all of the process's cores.
-    threads: int | None = number(None, at_least=1, at_most=1024, hint="null takes all cores")
+    normalize: bool = option(
+        False, help="by the running mean and deviation of earlier steps' scores"
+    )
+    engine: RewardEngine = option(RewardEngine.transformers, help="what computes the scores")
+    gpu_memory_utilization: float | None = number(
+        None, above=0, at_most=1, help="share of the GPU's memory, only with engine=vllm; null: 0.3"
+    )
+    dtype: DType = option(DType.float32, help="number format of the weights")
+    max_tokens_per_batch: int = number(
+        8192,
+        at_least=1,
+        at_most=10**7,
+        hint="a longer sequence is scored alone",
+        help="tokens scored at once, padding included",
+    )
+    threads: int | None = number(
+        None,
+        at_least=1,
+        at_most=1024,
+        hint="null takes all cores",
+        help="CPU threads; null: all cores of the process",
+    )
 
     def check(self, path: str = "reward") -> None:
         """Raises UserError: the model has no path, or a field no effect."""

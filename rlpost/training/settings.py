@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 
@@ -41,34 +41,80 @@ class TrainerConfig:
     them in float32. Weight decay acts on every parameter.
     """
 
-    steps: int = number(100, at_least=1, at_most=10**8)  # optimizer steps
-    lr: float = number(1e-6, above=0, at_most=1, hint="1e-6 is usual for full weights")
-    warmup_steps: int = number(0, at_least=0, at_most=10**8)  # linear from 0
-    lr_schedule: LRSchedule = LRSchedule.constant
-    weight_decay: float = number(0.0, at_least=0, at_most=10, hint="0.0 is usual")
-    beta1: float = number(0.9, at_least=0, below=1, hint="0.9 is usual")
-    beta2: float = number(0.999, at_least=0, below=1, hint="0.999 is usual")
-    eps: float = number(1e-8, above=0, at_most=1, hint="1e-8 is usual")
+    steps: int = number(100, at_least=1, at_most=10**8, help="steps of the run")
+    lr: float = number(
+        1e-6, above=0, at_most=1, hint="1e-6 is usual for full weights", help="learning rate"
+    )
+    warmup_steps: int = number(
+        0, at_least=0, at_most=10**8, help="first steps, over which the learning rate rises from 0"
+    )
+    lr_schedule: LRSchedule = option(
+        LRSchedule.constant,
+        help="shape of the learning rate after warm-up; cosine and linear end at 0",
+    )
+    weight_decay: float = number(
+        0.0, at_least=0, at_most=10, hint="0.0 is usual", help="AdamW's decay of weights"
+    )
+    beta1: float = number(
+        0.9, at_least=0, below=1, hint="0.9 is usual", help="AdamW's decay of the gradient's mean"
+    )
+    beta2: float = number(
+        0.999,
+        at_least=0,
+        below=1,
+        hint="0.999 is usual",
+        help="AdamW's decay of the squared gradient's mean",
+    )
+    eps: float = number(
+        1e-8, above=0, at_most=1, hint="1e-8 is usual", help="AdamW's addition to the denominator"
+    )
     max_grad_norm: float = number(
-        1.0, at_least=0, at_most=1e9, hint="1.0 is usual, 0 turns clipping off"
+        1.0,
+        at_least=0,
+        at_most=1e9,
+        hint="1.0 is usual, 0 turns clipping off",
+        help="a longer gradient is scaled down to it; 0: never",
     )
-    num_ranks: int = number(1, at_least=1, at_most=10**4)
-    zero_stage: int = number(2, at_least=0, at_most=3, hint="2 suits most runs")
-    dtype: DType = DType.auto
-    # Packed tokens, prompts included.
+    num_ranks: int = number(
+        1, at_least=1, at_most=10**4, help="processes, one GPU each where there are GPUs"
+    )
+    zero_stage: int = number(
+        2,
+        at_least=0,
+        at_most=3,
+        hint="2 suits most runs",
+        help="what the ranks divide: 1 optimizer, 2 and gradients, 3 and weights",
+    )
+    dtype: DType = option(
+        DType.auto, help="what it computes in; auto: bfloat16 where the hardware has it"
+    )
     max_tokens_per_micro_batch: int = number(
-        2048, at_least=2, at_most=10**7, hint="the default is 2048"
+        2048,
+        at_least=2,
+        at_most=10**7,
+        hint="the default is 2048",
+        help="packed tokens of one forward pass, prompts included",
     )
-    gradient_checkpointing: bool = False
-    share_prompts: bool = True  # compute a prompt once for all responses in its block
-    # CPU threads of a rank; None: cores // num_ranks.
+    gradient_checkpointing: bool = option(
+        False, help="compute activations twice and keep few: less memory, more time"
+    )
+    share_prompts: bool = option(True, help="compute a prompt once for all responses in its block")
     threads: int | None = number(
-        None, at_least=1, at_most=1024, hint="null shares the cores among the ranks"
+        None,
+        at_least=1,
+        at_most=1024,
+        hint="null shares the cores among the ranks",
+        help="CPU threads of a rank; null: the cores shared among the ranks",
     )
-    # Response tokens whose logits exist at once.
-    logprob_chunk: int = number(512, at_least=1, at_most=10**7)
-    # Consecutive skipped steps that end the run.
-    stop_after_nonfinite: int = number(3, at_least=1, at_most=10**6)
+    logprob_chunk: int = number(
+        512, at_least=1, at_most=10**7, help="response tokens whose logits exist at once"
+    )
+    stop_after_nonfinite: int = number(
+        3,
+        at_least=1,
+        at_most=10**6,
+        help="steps skipped in a row for a non-finite gradient, which end the run",
+    )
 
     def check(self, path: str = "trainer") -> None:
         """Raises UserError: the warm-up leaves no step for what comes after it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import DataError
 from rlpost.registry import Registry
 from rlpost.types import Prompt, Trajectory
@@ -28,11 +28,21 @@ class VerifierConfig:
     """What every kind has in common."""
 
     kind: str
-    # Factor in the weighted sum of rewards.
-    weight: float = number(1.0, at_least=-1e6, at_most=1e6, hint="1.0 is usual")
-    # Wall-clock deadline of one response.
-    timeout_s: float = number(5.0, above=0, at_most=86400, hint="5 is the default")
-    env: list[str] = field(default_factory=list)  # environment variables its worker may see
+    weight: float = number(
+        1.0,
+        at_least=-1e6,
+        at_most=1e6,
+        hint="1.0 is usual",
+        help="factor in the weighted sum of rewards",
+    )
+    timeout_s: float = number(
+        5.0,
+        above=0,
+        at_most=86400,
+        hint="5 is the default",
+        help="wall-clock deadline of one response",
+    )
+    env: list[str] = option([], help="environment variables that the worker may see")
 
     def expanded(self) -> "Mapping[str, VerifierConfig]":
         """Return a config per reward, by the name that its verdicts and metrics have.

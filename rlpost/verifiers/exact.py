@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from rlpost.bounds import option
 from rlpost.errors import UserError
 from rlpost.verifiers.base import (
     Judge,
@@ -37,10 +38,12 @@ class ExactConfig(VerifierConfig):
     """
 
     kind: str = "exact"
-    answer_column: str = "answer"
-    take: Take = Take.WHOLE
-    extract: str | None = None  # regular expression; its last match is compared
-    ignore_case: bool = False
+    answer_column: str = option("answer", help="column of the right answer")
+    take: Take = option(Take.WHOLE, help="which part of the response is compared")
+    extract: str | None = option(
+        None, help="regular expression whose last match is compared; null: none"
+    )
+    ignore_case: bool = option(False, help="take capital and small letters for the same")
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import UserError
 from rlpost.verifiers.base import Declaration, DeclaredJudge, Judge, VerifierConfig, verifiers
 from rlpost.verifiers.contracts.adapter import Contract, UserFunction
@@ -42,12 +42,22 @@ class FunctionConfig(VerifierConfig):
     """
 
     kind: str = "function"
-    path: Any = ""  # FILE.py:function, or a list of these
-    # One per function, times ``weight``; None: 1 for each.
-    weights: list[float] | None = number(None, at_least=-1e6, at_most=1e6)
-    contract: Contract = Contract.auto
-    call: Call = Call.auto
-    answer_column: str | None = None  # of verl's ground_truth and OpenRLHF's labels; None: found
+    path: Any = option("", help="FILE.py:function, or a list of these")
+    weights: list[float] | None = number(
+        None,
+        at_least=-1e6,
+        at_most=1e6,
+        help="one factor per function, times verifier.weight; null: 1 for each",
+    )
+    contract: Contract = option(
+        Contract.auto, help="whose convention they follow; auto: the names of their parameters tell"
+    )
+    call: Call = option(
+        Call.auto, help="what a function is given at once; auto: what its contract expects"
+    )
+    answer_column: str | None = option(
+        None, help="column of verl's ground_truth and OpenRLHF's labels; null: found"
+    )
     # Known once ``check`` built the function; no settings.
     needed_columns: list[str] = field(default_factory=list, metadata=_NO_SETTING)
     needed_answers: list[str] = field(default_factory=list, metadata=_NO_SETTING)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlpost.bounds import option
 from rlpost.errors import DataError
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
@@ -42,7 +43,7 @@ class MathConfig(VerifierConfig):
     """
 
     kind: str = "math"
-    answer_column: str = "answer"
+    answer_column: str = option("answer", help="column of the right answer")
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.errors import DataError
 from rlpost.verifiers.answers.find import answer_part, without_thinking
 from rlpost.verifiers.answers.notation import (
@@ -61,9 +61,21 @@ class NumericConfig(VerifierConfig):
     """
 
     kind: str = "numeric"
-    answer_column: str = "answer"
-    abs_tol: float = number(0.0, at_least=0, at_most=1e12, hint="0 means equality")
-    rel_tol: float | None = number(None, at_least=0, at_most=1, hint="0 means equality")
+    answer_column: str = option("answer", help="column of the right answer")
+    abs_tol: float = number(
+        0.0,
+        at_least=0,
+        at_most=1e12,
+        hint="0 means equality",
+        help="largest difference that counts as equal",
+    )
+    rel_tol: float | None = number(
+        None,
+        at_least=0,
+        at_most=1,
+        hint="0 means equality",
+        help="largest difference as a share of the answer; null: 0",
+    )
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)

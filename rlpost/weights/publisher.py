@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from rlpost.bounds import WEEK_S, number
+from rlpost.bounds import WEEK_S, number, option
 from rlpost.weights.manifest import PushManifest, payload_size_bytes, write_payload
 from rlpost.weights.transports.filesystem import FilesystemSender
 from rlpost.weights.transports.gloo import GlooSender
@@ -35,17 +35,33 @@ class Transport(Enum):
 class WeightsConfig:
     """The weight bus: transport, deadline and the bound of the probe."""
 
-    transport: Transport = Transport.auto
-    timeout_s: float = number(120.0, above=0, at_most=WEEK_S)  # deadline of every wait in a push
+    transport: Transport = option(
+        Transport.auto,
+        help="how weights travel; auto: shared memory on one host, gloo across hosts",
+    )
+    timeout_s: float = number(
+        120.0, above=0, at_most=WEEK_S, help="deadline of every wait in a push"
+    )
     probe_sequences: int = number(
-        2, at_least=1, at_most=1000, hint="a push without a probe is not proved"
+        2,
+        at_least=1,
+        at_most=1000,
+        hint="a push without a probe is not proved",
+        help="sequences that trainer and generators both score after a push",
     )
-    # Per sequence.
     probe_tokens: int = number(
-        24, at_least=2, at_most=10**5, hint="a push without a probe is not proved"
+        24,
+        at_least=2,
+        at_most=10**5,
+        hint="a push without a probe is not proved",
+        help="tokens per sequence of the probe",
     )
-    # Nats; None: 1e-3 in float32 (largest), 0.1 else (mean).
-    probe_max_diff: float | None = number(None, above=0, at_most=1000)
+    probe_max_diff: float | None = number(
+        None,
+        above=0,
+        at_most=1000,
+        help="nats of difference allowed; null: 1e-3 in float32 (largest), 0.1 else (mean)",
+    )
 
 
 def make_sender(

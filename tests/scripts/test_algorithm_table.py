@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import rlpost
+from rlpost.bounds import option
 from rlpost.config.explain import known_keys
 from rlpost.config.store import registries
 from rlpost.registry import Entry
@@ -55,8 +56,8 @@ def test_every_variant_is_described(document, group, entry):
         assert text in row
     assert variant.formula and variant.use and variant.watch
     assert "https://" in variant.source, "name an arXiv id or an address in the config's docstring"
-    for option in variant.options:
-        assert f"| `{variant.name}` | `{option.path}` | `{option.default}` |" in document
+    for each in variant.options:
+        assert f"| `{variant.name}` | `{each.path}` | `{each.default}` |" in document
 
 
 @each_variant
@@ -113,7 +114,7 @@ class OddConfig:
     watch: ClassVar[str] = "The sky."
 
     kind: str = "odd"
-    tilt: float | None = None  # a|b
+    tilt: float | None = option(None, help="a|b")
 
 
 def odd() -> None:

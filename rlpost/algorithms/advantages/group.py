@@ -22,7 +22,7 @@ from rlpost.algorithms.advantages.base import (
     usable_counts,
     whiten,
 )
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 
 __all__ = [
     "ConstantConfig",
@@ -59,9 +59,14 @@ class GRPOConfig(EstimatorConfig):
     )
 
     kind: str = "grpo"
-    # Added to the deviation.
-    epsilon: float = number(1e-4, above=0, at_most=1000, hint="GRPO commonly uses 1e-4")
-    normalize_std: bool = True  # divide by the group's deviation
+    epsilon: float = number(
+        1e-4,
+        above=0,
+        at_most=1000,
+        hint="GRPO commonly uses 1e-4",
+        help="added to the deviation of a group's rewards",
+    )
+    normalize_std: bool = option(True, help="divide by the deviation of the group's rewards")
 
 
 @estimators.register("grpo", GRPOConfig)
@@ -202,9 +207,17 @@ class GDPOConfig(EstimatorConfig):
     )
 
     kind: str = "gdpo"
-    # Added to the deviation of each reward in its group.
-    epsilon: float = number(1e-4, above=0, at_most=1000, hint="GRPO commonly uses 1e-4")
-    batch_normalize: bool = True  # the sum over the batch, so K does not set the step size
+    epsilon: float = number(
+        1e-4,
+        above=0,
+        at_most=1000,
+        hint="GRPO commonly uses 1e-4",
+        help="added to the deviation of each reward in its group",
+    )
+    batch_normalize: bool = option(
+        True,
+        help="normalise the sum over the batch, so that the number of rewards sets no step size",
+    )
 
 
 @estimators.register("gdpo", GDPOConfig)
@@ -241,8 +254,13 @@ class PassAtKConfig(EstimatorConfig):
     )
 
     kind: str = "pass_at_k"
-    # Must be below the group size.
-    k: int = number(4, at_least=1, at_most=10**4, hint="the paper uses 4")
+    k: int = number(
+        4,
+        at_least=1,
+        at_most=10**4,
+        hint="the paper uses 4",
+        help="how many responses the best is taken of; must be below rollout.group_size",
+    )
 
     @property
     def min_group(self) -> int:

@@ -20,7 +20,7 @@ from rlpost.algorithms.advantages.base import (
     estimators,
     whiten,
 )
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 
 __all__ = [
     "GAEConfig",
@@ -73,11 +73,20 @@ class GAEConfig(EstimatorConfig):
     )
 
     kind: str = "gae"
-    # Discount per token.
-    gamma: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
-    # 1: unbiased by the critic; 0.95: less variance.
-    lam: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
-    whiten: bool = True  # advantages over the batch's tokens; never the returns
+    gamma: float = number(
+        1.0, at_least=0, at_most=1, hint="1.0 is usual for responses", help="discount per token"
+    )
+    lam: float = number(
+        1.0,
+        at_least=0,
+        at_most=1,
+        hint="1.0 is usual for responses",
+        help="1: not biased by the critic; lower: less variance",
+    )
+    whiten: bool = option(
+        True,
+        help="give the advantages of the batch's tokens mean 0 and deviation 1; never the returns",
+    )
 
 
 @estimators.register("gae", GAEConfig)
@@ -113,8 +122,9 @@ class ReinforcePPConfig(EstimatorConfig):
     )
 
     kind: str = "reinforce_pp"
-    # Discount per token.
-    gamma: float = number(1.0, at_least=0, at_most=1, hint="1.0 is usual for responses")
+    gamma: float = number(
+        1.0, at_least=0, at_most=1, hint="1.0 is usual for responses", help="discount per token"
+    )
 
 
 @estimators.register("reinforce_pp", ReinforcePPConfig)

@@ -31,8 +31,20 @@ class SequenceMaskConfig:
     )
 
     kind: str = "sequence_mask"
-    low: float = number(0.5, above=0, below=1, hint="start at 0.5 and 2.0")
-    high: float = number(2.0, above=1, at_most=1e6, hint="start at 0.5 and 2.0")
+    low: float = number(
+        0.5,
+        above=0,
+        below=1,
+        hint="start at 0.5 and 2.0",
+        help="drop a response whose ratio is below this",
+    )
+    high: float = number(
+        2.0,
+        above=1,
+        at_most=1e6,
+        hint="start at 0.5 and 2.0",
+        help="drop a response whose ratio is above this",
+    )
 
 
 @corrections.register("sequence_mask", SequenceMaskConfig)
@@ -59,9 +71,20 @@ class GeometricMaskConfig:
     )
 
     kind: str = "geometric_mask"
-    # Tune to the mismatch of your engines.
-    low: float = number(0.99, above=0, below=1, hint="start at 0.99 and 1.01")
-    high: float = number(1.01, above=1, at_most=1e6, hint="start at 0.99 and 1.01")
+    low: float = number(
+        0.99,
+        above=0,
+        below=1,
+        hint="start at 0.99 and 1.01",
+        help="drop a response whose mean ratio is below this; tune to your engines' mismatch",
+    )
+    high: float = number(
+        1.01,
+        above=1,
+        at_most=1e6,
+        hint="start at 0.99 and 1.01",
+        help="drop a response whose mean ratio is above this; tune to your engines' mismatch",
+    )
 
 
 @corrections.register("geometric_mask", GeometricMaskConfig)
@@ -91,7 +114,11 @@ class VetoConfig:
 
     kind: str = "veto"
     threshold: float = number(
-        1e-4, above=3e-9, below=1, hint="smaller ratios are not told apart; 1e-4 is usual"
+        1e-4,
+        above=3e-9,
+        below=1,
+        hint="smaller ratios are not told apart; 1e-4 is usual",
+        help="drop a response if one of its tokens has a smaller ratio",
     )
 
 
@@ -127,9 +154,12 @@ class OPSMConfig:
     )
 
     kind: str = "opsm"
-    # Nats per token; the paper gives no number.
     delta: float = number(
-        0.1, above=0, at_most=100, hint="it is a mean of log-ratios: start at 0.1 nats per token"
+        0.1,
+        above=0,
+        at_most=100,
+        hint="it is a mean of log-ratios: start at 0.1 nats per token",
+        help="nats per token of drift above which a response with A < 0 is dropped",
     )
 
 

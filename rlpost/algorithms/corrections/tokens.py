@@ -33,10 +33,15 @@ class TISConfig:
     )
 
     kind: str = "tis"
-    # rho is clipped to [low, high].
-    low: float = number(0.0, at_least=0, below=1, hint="TIS uses 0")
+    low: float = number(
+        0.0, at_least=0, below=1, hint="TIS uses 0", help="weights below this are raised to it"
+    )
     high: float = number(
-        2.0, above=1, at_most=math.inf, hint="it bounds the ratio itself: TIS uses 2.0"
+        2.0,
+        above=1,
+        at_most=math.inf,
+        hint="it bounds the ratio itself: TIS uses 2.0",
+        help="weights above this are cut to it",
     )
 
 
@@ -65,8 +70,20 @@ class IcePopConfig:
     )
 
     kind: str = "icepop"
-    low: float = number(0.5, above=0, below=1, hint="IcePop uses 0.5 and 5.0")
-    high: float = number(5.0, above=1, at_most=1e6, hint="IcePop uses 0.5 and 5.0")
+    low: float = number(
+        0.5,
+        above=0,
+        below=1,
+        hint="IcePop uses 0.5 and 5.0",
+        help="a token whose weight is below this is left out",
+    )
+    high: float = number(
+        5.0,
+        above=1,
+        at_most=1e6,
+        hint="IcePop uses 0.5 and 5.0",
+        help="a token whose weight is above this is left out",
+    )
 
 
 @corrections.register("icepop", IcePopConfig)
@@ -98,8 +115,20 @@ class TokenMaskConfig:
     )
 
     kind: str = "token_mask"
-    low: float = number(0.5, above=0, below=1, hint="start at 0.5 and 2.0")
-    high: float = number(2.0, above=1, at_most=1e6, hint="start at 0.5 and 2.0")
+    low: float = number(
+        0.5,
+        above=0,
+        below=1,
+        hint="start at 0.5 and 2.0",
+        help="a token whose ratio is below this is left out",
+    )
+    high: float = number(
+        2.0,
+        above=1,
+        at_most=1e6,
+        hint="start at 0.5 and 2.0",
+        help="a token whose ratio is above this is left out",
+    )
 
 
 @corrections.register("token_mask", TokenMaskConfig)

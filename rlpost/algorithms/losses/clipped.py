@@ -26,14 +26,22 @@ class ClipConfig:
     )
 
     kind: str = "clip"
-    # The ratio is clipped to [1 - clip_low, 1 + clip_high].
-    clip_low: float = number(0.2, above=0, below=1, hint="DAPO uses 0.2")
-    clip_high: float = number(
-        0.2, above=0, at_most=1e6, hint="it is the offset above 1: DAPO uses 0.28"
+    clip_low: float = number(
+        0.2, above=0, below=1, hint="DAPO uses 0.2", help="the ratio is clipped below 1 minus this"
     )
-    # Bound c of the loss for A < 0: at most -cA; usual: 3.0.
+    clip_high: float = number(
+        0.2,
+        above=0,
+        at_most=1e6,
+        hint="it is the offset above 1: DAPO uses 0.28",
+        help="the ratio is clipped above 1 plus this",
+    )
     dual_clip: float | None = number(
-        None, above=1, at_most=1e6, hint="the paper uses 3.0, null turns it off"
+        None,
+        above=1,
+        at_most=1e6,
+        hint="the paper uses 3.0, null turns it off",
+        help="bound c of the loss for A < 0, which is then at most -cA; null: none",
     )
 
 

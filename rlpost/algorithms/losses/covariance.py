@@ -56,15 +56,40 @@ class ClipCovConfig:
     )
 
     kind: str = "clip_cov"
-    # Of all tokens; at least one, if any qualifies.
-    fraction: float = number(2e-4, above=0, below=1, hint="the paper uses 2e-4")
-    # Drawn at random from tokens whose product is between.
-    covariance_low: float = number(1.0, above=0, at_most=1e6, hint="the paper uses 1.0")
-    covariance_high: float = number(5.0, above=0, at_most=1e6, hint="the paper uses 5.0")
-    # As in loss=clip: the authors' runs keep it.
-    clip_low: float = number(0.2, above=0, below=1, hint="DAPO uses 0.2")
+    fraction: float = number(
+        2e-4,
+        above=0,
+        below=1,
+        hint="the paper uses 2e-4",
+        help="share of all tokens that lose their gradient; at least one, if any qualifies",
+    )
+    covariance_low: float = number(
+        1.0,
+        above=0,
+        at_most=1e6,
+        hint="the paper uses 1.0",
+        help="they are drawn from the tokens whose product is above this",
+    )
+    covariance_high: float = number(
+        5.0,
+        above=0,
+        at_most=1e6,
+        hint="the paper uses 5.0",
+        help="and from the tokens whose product is below this",
+    )
+    clip_low: float = number(
+        0.2,
+        above=0,
+        below=1,
+        hint="DAPO uses 0.2",
+        help="as in loss=clip: the authors' runs keep it",
+    )
     clip_high: float = number(
-        0.2, above=0, at_most=1e6, hint="it is the offset above 1: DAPO uses 0.28"
+        0.2,
+        above=0,
+        at_most=1e6,
+        hint="it is the offset above 1: DAPO uses 0.28",
+        help="as in loss=clip: the authors' runs keep it",
     )
 
     def check(self, path: str = "loss") -> None:
@@ -130,10 +155,20 @@ class KLCovConfig:
     )
 
     kind: str = "kl_cov"
-    # Of all tokens, those of the largest product; at least one.
-    fraction: float = number(2e-3, above=0, below=1, hint="the paper uses 2e-3")
-    # Of |log r| at the chosen tokens.
-    coefficient: float = number(1.0, above=0, at_most=1e6, hint="the paper uses 1.0")
+    fraction: float = number(
+        2e-3,
+        above=0,
+        below=1,
+        hint="the paper uses 2e-3",
+        help="share of all tokens that pay, those of the largest product; at least one",
+    )
+    coefficient: float = number(
+        1.0,
+        above=0,
+        at_most=1e6,
+        hint="the paper uses 1.0",
+        help="weight of |log r| at these tokens",
+    )
 
 
 @losses.register("kl_cov", KLCovConfig)

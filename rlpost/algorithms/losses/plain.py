@@ -50,12 +50,12 @@ class NLLConfig:
     )
 
     kind: str = "nll"
-    # Tokens of a larger advantage are kept; null keeps all.
     keep_above: float | None = number(
         0.0,
         at_least=-1e9,
         at_most=1e9,
         hint="0.0 keeps what is better than its group, null keeps everything",
+        help="imitate only tokens of a larger advantage; null: all",
     )
 
 

@@ -38,10 +38,19 @@ class GSPOConfig:
     )
 
     kind: str = "gspo"
-    # The ratio of a response is clipped to [1 - clip_low, 1 + clip_high].
-    clip_low: float = number(3e-4, above=0, below=1, hint="GSPO uses 3e-4")
+    clip_low: float = number(
+        3e-4,
+        above=0,
+        below=1,
+        hint="GSPO uses 3e-4",
+        help="the ratio of a response is clipped below 1 minus this",
+    )
     clip_high: float = number(
-        4e-4, above=0, at_most=1e6, hint="it is the offset above 1: GSPO uses 4e-4"
+        4e-4,
+        above=0,
+        at_most=1e6,
+        hint="it is the offset above 1: GSPO uses 4e-4",
+        help="the ratio of a response is clipped above 1 plus this",
     )
 
 
@@ -75,13 +84,19 @@ class GMPOConfig:
     )
 
     kind: str = "gmpo"
-    # Each log-ratio of a token is clipped to [-low, high].
     log_clip_low: float = number(
-        0.4, above=0, at_most=100, hint="it bounds a difference of log-probs: GMPO uses 0.4"
+        0.4,
+        above=0,
+        at_most=100,
+        hint="it bounds a difference of log-probs: GMPO uses 0.4",
+        help="the log-ratio of a token is clipped below minus this",
     )
-    # The paper's (e^-0.4, e^0.4).
     log_clip_high: float = number(
-        0.4, above=0, at_most=100, hint="it bounds a difference of log-probs: GMPO uses 0.4"
+        0.4,
+        above=0,
+        at_most=100,
+        hint="it bounds a difference of log-probs: GMPO uses 0.4",
+        help="the log-ratio of a token is clipped above this",
     )
 
 

@@ -30,12 +30,12 @@ class CISPOConfig:
     )
 
     kind: str = "cispo"
-    # Offset above 1: the weight is at most 1 + clip_high = 5.
     clip_high: float = number(
         4.0,
         above=0,
         at_most=1e6,
         hint="it is the offset above 1: 4.0 bounds the weight at 5 (in TRL: epsilon_high=5.0)",
+        help="the weight of a token is at most 1 plus this",
     )
 
 
@@ -62,9 +62,12 @@ class AIPOConfig:
     )
 
     kind: str = "aipo"
-    # Bound of the ratio itself, not an offset; the paper: 2 to 10.
     max_weight: float = number(
-        4.0, at_least=1, at_most=1e6, hint="it bounds the ratio itself: LlamaRL uses 2 to 10"
+        4.0,
+        at_least=1,
+        at_most=1e6,
+        hint="it bounds the ratio itself: LlamaRL uses 2 to 10",
+        help="bound of the ratio itself; the paper: 2 to 10",
     )
 
 
@@ -92,16 +95,27 @@ class DPPOConfig:
     )
 
     kind: str = "dppo"
-    # Of the token's probability, beyond which A > 0 has no gradient.
     max_increase: float = number(
-        0.2, above=0, at_most=1, hint="it is a difference of probabilities, usually 0.2"
+        0.2,
+        above=0,
+        at_most=1,
+        hint="it is a difference of probabilities, usually 0.2",
+        help="rise of a token's probability beyond which A > 0 has no gradient",
     )
-    # The same for A < 0.
     max_decrease: float = number(
-        0.2, above=0, at_most=1, hint="it is a difference of probabilities, usually 0.2"
+        0.2,
+        above=0,
+        at_most=1,
+        hint="it is a difference of probabilities, usually 0.2",
+        help="fall of a token's probability beyond which A < 0 has no gradient",
     )
-    # Times (log q)^2; 0 turns it off.
-    log_ratio_penalty: float = number(1e-3, at_least=0, at_most=1e6, hint="1e-3 is usual")
+    log_ratio_penalty: float = number(
+        1e-3,
+        at_least=0,
+        at_most=1e6,
+        hint="1e-3 is usual",
+        help="weight of the squared log-ratio; 0: none",
+    )
 
 
 @losses.register("dppo", DPPOConfig)
@@ -145,10 +159,16 @@ class SAPOConfig:
     )
 
     kind: str = "sapo"
-    # Sharpness of the gate for A > 0.
-    tau_positive: float = number(1.0, above=0, at_most=1000, hint="SAPO uses 1.0")
-    # For the others: decays faster, as those tokens are less stable.
-    tau_negative: float = number(1.05, above=0, at_most=1000, hint="SAPO uses 1.05")
+    tau_positive: float = number(
+        1.0, above=0, at_most=1000, hint="SAPO uses 1.0", help="sharpness of the gate for A > 0"
+    )
+    tau_negative: float = number(
+        1.05,
+        above=0,
+        at_most=1000,
+        hint="SAPO uses 1.05",
+        help="sharpness of the gate for the others, whose tokens are less stable",
+    )
 
 
 @losses.register("sapo", SAPOConfig)

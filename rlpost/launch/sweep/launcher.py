@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
-from rlpost.bounds import check_config, number
+from rlpost.bounds import check_config, number, option
 from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of
@@ -44,14 +44,14 @@ class ProcessesConfig:
     """Options of ``hydra/launcher=processes``, under ``hydra.launcher``."""
 
     _target_: str
-    n_jobs: int = number(1, at_least=1, at_most=1000)  # members that run at the same time
+    n_jobs: int = number(1, at_least=1, at_most=1000, help="members that run at the same time")
 
 
 @dataclass(kw_only=True)
 class RayJobsConfig(ProcessesConfig):
     """Options of ``hydra/launcher=ray_jobs``, under ``hydra.launcher``."""
 
-    address: str | None = None  # of the cluster's dashboard; None: as `rlpost submit`
+    address: str | None = option(None, help="the cluster's dashboard; null: as `rlpost submit`")
 
 
 class ProcessLauncher(Launcher):

@@ -10,7 +10,7 @@ docs/decisions/0013.
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override, Transformer
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from rlpost.bounds import check_config, number
+from rlpost.bounds import check_config, number, option
 from rlpost.errors import UserError
 from rlpost.tracking.files.sweep_record import MemberRecord, MemberState
 
@@ -46,14 +46,17 @@ class OptunaConfig:
     """Options of ``hydra/sweeper=optuna``, under ``hydra.sweeper``."""
 
     _target_: str
-    n_trials: int = number(20, at_least=1, at_most=10**6)  # members, over the whole search
-    # Chosen at once; None: as many as run at once.
-    batch_size: int | None = number(None, at_least=1, at_most=1000)
-    metric: str | None = None  # its last value in metrics.jsonl; None: held-out accuracy
-    goal: Goal = Goal.maximize
-    sampler: SearchSampler = SearchSampler.tpe
-    seed: int = number(0, at_least=0, at_most=2**31 - 1)
-    params: dict[str, str] = field(default_factory=dict)  # option -> values, as after `-m`
+    n_trials: int = number(20, at_least=1, at_most=10**6, help="members of the whole search")
+    batch_size: int | None = number(
+        None, at_least=1, at_most=1000, help="members chosen at once; null: as many as run at once"
+    )
+    metric: str | None = option(
+        None, help="metric whose last value in metrics.jsonl counts; null: held-out accuracy"
+    )
+    goal: Goal = option(Goal.maximize, help="whether the metric should become large or small")
+    sampler: SearchSampler = option(SearchSampler.tpe, help="optuna's sampler")
+    seed: int = number(0, at_least=0, at_most=2**31 - 1, help="seed of optuna's sampler")
+    params: dict[str, str] = option({}, help="option -> its values, as after `-m`")
 
 
 class OptunaSweeper(Sweeper):
