@@ -42,9 +42,9 @@ class CriticLossConfig:
 def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:
     """0.5 * max((V - R)^2, (clip(V, V_old +- c) - R)^2).
 
-    A value that moved further than c *towards* its return has the larger clipped term, and no
-    gradient: it has moved enough. ``critic/vf_explained_var`` is of the values before the
-    update, those the advantages were made with.
+    A value that moved further than c *towards* its return has the larger clipped term and no
+    gradient. ``critic/vf_explained_var`` is computed from the values before the update, which the
+    advantages were computed from.
     """
     values_R, old_R, returns_R = inputs.values_R, inputs.rollout_values_R, inputs.returns_R
     losses_R = 0.5 * (values_R - returns_R).square()

@@ -24,7 +24,8 @@ likes; l is bounded to +-20 there.
 In the *reward* the estimate is a number without a gradient, and what acts is
 ``E[estimate * grad log pi]``. For k1 that is the gradient of KL(pi || ref), exactly. For k3
 it is grad KL(pi || ref) - grad KL(ref || pi), and for k2 grad E[k2] - grad KL(pi || ref):
-both vanish to first order where the policy is close to the reference, so they hardly hold it.
+both vanish to first order where the policy is close to the reference, so they hardly hold the
+policy back.
 """
 
 from dataclasses import dataclass, field
@@ -168,8 +169,8 @@ def kl_token_rewards(
 ) -> Tensor:
     """Return what each token's reward loses: ``-coefficient * estimate``, without a gradient.
 
-    Any shape; padding (NaN) stays NaN. The policy is the one that sampled the tokens. Only
-    k1 acts as the KL divergence in a reward: see the module's text.
+    Any shape; padding (NaN) stays NaN. The policy is the one that sampled the tokens. Only k1 acts
+    as the KL divergence in a reward: see the module docstring.
     """
     estimate = kl_estimate(policy_logprobs.detach(), ref_logprobs.detach(), form=form)
     return -coefficient * estimate

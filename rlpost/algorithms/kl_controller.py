@@ -1,8 +1,8 @@
 """The coefficient of the KL penalty over a run: fixed, or steered towards a target.
 
 Owns the coefficient and its update. Refuses to own how KL is measured (kl.py) and when.
-Invariants: the coefficient stays positive; one update changes it by a bounded factor; the
-state is one number, so a resumed run goes on exactly. Plain floats, no torch.
+Invariants: the coefficient stays positive; one update changes it by a bounded factor; the state is
+one number, so a resumed run continues exactly. Plain floats, no torch.
 """
 
 import math
@@ -66,6 +66,6 @@ class KLController:
         return {"coefficient": self.coefficient}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from ``state``; a fixed coefficient stays as configured."""
+        """Continue from ``state``; a fixed coefficient stays as configured."""
         if self._config.enabled:
             self.coefficient = state["coefficient"]

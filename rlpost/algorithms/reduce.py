@@ -26,10 +26,11 @@ from rlpost.errors import UserError
 class Aggregation(Enum):
     """How tokens are averaged.
 
-    ``token_mean``: every token counts the same (DAPO). ``sequence_mean``: every response
-    counts the same, its tokens share it (GRPO's paper). ``prompt_mean``: every prompt counts
-    the same, all tokens of its responses share it (ScaleRL, arXiv 2510.13786). ``constant``:
-    a token counts 1 / (S * constant_tokens), whatever the lengths (Dr.GRPO).
+    ``token_mean``: every token counts the same (DAPO). ``sequence_mean``: every response counts the
+    same and divides its weight among its tokens (GRPO's paper). ``prompt_mean``: every prompt
+    counts the same and divides its weight among all tokens of its responses (ScaleRL, arXiv
+    2510.13786). ``constant``: a token counts 1 / (S * constant_tokens), whatever the lengths
+    (Dr.GRPO).
     """
 
     token_mean = "token_mean"

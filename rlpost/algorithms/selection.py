@@ -1,8 +1,8 @@
-"""Which sampled responses are worth imitating: rejection sampling.
+"""Which sampled responses are kept for training: rejection sampling.
 
 Owns the rule. Refuses to own rewards, sampling and the dataset that is written. Pure; no
-torch. Invariant: a response without a reward is never kept, and ties go to the earlier
-sample, so the same input keeps the same responses.
+torch. Invariants: a response without a reward is never kept; among equal rewards the earlier
+sample wins, so the same input keeps the same responses.
 """
 
 from collections.abc import Sequence
@@ -60,10 +60,10 @@ def select(
 
     Rejection-sampling fine-tuning: arXiv 2308.01825; best of n: arXiv 2204.05862.
     """
-    judged = [i for i, reward in enumerate(rewards) if reward is not None]
-    kept = judged
+    judged = {i: reward for i, reward in enumerate(rewards) if reward is not None}
+    kept = list(judged)
     if config.min_reward is not None:
-        kept = [i for i in judged if _reward(rewards, i) >= config.min_reward]
+        kept = [i for i, reward in judged.items() if reward >= config.min_reward]
         if config.drop_solved and len(kept) == len(judged):
             return []
     if config.dedupe:
@@ -72,11 +72,5 @@ def select(
             first.setdefault(tuple(response_ids[i]), i)
         kept = list(first.values())
     if config.best is not None:
-        kept = sorted(kept, key=lambda i: -_reward(rewards, i))[: config.best]
+        kept = sorted(kept, key=lambda i: -judged[i])[: config.best]
     return sorted(kept)
-
-
-def _reward(rewards: Sequence[float | None], index: int) -> float:
-    reward = rewards[index]
-    assert reward is not None
-    return reward

@@ -77,7 +77,7 @@ def shape_rewards(
     Args:
         rewards_PG: raw rewards.
         lengths_PG: response tokens.
-        max_tokens: the response limit, at which the penalty is complete.
+        max_tokens: the response limit, where the penalty reaches its full size.
     """
     if config.clip_min is not None or config.clip_max is not None:
         rewards_PG = rewards_PG.clamp(config.clip_min, config.clip_max)
@@ -105,7 +105,7 @@ def overlong_penalty(lengths_PG: Tensor, *, max_tokens: int, buffer: int, penalt
 
 @dataclass(kw_only=True)
 class DynamicSamplingConfig:
-    """Replace groups without a gradient by fresh ones, DAPO, arXiv 2503.14476."""
+    """Replace groups without a gradient by newly sampled ones, DAPO, arXiv 2503.14476."""
 
     enabled: bool = option(False, help="replace groups whose responses all earned the same")
     # A policy that fails everything would sample for ever.
@@ -128,7 +128,7 @@ class DynamicSamplingConfig:
 def keep_groups(statistics: GroupStatistics) -> Tensor:
     """Return which groups to keep, bool (P,): those whose raw rewards differ.
 
-    ``statistics`` are of *raw* rewards (accuracy), before shaping: a length penalty must not
-    make a group that was solved throughout, or never, look informative.
+    ``statistics`` are of *raw* rewards (accuracy), before shaping: with a length penalty, a group
+    in which every response (or none) is right would seem to have a gradient.
     """
     return ~statistics.zero_variance_P & ~statistics.too_few_P

@@ -3,9 +3,9 @@
 Owns the registry, the inputs and result of an estimator, the statistics of groups and the
 arithmetic on a ragged batch. Refuses to own the estimators (group.py, token.py), reward
 shaping (shaping.py), where rewards come from, refilling and packing. Invariant: a missing
-reward (NaN) takes part in no mean and no deviation, its advantage is NaN, and NaN means "do
-not train on this"; a group without a baseline (fewer than two usable rewards) is all NaN,
-never "advantage = raw reward".
+reward (NaN) takes part in no mean and no deviation, its advantage is NaN, and NaN means "do not
+train on this"; in a group without a baseline (fewer than two usable rewards) every advantage is
+NaN, never the raw reward.
 
 Legend: P prompts, G group (padded with NaN when groups differ in size), L response tokens
 (padded), K reward components. An estimator is ``estimator(inputs, config) -> Advantages``.
@@ -37,13 +37,13 @@ __all__ = [
 estimators = Registry("estimator")
 
 MIN_GROUP = 2  # one sample has no group baseline
-WHITEN_EPSILON = 1e-8  # added to the variance: a deviation below 1e-4 is not blown up to 1
+WHITEN_EPSILON = 1e-8  # added to the variance, so a deviation below 1e-4 is not scaled up to 1
 
 
 class EstimatorConfig:
-    """What set-up must know about an estimator; constants, so they are no options in YAML.
+    """What set-up must know about an estimator: class constants, not options in YAML.
 
-    A config dataclass derives from this for the constants alone, and sets those that differ.
+    A config dataclass inherits these defaults and overrides those that differ.
     """
 
     needs_group: ClassVar[bool] = False  # the baseline is made of the group's other samples
@@ -53,8 +53,8 @@ class EstimatorConfig:
     token_level: ClassVar[bool] = False  # accepts token_rewards_PGL (KL in the reward)
     zero_when_equal: ClassVar[bool] = False  # equal rewards in a group: exactly 0, no gradient
 
-    use: ClassVar[str]  # when to choose it, one sentence for docs/algorithms.md
-    watch: ClassVar[str]  # the metric or the hazard to keep an eye on, likewise
+    use: ClassVar[str]  # when to choose it: one sentence for docs/algorithms.md
+    watch: ClassVar[str]  # which metric or hazard to watch: one sentence, also for the docs
 
     @property
     def min_group(self) -> int:
@@ -64,7 +64,7 @@ class EstimatorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageInputs:
-    """What an estimator may look at; float64 is usual, nothing is written to.
+    """The inputs of an estimator, usually float64; estimators never modify them.
 
     ``values_PGL[..., t]`` is the critic's value of the state *before* response token t.
     Past a response's end, token rewards and values may hold anything.
@@ -126,18 +126,16 @@ class Advantages:
     returns_PGL: Tensor | None = None
 
 
-def check_group_size(
-    group_size: int, *, path: str = "rollout.group_size", minimum: int = MIN_GROUP
-) -> None:
-    """Refuse a group that can never have a baseline; ``minimum`` is ``config.min_group``.
+def check_group_size(group_size: int, *, minimum: int) -> None:
+    """Refuse a group too small for a baseline; ``minimum`` is ``EstimatorConfig.min_group``.
 
     Raises:
         UserError: ``group_size`` is below the minimum.
     """
     if group_size < minimum:
         raise UserError(
-            f"{path} must be at least {minimum}, got {group_size}: the baseline is made of the "
-            "group; GRPO commonly uses 8"
+            f"rollout.group_size must be at least {minimum}, got {group_size}: the baseline comes "
+            "from the other responses of the group; GRPO commonly uses 8"
         )
 
 
@@ -165,7 +163,7 @@ def rewards_matrix(rewards: Sequence[Sequence[float | None]]) -> Tensor:
 
 
 def outcome_rewards(inputs: AdvantageInputs) -> Tensor:
-    """Return ``rewards_PG`` for an estimator that judges whole responses only."""
+    """Return ``rewards_PG`` as float64, for estimators without rewards per token."""
     assert inputs.token_rewards_PGL is None, "this estimator takes no rewards per token"
     return inputs.rewards_PG.double()
 
@@ -178,7 +176,7 @@ def per_response(advantages_PG: Tensor) -> Advantages:
 def centred(rewards_PG: Tensor, weights_PG: Tensor | None = None) -> Tensor:
     """Return r - (weighted) group mean: NaN where missing or without a baseline.
 
-    Equal rewards give exactly 0 whatever the rounding, as the lowest reward goes first.
+    Equal rewards give exactly 0, because the lowest reward is subtracted before the mean.
     """
     usable_PG = ~rewards_PG.isnan()
     weights_PG = usable_PG if weights_PG is None else weights_PG * usable_PG
@@ -200,10 +198,10 @@ def whiten(values_PGL: Tensor, *, counts_PGL: Tensor) -> Tensor:
 
     Args:
         values_PGL: NaN takes part in nothing and stays NaN.
-        counts_PGL: how often each value counts, such as the tokens that share it; what
-            counts 0 times becomes NaN.
+        counts_PGL: the weight of each value, such as the number of tokens that share it; a
+            value with weight 0 becomes NaN.
 
-    The variance is the population's (divided by n), so one value alone is defined.
+    The variance is the population's (divided by n), so it is defined for a single value.
     """
     used_PGL = ~values_PGL.isnan() & (counts_PGL > 0)
     counts_PGL = counts_PGL * used_PGL
@@ -219,11 +217,11 @@ def whiten(values_PGL: Tensor, *, counts_PGL: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupStatistics:
-    """Which groups teach nothing, and why; the masks are over P.
+    """Which groups have no gradient, and why; the masks are over P.
 
-    ``zero_variance_P``: two or more usable rewards, all equal: no gradient.
-    ``all_pass_P`` / ``all_fail_P``: the same set split by raw reward (the rest of it sits at
-    one value between the two bounds). ``too_few_P``: fewer than two usable rewards.
+    ``zero_variance_P``: two or more usable rewards, all equal, so there is no gradient.
+    ``all_pass_P`` / ``all_fail_P``: the members of that set with a reward of 1 or more, and of
+    0 or less. ``too_few_P``: fewer than two usable rewards.
     """
 
     zero_variance_P: Tensor
@@ -248,15 +246,10 @@ class GroupStatistics:
         return result
 
 
-def group_statistics(
-    rewards_PG: Tensor, *, pass_reward: float = 1.0, fail_reward: float = 0.0
-) -> GroupStatistics:
-    """Classify groups by their raw rewards.
+def group_statistics(rewards_PG: Tensor) -> GroupStatistics:
+    """Classify groups by their raw rewards, which are NaN where missing.
 
-    Args:
-        rewards_PG: NaN where missing.
-        pass_reward: a zero-variance group at or above it is "all pass".
-        fail_reward: a zero-variance group at or below it is "all fail".
+    A zero-variance group is "all pass" at 1 or above, and "all fail" at 0 or below.
     """
     usable_PG = ~rewards_PG.isnan()
     lowest_P = rewards_PG.nan_to_num(torch.inf).amin(1)
@@ -265,17 +258,17 @@ def group_statistics(
     zero_variance_P = ~too_few_P & (lowest_P == highest_P)
     return GroupStatistics(
         zero_variance_P=zero_variance_P,
-        all_pass_P=zero_variance_P & (lowest_P >= pass_reward),
-        all_fail_P=zero_variance_P & (highest_P <= fail_reward),
+        all_pass_P=zero_variance_P & (lowest_P >= 1),
+        all_fail_P=zero_variance_P & (highest_P <= 0),
         too_few_P=too_few_P,
     )
 
 
 def leave_out(advantages: Tensor, groups_P: Tensor) -> Tensor:
-    """Mark the groups in the mask as "do not train" (NaN); (P, G) or (P, G, L).
+    """Set the advantages of the masked groups, (P, G) or (P, G, L), to NaN: "do not train".
 
     Used for zero-variance groups of estimators with ``zero_when_equal``: without a KL term
-    they would cost a forward and backward pass for a gradient of exactly 0. Left-out groups
-    take no part in denominators.
+    they would cost a forward and backward pass for a gradient of exactly 0. Groups that are
+    left out do not count in denominators.
     """
     return advantages.masked_fill(groups_P.view(-1, *[1] * (advantages.dim() - 1)), torch.nan)

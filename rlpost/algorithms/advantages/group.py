@@ -54,7 +54,7 @@ class GRPOConfig(EstimatorConfig):
         "The usual start for verifiable rewards: several responses per prompt, and no critic."
     )
     watch: ClassVar[str] = (
-        "Groups of equal rewards teach nothing (`group/zero_std_frac`), and dividing by a small "
+        "Groups of equal rewards have no gradient (`group/zero_std_frac`), and dividing by a small "
         "deviation makes nearly solved and nearly hopeless prompts count more."
     )
 
@@ -134,7 +134,7 @@ class OPOConfig(EstimatorConfig):
 
     needs_group: ClassVar[bool] = True
     zero_when_equal: ClassVar[bool] = True
-    use: ClassVar[str] = "Strictly on-policy training on responses of very unlike lengths."
+    use: ClassVar[str] = "Strictly on-policy training on responses of very different lengths."
     watch: ClassVar[str] = (
         "The baseline is optimal only on-policy and if gradients grow with length: leave "
         "`algorithm.epochs` and `algorithm.mini_batches` at 1."
@@ -151,13 +151,13 @@ def opo(inputs: AdvantageInputs, config: OPOConfig) -> Advantages:
 
 @dataclass(kw_only=True)
 class ConstantConfig(EstimatorConfig):
-    """No judgement of its own: the selection was it (rejection sampling, arXiv 2308.01825)."""
+    """Weight 1 for every response: `selection.*` decides (rejection sampling, arXiv 2308.01825)."""
 
     use: ClassVar[str] = (
-        "With `loss=nll` and `selection.*`, where the selection has already judged."
+        "With `loss=nll` and `selection.*`, where the selection has already decided."
     )
     watch: ClassVar[str] = (
-        "Whatever the selection keeps is made more likely, wrong responses too if it keeps them."
+        "Every response that the selection keeps becomes more likely, wrong ones too."
     )
 
     kind: str = "constant"
@@ -178,8 +178,8 @@ class ReMaxConfig(EstimatorConfig):
         "When groups are too expensive: one sampled and one greedy response per prompt."
     )
     watch: ClassVar[str] = (
-        "Greedy responses are sampled and judged on top, and where both responses earn the same "
-        "the advantage is 0."
+        "The greedy responses must be sampled and judged as well, and where both responses get "
+        "the same reward the advantage is 0."
     )
 
     kind: str = "remax"
@@ -187,7 +187,7 @@ class ReMaxConfig(EstimatorConfig):
 
 @estimators.register("remax", ReMaxConfig)
 def remax(inputs: AdvantageInputs, config: ReMaxConfig) -> Advantages:
-    """r - r(greedy); a prompt whose greedy response was not judged is not trained on."""
+    """r - r(greedy); a prompt whose greedy response has no reward is not trained on."""
     assert inputs.greedy_rewards_P is not None, "ReMax needs the greedy responses' rewards"
     return per_response(outcome_rewards(inputs) - inputs.greedy_rewards_P.double()[:, None])
 
@@ -199,11 +199,11 @@ class GDPOConfig(EstimatorConfig):
     needs_group: ClassVar[bool] = True
     needs_components: ClassVar[bool] = True
     use: ClassVar[str] = (
-        "Several rewards (correct, well formed, short), none of which may drown the others."
+        "Several rewards (correct, well formed, short) on different scales, all of which matter."
     )
     watch: ClassVar[str] = (
         "A response that lacks one of the rewards is not trained on, and a reward that rarely "
-        "varies counts in full where it does: balance them by weight."
+        "varies gets its full weight where it does vary: balance them by weight."
     )
 
     kind: str = "gdpo"
@@ -224,8 +224,8 @@ class GDPOConfig(EstimatorConfig):
 def gdpo(inputs: AdvantageInputs, config: GDPOConfig) -> Advantages:
     """GRPO of each component, weighted sum, then whitened over the batch's responses.
 
-    A response that lacks one component, or the total, takes part in nothing: its sum would
-    not compare with the others'. Of the total only the absence is read.
+    A response that lacks one component, or the total, is left out, because its sum could not be
+    compared with the others. The value of the total is not used.
     """
     assert inputs.components_PGK is not None, "GDPO needs the rewards by component"
     assert inputs.component_weights_K is not None
@@ -264,7 +264,7 @@ class PassAtKConfig(EstimatorConfig):
 
     @property
     def min_group(self) -> int:
-        """A group of k has one subset of k, which cannot differ from the mean."""
+        """A group of k has a single subset of k, so no advantage could differ from 0."""
         return self.k + 1
 
 

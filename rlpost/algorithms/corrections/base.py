@@ -1,18 +1,19 @@
 """What a correction receives and returns, their registry and their product.
 
 Owns weights and masks of the policy loss. Refuses to own the loss, denominators and the
-metrics of the mismatch itself (mismatch.py). Invariants: a weight carries no gradient;
-stages multiply, so their order means nothing; denominators stay those before masking, so
-dropping a token does not scale up the others; where the policies agree every weight is 1.
+metrics of the mismatch itself (mismatch.py). Invariants: a weight carries no gradient; the
+weights of all stages are multiplied, so their order does not matter; denominators are those
+before masking, so dropping a token does not scale up the others; where the policies agree
+every weight is 1.
 
 Legend: R response tokens of one micro-batch. A stage is
 ``stage(inputs, config) -> Correction``; rho = anchor / rollout per token, which is 1
-everywhere unless the anchor was recomputed: stages that read it say ``needs_proximal``.
+everywhere unless the anchor was recomputed: stages that read it set ``needs_proximal``.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,9 +27,22 @@ from rlpost.registry import Registry
 corrections = Registry("correction")
 
 
+class CorrectionConfig:
+    """What set-up must know about a correction: class constants, not options in YAML.
+
+    A config dataclass inherits these defaults and overrides those that differ.
+    """
+
+    needs_proximal: ClassVar[bool] = True  # reads rho
+    weighs: ClassVar[bool] = False  # multiplies by rho itself; a mask does not
+
+    use: ClassVar[str]  # when to choose it: one sentence for docs/algorithms.md
+    watch: ClassVar[str]  # which metric or hazard to watch: one sentence, also for the docs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """Detached weight of each token's policy loss, (R,): 0 drops it, 1 leaves it alone."""
+    """Detached weight of each token's policy loss, (R,): 0 drops the token, 1 changes nothing."""
 
     weight_R: Tensor
     diagnostics: Diagnostics
@@ -73,6 +87,6 @@ def log_rho(inputs: PolicyLossInputs) -> Tensor:
 
 
 def mask(name: str, kept_R: Tensor, like_R: Tensor) -> Correction:
-    """Return the correction that keeps or drops tokens, and how many it drops."""
+    """Return the correction with weight 1 for kept tokens and 0 for the others."""
     means = {f"correction/{name}/masked_fraction": ~kept_R}
     return Correction(weight_R=kept_R.to(like_R.dtype), diagnostics=Diagnostics(means=means))

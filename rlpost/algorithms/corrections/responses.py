@@ -1,13 +1,19 @@
 """Corrections that keep or drop whole responses.
 
-Masked tokens take part in no decision. Legend: see base.py.
+Masked tokens do not count in the decision. Legend: see base.py.
 """
 
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
+from rlpost.algorithms.corrections.base import (
+    Correction,
+    CorrectionConfig,
+    corrections,
+    log_rho,
+    mask,
+)
 from rlpost.algorithms.losses.base import PolicyLossInputs
 from rlpost.algorithms.ratio import bounded_log_ratio
 from rlpost.algorithms.sequences import sequence_any, sequence_mean, sequence_sum
@@ -15,15 +21,13 @@ from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
-class SequenceMaskConfig:
+class SequenceMaskConfig(CorrectionConfig):
     """Rejection by the ratio of the whole response, https://richardli.xyz/rl-collapse.
 
-    The product over its tokens, whose spread grows with length: long responses are dropped
-    first. ``geometric_mask`` is not so biased.
+    The ratio is a product over tokens, so its spread grows with length and long responses are
+    dropped first. ``geometric_mask`` does not have this bias.
     """
 
-    needs_proximal: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
     use: ClassVar[str] = "Short responses that must come from nearly the same policy as a whole."
     watch: ClassVar[str] = (
         "The longer a response, the likelier it is dropped: compare "
@@ -57,11 +61,9 @@ def sequence_mask(inputs: PolicyLossInputs, config: SequenceMaskConfig) -> Corre
 
 
 @dataclass(kw_only=True)
-class GeometricMaskConfig:
+class GeometricMaskConfig(CorrectionConfig):
     """Rejection by the geometric mean of a response's ratios, https://richardli.xyz/rl-collapse."""
 
-    needs_proximal: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
     use: ClassVar[str] = (
         "Long responses that differ a little at every token; first measure your mismatch."
     )
@@ -97,15 +99,13 @@ def geometric_mask(inputs: PolicyLossInputs, config: GeometricMaskConfig) -> Cor
 
 
 @dataclass(kw_only=True)
-class VetoConfig:
+class VetoConfig(CorrectionConfig):
     """One token that the anchor would hardly have sampled drops the whole response.
 
     verl's ``rollout_token_veto_threshold``,
     https://verl.readthedocs.io/en/latest/algo/rollout_corr.html.
     """
 
-    needs_proximal: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
     use: ClassVar[str] = "Beside another correction, against responses with a corrupt token."
     watch: ClassVar[str] = (
         "If `correction/veto/masked_fraction` is more than rare, look for a fault (temperature, "
@@ -135,18 +135,17 @@ def veto(inputs: PolicyLossInputs, config: VetoConfig) -> Correction:
 
 
 @dataclass(kw_only=True)
-class OPSMConfig:
+class OPSMConfig(CorrectionConfig):
     """Off-policy sequence masking, DeepSeek-V3.2, arXiv 2512.02556.
 
-    Looks at the *current* policy against the sampler, so it acts with any anchor; on-policy
-    the first update has nothing to drop.
+    Compares the *current* policy with the sampler, so it works with any anchor; in the first
+    on-policy update it drops nothing.
     """
 
     needs_proximal: ClassVar[bool] = False
-    weighs: ClassVar[bool] = False
     use: ClassVar[str] = (
-        "Several updates per batch or stale samples: failures that the policy has left behind stop "
-        "pushing it."
+        "Several updates per batch or stale samples: leaves out failures that the policy would "
+        "hardly sample any more."
     )
     watch: ClassVar[str] = (
         "The paper gives no `algorithm.corrections.opsm.delta`, so tune it by "

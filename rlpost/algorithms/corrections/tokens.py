@@ -1,4 +1,4 @@
-"""Corrections that decide about each token by itself: TIS, IcePop, token mask.
+"""Corrections that decide about each token separately: TIS, IcePop, token mask.
 
 Legend: see base.py.
 """
@@ -7,22 +7,27 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlpost.algorithms.corrections.base import Correction, corrections, log_rho, mask
+from rlpost.algorithms.corrections.base import (
+    Correction,
+    CorrectionConfig,
+    corrections,
+    log_rho,
+    mask,
+)
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.losses.base import PolicyLossInputs
 from rlpost.bounds import number
 
 
 @dataclass(kw_only=True)
-class TISConfig:
+class TISConfig(CorrectionConfig):
     """Truncated importance sampling, https://fengyao.notion.site/off-policy-rl.
 
     With a proximal anchor and ``high: .inf`` the clipped loss becomes decoupled PPO,
     arXiv 2110.00641.
     """
 
-    needs_proximal: ClassVar[bool] = True
-    weighs: ClassVar[bool] = True  # multiplies by rho itself; a mask does not
+    weighs: ClassVar[bool] = True
     use: ClassVar[str] = (
         "The first choice where engines disagree; on the command line decoupled PPO is "
         "`algorithm.corrections.tis.high=inf`."
@@ -55,18 +60,17 @@ def tis(inputs: PolicyLossInputs, config: TISConfig) -> Correction:
 
 
 @dataclass(kw_only=True)
-class IcePopConfig:
-    """IcePop: the weight where it is trustworthy, nothing elsewhere; arXiv 2510.18855."""
+class IcePopConfig(CorrectionConfig):
+    """IcePop: importance weights inside a band, weight 0 outside it; arXiv 2510.18855."""
 
-    needs_proximal: ClassVar[bool] = True
     weighs: ClassVar[bool] = True
     use: ClassVar[str] = (
         "Mixture-of-experts models, whose engines may route differently: tokens far off are "
         "dropped."
     )
     watch: ClassVar[str] = (
-        "`correction/icepop/masked_fraction` should stay below a percent; growth means that the "
-        "mismatch runs away."
+        "`correction/icepop/masked_fraction` should stay below a percent; if it rises, the "
+        "mismatch is growing."
     )
 
     kind: str = "icepop"
@@ -98,19 +102,17 @@ def icepop(inputs: PolicyLossInputs, config: IcePopConfig) -> Correction:
 
 
 @dataclass(kw_only=True)
-class TokenMaskConfig:
+class TokenMaskConfig(CorrectionConfig):
     """Rejection of single tokens; those kept are not reweighted.
 
     verl's ``rollout_rs: token``, https://verl.readthedocs.io/en/latest/algo/rollout_corr.html.
     """
 
-    needs_proximal: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
     use: ClassVar[str] = (
         "To drop tokens the policies disagree on without weighing the others: fits aipo and dppo."
     )
     watch: ClassVar[str] = (
-        "Kept tokens stay biased by what mismatch they have; see "
+        "The mismatch of the kept tokens is not corrected; see "
         "`correction/token_mask/masked_fraction`."
     )
 

@@ -143,11 +143,11 @@ def select_clip_cov(
 
 @dataclass(kw_only=True)
 class KLCovConfig:
-    """KL-Cov, arXiv 2505.22617: chosen tokens pay for leaving the anchor; nothing is clipped."""
+    """KL-Cov, arXiv 2505.22617: chosen tokens get a penalty on |log r|; nothing is clipped."""
 
     needs_selection: ClassVar[bool] = True
     use: ClassVar[str] = (
-        "Against the same collapse, but softer: the tokens that cause it pay for moving."
+        "Against the same collapse, but softer: a penalty on the tokens that cause it."
     )
     watch: ClassVar[str] = (
         "Nothing is clipped, so with several updates per batch watch `actor/ratio/max` and "
@@ -202,11 +202,6 @@ def select_kl_cov(
     product, num_counted = _products(advantages, rollout_logprobs)
     order = np.argsort(-product, kind="stable")  # NaN goes last
     return _split(order[: _quota(config.fraction, num_counted)], advantages)
-
-
-def _check_fraction(fraction: float, *, path: str, usual: float) -> None:
-    if not 0 < fraction < 1:
-        raise UserError(f"{path}.fraction must be in (0, 1), got {fraction}; usually {usual:g}")
 
 
 def _products(

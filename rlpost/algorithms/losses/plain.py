@@ -21,8 +21,8 @@ class ReinforceConfig:
         "One update per batch on fresh samples; with `algorithm/advantage=rloo` it is RLOO."
     )
     watch: ClassVar[str] = (
-        "Nothing allows for a policy that has moved since it sampled: leave `algorithm.epochs` and "
-        "`algorithm.mini_batches` at 1 and see `actor/ratio/max_deviation`."
+        "It does not correct for updates since the samples were drawn: leave `algorithm.epochs` "
+        "and `algorithm.mini_batches` at 1 and see `actor/ratio/max_deviation`."
     )
 
     kind: str = "reinforce"
@@ -41,7 +41,7 @@ class NLLConfig:
     """Rejection fine-tuning inside the RL loop (RFT, RAFT: arXiv 2308.01825, 2304.06767)."""
 
     use: ClassVar[str] = (
-        "Rejection fine-tuning, with `algorithm=rft` and `selection.*`: a base line, or a start "
+        "Rejection fine-tuning, with `algorithm=rft` and `selection.*`: a baseline, or a start "
         "for RL."
     )
     watch: ClassVar[str] = (

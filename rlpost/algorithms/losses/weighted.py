@@ -21,8 +21,8 @@ class CISPOConfig:
     """Clipped importance-sampling weights, arXiv 2506.13585."""
 
     use: ClassVar[str] = (
-        "Long reasoning, or several updates per batch: rare tokens, which clip silences, keep "
-        "their gradient."
+        "Long reasoning, or several updates per batch: rare tokens, which clip would cut off, "
+        "keep their gradient."
     )
     watch: ClassVar[str] = (
         "The weight is bounded but never stops a token from moving on (`actor/ppo_kl`); "
@@ -54,7 +54,7 @@ class AIPOConfig:
     """Asynchronous importance-weighted policy optimisation, LlamaRL, arXiv 2505.24034."""
 
     use: ClassVar[str] = (
-        "Asynchronous training: one weight allows for staleness and engine mismatch."
+        "Asynchronous training: one weight corrects for staleness and engine mismatch."
     )
     watch: ClassVar[str] = (
         "A growing `actor/pg_clipfrac` or a small `rollout_corr/rollout_is_eff_sample_size` says "

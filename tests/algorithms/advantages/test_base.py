@@ -52,10 +52,10 @@ def test_infinite_reward_names_its_place():
 
 
 def test_group_of_one_is_refused_with_the_setting():
-    check_group_size(2)
+    check_group_size(2, minimum=2)
     check_group_size(1, minimum=1)
     with pytest.raises(UserError, match=r"rollout\.group_size must be at least 2, got 1"):
-        check_group_size(1)
+        check_group_size(1, minimum=2)
     with pytest.raises(UserError, match=r"rollout\.group_size must be at least 5, got 4"):
         check_group_size(4, minimum=PassAtKConfig(k=4).min_group)
 
