@@ -14,11 +14,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rlpost.cli.main import STAGES
+from rlpost.cli.main import COMMANDS
 from rlpost.config.checks import check_rl
 from rlpost.config.convert import to_rl_config
 from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
+from rlpost.stages.registry import STAGES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/running.md", "docs/verifiers.md")
@@ -42,7 +43,7 @@ def staged(command: str) -> tuple[str, list[str]] | None:
     if not at:
         return None
     rest = words[at[0] + 1 :]
-    while rest and rest[0] not in ("rl", "rft"):
+    while rest and rest[0] not in STAGES:
         rest = rest[1:]  # submit, plan and their own options
     return (rest[0], rest[1:]) if rest else None
 
@@ -80,17 +81,17 @@ def test_programs_exist(command):
         if word.startswith("benchmarks/"):
             assert (ROOT / word).is_file(), command
     if words and words[0].endswith("/rlpost"):
-        assert words[1] in STAGES, command
+        assert words[1] in COMMANDS, command
     if words and words[0] == "make":
         target = words[1]
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert dry.returncode == 0, dry.stderr
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_prints_help(stage):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_help(command):
     result = subprocess.run(
-        [sys.executable, "-m", "rlpost.cli.main", stage, "--help"],
+        [sys.executable, "-m", "rlpost.cli.main", command, "--help"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0 and result.stdout, result.stderr

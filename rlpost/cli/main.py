@@ -8,9 +8,9 @@ import argparse
 import importlib
 import sys
 
-STAGES = {
-    "rl": "reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
-    "rft": "rejection-sampling fine-tuning: sample, keep what is good, imitate it",
+from rlpost.stages.registry import STAGES
+
+_OTHERS = {
     "submit": "run a stage as a job on a Ray cluster; follow it, stop it",
     "scale": "give a running job more generators, or fewer",
     "compare": "put runs, or a sweep's members, side by side on one page, and rank them",
@@ -18,16 +18,18 @@ STAGES = {
     "plan": "print where each process would run and its memory, without starting anything",
     "doctor": "check this machine",
 }
+COMMANDS = {**{stage.name: stage.help for stage in STAGES.values()}, **_OTHERS}
 EPILOG = """examples:
   rlpost rl experiment=quickstart                  a 135M model learns multiplication
   rlpost rl experiment=quickstart trainer.lr=1e-5  change anything (hydra overrides)
   rlpost rl experiment=quickstart --cfg job        print the resolved configuration
+  rlpost rl --help trainer                         options, of one section or of all
   rlpost rl -m trainer.lr=1e-5,2e-5 seed=1,2       sweep
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the top-level parser; everything after the stage belongs to the stage."""
+    """Return the top-level parser; everything after the command belongs to the command."""
     from rlpost import __version__
 
     parser = argparse.ArgumentParser(
@@ -37,18 +39,22 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rlpost {__version__}")
-    stages = parser.add_subparsers(dest="stage", metavar="stage", required=True)
-    for name, text in STAGES.items():
-        # A stage prints its own --help, so the subparser must let it through.
-        stages.add_parser(name, help=text, add_help=False)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, text in COMMANDS.items():
+        # A command prints its own --help, so the subparser must let it through.
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a stage and return the process's exit code."""
+    """Run a command and return the process's exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args, rest = build_parser().parse_known_args(argv)
-    module = importlib.import_module(f"rlpost.cli.{args.stage}")
+    if args.command in STAGES:
+        from rlpost.cli import run
+
+        return run.main(rest, stage=args.command)
+    module = importlib.import_module(f"rlpost.cli.{args.command}")
     code: int = module.main(rest)
     return code
 

@@ -15,6 +15,7 @@ from typing import Any
 from rlpost.bounds import check_config, number
 from rlpost.cli.boundary import exit_code
 from rlpost.models.footprint import together_bytes
+from rlpost.stages.registry import STAGES
 
 GIB = 2**30
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--node-gib", type=float, help="memory of such a node (512)")
     parser.add_argument("--gpus", type=int, help="of such a node (0)")
     parser.add_argument("--gpu-gib", type=float, help="memory of such a GPU (80)")
-    parser.add_argument("stage", choices=("rl", "rft"))
+    parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)
     described = {field.name: getattr(args, field.name) for field in fields(Hardware)}
@@ -79,12 +80,11 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
 def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:
     """Compose and check the configuration as the stage would, for the hardware that is meant."""
     from rlpost.cluster.session import Device
-    from rlpost.config.compose import compose_rl
-    from rlpost.stages.rl_plan import prepare
+    from rlpost.config.compose import compose_stage
     from rlpost.stages.run_directory import RunDirectory
     from rlpost.training.settings import DType
 
-    cfg, resolved = compose_rl(overrides, stage=stage)
+    cfg, resolved = compose_stage(overrides, stage=stage)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus else Device.cpu
@@ -92,6 +92,7 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
             cfg = replace(cfg, trainer=replace(cfg.trainer, dtype=DType.bfloat16))
     with tempfile.TemporaryDirectory() as scratch:  # a plan is of no run that is there already
         directory = RunDirectory(root=Path(scratch) / "plan")
+        prepare = STAGES[stage].part("plan")
         return prepare(replace(cfg, resume="never"), resolved, directory=directory, device=device)
 
 

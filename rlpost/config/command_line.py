@@ -28,8 +28,8 @@ _HYDRA = re.compile(r"hydra([./](launcher|sweeper)\b|\.searchpath$)")
 _MOST_VALUES = 10**6  # of one range of a sweep
 
 
-def check_command_line(argv: Sequence[str]) -> None:
-    """Refuse flags and overrides that no stage understands.
+def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """Return hydra's reading of ``argv``: its flags, and ``overrides``, which may stand anywhere.
 
     Raises:
         UserError: names the word, the rule and what to type instead.
@@ -47,11 +47,12 @@ def check_command_line(argv: Sequence[str]) -> None:
     parser = get_args_parser()
     parser.exit_on_error = False  # else it prints all flags of hydra, and ends the process
     try:
-        overrides = parser.parse_intermixed_args(list(argv)).overrides
+        args = parser.parse_intermixed_args(list(argv))
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; `rlpost rl --help` shows the flags") from error
-    for override in overrides:
+    for override in args.overrides:
         check_override(override)
+    return args
 
 
 def check_override(text: str) -> None:

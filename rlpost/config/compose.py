@@ -3,39 +3,63 @@
 Owns the order: words, composition, conversion, rules. Invariant: nothing is written.
 """
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlpost.config.checks import check_rl
-from rlpost.config.command_line import check_command_line
+from rlpost.config.command_line import read_command_line
 from rlpost.config.convert import to_rl_config
+from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig
 from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
+from rlpost.stages.registry import STAGES
 
 
-def compose_rl(overrides: Sequence[str], *, stage: str) -> tuple[RLConfig, dict[str, Any]]:
-    """Return what ``rlpost <stage> <overrides>`` would run, as objects and as plain data.
+def compose_stage(argv: Sequence[str], *, stage: str) -> tuple[RLConfig, dict[str, Any]]:
+    """Return what ``rlpost <stage> <argv>`` would run, as objects and as plain data.
 
     Raises:
         UserError, HydraException, OmegaConfBaseException: the configuration cannot work.
     """
+    register_configs()
+    args = read_command_line(argv)
+    return checked(compose_command(args, args.overrides, stage=stage), stage=stage)
+
+
+def compose_command(
+    args: argparse.Namespace, overrides: Sequence[str], *, stage: str, with_hydra: bool = False
+) -> DictConfig:
+    """Return what hydra composes of ``overrides`` with the flags of ``args``.
+
+    Raises:
+        HydraException, OmegaConfBaseException: it cannot be composed.
+    """
     from hydra import compose, initialize_config_dir
 
-    register_configs()
-    check_command_line(overrides)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = compose(stage, list(overrides))
-    return checked(composed, stage=stage)
+    searched = []
+    if args.config_dir is not None:
+        beside = quoted(f"file://{Path(args.config_dir).resolve()}")
+        searched.append(f"hydra.searchpath=[{beside}]")
+    place = Path(args.config_path or config_dir()).resolve()
+    with initialize_config_dir(str(place), version_base="1.3"):
+        return compose(
+            args.config_name or stage, [*overrides, *searched], return_hydra_config=with_hydra
+        )
 
 
 def checked(composed: DictConfig, *, stage: str) -> tuple[RLConfig, dict[str, Any]]:
-    """Convert and check a composed configuration; a run without a name has that of its stage."""
+    """Convert and check a composed configuration; a run without a name has that of its stage.
+
+    Raises:
+        UserError, OmegaConfBaseException: the configuration cannot work.
+    """
     run = OmegaConf.select(composed, "run")
     if run is not None and run.name is None:
         run.name = stage
     cfg, resolved = to_rl_config(composed)
-    check_rl(cfg)
+    STAGES[stage].part("check")(cfg)
     return cfg, resolved

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
+from rlpost.stages.registry import STAGES
 
 _SWEEP_FLAGS = ("-m", "--multirun")
 
@@ -40,10 +41,9 @@ def submittable(command: list[str]) -> Submittable:
     from rlpost.config.store import register_configs
 
     stage, *rest = command
-    stages = sorted(path.stem for path in config_dir().glob("*.yaml"))
-    if stage not in stages:
+    if stage not in STAGES:
         raise UserError(
-            f"only {', '.join(stages)} can be submitted, got {stage!r}; options of submit come "
+            f"only {', '.join(STAGES)} can be submitted, got {stage!r}; options of submit come "
             "before the stage"
         )
     for each in rest:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlpost.bounds import bound_of
 from rlpost.cli.boundary import exit_code
-from rlpost.config.compose import compose_rl
+from rlpost.config.compose import compose_stage
 from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig
 
@@ -171,7 +171,7 @@ def refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides: str) -> str:
-        code = exit_code(lambda: compose_rl(overrides, stage="rl") and 0)
+        code = exit_code(lambda: compose_stage(overrides, stage="rl") and 0)
         text = capsys.readouterr().err
         assert code == 2, text
         assert "Traceback" not in text
@@ -191,7 +191,7 @@ def test_a_wrong_number_names_its_option(refused, overrides, path):
 def test_numbers_of_a_usual_size_are_accepted(tmp_path, monkeypatch):
     """The control: the same walk accepts what is not wrong."""
     monkeypatch.chdir(tmp_path)
-    cfg, resolved = compose_rl(["trainer.lr=1e-5", "+reward_models.rm.path=x"], stage="rl")
+    cfg, resolved = compose_stage(["trainer.lr=1e-5", "+reward_models.rm.path=x"], stage="rl")
     assert cfg.trainer.lr == 1e-5 and resolved["reward_models"]["rm"]["path"] == "x"
     assert cfg.run.name == "rl"
 
@@ -236,6 +236,8 @@ def test_the_quoting_that_is_advised_gives_the_value(value):
     [
         ["rl", "+trainer.lrr=1"],
         ["rl", "--cfg", "job", "+trainer.lrr=1"],
+        ["rl", "--cfg", "job", "trainer.lr=2"],
+        ["rl", "-m", "trainer.lr=2,3"],
         ["rl", "experiment=null"],
         ["rl", "trainer.lr=nan"],
         ["rl", "run.name=a#b"],

@@ -131,7 +131,8 @@ def test_help_is_instant_in_imports(tmp_path):
 def test_every_experiment_composes(run_cli, capsys):
     root = Path(__file__).parents[2] / "configs" / "experiment"
     for path in root.glob("*.yaml"):
-        assert main(["rl", f"experiment={path.stem}", "--cfg", "job"]) == 0
+        needed = ["reward_models.learned.path=x"] if path.stem == "ppo" else []
+        assert main(["rl", f"experiment={path.stem}", *needed, "--cfg", "job"]) == 0
         assert f"name: {path.stem}" in capsys.readouterr().out
 
 

@@ -7,20 +7,26 @@ directory and W&B run of its own; one that fails stops no other; the sweep's exi
 worst of its members'.
 """
 
+import argparse
+import itertools
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Glob
+
 from rlpost.config.quoting import quoted
+from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
 from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, read_members, write_member
 
 log = logging.getLogger(__name__)
 
 LAUNCHER = "hydra/launcher"
+_MOST_CHECKED = 64  # members, before a sweep of which none can run is left to say so itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +55,21 @@ class Sweep:
         )
 
 
-def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
-    """Return the sweep that ``argv`` asks for with ``-m``; None without.
+def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
+    """Return the sweep that a command line with ``-m``, read by ``read_command_line``, asks for.
 
     Raises:
         HydraException, OmegaConfBaseException: the options cannot be composed.
-        UserError: the run's name or place cannot be one.
+        UserError: the run's name or place cannot be one, or no member could run.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.utils import get_args_parser
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     from hydra_plugins.rlpost import register
     from rlpost.bounds import check_config
-    from rlpost.config.search_path import config_dir
+    from rlpost.config.compose import checked, compose_command
 
     register()
-    args = get_args_parser().parse_intermixed_args(argv)  # `-m` may stand anywhere
-    if not args.multirun:
-        return None
     flags = [
         f"--{name}={value}"
         for name in ("config-dir", "config-name", "config-path")
@@ -76,16 +77,18 @@ def plan_sweep(argv: list[str], *, stage: str) -> Sweep | None:
     ]
     searched = [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
     choices = [] if _chooses(args.overrides, LAUNCHER) else [f"{LAUNCHER}=processes"]
-    first = [*_first_member(args.overrides), *choices]
-    if args.config_dir is not None:
-        first.append(f"hydra.searchpath=[{quoted(f'file://{Path(args.config_dir).resolve()}')}]")
-    place = args.config_path or str(config_dir())
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(place).resolve())):
-        composed = compose(args.config_name or stage, first, return_hydra_config=True)
-    check_config(OmegaConf.to_object(composed.run), "run")
     parsed = OverridesParser.create().parse_overrides(args.overrides)
+    first = [*next(_members(args.overrides, parsed)), *choices]
+    composed = compose_command(args, first, stage=stage, with_hydra=True)
+    check_config(OmegaConf.to_object(composed.run), "run")
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
-    keys += [str(key) for key in composed.hydra.sweeper.get("params") or {} if key not in keys]
+    searched_for = list(map(str, composed.hydra.sweeper.get("params") or ()))
+    keys += [key for key in searched_for if key not in keys]
+    if not searched_for and not any(each.is_interval_sweep() for each in parsed):
+        _refuse_hopeless(
+            _members(args.overrides, parsed),
+            lambda member: checked(compose_command(args, member, stage=stage), stage=stage),
+        )
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name
     place_override = f"hydra.sweep.dir={quoted(str(directory))}"
@@ -106,22 +109,40 @@ def _chooses(overrides: Sequence[str], group: str) -> bool:
     return any(key_of(each) == group for each in overrides)
 
 
-def _first_member(overrides: list[str]) -> list[str]:
-    """Return the overrides of the sweep's first member."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _members(texts: Sequence[str], parsed: Sequence[Any]) -> Iterator[list[str]]:
+    """Yield the overrides of each member; of an interval, where it starts."""
+    from rlpost.config.explain import known_choices
 
-    first = []
-    for text, each in zip(
-        overrides, OverridesParser.create().parse_overrides(overrides), strict=True
-    ):
+    choices = []
+    for text, each in zip(texts, parsed, strict=True):
         key = each.get_key_element()
         if not each.is_sweep_override():
-            first.append(text)
+            choices.append([text])
         elif each.is_interval_sweep():
-            first.append(f"{key}={each.value().start}")
-        elif each.value_type is None or each.value_type.name != "GLOB_CHOICE_SWEEP":
-            first.append(f"{key}={next(each.sweep_string_iterator())}")
-    return first
+            choices.append([f"{key}={each.value().start}"])
+        elif isinstance(each.value(), Glob):
+            names = each.value().filter(known_choices(each.key_or_group))
+            choices.append([f"{key}={name}" for name in names])
+        else:
+            choices.append([f"{key}={value}" for value in each.sweep_string_iterator()])
+    return map(list, itertools.product(*choices))
+
+
+def _refuse_hopeless(members: Iterable[list[str]], check: Callable[[list[str]], object]) -> None:
+    """Raise what ``check`` says of the first member, if it refuses every one."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    first: Exception | None = None
+    for member in itertools.islice(members, _MOST_CHECKED):
+        try:
+            check(member)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def run_sweep(

@@ -2,7 +2,9 @@
 
 import pytest
 
+from rlpost.config.command_line import read_command_line
 from rlpost.config.store import register_configs
+from rlpost.errors import UserError
 from rlpost.launch.sweep.sweep import plan_sweep
 
 
@@ -11,13 +13,13 @@ def configs():
     register_configs()
 
 
-def test_without_m_there_is_no_sweep():
-    assert plan_sweep(["seed=1"], stage="rl") is None
+def planned(argv):
+    return plan_sweep(read_command_line(argv), stage="rl")
 
 
 def test_the_sweep_is_named_after_the_run_and_what_varies():
     argv = ["experiment=quickstart", "-m", "trainer.lr=1e-6,1e-5", "seed=1,2", "run.dir=out"]
-    sweep = plan_sweep(argv, stage="rl")
+    sweep = planned(argv)
     assert sweep.keys == ("trainer.lr", "seed")
     assert str(sweep.directory) == "out/sweep-quickstart-seed,trainer.lr"
     assert "hydra/launcher=processes" in sweep.argv and sweep.argv[0] == "-m"
@@ -25,21 +27,21 @@ def test_the_sweep_is_named_after_the_run_and_what_varies():
 
 
 def test_a_chosen_launcher_stays():
-    sweep = plan_sweep(["-m", "hydra/launcher=submitit_local", "seed=1,2"], stage="rl")
+    sweep = planned(["-m", "hydra/launcher=submitit_local", "seed=1,2"])
     assert "hydra/launcher=processes" not in sweep.argv
     assert sweep.name == "sweep-rl-seed"
 
 
 def test_a_recipe_may_say_what_varies_and_what_ranks():
     ranked = ["hydra.sweeper.metric=actor/kl_loss", "hydra.sweeper.goal=minimize"]
-    sweep = plan_sweep(["-m", "sweep=optuna", *ranked], stage="rl")
+    sweep = planned(["-m", "sweep=optuna", *ranked])
     assert sweep.keys == ("trainer.lr",)
     assert (sweep.metric, sweep.lowest_first) == ("actor/kl_loss", True)
 
 
 def test_options_that_exist_only_with_a_swept_choice_are_understood():
     argv = ["-m", "verifier=function,math", "verifier.path=a.py:f"]  # math has no path
-    assert plan_sweep(argv, stage="rl").keys == ("verifier",)
+    assert planned(argv).keys == ("verifier",)
 
 
 def test_yaml_beside_the_package_is_given_to_the_members(tmp_path):
@@ -48,6 +50,33 @@ def test_yaml_beside_the_package_is_given_to_the_members(tmp_path):
         "# @package _global_\nrun:\n  name: mine\nseed: 7\n"
     )
     argv = ["-m", "--config-dir", str(tmp_path), "experiment=mine", "trainer.lr=1e-6,1e-5"]
-    sweep = plan_sweep(argv, stage="rl")
+    sweep = planned(argv)
     assert sweep.name == "sweep-mine-trainer.lr"
     assert sweep.found_by == (f"--config-dir={tmp_path}",)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-m", "trainer.lr=-1,-2"],
+        ["-m", "seed=1,2", "trainer.steps=-1"],
+        ["-m", "loss=glob(c*)", "trainer.steps=-1"],
+        ["-m", "trainer.steps=range(-3,-1)"],
+        ["-m", "seed=1,2", "algorithm=ppo"],
+    ],
+)
+def test_a_sweep_of_which_no_member_could_run_is_refused(argv):
+    with pytest.raises(UserError, match=r"must be in|needs a critic"):
+        planned(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-m", "trainer.lr=-1,1e-6"],  # one of its members can run
+        ["-m", "algorithm=ppo", "critic.enabled=false,true"],
+        ["-m", "sweep=optuna", "trainer.lr=interval(0,1e-4)"],  # lr=0 is no member
+    ],
+)
+def test_a_sweep_with_a_member_that_can_run_goes_on(argv):
+    assert planned(argv).argv

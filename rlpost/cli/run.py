@@ -1,0 +1,59 @@
+"""``rlpost <stage> [overrides]``: compose with hydra, check, run; the same door for every stage."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlpost.cli.boundary import exit_code
+from rlpost.stages.registry import STAGES, Stage
+
+
+def main(argv: list[str], *, stage: str) -> int:
+    """Compose ``configs/<stage>.yaml`` with ``argv`` and run the stage; returns the exit code."""
+    return exit_code(lambda: _compose_and_run(argv, STAGES[stage]))
+
+
+def _compose_and_run(argv: list[str], stage: Stage) -> int:
+    import hydra
+    from omegaconf import DictConfig
+
+    from rlpost.config.command_line import read_command_line
+    from rlpost.config.compose import checked, compose_command
+    from rlpost.config.search_path import config_dir
+    from rlpost.config.store import register_configs
+    from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
+
+    register_configs()
+    args = read_command_line(argv)
+
+    def start(task: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:
+        sys.argv = [f"rlpost {stage.name}", *argv]
+        hydra.main(config_path=str(config_dir()), config_name=stage.name, version_base="1.3")(
+            task
+        )()
+
+    def run(composed: DictConfig) -> int:
+        # Caught in here: hydra would print its own words around the message.
+        return exit_code(lambda: _run(composed, stage))
+
+    if args.multirun:
+        return run_sweep(plan_sweep(args, stage=stage.name), start, run=run)
+    codes: list[int] = []
+
+    def task(composed: DictConfig) -> None:
+        codes.append(run(composed))
+
+    start(task, argv)
+    if args.cfg is not None:  # hydra printed it and never called the task
+        checked(compose_command(args, args.overrides, stage=stage.name), stage=stage.name)
+    return max(codes, default=0)
+
+
+def _run(composed: Any, stage: Stage) -> int:
+    from rlpost.config.compose import checked
+
+    cfg, resolved = checked(composed, stage=stage.name)
+    outcome = stage.part("run")(cfg, resolved)
+    print(outcome.message)
+    code: int = outcome.exit_code
+    return code

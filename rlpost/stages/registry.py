@@ -1,0 +1,48 @@
+"""Which stages there are and where the parts of each one lie.
+
+Owns the list. Refuses to own the parts. Invariant: nothing is imported before a part is asked
+for, so that ``rlpost --help`` is instant.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage. Its YAML is ``configs/<name>.yaml``; each part is ``module:name``.
+
+    Example: ``STAGES["rl"].part("config")`` is the class ``RLConfig``.
+    """
+
+    name: str
+    help: str  # one line
+    config: str  # the dataclass that holds all its options
+    check: str  # (cfg): refuses impossible combinations of options
+    plan: str  # (cfg, resolved, *, directory, device): refuses what files and machine cannot do
+    run: str  # (cfg, resolved) -> an outcome with ``message`` and ``exit_code``
+
+    def part(self, name: str) -> Callable[..., Any]:
+        """Import ``config``, ``check``, ``plan`` or ``run``."""
+        module, _, attribute = getattr(self, name).partition(":")
+        part: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return part
+
+
+_RL = Stage(
+    name="rl",
+    help="reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
+    config="rlpost.config.schema:RLConfig",
+    check="rlpost.config.checks:check_rl",
+    plan="rlpost.stages.rl_plan:prepare",
+    run="rlpost.stages.rl_driver:run_rl",
+)
+_RFT = replace(
+    _RL,
+    name="rft",
+    help="rejection-sampling fine-tuning: sample, keep what is good, imitate it",
+)
+
+STAGES = {stage.name: stage for stage in (_RL, _RFT)}
