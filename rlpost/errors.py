@@ -1,16 +1,17 @@
-"""The error model: who can fix it decides the class.
+"""The exceptions of the project; who can fix the cause decides the class.
 
-Owns the three kinds of failure that cross rooms. Refuses to own retry policy (control/)
-and presentation (cli/). Invariant: a failure is never turned into a number.
+Owns the kinds of failure that one package reports to another. Refuses to own retry policy
+(control/) and presentation (cli/). Invariant: a failure is never turned into a number.
 
-- ``UserError``  the person at the keyboard can fix it: exit code 2, one paragraph.
-- ``InfrastructureError``  a process, link or disk failed; retrying elsewhere may help.
-- ``DataError``  a row, sample or file is bad; retrying will not help. It has an address.
+- ``UserError``: the user can fix it; exit code 2 and one paragraph.
+- ``DataError``: a row, sample or file is bad, so retrying will not help; it has an address.
+- ``InfrastructureError``: a process, link or disk failed; retrying elsewhere may help.
+- ``RunFailed``: the run cannot continue; exit code 1.
 """
 
 
 class UserError(ValueError):
-    """A setting or input the user can fix: says field, value, rule and way out.
+    """A setting or input that the user can fix; the message has field, value, rule and fix.
 
     Example: ``UserError("loss.clip_low must be in (0, 1), got 2.0; DAPO uses 0.2")``
     """
@@ -25,35 +26,35 @@ class InfrastructureError(RuntimeError):
 
 
 class ProcessDied(InfrastructureError):
-    """A process is gone, or alive and useless: only a new one helps."""
+    """A process is dead, or cannot be used any more; it must be replaced by a new one."""
 
 
 class NoAnswer(InfrastructureError):
-    """A process missed a deadline: hung, cut off or overloaded; it may recover."""
+    """A process missed a deadline: it hangs, is unreachable or is overloaded; it may recover."""
 
 
 class GroupLost(ProcessDied):
-    """Ranks of a trained model are gone, and with them what they learned since they saved."""
+    """Ranks of a trained model died, so all steps since the last checkpoint are lost."""
 
 
 class RequestAborted(InfrastructureError):
-    """A request was thrown away on purpose; nobody is to blame."""
+    """A request was cancelled on purpose; no process is at fault."""
 
 
 class WeightPushError(InfrastructureError):
-    """A weight push was refused; the generators keep serving their old version."""
+    """A weight push was rejected; the generators keep serving their old version."""
 
 
 class RunFailed(RuntimeError):
-    """The run cannot go on: exit code 1 with a typed reason."""
+    """The run cannot continue; exit code 1. Subclasses give the reason."""
 
 
 class RunStuck(RunFailed):
-    """Nothing was finished for too long; what everyone was doing was written down."""
+    """Nothing was finished for too long; the state of all processes was dumped to a file."""
 
 
 class NothingLearned(RunFailed):
-    """Step after step updated no model; the run would end with what it began with."""
+    """Too many steps updated no model, so the run would export the weights it began with."""
 
 
 class VerifiersFailing(RunFailed):

@@ -1,8 +1,8 @@
-"""What libraries print, as log records instead of lines on the terminal.
+"""Turns what libraries print into log records, so that it does not reach the terminal.
 
 Owns the redirection of ``sys.stdout`` and ``sys.stderr``. Refuses to own where the records go
 (tracking/files/run_log.py sends them to the run's log). Invariant: a write never raises and never
-reaches the terminal; of a progress bar only its last state becomes a record.
+reaches the terminal; only the last state of a progress bar becomes a record.
 """
 
 import io
@@ -16,12 +16,12 @@ from typing import TextIO
 log = logging.getLogger(__name__)
 
 _MAX_LINE = 2000  # characters
-_LIBRARIES = ("transformers",)  # those that keep the stream of when they were imported
+_LIBRARIES = ("transformers",)  # they keep the stream that existed when they were imported
 _logging = threading.local()  # a handler that writes to the stream it logs for must not recurse
 
 
 class LoggedStream(io.TextIOBase):
-    """A text stream whose lines become log records; libraries may keep it for ever."""
+    """A text stream whose lines become log records; it works also after the redirection ends."""
 
     encoding = "utf-8"
 
@@ -68,7 +68,7 @@ def logged_output() -> Iterator[TextIO]:
 
 @contextmanager
 def _handlers_on(stream: LoggedStream) -> Iterator[None]:
-    """Let the handlers that a library made for the terminal write to ``stream`` for a while."""
+    """Make the terminal handlers of libraries write to ``stream`` until the block ends."""
     handlers = [
         (handler, handler.stream)
         for library in _LIBRARIES

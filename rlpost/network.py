@@ -1,8 +1,7 @@
-"""Which address, interface and port of this host carry its traffic to another.
+"""Addresses, interfaces and ports that connect this host to others.
 
-Owns the question to the routing table and the stores in which ranks find each other. Refuses to
-own what is sent. Invariant: whatever listens here is bound to the one address that it is meant
-for, never to all interfaces.
+Owns the look-up in the routing table and the stores in which ranks find each other. Refuses to own
+what is sent. Invariant: every socket that listens is bound to one address, never to all interfaces.
 """
 
 import ipaddress
@@ -13,21 +12,21 @@ from typing import Any
 
 import psutil
 
-# Collectives look for these.
+# Gloo and NCCL read these variables.
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048  # connections that wait to be accepted: torch's own number
 
 
 def local_address(peer: str) -> str:
-    """Return the address of this host that packets to ``peer`` carry.
+    """Return the source address of packets from this host to ``peer``.
 
     Raises:
-        OSError: there is no route to ``peer``, or it is no address.
+        OSError: there is no route to ``peer``, or it is not an address.
     """
     family, kind, protocol, _, where = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        probe.connect(where)  # of a datagram socket: decides the route and sends nothing
+        probe.connect(where)  # on a datagram socket this picks the route and sends nothing
         return str(probe.getsockname()[0])
 
 
@@ -45,11 +44,11 @@ def interface_to(peer: str) -> str:
 
 
 def use_interface_to(peer: str) -> None:
-    """Have the collectives of this process listen and talk on the interface that leads to ``peer``.
+    """Make the collectives of this process use the interface that leads to ``peer``.
 
-    Left alone, gloo takes the one that the host's own name resolves to, which may be another,
-    or none. An interface that the user chose for a network stays; a ``peer`` on this host is
-    reached over loopback whatever the user chose, so that no other host can connect.
+    Without this, gloo takes the interface that the host's own name resolves to, which may be the
+    wrong one or none. An interface that the user chose for a network stays; a ``peer`` on this host
+    is reached over loopback whatever the user chose, so that no other host can connect.
     """
     chosen = dict.fromkeys(INTERFACE_VARIABLES, interface_to(peer))
     if not ipaddress.ip_address(local_address(peer).partition("%")[0]).is_loopback:
@@ -61,7 +60,7 @@ def listen(host: str, port: int = 0) -> socket.socket:
     """Return a TCP socket that listens on ``host`` alone; port 0 takes a free one.
 
     Raises:
-        OSError: ``host`` is no address of this host, or the port is taken.
+        OSError: ``host`` is not an address of this host, or the port is taken.
     """
     family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return socket.create_server(where[:2], family=family, backlog=BACKLOG)
@@ -80,10 +79,10 @@ def serve_store(host: str, port: int = 0, *, timeout: timedelta, num_clients: in
         host: an address of this host.
         port: 0 takes a free one; the store's ``port`` says which.
         timeout: of every wait in the store.
-        num_clients: how many processes to wait for, this one included; 0 waits for nobody.
+        num_clients: how many processes to wait for, this one included; 0: do not wait.
 
     Raises:
-        OSError: ``host`` is no address of this host, or the port is taken.
+        OSError: ``host`` is not an address of this host, or the port is taken.
     """
     from torch.distributed import TCPStore
 

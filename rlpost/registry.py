@@ -1,7 +1,7 @@
-"""Name -> (callable, config dataclass): the one way a variant enters the system.
+"""Registries of variants: from a name to a callable and its config dataclass.
 
 Owns look-up and its error messages. Refuses to own hydra: ``config/store.py`` reads the
-registries. Invariant: a name means one thing; unknown and duplicate names are clear errors.
+registries. Invariant: a name has one entry; unknown and duplicate names are errors.
 """
 
 import difflib

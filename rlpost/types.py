@@ -1,9 +1,9 @@
-"""The nouns that cross rooms: small frozen records, no behaviour beyond derived facts.
+"""The records that are passed between packages: small, frozen, without behaviour.
 
-Owns the message types between generators, verifiers, trainers and the driver. Refuses to
-own tensors (training/packing.py packs them) and any policy. Invariants: tokens travel as
-ids and are never re-tokenised; spans partition the response with versions that never
-decrease; a verifier's failure is ``reward=None``, never 0.
+Owns the types exchanged by generators, verifiers, trainers and the driver. Refuses to own tensors
+(training/packing.py packs them) and any policy. Invariants: tokens travel as ids and are never
+re-tokenised; spans partition the response with versions that never decrease; a verifier's failure
+is ``reward=None``, never 0.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ class Prompt:
 
     uid: str  # "<epoch>:<row>": unique within a run
     token_ids: tuple[int, ...]  # chat template applied
-    text: str  # what a person reads: the last user message or the raw prompt
+    text: str  # for display: the last user message or the raw prompt
     messages: tuple[Mapping[str, Any], ...] | None = None  # None for a plain-string prompt
-    # What the chat template rendered, a string prompt and its system prompt included; None
-    # where there is no template and ``text`` was encoded as it stands.
+    # The messages that the chat template rendered, also for a string prompt, with its system
+    # prompt; None where there is no template and ``text`` was encoded unchanged.
     conversation: tuple[Mapping[str, Any], ...] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()  # function schemas in the prompt
     columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
@@ -62,7 +62,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One sampled response with everything training needs to know about it.
+    """One sampled response with everything that training needs.
 
     ``rollout_logprobs[i]`` is the sampler's own log-probability (nats, after temperature)
     of ``response_ids[i]``; it includes the end-of-sequence token when there is one.
@@ -79,8 +79,8 @@ class Trajectory:
     seed: int
     verdicts: tuple[Verdict, ...] = ()
     reward: float | None = None  # weighted sum of verdicts; None when any verdict failed
-    num_stale: int = 0  # response tokens at the beginning that are too old to train on
-    written: tuple[int, int] = (0, 0)  # response tokens [start, end) that nobody sampled
+    num_stale: int = 0  # leading response tokens that are too old to train on
+    written: tuple[int, int] = (0, 0)  # response tokens [start, end) that were not sampled
 
     def __post_init__(self) -> None:
         assert len(self.response_ids) == len(self.rollout_logprobs)
@@ -91,7 +91,7 @@ class Trajectory:
 
     @property
     def interrupted(self) -> bool:
-        """Whether something was written into the response (rollout/interruption.py)."""
+        """Whether a phrase was written into the response (rollout/interruption.py)."""
         return self.written != (0, 0)
 
 
@@ -125,7 +125,7 @@ class SamplingConfig:
 class GenerationRequest:
     """``num_samples`` responses for one prompt; child ``k`` uses seed ``seed + k``."""
 
-    key: str  # unique among requests under way: "<purpose>/<uid>"
+    key: str  # unique among the requests in progress: "<purpose>/<uid>"
     prompt: Prompt
     num_samples: int
     seed: int

@@ -1,17 +1,17 @@
-"""The permissions of what a run writes: those that the user's umask asks for.
+"""Gives the files of a run the permissions that the user's umask asks for.
 
-Owns the repair of files whose writers choose other permissions: Python's temporary files and
-safetensors' are readable by their owner alone. Invariant: nothing is more open than the umask
-allows.
+Owns the correction of files whose writers ignore the umask: temporary files of Python and
+files of safetensors are readable by their owner alone. Invariant: no file gets more permissions
+than the umask allows.
 """
 
 from pathlib import Path
 
 
 def follow_umask(path: Path) -> None:
-    """Give ``path``, and all that a directory holds, the permissions of newly created files.
+    """Give ``path``, and everything in it if it is a directory, the permissions of new files.
 
-    Links stay as they are, and so does a directory's bit that hands its group on.
+    Links and the setuid, setgid and sticky bits stay as they are.
     """
     mask = _umask()
     for each in (path, *(path.rglob("*") if path.is_dir() else ())):
@@ -23,9 +23,9 @@ def follow_umask(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Read the umask from the kernel; Python could only set it, under every other thread."""
+    """Read the umask from the kernel: Python can only set it, which affects all threads."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
-    # A kernel older than 4.7, or hidden: the strictest that a run can work under.
+    # The kernel is older than 4.7 or hides the line: assume the strictest usable umask.
     return 0o077

@@ -1,8 +1,8 @@
-"""What a complete checkpoint contains, and the proof of it.
+"""The manifest of a checkpoint, which lists and proves its content.
 
-Owns ``MANIFEST.json``: names, sizes and hashes of every file, and the identity of the run
-that wrote them. Refuses to own directories and retention (store.py). Invariant: a manifest
-that loads and verifies describes exactly the bytes its writer hashed.
+Owns ``MANIFEST.json``: name, size and hash of every file, and the configuration of the run that
+wrote them. Refuses to own directories and retention (store.py). Invariant: a manifest that loads
+and verifies describes exactly the bytes that its writer hashed.
 """
 
 import json
@@ -35,19 +35,18 @@ class CheckpointManifest:
     ``sequence`` counts commits in one directory, so it orders checkpoints in time even
     when a run goes back to an earlier step.
 
-    Example: ``CheckpointManifest(step=20, sequence=2, config_hash="9f2c", lineage=("runs/sft",),
+    Example: ``CheckpointManifest(step=20, sequence=2, config_hash="9f2c",
     files={"driver.json": FileRecord(size_bytes=812, blake3="a1b2...")})``
     """
 
     step: int
     sequence: int
     config_hash: str
-    lineage: tuple[str, ...]
     files: Mapping[str, FileRecord]
 
 
 def write_manifest(
-    directory: Path, *, step: int, sequence: int, config_hash: str, lineage: tuple[str, ...]
+    directory: Path, *, step: int, sequence: int, config_hash: str
 ) -> CheckpointManifest:
     """Hash and flush every file under ``directory``, then write its manifest.
 
@@ -63,7 +62,7 @@ def write_manifest(
     for folder in (p for p in directory.rglob("*") if p.is_dir()):
         fsync_path(folder)
     manifest = CheckpointManifest(
-        step=step, sequence=sequence, config_hash=config_hash, lineage=lineage, files=files
+        step=step, sequence=sequence, config_hash=config_hash, files=files
     )
     body = asdict(manifest)
     write_json(
@@ -76,7 +75,7 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     """Load the manifest of ``directory`` and check it against its own digest.
 
     Raises:
-        DataError: it is missing, unreadable, of another format or altered.
+        DataError: the manifest is missing, unreadable, of another format or altered.
     """
     path = directory / MANIFEST_NAME
     try:
@@ -87,7 +86,12 @@ def read_manifest(directory: Path) -> CheckpointManifest:
         if digest != _digest(body):
             raise DataError(f"{path}: the manifest does not match its own digest")
         files = {name: FileRecord(**record) for name, record in body["files"].items()}
-        return CheckpointManifest(**{**body, "lineage": tuple(body["lineage"]), "files": files})
+        return CheckpointManifest(
+            step=body["step"],
+            sequence=body["sequence"],
+            config_hash=body["config_hash"],
+            files=files,
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise

@@ -1,13 +1,14 @@
-"""Is there room, and what a refusing disk means to the loop.
+"""Free space, and what the loop sees when a write to the disk fails.
 
-Owns the check before a run and the translation of write failures during it. Refuses to own
-directories (store.py). Invariant: a disk that fills up mid-run is an infrastructure failure
-that the loop may survive, never a traceback from a library.
+Owns the measurement of space and the translation of write failures. Refuses to own directories
+(store.py). Invariant: a disk that fills up during a run is an infrastructure failure that the
+loop may survive, never a traceback from a library.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from rlpost.errors import InfrastructureError
 
@@ -19,34 +20,26 @@ class CheckpointWriteError(InfrastructureError):
     """A checkpoint could not be written; earlier ones are untouched."""
 
 
-class disk_errors:
-    """Turn a refusing disk inside the block into ``CheckpointWriteError``.
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write inside the block into ``CheckpointWriteError``.
 
-    Every ``OSError`` counts, and so does any exception that says the disk is full: libraries
-    wrap the system's error in types of their own. Whoever writes bytes of a checkpoint
-    (a trainer rank as well as the store) does it inside this block.
+    Every ``OSError`` counts, and so does any exception whose text says that the disk is full,
+    because libraries wrap the system's error in types of their own. All bytes of a checkpoint,
+    those of trainer ranks too, are written inside such a block.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or isinstance(error, CheckpointWriteError):
-            return
+    try:
+        yield
+    except CheckpointWriteError:
+        raise
+    except Exception as error:
         text = str(error).lower()
-        if isinstance(error, OSError) or any(known in text for known in _FULL_DISK_TEXTS):
-            raise CheckpointWriteError(
-                f"writing the checkpoint at {self.path} failed: {error} "
-                f"({format_bytes(free_bytes(self.path))} free there)"
-            ) from error
+        if not isinstance(error, OSError) and not any(known in text for known in _FULL_DISK_TEXTS):
+            raise
+        raise CheckpointWriteError(
+            f"writing the checkpoint at {path} failed: {error} "
+            f"({format_bytes(free_bytes(path))} free there)"
+        ) from error
 
 
 def free_bytes(path: Path) -> int:

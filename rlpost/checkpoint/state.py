@@ -1,7 +1,8 @@
-"""Small records on disk that survive a power cut: the driver's part of a checkpoint.
+"""Small files that are written atomically and survive a power cut.
 
-Owns the durable, atomic writing of JSON and its reading with an address. Refuses to own
-what the records mean. Invariant: a reader sees the old record or the new one, never half.
+Owns the durable, atomic writing of text and JSON, and the reading of JSON with an address in
+its errors. Refuses to own what the records mean. Invariant: a reader sees the old file or the
+new one, never a part.
 """
 
 import json
@@ -19,7 +20,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Replace ``path`` by ``record``, atomically and durably.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the write fails.
         ValueError: ``record`` holds NaN or infinity, which JSON cannot carry.
         TypeError: ``record`` holds something that is not plain data.
     """
@@ -27,7 +28,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` through a flushed neighbour and a rename."""
+    """Replace ``path`` by ``text``: write a temporary file beside it, flush, rename."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ own what is inside a checkpoint. One process writes to a store; any number may r
 
 Invariants: a directory named ``step_NNNNNN`` was complete when it got that name; ``latest``
 names a committed checkpoint; an old checkpoint is removed only after a newer one is
-committed; whatever is killed at whatever point, the newest committed one still loads.
+committed; whichever process is killed at whichever point, the newest committed one still loads.
 """
 
 import logging
@@ -84,7 +84,7 @@ class CheckpointStore:
         Directories that a killed writer left behind are removed first.
 
         Raises:
-            CheckpointWriteError: the disk refuses.
+            CheckpointWriteError: the write fails.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -94,27 +94,21 @@ class CheckpointStore:
         self._open.add(scratch)
         return scratch
 
-    def commit(
-        self, scratch: Path, *, step: int, config_hash: str, lineage: tuple[str, ...] = ()
-    ) -> Path:
+    def commit(self, scratch: Path, *, step: int, config_hash: str) -> Path:
         """Make ``scratch`` the newest checkpoint, then prune; return its final path.
 
         A checkpoint of the same step is replaced: a resumed run reaches old steps again.
 
         Raises:
-            CheckpointWriteError: the disk refuses; ``scratch`` is removed, older
+            CheckpointWriteError: the write fails; ``scratch`` is removed, older
                 checkpoints are untouched.
         """
-        assert scratch in self._open, f"{scratch} was not begun here, or is already closed"
+        assert scratch in self._open, f"{scratch} was not begun here, or was committed or aborted"
         final = self.root / _name(step)
         try:
             with disk_errors(final):
                 write_manifest(
-                    scratch,
-                    step=step,
-                    sequence=self._next_sequence(),
-                    config_hash=config_hash,
-                    lineage=lineage,
+                    scratch, step=step, sequence=self._next_sequence(), config_hash=config_hash
                 )
                 self._publish(scratch, final)
         except BaseException:
@@ -124,25 +118,27 @@ class CheckpointStore:
         try:
             with disk_errors(self.root):
                 write_text(self.root / "latest", final.name + "\n")
-        except CheckpointWriteError as error:  # the checkpoint stands, and so does what it names
-            logger.warning("%s is saved, but `latest` names the one before: %s", final.name, error)
+        except CheckpointWriteError as error:  # the checkpoint itself is complete
+            logger.warning(
+                "%s is saved, but `latest` still names the previous checkpoint: %s",
+                final.name,
+                error,
+            )
         else:
             self._prune()
         return final
 
     def abort(self, scratch: Path) -> None:
-        """Forget ``scratch`` and remove it."""
+        """Remove ``scratch``; the checkpoint is given up."""
         self._open.discard(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
-    def saving(
-        self, step: int, *, config_hash: str, lineage: tuple[str, ...] = ()
-    ) -> Iterator[Path]:
+    def saving(self, step: int, *, config_hash: str) -> Iterator[Path]:
         """Yield a scratch directory; commit it at the end of the block, abort on an error.
 
         Raises:
-            CheckpointWriteError: the disk refused, in the block or at the commit.
+            CheckpointWriteError: a write failed, in the block or at the commit.
         """
         scratch = self.begin(step)
         try:
@@ -151,12 +147,12 @@ class CheckpointStore:
         except BaseException:
             self.abort(scratch)
             raise
-        self.commit(scratch, step=step, config_hash=config_hash, lineage=lineage)
+        self.commit(scratch, step=step, config_hash=config_hash)
 
     def latest(self, *, hashes: bool = True) -> Path | None:
         """Return the newest checkpoint that verifies, or None when there is none.
 
-        A damaged one is named in a warning and the one before it is tried.
+        A damaged one is reported in a warning, and the one before it is tried.
 
         Args:
             hashes: read every byte of the candidate; False checks presence and sizes only.
@@ -166,27 +162,27 @@ class CheckpointStore:
                 verify(path, hashes=hashes)
             except DataError as error:
                 logger.warning(
-                    "checkpoint %s is damaged, trying the one before: %s", path.name, error
+                    "checkpoint %s is damaged, trying the one before it: %s", path.name, error
                 )
             else:
                 return path
         return None
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint, whole or not; None without any."""
+        """Return the newest checkpoint, complete or damaged; None if there is none."""
         return next(iter(self._newest_first()), None)
 
     def require_space(self, size_bytes: int) -> None:
         """Refuse to start a run whose checkpoints cannot fit; creates nothing.
 
-        Room is needed for ``keep`` checkpoints and the one being written; what earlier
-        checkpoints of this run occupy counts as room, because they will be pruned.
+        Space is needed for ``keep`` checkpoints and the one being written; the space of earlier
+        checkpoints of this run counts as free, because they will be pruned.
 
         Raises:
             UserError: too little space, or ``root`` cannot be created or written.
         """
         try:
-            with tempfile.TemporaryFile(dir=existing(self.root)):  # has no name, and leaves none
+            with tempfile.TemporaryFile(dir=existing(self.root)):  # leaves nothing behind
                 pass
         except OSError as error:
             raise UserError(
@@ -204,7 +200,7 @@ class CheckpointStore:
             )
 
     def sweep(self) -> None:
-        """Remove what killed writers left: scratch, trash and superseded directories."""
+        """Remove what killed writers left behind: scratch, trash and replaced directories."""
         if not self.root.is_dir():
             return
         for path in self.root.iterdir():
@@ -221,8 +217,8 @@ class CheckpointStore:
     def _publish(self, scratch: Path, final: Path) -> None:
         replaced = self.root / f"{_REPLACED}{final.name}"
         if final.exists():
-            # Directories cannot be exchanged atomically everywhere: the old one keeps a
-            # name that latest() still finds, until the new one has taken its place.
+            # Not every file system can exchange two directories atomically. Until the new one
+            # has its name, the old one has a name that latest() still finds.
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         scratch.rename(final)
@@ -252,7 +248,7 @@ class CheckpointStore:
         if not self.root.is_dir():
             return []
         found = [p for p in self.root.iterdir() if _STEP_NAME.fullmatch(p.name) and p.is_dir()]
-        # An unreadable manifest has no place in time: first, so that latest() warns of it.
+        # A checkpoint without a readable manifest comes first, so that latest() warns of it.
         return sorted(
             found, key=lambda p: (_sequence(p) is None, _sequence(p) or 0, p.name), reverse=True
         )
@@ -282,7 +278,7 @@ def _name(step: int) -> str:
 
 
 def _sequence(path: Path) -> int | None:
-    """Commit order of a checkpoint; None when its manifest cannot be read."""
+    """Return the commit number of a checkpoint; None when its manifest cannot be read."""
     try:
         return read_manifest(path).sequence
     except DataError:

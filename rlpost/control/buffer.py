@@ -1,8 +1,8 @@
-"""Where every admitted group is on its way to a step: running, ready or in training.
+"""The stage of every admitted group: running, ready or in training.
 
-Owns the three places and the moves between them. Refuses to own the decisions (staleness.py)
-and what a group is. Invariants: a uid is in exactly one place; the places together hold at
-most ``capacity``. Pure.
+Owns the three sets and the moves between them. Refuses to own the decisions (staleness.py)
+and what a group is. Invariants: a uid is in exactly one set; the sets together hold at most
+``capacity`` groups. Pure.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ class Running:
 
     uid: str
     order: int  # place in the order of admission
-    version: int  # oldest version that can have sampled any of its tokens
+    version: int  # oldest version that may have sampled any of its tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,14 @@ class GroupBuffer(Generic[T]):
         return uid in self._running or uid in self._ready or uid in self._training
 
     def start(self, uid: str, *, version: int) -> None:
-        """Admit a group; a new one is behind all others in order."""
-        assert uid not in self, f"{uid} is here already"
+        """Admit a group as the last in order."""
+        assert uid not in self, f"{uid} was admitted before"
         assert len(self) < self.capacity, f"{len(self)} groups, capacity {self.capacity}"
         self._running[uid] = Running(uid=uid, order=self.next_order, version=version)
         self.next_order += 1
 
     def restart(self, uid: str, *, version: int) -> None:
-        """Its generation begins again, under ``version``."""
+        """Note that its generation begins again, with weights ``version``."""
         entry = self._running[uid]
         self._running[uid] = Running(uid=uid, order=entry.order, version=version)
 
@@ -89,17 +89,17 @@ class GroupBuffer(Generic[T]):
             del self._ready[uid]
 
     def reserve(self, uids: Iterable[str]) -> list[T]:
-        """Hand ready groups to the step in progress, in the order of ``uids``."""
+        """Move ready groups to the step in progress and return them, in the order of ``uids``."""
         assert not self._training, "the last step's groups were not committed"
         self._training = {uid: self._ready.pop(uid) for uid in uids}
         return [entry.group for entry in self._training.values()]
 
     def commit(self) -> None:
-        """The step is done: forget its groups."""
+        """Forget the groups of the step, which is done."""
         self._training = {}
 
     def restore(self, entries: Iterable[Ready[T]]) -> None:
-        """Replace everything by ready groups of a checkpoint."""
+        """Replace all groups by the ready groups of a checkpoint."""
         self._running, self._training = {}, {}
         self._ready = {entry.uid: entry for entry in entries}
         self.next_order = 1 + max((e.order for e in self._ready.values()), default=-1)

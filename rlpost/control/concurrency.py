@@ -1,9 +1,9 @@
-"""How many groups one generator is given at once.
+"""How many groups one generator works on at once.
 
-Owns the number of permits of one engine: additive increase while memory is free, halved when
-the engine preempts (it threw away work for lack of memory). Refuses to own the waiting
-(rollout/dispatch.py). Invariants: between ``lowest`` and ``highest`` always; permits in use
-are never taken back. Pure.
+Owns the number of permits of one engine: it grows by a constant while memory is free and is
+halved when the engine preempts, which means that it discarded work for lack of memory. Refuses
+to own the waiting (rollout/dispatch.py). Invariants: the limit stays between ``lowest`` and
+``highest``; permits in use are never taken back. Pure.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What an engine says about itself.
+    """What an engine reports about its load.
 
     Example: ``Load(kv_use=0.4, num_preempted=0)``
     """
@@ -49,7 +49,7 @@ class Permits:
         self.used -= 1
 
     def observe(self, load: Load) -> None:
-        """Adapt to what the engine reports."""
+        """Adapt the limit to what the engine reports."""
         if load.num_preempted > self._num_preempted:
             self.limit = max(self._lowest, self.limit // 2)
         elif load.kv_use < self.GROW_BELOW:

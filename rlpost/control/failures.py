@@ -1,8 +1,8 @@
-"""How often something may fail before someone gives up.
+"""How many failures are tolerated: per prompt, and by the run as a whole.
 
 Owns attempts per prompt, the run's budget and the pause before a retry. Refuses to own the
-retry itself. Invariants: a prompt is tried a bounded number of times; a run that fails again
-and again without finishing anything in between ends with a reason. Pure.
+retry itself. Invariants: a prompt is tried a bounded number of times; a run that keeps failing
+without finishing anything in between ends with a reason. Pure.
 """
 
 from dataclasses import dataclass
@@ -70,14 +70,14 @@ class FailureConfig:
 
 
 class Attempts:
-    """Tries of each prompt that is under way."""
+    """Failed attempts of each prompt in progress."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._failed: dict[str, int] = {}
 
     def failed(self, uid: str) -> bool:
-        """Count a failure; says whether the prompt may be tried again."""
+        """Count a failure; return whether the prompt may be tried again."""
         self._failed[uid] = self._failed.get(uid, 0) + 1
         return self._failed[uid] < self._limit
 
@@ -85,12 +85,12 @@ class Attempts:
         return self._failed.get(uid, 0)
 
     def ended(self, uid: str) -> None:
-        """The prompt is finished or dropped."""
+        """Forget a prompt that is finished or dropped."""
         self._failed.pop(uid, None)
 
 
 class Budget:
-    """Failures in a row that end the run."""
+    """Counts failures in a row; one too many ends the run."""
 
     def __init__(self, limit: int, *, of: str, field: str) -> None:
         self._limit, self._of, self._field = limit, of, field
@@ -100,7 +100,7 @@ class Budget:
         """Count a failure.
 
         Raises:
-            RunFailed: one too many without progress.
+            RunFailed: more than ``limit`` failures without progress.
         """
         self.spent += 1
         if self.spent > self._limit:
@@ -110,10 +110,10 @@ class Budget:
             )
 
     def progress(self) -> None:
-        """Something was finished: start counting anew."""
+        """Reset the count, because something was finished."""
         self.spent = 0
 
 
 def backoff(failures: int, *, config: FailureConfig) -> float:
-    """Seconds to wait after the n-th failure (from 1)."""
+    """Return the seconds to wait after the n-th failure (n counts from 1)."""
     return min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 64))

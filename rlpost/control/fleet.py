@@ -1,8 +1,8 @@
-"""Which generators exist and what each may be asked.
+"""Which generators exist and which state each is in.
 
-Owns the life of every member. Refuses to own processes (cluster/) and versions (weights/).
-Invariants: only a healthy member takes requests; a new process becomes healthy by a completed
-push alone, and only the incarnation that took part in it. Pure.
+Owns the state of every member. Refuses to own processes (cluster/) and versions (weights/).
+Invariants: only a healthy member takes requests; a new process becomes healthy only by a
+completed push, and only the incarnation that took part in it. Pure.
 
     restarting -> stale -> healthy <-> suspect -> dead -> restarting
 """
@@ -12,16 +12,17 @@ from enum import Enum
 
 
 class Health(Enum):
-    """What a member may be asked."""
+    """The state of a member's process, which decides what it may be asked."""
 
-    restarting = "restarting"  # its process comes up
+    restarting = "restarting"  # its process is starting
     stale = "stale"  # up, without the current weights: takes pushes, no requests
     healthy = "healthy"  # takes requests and pushes
-    suspect = "suspect"  # missed a ping or failed a request: no new ones until it answers
+    suspect = "suspect"  # missed a ping or failed a request: gets no requests until it answers
     dead = "dead"  # to be killed and restarted
 
 
 _UP = (Health.stale, Health.healthy, Health.suspect)
+_PUSHED_TO = (Health.stale, Health.healthy)
 
 
 @dataclass(kw_only=True)
@@ -51,60 +52,63 @@ class Fleet:
     def __init__(self, names: list[str], *, missed_until_dead: int = 3) -> None:
         self._missed_until_dead = missed_until_dead
         self.members = {name: Member(name=name) for name in names}
-        self._left: dict[str, int] = {}  # last incarnation of those that left
+        self._left: dict[str, int] = {}  # last incarnation of the members that were removed
 
     def serving(self) -> list[str]:
-        """Names of those that take requests."""
-        return [m.name for m in self.members.values() if m.health is Health.healthy]
+        """Names of the members that take requests."""
+        return self._in(Health.healthy)
 
     def dead(self) -> list[str]:
-        """Names of those to be killed and restarted."""
-        return [m.name for m in self.members.values() if m.health is Health.dead]
+        """Names of the members to be killed and restarted."""
+        return self._in(Health.dead)
 
     def stale(self) -> list[str]:
-        """Names of those that are up and lack the current weights."""
-        return [m.name for m in self.members.values() if m.health is Health.stale]
+        """Names of the members that are up and lack the current weights."""
+        return self._in(Health.stale)
 
     def pingable(self) -> list[str]:
-        """Names of those whose process should answer."""
-        return [m.name for m in self.members.values() if m.health in _UP]
+        """Names of the members whose process should answer."""
+        return self._in(*_UP)
 
     def syncable(self) -> dict[str, int]:
-        """Those that can take part in a push, with the incarnation that would."""
-        return {
-            m.name: m.incarnation
-            for m in self.members.values()
-            if m.health in (Health.stale, Health.healthy)
-        }
+        """Names of the members that can take part in a push, with their incarnation."""
+        return {name: self.members[name].incarnation for name in self._in(*_PUSHED_TO)}
 
     def behind(self, version: int) -> list[str]:
-        """Names of those that serve, or would serve, something older than ``version``."""
-        return [
-            m.name
-            for m in self.members.values()
-            if m.health in (Health.healthy, Health.suspect) and m.version < version
-        ]
+        """Names of the members that serve, or would serve, weights older than ``version``."""
+        known = self._in(Health.healthy, Health.suspect)
+        return [name for name in known if self.members[name].version < version]
+
+    def _in(self, *healths: Health) -> list[str]:
+        return [m.name for m in self.members.values() if m.health in healths]
+
+    def _current(self, name: str, incarnation: int) -> Member | None:
+        """The member, unless it left or another process has its name by now."""
+        member = self.members.get(name)
+        return member if member is not None and member.incarnation == incarnation else None
 
     def add(self, name: str) -> None:
-        """A new member; its process is about to start."""
+        """Add a member whose process is about to start."""
         assert name not in self.members, name
         self.members[name] = Member(name=name, incarnation=self._left.get(name, -1) + 1)
 
     def remove(self, name: str) -> None:
-        """A member left for good."""
-        member = self.members.pop(name)
-        self._left[name] = member.incarnation
+        """Remove a member for good."""
+        self._left[name] = self.members.pop(name).incarnation
 
     def booted(self, name: str) -> None:
-        """Its process is up, with the weights of the disk."""
+        """Note that its process is up, with the weights on disk."""
         member = self.members[name]
         assert member.health is Health.restarting, member
         member.health, member.failed_boots = Health.stale, 0
 
     def synced(self, name: str, *, incarnation: int, version: int) -> bool:
-        """It finished syncing ``version``; False when another process has its name by now."""
-        member = self.members.get(name)
-        if member is None or not self._same(member, incarnation):
+        """Note that it finished syncing ``version``; return whether it serves now.
+
+        False also when another process has its name by now.
+        """
+        member = self._current(name, incarnation)
+        if member is None:
             return False
         assert version >= member.version, (version, member)
         member.version, member.missed, member.reason = version, 0, ""
@@ -112,28 +116,25 @@ class Fleet:
             member.health = Health.healthy
         return member.health is Health.healthy
 
-    def _same(self, member: Member, incarnation: int) -> bool:
-        return member.incarnation == incarnation
-
     def out_of_sync(self, name: str) -> None:
-        """A push went by without it."""
+        """Note that it took no part in a push."""
         member = self.members.get(name)
         if member is not None and member.health in (Health.healthy, Health.suspect):
             member.health = Health.stale
 
     def answered(self, name: str, *, incarnation: int) -> None:
-        """It answered a ping: a suspect with current weights serves again."""
-        member = self.members.get(name)
-        if member is None or not self._same(member, incarnation):
+        """Note that it answered a ping: a suspect serves again."""
+        member = self._current(name, incarnation)
+        if member is None:
             return
         member.missed = 0
         if member.health is Health.suspect:
             member.health = Health.healthy
 
     def missed(self, name: str, *, incarnation: int, reason: str) -> None:
-        """It missed a ping; after some in a row it counts as dead."""
-        member = self.members.get(name)
-        if member is None or not self._same(member, incarnation) or member.health not in _UP:
+        """Note that it missed a ping; after several in a row it counts as dead."""
+        member = self._current(name, incarnation)
+        if member is None or member.health not in _UP:
             return
         member.missed += 1
         member.reason = reason
@@ -143,22 +144,19 @@ class Fleet:
             member.health = Health.suspect
 
     def suspected(self, name: str, *, incarnation: int, reason: str) -> None:
-        """A request got no answer: the next ping decides."""
-        member = self.members.get(name)
-        if member is None or not self._same(member, incarnation):
-            return
-        if member.health is Health.healthy:
+        """Note that a request got no answer; the next ping decides."""
+        member = self._current(name, incarnation)
+        if member is not None and member.health is Health.healthy:
             member.health, member.reason = Health.suspect, reason
 
     def died(self, name: str, *, incarnation: int, reason: str) -> None:
-        """Its process is gone or useless."""
-        member = self.members.get(name)
-        if member is not None and self._same(member, incarnation) and member.health in _UP:
-            member.reason = reason
-            member.health = Health.dead
+        """Note that its process is gone or useless."""
+        member = self._current(name, incarnation)
+        if member is not None and member.health in _UP:
+            member.health, member.reason = Health.dead, reason
 
     def restarting(self, name: str) -> int:
-        """A new process is being started; returns its incarnation."""
+        """Note that a new process is being started; return its incarnation."""
         member = self.members[name]
         assert member.health in (Health.dead, Health.restarting), member
         member.incarnation += 1
@@ -168,7 +166,7 @@ class Fleet:
         return member.incarnation
 
     def failed_to_boot(self, name: str, reason: str) -> None:
-        """The new process did not come up."""
+        """Note that the new process did not come up."""
         member = self.members.get(name)
         if member is not None and member.health is Health.restarting:
             member.reason = reason
@@ -176,7 +174,7 @@ class Fleet:
             member.health = Health.dead
 
     def describe(self) -> str:
-        """One line a member, for logs and dumps."""
+        """Return one line per member, for logs and dumps."""
         return "\n".join(
             f"{m.name}: {m.health.value}, version {m.version}, {m.restarts} restarts"
             + (f" ({m.reason})" if m.reason else "")

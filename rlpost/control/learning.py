@@ -1,8 +1,8 @@
 """Whether a run still learns.
 
-Owns the two rules that end a run which only costs money: steps that change nothing, and
-verifiers that fail too often. Refuses to own retries (failures.py) and warnings. Invariant: a
-step that updated a model, or whose responses were all right, never counts against the run. Pure.
+Owns the two rules that end a useless run: too many steps without an update, and verifiers that
+fail too often. Refuses to own retries (failures.py) and warnings. Invariant: a step that updated
+a model, or whose responses were all right, never counts against the run. Pure.
 """
 
 from collections import Counter, deque
@@ -18,7 +18,7 @@ WINDOW = 64  # responses, at least one step: the error rate is taken over the la
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """What one step gave to learn from.
+    """The result of one step, as far as it decides whether the run learns.
 
     Example: ``StepOutcome(updated=False, solved=False, num_responses=96,
     failures={"timeout": 96})``
@@ -41,18 +41,18 @@ class Learning:
         self._recent: deque[StepOutcome] = deque()
 
     def note(self, outcome: StepOutcome) -> None:
-        """Take note of a step."""
+        """Record the outcome of a step."""
         self._remember(outcome)
         self._updates += outcome.updated
         self._solved = outcome.solved
         self._idle = 0 if outcome.updated or outcome.solved else self._idle + 1
 
     def check(self) -> None:
-        """Say whether the run should go on.
+        """Check that the run should go on.
 
         Raises:
             VerifiersFailing: too many of the last responses could not be judged.
-            NothingLearned: too many steps in a row changed nothing.
+            NothingLearned: too many steps in a row without an update.
         """
         self._require_verdicts()
         limit = self._config.idle_steps
@@ -63,10 +63,10 @@ class Learning:
             )
 
     def end(self) -> None:
-        """Say whether the run's model is worth exporting.
+        """Check that the run's model is worth exporting.
 
         Raises:
-            NothingLearned: no step changed anything, though not everything was right.
+            NothingLearned: no step updated the model, and the last one was not all right.
         """
         if self.changed_nothing and not self._solved:
             raise NothingLearned(
@@ -75,14 +75,14 @@ class Learning:
 
     @property
     def changed_nothing(self) -> bool:
-        """Whether the model is still the one that the run began with."""
+        """Whether the model is unchanged since the start of the run."""
         return self._updates == 0
 
     def state_dict(self) -> dict[str, int | bool]:
         return {"updates": self._updates, "solved": self._solved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state; whoever resumes may have mended what was idle."""
+        """Restore a saved state; idle steps count from 0, as their cause may be fixed."""
         self._updates, self._solved, self._idle = state["updates"], state["solved"], 0
         self._recent.clear()
 
@@ -102,7 +102,7 @@ class Learning:
             raise VerifiersFailing(
                 f"{failures.total()} of the last {total} responses could not be judged "
                 f"(failures.verifier_error_rate={limit:g}); the most frequent reason: "
-                f"{_most_frequent(failures)}. Mend the verifier or the rows, then run the same "
+                f"{_most_frequent(failures)}. Fix the verifier or the rows, then run the same "
                 "command again: the run is saved"
             )
 
@@ -111,7 +111,7 @@ class Learning:
         if failures:
             return (
                 f"{failures.total()} of the last {self._num_responses()} responses could not be "
-                f"judged, most often because of {_most_frequent(failures)}; mend the verifier or "
+                f"judged, most often because of {_most_frequent(failures)}; fix the verifier or "
                 "the rows"
             )
         return (

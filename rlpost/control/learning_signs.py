@@ -1,8 +1,8 @@
 """Signs in a run's own metrics that it does not learn, each with what to do about it.
 
-Owns the rules and their words. Refuses to own when they are shown (tracking/) and what ends a
+Owns the rules and their texts. Refuses to own when they are shown (tracking/) and what ends a
 run. Invariants: a sign describes the latest steps, so it goes away when they get better; groups
-that are all solved after the run has learned are no sign; one cause has one sign. Pure.
+that are all solved after the run has learned give no sign; each cause has one sign. Pure.
 """
 
 from collections import deque
@@ -12,8 +12,8 @@ from enum import Enum
 from math import isfinite
 from typing import Any
 
-PATIENCE = 2  # steps: equal rewards in one step may be chance
-_ALL = 0.999  # a share that stands for "every"
+PATIENCE = 2  # steps in a row, because equal rewards in a single step may be chance
+_ALL = 0.999  # a share from which on all responses count as affected
 
 Metrics = Mapping[str, Any]  # a row of metrics.jsonl; None where a value was not finite
 
@@ -62,7 +62,7 @@ class LearningSigns:
         self._rewarded = self._learned = self._heldout = False
 
     def observe(self, row: Metrics) -> None:
-        """Take in a row; rows without responses tell only whether there is held-out data."""
+        """Read a row; a row without responses only tells whether there is held-out data."""
         self._heldout = self._heldout or any(name.startswith("val-core/") for name in row)
         if _number(row, "response_length/mean") is None or not row["step"]:
             return
@@ -71,7 +71,7 @@ class LearningSigns:
         self._learned = self._learned or _teaches(row)
 
     def now(self) -> list[Sign]:
-        """Return the signs of the latest steps, the gravest first."""
+        """Return the signs of the latest steps, the most serious first."""
         if not self._latest:
             return []
         found = [self._unjudged()]
@@ -166,13 +166,13 @@ def signs_of(rows: Iterable[Metrics], *, patience: int = PATIENCE) -> list[Sign]
 
 
 def _teaches(row: Metrics) -> bool:
-    """Whether rewards of the step differ where the estimator compares them."""
+    """Whether the rewards of the step differ in a way that gives a gradient."""
     if _number(row, "critic/score/max") is None or _flat(row, "critic/score"):
         return False
     equal_groups = _number(row, "group/zero_std_frac")
     if equal_groups is None or equal_groups < 1:
         return True
-    # Other estimators compare across groups; they have advantages then.
+    # Other estimators compare rewards of different groups, so they still have advantages.
     skipped = _number(row, "training/skipped") == 1
     no_advantage = _flat(row, "critic/advantages") and _number(row, "critic/advantages/max") == 0
     return not (skipped or no_advantage)

@@ -1,10 +1,10 @@
 """Exact accounting of prompts: each admitted uid ends exactly once.
 
-Owns who is outstanding, and how many were consumed or dropped and why. Refuses to own the
-decision to drop, retry or admit. Invariant: admitted = consumed + dropped + outstanding,
-and a uid that has ended can be neither ended nor admitted again. Pure: no clock, no torch.
+Owns which prompts are outstanding, and how many were consumed or dropped and why. Refuses to own
+the decision to drop, retry or admit. Invariant: admitted = consumed + dropped + outstanding, and a
+uid that has ended can be neither ended nor admitted again. Pure: no clock, no torch.
 
-Memory stays flat: one bit per row of each epoch seen, plus the outstanding uids.
+Memory use is one bit per row of each epoch seen, plus the outstanding uids.
 """
 
 import base64
@@ -54,7 +54,7 @@ class Ledger:
         self._last_step = 0
 
     def admit(self, uid: str) -> None:
-        """Take responsibility for a prompt.
+        """Record a prompt as outstanding.
 
         Raises:
             LedgerViolation: the uid is malformed, outstanding, or has ended before.
@@ -97,7 +97,7 @@ class Ledger:
         return tuple(self._outstanding)
 
     def has_ended(self, uid: str) -> bool:
-        """Say whether the uid was consumed or dropped.
+        """Return whether the uid was consumed or dropped.
 
         Raises:
             LedgerViolation: the uid is malformed.
@@ -116,7 +116,7 @@ class Ledger:
         )
 
     def balanced(self) -> bool:
-        """Check the invariant from independent records: counters, bitmaps, outstanding."""
+        """Check the invariant against independent records: counters, bitmaps, outstanding uids."""
         counted = self._consumed + sum(self._dropped.values())
         marked = sum(int.from_bytes(rows, "little").bit_count() for rows in self._ended.values())
         disjoint = not any(self.has_ended(uid) for uid in self._outstanding)

@@ -1,8 +1,8 @@
 """Which actor runs on which node, and on how much of its GPUs.
 
-Owns the decision. Refuses to own the reservation (cluster/placement.py). Invariants: a GPU is
-promised to one actor, or to several on purpose; the ranks of a group are as close together as
-they fit, in rank order; what does not fit is refused before anything starts. Pure.
+Owns the decision. Refuses to own the reservation (cluster/placement.py). Invariants: a GPU has
+one actor, or several only with ``colocated``; the ranks of a group are placed on as few nodes
+as possible, in rank order; actors that do not fit are refused before anything starts. Pure.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ class Placement(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A machine and what is free on it. Example: ``Node(id="ab", name="n1", cpus=16, gpus=8)``."""
+    """A machine and its free resources. Example: ``Node(id="ab", name="n1", cpus=16, gpus=8)``."""
 
     id: str
     name: str
@@ -51,7 +51,7 @@ class ActorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What is reserved as a whole on one node."""
+    """Resources that are reserved together on one node."""
 
     index: int  # among the bundles reserved together
     node: Node
@@ -77,10 +77,10 @@ def assign_slots(
     """Return a slot for each of ``actors``, in their order.
 
     Args:
-        actors: who has no slot yet; ranks of a group in rank order.
-        nodes: living nodes, the driver's first, with what is free there.
-        placement: how to share.
-        taken: slots that others of this run keep; what they hold is not free any more.
+        actors: those without a slot; ranks of a group in rank order.
+        nodes: nodes that are alive, the driver's first, with their free resources.
+        placement: how training and generation share the nodes.
+        taken: slots that other actors of this run keep; ``nodes`` does not count them as free.
 
     Raises:
         UserError: not every actor fits.
@@ -107,7 +107,7 @@ def assign_slots(
 def _colocated(
     actors: Sequence[ActorSpec], nodes: Sequence[Node], *, taken: Sequence[Slot]
 ) -> list[Slot]:
-    """Deal every role out over one bundle per trainer rank."""
+    """Distribute each role over bundles, of which there is one per trainer rank."""
     if taken:
         raise UserError(
             "cluster.placement=colocated divides the GPUs when the run starts: nothing can be "
@@ -135,7 +135,7 @@ def _colocated(
 
 
 class _Room:
-    """What is left on each node while slots are given."""
+    """The free resources of each node while slots are assigned."""
 
     def __init__(self, nodes: Sequence[Node], taken: Sequence[Slot]) -> None:
         self._gpus = {node.id: node.gpus for node in nodes}
@@ -154,7 +154,7 @@ class _Room:
             )
         if actor.num_gpus:
             node = fitting[0]
-        else:  # without GPUs a node is never full, only crowded
+        else:  # an actor without a GPU fits on every node
             node = min(fitting, key=self._load if actor.generates else self._crowding)
         self._gpus[node.id] -= actor.num_gpus
         self._actors_on[node.id] += 1
@@ -163,16 +163,16 @@ class _Room:
         return Slot(actor=actor, bundle=bundle, num_gpus=actor.num_gpus)
 
     def _crowding(self, node: Node) -> float:
-        """Sitters beyond a core each: ranks stay together while there are cores."""
+        """Actors beyond one per core: ranks stay together while there are free cores."""
         return max(0.0, self._actors_on[node.id] + 1 - node.cpus)
 
     def _load(self, node: Node) -> float:
-        """Sitters a core: generators spread out."""
+        """Actors per core: generators are spread over the nodes."""
         return self._actors_on[node.id] / node.cpus
 
 
 def picture(slots: Sequence[Slot]) -> list[str]:
-    """Return one line a node. Example: ``"n1: trainer rank 0 (1 GPU), generator 0 (2 GPUs)"``."""
+    """Return one line per node. Example: ``"n1: trainer rank 0 (1 GPU), generator 0 (2 GPUs)"``."""
     lines: dict[str, list[str]] = {}
     for each in slots:
         share = f"{each.num_gpus:.3g} GPU{'s' if each.num_gpus > 1 else ''}"

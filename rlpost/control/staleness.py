@@ -22,9 +22,9 @@ from rlpost.errors import UserError
 class OnOverage(Enum):
     """What happens to a response that would be trained on too late.
 
-    ``wait``: the batch waits for it; unbiased, and long responses can stall a step. ``drop``:
-    it is thrown away; never stalls, and is biased against long responses. ``mask``: it is
-    trained on without the tokens that are too old; never stalls, and is biased against the
+    ``wait``: the batch waits for it; unbiased, but long responses can stall a step. ``drop``: it is
+    thrown away; never stalls a step, but is biased against long responses. ``mask``: it is trained
+    on without the tokens that are too old; never stalls a step, but is biased against the
     beginnings of long responses.
     """
 
@@ -37,7 +37,7 @@ class OnOverage(Enum):
 class StalenessConfig:
     """Asynchronous training: how far generation may run ahead.
 
-    With ``max_staleness=0`` a step generates, trains and pushes in turn (on-policy).
+    With ``max_staleness=0`` a step generates, then trains, then pushes (on-policy).
     """
 
     max_staleness: int = number(
@@ -113,7 +113,7 @@ class Staleness:
         self._step_of[version] = step
 
     def forget_before(self, versions: Iterable[int]) -> None:
-        """Drop what is known of versions older than all of ``versions`` and the newest."""
+        """Forget the versions that are older than all of ``versions`` and the newest."""
         oldest = min([*versions, max(self._step_of, default=0)])
         self._step_of = {v: s for v, s in self._step_of.items() if v >= oldest}
 
@@ -152,8 +152,8 @@ class Staleness:
         return self.lag(item.version) > self.config.max_staleness
 
     def _urgency(self, item: Aged) -> tuple[int, int]:
-        # Not the order of admission alone: a retried group is early in it and has time to
-        # spare, and taking it before an older one could leave no step that is in time.
+        # Not the order of admission alone: a retried group was admitted early but has fresh
+        # tokens. Taken before an older group, it could make the older one miss its deadline.
         return -self.lag(item.version), item.order
 
     def _in_time(self, left: Sequence[Aged]) -> bool:

@@ -1,8 +1,8 @@
-"""Is the run getting anywhere?
+"""Whether the run makes progress.
 
-Owns the time of the last progress. Refuses to own clocks, dumps and exits. Progress is
-something finished (a group, an update, a phase of a push), never a process that merely
-answers. Invariant: whoever waits is noticed after ``stuck_after_s``. Pure.
+Owns the time of the last progress. Refuses to own clocks, dumps and exits. Progress means that
+something was finished (a group, an update, a phase of a push); that a process answers pings is
+not progress. Invariant: a run without progress is reported after ``stuck_after_s``. Pure.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class Watchdog:
         self._last, self._last_s = "start", now_s
 
     def progress(self, what: str, *, now_s: float) -> None:
-        """Something was finished."""
+        """Note that something was finished."""
         self._last, self._last_s = what, now_s
 
     def look(self, *, now_s: float) -> Stuck | None:
-        """None while there is progress."""
+        """Return how the run is stuck, None while it makes progress."""
         since_s = now_s - self._last_s
         return Stuck(since_s=since_s, last=self._last) if since_s > self._stuck_after_s else None

@@ -21,7 +21,7 @@ from rlpost.errors import DataError, InfrastructureError, UserError
 
 
 def save(store: CheckpointStore, step: int, *, text: str = "weights") -> Path:
-    with store.saving(step, config_hash="c0ffee", lineage=("base",)) as scratch:
+    with store.saving(step, config_hash="c0ffee") as scratch:
         (scratch / "trainer").mkdir()
         (scratch / "trainer" / "rank_0.bin").write_bytes(text.encode() * 100)
         write_json(scratch / "driver.json", {"step": step, "text": text})
@@ -38,7 +38,7 @@ def test_a_committed_checkpoint_is_complete_and_named_by_latest(tmp_path):
     assert store.latest() == path
     assert (store.root / "latest").read_text() == "step_000010\n"
     manifest = load_manifest(path)
-    assert (manifest.step, manifest.config_hash, manifest.lineage) == (10, "c0ffee", ("base",))
+    assert (manifest.step, manifest.config_hash) == (10, "c0ffee")
     assert manifest.files["trainer/rank_0.bin"].size_bytes == 700
     assert read_json(path / "driver.json")["step"] == 10
 

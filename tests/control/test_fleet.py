@@ -112,8 +112,8 @@ def test_a_process_that_runs_is_not_restarted():
 class SameName(Fleet):
     """Broken: whoever has the name is meant."""
 
-    def _same(self, member, incarnation):
-        return True
+    def _current(self, name, incarnation):
+        return self.members.get(name)
 
 
 @pytest.mark.parametrize(("kind", "serving"), [(Fleet, []), (SameName, [A])])

@@ -43,7 +43,9 @@ CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "sweep": _no_sweep,
     "consume": lambda: replaced(Ledger, "consume", lambda self, uid, step: None),
     "drop": lambda: replaced(Ledger, "drop", lambda self, uid, reason: None),
-    "incarnation": lambda: replaced(Fleet, "_same", lambda self, member, incarnation: True),
+    "incarnation": lambda: replaced(
+        Fleet, "_current", lambda self, name, incarnation: self.members.get(name)
+    ),
     "version boundary": _frozen_step,
     "eviction": lambda: replaced(Producer, "_evict", lambda self: None),
     "earliest deadline": lambda: replaced(Staleness, "_in_time", lambda self, left: True),
