@@ -39,6 +39,32 @@ def command(place: Path, model: Path, name: str, *overrides: str, stage: str = "
     ]
 
 
+def every_role(reward_model: Path) -> list[str]:
+    """Overrides of a PPO run that has every role and many options."""
+    return [
+        "algorithm=ppo",
+        "algorithm.mini_batches=2",
+        "algorithm.epochs=2",
+        "algorithm.anchor=proximal",
+        "algorithm/corrections=[tis,veto]",
+        "algorithm.kl.coefficient=0.05",
+        "algorithm.kl.placement=reward",
+        "algorithm.kl.form=k1",
+        "algorithm.kl.adaptive.enabled=true",
+        "algorithm.kl.adaptive.horizon=12",
+        "algorithm.dynamic_sampling.enabled=true",
+        "algorithm.shaping.overlong_buffer=4",
+        "rollout.interruption.after=3",
+        "rollout.interruption.phrase=' so'",
+        "critic.enabled=true",
+        "critic.lr=1e-3",
+        "critic.warmup_only_steps=1",
+        "verifier.weight=0.5",
+        f"+reward_models.taste.path={reward_model}",
+        "+reward_models.taste.normalize=true",
+    ]
+
+
 def start(place: Path, *args, umask: int = -1, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(
         command(place, *args, **kwargs),

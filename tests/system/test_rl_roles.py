@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from cli_runs import REWARD, finish, metrics, responses, samples, start
+from cli_runs import REWARD, every_role, finish, metrics, responses, samples, start
 
 STEPS = 3
 
@@ -13,26 +13,7 @@ def options(tmp_path_factory, tiny_reward):
     place = tmp_path_factory.mktemp("roles")
     (place / "reward.py").write_text(REWARD)
     overrides = [
-        "algorithm=ppo",
-        "algorithm.mini_batches=2",
-        "algorithm.epochs=2",
-        "algorithm.anchor=proximal",
-        "algorithm/corrections=[tis,veto]",
-        "algorithm.kl.coefficient=0.05",
-        "algorithm.kl.placement=reward",
-        "algorithm.kl.form=k1",
-        "algorithm.kl.adaptive.enabled=true",
-        "algorithm.kl.adaptive.horizon=12",
-        "algorithm.dynamic_sampling.enabled=true",
-        "algorithm.shaping.overlong_buffer=4",
-        "rollout.interruption.after=3",
-        "rollout.interruption.phrase=' so'",
-        "critic.enabled=true",
-        "critic.lr=1e-3",
-        "critic.warmup_only_steps=1",
-        "verifier.weight=0.5",
-        f"+reward_models.taste.path={tiny_reward}",
-        "+reward_models.taste.normalize=true",
+        *every_role(tiny_reward),
         f"+reward_models.served.path={tiny_reward}",
         "+reward_models.served.engine=vllm",
         f"trainer.steps={STEPS}",

@@ -3,13 +3,12 @@
 Several ranks are in tests/system/test_gradient_parity.py.
 """
 
-import contextlib
-import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from one_rank import critic
 from packed_groups import pack_into, random_groups, relative_difference
 from reward_models import load_plain_classifier, plain_score, plain_values, with_returns
 
@@ -17,32 +16,10 @@ from rlpost.algorithms.critic_loss import CriticLossConfig
 from rlpost.algorithms.diagnostics import merge
 from rlpost.errors import RunFailed, UserError
 from rlpost.models.tiny import build_tiny_llama
-from rlpost.training.critic_settings import CriticConfig
-from rlpost.training.deepspeed_critic import DeepSpeedCritic
-from rlpost.training.deepspeed_stepper import Rank
-from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.settings import DType
 
 LOSS = CriticLossConfig(clip=None)
 STAGES = [0, 1, 2, 3]
-
-
-@contextlib.contextmanager
-def critic(path, *, policy_path=None, **options):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    policy = TrainerConfig(**{"dtype": DType.float32, "threads": 1} | options)
-    built = DeepSpeedCritic(
-        CriticConfig(lr=1e-3).trainer(policy),
-        model_path=str(path),
-        policy_path=str(policy_path or path),
-        place=Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=port),
-        seed=0,
-    )
-    try:
-        yield built
-    finally:
-        built.close()
 
 
 def batches(num_micro_batches: int = 3, seed: int = 0):
