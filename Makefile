@@ -1,6 +1,8 @@
 # make quickstart        set up and run the main job
 # make test              set up and run lint and the tests
 # make test-operations   set up and run Ray jobs, Slurm, sweeps and killed processes
+# make matrix            set up and run the suites too long for CI; SUITES="chaos ..." names some
+# make release-check     say which of those were not run with these sources
 # Set-up lives in .venv and .cache of this checkout and is repeated only when it must be.
 
 PYTHON ?=
@@ -21,7 +23,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help setup setup-gpu lint test test-operations test-deps quickstart doctor docs lock clean
+.PHONY: help setup setup-gpu lint test test-operations test-deps matrix release-check quickstart doctor docs lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile; \
@@ -54,6 +56,12 @@ test: lint test-deps
 
 test-operations: test-deps
 	$(call PYTEST_FOR,50m) tests/operations
+
+matrix: setup
+	$(BIN)/python scripts/matrix.py run $(SUITES)
+
+release-check: setup
+	$(BIN)/python scripts/matrix.py check
 
 quickstart: setup
 	$(BIN)/rlpost rl experiment=quickstart

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/algorithms.py rloo gspo cispo
 
 Every recipe trains the embedded model for ``--steps`` steps of 96 responses. Runs are resumed
-if they exist. ``--picture FILE.svg`` draws the reward of all runs found in ``--dir``.
+if they exist. ``--picture FILE.svg`` draws the reward of all runs found in ``--dir``. Ends with 1
+if a recipe ends below ``--at-least``.
 """
 
 import argparse
@@ -28,9 +29,14 @@ def rows_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def scores_of(rows: list[dict]) -> list[float]:
+    """Held-out accuracy, evaluation by evaluation."""
+    return [row[k] for row in rows for k in row if "/acc/mean@" in k]
+
+
 def summary(run_dir: Path) -> str:
     rows = rows_of(run_dir)
-    scores = [row[k] for row in rows for k in row if "/acc/mean@" in k]
+    scores = scores_of(rows)
     minutes = rows[-1]["time_s"] / 60
     explained = [r["critic/vf_explained_var"] for r in rows if "critic/vf_explained_var" in r]
     critic = f", explained variance {max(explained):.2f}" if explained else ""
@@ -55,11 +61,12 @@ def draw(directory: Path, target: Path) -> None:
     figure.savefig(target)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--dir", type=Path, default=Path("runs/algorithms"))
+    parser.add_argument("--at-least", type=float, default=0.0, help="held-out accuracy")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--overrides", nargs="*", default=[], help="hydra overrides of every run")
     args = parser.parse_args()
@@ -68,7 +75,9 @@ def main() -> None:
         print(summary(args.dir / name), flush=True)
     if args.picture:
         draw(args.dir, args.picture)
+    last = [scores_of(rows_of(args.dir / name))[-1] for name in args.recipes]
+    return int(min(last, default=1.0) < args.at_least)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,8 @@ Builds each family tiny and random, and plays one step of ``rlpost rl`` on it: t
 and the push of the trained weights, both with their probes, then the export. The export is
 loaded by transformers in this process, and its log-probs are compared with those of the
 trained weights, taken from the run's checkpoint. A family that cannot be trained must be
-refused by ``rlpost plan`` with the reason. The table goes to docs/models.md.
+refused by ``rlpost plan`` with the reason. The table goes to docs/models.md. Ends with 1 if a
+family failed.
 
     python benchmarks/model_families.py                 # all, about a minute each
     python benchmarks/model_families.py qwen3_moe gpt2  # these; the others keep their rows
@@ -163,7 +164,7 @@ def write_document(results: list[Result]) -> None:
     DOCUMENT.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", help="model types; all by default")
     chosen = parser.parse_args().families or list(FAMILIES)
@@ -174,7 +175,8 @@ def main() -> None:
         known[family] = asdict(result)
         RECORDS.write_text(json.dumps(known, indent=1) + "\n")
         write_document([Result(**known[name]) for name in FAMILIES if name in known])
+    return int(any(known[family]["failed"] for family in chosen))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
