@@ -307,4 +307,4 @@ def test_a_pointer_that_cannot_be_written_costs_no_checkpoint(tmp_path, caplog):
     save(store, 2)
     assert store.latest().name == "step_000002"
     assert (tmp_path / "step_000001").is_dir()
-    assert "step_000002 is saved, but `latest` names the one before" in caplog.text
+    assert "step_000002 is saved, but `latest` still names the previous" in caplog.text
