@@ -16,7 +16,7 @@ import time
 import psutil
 
 from rlpost.cli.plan import prepared
-from rlpost.stages.rl_estimate import GIB, estimate
+from rlpost.stages.rl.estimate import GIB, estimate
 
 # How a process is called by the system -> by the plan, without its number.
 KINDS = {

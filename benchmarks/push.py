@@ -21,8 +21,8 @@ from rlpost.config.checks import check_rl
 from rlpost.config.convert import to_rl_config
 from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
-from rlpost.stages.rl_parts import boot
-from rlpost.stages.rl_plan import RLPlan, prepare
+from rlpost.stages.rl.parts import boot
+from rlpost.stages.rl.plan import RLPlan, prepare
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
 from rlpost.weights.push import PushReport

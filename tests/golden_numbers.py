@@ -24,7 +24,7 @@ from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batches
 from rlpost.training.objective import Objective
 from rlpost.training.packing import unpack
 from rlpost.types import Group

@@ -1,6 +1,6 @@
 """``rlpost plan``: where each process would run and what it would need, before anything starts.
 
-Owns the command and its tables. Refuses to own the arithmetic (stages/rl_estimate.py) and the
+Owns the command and its tables. Refuses to own the arithmetic (stages/rl/estimate.py) and the
 slots (control/slots.py). Starts no process and writes nothing; with ``cluster.address`` it
 joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 """
@@ -66,8 +66,8 @@ class _Machines:
 
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     from rlpost.control.slots import assign_slots
-    from rlpost.stages.rl_estimate import estimate
-    from rlpost.stages.rl_slots import actors_of
+    from rlpost.stages.rl.estimate import estimate
+    from rlpost.stages.rl.slots import actors_of
 
     if hardware is not None:
         check_config(hardware)

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from rlpost.checkpoint.state import write_text
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl.parts import RLParts
 
 
 def write_dump(parts: RLParts, path: Path, *, reason: str) -> None:

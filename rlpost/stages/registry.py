@@ -36,8 +36,8 @@ _RL = Stage(
     help="reinforcement learning: GRPO and its family, PPO, from verifiers or reward models",
     config="rlpost.config.schema:RLConfig",
     check="rlpost.config.checks:check_rl",
-    plan="rlpost.stages.rl_plan:prepare",
-    run="rlpost.stages.rl_driver:run_rl",
+    plan="rlpost.stages.rl.plan:prepare",
+    run="rlpost.stages.driver:run_rl",
 )
 _RFT = replace(
     _RL,

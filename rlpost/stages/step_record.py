@@ -1,6 +1,6 @@
 """The record of the step in progress: metrics and where the time went.
 
-Owns accumulation. Refuses to own names and definitions (step_metrics.py) and sinks
+Owns accumulation. Refuses to own names and definitions (rl/step_metrics.py) and sinks
 (tracking/).
 """
 

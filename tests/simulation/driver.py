@@ -1,6 +1,6 @@
 """One driver: the real controller around simulated processes.
 
-Mirrors ``stages/rl_parts.boot`` with the loop's clock; the ``Checked`` classes add nothing
+Mirrors ``stages/rl/parts.boot`` with the loop's clock; the ``Checked`` classes add nothing
 but calls of the checker.
 """
 
@@ -40,10 +40,10 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
-from rlpost.stages.prompt_source import training_source
-from rlpost.stages.rl import run_loop
-from rlpost.stages.rl_driver import guarded
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.driver import guarded
+from rlpost.stages.rl.loop import run_loop
+from rlpost.stages.rl.parts import RLParts
+from rlpost.stages.rl.prompt_source import training_source
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
@@ -209,7 +209,7 @@ def _interruption(s: Any) -> Interruption | None:
 
 
 class Generation:
-    """What samples and judges, as in ``stages/rl_parts.py``."""
+    """What samples and judges, as in ``stages/rl/parts.py``."""
 
     def __init__(self, world: Any, cfg: RLConfig) -> None:
         s, clock = world.scenario, asyncio.get_running_loop().time

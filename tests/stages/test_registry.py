@@ -22,7 +22,7 @@ def test_every_part_of_a_stage_is_there(stage):
 
 
 def test_a_part_that_is_not_there_is_our_bug():
-    wrong = replace(STAGES["rl"], run="rlpost.stages.rl_driver:no_such_function")
+    wrong = replace(STAGES["rl"], run="rlpost.stages.driver:no_such_function")
     with pytest.raises(AttributeError):
         wrong.part("run")
 

@@ -5,7 +5,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.data.cursor import PromptCursor, parse_uid
 from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.producer import PromptStream
-from rlpost.stages.rl_batch import raw_statistics
+from rlpost.stages.rl.batch import raw_statistics
 from rlpost.types import Group
 
 

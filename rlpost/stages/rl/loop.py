@@ -1,8 +1,8 @@
 """Reinforcement learning: the loop.
 
 Owns the order of things in one step and the updates. Refuses to own how the parts come to be
-(rl_parts.py), what is sampled (rl_sampling.py), the batch (rl_batch.py), saving and going
-back (rl_progress.py), where files lie (run_directory.py) and every algorithm.
+(parts.py), what is sampled (sampling.py), the batch (batch.py), saving and going
+back (stages/progress.py), where files lie (run_directory.py) and every algorithm.
 Invariants: the first push precedes step 1; a prompt is consumed in exactly one step; a lost
 trainer costs the steps since the last checkpoint and nothing else.
 """
@@ -17,12 +17,12 @@ from rlpost.config.schema import Anchor
 from rlpost.control.learning import StepOutcome
 from rlpost.errors import GroupLost, NothingLearned, VerifiersFailing
 from rlpost.rollout.producer import Batch
-from rlpost.stages import step_metrics
-from rlpost.stages.kept_dataset import write_kept
-from rlpost.stages.rl_batch import Scores, estimate, mini_batches, scoring_batches
-from rlpost.stages.rl_parts import CanSleep, RLParts, sleep_all
-from rlpost.stages.rl_progress import RunState
-from rlpost.stages.rl_sampling import Interrupted, Sampler
+from rlpost.stages.progress import RunState
+from rlpost.stages.rl import step_metrics
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batches
+from rlpost.stages.rl.kept_dataset import write_kept
+from rlpost.stages.rl.parts import CanSleep, RLParts, sleep_all
+from rlpost.stages.rl.sampling import Interrupted, Sampler
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase, RunStatus

@@ -6,8 +6,8 @@ import pytest
 
 from rlpost.data.dataset import PromptDataset
 from rlpost.errors import GroupLost, RunFailed
-from rlpost.stages import rl_parts as module
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl import parts as module
+from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.types import Prompt
 from rlpost.weights.publisher import WeightsConfig

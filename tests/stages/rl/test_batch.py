@@ -12,7 +12,7 @@ from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.losses.covariance import KLCovConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.stages.rl_batch import Scores, estimate, mini_batches, raw_statistics, scoring_batches
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistics, scoring_batches
 from rlpost.training.packing import unpack
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Verdict

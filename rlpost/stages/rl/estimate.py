@@ -15,7 +15,7 @@ from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.shape import model_shape
 from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorDtype
-from rlpost.stages.rl_plan import RLPlan
+from rlpost.stages.rl.plan import RLPlan
 from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_settings import RewardEngine

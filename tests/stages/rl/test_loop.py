@@ -11,8 +11,8 @@ from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.stages.rl import RLRun
-from rlpost.stages.rl_batch import Scores
+from rlpost.stages.rl.batch import Scores
+from rlpost.stages.rl.loop import RLRun
 from rlpost.verifiers.exact import ExactConfig
 
 KL = KLConfig(coefficient=0.1, placement=KLPlacement.reward, form=KLForm.k1)

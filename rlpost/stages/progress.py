@@ -18,8 +18,8 @@ from rlpost.checkpoint.state import read_json, write_json
 from rlpost.control.failures import Budget
 from rlpost.control.learning import Learning, StepOutcome
 from rlpost.errors import GroupLost
-from rlpost.stages.ready_groups import from_records, to_records
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl.parts import RLParts
+from rlpost.stages.rl.ready_groups import from_records, to_records
 from rlpost.tracking.tracker import Phase
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.tiny import byte_tokenizer
-from rlpost.stages.kept_dataset import write_kept
+from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
 USER = {"role": "user", "content": "weather?"}

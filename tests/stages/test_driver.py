@@ -12,7 +12,7 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.config.schema import RLConfig, RunConfig
 from rlpost.errors import RunStuck, UserError
 from rlpost.models.card import write_model_card
-from rlpost.stages import rl_driver
+from rlpost.stages import driver
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.scale_request import request_generators
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
@@ -32,19 +32,19 @@ def run(tmp_path, monkeypatch):
     def run_with(work):
         async def drive(plan, tracker):
             stop = asyncio.Event()
-            rl_driver._listen_for_signals(stop)
+            driver._listen_for_signals(stop)
             return await work(stop)
 
-        monkeypatch.setattr(rl_driver, "prepare", prepare)
-        monkeypatch.setattr(rl_driver, "_drive", drive)
+        monkeypatch.setattr(driver, "prepare", prepare)
+        monkeypatch.setattr(driver, "_drive", drive)
         cfg = RLConfig(run=RunConfig(name="cut", dir=str(tmp_path)), tracking=QUIET)
-        return rl_driver.run_rl(cfg, {})
+        return driver.run_rl(cfg, {})
 
     return run_with
 
 
 def test_a_second_signal_ends_the_run_at_once_with_one_sentence(run, monkeypatch):
-    monkeypatch.setattr(rl_driver, "SAME_WORD_S", 0.0)
+    monkeypatch.setattr(driver, "SAME_WORD_S", 0.0)
     torn_down = []
 
     async def work(stop):
@@ -67,7 +67,7 @@ def test_a_word_said_twice_at_once_is_one_word(run):
         await stop.wait()
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.05)
-        return rl_driver.RunStatus.interrupted
+        return driver.RunStatus.interrupted
 
     assert run(work).exit_code == 130
 
@@ -88,7 +88,7 @@ async def test_the_alarm_sees_what_was_going_on():
         seen.extend(task.get_name() for task in asyncio.all_tasks())
 
     with pytest.raises(RunStuck):
-        await rl_driver.guarded(work(), by=guard(), alarm=alarm)
+        await driver.guarded(work(), by=guard(), alarm=alarm)
     assert seen[0] == "nothing was finished" and "group 0:7" in seen
 
 
@@ -100,18 +100,18 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
         (scratch / "x").write_text("1")
     copy = shutil.copytree(directory.checkpoints / "step_000020", tmp_path / "best")
     plan = SimpleNamespace(directory=directory, resume_from=copy, store=store)
-    monkeypatch.setattr(rl_driver, "prepare", lambda cfg, resolved, *, directory: plan)
+    monkeypatch.setattr(driver, "prepare", lambda cfg, resolved, *, directory: plan)
 
     async def drive(plan, tracker):
         return RunStatus.done
 
-    monkeypatch.setattr(rl_driver, "_drive", drive)
+    monkeypatch.setattr(driver, "_drive", drive)
     cfg = RLConfig(run=RunConfig(name="long", dir=str(tmp_path)), tracking=QUIET)
     cfg.trainer.steps = 20
     for exported, complete in ((10, False), (20, True)):
         directory.export.mkdir(exist_ok=True)
         write_model_card(directory.export, base="b", stage="rl", step=exported, run="long")
-        outcome = rl_driver.run_rl(cfg, {})
+        outcome = driver.run_rl(cfg, {})
         assert outcome.exit_code == 0
         assert ("is complete at step 20" in outcome.message) is complete
 

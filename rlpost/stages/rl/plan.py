@@ -1,7 +1,7 @@
 """Everything an RL run needs to know before anything starts.
 
 Owns the checks that need files, models and the machine. Refuses to own processes
-(rl_parts.py). Invariant: everything that can be refused is refused here, before a file is
+(parts.py). Invariant: everything that can be refused is refused here, before a file is
 written or a process started.
 """
 
@@ -23,7 +23,7 @@ from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
-from rlpost.stages.rl_models import check_models
+from rlpost.stages.rl.models import check_models
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_input import RewardReader

@@ -6,7 +6,7 @@ from rlpost.cluster.session import Device
 from rlpost.cluster.supervision import generator_name
 from rlpost.cluster.trainers import REFERENCE
 from rlpost.control.slots import ActorSpec
-from rlpost.stages.rl_plan import RLPlan
+from rlpost.stages.rl.plan import RLPlan
 
 
 def actors_of(plan: RLPlan) -> list[ActorSpec]:

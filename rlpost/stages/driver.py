@@ -21,10 +21,10 @@ from rlpost.config.schema import RLConfig
 from rlpost.errors import RunStuck
 from rlpost.models.card import exported_step
 from rlpost.stages.dump import write_dump
-from rlpost.stages.rl import run_loop
-from rlpost.stages.rl_parts import boot
-from rlpost.stages.rl_plan import RLPlan, prepare
-from rlpost.stages.rl_slots import actors_of
+from rlpost.stages.rl.loop import run_loop
+from rlpost.stages.rl.parts import boot
+from rlpost.stages.rl.plan import RLPlan, prepare
+from rlpost.stages.rl.slots import actors_of
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers

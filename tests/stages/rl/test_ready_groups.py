@@ -5,7 +5,7 @@ import json
 from fakes import prompt
 
 from rlpost.control.buffer import Ready
-from rlpost.stages.ready_groups import from_records, to_records
+from rlpost.stages.rl.ready_groups import from_records, to_records
 from rlpost.types import Group, Span, Trajectory, Verdict
 
 

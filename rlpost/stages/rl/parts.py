@@ -1,6 +1,6 @@
 """The parts of an RL run, booted side by side.
 
-Owns assembly and tear-down. Refuses to own the checks (rl_plan.py) and the loop (rl.py).
+Owns assembly and tear-down. Refuses to own the checks (plan.py) and the loop (loop.py).
 """
 
 import asyncio
@@ -46,9 +46,9 @@ from rlpost.rollout.producer import Producer
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorDtype
-from rlpost.stages.prompt_source import training_source
-from rlpost.stages.rl_plan import RLPlan
-from rlpost.stages.rl_slots import actors_of
+from rlpost.stages.rl.plan import RLPlan
+from rlpost.stages.rl.prompt_source import training_source
+from rlpost.stages.rl.slots import actors_of
 from rlpost.stages.run_directory import RunDirectory, config_hash
 from rlpost.stages.scale_request import requested_generators
 from rlpost.tracking.boundary import attempt

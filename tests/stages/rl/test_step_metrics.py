@@ -9,7 +9,7 @@ import torch
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch, Dropped
-from rlpost.stages import step_metrics
+from rlpost.stages.rl import step_metrics
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
 

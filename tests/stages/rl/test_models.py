@@ -7,7 +7,7 @@ import pytest
 from rlpost.config.schema import ModelConfig, RLConfig
 from rlpost.errors import UserError
 from rlpost.models.tiny_families import build_tiny_family
-from rlpost.stages.rl_models import check_models
+from rlpost.stages.rl.models import check_models
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.verifiers.exact import ExactConfig

@@ -13,9 +13,9 @@ from rlpost.data.cursor import parse_uid
 from rlpost.errors import RunFailed
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch
-from rlpost.stages import step_metrics
-from rlpost.stages.rl_batch import raw_statistics
-from rlpost.stages.rl_parts import RLParts
+from rlpost.stages.rl import step_metrics
+from rlpost.stages.rl.batch import raw_statistics
+from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.types import Group
