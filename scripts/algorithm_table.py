@@ -26,7 +26,7 @@ from rlpost.algorithms.losses.weighted import ROLLOUT_RATIO
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import help_of
-from rlpost.config.store import COMPOSABLE, option_path, registries
+from rlpost.config.groups import COMPOSABLE, option_path, registries
 from rlpost.control.staleness import StalenessConfig
 from rlpost.registry import Entry
 from rlpost.rollout.interruption import InterruptionConfig

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from rlpost.algorithms.ratio import LOG_RATIO_BOUND
 from rlpost.bounds import bound_of, check_config, help_of, number, numbers, option
+from rlpost.config.groups import registries
 from rlpost.config.schema import RLConfig
-from rlpost.config.store import registries
 from rlpost.errors import UserError
 from rlpost.launch.sweep.launcher import ProcessesConfig, RayJobsConfig
 from rlpost.launch.sweep.optuna import OptunaConfig

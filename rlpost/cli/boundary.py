@@ -18,32 +18,30 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def exit_code(command: Callable[[], int]) -> int:
     """Run ``command`` and return its exit code, or the code of its failure."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlpost.config.explain import explain
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would swallow the exception and exit 1
     try:
         return command()
     except UserError as error:
         return _say(str(error), 2)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _say(explain(error), 2)
     except (RunFailed, InfrastructureError) as error:
         return _say(f"the run failed: {error}", 1)
-    except OSError as error:
-        if error.errno in _FULL:
-            return _say(
-                f"{_place(error)}: {error.strerror}; make room there, or use another disk", 1
-            )
-        if error.errno in _FORBIDDEN:
-            return _say(f"{_place(error)}: {error.strerror}; choose a place you may write to", 2)
-        return _traceback()
-    except Exception:  # noqa: BLE001 - not ours to explain: loud, and a sweep's other members still run
-        return _traceback()
+    except Exception as error:  # noqa: BLE001 - loud, and a sweep's other members still run
+        return _other(error)
     except KeyboardInterrupt:
         return _say("interrupted before anything could be saved", 130)
+
+
+def _other(error: Exception) -> int:
+    """Say what may be the user's fault or the disk's; anything else is shown with its traceback."""
+    from rlpost.config.explain import COMPOSITION_ERRORS, explain
+
+    if isinstance(error, COMPOSITION_ERRORS):
+        return _say(explain(error), 2)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _say(f"{_place(error)}: {error.strerror}; make room there, or use another disk", 1)
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return _say(f"{_place(error)}: {error.strerror}; choose a place you may write to", 2)
+    return _traceback()
 
 
 def _place(error: OSError) -> str:

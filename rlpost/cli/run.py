@@ -4,12 +4,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlpost.cli import stage_help
 from rlpost.cli.boundary import exit_code
 from rlpost.stages.registry import STAGES, Stage
 
 
 def main(argv: list[str], *, stage: str) -> int:
     """Compose ``configs/<stage>.yaml`` with ``argv`` and run the stage; returns the exit code."""
+    if any(word in stage_help.HELP for word in argv):
+        return exit_code(lambda: stage_help.main(argv, STAGES[stage]))
     return exit_code(lambda: _compose_and_run(argv, STAGES[stage]))
 
 

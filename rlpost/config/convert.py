@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from rlpost.config.explain import unknown_option
+from rlpost.config.groups import COMPOSABLE, registries
 from rlpost.config.schema import RLConfig
-from rlpost.config.store import COMPOSABLE, registries
+from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.registry import Registry
 from rlpost.training.reward_settings import RewardModelConfig
@@ -60,7 +61,7 @@ def _resolve(composed: DictConfig) -> None:
     try:
         OmegaConf.resolve(composed)
     except InterpolationResolutionError as error:
-        unresolved = _flat(OmegaConf.to_container(composed, resolve=False))
+        unresolved = flat(OmegaConf.to_container(composed, resolve=False))
         written = {key: text for key, text in unresolved.items() if "${" in str(text)}
         place = next((key for key in written if not _resolves(composed, key)), "")
         raise UserError(
@@ -75,15 +76,6 @@ def _resolves(composed: DictConfig, key: str) -> bool:
     except InterpolationResolutionError:
         return False
     return True
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{key}.")
-    return leaves
 
 
 def _type_reward_models(composed: DictConfig) -> None:

@@ -7,12 +7,14 @@ import difflib
 import functools
 import re
 
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.config.foreign_names import foreign_answer
 from rlpost.errors import UserError
 
-_LIST = "`rlpost rl --cfg job` lists all"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+_LIST = "`rlpost rl --help` lists all"
 
 # What OmegaConf says of a value of the wrong shape -> what follows the option's name.
 _SHAPES = {
@@ -156,8 +158,8 @@ def known_choices(group: str) -> list[str]:
     from hydra.core.config_store import ConfigStore
     from hydra.core.object_type import ObjectType
 
+    from rlpost.config.groups import registries
     from rlpost.config.search_path import config_dir
-    from rlpost.config.store import registries
 
     known = {entry.name for entry in registries().get(group, ())}
     known |= {path.stem for path in (config_dir() / group).glob("*.yaml")}
@@ -170,25 +172,7 @@ def known_choices(group: str) -> list[str]:
 @functools.cache
 def known_keys() -> tuple[str, ...]:
     """Return every option of the RL stage as a dotted path."""
+    from rlpost.config.options import every_path
     from rlpost.config.schema import RLConfig
-    from rlpost.config.store import option_path, registries
-    from rlpost.training.reward_settings import RewardModelConfig
 
-    keys = list(_flat(OmegaConf.to_container(OmegaConf.structured(RLConfig)), ""))
-    model = OmegaConf.to_container(OmegaConf.structured(RewardModelConfig))
-    keys += _flat(model, "reward_models.NAME.")
-    for group, registry in registries().items():
-        for entry in registry:
-            options = OmegaConf.to_container(OmegaConf.structured(entry.config))
-            keys += _flat(options, f"{option_path(group, entry.name)}.")
-    return tuple(sorted(set(keys)))
-
-
-def _flat(tree: object, prefix: str) -> list[str]:
-    if not isinstance(tree, dict):
-        return []
-    keys = []
-    for key, value in tree.items():
-        nested = _flat(value, f"{prefix}{key}.")
-        keys += nested or [f"{prefix}{key}"]
-    return keys
+    return tuple(sorted(set(every_path(RLConfig))))

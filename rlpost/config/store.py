@@ -1,38 +1,14 @@
 """Feeds hydra's groups from the registries, so that a registered variant has an option.
 
-Owns the names of groups. Refuses to own defaults (dataclasses) and recipes (YAML).
+Refuses to own the names of groups (groups.py), defaults (dataclasses) and recipes (YAML).
 """
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
+from rlpost.config.groups import option_path, registries
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.registry import Registry
-
-# Groups of which several may be chosen: ``algorithm/corrections=[tis,veto]``.
-COMPOSABLE = {"algorithm/corrections"}
-
-
-def registries() -> dict[str, Registry]:
-    """Return hydra group -> registry, with every built-in variant registered."""
-    from rlpost.algorithms.advantages import estimators
-    from rlpost.algorithms.corrections import corrections
-    from rlpost.algorithms.losses import losses
-    from rlpost.verifiers.kinds import verifiers
-
-    return {
-        "loss": losses,
-        "algorithm/advantage": estimators,
-        "algorithm/corrections": corrections,
-        "verifier": verifiers,
-    }
-
-
-def option_path(group: str, name: str) -> str:
-    """Return where the fields of a registered variant lie in the configuration."""
-    path = group.replace("/", ".")
-    return f"{path}.{name}" if group in COMPOSABLE else path
 
 
 def register_configs() -> None:

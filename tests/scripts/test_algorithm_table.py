@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import rlpost
 from rlpost.bounds import option
 from rlpost.config.explain import known_keys
-from rlpost.config.store import registries
+from rlpost.config.groups import registries
 from rlpost.registry import Entry
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,163 @@
+"""The options of a stage as records: section by section, as its dataclasses declare them.
+
+Owns the walk. Refuses to own how they are shown (cli/stage_help.py). Invariant: it needs neither
+hydra nor OmegaConf's view of the dataclasses, because reading help must not take a second.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import NoneType
+from typing import Any
+
+from rlpost.bounds import bound_of, help_of
+from rlpost.config.groups import COMPOSABLE, option_path, registries
+from rlpost.training.reward_settings import RewardModelConfig
+
+# Dictionaries of dataclasses, to which people add by names of their own choice.
+NAMED = {"reward_models": RewardModelConfig}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option.
+
+    Example: ``Option(path="trainer.lr", kind="float in (0, 1]", default=1e-6, help="...")``
+    """
+
+    path: str
+    kind: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Options of one dataclass."""
+
+    name: str
+    help: str
+    options: tuple[Option, ...]
+    group: str | None = None  # a group of registered variants, of which one or several are chosen
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What may be chosen, each with its line."""
+        if self.group is None:
+            return {}
+        return {entry.name: summary(entry.config) for entry in registries()[self.group]}
+
+
+def sections_of(config: type, chosen: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of a stage's options in the order in which they are declared.
+
+    Args:
+        config: dataclass of the stage.
+        chosen: group -> the name, or names, of the variants whose options are shown.
+    """
+    order = {declared.name: place for place, declared in enumerate(dataclasses.fields(config))}
+    found = _sections(config, chosen)
+    return sorted(found, key=lambda each: order.get(each.name.partition(".")[0], -1))
+
+
+def _sections(config: type, chosen: Mapping[str, Any]) -> Iterator[Section]:
+    for name, help_line, options in _dataclasses(config, "", "General"):
+        plain = tuple(each for each in options if each.path not in _paths())
+        if plain:
+            yield Section(name=name, help=help_line, options=plain)
+        for each in options:
+            if each.path in _paths():
+                yield _group_section(_paths()[each.path], each, chosen)
+            elif each.path in NAMED:
+                named = f"{each.path}.NAME"
+                for inner, line, fields in _dataclasses(NAMED[each.path], named, each.help):
+                    yield Section(name=inner, help=line, options=tuple(fields))
+
+
+def summary(config: type) -> str:
+    """Return the first line of a dataclass's docstring."""
+    return (config.__doc__ or "").strip().splitlines()[0].rstrip(".").replace("``", "`")
+
+
+def every_path(config: type) -> Iterator[str]:
+    """Yield the paths of all options, those of every registered variant among them."""
+    roots = [(config, "")]
+    roots += [(each, f"{name}.NAME") for name, each in NAMED.items()]
+    for group, registry in registries().items():
+        roots += [(entry.config, option_path(group, entry.name)) for entry in registry]
+    for root, path in roots:
+        for _, _, options in _dataclasses(root, path, ""):
+            yield from (each.path for each in options)
+    yield from (f"{path}.kind" for root, path in roots if hasattr(root, "kind"))
+
+
+def _paths() -> dict[str, str]:
+    return {group.replace("/", "."): group for group in registries()}
+
+
+def _group_section(group: str, option: Option, chosen: Mapping[str, Any]) -> Section:
+    names = chosen.get(group) or ([] if group in COMPOSABLE else "")
+    choice = dataclasses.replace(
+        option,
+        path=group,
+        kind="|".join(entry.name for entry in registries()[group]),
+        default=names,
+    )
+    below: list[Option] = []
+    for name in [names] if isinstance(names, str) else names:
+        if name:
+            config = registries()[group].get(name).config
+            for _, _, options in _dataclasses(config, option_path(group, name), ""):
+                below += options
+    return Section(name=option.path, help=option.help, options=(choice, *below), group=group)
+
+
+def _dataclasses(
+    config: type, path: str, help_line: str
+) -> Iterator[tuple[str, str, list[Option]]]:
+    """Yield path, line and own options of ``config`` and of every dataclass below it."""
+    hints, own, below = typing.get_type_hints(config), [], []
+    for declared in dataclasses.fields(config):
+        annotation = hints[declared.name]
+        place = f"{path}.{declared.name}" if path else declared.name
+        if dataclasses.is_dataclass(annotation):
+            assert isinstance(annotation, type)
+            below.append((annotation, place, summary(annotation)))
+        elif declared.name != "kind" and not declared.metadata.get("omegaconf_ignore"):
+            own.append(_option(declared, annotation, place))
+    yield path, help_line, own
+    for each in below:
+        yield from _dataclasses(*each)
+
+
+def _option(declared: Any, annotation: Any, path: str) -> Option:
+    default = declared.default
+    if declared.default_factory is not dataclasses.MISSING:
+        default = declared.default_factory()
+    bound = bound_of(declared)
+    kind = _kind(annotation) if bound is None else f"{_kind(annotation)} in {bound}"
+    optional = NoneType in typing.get_args(annotation)
+    return Option(
+        path=path,
+        kind=f"{kind} or null" if optional else kind,
+        default=default,
+        help=help_of(declared),
+    )
+
+
+def _kind(annotation: Any) -> str:
+    """Example: ``float``, ``auto|cpu|cuda``, ``true|false``, ``list of str``."""
+    parts = [each for each in typing.get_args(annotation) if each is not NoneType]
+    if typing.get_origin(annotation) is list:
+        return f"list of {_kind(parts[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "options by name"
+    if parts:
+        return _kind(parts[0])
+    if annotation is bool:
+        return "true|false"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(each.name for each in annotation)
+    return "str or list of str" if annotation is Any else str(annotation.__name__)
