@@ -130,7 +130,8 @@ class Side:
         self._run("ppo", policy, *roles)
         self._cut("ppo", "resumed")
         self._run("resumed", policy, *roles)
-        self.simulated = json.loads(self._python([__file__, "--simulate"]))
+        own = str(tree / "benchmarks" / "golden.py")
+        self.simulated = json.loads(self._python([own, "--simulate"]))
 
     def _run(self, name: str, policy: Path, *overrides: str) -> None:
         from cli_runs import command
@@ -141,7 +142,7 @@ class Side:
         print(f"  {name}: {time.monotonic() - start_s:.0f} s", flush=True)
 
     def _python(self, words: list[str]) -> str:
-        path = os.pathsep.join([str(self._tree), str(self._tree / "tests"), str(ROOT / "tests")])
+        path = os.pathsep.join([str(self._tree), str(self._tree / "tests")])
         env = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, *words], cwd=self._place, env=env, capture_output=True, text=True
