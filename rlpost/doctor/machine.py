@@ -1,9 +1,8 @@
-"""What this machine is, read from the system and nowhere else.
+"""Readings of this machine: cores, memory, processor features, GPUs, packages and ports.
 
-Owns readings of cores, memory, disk, processor features, GPUs, packages and ports. Refuses
-to judge them (checks.py). Every reader takes the root or command it reads from, so that a
-test can show it another machine. scripts/preflight.py reads memory for itself, because it
-runs before this package can be imported.
+Owns the reading. Refuses to judge what was read (checks.py). Readers take the root directory or
+the command that they read from, so that tests can describe another machine. scripts/preflight.py
+reads memory by itself, because it runs before this package can be imported.
 """
 
 import importlib.metadata
@@ -20,6 +19,7 @@ from rlpost.network import LOOPBACK, listen
 from rlpost.verifiers.isolation import Isolation
 
 ROOT = Path("/")
+GPU_FIELDS = "name,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Gpu:
 
     name: str
     memory_mib: int
+    used_mib: int = 0
+    uncorrected_errors: int = 0  # since the driver was loaded; 0 if the GPU does not count them
 
 
 def cores(root: Path = ROOT) -> float:
@@ -71,17 +73,24 @@ def cpu_features(root: Path = ROOT) -> frozenset[str]:
     return frozenset()
 
 
-def gpus(command: str = "nvidia-smi") -> tuple[Gpu, ...]:
-    """GPUs that the driver reports; none when there is no driver or it does not answer."""
+def gpus(command: str = "nvidia-smi") -> tuple[list[Gpu], str]:
+    """Return the GPUs that the driver reports, and why there are none if it does not answer."""
     if shutil.which(command) is None:
-        return ()
-    query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        return [], ""
+    query = [command, f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader,nounits"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = (line.rsplit(",", 1) for line in result.stdout.splitlines() if "," in line)
-    return tuple(Gpu(name=name.strip(), memory_mib=int(size)) for name, size in rows)
+        result = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], str(error)
+    if result.returncode != 0:
+        return [], (result.stdout + result.stderr).strip()
+    return [_gpu(line) for line in result.stdout.splitlines() if line.strip()], ""
+
+
+def _gpu(line: str) -> Gpu:
+    name, *numbers = (field.strip() for field in line.rsplit(",", 3))
+    total, used, errors = (int(n) if n.isdigit() else 0 for n in numbers)  # "[N/A]": 0
+    return Gpu(name=name, memory_mib=total, used_mib=used, uncorrected_errors=errors)
 
 
 def compiler() -> str | None:
@@ -91,10 +100,10 @@ def compiler() -> str | None:
 
 
 def installed() -> dict[str, str]:
-    """Normalised name -> version of every distribution that an import would find.
+    """Return normalised name -> version of every distribution that an import would find.
 
-    The first on the path counts: setuptools, once imported, puts its own old copies of
-    packaging and others behind the installed ones.
+    The first one on the path counts, because setuptools, once imported, adds its own old copies
+    of packaging and others after the installed ones.
     """
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
@@ -109,7 +118,7 @@ def normalized(name: str) -> str:
 
 
 def lock_pins(lock: Path) -> dict[str, str]:
-    """Name -> version of a lock file; empty when there is none (a wheel carries none)."""
+    """Name -> version of a lock file; empty if there is none (a wheel has none)."""
     lines = (line.split("#")[0].strip() for line in _text(lock).splitlines())
     return dict(line.split("==", 1) for line in lines if line)
 
@@ -127,7 +136,7 @@ def can_connect_to_itself() -> str | None:
 
 
 def worker_isolation() -> Isolation:
-    """Ask a process of its own what a verifier worker gets here."""
+    """Find out in a separate process which isolation a verifier worker gets here."""
     command = [sys.executable, "-P", "-m", "rlpost.verifiers.isolation"]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
     return Isolation(**json.loads(run.stdout))

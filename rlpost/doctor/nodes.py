@@ -1,8 +1,8 @@
-"""Are the nodes of a job alike, reachable and healthy; and if not, which one is not.
+"""Whether the nodes of a job are alike, reachable and healthy, and if not, which one is not.
 
-Owns the judgement of node.py's readings. Refuses to own the meeting in which they were
-collected (cluster/rendezvous.py). Invariants: pure; a finding that blocks names the node and a
-way out.
+Owns the judgement of node.py's readings. Refuses to own their collection
+(cluster/rendezvous.py). Invariants: pure; a finding that blocks names the node and says how to
+fix it.
 """
 
 from collections import defaultdict
@@ -26,9 +26,9 @@ def judge(
     """Judge the nodes ``names``.
 
     Args:
-        names: everyone who should be there.
-        readings: of those that answered.
-        sums: node -> what the collective gave there; empty when nobody tried.
+        names: all nodes of the job.
+        readings: the readings of the nodes that answered.
+        sums: node -> the result of the collective there; empty if it was not run.
         clocks_s: node -> its clock when the collective ended.
     """
     yield presence(names, readings)
@@ -44,7 +44,7 @@ def judge(
 
 
 def presence(names: Sequence[str], readings: Mapping[str, NodeReading]) -> Finding:
-    """Everybody answers in time."""
+    """All nodes answer in time."""
     missing = [name for name in names if name not in readings]
     advice = (
         f"{', '.join(missing)} did not answer in time: look at slurmd and the network there, or "
@@ -55,7 +55,7 @@ def presence(names: Sequence[str], readings: Mapping[str, NodeReading]) -> Findi
 
 
 def versions(readings: Mapping[str, NodeReading]) -> Finding:
-    """Ray refuses other versions of itself and Python; the others differ silently."""
+    """Versions are equal: Ray itself checks only its own and Python's."""
     differing = []
     packages = sorted({package for r in readings.values() for package in r.versions})
     for package in packages:
@@ -89,7 +89,7 @@ def disks(readings: Mapping[str, NodeReading]) -> Finding:
 
 
 def ports(readings: Mapping[str, NodeReading]) -> Finding:
-    """Another job or a left-over may hold the job's ports."""
+    """No other process, such as one left over from an earlier job, holds the job's ports."""
     taken = [f"{name}:{port}" for name, r in readings.items() for port in r.taken_ports]
     advice = f"{', '.join(taken)} taken by another process: set RLPOST_PORT_BASE to a free range"
     return graded("ports", "taken" if taken else "free", block=advice if taken else "")
@@ -104,7 +104,7 @@ def network(readings: Mapping[str, NodeReading]) -> Finding:
 
 
 def gpus(readings: Mapping[str, NodeReading]) -> Finding:
-    """What the scheduler promised is there, empty and without memory errors."""
+    """The GPUs that the scheduler promised exist, are unused and have no memory errors."""
     block, warn = [], []
     for name, r in readings.items():
         if r.gpu_error:
@@ -128,7 +128,7 @@ def gpus(readings: Mapping[str, NodeReading]) -> Finding:
 def collective(
     names: Sequence[str], sums: Mapping[str, str], readings: Mapping[str, NodeReading]
 ) -> Finding:
-    """An all-reduce between all nodes ends, with the right sum, everywhere."""
+    """An all-reduce over all nodes ends with the right sum on every node."""
     expected = str(len(names) * (len(names) + 1) / 2)
     wrong = [f"{name} ({sums.get(name, 'no answer')})" for name in names
              if sums.get(name) != expected]  # fmt: skip
@@ -141,7 +141,7 @@ def collective(
 
 
 def clocks(clocks_s: Mapping[str, float]) -> Finding:
-    """Clocks read when the same collective ended."""
+    """The clocks agree; they were read when the same collective ended."""
     (early, first), (late, last) = (
         pick(clocks_s.items(), key=lambda each: each[1]) for pick in (min, max)
     )
@@ -156,5 +156,5 @@ def clocks(clocks_s: Mapping[str, float]) -> Finding:
 
 
 def lacking(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that keep a job from starting."""
+    """Return the findings that keep a job from starting."""
     return [finding for finding in findings if finding.level is Level.BLOCK]

@@ -1,8 +1,8 @@
-"""Where prepared models are kept, and directories that appear whole or not at all.
+"""The cache of prepared models, and directories that are created atomically.
 
-Owns the cache's place and the atomic creation of a model directory. Invariants: the command
-and `make` of one checkout use the same cache; a directory with the final name is complete,
-whatever was killed while it was written and however many writers raced.
+Owns the location of the cache and the atomic creation of a model directory. Invariants: the
+command and `make` of one checkout use the same cache; a directory with the final name is
+complete, even if writers were killed or several wrote at once.
 """
 
 import os
@@ -40,8 +40,8 @@ def cache_of_checkout(checkout: Path, *, prefix: Path) -> Path | None:
 def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:
     """Let ``write`` fill a private directory, then rename it to ``final``.
 
-    An existing ``final`` is kept and ``write`` is not called. Of two racing writers the
-    first wins; the other's copy is discarded.
+    An existing ``final`` is kept and ``write`` is not called. If two processes write at the same
+    time, the first to finish wins and the other copy is discarded.
     """
     if final.exists():
         return final

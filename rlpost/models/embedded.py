@@ -40,7 +40,7 @@ def materialize() -> Path:
 
 
 def _convert_quietly(target: Path) -> None:
-    """Say in one line what takes so long; the libraries' bars and greetings are not shown."""
+    """Convert; print one line about it and hide the progress bars of libraries."""
     sys.stderr.write(f"converting the model {NAME}, only this once (about 10 s)\n")
     with logged_output():
         _convert(target)
@@ -54,7 +54,7 @@ def _convert(target: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     quantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     fields = quantized.config.to_dict()
-    # A model marked as quantised cannot be saved; its tensors are ordinary floats by now.
+    # A model marked as quantised cannot be saved, although its tensors are ordinary floats now.
     fields.pop("quantization_config", None)
     model = LlamaForCausalLM(LlamaConfig(**fields)).to(torch.bfloat16)
     model.load_state_dict(quantized.state_dict())

@@ -1,10 +1,10 @@
-"""Writing a model directory that others can load, and knowing beforehand that it can be written.
+"""Writes model directories that other programs can load, and checks beforehand that it can.
 
 Owns what surrounds the weights: config, generation settings, tokenizer and templates, all from
 the directory that training started from. Refuses to own the gathering of weights
-(training/deepspeed_weights.py). Invariant: what is harmless and would stop the writing, such
-as a sampling temperature beside ``do_sample: false``, is left out with a warning, before step 1
-and at the end alike.
+(training/deepspeed_weights.py). Invariant: harmless settings that transformers refuses to save,
+such as a sampling temperature with ``do_sample: false``, are left out with a warning, at the
+check before step 1 as well as at the end.
 """
 
 import logging
@@ -37,7 +37,7 @@ def write_model(
     Args:
         shell: the model without weights; its config and class are written.
         state: the weights under the shell's own names.
-        directory: where to; made if it is missing.
+        directory: the target; created if it is missing.
         start: the directory whose generation settings are kept.
         tokenizer_path: the directory whose tokenizer is written.
     """
@@ -52,7 +52,7 @@ def write_model(
 
 
 def try_export(model: ModelDirectory) -> None:
-    """Write everything but the weights to a scratch directory, which is removed again.
+    """Write everything but the weights to a temporary directory.
 
     Logs a warning for generation settings that an export leaves out.
 
@@ -62,7 +62,7 @@ def try_export(model: ModelDirectory) -> None:
     _, dropped = generation_config(model.path, field=model.field)
     if dropped:
         log.warning(
-            "%s: %s cannot be saved as it is, so exports leave out %s; correct the file to keep "
+            "%s: %s cannot be saved unchanged, so exports leave out %s; correct the file to keep "
             "them",
             model.field,
             model.path / GENERATION,
@@ -93,7 +93,7 @@ def generation_config(start: Path, *, field: str = "model.path") -> tuple[Any, l
                 settings = GenerationConfig(**kept)
                 settings.validate(strict=True)
         except (ValueError, TypeError, AttributeError) as error:
-            # Lines such as "- `top_p`: ..." name what is at fault; else only the ids stay.
+            # Lines such as "- `top_p`: ..." name the bad settings; without any, keep only the ids.
             named = set(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) & kept.keys()
             ids = {name: kept[name] for name in _TOKEN_IDS if name in kept}
             if not named and kept == ids:

@@ -1,4 +1,4 @@
-"""What one process needs in memory, and for what.
+"""How much memory a process needs, and for what.
 
 Owns the sums. Example::
 
@@ -17,10 +17,10 @@ class Footprint:
     """Bytes of one process, on the host or on one device."""
 
     process: str
-    kept: Mapping[str, float]  # there all the time
-    phases: Mapping[str, float] = field(default_factory=dict)  # one after the other
+    kept: Mapping[str, float]  # allocated all the time
+    phases: Mapping[str, float] = field(default_factory=dict)  # allocated one after the other
     on_gpu: bool = False
-    turn: str | None = None  # part of a step outside of which only ``STAYS`` is there
+    turn: str | None = None  # phase of a step outside of which only ``STAYS`` is allocated
 
     @property
     def peak_bytes(self) -> float:
@@ -28,18 +28,18 @@ class Footprint:
 
     @property
     def asleep_bytes(self) -> float:
-        """What is there while others have their turn."""
+        """What stays allocated while other processes have their turn."""
         if self.turn is None:
             return self.peak_bytes
         return sum(_staying(self.kept)) + max(_staying(self.phases), default=0)
 
-    def largest(self, count: int = 4) -> list[tuple[str, float]]:
-        """Return what the peak is made of, the largest first."""
+    def largest(self) -> list[tuple[str, float]]:
+        """Return the four largest parts of the peak, the largest first."""
         parts = dict(self.kept)
         if self.phases:
             name = max(self.phases, key=lambda phase: self.phases[phase])
             parts[name] = self.phases[name]
-        return sorted(parts.items(), key=lambda part: -part[1])[:count]
+        return sorted(parts.items(), key=lambda part: -part[1])[:4]
 
 
 def _staying(parts: Mapping[str, float]) -> list[float]:
@@ -47,7 +47,7 @@ def _staying(parts: Mapping[str, float]) -> list[float]:
 
 
 def together_bytes(footprints: Sequence[Footprint]) -> float:
-    """Return the peak of processes that share one memory, each in its turn."""
+    """Return the peak of processes that share one memory and take turns."""
     awake: Counter[str | None] = Counter()
     for each in footprints:
         awake[each.turn] += each.peak_bytes - each.asleep_bytes
@@ -55,10 +55,10 @@ def together_bytes(footprints: Sequence[Footprint]) -> float:
 
 
 def in_turn(footprints: Sequence[Footprint], turn: str) -> list[Footprint]:
-    """Return what a role needs whose model leaves memory outside of its turn.
+    """Return the footprints of a role whose model is moved out of memory between its turns.
 
-    From a GPU it goes to the host, where its place is kept; from the host to a file. See
-    ``training/parking.py``.
+    From a GPU it moves to host memory that stays allocated for it; on a CPU it moves to a file.
+    See ``training/parking.py``.
     """
     if not any(each.on_gpu for each in footprints):
         return [replace(each, turn=turn) for each in footprints]

@@ -1,4 +1,4 @@
-"""``model.path`` -> a directory.
+"""Resolves ``model.path`` to a directory.
 
 Owns the resolution of names. Refuses to own what is in the directory (directory/).
 """
@@ -70,10 +70,10 @@ def context_length(model_path: str) -> int:
     return int(length)
 
 
-def parameter_count(model_path: str, *, field: str = "model.path") -> int:
+def parameter_count(model_path: str) -> int:
     """Return the number of parameters, read from the headers of the weights.
 
     Raises:
         UserError: there are no weights, or they are damaged.
     """
-    return sum(t.numel for t in stored_tensors(Path(model_path), field=field).values())
+    return sum(t.numel for t in stored_tensors(Path(model_path), field="model.path").values())

@@ -1,10 +1,10 @@
-"""From a model's parameters to the tensors of its checkpoint, piece by piece.
+"""Maps a model's parameters to the tensors of its checkpoint, piece by piece.
 
-Owns which parameters belong together when names or shapes change on the way to disk:
-transformers fuses the experts of a mixture and renames parts when it loads, and undoes that
-when it saves. vLLM reads the checkpoint's form, so a push and an export use it. Invariant: the
-pieces together are what saving the whole model at once would write, name for name; no piece
-holds more than one decoder layer.
+Owns which parameters must be converted together: when transformers loads a checkpoint it fuses
+the experts of a mixture and renames parameters, and it undoes that when it saves. vLLM reads the
+names and shapes of the checkpoint, so pushes and exports use them. Invariant: all pieces together
+have the same names and shapes as if the whole model were saved at once; no piece holds more than
+one decoder layer.
 
 A tied ``lm_head`` is one parameter, under the embedding's name.
 """
@@ -49,9 +49,9 @@ class Piece:
 
 
 def state_shapes(model: Any) -> Shapes:
-    """What a checkpoint of ``model`` is made of: parameters, then buffers that are saved.
+    """Return the tensors of a checkpoint of ``model``: parameters, then buffers that are saved.
 
-    The shapes are those of whole parameters when ZeRO-3 holds parts of them.
+    The shapes are those of whole parameters, also when ZeRO-3 holds only parts of them.
     """
     shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = dict(model.named_buffers())
@@ -71,7 +71,7 @@ def pieces_of(model: Any, *, field: str = "model.path") -> list[Piece]:
         field: what an error calls it.
 
     Raises:
-        UserError: the checkpoint's form cannot be made layer by layer.
+        UserError: the model cannot be converted layer by layer.
     """
     state = {
         name: torch.empty(shape, dtype=dtype, device="meta")
@@ -115,7 +115,7 @@ def _signature(tensors: Mapping[str, Tensor]) -> set[tuple[str, torch.dtype, tup
 
 
 def _converted(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What transformers' ``save_pretrained`` does with names and shapes."""
+    """Convert names and shapes as transformers' ``save_pretrained`` does."""
     from transformers.core_model_loading import revert_weight_conversion
 
     converted: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))

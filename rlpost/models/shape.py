@@ -1,7 +1,6 @@
-"""The sizes of a model that decide what it costs, from its config alone.
+"""The sizes of a model that decide its memory and compute, from config and headers alone.
 
-Owns the reading; loads no weights. Source of the attention terms: a key and a value of
-``head_dim`` for each key-value head and layer.
+Owns the reading; loads no weights.
 """
 
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
-
-    def kv_bytes_per_token(self, *, bytes_per_value: int) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
 
 
 def model_shape(model_path: str) -> ModelShape:

@@ -1,6 +1,6 @@
-"""A tiny random llama with a byte tokenizer, built by code: real plumbing, no download.
+"""A tiny random llama with a byte tokenizer, built by code instead of downloaded.
 
-Owns what tests and dry runs use in place of a model. Invariant: the same arguments give
+Owns the stand-in model of tests and dry runs. Invariant: the same arguments give
 the same weights and files. head_dim is 32 because vLLM's CPU attention refuses smaller.
 """
 

@@ -1,6 +1,6 @@
-"""What token ids mean to a model, and whether two models mean the same by them.
+"""Comparisons of vocabularies: of two models, and of token ids with a model.
 
-Owns these comparisons. Refuses to load models: tokenizers are enough.
+Owns the comparisons. Refuses to load models: tokenizers are enough.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ def same_vocabulary(first: str, second: str) -> bool:
 
 
 def require_same_vocabulary(path: str, policy_path: str, *, field: str) -> None:
-    """Raises UserError: the model at ``path`` (configured in ``field``) reads other tokens."""
+    """Raises UserError: the model at ``path``, set in ``field``, has another vocabulary."""
     if not same_vocabulary(path, policy_path):
         raise UserError(
-            f"{field}: {path!r} must have the tokenizer of the policy ({policy_path!r}), whose "
-            "token ids it is given; use a model of the same family"
+            f"{field}: {path!r} must have the tokenizer of the policy ({policy_path!r}), because "
+            "it gets the same token ids; use a model of the same family"
         )
 
 
 def require_in_vocabulary(token_ids: Sequence[int], *, size: int, field: str) -> None:
-    """Raises UserError: a token id configured in ``field`` is none of the model's ``size``."""
+    """Raises UserError: a token id set in ``field`` is not below the vocabulary's ``size``."""
     unknown = [token for token in token_ids if not 0 <= token < size]
     if unknown:
         raise UserError(

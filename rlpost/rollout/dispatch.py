@@ -1,9 +1,9 @@
-"""Which generator a request goes to.
+"""Sends each request to a generator.
 
-Owns the choice, the permits of each generator and what a failed request says about its
-generator. Refuses to own retries (collector.py), the life of processes (cluster/) and who is
-healthy (control/fleet.py). Invariants: only a healthy generator gets a request; whatever
-happens to the request, its permit comes back.
+Owns the choice of the generator, the permits of each, and reporting generators whose requests
+failed. Refuses to own retries (collector.py), processes (cluster/) and health
+(control/fleet.py). Invariants: only a healthy generator gets a request; the permit of a request
+is always returned.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ Span = Callable[[str, str, float, float], None]  # lane, name, start_s, end_s
 
 
 def _no_span(lane: str, name: str, start_s: float, end_s: float) -> None:
-    """Spans go nowhere."""
+    """Discard a span."""
 
 
 class Dispatcher:
     """Sends each request to the healthy generator with the fewest outstanding ones.
 
     Args:
-        fleet: who is healthy.
+        fleet: knows which generators are healthy.
         generators: name -> engine; changes with the fleet.
-        signal: wakes waiters when the fleet changes, and is told when permits return.
-        permits: groups that a generator is given at once, at most.
+        signal: notified when the fleet changes, and here when permits are returned.
+        permits: most groups that a generator works on at once.
         clock: seconds.
-        span: told of every finished request.
+        span: called after every request.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Dispatcher:
         alone: bool = False,
         on_start: Callable[[int], None] = lambda version: None,
     ) -> tuple[Trajectory, ...]:
-        """Sample on some healthy generator, waiting for one if need be.
+        """Sample on a healthy generator; wait for one if there is none.
 
         Args:
             request: what to sample.
-            alone: nothing else runs on that generator meanwhile, so that if it dies, the
-                prompt is to blame.
-            on_start: told the version that the generator serves when the request begins.
+            alone: run nothing else on that generator at the same time, so that if it dies, this
+                prompt is the cause.
+            on_start: called with the version that the generator serves when the request begins.
 
         Raises:
-            InfrastructureError: the generator failed; the fleet knows.
+            InfrastructureError: the generator failed, which was reported to the fleet.
         """
         key = request.key
         name = await self._acquire(alone)
@@ -92,7 +92,7 @@ class Dispatcher:
             raise
         except InfrastructureError as error:
             self._fleet.suspected(name, incarnation=incarnation, reason=str(error))
-            await self._cancel(key, name)  # or it would run beside its next attempt
+            await self._cancel(key, name)  # otherwise it would run at the same time as its retry
             raise
         finally:
             self._span(name, key, start_s, self._clock())
@@ -103,16 +103,16 @@ class Dispatcher:
             self._signal.notify()
 
     def cancel(self, key: str) -> Awaitable[list[int]]:
-        """Give up a request; the result, to be awaited, is the tokens its responses had.
+        """Cancel a request; await the result to get the number of tokens of its responses.
 
-        Where it runs is looked up at once: its task may be cancelled right after.
+        The generator is looked up before this returns, so the caller may cancel its task next.
         """
         return self._cancel(key, self._where.get(key))
 
     async def _cancel(self, key: str, name: str | None) -> list[int]:
         if name is None or name not in self._generators:
             return []
-        with suppress(InfrastructureError):  # what cannot be cancelled is dead or ends by itself
+        with suppress(InfrastructureError):  # it is dead, or the request ends by itself
             return await self._generators[name].cancel(key)
         return []
 
@@ -122,7 +122,7 @@ class Dispatcher:
         self._signal.notify()
 
     async def drained(self, name: str) -> None:
-        """Return once a generator that takes no new requests has finished its last."""
+        """Wait until a generator that gets no new requests has finished its last one."""
         while self._of(name).used:
             await self._signal.wait()
 
@@ -143,7 +143,7 @@ class Dispatcher:
         return min(free, key=lambda name: self._of(name).used, default=None)
 
     async def _emptied(self, name: str) -> bool:
-        """Let a generator finish what it has; False if it stops serving meanwhile."""
+        """Wait until a generator has finished its requests; return False if it stops serving."""
         self._closed_for_one.add(name)
         try:
             while self._of(name).used:

@@ -1,14 +1,14 @@
-"""Responses that get too long are told to come to an end.
+"""Interrupts responses that get too long with a phrase that asks for the answer.
 
 Owns the two requests of an interrupted response and how they become one trajectory. Refuses
-to own when they are sent (collector.py). Invariants: what was written into a response is
-marked, so that nobody trains on it or counts it as sampled; the whole never has more tokens
-than an uninterrupted response may have.
+to own when they are sent (collector.py). Invariants: the tokens of the phrase are marked, so
+that they are neither trained on nor counted as sampled; the joined response never has more
+tokens than an uninterrupted response may have.
 
 ScaleRL (arXiv 2510.13786) interrupts long reasoning this way, instead of punishing it. Bias:
 what follows the phrase is conditioned on it, so the policy learns to answer when told to, and
 learns nothing about ending by itself: the reward of an interrupted response belongs to a
-text that it would not have written alone. Evaluation is never interrupted.
+text that it would not have generated without the phrase. Evaluation is never interrupted.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,13 +78,13 @@ class Interruption:
         return cls(after=config.after, phrase=config.phrase, token_ids=token_ids)
 
     def first(self, request: GenerationRequest) -> GenerationRequest:
-        """The request for what comes before the phrase."""
+        """Return the request for the part before the phrase."""
         return replace(request, sampling=replace(request.sampling, max_tokens=self.after))
 
     def continuation(
         self, request: GenerationRequest, first: Trajectory, *, seed: int
     ) -> GenerationRequest:
-        """The request for what ``first`` says after the phrase."""
+        """Return the request for the part of ``first`` after the phrase."""
         prompt = request.prompt
         token_ids = (*prompt.token_ids, *first.response_ids, *self.token_ids)
         left = request.sampling.max_tokens - len(first.response_ids) - len(self.token_ids)
@@ -97,13 +97,13 @@ class Interruption:
         )
 
     def joined(self, first: Trajectory, continuation: Trajectory) -> Trajectory:
-        """One response: ``first``, the phrase, and ``continuation``, which answered both."""
+        """Return one response: ``first``, the phrase and ``continuation``."""
         begin = len(first.response_ids)
         end = begin + len(self.token_ids)
         return replace(
             first,
             response_ids=(*first.response_ids, *self.token_ids, *continuation.response_ids),
-            # Written, so certain; nobody may read them as the policy's.
+            # The phrase was not sampled: 0 is a placeholder that must not be used.
             rollout_logprobs=(
                 *first.rollout_logprobs,
                 *(0.0 for _ in self.token_ids),
@@ -119,7 +119,7 @@ class Interruption:
 def _joined_spans(
     first: tuple[Span, ...], continuation: tuple[Span, ...], *, shift: int
 ) -> tuple[Span, ...]:
-    """Spans of the whole; the phrase belongs to the version that read it."""
+    """Return the spans of the joined response; the phrase gets the version of what follows."""
     later = [replace(s, start=s.start + shift, end=s.end + shift) for s in continuation]
     later[0] = replace(later[0], start=first[-1].end)
     if later[0].version == first[-1].version:

@@ -1,6 +1,6 @@
-"""What vLLM needs in memory, process by process: generators, and reward models served by it.
+"""How much memory vLLM needs, for each process of generators and of reward models served by it.
 
-Owns the arithmetic; ``benchmarks/memory.py`` compares it with reality. On CPU an engine is
+Owns the arithmetic; ``benchmarks/memory.py`` compares it with measurements. An engine on CPU has
 three kinds of process: the actor, vLLM's core, and a worker for each part of the model.
 """
 
@@ -23,7 +23,7 @@ def generator_footprint(
     value_bytes: int,
     gpu_bytes: float | None,
 ) -> list[Footprint]:
-    """Return the needs of one generator's processes, and of each of its GPUs.
+    """Return the memory that one generator's processes and GPUs need.
 
     Args:
         process: the generator's name.
@@ -35,8 +35,8 @@ def generator_footprint(
     workers = cfg.tensor_parallel_size
     weights = value_bytes * shape.parameters / workers
     payload = {"received weights": 1.0 * value_bytes * shape.parameters}
-    # The payload before stays mapped until the new one is committed, and on CPU the kernels'
-    # weights are made anew beside the old ones.
+    # The previous payload stays mapped until the new one is committed, and on CPU the weights
+    # in the kernels' format are created while the old ones still exist.
     loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
     footprints = [
         Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES}),
@@ -63,7 +63,7 @@ def classifier_footprint(
     gpu_share: float | None,
     gpu_bytes: float | None,
 ) -> list[Footprint]:
-    """Return the needs of a reward model in vLLM, whose engine lives in the actor itself."""
+    """Return the memory of a reward model in vLLM, whose engine runs in the actor itself."""
     libraries = Footprint(process=process, kept={"libraries": ACTOR_BYTES})
     weights = float(value_bytes * shape.parameters)
     if gpu_bytes is not None:

@@ -1,11 +1,11 @@
-"""Keeps the generators busy, within the bound on staleness, and cuts batches.
+"""Keeps the generators busy within the bound on staleness, and assembles batches.
 
-Owns the tasks of all groups on their way and the order of admit -> run -> ready -> train.
+Owns the tasks of all groups in progress and the order of admit -> run -> ready -> train.
 Refuses to own the decisions (control/) and one group's generation (collector.py). The same
-code trains on-policy (``max_staleness=0``) and ahead. Invariants: a prompt is admitted to
-the ledger when its group starts here, and ends when its step is done or it is dropped;
-``outstanding`` in the ledger are exactly the groups here; nothing is admitted between a cut
-and the push of its step beyond the bound.
+code serves on-policy training (``max_staleness=0``) and asynchronous training. Invariants: a
+prompt is admitted to the ledger when its group starts here, and ends when its step is done or
+it is dropped; the outstanding prompts of the ledger are exactly the groups here; between the
+assembly of a batch and the push of its step, no more groups are admitted than the bound allows.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ NO_GRADIENT, STALE, INFRASTRUCTURE = "no_gradient", "stale", "infrastructure"
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A group that no step trains on, and how long its responses were (0: unknown)."""
+    """A group that no step trains on, and the mean length of its responses (0: unknown)."""
 
     reason: str
     mean_tokens: float
@@ -40,27 +40,27 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step trains on, and what it took to get it."""
+    """The groups that one step trains on, and how long it took to get them."""
 
     groups: tuple[Group, ...]
-    sampled: tuple[Group, ...]  # those, and the finished groups dropped since the last cut
+    sampled: tuple[Group, ...]  # these, and finished groups dropped since the last batch
     lags: tuple[int, ...]  # steps, per group
-    dropped: tuple[Dropped, ...]  # since the last cut
-    generation_s: float  # the step waited for responses
-    verification_s: float  # and then for verdicts
-    idle_s: float  # generators had nothing to do since the last cut
+    dropped: tuple[Dropped, ...]  # since the last batch
+    generation_s: float  # time that the step waited for responses
+    verification_s: float  # time that it then waited for verdicts
+    idle_s: float  # time since the last batch in which no generator had work
 
 
 @dataclass(kw_only=True)
 class _Since:
-    """What happened since the last cut."""
+    """What happened since the last batch."""
 
     start_s: float
     drawn: int = 0
     unused: list[Group] = field(default_factory=list)  # finished, then dropped
     dropped: list[Dropped] = field(default_factory=list)
     idle_s: float = 0.0
-    generated_s: float = 0.0  # when the last response arrived
+    generated_s: float = 0.0  # time at which the last response arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +117,10 @@ class Producer:
         self._asked = False  # a step waits for its batch
         self._open = True  # groups may start
 
-    # -- the loop's verbs -------------------------------------------------------------------
+    # -- called by the loop -------------------------------------------------------------------
 
     async def next_batch(self) -> Batch:
-        """Wait until a batch may be cut, and hand it to the step.
+        """Wait until a batch is complete and return it.
 
         Raises:
             RunFailed: too many failures.
@@ -142,13 +142,13 @@ class Producer:
             self._asked = False
 
     def trained(self, *, step: int) -> None:
-        """The step is done: its prompts are consumed."""
+        """Record that the step is done and its prompts are consumed."""
         for entry in self._buffer.training:
             self._ledger.consume(entry.uid, step)
 
     def committed(self, *, version: int, step: int) -> None:
-        """Generators serve ``version``, the weights after ``step``; go on generating."""
-        # Until now they counted: what is admitted before the push is of the old version.
+        """Record that generators serve ``version``, the weights after ``step``."""
+        # Until now these groups counted, because groups admitted before the push use old weights.
         self._buffer.commit()
         self._version = version
         self._staleness.committed(version=version, step=step)
@@ -159,7 +159,7 @@ class Producer:
         self._fill()
 
     async def stop(self) -> None:
-        """Give up everything that runs; what is ready stays."""
+        """Cancel all running groups; ready groups stay."""
         self._open = False
         tasks = dict(self._tasks)
         given_up = [self._collector.cancel(uid) for uid in tasks]
@@ -171,7 +171,7 @@ class Producer:
     # -- admission --------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start as many groups as the bound admits; on-policy only when a step waits."""
+        """Start as many groups as the bound allows; on-policy only while a step waits."""
         ahead = self._staleness.config.max_staleness > 0
         if not self._open or not (self._asked or ahead):
             return
@@ -201,12 +201,12 @@ class Producer:
         return prompt
 
     def _exhausted(self) -> bool:
-        """Whether the step's draws are used up and nothing runs any more."""
+        """Whether the step has no draws left and nothing is running."""
         limit = self._source.max_draws
         return limit is not None and self._since.drawn >= limit and not self._buffer.running
 
     async def _run(self, prompt: Prompt) -> None:
-        """Turn one admitted prompt into a ready or a dropped group."""
+        """Turn an admitted prompt into a ready or a dropped group."""
         uid, source = prompt.uid, self._source
         try:
             collected = await self._collector.group(
@@ -222,7 +222,7 @@ class Producer:
             self._drop(uid, INFRASTRUCTURE, [])
 
     def _ended(self, uid: str, task: "asyncio.Task[None]") -> None:
-        """Note what became of a task; its error is raised to whoever waits for a batch."""
+        """Record the end of a task; its error is raised in ``next_batch``."""
         if self._tasks.get(uid) is task:
             del self._tasks[uid]
         if not task.cancelled() and task.exception() is not None:
@@ -257,8 +257,8 @@ class Producer:
     # -- age --------------------------------------------------------------------------------
 
     def _evict(self) -> None:
-        """Throw away what has become too old; under ``wait`` that cannot happen."""
-        if self._failure is not None:  # ends the run: whose task it was is still in the buffer
+        """Drop groups that have become too old; with ``on_overage=wait`` there are none."""
+        if self._failure is not None:  # the run ends, and the failed group is still in the buffer
             return
         for entry in self._buffer.ready:
             if self._staleness.too_old(entry):
@@ -277,13 +277,13 @@ class Producer:
                 task.add_done_callback(self._measuring.discard)
 
     async def _measure(self, given_up: Awaitable[list[int]], index: int) -> None:
-        """Learn how long the responses were that a drop cut off."""
+        """Add the length of its cancelled responses to the record of a dropped group."""
         dropped = self._since.dropped
         lengths = await given_up
         if lengths:
             dropped[index] = replace(dropped[index], mean_tokens=sum(lengths) / len(lengths))
 
-    # -- cutting ----------------------------------------------------------------------------
+    # -- batches ----------------------------------------------------------------------------
 
     def _cut(self, taken: Iterable[Any], asked_s: float) -> Batch:
         entries = list(taken)
@@ -309,7 +309,7 @@ class Producer:
         )
 
     def _masked(self, group: Group) -> Group:
-        """Leave the tokens out of training that weights too old have sampled."""
+        """Exclude tokens from training that were sampled by weights that are too old."""
         bound = self._staleness.config.max_staleness
 
         def masked(trajectory: Trajectory) -> Trajectory:
@@ -321,13 +321,13 @@ class Producer:
     # -- state ------------------------------------------------------------------------------
 
     def ready(self) -> tuple[Ready[Group], ...]:
-        """What a checkpoint keeps: finished groups that no step took."""
+        """Return what a checkpoint keeps: finished groups that no step has taken."""
         return tuple(self._buffer.ready)
 
     def restore(
         self, ready: Iterable[Ready[Group]], *, staleness: Mapping[str, Any], version: int
     ) -> None:
-        """Go on from a checkpoint, once the ledger was restored; nothing may run.
+        """Continue from a checkpoint, after the ledger was restored and while nothing runs.
 
         Outstanding prompts that are not among ``ready`` start again.
         """
@@ -341,7 +341,7 @@ class Producer:
         self._open = True
 
     def describe(self) -> str:
-        """One line for logs and dumps."""
+        """Return one line for logs and dumps."""
         buffer = self._buffer
         return (
             f"{len(buffer.running)} groups running, {len(buffer.ready)} ready, "

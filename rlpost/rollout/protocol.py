@@ -1,9 +1,9 @@
-"""What the collector, the bus and the evaluator may ask of a generator.
+"""The interface of a generator, for the collector, the weight bus and the evaluator.
 
-Owns the contract; ``tests/rollout`` runs it on the vLLM engine and on the fake. Refuses to
-own dispatch (collector.py) and versions (weights/bus.py). All verbs are coroutines because
-generation is concurrent. Invariant: a generator samples only from a version it finished
-syncing, and says so in every trajectory's spans.
+Owns the contract; ``tests/rollout`` runs it on the vLLM engine and on the fake. Refuses to own
+dispatch (dispatch.py) and versions (weights/bus.py). All methods are coroutines because generation
+is concurrent. Invariant: a generator samples only from a version that it finished syncing, and
+records it in the spans of every trajectory.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from rlpost.weights.transports.protocol import Locator
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessId:
-    """A process of some host; the time tells it from a later one with its number."""
+    """A process of a host; the start time distinguishes it from a later one with the same pid."""
 
     pid: int
     started_s: float  # Unix time
 
     @classmethod
     def tree(cls, pid: int) -> "tuple[ProcessId, ...]":
-        """This process and all below it."""
+        """Return this process and all its descendants."""
         parent = psutil.Process(pid)
         return tuple(
             cls(pid=process.pid, started_s=process.create_time())
@@ -36,7 +36,7 @@ class ProcessId:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorInfo:
-    """What a generator turned out to be after set-up."""
+    """Properties of a generator that are known after set-up."""
 
     max_model_len: int  # tokens, prompt and response together
     dtype: str
@@ -47,7 +47,7 @@ class GeneratorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """A generator's answer to a ping: its engine did something a moment ago."""
+    """A generator's answer to a ping, which proves that its engine works."""
 
     version: int  # served
     load: Load
@@ -57,21 +57,21 @@ class Generator(Protocol):
     """One inference engine."""
 
     async def setup(self) -> GeneratorInfo:
-        """Boot; idempotent."""
+        """Start the engine; idempotent."""
 
     async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
         """Sample ``request.num_samples`` responses.
 
         Raises:
             ProcessDied: the engine died; the request may be retried elsewhere.
-            RequestAborted: thrown away by a refused push.
+            RequestAborted: cancelled by a push that was rolled back.
         """
 
     async def cancel(self, key: str) -> list[int]:
-        """Give up a request; returns the tokens each response had so far, if it ran."""
+        """Cancel a request; return the number of tokens of each response so far, if it ran."""
 
     async def begin_push(self, version: int) -> None:
-        """Pause; new requests wait. Repeating the same version is harmless."""
+        """Pause generation; new requests wait. Idempotent for the same version."""
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         """Fetch and verify a payload without touching the model.
@@ -81,11 +81,11 @@ class Generator(Protocol):
             first_rank: rank of this generator's first worker in the transfer group.
 
         Raises:
-            WeightPushError: incomplete, damaged or unreachable.
+            WeightPushError: the payload is incomplete, damaged or unreachable.
         """
 
     async def load(self, version: int) -> None:
-        """Put the received payload into the model. Requests stay paused."""
+        """Copy the received payload into the model. Requests stay paused."""
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability (nats, temperature 1) of every token after the first."""
@@ -94,21 +94,21 @@ class Generator(Protocol):
         """Serve the loaded version from now on."""
 
     async def abort_push(self, version: int) -> int:
-        """Go back to the committed version and serve it; return its number."""
+        """Roll back to the committed version and serve it; return its number."""
 
     async def health(self) -> Pulse:
-        """Answer through the engine's own loop, so that a hung engine does not answer.
+        """Answer through the engine's own loop, so that an engine that hangs does not answer.
 
         Raises:
             ProcessDied: the engine is dead.
         """
 
     async def close(self) -> None:
-        """Abort what runs and shut down."""
+        """Abort running requests and shut down."""
 
 
 class RestartableGenerator(Generator, Protocol):
-    """A generator as whoever started its process sees it."""
+    """A generator as the owner of its process sees it."""
 
     async def kill(self) -> None:
-        """End its processes whatever they are doing; the object is useless afterwards."""
+        """Kill its processes; the object cannot be used afterwards."""

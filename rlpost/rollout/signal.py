@@ -1,10 +1,10 @@
-"""Waking whoever waits for the state of the driver to change."""
+"""Wakes coroutines that wait until the state of the driver changes."""
 
 import asyncio
 
 
 class Signal:
-    """Waiters look again after each ``notify``; nothing is handed over.
+    """Waiters check their condition again after each ``notify``, which carries no value.
 
     Example::
 
@@ -16,7 +16,7 @@ class Signal:
         self._event = asyncio.Event()
 
     def notify(self) -> None:
-        """Wake all that wait now."""
+        """Wake all present waiters."""
         event, self._event = self._event, asyncio.Event()
         event.set()
 

@@ -38,7 +38,7 @@ def memory(total: float, available: float) -> checks.Finding:
         (checks.processor(frozenset({"avx2", "avx512_bf16"})), Level.OK, ""),
         (checks.processor(frozenset({"avx2"})), Level.WARN, "emulated"),
         (checks.processor(frozenset({"sse2"})), Level.BLOCK, "AVX2"),
-        (checks.gpu(()), Level.OK, ""),
+        (checks.gpu([]), Level.OK, ""),
         (checks.gpu((Gpu(name="H100", memory_mib=80_000),)), Level.OK, ""),
         (checks.vllm_plugin(["other", "rlpost_weights"]), Level.OK, ""),
         (checks.vllm_plugin(["other"]), Level.BLOCK, "make setup"),

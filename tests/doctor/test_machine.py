@@ -1,5 +1,6 @@
 """Readings of machines other than this one."""
 
+import stat
 import sys
 from pathlib import Path
 
@@ -53,25 +54,33 @@ def test_cpu_features(tmp_path):
     assert machine.cpu_features(root) == {"fpu", "avx2", "avx512_bf16"}
 
 
+def fake_smi(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
 @pytest.mark.parametrize(
-    ("script", "expected"),
+    ("row", "used", "errors"),
     [
-        ("echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'NVIDIA L4, 23034'", 2),
-        ("echo 'no devices were found'; exit 6", 0),
+        ("NVIDIA H100 80GB HBM3, 81559, 4, 0", 4, 0),
+        ("NVIDIA H100 80GB HBM3, 81559, 4096, 3", 4096, 3),
+        ("NVIDIA GeForce RTX 4090, 24564, 17, [N/A]", 17, 0),  # counts no errors
     ],
 )
-def test_gpus_by_the_drivers_own_tool(tmp_path, script, expected):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(0o755)
-    found = machine.gpus(str(tool))
-    assert len(found) == expected
-    if found:
-        assert found[0] == machine.Gpu(name="NVIDIA H100 80GB HBM3", memory_mib=81559)
+def test_a_gpu_that_answers(tmp_path, row, used, errors):
+    (gpu,), error = machine.gpus(fake_smi(tmp_path / "smi", f"echo '{row}'"))
+    assert error == ""
+    assert gpu.name == row.split(",")[0]
+    assert (gpu.used_mib, gpu.uncorrected_errors) == (used, errors)
 
 
-def test_no_driver_no_gpu(tmp_path):
-    assert machine.gpus(str(tmp_path / "absent")) == ()
+def test_a_gpu_that_does_not_answer(tmp_path):
+    script = "echo 'Unable to determine the device handle: GPU is lost'; exit 15"
+    found, error = machine.gpus(fake_smi(tmp_path / "smi", script))
+    assert found == []
+    assert "GPU is lost" in error
+    assert machine.gpus(str(tmp_path / "absent")) == ([], "")
 
 
 def test_lock_pins_and_installed_names_meet(tmp_path):

@@ -1,18 +1,8 @@
 """Readings of a node, and that they survive the way to the node that judges."""
 
 import socket
-import stat
-from pathlib import Path
 
-import pytest
-
-from rlpost.doctor.node import NodeReading, can_listen, gpu_health, read_node
-
-
-def fake_smi(path: Path, script: str) -> str:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return str(path)
+from rlpost.doctor.node import NodeReading, can_listen, read_node
 
 
 def test_a_reading_survives_its_journey(tmp_path):
@@ -38,26 +28,3 @@ def test_taken_ports_are_listed():
         reading = read_node("n1", head_address="127.0.0.1", disks=[], ports=[port], environ={})
         assert reading.taken_ports == [port]
     assert can_listen(port)
-
-
-@pytest.mark.parametrize(
-    ("row", "used", "errors"),
-    [
-        ("NVIDIA H100 80GB HBM3, 81559, 4, 0", 4, 0),
-        ("NVIDIA H100 80GB HBM3, 81559, 4096, 3", 4096, 3),
-        ("NVIDIA GeForce RTX 4090, 24564, 17, [N/A]", 17, 0),  # counts no errors
-    ],
-)
-def test_a_gpu_that_answers(tmp_path, row, used, errors):
-    (gpu,), error = gpu_health(fake_smi(tmp_path / "smi", f"echo '{row}'"))
-    assert error == ""
-    assert gpu.name == row.split(",")[0]
-    assert (gpu.used_mib, gpu.uncorrected_errors) == (used, errors)
-
-
-def test_a_gpu_that_does_not_answer(tmp_path):
-    script = "echo 'Unable to determine the device handle: GPU is lost'; exit 15"
-    gpus, error = gpu_health(fake_smi(tmp_path / "smi", script))
-    assert gpus == []
-    assert "GPU is lost" in error
-    assert gpu_health(str(tmp_path / "absent")) == ([], "")

@@ -6,10 +6,11 @@ import pytest
 
 from rlpost.doctor import nodes
 from rlpost.doctor.checks import Level
-from rlpost.doctor.node import GpuHealth, NodeReading
+from rlpost.doctor.machine import Gpu
+from rlpost.doctor.node import NodeReading
 
 GB = 10**9
-H100 = GpuHealth(name="NVIDIA H100", memory_mib=81_559, used_mib=300, uncorrected_errors=0)
+H100 = Gpu(name="NVIDIA H100", memory_mib=81_559, used_mib=300, uncorrected_errors=0)
 GOOD = NodeReading(
     name="n1",
     versions={"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0"},

@@ -25,7 +25,7 @@ def test_a_shape_is_read_from_the_files(tiny_model):
     assert shape.layers == len(model.model.layers)
     assert shape.vocabulary == model.lm_head.out_features
     keys_and_values = 2 * model.model.layers[0].self_attn.k_proj.out_features
-    assert shape.kv_bytes_per_token(bytes_per_value=4) == 4 * shape.layers * keys_and_values
+    assert 2 * shape.kv_heads * shape.head_dim == keys_and_values
 
 
 def test_states_are_those_of_the_zero_paper(tiny_model):

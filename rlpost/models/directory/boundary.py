@@ -1,7 +1,7 @@
-"""The one place where a model's files are handed to other libraries.
+"""The one place where other libraries read a model's files.
 
-Owns the translation of whatever transformers, tokenizers or jinja raise on files that somebody
-else wrote. Invariant: a broken model directory is the user's to mend, never a traceback.
+Owns the translation of whatever transformers, tokenizers or jinja raise. Invariant: a broken
+model directory gives a UserError, never a traceback.
 """
 
 import logging
@@ -18,15 +18,15 @@ _LONGEST = 400  # characters of a foreign message
 
 @contextmanager
 def reading_model(what: str) -> Iterator[None]:
-    """Run what reads model files; its failure is a UserError that starts with ``what``.
+    """Turn a failure to read model files into a UserError that starts with ``what``.
 
-    What the libraries print meanwhile goes to the log.
+    What the libraries print in the block goes to the log.
 
     Args:
         what: the field and the file, such as ``model.path: m/config.json cannot be read``.
 
     Raises:
-        UserError: anything went wrong; UserErrors pass as they are.
+        UserError: anything went wrong; UserErrors pass unchanged.
     """
     try:
         with logged_output():

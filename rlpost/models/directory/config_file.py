@@ -1,4 +1,4 @@
-"""``config.json`` of a model directory: which architecture it is and what it can be used for.
+"""Reads ``config.json`` of a model directory: its architecture, and what it can be used for.
 
 Owns the checks that need the config alone. Refuses to own weights (weight_files.py) and
 tokenizers (tokenizer_files.py). Invariant: code that comes with a model is never run.
@@ -26,7 +26,7 @@ class ModelKind(Enum):
 
 
 def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
-    """Return the ``transformers.PretrainedConfig`` of a directory that can play ``kind``.
+    """Return the ``transformers.PretrainedConfig`` of a directory that can be used as ``kind``.
 
     Args:
         directory: in Hugging Face layout.
@@ -34,7 +34,7 @@ def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
         kind: what it is used for.
 
     Raises:
-        UserError: there is none, it cannot be understood, or it is of another kind of model.
+        UserError: there is no config, it is not understood, or the model is of another kind.
     """
     from transformers import AutoConfig
 
@@ -120,7 +120,7 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
     name = config.architectures[0]
     classifier = name.endswith("ForSequenceClassification")
     if kind is ModelKind.reward:
-        return  # training/reward_scorer.py has more to say
+        return  # training/reward_scorer.py checks reward models
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"{field}: {name} of {file} is an encoder with a decoder, and a {kind.value} must be "
@@ -140,7 +140,7 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
             "again"
         )
     if name not in CAUSAL.values():
-        what = "a classifier or reward model" if classifier else "no causal language model"
+        what = "a classifier or reward model" if classifier else "not a causal language model"
         raise UserError(
             f"{field}: {name} of {file} is {what}, and a {kind.value} starts from a causal "
             "language model (a class such as LlamaForCausalLM)"
@@ -149,7 +149,7 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
 
 def _refuse_impossible_sizes(config: Any, file: Path, *, field: str) -> None:
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-        value = getattr(config, name, 1)  # rehearsal.py speaks of models without attention
+        value = getattr(config, name, 1)  # rehearsal.py refuses models without attention
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(
                 f"{field}: `{name}` in {file} must be a positive whole number, got {value!r}"

@@ -1,9 +1,8 @@
-"""A model directory as a run meets it: read once, checked whole, before anything starts.
+"""A model directory that is read once and checked completely before a run starts.
 
 Owns the order of the checks. Refuses to own each of them (config_file.py, weight_files.py,
-shell.py, tokenizer_files.py). Invariant: what ``read`` accepts is a complete, unquantized model
-in safetensors that transformers implements; whatever is wrong is one paragraph that names the
-file.
+shell.py, tokenizer_files.py). Invariant: ``read`` accepts only complete, unquantized models in
+safetensors that transformers implements; an error is one paragraph that names the file.
 """
 
 import copy
@@ -48,7 +47,7 @@ class ModelDirectory:
             kind: what it is used for.
 
         Raises:
-            UserError: it cannot play the kind.
+            UserError: the model cannot be used as ``kind``.
         """
         directory = Path(path)
         config = read_config(directory, field=field, kind=kind)
@@ -66,12 +65,12 @@ class ModelDirectory:
         return read_tokenizer(self.path, self.config, field=self.field)
 
     def checkpoint_shapes(self) -> dict[str, Shape]:
-        """Return name -> shape of what saving the model, or pushing it, consists of.
+        """Return name -> shape of the tensors that a saved or pushed model consists of.
 
         A tied ``lm_head`` is not listed even when the files store it.
 
         Raises:
-            UserError: it could not be pushed.
+            UserError: the model could not be pushed.
         """
         pieces = pieces_of(self.shell(), field=self.field)
         return {name: shape for piece in pieces for name, _, shape in piece.targets}

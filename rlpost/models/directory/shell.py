@@ -1,8 +1,9 @@
-"""A model without its weights: everything that loading decides, from headers alone.
+"""A model without its weights, made from config and headers to check that it can be loaded.
 
 Owns the comparison of what an architecture needs with what the files hold, by transformers'
 own loading code on torch's meta device. Costs no memory and about 20 ms for a small model.
-Invariant: a model whose shell opens loads completely; no parameter starts at random.
+Invariant: if the shell opens, the model loads completely and no parameter is initialised at
+random.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from rlpost.errors import UserError
 from rlpost.models.directory.boundary import reading_model
 from rlpost.models.directory.weight_files import Shape, StoredTensor
 
-# Constants that older transformers saved with the weights: every loader leaves them out.
+# Constants that older versions of transformers saved with the weights; loaders ignore them.
 _CONSTANTS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias")
 
 
@@ -42,7 +43,7 @@ def open_shell(
 
     name = config.architectures[0]
     num_layers = getattr(config, "num_hidden_layers", None) or 0
-    if num_layers > len(stored):  # before they are built, which takes long for a wrong number
+    if num_layers > len(stored):  # checked first, because building too many layers takes long
         raise UserError(
             f"{field}: config.json in {directory} has {num_layers} layers, and the weights have "
             f"{len(stored)} tensors in all; config and weights are of two models, copy or "

@@ -1,4 +1,4 @@
-"""The tokenizer of a model directory, and whether it belongs to the model.
+"""Reads the tokenizer of a model directory and checks that it belongs to the model.
 
 Owns loading it and its chat template's syntax. Refuses to own the rendering of prompts
 (data/encoder.py).
@@ -17,7 +17,7 @@ def read_tokenizer(directory: Path, config: Any, *, field: str) -> Any:
     """Return the tokenizer, checked against the model's ``config``.
 
     Raises:
-        UserError: there is none, it is of another model, or its template cannot be used.
+        UserError: there is no tokenizer, it is of another model, or its template cannot be used.
     """
     from transformers import AutoTokenizer
 

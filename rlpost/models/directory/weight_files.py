@@ -1,8 +1,8 @@
-"""The tensors of a model directory, from the headers of its safetensors files.
+"""Lists the tensors of a model directory, from the headers of its safetensors files.
 
-Owns which files count and what their headers say. Refuses to own what the tensors should be
-(shell.py). Invariant: a file that is cut off, damaged or missing is refused by name before
-anything reads a weight; files beside the model's own are never read.
+Owns the choice of files and the reading of headers. Refuses to own which tensors there should
+be (shell.py). Invariants: a file that is truncated, damaged or missing is refused by name before
+any weight is read; files that do not belong to the model are never read.
 """
 
 import json
@@ -19,8 +19,8 @@ from rlpost.errors import UserError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
-_LENGTH_BYTES = 8  # of the number in front of a header
-_SAMPLE = 4096  # values of a tensor that are looked at
+_LENGTH_BYTES = 8  # size of the number before a header
+_SAMPLE = 4096  # values that are checked per tensor
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies in a file.
+    """The position of a tensor in a file.
 
     Example: ``StoredTensor(file=Path("model.safetensors"), dtype="BF16", shape=(576,),
     start=96, end=1248)``
@@ -85,10 +85,10 @@ def stored_tensors(directory: Path, *, field: str) -> dict[str, StoredTensor]:
 
 
 def refuse_broken_numbers(tensors: Mapping[str, StoredTensor], *, field: str) -> None:
-    """Look at the first values of every tensor; the rest is checked when a rank loads them.
+    """Check the first values of every tensor; a rank checks the rest when it loads them.
 
     Raises:
-        UserError: one is not a finite number.
+        UserError: a value is not finite.
     """
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor.sample()).all():
@@ -102,7 +102,7 @@ def weight_files(directory: Path, *, field: str) -> list[Path]:
     """Return the files that hold the model: those of the index, else ``model.safetensors``.
 
     Raises:
-        UserError: there are none, or others beside them would be read by vLLM.
+        UserError: there are none, or vLLM would also read other files of the directory.
     """
     index = directory / INDEX
     if index.is_file():

@@ -161,7 +161,7 @@ BROKEN = {
         config(architectures=["Qwen3ForCausalLM"]),
         "names the class Qwen3ForCausalLM, and its model type 'llama' is LlamaForCausalLM",
     ),
-    "a base model": (config(architectures=["LlamaModel"]), "LlamaModel.*no causal"),
+    "a base model": (config(architectures=["LlamaModel"]), "LlamaModel.*not a causal"),
     "a classifier": (
         config(architectures=["LlamaForSequenceClassification"]),
         "is a classifier or reward model",
