@@ -87,7 +87,7 @@ class KLConfig:
     def needs_reference(self) -> bool:
         return self.coefficient > 0
 
-    def check(self, path: str = "algorithm.kl") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the pair has no useful gradient, or a field no effect."""
         if self.adaptive.enabled and self.coefficient == 0:
             raise UserError(

@@ -55,7 +55,7 @@ class ReductionConfig:
     )
     mask_truncated: bool = option(False, help="do not train on responses that hit the length limit")
 
-    def check(self, path: str = "algorithm.reduction") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: ``constant_tokens`` is missing or has no effect."""
         constant = self.aggregation is Aggregation.constant
         if constant and self.constant_tokens is None:

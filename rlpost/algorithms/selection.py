@@ -41,7 +41,7 @@ class SelectionConfig:
     def keeps_everything(self) -> bool:
         return self == SelectionConfig()
 
-    def check(self, path: str = "selection") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: a field has no effect."""
         if self.drop_solved and self.min_reward is None:
             raise UserError(

@@ -52,7 +52,7 @@ class ShapingConfig:
     )
     whiten: bool = option(False, help="give the rewards of the batch mean 0 and deviation 1")
 
-    def check(self, path: str = "algorithm.shaping") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the clip leaves nothing, or a field has no effect."""
         low, high = self.clip_min, self.clip_max
         if low is not None and high is not None and low >= high:
@@ -116,7 +116,7 @@ class DynamicSamplingConfig:
         help="a step draws at most so many times its prompts, then trains on what it has",
     )
 
-    def check(self, path: str = "algorithm.dynamic_sampling") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: no group would ever be replaced."""
         if self.enabled and self.max_rounds == 1:
             raise UserError(

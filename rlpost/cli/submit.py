@@ -100,7 +100,6 @@ def _submit(args: argparse.Namespace) -> int:
         excludes=(*EXCLUDES, *_inside(stage.run_root, working_dir)),
         env=passed_on(os.environ, args.env),
     )
-    request.check()
     jobs = Jobs.at(args.address)
     job = jobs.submit(request)
     print(f"job {job} is submitted to {jobs.address}")

@@ -51,7 +51,7 @@ class RunConfig:
     )
     dir: str = option("runs", help="where runs live")
 
-    def check(self, path: str = "run") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the name is no safe name of a directory, or there is no place."""
         if self.name is not None and not is_safe_name(self.name):
             raise UserError(
@@ -118,7 +118,7 @@ class RolloutConfig:
             stop_token_ids=tuple(self.stop_token_ids),
         )
 
-    def check(self, path: str = "rollout") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: an interruption comes too late, or a stop cannot be one."""
         after = self.interruption.after
         if after is not None and after >= self.max_tokens:
@@ -210,7 +210,7 @@ class EvaluationConfig:
         1.0, at_least=0, at_most=MAX_TEMPERATURE, help="of sampling; 0: greedy"
     )
 
-    def check(self, path: str = "evaluation") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: a temperature that the sampler would not keep to."""
         greedy = self.temperature == 0
         if not (greedy or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):

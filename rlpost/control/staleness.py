@@ -63,7 +63,7 @@ class StalenessConfig:
         """Whether responses are sampled and judged while others are trained on."""
         return self.max_staleness > 0 or self.oversample > 0
 
-    def check(self, path: str = "rl") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: two fields contradict each other."""
         if self.oversample and self.on_overage is OnOverage.wait:
             raise UserError(

@@ -81,7 +81,7 @@ class DataConfig:
         OnLongPrompt.error, help="what to do with a longer prompt"
     )
 
-    def check(self, path: str = "data") -> None:
+    def check(self, path: str) -> None:
         """Refuse impossible settings; reads no data.
 
         Raises:

@@ -56,7 +56,7 @@ class JobRequest:
     excludes: tuple[str, ...] = EXCLUDES
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises UserError: a field is out of range."""
         if not re.fullmatch(r"[A-Za-z0-9][\w.+=,-]*", self.name):
             raise UserError(

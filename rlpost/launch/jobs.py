@@ -73,7 +73,6 @@ class Jobs:
         Raises:
             UserError: a job of that name runs, or the working directory cannot be uploaded.
         """
-        request.check()
         jobs = self._all()
         for other in jobs:
             if _name(other) == request.name and not other.status.is_terminal():

@@ -31,7 +31,7 @@ class InterruptionConfig:
     )
     phrase: str = option("", help='what is written, such as "\\nTime is up. The answer is"')
 
-    def check(self, path: str = "rollout.interruption") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: one field without the other."""
         if (self.after is None) != (self.phrase == ""):
             raise UserError(

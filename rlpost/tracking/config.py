@@ -53,7 +53,7 @@ class TrackingConfig:
     )
     report: bool = option(True, help="write report.html at every evaluation and at the end")
 
-    def check(self, path: str = "tracking") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the project has no name."""
         if not self.project.strip():
             raise UserError(f"{path}.project must not be empty; the default is 'rlpost'")

@@ -30,7 +30,7 @@ class CriticConfig:
         help="first steps that train the critic and leave the policy alone",
     )
 
-    def check(self, path: str = "critic") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: ``init_from`` is blank."""
         if self.init_from is not None and not self.init_from.strip():
             raise UserError(

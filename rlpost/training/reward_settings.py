@@ -62,7 +62,7 @@ class RewardModelConfig:
         help="CPU threads; null: all cores of the process",
     )
 
-    def check(self, path: str = "reward") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the model has no path, or a field no effect."""
         if not self.path.strip():
             raise UserError(f"{path}.path must name a reward model, got {self.path!r}")

@@ -116,7 +116,7 @@ class TrainerConfig:
         help="steps skipped in a row for a non-finite gradient, which end the run",
     )
 
-    def check(self, path: str = "trainer") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: the warm-up leaves no step for what comes after it."""
         if self.warmup_steps >= self.steps:
             raise UserError(

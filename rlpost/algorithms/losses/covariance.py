@@ -92,7 +92,7 @@ class ClipCovConfig:
         help="as in loss=clip: the authors' runs keep it",
     )
 
-    def check(self, path: str = "loss") -> None:
+    def check(self, path: str) -> None:
         """Raises UserError: no token's product lies between the bounds."""
         if self.covariance_low >= self.covariance_high:
             raise UserError(
