@@ -2,7 +2,7 @@
 
 Owns flags, the grammar of overrides and the part of hydra's own options that people may set.
 Refuses to own which options exist (convert.py) and the names of other libraries
-(foreign_names.py). Invariant: what passes can be composed or fails in words; nothing is written.
+(foreign_names.yaml). Invariant: what passes can be composed or fails in words; nothing is written.
 """
 
 import argparse

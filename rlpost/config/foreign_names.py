@@ -1,580 +1,64 @@
 """Names that users of TRL, verl and OpenRLHF type, and what they are called here.
 
-Owns tables. A foreign name is refused with the right one, never translated silently: the
-defaults around it differ. A name is looked up as it was typed, then without its first parts
-(``actor_rollout_ref.rollout.n``, ``rollout.n``, ``n``), so that verl's paths need one line each.
+Owns the look-up; the names lie in foreign_names.yaml. A foreign name is refused with the right
+one, never translated silently: the defaults around it differ. A name is looked up as it was
+typed, then without its first parts (``actor_rollout_ref.rollout.n``, ``rollout.n``, ``n``), so
+that verl's paths need one entry each.
 """
 
-# -- the same thing under another name ---------------------------------------------------------
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-_TRL = {
-    "model_name_or_path": "model.path",
-    "dataset_name": "data.train",
-    "data.dataset": "data.train",
-    "data.path": "data.train",
-    "learning_rate": "trainer.lr",
-    "lr_scheduler_type": "trainer.lr_schedule",
-    "num_generations": "rollout.group_size",
-    "num_generations_eval": "evaluation.samples",
-    "max_completion_length": "rollout.max_tokens",
-    "response_length": "rollout.max_tokens",
-    "max_prompt_length": "data.max_prompt_tokens",
-    "generation_batch_size": "rollout.prompts_per_step",
-    "steps_per_generation": "algorithm.mini_batches",
-    "num_mini_batches": "algorithm.mini_batches",
-    "num_iterations": "algorithm.epochs",
-    "num_ppo_epochs": "algorithm.epochs",
-    "beta": "algorithm.kl.coefficient",
-    "kl_coef": "algorithm.kl.coefficient",
-    "kl_estimator": "algorithm.kl.form",
-    "epsilon": "loss.clip_low",
-    "cliprange": "loss.clip_low",
-    "epsilon_high": "loss.clip_high",
-    "cliprange_value": "critic.loss.clip",
-    "delta": "loss.dual_clip",
-    "lam": "algorithm.advantage.lam",
-    "gamma": "algorithm.advantage.gamma",
-    "loss_type": "algorithm.reduction.aggregation",
-    "importance_sampling_level": "loss",
-    "scale_rewards": "algorithm.advantage.normalize_std",
-    "whiten_rewards": "algorithm.shaping.whiten",
-    "reward_clip_range": "algorithm.shaping.clip_max",
-    "mask_truncated_completions": "algorithm.reduction.mask_truncated",
-    "sapo_temperature_pos": "loss.tau_positive",
-    "sapo_temperature_neg": "loss.tau_negative",
-    "use_bias_correction_kl": "algorithm.kl.importance",
-    "off_policy_mask_threshold": "algorithm.corrections.opsm.delta",
-    "vllm_importance_sampling_correction": "algorithm/corrections",
-    "vllm_importance_sampling_mode": "algorithm/corrections",
-    "vllm_importance_sampling_cap": "algorithm.corrections.tis.high",
-    "reward_funcs": "verifier.path",
-    "reward_weights": "verifier.weights",
-    "reward_model_path": "reward_models.NAME.path",
-    "multi_objective_aggregation": "algorithm/advantage",
-    "temperature": "rollout.temperature",
-    "stop": "rollout.stop",
-    "stop_strings": "rollout.stop",
-    "stop_token_ids": "rollout.stop_token_ids",
-    "stop_token_id": "rollout.stop_token_ids",
-    "max_steps": "trainer.steps",
-    "warmup_steps": "trainer.warmup_steps",
-    "weight_decay": "trainer.weight_decay",
-    "adam_beta1": "trainer.beta1",
-    "adam_beta2": "trainer.beta2",
-    "adam_epsilon": "trainer.eps",
-    "max_grad_norm": "trainer.max_grad_norm",
-    "gradient_checkpointing": "trainer.gradient_checkpointing",
-    "shuffle_dataset": "data.shuffle",
-    "output_dir": "run.dir",
-    "run_name": "run.name",
-    "report_to": "tracking.wandb",
-    "project": "tracking.project",
-    "save_steps": "checkpoint.every",
-    "save_total_limit": "checkpoint.keep",
-    "eval_steps": "evaluation.every",
-    "num_completions_to_print": "tracking.sample_rows",
-    "resume_from_checkpoint": "resume",
-    "vllm_gpu_memory_utilization": "generator.gpu_memory_utilization",
-    "vllm_tensor_parallel_size": "generator.tensor_parallel_size",
-    "vllm_max_model_length": "generator.max_model_len",
-    "vllm_server_timeout": "generator.request_timeout_s",
-    "vllm_enable_sleep_mode": "cluster.offload_idle",
-    "torch_dtype": "trainer.dtype",
-    "bf16": "trainer.dtype",
-    "bf16_full_eval": "generator.dtype",
-    "fp16_full_eval": "generator.dtype",
-    "data_seed": "seed",
-    "data_loader_seed": "seed",
-    "use_cpu": "cluster.device",
-    "fp16": "trainer.dtype",
-    "dtype": "trainer.dtype",
-}
 
-_VERL = {
-    "actor_rollout_ref.model.path": "model.path",
-    "critic.model.path": "critic.init_from",
-    "reward_model.model.path": "reward_models.NAME.path",
-    "reward_model.path": "reward_models.NAME.path",
-    "model.enable_gradient_checkpointing": "trainer.gradient_checkpointing",
-    "critic.optim.lr": "critic.lr",
-    "critic.optim.lr_warmup_steps": "critic.warmup_steps",
-    "optim.lr": "trainer.lr",
-    "optim.lr_warmup_steps": "trainer.warmup_steps",
-    "optim.weight_decay": "trainer.weight_decay",
-    "optim.betas": "trainer.beta2",
-    "optim.clip_grad": "trainer.max_grad_norm",
-    "optim.lr_scheduler_type": "trainer.lr_schedule",
-    "warmup_style": "trainer.lr_schedule",
-    "grad_clip": "trainer.max_grad_norm",
-    "clip_ratio": "loss.clip_low",
-    "clip_ratio_low": "loss.clip_low",
-    "clip_ratio_high": "loss.clip_high",
-    "clip_ratio_c": "loss.dual_clip",
-    "tau_pos": "loss.tau_positive",
-    "tau_neg": "loss.tau_negative",
-    "loss_mode": "loss",
-    "clip_cov_ratio": "loss.fraction",
-    "kl_cov_ratio": "loss.fraction",
-    "clip_cov_lb": "loss.covariance_low",
-    "clip_cov_ub": "loss.covariance_high",
-    "ppo_kl_coef": "loss.coefficient",
-    "loss_agg_mode": "algorithm.reduction.aggregation",
-    "loss_scale_factor": "algorithm.reduction.constant_tokens",
-    "entropy_coeff": "algorithm.entropy_coefficient",
-    "use_kl_loss": "algorithm.kl.coefficient",
-    "kl_loss_coef": "algorithm.kl.coefficient",
-    "kl_loss_type": "algorithm.kl.form",
-    "ppo_epochs": "algorithm.epochs",
-    "ppo_max_token_len_per_gpu": "trainer.max_tokens_per_micro_batch",
-    "log_prob_max_token_len_per_gpu": "trainer.max_tokens_per_micro_batch",
-    "forward_max_token_len_per_gpu": "reward_models.NAME.max_tokens_per_batch",
-    "critic_warmup": "critic.warmup_only_steps",
-    "rollout.n": "rollout.group_size",
-    "rollout.dtype": "generator.dtype",
-    "rollout.gpu_memory_utilization": "generator.gpu_memory_utilization",
-    "rollout.enforce_eager": "generator.enforce_eager",
-    "rollout.free_cache_engine": "cluster.offload_idle",
-    "rollout.max_model_len": "generator.max_model_len",
-    "rollout.max_num_seqs": "generator.max_num_seqs",
-    "rollout.over_sample_rate": "rl.oversample",
-    "tensor_model_parallel_size": "generator.tensor_parallel_size",
-    "prompt_length": "data.max_prompt_tokens",
-    "val_kwargs.n": "evaluation.samples",
-    "val_kwargs.temperature": "evaluation.temperature",
-    "param_offload": "cluster.offload_idle",
-    "optimizer_offload": "cluster.offload_idle",
-    "rollout_is": "algorithm/corrections",
-    "rollout_rs": "algorithm/corrections",
-    "rollout_is_threshold": "algorithm.corrections.tis.high",
-    "rollout_rs_threshold": "algorithm.corrections.sequence_mask.high",
-    "rollout_token_veto_threshold": "algorithm.corrections.veto.threshold",
-    "algorithm.adv_estimator": "algorithm/advantage",
-    "adv_estimator": "algorithm/advantage",
-    "algorithm.gamma": "algorithm.advantage.gamma",
-    "algorithm.lam": "algorithm.advantage.lam",
-    "norm_adv_by_std_in_grpo": "algorithm.advantage.normalize_std",
-    "use_kl_in_reward": "algorithm.kl.placement",
-    "kl_penalty": "algorithm.kl.form",
-    "kl_ctrl.type": "algorithm.kl.adaptive.enabled",
-    "kl_ctrl.kl_coef": "algorithm.kl.coefficient",
-    "kl_ctrl.horizon": "algorithm.kl.adaptive.horizon",
-    "kl_ctrl.target_kl": "algorithm.kl.adaptive.target",
-    "filter_groups.enable": "algorithm.dynamic_sampling.enabled",
-    "filter_groups.max_num_gen_batches": "algorithm.dynamic_sampling.max_rounds",
-    "overlong_buffer.enable": "algorithm.shaping.overlong_buffer",
-    "overlong_buffer.len": "algorithm.shaping.overlong_buffer",
-    "overlong_buffer.penalty_factor": "algorithm.shaping.overlong_penalty",
-    "custom_reward_function.path": "verifier.path",
-    "custom_reward_function.name": "verifier.path",
-    "data.train_files": "data.train",
-    "data.val_files": "data.heldout",
-    "data.val_max_samples": "data.heldout_size",
-    "data.train_batch_size": "rollout.prompts_per_step",
-    "data.gen_batch_size": "rollout.prompts_per_step",
-    "data.max_response_length": "rollout.max_tokens",
-    "data.prompt_key": "data.prompt_column",
-    "data.filter_overlong_prompts": "data.on_long_prompt",
-    "data.truncation": "data.on_long_prompt",
-    "data.seed": "seed",
-    "trainer.total_training_steps": "trainer.steps",
-    "trainer.project_name": "tracking.project",
-    "trainer.experiment_name": "run.name",
-    "trainer.default_local_dir": "run.dir",
-    "trainer.logger": "tracking.wandb",
-    "trainer.log_val_generations": "tracking.sample_rows",
-    "trainer.save_freq": "checkpoint.every",
-    "trainer.test_freq": "evaluation.every",
-    "trainer.max_actor_ckpt_to_keep": "checkpoint.keep",
-    "trainer.max_critic_ckpt_to_keep": "checkpoint.keep",
-    "trainer.resume_mode": "resume",
-    "trainer.resume_from_path": "resume",
-    "trainer.device": "cluster.device",
-    "reward_model.reward_manager": "verifier",
-    "reward_model.num_workers": "cluster.verifier_workers",
-    "reward_model.enable": "reward_models.NAME.path",
-    "critic.enable": "critic.enabled",
-    "actor.shuffle": "data.shuffle",
-    "data.reward_fn_key": "verifier.answer_column",
-    "rollout_n": "rollout.group_size",
-    "optim.total_training_steps": "trainer.steps",
-}
+@dataclass(frozen=True, kw_only=True)
+class ForeignNames:
+    """The tables of foreign_names.yaml."""
 
-_OPENRLHF = {
-    "train.seed": "seed",
-    "ref.offload": "cluster.offload_idle",
-    "reward.offload": "cluster.offload_idle",
-    "ds.enable_sleep": "cluster.offload_idle",
-    "colocate_critic_reward": "cluster.placement",
-    "eval.split": "data.heldout",
-    "gradient_checkpointing_reentrant": "trainer.gradient_checkpointing",
-    "pretrain": "model.path",
-    "actor.model_name_or_path": "model.path",
-    "critic_pretrain": "critic.init_from",
-    "critic.model_name_or_path": "critic.init_from",
-    "reward_pretrain": "reward_models.NAME.path",
-    "reward.model_name_or_path": "reward_models.NAME.path",
-    "remote_rm_url": "verifier.path",
-    "reward.remote_url": "verifier.path",
-    "prompt_data": "data.train",
-    "prompt_dataset": "data.train",
-    "eval_dataset": "data.heldout",
-    "eval.dataset": "data.heldout",
-    "eval.steps": "evaluation.every",
-    "eval.temperature": "evaluation.temperature",
-    "eval_temperature": "evaluation.temperature",
-    "eval_n_samples_per_prompt": "evaluation.samples",
-    "eval.n_samples_per_prompt": "evaluation.samples",
-    "max_samples": "data.size",
-    "input_key": "data.prompt_column",
-    "label_key": "verifier.answer_column",
-    "actor_learning_rate": "trainer.lr",
-    "critic_learning_rate": "critic.lr",
-    "actor.adam.lr": "trainer.lr",
-    "critic.adam.lr": "critic.lr",
-    "n_samples_per_prompt": "rollout.group_size",
-    "rollout_batch_size": "rollout.prompts_per_step",
-    "rollout.batch_size": "rollout.prompts_per_step",
-    "train_max_tokens_per_gpu": "trainer.max_tokens_per_micro_batch",
-    "rollout_max_tokens_per_gpu": "trainer.max_tokens_per_micro_batch",
-    "max_tokens_per_gpu": "trainer.max_tokens_per_micro_batch",
-    "generate_max_len": "rollout.max_tokens",
-    "max_new_tokens": "rollout.max_tokens",
-    "prompt_max_len": "data.max_prompt_tokens",
-    "max_len": "generator.max_model_len",
-    "max_epochs": "algorithm.epochs",
-    "eps_clip": "loss.clip_low",
-    "eps_clip_low_high": "loss.clip_low",
-    "dual_clip": "loss.dual_clip",
-    "value_clip": "critic.loss.clip",
-    "lambd": "algorithm.advantage.lam",
-    "init_kl_coef": "algorithm.kl.coefficient",
-    "kl.init_coef": "algorithm.kl.coefficient",
-    "kl.use_loss": "algorithm.kl.placement",
-    "kl.estimator": "algorithm.kl.form",
-    "kl_target": "algorithm.kl.adaptive.target",
-    "kl.target": "algorithm.kl.adaptive.target",
-    "kl_horizon": "algorithm.kl.adaptive.horizon",
-    "kl.horizon": "algorithm.kl.adaptive.horizon",
-    "entropy_loss_coef": "algorithm.entropy_coefficient",
-    "entropy_coef": "algorithm.entropy_coefficient",
-    "advantage_estimator": "algorithm/advantage",
-    "advantage.estimator": "algorithm/advantage",
-    "policy_loss_type": "loss",
-    "no_advantage_std_norm": "algorithm.advantage.normalize_std",
-    "no_std_norm": "algorithm.advantage.normalize_std",
-    "normalize_reward": "reward_models.NAME.normalize",
-    "normalize_enable": "reward_models.NAME.normalize",
-    "clip_range": "algorithm.shaping.clip_max",
-    "overlong_buffer_len": "algorithm.shaping.overlong_buffer",
-    "overlong_penalty_factor": "algorithm.shaping.overlong_penalty",
-    "freezing_actor_steps": "critic.warmup_only_steps",
-    "freezing_steps": "critic.warmup_only_steps",
-    "dynamic_filtering": "algorithm.dynamic_sampling.enabled",
-    "dynamic_filtering_enable": "algorithm.dynamic_sampling.enabled",
-    "enable_vllm_is_correction": "algorithm/corrections",
-    "is_correction_enable": "algorithm/corrections",
-    "is_correction_type": "algorithm/corrections",
-    "is_correction_threshold": "algorithm.corrections.tis.high",
-    "async_train": "rl.max_staleness",
-    "async_enable": "rl.max_staleness",
-    "async_queue_size": "rl.max_staleness",
-    "zero_stage": "trainer.zero_stage",
-    "param_dtype": "trainer.dtype",
-    "gradient_checkpointing_enable": "trainer.gradient_checkpointing",
-    "vllm_num_engines": "generator.num",
-    "vllm.num_engines": "generator.num",
-    "vllm.tensor_parallel_size": "generator.tensor_parallel_size",
-    "vllm.gpu_memory_utilization": "generator.gpu_memory_utilization",
-    "vllm_enable_sleep": "cluster.offload_idle",
-    "vllm.enable_sleep": "cluster.offload_idle",
-    "vllm.enforce_eager": "generator.enforce_eager",
-    "enforce_eager": "generator.enforce_eager",
-    "colocate_all_models": "cluster.placement",
-    "colocate_all": "cluster.placement",
-    "colocate_actor_ref": "cluster.placement",
-    "vllm_sync_backend": "weights.transport",
-    "sync_backend": "weights.transport",
-    "save_path": "run.dir",
-    "ckpt_path": "run.dir",
-    "ckpt.path": "run.dir",
-    "ckpt.output_dir": "run.dir",
-    "ckpt.save_steps": "checkpoint.every",
-    "max_ckpt_num": "checkpoint.keep",
-    "ckpt.max_num": "checkpoint.keep",
-    "load_checkpoint": "resume",
-    "load_enable": "resume",
-    "use_wandb": "tracking.wandb",
-    "wandb_project": "tracking.project",
-    "wandb.project": "tracking.project",
-    "wandb_group": "tracking.group",
-    "wandb.group": "tracking.group",
-    "wandb_run_name": "run.name",
-    "wandb.run_name": "run.name",
-    "use_tensorboard": "tracking.tensorboard",
-    "tensorboard_dir": "tracking.tensorboard",
-}
+    renamed: dict[str, str]  # foreign name -> option
+    reasons: dict[str, str]  # foreign name -> what to do instead
+    families: dict[str, str]  # beginning of a part of a foreign name -> what to do instead
 
-FOREIGN_NAMES: dict[str, str] = _TRL | _VERL | _OPENRLHF
 
-# -- what there is no option for, and what to do instead ---------------------------------------
+@functools.cache
+def foreign_names() -> ForeignNames:
+    """Read the tables."""
+    import yaml
 
-_SAMPLER = (
-    "it changes the distribution that responses are sampled from, so that their log-probs would "
-    "not be those of the policy that is trained; use rollout.temperature, which the trainer "
-    "applies as well"
-)
-_ADAPTERS = (
-    "adapters are not there yet: all weights are trained; for memory use "
-    "trainer.gradient_checkpointing=true, trainer.zero_stage=3 with more trainer.num_ranks, or "
-    "cluster.offload_idle=true"
-)
-_EPOCHS = (
-    "a run counts optimizer steps: set trainer.steps, an epoch is the number of prompts divided by "
-    "rollout.prompts_per_step"
-)
-_RATIO = "a warm-up is counted in steps: set trainer.warmup_steps"
-_MICRO = (
-    "micro-batches are packed up to trainer.max_tokens_per_micro_batch, and gradients do not "
-    "depend on it; a step trains on rollout.prompts_per_step times rollout.group_size responses"
-)
-_MINI = (
-    "algorithm.mini_batches is the number of updates per pass: rollout.prompts_per_step divided by "
-    "the prompts of a mini-batch"
-)
-_NODES = "cluster.address joins a Ray cluster, of whose nodes cluster.placement chooses"
-_GPUS = "trainer.num_ranks and generator.num say how many GPUs train and sample"
-_ALWAYS_VLLM = "responses are always sampled by vLLM, in processes of its own: see generator.*"
-_ALWAYS_PACKED = "sequences are always packed without padding; nothing has to be switched on"
-_TEMPLATE = (
-    "prompts that are lists of messages always go through the model's chat template, and strings "
-    "never do: write the rows as one or the other"
-)
-_EVALUATION = "held-out prompts are always evaluated before step 1, and then every evaluation.every"
-_LOGGING = "every step is recorded in metrics.jsonl, the console and the trackers"
-_KEY = "keys are read from the environment (WANDB_API_KEY), never from options"
-_OFFLOAD = (
-    "to free a device for whoever works use cluster.offload_idle=true; the states of the optimizer "
-    "are sharded by trainer.zero_stage"
-)
-_NO_COUNTERPART = (
-    "verl's option has no counterpart here: what there is lies in rollout.*, generator.*, "
-    "trainer.*, algorithm.* and verifier.*"
-)
-_MULTI_TURN = "conversations of several turns with tools are not there yet; a prompt is one turn"
+    tables = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    return ForeignNames(
+        renamed=_by_name(tables["renamed"].items()),
+        reasons=_by_name(_answers(tables["reasons"])),
+        families=_by_name(_answers(tables["families"])),
+    )
 
-REASONS: dict[str, str] = {
-    "top_p": _SAMPLER,
-    "top_k": _SAMPLER,
-    "min_p": _SAMPLER,
-    "repetition_penalty": _SAMPLER,
-    "best_of": _SAMPLER,
-    "frequency_penalty": _SAMPLER,
-    "presence_penalty": _SAMPLER,
-    "logit_bias": _SAMPLER,
-    "generation_kwargs": _SAMPLER,
-    "do_sample": "training always samples; evaluation.temperature=0 evaluates greedily",
-    "ignore_eos": "a response ends at end-of-sequence, rollout.stop or rollout.max_tokens",
-    "adapter": _ADAPTERS,
-    "use_peft": _ADAPTERS,
-    "target_modules": _ADAPTERS,
-    "load_in_4bit": _ADAPTERS,
-    "load_in_8bit": _ADAPTERS,
-    "epochs": _EPOCHS,
-    "num_epochs": _EPOCHS,
-    "num_train_epochs": _EPOCHS,
-    "total_epochs": _EPOCHS,
-    "total_episodes": _EPOCHS,
-    "num_episodes": _EPOCHS,
-    "warmup_ratio": _RATIO,
-    "lr_warmup_ratio": _RATIO,
-    "lr_warmup_steps_ratio": _RATIO,
-    "gradient_accumulation_steps": _MICRO,
-    "per_device_train_batch_size": _MICRO,
-    "ppo_micro_batch_size": _MICRO,
-    "ppo_micro_batch_size_per_gpu": _MICRO,
-    "log_prob_micro_batch_size": _MICRO,
-    "log_prob_micro_batch_size_per_gpu": _MICRO,
-    "micro_train_batch_size": _MICRO,
-    "train.micro_batch_size": _MICRO,
-    "micro_rollout_batch_size": _MICRO,
-    "rollout.micro_batch_size": _MICRO,
-    "ppo_mini_batch_size": _MINI,
-    "train_batch_size": _MINI,
-    "train.batch_size": _MINI,
-    "batch_size": _MICRO,
-    "nnodes": _NODES,
-    "num_nodes": _NODES,
-    "actor_num_nodes": _NODES,
-    "n_gpus_per_node": _GPUS,
-    "num_gpus_per_node": _GPUS,
-    "actor_num_gpus_per_node": _GPUS,
-    "use_dynamic_bsz": _MICRO,
-    "use_dynamic_batch": _MICRO,
-    "dynamic_batch_enable": _MICRO,
-    "log_prob_use_dynamic_bsz": _MICRO,
-    "auto_find_batch_size": _MICRO,
-    "per_device_eval_batch_size": "vLLM batches evaluation as it can; see generator.max_num_seqs",
-    "val_batch_size": "vLLM batches evaluation as it can; see generator.max_num_seqs",
-    "use_vllm": _ALWAYS_VLLM,
-    "vllm_mode": _ALWAYS_VLLM,
-    "rollout.name": _ALWAYS_VLLM,
-    "rollout.mode": _ALWAYS_VLLM,
-    "rollout.backend": _ALWAYS_VLLM,
-    "generator.backend": _ALWAYS_VLLM,
-    "use_transformers_paged": _ALWAYS_VLLM,
-    "packing_samples": _ALWAYS_PACKED,
-    "use_remove_padding": _ALWAYS_PACKED,
-    "flash_attn": "the attention for packed sequences is chosen by what the machine has",
-    "attn_implementation": "the attention for packed sequences is chosen by what the machine has",
-    "apply_chat_template": _TEMPLATE,
-    "apply_chat_template_kwargs": _TEMPLATE,
-    "chat_template_kwargs": _TEMPLATE,
-    "input_template": _TEMPLATE,
-    "custom_chat_template": _TEMPLATE,
-    "return_raw_chat": _TEMPLATE,
-    "val_before_train": _EVALUATION,
-    "eval_strategy": _EVALUATION,
-    "eval_on_start": _EVALUATION,
-    "do_eval": _EVALUATION,
-    "val_only": _EVALUATION,
-    "eval_split": "data.heldout=OWNER/NAME@SPLIT names the split of a hub data set",
-    "split": "data.train=OWNER/NAME@SPLIT names the split of a hub data set",
-    "prompt_split": "data.train=OWNER/NAME@SPLIT names the split of a hub data set",
-    "dataset_config": "data.train=OWNER/NAME:CONFIG names the configuration of a hub data set",
-    "prompt_data_probs": "one run reads one data set; mix several into one file",
-    "prompt_probs": "one run reads one data set; mix several into one file",
-    "train_max_samples": "shorten the file, or set data.size for a generated source",
-    "logging_steps": _LOGGING,
-    "logging_strategy": _LOGGING,
-    "logging_dir": _LOGGING,
-    "log_completions": "every sample is written to rollouts/ and shown in report.html",
-    "rollout_data_dir": "every sample is written to rollouts/ of the run",
-    "validation_data_dir": "every sample is written to rollouts/ of the run",
-    "save_strategy": "checkpoint.every says how often a run is saved; 0 saves only at the end",
-    "save_only_model": "the trained model is written to export/ of the run at its end",
-    "save_hf_ckpt": "the trained model is written to export/ of the run at its end",
-    "save_hf": "the trained model is written to export/ of the run at its end",
-    "save_contents": "a checkpoint always holds all that an exact resumption needs",
-    "disable_ds_ckpt": "a checkpoint always holds all that an exact resumption needs",
-    "use_ds_universal_ckpt": "every checkpoint can be resumed with another number of ranks",
-    "wandb_api_key": _KEY,
-    "wandb_org": "set WANDB_ENTITY in the environment",
-    "wandb.key": _KEY,
-    "wandb.org": "set WANDB_ENTITY in the environment",
-    "hub_token": "keys are read from the environment (HF_TOKEN), never from options",
-    "push_to_hub": "a run uploads nothing; `hf upload NAME runs/NAME/export` does",
-    "adam_offload": _OFFLOAD,
-    "offload_policy": _OFFLOAD,
-    "deepspeed": "DeepSpeed is configured by trainer.*: trainer.zero_stage, trainer.dtype, ...",
-    "ds3_gather_for_generation": "weights are pushed to generators after every step; see weights.*",
-    "zpg": "there is no option for ZeRO's partition groups; see trainer.zero_stage",
-    "overlap_comm": "there is no option for it; the trainer overlaps what it can",
-    "grad_accum_dtype": "gradients are summed in float32 except with trainer.zero_stage=0",
-    "optim": "the optimizer is AdamW: trainer.lr, trainer.beta1, trainer.beta2, ...",
-    "optimizer": "the optimizer is AdamW: trainer.lr, trainer.beta1, trainer.beta2, ...",
-    "min_lr_ratio": "trainer.lr_schedule=cosine and linear end at 0; constant keeps the rate",
-    "disable_dropout": "drop-out is always off, for the log-probs of both engines must agree",
-    "cast_lm_head_to_fp32": "log-probs are always computed in float32",
-    "use_liger_kernel": "there is no option for it; trainer.logprob_chunk bounds memory of logits",
-    "use_liger": "there is no option for it; trainer.logprob_chunk bounds memory of logits",
-    "use_fused_kernels": "there is no option for it; trainer.logprob_chunk bounds memory of logits",
-    "use_torch_compile": "the trainer is not compiled; generator.enforce_eager=false compiles vLLM",
-    "enable_chunked_prefill": "vLLM decides it; see generator.* for what may be set",
-    "enable_prefix_caching": "vLLM always caches the prompt that a group shares",
-    "max_num_batched_tokens": "vLLM decides it; generator.max_num_seqs bounds what is in flight",
-    "load_format": "weights are pushed to the generators, proved by a probe; see weights.*",
-    "calculate_log_probs": "responses always come with the sampler's log-probs",
-    "remove_unused_columns": "all columns of a row reach the reward function",
-    "trust_remote_code": "code of a model directory is never run; convert the model first",
-    "custom_cls": "a data source is a file or a hub id; convert the data first",
-    "ref_model": "the reference is the model that the run starts from (model.path)",
-    "ref_pretrain": "the reference is the model that the run starts from (model.path)",
-    "sync_ref_model": "the reference stays the model that the run starts from",
-    "ref_model_sync_steps": "the reference stays the model that the run starts from",
-    "ref_model_mixup_alpha": "the reference stays the model that the run starts from",
-    "enable_ema": "no moving average of the weights is kept",
-    "top_entropy_quantile": "losses that choose tokens are loss=clip_cov and loss=kl_cov",
-    "aux_loss_coef": "the router of a mixture of experts has no loss of its own in RL",
-    "missing_eos_penalty": "algorithm.shaping.overlong_buffer punishes long responses; "
-    "algorithm.reduction.mask_truncated=true leaves cut ones out",
-    "stop_properly_penalty_coef": "algorithm.shaping.overlong_buffer punishes long responses; "
-    "algorithm.reduction.mask_truncated=true leaves cut ones out",
-    "partial_rollout": "rl.on_overage=mask goes on with responses that older weights began",
-    "partial_rollout_enable": "rl.on_overage=mask goes on with responses that older weights began",
-    "max_tool_calling_iterations": _MULTI_TURN,
-    "agent_func_path": _MULTI_TURN,
-    "tool_config_path": _MULTI_TURN,
-    "environment_factory": _MULTI_TURN,
-    "image_key": "models of images and video are not supported; prompts are text",
-    "video_key": "models of images and video are not supported; prompts are text",
-    "local_rank": "rlpost starts its own ranks: set trainer.num_ranks",
-    "balance_batch": "the tokens of a step are always balanced over the ranks",
-    "bypass_mode": "algorithm.anchor=rollout takes the ratio against the sampler, and =proximal "
-    "against a recomputed policy",
-    "strategy": "the trainer is DeepSpeed: see trainer.zero_stage",
-    "load_best_model_at_end": "export/ holds the last weights; checkpoint.keep keeps earlier ones",
-    "metric_for_best_model": "export/ holds the last weights; checkpoint.keep keeps earlier ones",
-    "best_metric_key": "export/ holds the last weights; checkpoint.keep keeps earlier ones",
-    "dynamic_filtering_range": "algorithm.dynamic_sampling.enabled=true replaces groups of equal "
-    "rewards",
-    "filter_groups.metric": "algorithm.dynamic_sampling.enabled=true looks at the raw reward",
-    "full_determinism": "a run with the same seed draws the same prompts in the same order",
-    "tokenizer": "the tokenizer is the one in model.path",
-    "tokenizer_path": "the tokenizer is the one in model.path",
-    "engine_kwargs": "vLLM is configured by generator.*; other arguments are not passed on",
-    "vllm_generate_batch_size": "generator.max_num_seqs is the number of responses in flight",
-    "quantization": "weights are pushed in generator.dtype, which is never a quantized one",
-    "override_config": "the configuration of a model is that of its directory; change it there",
-    "do_train": "`rlpost rl` trains, and evaluates what data.heldout names",
-    "early_stopping": "a run ends at trainer.steps; a Ctrl-C saves it",
-}
 
-# Names that begin with these, in any part of a path.
-FAMILIES: dict[str, str] = {
-    "lora": _ADAPTERS,
-    "qlora": _ADAPTERS,
-    "peft": _ADAPTERS,
-    "fsdp": "the trainer is DeepSpeed: see trainer.zero_stage",
-    "megatron": "the trainer is DeepSpeed: see trainer.zero_stage",
-    "sglang": _ALWAYS_VLLM,
-    "vllm_server": _ALWAYS_VLLM,
-    "vllm_group_port": _ALWAYS_VLLM,
-    "multi_turn": _MULTI_TURN,
-    "hub_": "a run uploads nothing; `hf upload NAME runs/NAME/export` does",
-    "ulysses": "one sequence is computed by one rank: see trainer.max_tokens_per_micro_batch",
-    "ring_attn": "one sequence is computed by one rank: see trainer.max_tokens_per_micro_batch",
-    "sandbox_fusion": "code is judged by a reward function of yours: verifier=function",
-    "eval_": _EVALUATION,
-    "logging_": _LOGGING,
-    "dataloader_": "rows are read once, before step 1; there is nothing to set",
-    "ddp_": "the trainer is DeepSpeed: see trainer.zero_stage",
-    "torch_compile": "the trainer is not compiled; generator.enforce_eager=false compiles vLLM",
-    "deepcompile": "the trainer is not compiled; generator.enforce_eager=false compiles vLLM",
-    "trackio": "the trackers are W&B (tracking.wandb) and TensorBoard (tracking.tensorboard)",
-    "mlflow": "the trackers are W&B (tracking.wandb) and TensorBoard (tracking.tensorboard)",
-    "swanlab": "the trackers are W&B (tracking.wandb) and TensorBoard (tracking.tensorboard)",
-    "freeze_vis": "models of images and video are not supported; prompts are text",
-    "global_profiler": "trace.json of the run shows what everyone did, on the report's timeline",
-    "actor_rollout_ref": _NO_COUNTERPART,
-    "reward_manager": _NO_COUNTERPART,
-    "reward_loop": _NO_COUNTERPART,
-    "transfer_queue": _NO_COUNTERPART,
-    "ray_kwargs": _NO_COUNTERPART,
-    "profiler": "trace.json of the run shows what everyone did, on the report's timeline",
-}
+def _answers(groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, list[str]]]:
+    return [(group["answer"], group["names"]) for group in groups]
+
+
+def _by_name(groups: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
+    answers: dict[str, str] = {}
+    for answer, names in groups:
+        for name in names:
+            assert name not in answers, f"{name} has two answers"
+            answers[name] = answer
+    return answers
 
 
 def foreign_answer(name: str) -> str | None:
     """Return what to do instead of ``name``; None where no library calls anything so."""
-    parts = name.split(".")
+    tables, parts = foreign_names(), name.split(".")
     for start in range(len(parts)):
         key = ".".join(parts[start:])
-        if key in REASONS:
-            return REASONS[key]
-        if key in FOREIGN_NAMES:
-            return f"it is called {FOREIGN_NAMES[key]} here"
+        if key in tables.reasons:
+            return tables.reasons[key]
+        if key in tables.renamed:
+            return f"it is called {tables.renamed[key]} here"
     for part in parts:
-        for beginning, reason in FAMILIES.items():
+        for beginning, reason in tables.families.items():
             if part.startswith(beginning):
                 return reason
     return None

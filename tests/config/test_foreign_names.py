@@ -5,8 +5,9 @@ import re
 import pytest
 
 from rlpost.config.explain import known_keys, unknown_option
-from rlpost.config.foreign_names import FAMILIES, FOREIGN_NAMES, REASONS, foreign_answer
+from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names
 
+TABLES = foreign_names()
 GROUPS = {"algorithm/advantage", "algorithm/corrections", "loss", "verifier"}
 # Beginnings of options, as "trainer.*" in a sentence.
 ROOMS = {key.split(".")[0] for key in known_keys()}
@@ -92,11 +93,11 @@ def test_every_name_that_is_typed_has_an_answer(library):
 
 
 def test_the_answers_name_options_that_exist():
-    assert set(FOREIGN_NAMES.values()) <= set(known_keys()) | GROUPS
+    assert set(TABLES.renamed.values()) <= set(known_keys()) | GROUPS
 
 
 def test_the_sentences_name_options_that_exist():
-    for sentence in {*REASONS.values(), *FAMILIES.values()}:
+    for sentence in {*TABLES.reasons.values(), *TABLES.families.values()}:
         for key in re.findall(r"\b[a-z_]+(?:\.(?:[a-z_0-9]+|\*))+", sentence):
             room, _, rest = key.partition(".")
             if room in ROOMS:
@@ -104,10 +105,10 @@ def test_the_sentences_name_options_that_exist():
 
 
 def test_no_name_of_ours_is_taken_for_a_foreign_one():
-    assert not set(FOREIGN_NAMES) & set(known_keys())
-    assert not set(FOREIGN_NAMES) & set(REASONS)
+    assert not set(TABLES.renamed) & set(known_keys())
+    assert not set(TABLES.renamed) & set(TABLES.reasons)
     for key in known_keys():
-        assert not any(part.startswith(tuple(FAMILIES)) for part in key.split(".")), key
+        assert not any(part.startswith(tuple(TABLES.families)) for part in key.split(".")), key
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,8 @@ def test_nothing_is_suggested_where_nothing_is_near(name):
 )  # fmt: skip
 def test_what_is_near_is_suggested(name, meant):
     assert f"did you mean {meant}?" in unknown_option(name)
+
+
+def test_a_name_with_two_answers_is_our_bug():
+    with pytest.raises(AssertionError, match="lr has two answers"):
+        _by_name([("trainer.lr", ["lr"]), ("critic.lr", ["lr"])])
