@@ -21,8 +21,9 @@ from rlpost.config.checks import check_rl
 from rlpost.config.convert import to_rl_config
 from rlpost.config.search_path import config_dir
 from rlpost.config.store import register_configs
-from rlpost.stages.rl.parts import boot
+from rlpost.stages.rl.boot import boot
 from rlpost.stages.rl.plan import RLPlan, prepare
+from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
 from rlpost.weights.push import PushReport
@@ -40,8 +41,8 @@ def plan_of(overrides: list[str], root: Path) -> RLPlan:
 
 async def pushes(plan: RLPlan, count: int) -> list[PushReport]:
     with Session(plan.cfg.cluster) as session:
-        async with boot(plan, session=session, tracker=Trackers([])) as parts:
-            return [await parts.bus.publish() for _ in range(count)]
+        async with boot(plan, Run.of(plan, session=session, tracker=Trackers([]))) as job:
+            return [await job.parts.bus.publish() for _ in range(count)]
 
 
 def copy_s(size_bytes: int) -> float:

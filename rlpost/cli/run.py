@@ -56,7 +56,9 @@ def _run(composed: Any, stage: Stage) -> int:
     from rlpost.config.compose import checked
 
     cfg, resolved = checked(composed, stage=stage.name)
-    outcome = stage.part("run")(cfg, resolved)
+
+    from rlpost.stages.driver import run_stage
+
+    outcome = run_stage(stage, cfg, resolved)
     print(outcome.message)
-    code: int = outcome.exit_code
-    return code
+    return outcome.exit_code

@@ -1,6 +1,7 @@
-"""The driver process of an RL run, from a checked configuration to an exit code.
+"""The driver process of a run, from a checked configuration to an exit code.
 
-Owns the order of set-up and tear-down and what signals mean. Refuses to own the loop.
+Owns the order of set-up and tear-down and what signals mean. Refuses to own the loop
+(loop.py) and what a stage does.
 Invariant: the first Ctrl-C or SIGTERM ends the run at the next whole unit of work, saved;
 the second ends it at once.
 """
@@ -9,7 +10,6 @@ import asyncio
 import logging
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,16 @@ from typing import Any, TypeVar
 
 from rlpost.checkpoint.manifest import read_manifest
 from rlpost.cluster.session import Session
-from rlpost.config.schema import RLConfig
 from rlpost.errors import RunStuck
 from rlpost.models.card import exported_step
 from rlpost.stages.dump import write_dump
-from rlpost.stages.rl.loop import run_loop
-from rlpost.stages.rl.parts import boot
-from rlpost.stages.rl.plan import RLPlan, prepare
-from rlpost.stages.rl.slots import actors_of
+from rlpost.stages.loop import run_loop
+from rlpost.stages.registry import Stage
+from rlpost.stages.run import Plan, Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.tracker import Phase, RunStatus, Trackers
-from rlpost.verifiers.golds import GoldWatch
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +50,8 @@ class RunOutcome:
         return EXIT_CODES[self.status]
 
 
-def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
-    """Run or resume ``<run.dir>/<run.name>``.
+def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
+    """Run ``stage``, or resume it, in ``<run.dir>/<run.name>``.
 
     Raises:
         UserError: refused before anything was written.
@@ -62,7 +59,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
     """
     assert cfg.run.name is not None
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
-    plan = prepare(cfg, resolved, directory=directory)
+    plan = stage.part("plan")(cfg, resolved, directory=directory)
     step = _step_of(plan)
     exported = exported_step(directory.export)
     if step is not None and step >= cfg.trainer.steps and exported == step:
@@ -86,7 +83,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
         )
         status, at_once = RunStatus.failed, False
         try:
-            status = asyncio.run(_drive(plan, tracker))
+            status = asyncio.run(_drive(stage, plan, tracker))
         except asyncio.CancelledError:  # by a second signal
             status, at_once = RunStatus.interrupted, True
         finally:
@@ -96,7 +93,7 @@ def run_rl(cfg: RLConfig, resolved: dict[str, Any]) -> RunOutcome:
     return outcome
 
 
-def _farewell(status: RunStatus, plan: RLPlan, *, at_once: bool) -> str:
+def _farewell(status: RunStatus, plan: Plan, *, at_once: bool) -> str:
     directory = plan.directory
     if status is RunStatus.interrupted:
         saved = plan.store.latest(hashes=False)
@@ -107,54 +104,38 @@ def _farewell(status: RunStatus, plan: RLPlan, *, at_once: bool) -> str:
     return f"model: {directory.export}{report}"
 
 
-def _warn_of_skipped_rows(plan: RLPlan) -> None:
-    for dataset in filter(None, (plan.train_set, plan.heldout_set)):
-        if dataset.skipped:
-            log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
-        for reason in dataset.skipped:
-            log.info("skipped: %s", reason)
-
-
-def _setup_words(plan: RLPlan) -> list[str]:
+def _setup_words(plan: Plan) -> list[str]:
     """Return where the run goes on, if it does, and what is being started."""
-    cfg, lines = plan.cfg, []
+    lines = []
     if plan.resume_from is not None:
         lines.append(f"going on after step {_step_of(plan)} from {plan.resume_from}")
-    roles = (
-        f"{s.role} rank" if s.role in ("trainer", "critic") else s.role for s in actors_of(plan)
-    )
-    counts = Counter(roles)
-    counts["verifier worker"] = cfg.cluster.verifier_actors * cfg.cluster.verifier_workers
-    words = [f"{count} {role}{'s' if count > 1 else ''}" for role, count in counts.items()]
-    lines.append(f"starting {', '.join(words[:-1])} and {words[-1]}")
+    *some, last = plan.processes
+    lines.append(f"starting {', '.join(some)} and {last}" if some else f"starting {last}")
     return lines
 
 
-def _step_of(plan: RLPlan) -> int | None:
+def _step_of(plan: Plan) -> int | None:
     return None if plan.resume_from is None else read_manifest(plan.resume_from).step
 
 
-async def _drive(plan: RLPlan, tracker: Trackers) -> RunStatus:
+async def _drive(stage: Stage, plan: Plan, tracker: Trackers) -> RunStatus:
     stop = asyncio.Event()
     _listen_for_signals(stop)
     for line in _setup_words(plan):
         log.info("setting up: %s", line)
         tracker.phase(Phase.setting_up, line)
-    _warn_of_skipped_rows(plan)
     start = time.perf_counter()
     with Session(plan.cfg.cluster) as session:
-        async with boot(plan, session=session, tracker=tracker) as parts:
+        run = Run.of(plan, session=session, tracker=tracker, stop=stop)
+        async with stage.part("boot")(plan, run) as job:
             log.info("set-up took %.1f s", time.perf_counter() - start)
 
             def dump(error: BaseException) -> None:
                 if isinstance(error, RunStuck):
-                    write_dump(parts, plan.directory.stuck, reason=str(error))
+                    write_dump(run, plan.directory.stuck, reason=str(error))
 
-            guard = parts.supervisor.run(parts.bus)
-            data = [rows for rows in (plan.train_set, plan.heldout_set) if rows is not None]
             try:
-                with GoldWatch(plan.verifiers, data, warn=parts.warn):
-                    return await guarded(run_loop(parts, stop), by=guard, alarm=dump)
+                return await guarded(run_loop(job, run), by=run.watch(), alarm=dump)
             except RunStuck as error:
                 raise RunStuck(f"{error}; see {plan.directory.stuck}") from error
 

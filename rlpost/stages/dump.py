@@ -7,14 +7,13 @@ import traceback
 from pathlib import Path
 
 from rlpost.checkpoint.state import write_text
-from rlpost.stages.rl.parts import RLParts
+from rlpost.stages.run import Run
 
 
-def write_dump(parts: RLParts, path: Path, *, reason: str) -> None:
-    """Write the state of the control room and the stacks of all tasks and threads."""
+def write_dump(run: Run, path: Path, *, reason: str) -> None:
+    """Write what the parts say of themselves and the stacks of all tasks and threads."""
     text = io.StringIO()
-    print(reason, parts.producer.describe(), parts.fleet.describe(), sep="\n", file=text)
-    print(f"ledger: {parts.ledger.counts}", file=text)
+    print(reason, *(describe() for describe in run.describes), sep="\n", file=text)
     for task in asyncio.all_tasks():
         print(f"\ntask {task.get_name()}", file=text)
         task.print_stack(file=text)

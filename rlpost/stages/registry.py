@@ -22,10 +22,10 @@ class Stage:
     config: str  # the dataclass that holds all its options
     check: str  # (cfg): refuses impossible combinations of options
     plan: str  # (cfg, resolved, *, directory, device): refuses what files and machine cannot do
-    run: str  # (cfg, resolved) -> an outcome with ``message`` and ``exit_code``
+    boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
 
     def part(self, name: str) -> Callable[..., Any]:
-        """Import ``config``, ``check``, ``plan`` or ``run``."""
+        """Import ``config``, ``check``, ``plan`` or ``boot``."""
         module, _, attribute = getattr(self, name).partition(":")
         part: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         return part
@@ -37,7 +37,7 @@ _RL = Stage(
     config="rlpost.config.schema:RLConfig",
     check="rlpost.config.checks:check_rl",
     plan="rlpost.stages.rl.plan:prepare",
-    run="rlpost.stages.driver:run_rl",
+    boot="rlpost.stages.rl.boot:boot",
 )
 _RFT = replace(
     _RL,

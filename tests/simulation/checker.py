@@ -79,7 +79,7 @@ class Checker:
     def _snapshot(self) -> Snapshot:
         parts = self._world.parts
         return Snapshot(
-            weights={name: group.body.weights for name, group in parts.trained_groups.items()},
+            weights={name: group.body.weights for name, group in parts.run.trained.items()},
             accounts=dict(self.accounts),
             cursor=parts.cursor.state_dict(),
             ready=tuple(entry.uid for entry in parts.producer.ready()),

@@ -1,6 +1,6 @@
 """One driver: the real controller around simulated processes.
 
-Mirrors ``stages/rl/parts.boot`` with the loop's clock; the ``Checked`` classes add nothing
+Mirrors ``stages/rl/boot.py`` with the loop's clock; the ``Checked`` classes add nothing
 but calls of the checker.
 """
 
@@ -30,9 +30,9 @@ from rlpost.config.schema import (
 )
 from rlpost.control.failures import Budget, FailureConfig
 from rlpost.control.fleet import Fleet
+from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import Staleness, StalenessConfig
-from rlpost.control.watchdog import Watchdog
 from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.collector import Collector
@@ -41,9 +41,11 @@ from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
 from rlpost.stages.driver import guarded
-from rlpost.stages.rl.loop import run_loop
+from rlpost.stages.loop import run_loop
+from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
+from rlpost.stages.run import Run
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
@@ -116,12 +118,9 @@ class CheckedDispatcher(Dispatcher):
 
 
 class Parts(RLParts):
-    """Reads the loop's clock."""
+    """Exports without files."""
 
-    def progress(self, what: str) -> None:
-        self.watchdog.progress(what, now_s=asyncio.get_running_loop().time())
-
-    async def export(self, step: int) -> None:
+    async def export(self) -> None:
         await self.trainer.export()  # type: ignore[call-arg]
 
 
@@ -183,7 +182,7 @@ def dataset(seed: int, rows: int, *, name: str) -> PromptDataset:
 
 async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
     """Build everything, run the loop, close everything."""
-    parts, dispatcher = _build(world)
+    parts, dispatcher = _build(world, stop)
     setups = [parts.supervisor.boot(), parts.trainer.setup()]  # type: ignore[call-arg]
     if parts.critic is not None:
         setups.append(parts.critic.setup())  # type: ignore[call-arg,arg-type]
@@ -191,13 +190,13 @@ async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
     world.parts = parts
     world.checker.born()
     try:
-        status = await guarded(run_loop(parts, stop), by=parts.supervisor.run(parts.bus))
+        status = await guarded(run_loop(RLJob(parts), parts.run), by=parts.run.watch())
         world.checker.finished(dispatcher)
         return status
     finally:
         await parts.supervisor.close()
         await asyncio.gather(
-            *(group.close() for group in parts.trained_groups.values()), return_exceptions=True
+            *(group.close() for group in parts.run.trained.values()), return_exceptions=True
         )
 
 
@@ -209,11 +208,11 @@ def _interruption(s: Any) -> Interruption | None:
 
 
 class Generation:
-    """What samples and judges, as in ``stages/rl/parts.py``."""
+    """What samples and judges, as in ``stages/rl/generation.py``."""
 
-    def __init__(self, world: Any, cfg: RLConfig) -> None:
-        s, clock = world.scenario, asyncio.get_running_loop().time
-        self._world, self._cfg, self._clock = world, cfg, clock
+    def __init__(self, world: Any, run: Run) -> None:
+        s, cfg, clock = world.scenario, run.cfg, run.clock
+        self._world, self._run, self._cfg, self._clock = world, run, cfg, clock
         self.signal = Signal()
         self.fleet = Fleet(s.names, missed_until_dead=cfg.failures.missed_pings)
         self.generators: dict[str, Any] = {}
@@ -221,7 +220,6 @@ class Generation:
         self._budget = Budget(
             cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
         )
-        self.watchdog = Watchdog(stuck_after_s=cfg.failures.stuck_after_s, now_s=clock())
         self.dispatcher = CheckedDispatcher(
             self.fleet, self.generators, signal=self.signal, permits=s.permits, clock=clock
         )
@@ -234,7 +232,7 @@ class Generation:
             signal=self.signal,
             failures=cfg.failures,
             budget=self._budget,
-            watchdog=self.watchdog,
+            watchdog=run.watchdog,
             wanted=world.wanted,
             clock=clock,
         )
@@ -249,7 +247,7 @@ class Generation:
             failures=self._cfg.failures,
             budget=self._budget,
             interruption=_interruption(self._world.scenario) if purpose == "train" else None,
-            finished=lambda what: self.watchdog.progress(what, now_s=clock()),
+            finished=self._run.progress,
             clock=clock,
         )
 
@@ -266,9 +264,20 @@ class Generation:
         )
 
 
-def _build(world: Any) -> tuple[Parts, Dispatcher]:
+def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
     s, cfg, clock = world.scenario, config_of(world), asyncio.get_running_loop().time
-    generation = Generation(world, cfg)
+    store = world.disk.store(s.keep)
+    run = Run(
+        cfg=cfg,
+        directory=None,  # type: ignore[arg-type]
+        store=store,
+        config_hash="simulated",
+        resume_from=store.latest(),
+        tracker=Trackers([Sink(world)]),
+        stop=stop,
+        clock=clock,
+    )
+    generation = Generation(world, run)
     train_set = dataset(s.seed, s.rows, name="train")
     cursor = PromptCursor(s.rows, seed=s.seed, shuffle=True, fingerprint=train_set.fingerprint)
     ledger, staleness, training = (
@@ -286,11 +295,9 @@ def _build(world: Any) -> tuple[Parts, Dispatcher]:
     for checked in (ledger, producer, generation.dispatcher):
         checked.checker = world.checker
     trainer = TrainerGroup(world, "trainer")
-    store = world.disk.store(s.keep)
     parts = Parts(
         cfg=cfg,
-        config_hash="simulated",
-        directory=None,  # type: ignore[arg-type]
+        run=run,
         train_set=train_set,
         heldout_set=dataset(s.seed, 2, name="heldout") if s.heldout else None,
         cursor=cursor,
@@ -307,10 +314,7 @@ def _build(world: Any) -> tuple[Parts, Dispatcher]:
         rewards=None,
         objective=Objective(loss=cfg.loss, kl=cfg.algorithm.kl),
         kl_controller=KLController(0.0, cfg.algorithm.kl.adaptive),
+        learning=Learning(cfg.failures),
         bus=generation.bus(trainer),
-        store=store,
-        tracker=Trackers([Sink(world)]),
-        watchdog=generation.watchdog,
-        resume_from=store.latest(),
     )
     return parts, generation.dispatcher

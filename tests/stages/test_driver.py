@@ -21,6 +21,11 @@ from rlpost.tracking.tracker import RunStatus
 QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, report=False)
 
 
+def stage_of(plan):
+    """A stage that has nothing but a plan."""
+    return SimpleNamespace(part={"plan": plan}.__getitem__)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run a driver whose loop is ``work``, and return the outcome."""
@@ -30,15 +35,14 @@ def run(tmp_path, monkeypatch):
         return SimpleNamespace(directory=directory, resume_from=None, store=store)
 
     def run_with(work):
-        async def drive(plan, tracker):
+        async def drive(stage, plan, tracker):
             stop = asyncio.Event()
             driver._listen_for_signals(stop)
             return await work(stop)
 
-        monkeypatch.setattr(driver, "prepare", prepare)
         monkeypatch.setattr(driver, "_drive", drive)
         cfg = RLConfig(run=RunConfig(name="cut", dir=str(tmp_path)), tracking=QUIET)
-        return driver.run_rl(cfg, {})
+        return driver.run_stage(stage_of(prepare), cfg, {})
 
     return run_with
 
@@ -100,9 +104,9 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
         (scratch / "x").write_text("1")
     copy = shutil.copytree(directory.checkpoints / "step_000020", tmp_path / "best")
     plan = SimpleNamespace(directory=directory, resume_from=copy, store=store)
-    monkeypatch.setattr(driver, "prepare", lambda cfg, resolved, *, directory: plan)
+    stage = stage_of(lambda cfg, resolved, *, directory: plan)
 
-    async def drive(plan, tracker):
+    async def drive(stage, plan, tracker):
         return RunStatus.done
 
     monkeypatch.setattr(driver, "_drive", drive)
@@ -111,7 +115,7 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
     for exported, complete in ((10, False), (20, True)):
         directory.export.mkdir(exist_ok=True)
         write_model_card(directory.export, base="b", stage="rl", step=exported, run="long")
-        outcome = driver.run_rl(cfg, {})
+        outcome = driver.run_stage(stage, cfg, {})
         assert outcome.exit_code == 0
         assert ("is complete at step 20" in outcome.message) is complete
 

@@ -18,12 +18,13 @@ async def test_the_dump_names_tasks_generators_and_prompts(tmp_path):
 
     task = asyncio.create_task(waits_for_ever(), name="group 0:7")
     await asyncio.sleep(0)
-    parts = SimpleNamespace(
-        fleet=serving_fleet(["generator 0"], version=3),
-        ledger=ledger,
-        producer=SimpleNamespace(describe=lambda: "1 groups running"),
+    fleet = serving_fleet(["generator 0"], version=3)
+    describes = [lambda: "1 groups running", fleet.describe, lambda: str(ledger.counts)]
+    write_dump(
+        SimpleNamespace(describes=describes),
+        tmp_path / "stuck.txt",
+        reason="nothing was finished for 1800 s",
     )
-    write_dump(parts, tmp_path / "stuck.txt", reason="nothing was finished for 1800 s")
     task.cancel()
     text = (tmp_path / "stuck.txt").read_text()
     for part in ("1800 s", "1 groups running", "generator 0: healthy, version 3", "outstanding=1"):

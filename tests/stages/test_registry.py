@@ -10,7 +10,7 @@ import pytest
 from rlpost.config.search_path import config_dir
 from rlpost.stages.registry import STAGES
 
-PARTS = ("check", "plan", "run")
+PARTS = ("check", "plan", "boot")
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
@@ -22,9 +22,9 @@ def test_every_part_of_a_stage_is_there(stage):
 
 
 def test_a_part_that_is_not_there_is_our_bug():
-    wrong = replace(STAGES["rl"], run="rlpost.stages.driver:no_such_function")
+    wrong = replace(STAGES["rl"], boot="rlpost.stages.rl.boot:no_such_function")
     with pytest.raises(AttributeError):
-        wrong.part("run")
+        wrong.part("boot")
 
 
 def test_every_stage_with_a_configuration_is_listed():

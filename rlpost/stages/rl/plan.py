@@ -59,6 +59,13 @@ class RLPlan:
     resume_from: Path | None
     interruption: Interruption | None  # of training responses
 
+    @property
+    def processes(self) -> list[str]:
+        """What is started, in words."""
+        from rlpost.stages.rl.slots import processes_of
+
+        return processes_of(self)
+
 
 def prepare(
     cfg: RLConfig,

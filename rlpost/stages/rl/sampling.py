@@ -13,6 +13,7 @@ from rlpost.data.cursor import parse_uid
 from rlpost.errors import RunFailed
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch
+from rlpost.stages.loop import Interrupted
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import raw_statistics
 from rlpost.stages.rl.parts import RLParts
@@ -23,16 +24,11 @@ from rlpost.types import Group
 T = TypeVar("T")
 
 
-class Interrupted(Exception):
-    """The person asked to stop; raised only between whole units of work."""
-
-
 @dataclass(frozen=True)
 class Sampler:
     """Samples and verifies for the loop."""
 
     parts: RLParts
-    stop: asyncio.Event
 
     async def next_batch(self, record: StepRecord) -> Batch:
         """Wait for what the next step trains on.
@@ -42,7 +38,7 @@ class Sampler:
             RunFailed: nothing could be generated.
         """
         parts = self.parts
-        parts.tracker.phase(Phase.generating)
+        parts.run.tracker.phase(Phase.generating)
         with record.timed("wait_batch"):
             batch = await self._wait(parts.producer.next_batch())
         if not batch.sampled:
@@ -82,7 +78,7 @@ class Sampler:
         """Sample and verify the held-out prompts; their seeds are the same at every step."""
         parts = self.parts
         assert parts.heldout_set is not None
-        parts.tracker.phase(Phase.evaluating)
+        parts.run.tracker.phase(Phase.evaluating)
         prompts = [parts.heldout_set.prompt(0, row) for row in range(len(parts.heldout_set))]
         return await self._wait(
             parts.examiner.collect(
@@ -101,7 +97,7 @@ class Sampler:
             GroupLost: generators need the trainer to go on, and it is gone.
         """
         task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self.stop.wait())
+        stopped = asyncio.ensure_future(self.parts.run.stop.wait())
         lost = asyncio.ensure_future(self.parts.bus.trainer_lost())
         try:
             await asyncio.wait({task, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)

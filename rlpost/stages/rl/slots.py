@@ -1,5 +1,7 @@
 """Which actors of an RL run hold a model and therefore need a slot."""
 
+from collections import Counter
+
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.reward import reward_name
 from rlpost.cluster.session import Device
@@ -27,3 +29,14 @@ def actors_of(plan: RLPlan) -> list[ActorSpec]:
     for index in range(plan.generator.num):
         actors.append(ActorSpec(name=generator_name(index), role="generator", num_gpus=wide))
     return actors
+
+
+def processes_of(plan: RLPlan) -> list[str]:
+    """Return what is started, in words. Example: ``["2 trainer ranks", "1 generator"]``."""
+    cluster = plan.cfg.cluster
+    counts = Counter(
+        f"{each.role} rank" if each.role in ("trainer", "critic") else each.role
+        for each in actors_of(plan)
+    )
+    counts["verifier worker"] = cluster.verifier_actors * cluster.verifier_workers
+    return [f"{count} {role}{'s' if count > 1 else ''}" for role, count in counts.items()]

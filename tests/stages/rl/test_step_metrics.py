@@ -9,6 +9,7 @@ import torch
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch, Dropped
+from rlpost.stages.performance import over_updates, performance
 from rlpost.stages.rl import step_metrics
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
@@ -74,7 +75,7 @@ def test_heldout_says_how_many_rewards_are_no_verdict_of_right_or_wrong():
 
 def test_driver_overhead_is_what_nobody_else_used():
     parts = {"timing_s/gen": 6.0, "timing_s/update_actor": 3.5, "rollout/num_tokens": 100.0}
-    metrics = step_metrics.performance(parts, 10.0)
+    metrics = performance(parts, 10.0)
     assert metrics["perf/driver_overhead"] == pytest.approx(0.05)
     assert metrics["perf/throughput"] == 10.0
 
@@ -92,7 +93,7 @@ def test_advantages_ignore_what_is_not_trained():
 def test_updates_of_a_step_combine_by_what_their_numbers_are():
     first = {"actor/pg_loss": 1.0, "actor/ratio/max": 1.5, "perf/trained_tokens": 10.0}
     second = {"actor/pg_loss": 3.0, "actor/ratio/max": 1.1, "perf/trained_tokens": 5.0}
-    combined = step_metrics.over_updates([first, second, {"critic/vf_loss": 2.0}])
+    combined = over_updates([first, second, {"critic/vf_loss": 2.0}])
     assert combined == {
         "actor/pg_loss": 2.0,
         "actor/ratio/max": 1.5,

@@ -15,7 +15,7 @@ def test_log_and_python_warnings_go_to_the_file_only(tmp_path, capsys):
     logging.getLogger().addHandler(terminal)
     try:
         with run_log(path):
-            logging.getLogger("rlpost.stages.rl.loop").info("step %d", 1)
+            logging.getLogger("rlpost.stages.loop").info("step %d", 1)
             logging.getLogger("rlpost.weights").warning("slow push: 3 s")
             logging.getLogger("urllib3").info("chatter")
             warnings.warn("old option", UserWarning, stacklevel=1)
@@ -23,7 +23,7 @@ def test_log_and_python_warnings_go_to_the_file_only(tmp_path, capsys):
     finally:
         logging.getLogger().removeHandler(terminal)
     text = path.read_text()
-    assert "INFO rlpost.stages.rl.loop: step 1" in text
+    assert "INFO rlpost.stages.loop: step 1" in text
     assert "old option" in text and "chatter" not in text
     assert capsys.readouterr().err == ""
     logging.getLogger("rlpost").warning("after the run")

@@ -1,109 +1,71 @@
-"""Reinforcement learning: the loop.
+"""Reinforcement learning: one step.
 
-Owns the order of things in one step and the updates. Refuses to own how the parts come to be
-(parts.py), what is sampled (sampling.py), the batch (batch.py), saving and going
-back (stages/progress.py), where files lie (run_directory.py) and every algorithm.
-Invariants: the first push precedes step 1; a prompt is consumed in exactly one step; a lost
-trainer costs the steps since the last checkpoint and nothing else.
+Owns the order of things in one step and the updates. Refuses to own when steps happen
+(stages/loop.py), how the parts come to be (parts.py), what is sampled (sampling.py), the batch
+(batch.py), saving and going back (stages/progress.py) and every algorithm.
+Invariants: the first push precedes step 1; a prompt is consumed in exactly one step.
 """
 
-import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
 from rlpost.control.learning import StepOutcome
-from rlpost.errors import GroupLost, NothingLearned, VerifiersFailing
 from rlpost.rollout.producer import Batch
-from rlpost.stages.progress import RunState
+from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batches
 from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.stages.rl.parts import CanSleep, RLParts, sleep_all
-from rlpost.stages.rl.sampling import Interrupted, Sampler
+from rlpost.stages.rl.sampling import Sampler
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
-from rlpost.tracking.tracker import Phase, RunStatus
+from rlpost.tracking.tracker import Phase
 from rlpost.training.packing import PackedBatches, unpack
 from rlpost.types import Group
 from rlpost.verifiers.metrics import errors_of_unjudged
 
 
-async def run_loop(parts: RLParts, stop: asyncio.Event) -> RunStatus:
-    """Train until ``trainer.steps``, saving on the way; see the module's invariants.
-
-    Raises:
-        RunFailed: the run cannot go on.
-    """
-    progress = RunState(parts)
-    try:
-        await progress.resume()
-        while True:
-            try:
-                return await _steps(RLRun(parts, Sampler(parts, stop), progress))
-            except GroupLost as error:
-                await progress.go_back(error)
-    finally:
-        await parts.producer.stop()
-
-
-async def _steps(run: "RLRun") -> RunStatus:
-    progress, every = run.progress, run.parts.cfg.checkpoint.every
-    try:
-        await run.push_weights()
-        while True:
-            if progress.evaluation_due():
-                await run.evaluate()
-            run.begin_step()
-            if progress.due(every) and progress.step > 0:
-                await run.save()
-            if progress.complete:
-                break
-            batch = await run.collect()
-            scores = await run.score(batch.groups)
-            await run.train(run.prepare(batch.groups, scores))
-            await run.push_weights()
-            progress.end_save()
-            run.finish_step(batch)
-            progress.learning.check()
-    except Interrupted:
-        await progress.save()
-        return RunStatus.interrupted
-    except (NothingLearned, VerifiersFailing):
-        await progress.save()
-        raise
-    await progress.saved()
-    await run.export()
-    return RunStatus.done
-
-
 @dataclass
-class RLRun:
-    """The verbs of the loop."""
+class RLJob:
+    """The verbs of the loop (``stages.loop.Job``), and what a step is made of."""
 
     parts: RLParts
-    sampler: Sampler
-    progress: RunState
-    record: StepRecord = field(init=False)
-    _started_s: float = 0.0
+    sampler: Sampler = field(init=False)
+    record: StepRecord = field(default_factory=StepRecord)  # of the verb in progress
     _push_due: bool = True  # the generators lack the trainer's weights
 
     def __post_init__(self) -> None:
-        span = self.parts.tracker.span
-        self.record = StepRecord(
-            lambda name, start_s, end_s: span("driver", name, start_s=start_s, end_s=end_s)
-        )
+        self.sampler = Sampler(self.parts)
 
     @property
-    def step(self) -> int:
-        """Completed steps."""
-        return self.progress.step
+    def steps_done(self) -> int:
+        return self.parts.run.step
 
-    def begin_step(self) -> None:
-        self.record.take()
-        self._started_s = time.monotonic()
+    async def begin(self, record: StepRecord) -> None:
+        """Push what the trainer holds now: at a start, or after a return to a checkpoint."""
+        self.record, self._push_due = record, True
+        await self.push_weights(self.steps_done)
+
+    async def step(self, record: StepRecord) -> None:
+        """Collect, score, train, push.
+
+        Raises:
+            NothingLearned, VerifiersFailing: the steps before say that it makes no sense to go on.
+        """
+        self.parts.learning.check()
+        self.record = record
+        batch = await self.collect()
+        scores = await self.score(batch.groups)
+        await self.train(self.prepare(batch.groups, scores))
+        await self.push_weights(self.steps_done + 1)
+        self.finish(batch)
+
+    async def halt(self) -> None:
+        """End generation for training, and catching up with a trainer that may be lost."""
+        await self.parts.producer.stop()
+        self.parts.bus.forget_served()
 
     async def collect(self) -> Batch:
         """What the step trains on; see ``Producer`` and ``selection``."""
@@ -121,7 +83,8 @@ class RLRun:
             ids = [t.response_ids for t in group.trajectories]
             chosen = select(group.rewards, response_ids=ids, config=rule)
             kept.append(replace(group, trajectories=tuple(group.trajectories[i] for i in chosen)))
-        num = write_kept(parts.directory.dataset, self.step + 1, kept, model=parts.cfg.model.path)
+        directory, step = parts.run.directory.dataset, self.steps_done + 1
+        num = write_kept(directory, step, kept, model=parts.cfg.model.path)
         total = sum(len(group.trajectories) for group in groups)
         self.record.add({"selection/kept": float(num), "selection/kept_frac": num / max(1, total)})
         return kept
@@ -130,7 +93,7 @@ class RLRun:
         """Ask the other models what they think of the responses, those that the run needs."""
         parts, cfg = self.parts, self.parts.cfg
         temperature = cfg.rollout.temperature
-        parts.tracker.phase(Phase.scoring)
+        parts.run.tracker.phase(Phase.scoring)
         batches = scoring_batches(groups, cfg)
         greedy = await self.sampler.greedy_rewards(groups, self.record)
         if not cfg.rl.runs_ahead:  # else they go on judging
@@ -172,7 +135,7 @@ class RLRun:
             advantages, rewards_PG = estimate(
                 groups, scores, cfg=cfg, kl_coefficient=controller.coefficient
             )
-            batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.step)
+            batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.steps_done)
         self.record.add(step_metrics.advantages(advantages))
         self.record.add(step_metrics.shaped_rewards(rewards_PG))
         if scores.values is not None:
@@ -180,28 +143,27 @@ class RLRun:
         if scores.ref_logprobs:
             kl = scores.kl(groups)
             self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})
-            if self.step >= cfg.critic.warmup_only_steps:  # before, the policy stands still
+            if self.steps_done >= cfg.critic.warmup_only_steps:  # before, the policy stands still
                 controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
         return batches
 
     async def train(self, batches: Sequence[PackedBatches]) -> None:
         """Every optimizer update of the step; none when no group carries a gradient.
 
-        Counts the step and consumes its prompts.
+        Consumes the prompts of the step.
         """
         parts, cfg = self.parts, self.parts.cfg
-        parts.tracker.phase(Phase.training)
+        parts.run.tracker.phase(Phase.training)
         updates: list[dict[str, float]] = []
-        first_id = self.step * cfg.algorithm.updates_per_step + 1
+        first_id = self.steps_done * cfg.algorithm.updates_per_step + 1
         for update, batch in enumerate(
             batch for _ in range(cfg.algorithm.epochs) for batch in batches
         ):
             updates.append(await self._update(batch, first_id + update))
-            parts.progress(f"update {first_id + update}")
-        self.record.add(step_metrics.over_updates(updates))
+            parts.run.progress(f"update {first_id + update}")
+        self.record.add(over_updates(updates))
         self.record.add({"training/skipped": float(not batches)})
-        self.progress.step += 1
-        parts.producer.trained(step=self.step)
+        parts.producer.trained(step=self.steps_done + 1)
 
     async def _update(self, batch: PackedBatches, update_id: int) -> dict[str, float]:
         """One optimizer step of the critic, if there is one, and of the policy."""
@@ -211,7 +173,7 @@ class RLRun:
             with self.record.timed("update_critic"):
                 metrics |= await parts.critic.forward_backward(batch, loss=cfg.critic.loss)
                 metrics |= await parts.critic.optim_step(update_id)
-            if self.step < cfg.critic.warmup_only_steps:
+            if self.steps_done < cfg.critic.warmup_only_steps:
                 return metrics
         alone = cfg.critic.warmup_only_steps * cfg.algorithm.updates_per_step
         with self.record.timed("update_actor"):
@@ -222,23 +184,22 @@ class RLRun:
         self._push_due = True
         return metrics
 
-    async def push_weights(self) -> None:
-        """Bring the generators to the trainer's weights, and let generation go on."""
+    async def push_weights(self, step: int) -> None:
+        """Bring the generators to the weights after ``step``, and let generation go on."""
         parts = self.parts
         if self._push_due:
-            parts.tracker.phase(Phase.pushing_weights)
+            parts.run.tracker.phase(Phase.pushing_weights)
             with self.record.timed("update_weights"):
                 report = await parts.bus.publish()
             self.record.add(report.metrics())
-            parts.progress(f"push of version {report.version}")
+            parts.run.progress(f"push of version {report.version}")
             self._push_due = False
-        parts.producer.committed(version=parts.bus.last_version, step=self.step)
+        parts.producer.committed(version=parts.bus.last_version, step=step)
 
-    def finish_step(self, batch: Batch) -> None:
+    def finish(self, batch: Batch) -> None:
         """Complete the step's record."""
-        parts = self.parts
-        metrics = self.record.metrics
-        self.progress.finish_step(
+        parts, metrics = self.parts, self.record.metrics
+        parts.learning.note(
             StepOutcome(
                 updated=not metrics["training/skipped"],
                 solved=metrics.get("group/all_pass_frac") == 1,
@@ -246,49 +207,36 @@ class RLRun:
                 failures=errors_of_unjudged(batch.sampled),
             )
         )
-        elapsed_s = time.monotonic() - self._started_s
         self.record.add(step_metrics.rollout(batch.sampled))
-        self.record.add(step_metrics.performance(self.record.metrics, elapsed_s))
-        parts.tracker.log_samples(self.step, records_of(batch.sampled))
-        self._report()
+        parts.run.tracker.log_samples(self.steps_done + 1, records_of(batch.sampled))
 
-    async def evaluate(self) -> None:
+    async def evaluate(self, record: StepRecord) -> bool:
         """Rewards on held-out prompts, of the weights the generators serve."""
         parts = self.parts
         if parts.heldout_set is None:
-            return
-        with self.record.timed("testing"):
+            return False
+        with record.timed("testing"):
             collection = await self.sampler.heldout()
-        self.record.add(
+        record.add(
             step_metrics.heldout(
                 collection, dataset=parts.heldout_set.name, samples=parts.cfg.evaluation.samples
             )
         )
-        self.progress.evaluated_step = self.step
-        self._report()
-
-    async def save(self) -> None:
-        """Copy the state; training stops for it, which counts in the step that begins."""
-        with self.record.timed("save_checkpoint"):
-            await self.progress.begin_save()
-
-    def _report(self) -> None:
-        """Hand the step's record to the trackers."""
-        self.record.add({"training/global_step": float(self.step)})
-        self.parts.tracker.log(self.step, self.record.take())
+        return True
 
     async def export(self) -> None:
         """Write the policy in Hugging Face layout.
 
         Raises:
-            NothingLearned: it is not worth it.
+            NothingLearned, VerifiersFailing: it is not worth it.
         """
-        learning = self.progress.learning
-        learning.end()
-        if learning.changed_nothing:
-            self.parts.warn(
+        parts = self.parts
+        parts.learning.check()
+        parts.learning.end()
+        if parts.learning.changed_nothing:
+            parts.run.warn(
                 "every response was right from the beginning, so no step updated the model: what "
                 "is exported is what the run began with"
             )
-        self.parts.tracker.phase(Phase.exporting, "the model")
-        await self.parts.export(self.step)
+        parts.run.tracker.phase(Phase.exporting, "the model")
+        await parts.export()

@@ -12,20 +12,20 @@ from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.stages.rl.batch import Scores
-from rlpost.stages.rl.loop import RLRun
+from rlpost.stages.rl.job import RLJob
 from rlpost.verifiers.exact import ExactConfig
 
 KL = KLConfig(coefficient=0.1, placement=KLPlacement.reward, form=KLForm.k1)
 
 
-def run_of(algorithm: AlgorithmConfig) -> RLRun:
+def run_of(algorithm: AlgorithmConfig) -> RLJob:
     cfg = RLConfig(verifier=ExactConfig(), loss=ClipConfig(), algorithm=algorithm)
     parts = SimpleNamespace(
         cfg=cfg,
-        tracker=SimpleNamespace(span=lambda *args, **kwargs: None),
+        run=SimpleNamespace(step=0),
         kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
     )
-    return RLRun(parts=parts, sampler=None, progress=SimpleNamespace(step=0))
+    return RLJob(parts)
 
 
 @pytest.mark.parametrize(

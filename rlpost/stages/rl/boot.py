@@ -1,0 +1,206 @@
+"""How the parts of an RL run come to be, side by side, and how they end.
+
+Owns assembly and tear-down. Refuses to own the checks (plan.py) and the steps (job.py).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from rlpost.algorithms.kl_controller import KLController
+from rlpost.cluster.critic import CriticGroup, spawn_critic
+from rlpost.cluster.reward import JointJudge, RewardGroup, spawn_reward
+from rlpost.cluster.supervision import Supervisor
+from rlpost.cluster.trainers import (
+    TrainerGroup,
+    sender_settings,
+    spawn_reference,
+    spawn_trainers,
+)
+from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
+from rlpost.config.schema import RLConfig
+from rlpost.control.learning import Learning
+from rlpost.control.ledger import Ledger
+from rlpost.control.slots import picture
+from rlpost.control.staleness import Staleness
+from rlpost.data.cursor import PromptCursor
+from rlpost.rollout.collector import Judge
+from rlpost.rollout.producer import Producer
+from rlpost.stages.rl.generation import Generation
+from rlpost.stages.rl.job import RLJob
+from rlpost.stages.rl.parts import CanSleep, RLParts, sleep_all
+from rlpost.stages.rl.plan import RLPlan
+from rlpost.stages.rl.prompt_source import training_source
+from rlpost.stages.rl.slots import actors_of
+from rlpost.stages.run import Run
+from rlpost.training.objective import Objective
+from rlpost.training.settings import TrainerConfig
+from rlpost.verifiers.golds import GoldWatch
+from rlpost.weights.publisher import Transport
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
+    """Start actors side by side, yield the job, close everything.
+
+    Raises:
+        UserError: not every actor fits into the cluster.
+        InfrastructureError: an actor did not come up.
+    """
+    cfg, session = plan.cfg, run.session
+    assert session is not None
+    common = {"call_timeout_s": cfg.cluster.call_timeout_s}
+    _log_skipped_rows(plan)
+    for line in picture(session.place(actors_of(plan))):
+        log.info("slots: %s", line)
+    generation = Generation(plan, run)
+    trainer = spawn_trainers(session, cfg.trainer, **common)
+    verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers, decode=plan.decode)
+    critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
+    objective = Objective(
+        loss=cfg.loss,
+        kl=cfg.algorithm.kl,
+        entropy_coefficient=cfg.algorithm.entropy_coefficient,
+        corrections=cfg.algorithm.corrections,
+    )
+    reference = rewards = None
+    if objective.needs_reference:
+        reference = spawn_reference(session, cfg.trainer, model_path=plan.model_path, **common)
+        await _settle(cfg, reference)
+    if cfg.reward_models:
+        rewards = spawn_reward(
+            session,
+            cfg.reward_models,
+            model_paths=plan.reward_paths,
+            policy_path=plan.model_path,
+            **common,
+        )
+        await _settle(cfg, rewards)
+    await _setup(plan, generation.supervisor, trainer, critic)
+    cursor = PromptCursor(
+        len(plan.train_set),
+        seed=cfg.seed,
+        shuffle=cfg.data.shuffle,
+        fingerprint=plan.train_set.fingerprint,
+    )
+    ledger = Ledger()
+    staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
+    judge = _judge(plan, verifiers, rewards)
+    collector = generation.collector(judge, purpose="train", interruption=plan.interruption)
+    try:
+        parts = RLParts(
+            cfg=cfg,
+            run=run,
+            train_set=plan.train_set,
+            heldout_set=plan.heldout_set,
+            cursor=cursor,
+            ledger=ledger,
+            staleness=staleness,
+            fleet=generation.fleet,
+            supervisor=generation.supervisor,
+            producer=Producer(
+                training_source(cfg, plan.train_set, cursor),
+                collector=collector,
+                ledger=ledger,
+                staleness=staleness,
+            ),
+            collector=collector,
+            examiner=generation.collector(verifiers.measuring(), purpose="heldout"),
+            trainer=trainer,
+            critic=critic,
+            reference=reference,
+            rewards=rewards,
+            objective=objective,
+            kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
+            learning=Learning(cfg.failures),
+            bus=generation.bus(trainer),
+        )
+        data = [rows for rows in (plan.train_set, plan.heldout_set) if rows is not None]
+        with GoldWatch(plan.verifiers, data, warn=run.warn):
+            yield RLJob(parts)
+    finally:
+        await generation.supervisor.close()
+        await _close([trainer, verifiers, *filter(None, [critic])])
+
+
+def _log_skipped_rows(plan: RLPlan) -> None:
+    for dataset in filter(None, (plan.train_set, plan.heldout_set)):
+        if dataset.skipped:
+            log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
+        for reason in dataset.skipped:
+            log.info("skipped: %s", reason)
+
+
+def _judge(plan: RLPlan, verifiers: RemoteVerifiers, rewards: RewardGroup | None) -> Judge:
+    if rewards is None:
+        return verifiers
+    weights = {name: each.weight for name, each in plan.verifiers.items()}
+    weights |= {name: each.weight for name, each in plan.cfg.reward_models.items()}
+    return JointJudge([verifiers, rewards], weights=weights)
+
+
+async def _setup(
+    plan: RLPlan, supervisor: Supervisor, trainer: TrainerGroup, critic: CriticGroup | None
+) -> None:
+    """Boot generators, trainer and critic side by side, or in turn where memory is short."""
+    cfg = plan.cfg
+    transport = cfg.weights.transport
+    if transport is Transport.auto:
+        one_host = cfg.cluster.address is None
+        transport = Transport.shared_memory if one_host else Transport.gloo
+    sender = sender_settings(
+        transport=transport,
+        run_id=plan.directory.host_wide_id,
+        root=plan.directory.root / ".weights",
+        timeout_s=cfg.weights.timeout_s,
+    )
+    # The policy's schedule begins with its first update, after the critic's head start.
+    alone = cfg.critic.warmup_only_steps
+    policy_cfg = _per_update(replace(cfg.trainer, steps=cfg.trainer.steps - alone), cfg)
+    setups: list[Any] = [
+        trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender),
+    ]
+    if critic is not None:
+        critic_cfg = _per_update(cfg.critic.trainer(cfg.trainer), cfg)
+        setups.append(
+            critic.setup(
+                critic_cfg,
+                model_path=plan.critic_path,
+                policy_path=plan.model_path,
+                seed=cfg.seed,
+            )
+        )
+    if cfg.cluster.offload_idle:
+        await asyncio.gather(*setups)
+        await _settle(cfg, trainer, critic)
+        setups = []
+    infos, *_ = await asyncio.gather(supervisor.boot(), *setups)
+    for name, info in infos.items():
+        log.info("%s: %s", name, info)
+
+
+async def _settle(cfg: RLConfig, *models: CanSleep | None) -> None:
+    """Have models that were just loaded make room for the next, where memory is short."""
+    if cfg.cluster.offload_idle:
+        await sleep_all(*models)
+
+
+def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
+    """The trainer's schedule counts optimizer updates; the configuration counts steps."""
+    updates = cfg.algorithm.updates_per_step
+    return replace(
+        trainer, steps=trainer.steps * updates, warmup_steps=trainer.warmup_steps * updates
+    )
+
+
+async def _close(parts: list[Any]) -> None:
+    """Close in parallel; whoever does not answer is killed with the session."""
+    results = await asyncio.gather(*(p.close() for p in parts), return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            log.warning("closing: %s", result)

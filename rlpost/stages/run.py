@@ -1,0 +1,174 @@
+"""One run of a stage: what its parts, its loop and its driver share.
+
+Owns the registration of what is trained and what checkpoints hold, and the order in which
+trained groups boot. Refuses to own the order of steps (loop.py), saving (progress.py) and every
+decision of a stage.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
+from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.control.failures import FailureConfig
+from rlpost.control.watchdog import Watchdog
+from rlpost.errors import RunStuck
+from rlpost.stages.run_directory import RunDirectory, config_hash
+from rlpost.tracking.tracker import Trackers
+from rlpost.training.settings import TrainerConfig
+
+log = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 5.0
+
+
+class Kept(Protocol):
+    """State that belongs to checkpoints."""
+
+    def state_dict(self) -> Any:
+        """Return the state of this moment, in JSON types.
+
+        Where that takes long it may return a function that makes them of values that nobody
+        changes later: most snapshots are never written.
+        """
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restore what was returned."""
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class Trained(Protocol):
+    """A group of ranks that learns: what saving and going back need of it."""
+
+    async def restart(self) -> None:
+        """Replace every rank, with the weights that the stage started from."""
+
+    async def begin_save(self, directory: Path) -> None:
+        """Copy the state; files are written behind other work."""
+
+    async def finish_save(self) -> None:
+        """Wait for the files."""
+
+    async def load(self, directory: Path) -> None:
+        """Restore what was saved."""
+
+    async def close(self) -> None:
+        """End the ranks."""
+
+
+class EvaluationSchedule(Protocol):
+    """When held-out data is looked at."""
+
+    every: int  # steps; 0: at the beginning and the end
+
+
+class StageConfig(Protocol):
+    """The options that every stage with a loop has."""
+
+    seed: int
+    trainer: TrainerConfig
+    evaluation: EvaluationSchedule
+    checkpoint: CheckpointConfig
+    failures: FailureConfig
+    cluster: ClusterConfig
+
+
+class Plan(Protocol):
+    """What the driver needs of a stage's plan: a run that passed every check."""
+
+    cfg: Any  # a StageConfig, with ``run`` and ``tracking``
+    resolved: dict[str, Any]  # the configuration as plain data
+    directory: RunDirectory
+    store: CheckpointStore
+    resume_from: Path | None
+
+    @property
+    def processes(self) -> Sequence[str]:
+        """What is started, in words. Example: ``["2 trainer ranks", "1 generator"]``."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the parts of one run share.
+
+    Example::
+
+        policy = run.train("policy", group)
+        cursor = run.keep("cursor", Cursor(rows, seed=cfg.seed))
+    """
+
+    cfg: Any  # a StageConfig
+    directory: RunDirectory
+    store: CheckpointStore
+    config_hash: str
+    resume_from: Path | None
+    tracker: Trackers
+    session: Session | None = None  # None: nothing runs in actors
+    stop: asyncio.Event = field(default_factory=asyncio.Event)  # the person asked to stop
+    clock: Callable[[], float] = time.monotonic
+    step: int = 0  # completed; set by Progress
+    trained: dict[str, Trained] = field(default_factory=dict)  # by directory in a checkpoint
+    kept: dict[str, Kept] = field(default_factory=dict)  # by key in driver.json, in order
+    describes: list[Callable[[], str]] = field(default_factory=list)  # for stuck.txt
+    guard: Callable[[], Coroutine[Any, Any, None]] | None = None  # None: the watchdog alone
+    watchdog: Watchdog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(stuck_after_s=self.cfg.failures.stuck_after_s, now_s=self.clock())
+
+    @classmethod
+    def of(
+        cls, plan: Plan, *, session: Session, tracker: Trackers, stop: asyncio.Event | None = None
+    ) -> "Run":
+        """Return the run of ``plan``, whose actors live in ``session``."""
+        return cls(
+            cfg=plan.cfg,
+            directory=plan.directory,
+            store=plan.store,
+            config_hash=config_hash(plan.resolved),
+            resume_from=plan.resume_from,
+            tracker=tracker,
+            session=session,
+            stop=stop or asyncio.Event(),
+        )
+
+    def train(self, name: str, group: Any) -> Any:
+        """Have ``group`` saved and restored under ``name``; returns it."""
+        assert name not in self.trained, name
+        self.trained[name] = group
+        return group
+
+    def keep(self, name: str, kept: K) -> K:
+        """Have the state of ``kept`` saved and restored under ``name``; returns it."""
+        assert name not in self.kept, name
+        self.kept[name] = kept
+        return kept
+
+    def progress(self, what: str) -> None:
+        """Something was finished: the run is not stuck."""
+        self.watchdog.progress(what, now_s=self.clock())
+
+    def warn(self, message: str) -> None:
+        """Tell the person something that does not stop the run."""
+        log.warning(message)
+
+    async def watch(self) -> None:
+        """Look after the run until cancelled.
+
+        Raises:
+            RunStuck: nothing was finished for too long.
+        """
+        if self.guard is not None:
+            return await self.guard()
+        while True:
+            stuck = self.watchdog.look(now_s=self.clock())
+            if stuck is not None:
+                raise RunStuck(f"the run is stuck: {stuck}")
+            await asyncio.sleep(WATCH_EVERY_S)
