@@ -88,7 +88,7 @@ class GoldWatch:
 
     Example::
 
-        with GoldWatch(plan.verifiers, [plan.train_set], warn=parts.warn):
+        with GoldWatch(plan.verifiers, [plan.train_set], warn=run.warn):
             ...
     """
 
