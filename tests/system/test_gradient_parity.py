@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rank_processes import run_ranks
 
+pytestmark = pytest.mark.timeout(900)  # ranks start slowly beside others
 SCRIPT = Path(__file__).with_name("parity_rank.py")
 BOUND = 1e-5
 
@@ -12,7 +13,7 @@ BOUND = 1e-5
 def differences(
     tmp_path: Path, model: Path, *, ranks: int, role: str = "policy", control: str = "none"
 ):
-    """Relative gradient difference of every stage and micro-batch count."""
+    """Relative gradient difference of each of the script's cases."""
     first = [role, str(model)]
     return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=12)
 
@@ -30,10 +31,9 @@ def test_stages_ranks_and_micro_batches_agree_with_plain_torch(
 
 def test_a_local_mean_would_be_noticed(tmp_path, tiny_model):
     found = differences(tmp_path, tiny_model, ranks=1, control="local_mean")
-    assert all(gap > 1e-2 for case, gap in found.items() if "1 micro" not in case), found
+    assert found and min(found.values()) > 1e-2, found
 
 
 def test_a_missing_boundary_call_would_be_noticed(tmp_path, tiny_model):
     found = differences(tmp_path, tiny_model, ranks=1, control="no_boundary")
-    wrong = {case for case, gap in found.items() if gap > 1e-2}
-    assert {"stage 1, 4 micro-batches", "stage 2, 4 micro-batches"} <= wrong, found
+    assert found and min(found.values()) > 1e-2, found

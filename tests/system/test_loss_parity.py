@@ -7,6 +7,7 @@ from rank_processes import run_ranks
 
 from rlpost.algorithms.losses import losses
 
+pytestmark = pytest.mark.timeout(900)  # ranks start slowly beside others
 SCRIPT = Path(__file__).with_name("loss_parity_rank.py")
 BOUND = 1e-5
 
