@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ class ToldAtOnce:
         self._print(f"\nINTERRUPTED while these ran: {', '.join(self._running) or 'none'}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    from budget import StartBudget
+
+    config.pluginmanager.register(StartBudget(config))
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     # Only the process that prints has one; pytest-xdist's workers have none.
     if terminal := session.config.pluginmanager.getplugin("terminalreporter"):
@@ -67,3 +74,15 @@ def tiny_reward(tmp_path_factory, tiny_model) -> Path:
     from reward_models import build_reward_model
 
     return build_reward_model(tmp_path_factory.mktemp("models") / "reward", tiny_model)
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch) -> Callable[[], list[str]]:
+    """Returns the kinds that this test has started so far; budget.py counts them, too."""
+    of_suite = Path(os.environ["STARTS_FILE"])
+    own = tmp_path / "starts"
+    own.touch()
+    monkeypatch.setenv("STARTS_FILE", str(own))
+    yield lambda: [line.split()[1] for line in own.read_text().splitlines()]
+    with of_suite.open("a") as file:
+        file.write(own.read_text())

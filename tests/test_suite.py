@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from empty_suite import make_empty_suite
 
 ROOT = Path(__file__).parents[1]
 WRONG = "def test_wrong():\n    assert 1 == 2\n"
@@ -30,7 +30,7 @@ OTHERS = "".join(f"def test_{i}():\n    __import__('time').sleep(0.1)\n" for i i
 @pytest.fixture
 def suite(tmp_path):
     """Start the command of `make test` with ``first`` and another file in place of our tests."""
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    make_empty_suite(tmp_path)
     (tmp_path / "test_b.py").write_text(OTHERS)
     dry = ["make", "--dry-run", "test"]
     lines = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -36,7 +36,7 @@ def start(monkeypatch):
     ray.shutdown()
 
 
-def test_nothing_listens_beyond_loopback_and_each_session_has_its_token(start):
+def test_nothing_listens_beyond_loopback_and_each_session_has_its_token(start, counted):
     import ray
 
     def token() -> str:
@@ -55,9 +55,10 @@ def test_nothing_listens_beyond_loopback_and_each_session_has_its_token(start):
                 assert tokens[-1].encode() not in file.read_bytes(), file
         ray.shutdown()
     assert len(set(tokens)) == 2 and min(map(len, tokens)) >= 32
+    assert counted() == ["ray_sessions"] * 2
 
 
-def test_the_listeners_of_a_plain_session_are_found():
+def test_the_listeners_of_a_plain_session_are_found(counted):
     """The negative control of the test above: Ray by itself listens on every interface."""
     script = (
         "import ray; from listening import listeners; "
@@ -69,6 +70,7 @@ def test_the_listeners_of_a_plain_session_are_found():
         env=os.environ | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True,
     )  # fmt: skip
     assert set(result.stdout.split()) & {"::", "0.0.0.0"}
+    assert counted() == ["ray_sessions"]
 
 
 def test_the_token_is_read_anew(monkeypatch):

@@ -216,7 +216,7 @@ def cluster(network) -> Iterator[tuple[Path, dict[str, str]]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{os.environ['PYTHONPATH']}",
         "HOME": str(directory),  # no token of the person who runs the tests
         "OMP_NUM_THREADS": "1",
     }

@@ -338,7 +338,9 @@ async def _a_finished_response_waits_for_the_push(publisher, generator, bus):
                 await running
 
 
-async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path, monkeypatch):
+async def test_a_skipped_tied_head_is_refused_by_the_probe(
+    tiny_model, tmp_path, monkeypatch, counted
+):
     """Without the repair of the tied head the push loads, and only the probe notices."""
     monkeypatch.syspath_prepend(_plugin_without_repair(tmp_path))  # spawned processes inherit it
     publisher = TorchPublisher(tiny_model, run_id=f"head-{tmp_path.name}")
@@ -353,6 +355,7 @@ async def test_a_skipped_tied_head_is_refused_by_the_probe(tiny_model, tmp_path,
     finally:
         await generator.close()
         publisher.sender.close()
+    assert counted() == ["vllm_boots"]
 
 
 def _plugin_without_repair(tmp_path):

@@ -44,10 +44,11 @@ def weights(built) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in built.iter_weights()}
 
 
-def test_the_ranks_meet_on_the_masters_address_alone(tiny_model):
+def test_the_ranks_meet_on_the_masters_address_alone(tiny_model, counted):
     before = listeners()
     with trainer(tiny_model):
         assert {host for host, _ in listeners() - before} == {"127.0.0.1"}
+    assert counted() == ["deepspeed_starts"]
 
 
 def poisoned():
