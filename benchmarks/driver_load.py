@@ -24,6 +24,7 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.producer import Producer, PromptStream
 from rlpost.rollout.signal import Signal
 from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Span, Trajectory, Verdict
+from rlpost.verifiers.combine import Combination
 
 GROUP, BATCH, ROWS, TOKENS = 8, 128, 10_000, 32
 
@@ -59,8 +60,8 @@ class SimulatedGenerator:
 class SimulatedJudge:
     """Agrees at once."""
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
-        return [((Verdict(verifier="v", reward=1.0),), 1.0)] * len(group.trajectories)
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
+        return [(Verdict(verifier="v", reward=1.0),)] * len(group.trajectories)
 
 
 class World:
@@ -99,7 +100,8 @@ def build(args: argparse.Namespace, world: World) -> Producer:
         ),
         collector=Collector(
             Dispatcher(fleet, generators, signal=Signal()),
-            judge=SimulatedJudge(),
+            judges=[SimulatedJudge()],
+            combination=Combination(weights={"v": 1.0}),
             purpose="train",
             failures=FailureConfig(),
             budget=Budget(64, of="failures", field="failures.failures_in_a_row"),

@@ -78,7 +78,7 @@ class Trajectory:
     text: str  # decoded response without special tokens, up to the end of a stop string
     seed: int
     verdicts: tuple[Verdict, ...] = ()
-    reward: float | None = None  # weighted sum of verdicts; None when any verdict failed
+    reward: float | None = None  # of all verdicts, by the rule of the run; None: not known
     num_stale: int = 0  # leading response tokens that are too old to train on
     written: tuple[int, int] = (0, 0)  # response tokens [start, end) that were not sampled
 

@@ -140,13 +140,13 @@ class FakeJudge:
     def __init__(self, *, fail_on: int | None = None) -> None:
         self.fail_on = fail_on
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
-        judged: list[tuple[tuple[Verdict, ...], float | None]] = []
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
+        judged: list[tuple[Verdict, ...]] = []
         for trajectory in group.trajectories:
             token = trajectory.response_ids[0]
             if self.fail_on and token % self.fail_on == 0:
-                judged.append(((Verdict(verifier="fake", reward=None, error="timeout"),), None))
+                judged.append((Verdict(verifier="fake", reward=None, error="timeout"),))
             else:
                 reward = float(token % 2 == 0)
-                judged.append(((Verdict(verifier="fake", reward=reward),), reward))
+                judged.append((Verdict(verifier="fake", reward=reward),))
         return judged

@@ -1,13 +1,13 @@
 """Reward models in Ray actors, behind ``rollout.collector.Judge``.
 
-Owns one actor per model, the running normalisation and the sum with the verifiers' reward.
-Refuses to own scoring (training/reward_scorer.py). Invariants: a failure is a verdict
+Owns one actor per model and the running normalisation. Refuses to own scoring
+(training/reward_scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a verdict
 without a reward; within a step every score is normalised by the same statistics, whatever
 the order in which groups arrive; what a step adds does not depend on that order either.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,14 +15,10 @@ from typing import Any
 from rlpost.algorithms.running import RunningStatistics
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Session
-from rlpost.rollout.collector import Judge
 from rlpost.training.reward_input import RewardSample
 from rlpost.training.reward_scorer import RewardScorer
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Group, Verdict
-from rlpost.verifiers.combine import combine
-
-Judgement = tuple[tuple[Verdict, ...], float | None]
 
 
 class RewardGroup:
@@ -37,21 +33,16 @@ class RewardGroup:
         self, handles: Mapping[str, Stateless], *, configs: Mapping[str, RewardModelConfig]
     ) -> None:
         self._handles = dict(handles)
-        self._weights = {name: configs[name].weight for name in handles}
         self._statistics = {
             name: RunningStatistics() for name in handles if configs[name].normalize
         }
         self._fresh: dict[str, list[float]] = {name: [] for name in self._statistics}
 
-    async def judge(self, group: Group) -> list[Judgement]:
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         """Score every trajectory with every model; see ``Judge``."""
         samples = [RewardSample.of(group.prompt, t) for t in group.trajectories]
         columns = await asyncio.gather(*(h.call("judge", samples) for h in self._handles.values()))
-        judged = []
-        for row in zip(*columns, strict=True):
-            verdicts = tuple(map(self._normalized, row))
-            judged.append((verdicts, combine(verdicts, self._weights)))
-        return judged
+        return [tuple(map(self._normalized, row)) for row in zip(*columns, strict=True)]
 
     def _normalized(self, verdict: Verdict) -> Verdict:
         statistics = self._statistics.get(verdict.verifier)
@@ -95,23 +86,6 @@ class RewardGroup:
                 statistics.load_state_dict(state[name]["statistics"])
                 # What was scored since is scored again, but for groups that were ready.
                 self._fresh[name] = list(state[name]["fresh"])
-
-
-class JointJudge:
-    """Verifiers and reward models together: verdicts side by side, one weighted sum."""
-
-    def __init__(self, judges: Sequence[Judge], *, weights: Mapping[str, float]) -> None:
-        self._judges = judges
-        self._weights = weights
-
-    async def judge(self, group: Group) -> list[Judgement]:
-        """Judge with all; how failures and weights of 0 count: see ``combine``."""
-        parts = await asyncio.gather(*(judge.judge(group) for judge in self._judges))
-        joint: list[Judgement] = []
-        for row in zip(*parts, strict=True):
-            verdicts = tuple(verdict for verdicts, _ in row for verdict in verdicts)
-            joint.append((verdicts, combine(verdicts, self._weights)))
-        return joint
 
 
 def reward_name(model: str) -> str:

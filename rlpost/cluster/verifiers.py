@@ -8,8 +8,6 @@ from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.types import Group, Verdict
 from rlpost.verifiers.base import VerifierConfig, sample_of
-from rlpost.verifiers.combine import combine
-from rlpost.verifiers.configured import counted_weights
 from rlpost.verifiers.service import VerifierService
 
 CONCURRENCY = 1000  # samples wait in the service, not in Ray's queue
@@ -25,7 +23,6 @@ class RemoteVerifiers:
         handles: Sequence[Stateless],
         *,
         configs: Mapping[str, VerifierConfig],
-        weights: Mapping[str, float],
         decode: Decode,
         timeout_s: float,
     ) -> None:
@@ -34,19 +31,17 @@ class RemoteVerifiers:
         Args:
             handles: one per service, each of which has every verifier.
             configs: name -> config, as ``check`` returned them.
-            weights: name -> factor in the sum.
             decode: gives verifiers the prompt as the model read it.
             timeout_s: after which a service that judges a group counts as hung; see ``judge``.
         """
         self._handles = handles
         self._turn = itertools.cycle(handles)
         self._configs = configs
-        self._weights = weights
         self._decode = decode
         self._timeout_s = timeout_s
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
-        """Judge the responses to one prompt.
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
+        """Judge the responses to one prompt with every verifier; see ``Judge``.
 
         Verifiers that judge groups in one call may need three turns of all responses' deadlines
         (verifiers/groups.py); a service is given that time even beyond its ``timeout_s``.
@@ -55,18 +50,10 @@ class RemoteVerifiers:
         samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]
         together_s = [cfg.timeout_s for cfg in self._configs.values() if cfg.judges_groups]
         timeout_s = max(self._timeout_s, 3 * len(samples) * max(together_s, default=0.0))
-        verdicts = await next(self._turn).call("judge", samples, timeout_s=timeout_s)
-        return [(v, combine(v, self._weights)) for v in verdicts]
-
-    def measuring(self) -> "RemoteVerifiers":
-        """Return a view for evaluation; see ``counted_weights``."""
-        return RemoteVerifiers(
-            self._handles,
-            configs=self._configs,
-            weights=counted_weights(self._configs),
-            decode=self._decode,
-            timeout_s=self._timeout_s,
+        verdicts: list[tuple[Verdict, ...]] = await next(self._turn).call(
+            "judge", samples, timeout_s=timeout_s
         )
+        return verdicts
 
     async def close(self) -> None:
         for handle in self._handles:
@@ -89,11 +76,4 @@ def spawn_verifiers(
         return Handle(actor, name=f"verifier {index}", timeout_s=cfg.judge_timeout_s)
 
     services = [Stateless(partial(spawn, index)) for index in range(cfg.verifier_actors)]
-    weights = {name: each.weight for name, each in configs.items()}
-    return RemoteVerifiers(
-        services,
-        configs=configs,
-        weights=weights,
-        decode=decode,
-        timeout_s=cfg.judge_timeout_s,
-    )
+    return RemoteVerifiers(services, configs=configs, decode=decode, timeout_s=cfg.judge_timeout_s)

@@ -10,11 +10,11 @@ from rlpost.algorithms.kl import KLConfig, KLPlacement
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import check_config
+from rlpost.config.judges import check_judges
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
 from rlpost.training.objective import Objective
-from rlpost.verifiers.configured import configured
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -28,7 +28,7 @@ def check_rl(cfg: RLConfig) -> None:
     _check_idle_options(cfg)
     _check_critic(cfg)
     _check_corrections(cfg)
-    _check_rewards(cfg)
+    check_judges(cfg)
     _check_sizes(cfg)
     _check_deadlines(cfg)
 
@@ -133,37 +133,6 @@ def _check_corrections(cfg: RLConfig) -> None:
             f"algorithm/corrections={idle[0]} compares the proximal policy with the sampler, "
             "which are the same with algorithm.anchor=rollout; set algorithm.anchor=proximal"
         )
-
-
-def _check_rewards(cfg: RLConfig) -> None:
-    verifiers = configured(cfg.verifier)
-    trained = [name for name, each in verifiers.items() if each.weight != 0]
-    sources = len(cfg.reward_models) + len(trained)
-    if sources == 0:
-        raise UserError(
-            f"{_zero_weights(cfg)} leaves nothing to learn from; give it a weight, or add a reward "
-            "model: +reward_models.NAME.path=PATH"
-        )
-    if cfg.algorithm.advantage.needs_components and sources < 2:
-        raise UserError(
-            f"algorithm/advantage={cfg.algorithm.advantage.kind} normalises several rewards one "
-            "by one, and there is one; name two functions, verifier=function "
-            "'verifier.path=[rewards.py:f,rewards.py:g]', add a reward model, or use "
-            "algorithm=grpo"
-        )
-    if cfg.algorithm.advantage.needs_components and cfg.algorithm.shaping != ShapingConfig():
-        raise UserError(
-            f"algorithm/advantage={cfg.algorithm.advantage.kind} reads the rewards one by one, "
-            "and algorithm.shaping changes their sum; leave the shaping out, or use grpo"
-        )
-    for name in verifiers.keys() & cfg.reward_models.keys():
-        raise UserError(f"reward_models.{name} has the name of the verifier; choose another")
-
-
-def _zero_weights(cfg: RLConfig) -> str:
-    if cfg.verifier.weight == 0:
-        return "verifier.weight=0"
-    return f"verifier.weights={cfg.verifier.weights}"
 
 
 def _check_deadlines(cfg: RLConfig) -> None:

@@ -70,7 +70,7 @@ def check_override(text: str) -> None:
         )
     if (override.is_add() or override.is_force_add()) and not _may_be_added(group):
         raise UserError(unknown_option(group))
-    named = group.startswith(("reward_models.", "algorithm.corrections."))
+    named = group.startswith(("reward_models.", "verifiers.", "algorithm.corrections."))
     if override.is_delete() and not named and not known_choices(group):
         raise UserError(
             f"~{group} cannot be removed: every option has a value; leave the override out to get "
@@ -86,7 +86,7 @@ def check_override(text: str) -> None:
 def _may_be_added(key: str) -> bool:
     """Whether ``+key=...`` can lead to an option; what was composed is checked once more."""
     known = known_keys()
-    general = re.sub(r"^reward_models\.[^.]+", "reward_models.NAME", key)
+    general = re.sub(r"^(reward_models|verifiers)\.[^.]+", r"\1.NAME", key)
     leads_to = any(each == general or each.startswith(f"{general}.") for each in known)
     return (
         leads_to or bool(known_choices(key)) or key.startswith(("hydra", "algorithm.corrections."))

@@ -28,7 +28,8 @@ def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
     """Return the configuration as objects and as plain data.
 
     Models are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do to a
-    dictionary of dataclasses, so their types are put in here.
+    dictionary of dataclasses, so their types are put in here. ``verifier`` may have been removed
+    where ``verifiers`` holds some.
 
     Raises:
         UserError: an option does not exist, was removed, or would record a secret.
@@ -37,6 +38,7 @@ def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
     _refuse_secrets(composed)
     _resolve(composed)
     _type_reward_models(composed)
+    _check_verifiers(composed)
     _refuse_strangers(composed, "")
     for group, registry in registries().items():
         _refuse_unregistered(composed, group, registry)
@@ -100,6 +102,16 @@ def _type_reward_models(composed: DictConfig) -> None:
         models[name] = parent.reward_models[name]
 
 
+def _check_verifiers(composed: DictConfig) -> None:
+    """Check the verifiers with names of their own; without a ``verifier`` it becomes None."""
+    named = composed.verifiers
+    for name in map(str, named):
+        choice = f"+verifier@verifiers.{name}"
+        _check_choice(named[name], f"verifiers.{name}", choice, registries()["verifier"])
+    if named and OmegaConf.is_missing(composed, "verifier"):
+        composed.verifier = None
+
+
 def _refuse_strangers(node: DictConfig, path: str) -> None:
     """Raise UserError for a key that is no field, and for a field that is no key."""
     kind = OmegaConf.get_type(node)
@@ -134,6 +146,8 @@ def _refuse_unregistered(composed: DictConfig, group: str, registry: Registry) -
     """Raise UserError unless what was chosen from ``group`` is what its registry knows."""
     path = group.replace("/", ".")
     chosen = OmegaConf.select(composed, path)
+    if group == "verifier" and chosen is None and composed.verifiers:
+        return
     if group not in COMPOSABLE:
         _check_choice(chosen, path, group, registry)
         return

@@ -74,7 +74,11 @@ def _plain(error: Exception, cause: BaseException, text: str) -> str:
             return f"{place[1]} {meant}"
     absent = re.match(r"Could not override '([^'@]+)@", first)
     if absent:
-        return f"{absent[1]} has one place in the configuration; give {absent[1]}=NAME, without @"
+        more = ", or +verifier@verifiers.NAME=KIND to add one" if absent[1] == "verifier" else ""
+        return (
+            f"{absent[1]} has one place in the configuration; give {absent[1]}=NAME, without @"
+            f"{more}"
+        )
     override = re.match(r"Error merging override ([^=\s]+)", first)
     if override:
         return f"{override[1].lstrip('+~')}: {reason}"
@@ -114,6 +118,12 @@ def unknown_option(key: str) -> str:
     model = re.match(r"reward_models\.(\w+)\.(.+)", key)
     if model and f"reward_models.NAME.{model[2]}" in known_keys():
         return f"{key} has to be added, for models go by names of your choice: +{key}=VALUE"
+    verifier = re.match(r"verifiers\.([^.]+)\.(.+)", key)
+    if verifier and f"verifiers.NAME.{verifier[2]}" in known_keys():
+        return (
+            f"{key} belongs to no verifier that is chosen, or not to its kind; choose one with "
+            f"+verifier@verifiers.{verifier[1]}=KIND"
+        )
     correction = re.match(r"algorithm\.corrections\.(\w+)\.", key)
     if key in known_keys() and correction:
         return (
@@ -135,7 +145,8 @@ def _absent_group(group: str) -> str:
 
 def _closest(key: str) -> str | None:
     """Return the option that was probably meant: nearly the same, or the same in another place."""
-    known = known_keys()
+    # Every option of verifiers.NAME is one of verifier, too.
+    known = [each for each in known_keys() if not each.startswith("verifiers.")]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
     if close:
         return close[0]

@@ -85,6 +85,7 @@ def every_path(config: type) -> Iterator[str]:
     """Yield the paths of all options, those of every registered variant among them."""
     roots = [(config, "")]
     roots += [(each, f"{name}.NAME") for name, each in NAMED.items()]
+    roots += [(entry.config, "verifiers.NAME") for entry in registries()["verifier"]]
     for group, registry in registries().items():
         roots += [(entry.config, option_path(group, entry.name)) for entry in registry]
     for root, path in roots:

@@ -31,6 +31,9 @@ from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import SamplingConfig
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.combine import Combination, RewardsConfig
+from rlpost.verifiers.configured import configured
 from rlpost.weights.publisher import WeightsConfig
 
 MAX_STOPS = 16  # strings, or tokens
@@ -239,6 +242,10 @@ class RLConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     verifier: Any = option(MISSING, help="kind of verifier")
+    verifiers: dict[str, Any] = option(
+        {}, help="more verifiers by names of your choice: +verifier@verifiers.NAME=KIND"
+    )
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     loss: Any = option(MISSING, help="loss of a token")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -252,3 +259,15 @@ class RLConfig:
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    @property
+    def all_verifiers(self) -> dict[str, VerifierConfig]:
+        """Every verifier of the run, by the name of its verdicts; see ``configured``."""
+        return configured(self.verifier, self.verifiers)
+
+    @property
+    def combination(self) -> Combination:
+        """All judges, verifiers before reward models, and how they make a reward."""
+        judges = {**self.all_verifiers, **self.reward_models}
+        weights = {name: judge.weight for name, judge in judges.items()}
+        return Combination(weights=weights, rewards=self.rewards)

@@ -1,17 +1,19 @@
 """Prompts in, verified groups out.
 
 Owns generation and verification of one group, its retries, and whole batches of groups.
-Refuses to own which generator (dispatch.py), what the numbers mean and which prompts come
-next (producer.py). Invariants: every prompt handed in comes back exactly once, as a group or
-as a failure with its reason; a prompt is given up only after it failed alone on a generator.
+Refuses to own which generator (dispatch.py), how verdicts become a reward (verifiers/combine.py)
+and which prompts come next (producer.py). Invariants: every prompt handed in comes back exactly
+once, as a group or as a failure with its reason; a prompt is given up only after it failed alone
+on a generator.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 from rlpost.control.failures import Attempts, Budget, FailureConfig, backoff
@@ -19,6 +21,7 @@ from rlpost.errors import InfrastructureError, RequestAborted
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
 from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Trajectory, Verdict
+from rlpost.verifiers.combine import Combination
 
 
 class OnVerifierError(Enum):
@@ -33,10 +36,10 @@ class OnVerifierError(Enum):
 
 
 class Judge(Protocol):
-    """Verifier service, as the collector sees it."""
+    """What gives verdicts: all verifiers, or all reward models."""
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
-        """Return verdicts and combined reward of every trajectory, in order."""
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
+        """Return the verdicts on every trajectory, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +75,12 @@ def request_seed(run_seed: int, *key: object) -> int:
 
 
 class Collector:
-    """Drives generators and verifiers.
+    """Drives generators and judges.
 
     Args:
         dispatcher: finds a generator.
-        judge: verifier service.
+        judges: asked side by side; each gives verdicts under names of its own.
+        combination: makes the reward of their verdicts.
         purpose: what the groups are for; tells requests of the same prompt apart.
         on_verifier_error: see ``OnVerifierError``.
         failures: attempts and back-off.
@@ -90,7 +94,8 @@ class Collector:
         self,
         dispatcher: Dispatcher,
         *,
-        judge: Judge,
+        judges: Sequence[Judge],
+        combination: Combination,
         purpose: str,
         on_verifier_error: OnVerifierError = OnVerifierError.sample,
         failures: FailureConfig,
@@ -100,7 +105,8 @@ class Collector:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dispatcher = dispatcher
-        self._judge = judge
+        self._judges = judges
+        self._combination = combination
         self._purpose = purpose
         self._on_verifier_error = on_verifier_error
         self._failures = failures
@@ -265,16 +271,20 @@ class Collector:
                 self._under_way.pop(uid, None)
 
     async def _verify(self, group: Group) -> Group:
-        judged = await self._judge.judge(group)
+        columns = await asyncio.gather(*(judge.judge(group) for judge in self._judges))
         trajectories: tuple[Trajectory, ...] = tuple(
-            replace(trajectory, verdicts=verdicts, reward=reward)
-            for trajectory, (verdicts, reward) in zip(group.trajectories, judged, strict=True)
+            self._rewarded(trajectory, chain(*parts))
+            for trajectory, *parts in zip(group.trajectories, *columns, strict=True)
         )
         if self._on_verifier_error is OnVerifierError.group and any(
             t.reward is None for t in trajectories
         ):
             trajectories = tuple(replace(t, reward=None) for t in trajectories)
         return replace(group, trajectories=trajectories)
+
+    def _rewarded(self, trajectory: Trajectory, verdicts: Iterable[Verdict]) -> Trajectory:
+        usable, reward = self._combination.judged(tuple(verdicts))
+        return replace(trajectory, verdicts=usable, reward=reward)
 
 
 async def _lengths(cancelled: Sequence[tuple[int, Awaitable[list[int]]]]) -> list[int]:

@@ -37,7 +37,7 @@ class RewardModelConfig:
         at_least=-1e6,
         at_most=1e6,
         hint="1.0 is usual",
-        help="factor in the weighted sum of rewards",
+        help="factor of its reward, see rewards.rule",
     )
     normalize: bool = option(
         False, help="by the running mean and deviation of earlier steps' scores"

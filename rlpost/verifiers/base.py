@@ -2,11 +2,12 @@
 
 Owns the contract between a kind (``math.py``, ``function.py``, ...) and the service: the
 sample a kind sees, what it may return, and the registry. Refuses to own processes and
-deadlines (sandbox.py) and the weighted sum (combine.py). Invariant: a kind returns a number
-only when it has judged the response; whatever it cannot judge it raises.
+deadlines (sandbox.py) and the rule that combines rewards (combine.py). Invariant: a kind returns
+a number only when it has judged the response; whatever it cannot judge it raises.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,6 +20,8 @@ from rlpost.types import Prompt, Trajectory
 TIMEOUT = "timeout"  # Verdict.error of a response that outlived its deadline
 ABSTAINED = "abstained"  # Verdict.error when the verifier returned None
 _MAX_BITS = 13_000  # of an integer that Python writes out: sys.int_info.default_max_str_digits
+
+NO_SETTING = {"omegaconf_ignore": True}  # metadata of a field that no user sets
 
 verifiers = Registry("verifier")
 
@@ -33,7 +36,7 @@ class VerifierConfig:
         at_least=-1e6,
         at_most=1e6,
         hint="1.0 is usual",
-        help="factor in the weighted sum of rewards",
+        help="factor of its reward, see rewards.rule; with 0 it only measures",
     )
     timeout_s: float = number(
         5.0,
@@ -43,6 +46,19 @@ class VerifierConfig:
         help="wall-clock deadline of one response",
     )
     env: list[str] = option([], help="environment variables that the worker may see")
+    abstains: bool = option(
+        False, help="abstain on rows that it cannot judge, which are refused otherwise"
+    )
+    # Where it stands in the run's configuration: "verifier" or "verifiers.NAME".
+    place: str = field(default="verifier", metadata=NO_SETTING)
+
+    def __str__(self) -> str:
+        """Example: ``"verifier=math"``, ``"verifiers.strict=exact"``."""
+        return f"{self.place}={self.kind}"
+
+    def addressed(self, message: str) -> str:
+        """Return a kind's message, which calls its options ``verifier.*``, for this verifier."""
+        return re.sub(r"(?<![\w.@/])verifier\.", f"{self.place}.", message)
 
     def expanded(self) -> "Mapping[str, VerifierConfig]":
         """Return a config per reward, by the name that its verdicts and metrics have.
@@ -72,6 +88,13 @@ class VerifierConfig:
         ``required_columns`` names are there.
         """
         return None
+
+    def unjudgeable(self, columns: Mapping[str, Any]) -> str | None:
+        """Return why no response to a row can be judged, also because a column is missing."""
+        for column in self.required_columns():
+            if columns.get(column) is None:
+                return f"the row has nothing in column {column!r}"
+        return self.refusal(columns)
 
     def own_answer(self, columns: Mapping[str, Any]) -> str | None:
         """Return a response made of the row's answer that must score 1, None if none is known.

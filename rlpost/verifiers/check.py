@@ -18,7 +18,6 @@ from rlpost.verifiers.sandbox import Sandbox
 def check(
     configs: Mapping[str, VerifierConfig],
     *,
-    field: str = "verifier",
     memory_limit_mb: int | None = None,
 ) -> dict[str, VerifierConfig]:
     """Return configs that are valid and mean the same on every process of this host.
@@ -27,7 +26,6 @@ def check(
 
     Args:
         configs: name -> config, as for ``VerifierService``.
-        field: where all of them stand in the run's config; messages begin with it.
         memory_limit_mb: as for ``VerifierService``.
 
     Raises:
@@ -35,22 +33,22 @@ def check(
         InfrastructureError: the worker died or hung while it built them.
     """
     if not configs:
-        raise UserError(f"{field}: at least one verifier must be configured, e.g. verifier=math")
+        raise UserError("at least one verifier must be configured; choose verifier=math")
     for cfg in configs.values():
-        check_config(cfg, field)
-        _check_env(cfg.env, f"{field}.env")
+        check_config(cfg, cfg.place)
+        _check_env(cfg.env, f"{cfg.place}.env")
         verifiers.get(cfg.kind)
-    resolved = {name: _resolved(cfg, field) for name, cfg in configs.items()}
+    resolved = {name: _resolved(cfg) for name, cfg in configs.items()}
     sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)
     try:
         refusals = sandbox.wait_ready()
     finally:
         sandbox.close()
     for name, reason in refusals.items():
-        rule = reason.removeprefix("UserError: ")
+        cfg, rule = resolved[name], reason.removeprefix("UserError: ")
         if rule != reason:
-            raise UserError(f"{field}.{rule}")
-        raise UserError(f"{field} ({resolved[name].kind}) cannot be loaded: {reason}")
+            raise UserError(cfg.addressed(f"{cfg.place}.{rule}"))
+        raise UserError(f"{cfg.place} ({cfg.kind}) cannot be loaded: {reason}")
     return {
         name: cfg.settled(sandbox.declared.get(name, Declaration()))
         for name, cfg in resolved.items()
@@ -73,9 +71,9 @@ def _check_env(names: Sequence[str], place: str) -> None:
             )
 
 
-def _resolved(cfg: VerifierConfig, field: str) -> VerifierConfig:
+def _resolved(cfg: VerifierConfig) -> VerifierConfig:
     try:
         entry_of(cfg)
         return cfg.resolved()
     except UserError as error:
-        raise UserError(f"{field}.{error}") from None
+        raise UserError(cfg.addressed(f"{cfg.place}.{error}")) from None

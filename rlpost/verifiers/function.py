@@ -15,15 +15,20 @@ from typing import Any
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
-from rlpost.verifiers.base import Declaration, DeclaredJudge, Judge, VerifierConfig, verifiers
+from rlpost.verifiers.base import (
+    NO_SETTING,
+    Declaration,
+    DeclaredJudge,
+    Judge,
+    VerifierConfig,
+    verifiers,
+)
 from rlpost.verifiers.contracts.adapter import Contract, UserFunction
 from rlpost.verifiers.contracts.answer import first_answer
 from rlpost.verifiers.contracts.choice import adapter_of
 from rlpost.verifiers.contracts.signature import Signature
 from rlpost.verifiers.function_file import load
 from rlpost.verifiers.function_path import FunctionPath, names_of, parse_all
-
-_NO_SETTING = {"omegaconf_ignore": True}
 
 
 class Call(Enum):
@@ -59,8 +64,8 @@ class FunctionConfig(VerifierConfig):
         None, help="column of verl's ground_truth and OpenRLHF's labels; null: found"
     )
     # Known once ``check`` built the function; no settings.
-    needed_columns: list[str] = field(default_factory=list, metadata=_NO_SETTING)
-    needed_answers: list[str] = field(default_factory=list, metadata=_NO_SETTING)
+    needed_columns: list[str] = field(default_factory=list, metadata=NO_SETTING)
+    needed_answers: list[str] = field(default_factory=list, metadata=NO_SETTING)
 
     def expanded(self) -> Mapping[str, VerifierConfig]:
         paths = parse_all(self.path)

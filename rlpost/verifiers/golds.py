@@ -43,16 +43,16 @@ class Rows(Protocol):
 class FailedGold:
     """A row whose own answer does not score 1.
 
-    Example: ``FailedGold(address="train.jsonl:17", kind="exact", reason="it scores 0")``
+    Example: ``FailedGold(address="t.jsonl:17", verifier="verifier=exact", reason="it scores 0")``
     """
 
     address: str
-    kind: str
+    verifier: str
     reason: str
 
     def __str__(self) -> str:
         return (
-            f"{self.address}: verifier={self.kind} does not score the row's own answer 1: "
+            f"{self.address}: {self.verifier} does not score the row's own answer 1: "
             f"{self.reason}; mend the row or the verifier's settings"
         )
 
@@ -170,6 +170,8 @@ class _Asked:
 def _asked(configs: Mapping[str, VerifierConfig], prompts: Iterable[Prompt]) -> Iterator[_Asked]:
     for prompt in prompts:
         for name, cfg in configs.items():
+            if cfg.abstains and cfg.unjudgeable(prompt.columns):
+                continue
             answer = cfg.own_answer(prompt.columns)
             if answer is not None:
                 sample = Sample(
@@ -191,7 +193,7 @@ def _tried(
         reply = {"reward": None, "error": TIMEOUT}
     if reply["reward"] == 1.0:
         return None
-    return FailedGold(address=asked.sample.address, kind=cfg.kind, reason=_reason(reply))
+    return FailedGold(address=asked.sample.address, verifier=str(cfg), reason=_reason(reply))
 
 
 def _reason(reply: Mapping[str, Any]) -> str:

@@ -3,10 +3,20 @@
 Owns the list of built-in kinds. Import ``verifiers`` from here to see all of them.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from rlpost.errors import UserError
 from rlpost.registry import Entry
 from rlpost.verifiers import exact, function, math, numeric  # noqa: F401  (they register)
-from rlpost.verifiers.base import Judge, VerifierConfig, verifiers
+from rlpost.verifiers.base import (
+    DeclaredJudge,
+    Judge,
+    Sample,
+    Score,
+    VerifierConfig,
+    verifiers,
+)
 
 __all__ = ["build", "entry_of", "verifiers"]
 
@@ -18,7 +28,7 @@ def build(cfg: VerifierConfig) -> Judge:
         UserError: unknown kind, a config of another kind, or a setting the kind refuses.
     """
     judge: Judge = entry_of(cfg).target(cfg)
-    return judge
+    return _abstaining(judge, cfg) if cfg.abstains else judge
 
 
 def entry_of(cfg: VerifierConfig) -> Entry:
@@ -34,3 +44,21 @@ def entry_of(cfg: VerifierConfig) -> Entry:
             "choose the kind with verifier=KIND instead of setting verifier.kind"
         )
     return entry
+
+
+def _abstaining(judge: Judge, cfg: VerifierConfig) -> Judge:
+    """Return a judge that has no opinion of responses to a row that it cannot judge."""
+
+    def alone(sample: Sample) -> Score:
+        return None if cfg.unjudgeable(sample.columns) else judge(sample)
+
+    if not isinstance(judge, DeclaredJudge):
+        return alone
+    all_together = judge.together
+
+    def together(samples: Sequence[Sample]) -> Sequence[Score | Exception]:
+        if samples and cfg.unjudgeable(samples[0].columns):  # they answer one row
+            return [None] * len(samples)
+        return all_together(samples)
+
+    return replace(judge, together=together)

@@ -1,10 +1,10 @@
-"""Normalisation and sums of reward models, with scorers that are a dictionary."""
+"""Verdicts and normalisation of reward models, with scorers that are a dictionary."""
 
 import json
 
 import pytest
 
-from rlpost.cluster.reward import JointJudge, RewardGroup
+from rlpost.cluster.reward import RewardGroup
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
@@ -53,33 +53,33 @@ def rewards(**options) -> RewardGroup:
             "kind": ScoresByText("kind", {**SCORES, "a": 2.0}),
         },
         configs={
-            "helpful": RewardModelConfig(path="x", weight=2.0, **options),
-            "kind": RewardModelConfig(path="y", weight=-1.0),
+            "helpful": RewardModelConfig(path="x", **options),
+            "kind": RewardModelConfig(path="y"),
         },
     )
 
 
-async def test_several_models_are_weighed_and_a_failure_is_no_reward():
+async def test_every_model_gives_a_verdict_and_a_failure_is_no_reward():
     judged = await rewards().judge(group_of("a", "b", "long"))
-    assert [reward for _, reward in judged] == [2 * 1 - 2, 2 * 3 - 3, None]
-    verdicts, _ = judged[0]
-    assert [(v.verifier, v.reward) for v in verdicts] == [("helpful", 1.0), ("kind", 2.0)]
+    names = [[v.verifier for v in verdicts] for verdicts in judged]
+    assert names == [["helpful", "kind"]] * 3
+    assert [[v.reward for v in verdicts] for verdicts in judged] == [[1, 2], [3, 3], [None, None]]
 
 
 async def test_a_step_is_normalised_by_the_steps_before_it():
     group = rewards(normalize=True)
     first = await group.judge(group_of("a", "b", "c", "long"))
-    assert first[0][0][0].reward == 1.0  # nothing is known yet
+    assert first[0][0].reward == 1.0  # nothing is known yet
     assert group.absorb() == {
         "reward/helpful/running_mean": 3.0,
         "reward/helpful/running_std": 2.0,
         "reward/helpful/raw_mean": 3.0,
     }
     again = [(await group.judge(group_of(text)))[0] for text in ("c", "a", "b")]
-    found = [verdicts[0].reward for verdicts, _ in again]
+    found = [verdicts[0].reward for verdicts in again]
     assert found == pytest.approx([1.0, -1.0, 0.0])  # the first of them moved nothing
-    assert again[0][0][0].info == {"raw": 5.0}
-    assert again[0][0][1].reward == 5.0  # ``kind`` is not normalised
+    assert again[0][0].info == {"raw": 5.0}
+    assert again[0][1].reward == 5.0  # ``kind`` is not normalised
 
 
 async def test_the_order_of_arrival_changes_nothing_and_state_survives_json():
@@ -98,33 +98,6 @@ async def test_the_order_of_arrival_changes_nothing_and_state_survives_json():
     resumed = rewards(normalize=True)
     resumed.load_state_dict({"helpful": json.loads(json.dumps(states[0]))["r"]})
     assert resumed.state_dict()["helpful"] == states[0]["r"]
-
-
-async def test_verifiers_and_reward_models_add_up():
-    other = RewardGroup(
-        {"rude": ScoresByText("rude", {"b": 10.0, "long": 1.0})},
-        configs={"rude": RewardModelConfig(path="x")},
-    )
-    weights = {"helpful": 2.0, "kind": -1.0, "rude": 1.0}
-    (first, second) = await JointJudge([rewards(), other], weights=weights).judge(
-        group_of("b", "long")
-    )
-    assert first[1] == 2 * 3 - 3 + 10
-    assert [v.verifier for v in first[0]] == ["helpful", "kind", "rude"]
-    assert second[1] is None
-
-
-async def test_what_has_no_weight_cannot_cost_a_sample():
-    """A verifier of weight 0 measures; its failure must not remove the reward."""
-    group = RewardGroup(
-        {"good": ScoresByText("good", {"a": 3.0}), "broken": ScoresByText("broken", {"a": "died"})},
-        configs={name: RewardModelConfig(path="x") for name in ("good", "broken")},
-    )
-    for weight, reward in ((0.0, 3.0), (1.0, None)):
-        judge = JointJudge([group], weights={"good": 1.0, "broken": weight})
-        ((verdicts, joint),) = await judge.judge(group_of("a"))
-        assert joint == reward
-        assert len(verdicts) == 2
 
 
 async def test_scores_of_an_unfinished_step_survive_and_are_not_counted_twice():

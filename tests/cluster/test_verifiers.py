@@ -1,4 +1,4 @@
-"""The driver's end of the verifiers: what a service is asked, and how its verdicts are summed."""
+"""The driver's end of the verifiers: what a service is asked."""
 
 from dataclasses import replace
 
@@ -33,15 +33,13 @@ class Service:
         return [verdicts for _ in samples]
 
 
-def _verifiers(service, *, call=Call.group, timeout_s=5.0, weights=(1.0, 0.2)):
+def _verifiers(service, *, call=Call.group, timeout_s=5.0):
     configs = {
-        name: FunctionConfig(path=f"r.py:{name}", call=call, timeout_s=timeout_s, weight=weight)
-        for name, weight in zip("fg", weights, strict=True)
+        name: FunctionConfig(path=f"r.py:{name}", call=call, timeout_s=timeout_s) for name in "fg"
     }
     return RemoteVerifiers(
         [service],
         configs=configs,
-        weights={name: cfg.weight for name, cfg in configs.items()},
         decode=lambda ids: f"<{ids}>",
         timeout_s=300.0,
     )
@@ -55,16 +53,9 @@ async def test_samples_carry_what_the_model_read():
     assert samples[0].prompt_text == "<(1, 2)>" and samples[0].prompt == "2+3?"
 
 
-async def test_training_and_measuring_weigh_several_rewards_alike():
-    verifiers = _verifiers(Service())
-    assert [reward for _, reward in await verifiers.judge(GROUP)] == [1.1] * 4
-    assert [reward for _, reward in await verifiers.measuring().judge(GROUP)] == [1.1] * 4
-
-
-async def test_rewards_that_only_measure_do_so():
-    verifiers = _verifiers(Service(), weights=(0.0, 0.0))
-    assert [reward for _, reward in await verifiers.judge(GROUP)] == [None] * 4
-    assert [reward for _, reward in await verifiers.measuring().judge(GROUP)] == [1.5] * 4
+async def test_every_response_has_the_verdicts_of_every_verifier():
+    judged = await _verifiers(Service()).judge(GROUP)
+    assert [[v.verifier for v in verdicts] for verdicts in judged] == [["f", "g"]] * 4
 
 
 async def test_a_service_has_time_for_every_call_of_a_group():

@@ -211,3 +211,19 @@ def test_a_failing_member_does_not_stop_a_sweep(tiny_model, tmp_path, monkeypatc
     assert code == 2
     assert text.count("rollout.group_size must be at least 2") == 2
     assert "a.jsonl" in text and "b.jsonl" in text  # the others were still tried
+
+
+def test_a_row_must_have_a_judge(run_cli, tmp_path):
+    """The first verifier may abstain on a row, another then has to judge it."""
+    (tmp_path / "r.py").write_text("def f(completions, rubric): return [1.0] * len(completions)\n")
+    rows = [{"prompt": "x", "answer": "6"}, {"prompt": "y", "rubric": "be kind"}, {"prompt": "z"}]
+    second = ["+verifier@verifiers.kind=function", "verifiers.kind.path=r.py:f"]
+    options = ["data.train=train.jsonl", "data.on_bad_row=error", *second, "rewards.rule=first"]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, text = run_cli(*options, "verifier.abstains=true", "verifiers.kind.abstains=true")
+    assert code == 2 and "Traceback" not in text, text
+    assert "train.jsonl:3: every judge abstains: " in text, text
+    assert "r.py:f takes the answer" not in text
+    assert "(verifiers.kind=function)" in text and "'answer' (verifier=math)" in text
+    code, text = run_cli(*options, "verifier.abstains=true")
+    assert code == 2 and "train.jsonl:1: " in text and "takes the columns ['rubric']" in text, text

@@ -8,18 +8,23 @@ from rlpost.errors import InfrastructureError, RunFailed
 from rlpost.rollout.collector import Collector, OnVerifierError, request_seed
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.signal import Signal
-from rlpost.types import SamplingConfig
+from rlpost.types import SamplingConfig, Verdict
+from rlpost.verifiers.combine import Combination
 
 SAMPLING = SamplingConfig(max_tokens=4)
+ALONE = Combination(weights={"fake": 1.0})
 
 
-async def collect(generators, judge, prompts, *, attempts=3, budget=64, **kwargs):
+async def collect(
+    generators, judge, prompts, *, attempts=3, budget=64, combination=ALONE, **kwargs
+):
     fleet = serving_fleet(list(generators), version=1)
     fleet.suspected = lambda name, **reason: None  # these tests are about prompts, not health
     dispatcher = Dispatcher(fleet, generators, signal=Signal())
     collector = Collector(
         dispatcher,
-        judge=judge,
+        judges=judge if isinstance(judge, list) else [judge],
+        combination=combination,
         purpose="test",
         failures=FailureConfig(attempts=attempts, backoff_s=0.0),
         budget=Budget(budget, of="failures", field="failures.failures_in_a_row"),
@@ -91,3 +96,26 @@ def test_seeds_depend_on_run_and_prompt_only():
     assert request_seed(1, "0:1") == request_seed(1, "0:1")
     seeds = {request_seed(s, f"{e}:{r}") for s in range(3) for e in range(3) for r in range(100)}
     assert len(seeds) == 900 and all(0 <= s < 2**62 for s in seeds)
+
+
+class OtherJudge:
+    """Reward 10 as ``other``; fails on every second response."""
+
+    async def judge(self, group):
+        good = Verdict(verifier="other", reward=10.0)
+        failed = Verdict(verifier="other", reward=None, error="e")
+        return [(failed if n % 2 else good,) for n in range(len(group.trajectories))]
+
+
+async def test_several_judges_give_verdicts_and_the_rule_makes_the_reward():
+    judges = [FakeJudge(), OtherJudge()]
+    for weight in (2.0, 0.0):
+        combination = Combination(weights={"fake": 1.0, "other": weight})
+        result = await collect(
+            {"a": FakeGenerator()}, judges, [prompt("0:0")], combination=combination
+        )
+        for n, t in enumerate(result.groups[0].trajectories):
+            fake, other = t.verdicts
+            assert (fake.verifier, other.verifier) == ("fake", "other")
+            failed = weight != 0 and n % 2
+            assert t.reward == (None if failed else fake.reward + weight * 10)

@@ -15,6 +15,7 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption, InterruptionConfig
 from rlpost.rollout.signal import Signal
 from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
+from rlpost.verifiers.combine import Combination
 
 INTERRUPTION = Interruption(after=3, phrase=" Stop:", token_ids=(90, 91))
 REQUEST = GenerationRequest(
@@ -108,7 +109,8 @@ def collector_over(generator, **failures):
     fleet.suspected = lambda name, **reason: None
     return Collector(
         Dispatcher(fleet, {"a": generator}, signal=Signal()),
-        judge=FakeJudge(),
+        judges=[FakeJudge()],
+        combination=Combination(weights={"fake": 1.0}),
         purpose="train",
         failures=FailureConfig(backoff_s=0.0, **failures),
         budget=Budget(64, of="failures", field="failures.failures_in_a_row"),

@@ -50,6 +50,7 @@ from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
+from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.push import BusConfig
 
@@ -242,7 +243,8 @@ class Generation:
         clock = self._clock
         return Collector(
             self.dispatcher,
-            judge=self._judges,
+            judges=[self._judges],
+            combination=Combination(weights={"parity": 1.0}),
             purpose=purpose,
             failures=self._cfg.failures,
             budget=self._budget,

@@ -17,12 +17,12 @@ class Verifier:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         await self._process.work(JUDGE_S)
-        judged: list[tuple[tuple[Verdict, ...], float | None]] = []
+        judged: list[tuple[Verdict, ...]] = []
         for trajectory in group.trajectories:
             reward = float(sum(trajectory.response_ids) % 2 == 0)
-            judged.append(((Verdict(verifier="parity", reward=reward),), reward))
+            judged.append((Verdict(verifier="parity", reward=reward),))
         return judged
 
 
@@ -52,5 +52,5 @@ class Judges:
         ]
         self._turn = itertools.cycle(handles)
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         return await next(self._turn).call("judge", group)

@@ -14,6 +14,13 @@ def options(tmp_path_factory, tiny_reward):
     (place / "reward.py").write_text(REWARD)
     overrides = [
         *every_role(tiny_reward),
+        "verifier.weight=1",
+        "+verifier@verifiers.right=numeric",
+        "verifiers.right.weight=0.25",
+        "rewards.rule=gate",
+        "rewards.gates=[even_share]",
+        "rewards.threshold=0.4",
+        "rewards.floor=-2",
         f"+reward_models.served.path={tiny_reward}",
         "+reward_models.served.engine=vllm",
         f"trainer.steps={STEPS}",
@@ -41,6 +48,7 @@ def test_every_role_reports(whole_run):
             "critic/grad_norm",
             "actor/kl_coef",
             "verifier/even_share/mean",
+            "verifier/right/mean",
             "verifier/taste/mean",
             "timing_s/ref",
             "timing_s/values",
@@ -80,6 +88,18 @@ def test_a_reward_model_scores_the_same_in_vllm_and_in_transformers(whole_run):
     plain, served = zip(*pairs, strict=True)
     assert served == pytest.approx(plain, abs=1e-4)
     assert len(set(served)) > len(served) / 2  # negative control: the scores differ
+
+
+def test_two_verifiers_and_two_reward_models_make_one_reward(whole_run):
+    stopped = 0
+    for row in responses(whole_run):
+        said = {verdict["verifier"]: verdict["reward"] for verdict in row["verdicts"]}
+        assert list(said) == ["even_share", "right", "taste", "served"]
+        passed = said["even_share"] >= 0.4
+        others = 0.25 * said["right"] + said["taste"] + said["served"]
+        assert row["reward"] == pytest.approx(others if passed else -2)
+        stopped += not passed
+    assert 0 < stopped < len(responses(whole_run))  # both ways are taken
 
 
 def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run):

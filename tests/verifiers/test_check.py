@@ -99,7 +99,7 @@ def test_messages_begin_with_the_field_and_name_the_function(path):
     good = path("def f(completions): return [1.0]")
     missing = good.removesuffix("f") + "g"
     with pytest.raises(UserError, match=r"^reward\.path: .*rewards\.py has no function 'g'"):
-        check({"f": FunctionConfig(path=good), "g": FunctionConfig(path=missing)}, field="reward")
+        check({"f": FunctionConfig(path=good), "g": FunctionConfig(path=missing, place="reward")})
 
 
 def test_a_key_written_where_its_name_belongs_is_not_repeated():

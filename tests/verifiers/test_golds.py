@@ -44,7 +44,7 @@ def test_an_answer_that_does_not_score_itself_is_found_with_its_address():
 
 def test_the_reason_of_a_verifier_that_cannot_judge_is_told():
     [failed] = failed_golds({"n": NumericConfig()}, prompts("6", "six"))
-    assert (failed.kind, failed.address) == ("numeric", "t.jsonl:2")
+    assert (failed.verifier, failed.address) == ("verifier=numeric", "t.jsonl:2")
     assert "must be one plain number" in failed.reason
 
 

@@ -6,13 +6,14 @@ A new kind joins by one entry in ``CASES``.
 import asyncio
 import math
 import textwrap
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlpost.errors import UserError
+from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample, VerifierConfig
 from rlpost.verifiers.exact import ExactConfig
 from rlpost.verifiers.function import FunctionConfig
@@ -123,3 +124,26 @@ def test_unknown_kind_and_mixed_config_are_refused():
         build(VerifierConfig(kind="maths"))
     with pytest.raises(UserError, match="kind=math takes a MathConfig, got ExactConfig"):
         build(ExactConfig(kind="math"))
+
+
+@pytest.mark.parametrize("kind", ["exact", "math", "numeric"])
+def test_a_verifier_abstains_on_rows_that_it_cannot_judge(kind):
+    judge = build(CASES[kind](abstains=True))
+    for columns in ({}, {"answer": None}, {"answer": " "}, {"answer": ["6"]}):
+        assert judge(Sample(prompt="x", text="6", columns=columns)) is None
+    assert judge(Sample(prompt="x", text="6", columns={"answer": "6"})) == 1.0
+    with pytest.raises(DataError):
+        build(CASES[kind]())(Sample(prompt="x", text="6", columns={"answer": " "}))
+
+
+def test_a_function_abstains_on_rows_without_its_columns(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text(textwrap.dedent(FUNCTION))
+    function = FunctionConfig(path=f"{file}:f", abstains=True, needed_columns=["answer"])
+    judge = build(function)
+    row = {"answer": "6"}
+    assert judge(Sample(prompt="x", text="6", columns={})) is None
+    assert judge(Sample(prompt="x", text="6", columns=row)) == 1.0
+    samples = [Sample(prompt="x", text=text, columns=row) for text in "67"]
+    assert judge.together(samples) == [1.0, 0.0]
+    assert judge.together([replace(each, columns={}) for each in samples]) == [None, None]

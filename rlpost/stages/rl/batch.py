@@ -31,8 +31,6 @@ from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
 from rlpost.training.packing import PackedBatches, attach, pack, sampled_tokens
 from rlpost.types import Group, Trajectory
-from rlpost.verifiers.combine import combine
-from rlpost.verifiers.configured import configured, counted_weights
 
 BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token
 
@@ -72,9 +70,9 @@ def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
     """
     if not cfg.reward_models:
         return group_statistics(rewards_matrix([g.rewards for g in groups]))
-    weights = counted_weights(configured(cfg.verifier))
+    measured = cfg.combination.measuring(cfg.all_verifiers)
     return group_statistics(
-        rewards_matrix([[_sum_of(t, weights) for t in g.trajectories] for g in groups])
+        rewards_matrix([[measured.combine(t.verdicts) for t in g.trajectories] for g in groups])
     )
 
 
@@ -218,10 +216,8 @@ def _kl_penalty(
 
 
 def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
-    """Rewards by verifier and reward model, for estimators that normalise each."""
-    weights = {name: each.weight for name, each in configured(cfg.verifier).items()}
-    weights |= {name: model.weight for name, model in cfg.reward_models.items()}
-    weights = {name: weight for name, weight in weights.items() if weight}
+    """Rewards by judge, for estimators that normalise each."""
+    weights = {name: weight for name, weight in cfg.combination.weights.items() if weight}
     components = [
         rewards_matrix([[_reward_of(t, name) for t in g.trajectories] for g in groups])
         for name in weights
@@ -230,10 +226,6 @@ def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
         "components_PGK": torch.stack(components, dim=2),
         "component_weights_K": torch.tensor(list(weights.values()), dtype=torch.float64),
     }
-
-
-def _sum_of(trajectory: Trajectory, weights: Mapping[str, float]) -> float | None:
-    return combine([v for v in trajectory.verdicts if v.verifier in weights], weights)
 
 
 def _reward_of(trajectory: Trajectory, name: str) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.cluster.critic import CriticGroup, spawn_critic
-from rlpost.cluster.reward import JointJudge, RewardGroup, spawn_reward
+from rlpost.cluster.reward import spawn_reward
 from rlpost.cluster.supervision import Supervisor
 from rlpost.cluster.trainers import (
     TrainerGroup,
@@ -20,7 +20,7 @@ from rlpost.cluster.trainers import (
     spawn_reference,
     spawn_trainers,
 )
-from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
+from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
@@ -90,8 +90,10 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     )
     ledger = Ledger()
     staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
-    judge = _judge(plan, verifiers, rewards)
-    collector = generation.collector(judge, purpose="train", interruption=plan.interruption)
+    judges: list[Judge] = [verifiers, *([] if rewards is None else [rewards])]
+    collector = generation.collector(
+        judges, combination=cfg.combination, purpose="train", interruption=plan.interruption
+    )
     try:
         parts = RLParts(
             cfg=cfg,
@@ -110,7 +112,11 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
                 staleness=staleness,
             ),
             collector=collector,
-            examiner=generation.collector(verifiers.measuring(), purpose="heldout"),
+            examiner=generation.collector(
+                [verifiers],
+                combination=cfg.combination.measuring(plan.verifiers),
+                purpose="heldout",
+            ),
             trainer=trainer,
             critic=critic,
             reference=reference,
@@ -134,14 +140,6 @@ def _log_skipped_rows(plan: RLPlan) -> None:
             log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
         for reason in dataset.skipped:
             log.info("skipped: %s", reason)
-
-
-def _judge(plan: RLPlan, verifiers: RemoteVerifiers, rewards: RewardGroup | None) -> Judge:
-    if rewards is None:
-        return verifiers
-    weights = {name: each.weight for name, each in plan.verifiers.items()}
-    weights |= {name: each.weight for name, each in plan.cfg.reward_models.items()}
-    return JointJudge([verifiers, rewards], weights=weights)
 
 
 async def _setup(

@@ -3,6 +3,8 @@
 Owns their assembly. Refuses to own when they run and what is trained.
 """
 
+from collections.abc import Sequence
+
 from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.supervision import Supervisor, generator_name
 from rlpost.cluster.trainers import (
@@ -21,6 +23,7 @@ from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.run import Run
 from rlpost.stages.scale_request import requested_generators
 from rlpost.training.precision import resolve_dtype
+from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.push import BusConfig
@@ -71,13 +74,19 @@ class Generation:
         )
 
     def collector(
-        self, judge: Judge, *, purpose: str, interruption: Interruption | None = None
+        self,
+        judges: Sequence[Judge],
+        *,
+        combination: Combination,
+        purpose: str,
+        interruption: Interruption | None = None,
     ) -> Collector:
-        """Return what samples groups and has them judged by ``judge``."""
+        """Return what samples groups and has them judged by ``judges``."""
         cfg = self._plan.cfg
         return Collector(
             self._dispatcher,
-            judge=judge,
+            judges=judges,
+            combination=combination,
             purpose=purpose,
             on_verifier_error=cfg.rollout.on_verifier_error,
             failures=cfg.failures,

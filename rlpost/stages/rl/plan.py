@@ -29,7 +29,6 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_input import RewardReader
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
-from rlpost.verifiers.configured import configured
 from rlpost.verifiers.golds import failed_golds, sampled_rows
 
 log = logging.getLogger(__name__)
@@ -103,13 +102,13 @@ def prepare(
     )
     room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
     longest_prompt = room - cfg.rollout.max_tokens
-    verifiers = check_verifiers(configured(cfg.verifier))
+    verifiers = check_verifiers(cfg.all_verifiers)
     load = {
         "tokenizer": tokenizer,
         "max_prompt_tokens": longest_prompt,
         "seed": cfg.seed,
         "columns": _required_columns(verifiers),
-        "refuse": partial(_refusal, verifiers),
+        "refuse": partial(_refusal, verifiers, cfg.combination.deciding),
     }
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
@@ -159,17 +158,26 @@ def _require_readable(
 def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:
     """Columns without which a verifier could only answer with an error -> which verifier."""
     return {
-        column: f"verifier={cfg.kind}"
+        column: str(cfg)
         for cfg in verifiers.values()
+        if not cfg.abstains
         for column in cfg.required_columns()
     }
 
 
-def _refusal(verifiers: dict[str, VerifierConfig], columns: Mapping[str, Any]) -> str | None:
-    """The first verifier's reason why it can judge no response to a row."""
-    for cfg in verifiers.values():
-        if (reason := cfg.refusal(columns)) is not None:
-            return f"{reason} (verifier={cfg.kind})"
+def _refusal(
+    verifiers: dict[str, VerifierConfig], deciding: frozenset[str], columns: Mapping[str, Any]
+) -> str | None:
+    """Why nobody can judge responses to a row: a verifier cannot, or all abstain."""
+    abstained: dict[str, str] = {}
+    for name, cfg in verifiers.items():
+        reason = cfg.unjudgeable(columns) if cfg.abstains else cfg.refusal(columns)
+        if reason is not None:
+            abstained[name] = cfg.addressed(f"{reason} ({cfg})")
+            if not cfg.abstains:
+                return abstained[name]
+    if deciding <= abstained.keys():
+        return f"every judge abstains: {'; '.join(abstained[name] for name in sorted(deciding))}"
     return None
 
 

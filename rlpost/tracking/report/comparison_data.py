@@ -32,6 +32,7 @@ _TRAINING_RULERS = (
     "data",
     "verifier",
     "verifiers",
+    "rewards",
     "reward_models",
 )
 _HELDOUT_RULERS = (
@@ -41,6 +42,7 @@ _HELDOUT_RULERS = (
     "data.heldout_size",
     "verifier",
     "verifiers",
+    "rewards",
 )
 _OF_A_RUN = ("run.", "tracking.", "resume")  # settings that say where, not what
 

@@ -16,7 +16,6 @@ from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistic
 from rlpost.training.packing import unpack
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Verdict
-from rlpost.verifiers.combine import combine
 from rlpost.verifiers.exact import ExactConfig
 from rlpost.verifiers.function import FunctionConfig
 
@@ -171,18 +170,17 @@ def test_components_are_the_verdicts_of_each_source():
 def two_functions(weights):
     """GROUPS[:2] judged by two functions, and the configuration of both."""
 
+    cfg = config(GDPOConfig(batch_normalize=False))
+    cfg.verifier = FunctionConfig(path=["r.py:f", "r.py:g"], weights=weights)
+
     def judged(t, n):
         parts = (Verdict(verifier="f", reward=float(n % 2)), Verdict(verifier="g", reward=n / 10))
-        return replace(
-            t, verdicts=parts, reward=combine(parts, dict(zip("fg", weights, strict=True)))
-        )
+        return replace(t, verdicts=parts, reward=cfg.combination.combine(parts))
 
     groups = [
         replace(g, trajectories=tuple(judged(t, n) for n, t in enumerate(g.trajectories)))
         for g in GROUPS[:2]
     ]
-    cfg = config(GDPOConfig(batch_normalize=False))
-    cfg.verifier = FunctionConfig(path=["r.py:f", "r.py:g"], weights=weights)
     return groups, cfg
 
 
