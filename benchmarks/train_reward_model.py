@@ -38,7 +38,7 @@ from rlpost.training.policy import PolicyInputs, packed_hidden
 from rlpost.training.precision import has_native_bfloat16
 from rlpost.training.scoring import scoring_batch
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.numeric import NumericConfig, numeric
+from rlpost.verifiers.kinds.numeric import NumericConfig, numeric
 
 WORDINGS = (
     "{product}",

@@ -12,8 +12,8 @@ from rlpost.data.sources.load import load_rows
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.check import check
 from rlpost.verifiers.configured import configured
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.service import VerifierService
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.workers.service import VerifierService
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = {

@@ -1,4 +1,4 @@
-"""Reward models in Ray actors, behind ``rollout.collector.Judge``.
+"""Reward models in Ray actors, behind ``rollout.collector.GroupJudge``.
 
 Owns one actor per model and the running normalisation. Refuses to own scoring
 (training/reward_scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a verdict
@@ -22,7 +22,7 @@ from rlpost.types import Group, Verdict
 
 
 class RewardGroup:
-    """The driver's end of all reward models: a ``Judge`` whose verdicts are their scores.
+    """The driver's end of all reward models: a ``GroupJudge`` whose verdicts are their scores.
 
     Where ``normalize`` is on, verdicts hold normalised scores and the raw ones in
     ``info["raw"]``. Call ``absorb`` once a step, after collecting: until then the step's
@@ -39,7 +39,7 @@ class RewardGroup:
         self._fresh: dict[str, list[float]] = {name: [] for name in self._statistics}
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        """Score every trajectory with every model; see ``Judge``."""
+        """Score every trajectory with every model; see ``GroupJudge``."""
         samples = [RewardSample.of(group.prompt, t) for t in group.trajectories]
         columns = await asyncio.gather(*(h.call("judge", samples) for h in self._handles.values()))
         return [tuple(map(self._normalized, row)) for row in zip(*columns, strict=True)]

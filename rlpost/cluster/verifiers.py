@@ -1,4 +1,4 @@
-"""Verifier services in Ray actors, behind ``rollout.collector.Judge``."""
+"""Verifier services in Ray actors, behind ``rollout.collector.GroupJudge``."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.types import Group, Verdict
 from rlpost.verifiers.base import VerifierConfig, sample_of
-from rlpost.verifiers.service import VerifierService
+from rlpost.verifiers.workers.service import VerifierService
 
 CONCURRENCY = 1000  # samples wait in the service, not in Ray's queue
 
@@ -41,10 +41,10 @@ class RemoteVerifiers:
         self._timeout_s = timeout_s
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        """Judge the responses to one prompt with every verifier; see ``Judge``.
+        """Judge the responses to one prompt with every verifier; see ``GroupJudge``.
 
         Verifiers that judge groups in one call may need three turns of all responses' deadlines
-        (verifiers/groups.py); a service is given that time even beyond its ``timeout_s``.
+        (verifiers/workers/groups.py); a service is given that time even beyond its ``timeout_s``.
         """
         prompt_text = self._decode(group.prompt.token_ids)
         samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]

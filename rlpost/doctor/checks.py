@@ -17,7 +17,7 @@ from pathlib import Path
 from rlpost.doctor import machine
 from rlpost.models import embedded
 from rlpost.models.cache import cache_root
-from rlpost.verifiers.isolation import Isolation
+from rlpost.verifiers.workers.isolation import Isolation
 
 GB = 1e9
 ESSENTIAL = ("torch", "transformers", "ray", "deepspeed", "hydra-core", "datasets")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlpost.network import LOOPBACK, listen
-from rlpost.verifiers.isolation import Isolation
+from rlpost.verifiers.workers.isolation import Isolation
 
 ROOT = Path("/")
 GPU_FIELDS = "name,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
@@ -137,7 +137,7 @@ def can_connect_to_itself() -> str | None:
 
 def worker_isolation() -> Isolation:
     """Find out in a separate process which isolation a verifier worker gets here."""
-    command = [sys.executable, "-P", "-m", "rlpost.verifiers.isolation"]
+    command = [sys.executable, "-P", "-m", "rlpost.verifiers.workers.isolation"]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
     return Isolation(**json.loads(run.stdout))
 

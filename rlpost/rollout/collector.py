@@ -35,7 +35,7 @@ class OnVerifierError(Enum):
     group = "group"
 
 
-class Judge(Protocol):
+class GroupJudge(Protocol):
     """What gives verdicts: all verifiers, or all reward models."""
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
@@ -94,7 +94,7 @@ class Collector:
         self,
         dispatcher: Dispatcher,
         *,
-        judges: Sequence[Judge],
+        judges: Sequence[GroupJudge],
         combination: Combination,
         purpose: str,
         on_verifier_error: OnVerifierError = OnVerifierError.sample,

@@ -1,9 +1,9 @@
 """What a verifier is: one config dataclass, one factory, one registry line.
 
-Owns the contract between a kind (``math.py``, ``function.py``, ...) and the service: the
-sample a kind sees, what it may return, and the registry. Refuses to own processes and
-deadlines (sandbox.py) and the rule that combines rewards (combine.py). Invariant: a kind returns
-a number only when it has judged the response; whatever it cannot judge it raises.
+Owns the contract between a kind (kinds/) and the service: the sample a kind sees, what it may
+return, and the registry. Refuses to own processes and deadlines (workers/) and the rule that
+combines rewards (combine.py). Invariant: a kind returns a number only when it has judged the
+response; whatever it cannot judge it raises.
 """
 
 import math

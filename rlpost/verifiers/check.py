@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.verifiers.base import Declaration, VerifierConfig
-from rlpost.verifiers.environment import NAME
-from rlpost.verifiers.kinds import entry_of, verifiers
-from rlpost.verifiers.sandbox import Sandbox
+from rlpost.verifiers.kinds import verifiers
+from rlpost.verifiers.kinds.build import entry_of
+from rlpost.verifiers.workers.environment import NAME
+from rlpost.verifiers.workers.sandbox import Sandbox
 
 
 def check(

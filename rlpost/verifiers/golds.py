@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self
 from rlpost.errors import InfrastructureError
 from rlpost.types import Prompt
 from rlpost.verifiers.base import TIMEOUT, Sample, VerifierConfig
-from rlpost.verifiers.sandbox import Sandbox
-from rlpost.verifiers.wire import encode_sample
+from rlpost.verifiers.workers.sandbox import Sandbox
+from rlpost.verifiers.workers.wire import encode_sample
 
 log = logging.getLogger(__name__)
 

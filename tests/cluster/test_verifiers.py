@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rlpost.cluster.verifiers import RemoteVerifiers
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
-from rlpost.verifiers.function import Call, FunctionConfig
+from rlpost.verifiers.kinds.function import Call, FunctionConfig
 
 PROMPT = Prompt(uid="0:0", token_ids=(1, 2), text="2+3?", columns={"answer": "5"})
 TRAJECTORY = Trajectory(

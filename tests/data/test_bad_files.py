@@ -16,7 +16,7 @@ from rlpost.cli.main import main
 from rlpost.data.dataset import DataConfig, OnBadRow, OnLongPrompt, PromptDataset
 from rlpost.errors import DataError, UserError
 from rlpost.models.tiny import byte_tokenizer
-from rlpost.verifiers.exact import ExactConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
 
 ROWS, FILES = list(bad_rows()), list(bad_files())
 

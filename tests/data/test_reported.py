@@ -10,7 +10,7 @@ from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.errors import DataError
 from rlpost.models.embedded import materialize
-from rlpost.verifiers.math import MathConfig
+from rlpost.verifiers.kinds.math import MathConfig
 
 CASES = Path(__file__).parent / "cases"
 PROMPTS = json.loads((CASES / "prompts.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 from rlpost.doctor import checks
 from rlpost.doctor.checks import Level
 from rlpost.doctor.machine import Gpu, Memory, installed, lock_pins
-from rlpost.verifiers.isolation import Isolation
+from rlpost.verifiers.workers.isolation import Isolation
 
 GB = 10**9
 

@@ -13,8 +13,8 @@ CONFIG = "run:\n  name: demo\ntrainer:\n  steps: 14\n  lr: 2.0e-05\n"
 LOG = (
     "2026-01-02 03:04:05,678 INFO rlpost.stages.loop: step 1\n"
     "2026-01-02 03:04:06,001 WARNING rlpost.tracking.files: actor/grad_norm was nan at step 3\n"
-    "2026-01-02 03:05:06,001 WARNING rlpost.verifiers.service: timeout of <b>one</b> sample\n"
-    "2026-01-02 03:06:06,001 WARNING rlpost.verifiers.service: timeout of <b>one</b> sample\n"
+    "2026-01-02 03:05:06,001 WARNING rlpost.verifiers.golds: timeout of <b>one</b> sample\n"
+    "2026-01-02 03:06:06,001 WARNING rlpost.verifiers.golds: timeout of <b>one</b> sample\n"
 )
 EVIL = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

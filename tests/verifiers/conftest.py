@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from rlpost.verifiers.function import FunctionConfig, function
+from rlpost.verifiers.kinds.function import FunctionConfig, function
 
 
 @pytest.fixture

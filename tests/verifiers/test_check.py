@@ -7,8 +7,8 @@ import pytest
 
 from rlpost.errors import InfrastructureError, UserError
 from rlpost.verifiers.check import check
-from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import Call, FunctionConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.function import Call, FunctionConfig
 
 
 @pytest.fixture

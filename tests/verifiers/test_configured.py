@@ -2,9 +2,9 @@ import pytest
 
 from rlpost.errors import UserError
 from rlpost.verifiers.configured import configured
-from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.math import MathConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.kinds.math import MathConfig
 
 
 def test_one_verifier_has_the_name_of_its_kind():

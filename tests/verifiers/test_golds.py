@@ -1,11 +1,11 @@
 """Golds tried against themselves, through a real worker."""
 
 from rlpost.types import Prompt
-from rlpost.verifiers.exact import ExactConfig, Take
-from rlpost.verifiers.function import FunctionConfig
 from rlpost.verifiers.golds import SAMPLE_ROWS, GoldWatch, failed_golds, sampled_rows
-from rlpost.verifiers.math import MathConfig
-from rlpost.verifiers.numeric import NumericConfig
+from rlpost.verifiers.kinds.exact import ExactConfig, Take
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.kinds.math import MathConfig
+from rlpost.verifiers.kinds.numeric import NumericConfig
 
 LAST_LINE = ExactConfig(take=Take.LAST_LINE)  # no last line equals an answer of two lines
 TWO_LINES = "6\n7"

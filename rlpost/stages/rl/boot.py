@@ -27,7 +27,7 @@ from rlpost.control.ledger import Ledger
 from rlpost.control.slots import picture
 from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor
-from rlpost.rollout.collector import Judge
+from rlpost.rollout.collector import GroupJudge
 from rlpost.rollout.producer import Producer
 from rlpost.stages.rl.generation import Generation
 from rlpost.stages.rl.job import RLJob
@@ -90,7 +90,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     )
     ledger = Ledger()
     staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
-    judges: list[Judge] = [verifiers, *([] if rewards is None else [rewards])]
+    judges: list[GroupJudge] = [verifiers, *([] if rewards is None else [rewards])]
     collector = generation.collector(
         judges, combination=cfg.combination, purpose="train", interruption=plan.interruption
     )

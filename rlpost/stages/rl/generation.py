@@ -13,7 +13,7 @@ from rlpost.cluster.trainers import (
 from rlpost.control.failures import Budget
 from rlpost.control.fleet import Fleet
 from rlpost.data.dataset import PromptDataset
-from rlpost.rollout.collector import Collector, Judge
+from rlpost.rollout.collector import Collector, GroupJudge
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.protocol import RestartableGenerator
@@ -75,7 +75,7 @@ class Generation:
 
     def collector(
         self,
-        judges: Sequence[Judge],
+        judges: Sequence[GroupJudge],
         *,
         combination: Combination,
         purpose: str,

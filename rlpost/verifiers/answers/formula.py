@@ -18,7 +18,7 @@ from typing import Any
 from rlpost.verifiers.answers.notation import closes
 from rlpost.verifiers.answers.quantity import Quantity, same_number
 from rlpost.verifiers.answers.units import FUNCTIONS
-from rlpost.verifiers.boundary import attempt
+from rlpost.verifiers.workers.boundary import attempt
 
 _MAX_LENGTH = 600
 _MAX_EXPONENT = 60  # of an expression with variables

@@ -16,8 +16,8 @@ from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistic
 from rlpost.training.packing import unpack
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Verdict
-from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.function import FunctionConfig
 
 
 def judged_groups(rewards):

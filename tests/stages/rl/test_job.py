@@ -13,7 +13,7 @@ from rlpost.algorithms.losses import ClipConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.stages.rl.batch import Scores
 from rlpost.stages.rl.job import RLJob
-from rlpost.verifiers.exact import ExactConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
 
 KL = KLConfig(coefficient=0.1, placement=KLPlacement.reward, form=KLForm.k1)
 

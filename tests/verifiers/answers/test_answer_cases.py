@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.math import MathConfig, math
+from rlpost.verifiers.kinds.math import MathConfig, math
 
 CASES = Path(__file__).parents[1] / "cases"
 DOCUMENT = Path(__file__).parents[3] / "docs" / "verifiers.md"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge, read_gold
-from rlpost.verifiers.math import MathConfig
-from rlpost.verifiers.numeric import NumericConfig, last_number, single_number
+from rlpost.verifiers.kinds.math import MathConfig
+from rlpost.verifiers.kinds.numeric import NumericConfig, last_number, single_number
 
 formula.prepare()
 SMALL = settings(max_examples=150, deadline=None)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.boundary import reply_of
 from rlpost.verifiers.contracts.returned import per_response, rewards_of, scored
+from rlpost.verifiers.workers.boundary import reply_of
 
 
 @pytest.mark.parametrize(

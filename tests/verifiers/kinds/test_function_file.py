@@ -80,7 +80,7 @@ def test_the_line_is_that_of_the_sibling_which_imports(load, tmp_path):
 
 
 def test_a_file_is_imported_once_for_all_its_functions(tmp_path):
-    from rlpost.verifiers.function import FunctionConfig, function
+    from rlpost.verifiers.kinds.function import FunctionConfig, function
 
     file = tmp_path / "rewards.py"
     file.write_text(

@@ -9,9 +9,9 @@ import pytest
 
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample
-from rlpost.verifiers.function import Call, FunctionConfig
-from rlpost.verifiers.groups import TogetherFailed, judge_together
-from rlpost.verifiers.service import VerifierService
+from rlpost.verifiers.kinds.function import Call, FunctionConfig
+from rlpost.verifiers.workers.groups import TogetherFailed, judge_together
+from rlpost.verifiers.workers.service import VerifierService
 
 
 class Judges:

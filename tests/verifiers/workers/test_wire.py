@@ -9,11 +9,11 @@ import pytest
 
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Declaration, Sample, VerifierConfig
-from rlpost.verifiers.boundary import MAX_ITEMS, MAX_TEXT, reply_of
-from rlpost.verifiers.exact import ExactConfig, Take
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.math import MathConfig
-from rlpost.verifiers.wire import (
+from rlpost.verifiers.kinds.exact import ExactConfig, Take
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.kinds.math import MathConfig
+from rlpost.verifiers.workers.boundary import MAX_ITEMS, MAX_TEXT, reply_of
+from rlpost.verifiers.workers.wire import (
     MAX_REPLY_BYTES,
     BadReply,
     CallFailed,

@@ -13,8 +13,8 @@ import pytest
 PARENT = """
     import asyncio, sys
     from rlpost.verifiers.base import Sample
-    from rlpost.verifiers.function import FunctionConfig
-    from rlpost.verifiers.service import VerifierService
+    from rlpost.verifiers.kinds.function import FunctionConfig
+    from rlpost.verifiers.workers.service import VerifierService
 
     service = VerifierService(
         {"f": FunctionConfig(path=sys.argv[1] + ":f", timeout_s=60)}, num_workers=2

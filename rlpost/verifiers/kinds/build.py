@@ -1,6 +1,6 @@
-"""Every built-in verifier kind, imported so that the registry is full.
+"""A verifier's config -> the judge that it describes.
 
-Owns the list of built-in kinds. Import ``verifiers`` from here to see all of them.
+Owns the choice by ``kind``, and abstaining where a kind cannot judge the row.
 """
 
 from collections.abc import Sequence
@@ -8,17 +8,8 @@ from dataclasses import replace
 
 from rlpost.errors import UserError
 from rlpost.registry import Entry
-from rlpost.verifiers import exact, function, math, numeric  # noqa: F401  (they register)
-from rlpost.verifiers.base import (
-    DeclaredJudge,
-    Judge,
-    Sample,
-    Score,
-    VerifierConfig,
-    verifiers,
-)
-
-__all__ = ["build", "entry_of", "verifiers"]
+from rlpost.verifiers.base import DeclaredJudge, Judge, Sample, Score, VerifierConfig
+from rlpost.verifiers.kinds import verifiers
 
 
 def build(cfg: VerifierConfig) -> Judge:

@@ -2,7 +2,7 @@ import pytest
 
 from rlpost.errors import DataError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.math import MathConfig, math
+from rlpost.verifiers.kinds.math import MathConfig, math
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rlpost.verifiers.channel import Channel
+from rlpost.verifiers.workers.channel import Channel
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from typing import Any
 
 from rlpost.errors import UserError
 from rlpost.verifiers.contracts.signature import Signature
-from rlpost.verifiers.function_path import FunctionPath
-from rlpost.verifiers.stand_ins import framework_of, stand_ins
+from rlpost.verifiers.kinds.function_path import FunctionPath
+from rlpost.verifiers.kinds.stand_ins import framework_of, stand_ins
 
 
 def load(path: FunctionPath) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 import pytest
 
-from rlpost.verifiers.environment import worker_environment
+from rlpost.verifiers.workers.environment import worker_environment
 
 KEYS = """
     WANDB_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN OPENAI_API_KEY AWS_SECRET_ACCESS_KEY

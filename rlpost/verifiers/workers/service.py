@@ -20,10 +20,10 @@ import tenacity
 from rlpost.errors import DataError, InfrastructureError, UserError
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample, VerifierConfig
-from rlpost.verifiers.groups import TogetherFailed, judge_together
-from rlpost.verifiers.pool import Pool
-from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
-from rlpost.verifiers.wire import CallFailed, encode_sample
+from rlpost.verifiers.workers.groups import TogetherFailed, judge_together
+from rlpost.verifiers.workers.pool import Pool
+from rlpost.verifiers.workers.sandbox import Sandbox, SandboxClosed
+from rlpost.verifiers.workers.wire import CallFailed, encode_sample
 
 MAX_ATTEMPTS = 3  # of a sample whose worker dies
 OVERDUE_SHARE = 0.2  # of one response's deadline, after which a spare worker may step in

@@ -16,9 +16,9 @@ from typing import Any
 
 from rlpost.errors import InfrastructureError
 from rlpost.verifiers.base import Declaration, VerifierConfig
-from rlpost.verifiers.channel import Channel, OversizedMessage
-from rlpost.verifiers.process import WorkerProcess
-from rlpost.verifiers.wire import (
+from rlpost.verifiers.workers.channel import Channel, OversizedMessage
+from rlpost.verifiers.workers.process import WorkerProcess
+from rlpost.verifiers.workers.wire import (
     MAX_REPLY_BYTES,
     BadReply,
     decode_ready,

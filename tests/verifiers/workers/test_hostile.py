@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from rlpost.verifiers.base import TIMEOUT, Sample
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.service import VerifierService
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.workers.service import VerifierService
 
 EXECUTE = """
     import os
@@ -79,7 +79,7 @@ def service(tmp_path_factory):
 
 
 def _is_worker(process):
-    return "rlpost.verifiers.worker" in process.cmdline()
+    return "rlpost.verifiers.workers.worker" in process.cmdline()
 
 
 def _judge(service, source):

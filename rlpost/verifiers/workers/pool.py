@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from rlpost.errors import InfrastructureError
-from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
+from rlpost.verifiers.workers.sandbox import Sandbox, SandboxClosed
 
 
 class Turn:

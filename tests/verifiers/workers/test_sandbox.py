@@ -10,9 +10,9 @@ import pytest
 
 from rlpost.errors import InfrastructureError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.sandbox import Sandbox, SandboxClosed
-from rlpost.verifiers.wire import encode_sample
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.workers.sandbox import Sandbox, SandboxClosed
+from rlpost.verifiers.workers.wire import encode_sample
 
 # The completion is the source of what the judge does.
 EXECUTE = """

@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample, VerifierConfig
-from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.kinds import build, verifiers
-from rlpost.verifiers.math import MathConfig
-from rlpost.verifiers.numeric import NumericConfig
-from rlpost.verifiers.service import VerifierService
+from rlpost.verifiers.kinds import verifiers
+from rlpost.verifiers.kinds.build import build
+from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.kinds.math import MathConfig
+from rlpost.verifiers.kinds.numeric import NumericConfig
+from rlpost.verifiers.workers.service import VerifierService
 
 CASES = {
     "exact": ExactConfig,

@@ -1,7 +1,7 @@
 import pytest
 
 from rlpost.errors import UserError
-from rlpost.verifiers.function_path import FunctionPath, names_of, parse_all
+from rlpost.verifiers.kinds.function_path import FunctionPath, names_of, parse_all
 
 
 def _names(*texts):

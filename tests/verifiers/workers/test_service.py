@@ -10,9 +10,9 @@ import pytest
 from rlpost.errors import InfrastructureError, UserError
 from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample
-from rlpost.verifiers.exact import ExactConfig
-from rlpost.verifiers.function import FunctionConfig
-from rlpost.verifiers.service import MAX_ATTEMPTS, VerifierService
+from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.workers.service import MAX_ATTEMPTS, VerifierService
 
 # What the completion asks for, and otherwise its number as reward.
 REWARDS = """
@@ -158,7 +158,7 @@ async def test_worker_killed_from_outside_in_mid_call(service):
     for worker in psutil.Process().children():
         if (
             worker.status() != psutil.STATUS_ZOMBIE
-            and "rlpost.verifiers.worker" in worker.cmdline()
+            and "rlpost.verifiers.workers.worker" in worker.cmdline()
         ):
             worker.kill()
     assert [v.reward for v in await task] == [0.5]

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from rlpost.errors import InfrastructureError
-from rlpost.verifiers.pool import Pool
-from rlpost.verifiers.sandbox import SandboxClosed
+from rlpost.verifiers.workers.pool import Pool
+from rlpost.verifiers.workers.sandbox import SandboxClosed
 
 
 class FakeSandbox:

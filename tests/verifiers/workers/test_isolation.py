@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlpost.verifiers import isolation
-from rlpost.verifiers.isolation import END, SIGNALLED
+from rlpost.verifiers.workers import isolation
+from rlpost.verifiers.workers.isolation import END, SIGNALLED
 
 NOBODY = 65534
 PYTHON = os.path.realpath(sys.executable)

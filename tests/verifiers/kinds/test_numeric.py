@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.numeric import NumericConfig, last_number, numeric, single_number
+from rlpost.verifiers.kinds.numeric import NumericConfig, last_number, numeric, single_number
 
 
 def _reward(text, answer, **settings):
@@ -148,7 +148,7 @@ def test_gold_that_is_a_single_number_scores_itself(gold):
     assert _reward(str(gold), gold) == 1.0
 
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parents[1] / "cases"
 FAULTS = [json.loads(line) for line in (CASES / "reported_faults.jsonl").read_text().splitlines()]
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from rlpost.errors import DataError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.boundary import attempt, reply_of
-from rlpost.verifiers.wire import MAX_REPLY_BYTES
+from rlpost.verifiers.workers.boundary import attempt, reply_of
+from rlpost.verifiers.workers.wire import MAX_REPLY_BYTES
 
 SAMPLE = Sample(prompt="q", text="a")
 

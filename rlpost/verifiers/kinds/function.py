@@ -27,8 +27,8 @@ from rlpost.verifiers.contracts.adapter import Contract, UserFunction
 from rlpost.verifiers.contracts.answer import first_answer
 from rlpost.verifiers.contracts.choice import adapter_of
 from rlpost.verifiers.contracts.signature import Signature
-from rlpost.verifiers.function_file import load
-from rlpost.verifiers.function_path import FunctionPath, names_of, parse_all
+from rlpost.verifiers.kinds.function_file import load
+from rlpost.verifiers.kinds.function_path import FunctionPath, names_of, parse_all
 
 
 class Call(Enum):

@@ -2,7 +2,7 @@ import pytest
 
 from rlpost.errors import UserError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.exact import ExactConfig, Take, exact
+from rlpost.verifiers.kinds.exact import ExactConfig, Take, exact
 
 
 def _reward(text, answer="Paris", **settings):

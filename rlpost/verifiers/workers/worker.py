@@ -1,4 +1,4 @@
-"""The child process of a sandbox: ``python -m rlpost.verifiers.worker FD PARENT_PID``.
+"""The child process of a sandbox: ``python -m rlpost.verifiers.workers.worker FD PARENT_PID``.
 
 Owns one loop: read samples, judge them on the main thread, reply. Refuses to own deadlines
 and retries; the parent kills this process when it is late. Invariant: the user's code runs
@@ -15,11 +15,11 @@ from json import dumps, loads  # bound now: what a judge later does to the modul
 from typing import Any
 
 from rlpost.verifiers.base import DeclaredJudge, Judge
-from rlpost.verifiers.boundary import answer_of, attempt, failed_reply
-from rlpost.verifiers.channel import Channel
-from rlpost.verifiers.isolation import isolate
-from rlpost.verifiers.kinds import build
-from rlpost.verifiers.wire import decode_config, decode_sample
+from rlpost.verifiers.kinds.build import build
+from rlpost.verifiers.workers.boundary import answer_of, attempt, failed_reply
+from rlpost.verifiers.workers.channel import Channel
+from rlpost.verifiers.workers.isolation import isolate
+from rlpost.verifiers.workers.wire import decode_config, decode_sample
 
 
 def main(fd: int, parent_pid: int) -> None:

@@ -19,8 +19,8 @@ import psutil
 
 import rlpost
 from rlpost.errors import InfrastructureError
-from rlpost.verifiers.environment import worker_environment
-from rlpost.verifiers.isolation import END, SIGNALLED
+from rlpost.verifiers.workers.environment import worker_environment
+from rlpost.verifiers.workers.isolation import END, SIGNALLED
 
 _END_TIMEOUT_S = 10.0  # takes milliseconds unless the kernel itself waits
 _OUTPUT_TAIL = 2000  # bytes of a worker's last output, quoted when it dies
@@ -125,7 +125,7 @@ def _spawn(theirs: socket.socket, env: Iterable[str]) -> subprocess.Popen[bytes]
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     fd = theirs.fileno()
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "rlpost.verifiers.worker", str(fd), str(os.getpid())],
+        [sys.executable, "-P", "-m", "rlpost.verifiers.workers.worker", str(fd), str(os.getpid())],
         env=environment | {"PYTHONPATH": path},
         pass_fds=(fd,),
         stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ import pytest
 from rlpost.bounds import check_config
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.function import FunctionConfig, function
+from rlpost.verifiers.kinds.function import FunctionConfig, function
 
 SAMPLE = Sample(
     prompt="2+3?", text="5!", completion_ids=(7, 8), columns={"answer": "5"}, address="f.jsonl:3"
