@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rlpost.bounds import number, option
 from rlpost.errors import DataError
@@ -177,22 +177,10 @@ def sample_of(prompt: Prompt, trajectory: Trajectory, *, prompt_text: str = "") 
     )
 
 
-def gold_of(sample: Sample, column: str) -> str:
-    """Return the reference answer of a sample's row as stripped text.
+class Refusal(Protocol):
+    """A kind's rule of what can be its reference answer; see ``refusal_of``."""
 
-    Raises:
-        DataError: the column is missing, or holds what ``refusal_of`` refuses.
-    """
-    at = f"{sample.address}: " if sample.address else ""
-    if column not in sample.columns:
-        raise DataError(
-            f"{at}the row has no column {column!r} (it has {sorted(sample.columns)}); "
-            "set verifier.answer_column"
-        )
-    gold = sample.columns[column]
-    if (reason := refusal_of(gold, column=column)) is not None:
-        raise DataError(f"{at}{reason}")
-    return str(gold).strip()
+    def __call__(self, gold: object, *, column: str) -> str | None: ...
 
 
 def refusal_of(gold: object, *, column: str) -> str | None:
@@ -206,6 +194,24 @@ def refusal_of(gold: object, *, column: str) -> str | None:
     if isinstance(gold, int) and gold.bit_length() > _MAX_BITS:
         return f"column {column!r} must be text where a number has more than 4,000 digits"
     return None
+
+
+def gold_of(sample: Sample, column: str, *, refusal: Refusal = refusal_of) -> str:
+    """Return the reference answer of a sample's row as stripped text.
+
+    Raises:
+        DataError: the column is missing, or holds what ``refusal`` refuses.
+    """
+    at = f"{sample.address}: " if sample.address else ""
+    if column not in sample.columns:
+        raise DataError(
+            f"{at}the row has no column {column!r} (it has {sorted(sample.columns)}); "
+            "set verifier.answer_column"
+        )
+    gold = sample.columns[column]
+    if (reason := refusal(gold, column=column)) is not None:
+        raise DataError(f"{at}{reason}")
+    return str(gold).strip()
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.bounds import option
-from rlpost.errors import DataError
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
 from rlpost.verifiers.answers.compare import read_gold
@@ -49,8 +48,7 @@ class MathConfig(VerifierConfig):
         return (self.answer_column,)
 
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        gold = columns[self.answer_column]
-        return refusal_of(gold, column=self.answer_column) or _refusal(gold, self.answer_column)
+        return _refusal(columns[self.answer_column], column=self.answer_column)
 
     def own_answer(self, columns: Mapping[str, Any]) -> str | None:
         gold = str(columns[self.answer_column])
@@ -64,10 +62,7 @@ def math(cfg: MathConfig) -> Judge:
     formula.prepare()
 
     def judge(sample: Sample) -> Score:
-        gold = gold_of(sample, cfg.answer_column)
-        if (reason := _refusal(gold, cfg.answer_column)) is not None:
-            at = f"{sample.address}: " if sample.address else ""
-            raise DataError(f"{at}{reason}")
+        gold = gold_of(sample, cfg.answer_column, refusal=_refusal)
         outcome = judge_answer(read_gold(gold), sample.text)
         if outcome.reason:
             return {"reward": float(outcome.right), "reason": outcome.reason}
@@ -76,8 +71,10 @@ def math(cfg: MathConfig) -> Judge:
     return judge
 
 
-def _refusal(gold: object, column: str) -> str | None:
+def _refusal(gold: object, *, column: str) -> str | None:
     """Text without a letter, digit or command says nothing that an answer could equal."""
+    if (reason := refusal_of(gold, column=column)) is not None:
+        return reason
     part = answer_part(characters(str(gold)))
     if part is not None:
         seen = commands(_UNSEEN.sub("", html.unescape(part.text)))

@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 from rlpost.bounds import number, option
-from rlpost.errors import DataError
 from rlpost.verifiers.answers.find import answer_part, without_thinking
 from rlpost.verifiers.answers.notation import (
     characters,
@@ -74,18 +73,14 @@ class NumericConfig(VerifierConfig):
         at_least=0,
         at_most=1,
         hint="0 means equality",
-        help="largest difference as a share of the answer; null: 0",
+        help="largest difference as a share of the answer; null: 0 for integers, else 1e-6",
     )
 
     def required_columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
 
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        gold = columns[self.answer_column]
-        reason = refusal_of(gold, column=self.answer_column)
-        if reason is None and single_number(str(gold)) is None:
-            return _not_a_number(str(gold), self.answer_column)
-        return reason
+        return _refusal(columns[self.answer_column], column=self.answer_column)
 
     def own_answer(self, columns: Mapping[str, Any]) -> str | None:
         return str(columns[self.answer_column])
@@ -96,11 +91,8 @@ def numeric(cfg: NumericConfig) -> Judge:
     """Build the judge."""
 
     def judge(sample: Sample) -> Score:
-        text = gold_of(sample, cfg.answer_column)
-        gold = single_number(text)
-        if gold is None:
-            at = f"{sample.address}: " if sample.address else ""
-            raise DataError(f"{at}{_not_a_number(text, cfg.answer_column)}")
+        gold = single_number(gold_of(sample, cfg.answer_column, refusal=_refusal))
+        assert gold is not None, "its row would have been refused"
         value = last_number(sample.text)
         if value is None:
             return {"reward": 0.0, "reason": "no number in the response"}
@@ -160,8 +152,11 @@ def _tolerance(gold: Fraction, cfg: NumericConfig) -> Fraction:
     return max(absolute, Fraction(relative) * abs(gold))
 
 
-def _not_a_number(gold: str, column: str) -> str:
-    return (
-        f"column {column!r} must be one plain number for verifier=numeric, got "
-        f"{gold.strip()!r:.80}; use verifier=math for fractions, units, times and formulas"
-    )
+def _refusal(gold: object, *, column: str) -> str | None:
+    reason = refusal_of(gold, column=column)
+    if reason is None and single_number(str(gold)) is None:
+        return (
+            f"column {column!r} must be one plain number for verifier=numeric, got "
+            f"{str(gold).strip()!r:.80}; use verifier=math for fractions, units, times and formulas"
+        )
+    return reason
