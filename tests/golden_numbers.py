@@ -28,7 +28,7 @@ from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
 from rlpost.training.objective import Objective
 from rlpost.training.packing import unpack
 from rlpost.types import Group
-from rlpost.verifiers.exact import ExactConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
 
 FILE = Path(__file__).with_name("golden.json")
 SEEDS = range(24)

@@ -87,7 +87,7 @@ async def test_the_same_rule_gives_the_same_rewards(service, tmp_path, written):
 
 async def test_the_two_rewards_of_the_page_are_two_rewards(tmp_path):
     page = (ROOT / "docs" / "verifiers.md").read_text()
-    [block] = re.findall(r"### Several rewards\n\n```python\n(.*?)```", page, re.S)
+    [block] = re.findall(r"### Several functions\n\n```python\n(.*?)```", page, re.S)
     (tmp_path / "rewards.py").write_text(block)
     path = [f"{tmp_path}/rewards.py:{name}" for name in ("correct", "short")]
     configs = check(configured(FunctionConfig(path=path, weights=[1.0, 0.2])))

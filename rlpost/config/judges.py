@@ -43,7 +43,7 @@ def _check_components(cfg: RLConfig, combination: Combination) -> None:
         raise UserError(
             f"algorithm/advantage={advantage.kind} normalises several rewards one "
             "by one, and there is one; name two functions, verifier=function "
-            "'verifier.path=[rewards.py:f,rewards.py:g]', add a verifier or a reward model, or use "
+            "'verifier.path=[rewards.py:f,rewards.py:g]', add a reward model or a verifier, or use "
             "algorithm=grpo"
         )
     if cfg.algorithm.shaping != ShapingConfig():

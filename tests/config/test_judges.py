@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlpost.config.compose import compose_rl
+from rlpost.config.compose import compose_stage
 from rlpost.errors import UserError
 from rlpost.verifiers.combine import Rule
 
@@ -14,7 +14,7 @@ GATE = ["rewards.rule=gate", "rewards.gates=[math]"]
 
 
 def composed(*overrides):
-    cfg, _ = compose_rl(list(overrides), stage="rl")
+    cfg, _ = compose_stage(list(overrides), stage="rl")
     return cfg
 
 
