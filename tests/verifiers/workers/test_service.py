@@ -214,7 +214,7 @@ async def test_close_ends_calls_in_progress_and_refuses_new_ones(path):
     await asyncio.sleep(0.3)
     start = time.monotonic()
     await asyncio.to_thread(service.close)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # half of what those that hang may take
     assert all(verdict.reward is None and verdict.error for verdict in await task)
     assert service.alive() == 0
     service.close()
