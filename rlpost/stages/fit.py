@@ -1,0 +1,81 @@
+"""The Job of every stage that learns from a data set: one optimizer update a step.
+
+Owns the order batch, update, report. Refuses to own the batch, the objective and when steps
+happen (loop.py).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlpost.stages.export import export_model
+from rlpost.stages.run import Run
+from rlpost.stages.step_record import StepRecord
+from rlpost.tracking.tracker import Phase
+
+
+class Learner(Protocol):
+    """The trained group of such a stage."""
+
+    async def forward_backward(
+        self, batches: Any, *, objective: Any, temperature: float
+    ) -> dict[str, float]:
+        """Accumulate the gradient of one optimizer batch; returns its metrics."""
+
+    async def optim_step(self, step_id: int) -> dict[str, float]:
+        """Apply it once."""
+
+    async def export(self, directory: Any) -> None:
+        """Write the model."""
+
+
+@dataclass(kw_only=True)
+class Fit:
+    """``stages.loop.Job`` of supervised stages.
+
+    Example::
+
+        yield Fit(run=run, policy=policy, objective=objective, batch=lambda: packed(cursor.take(8)),
+                  base=cfg.model.path, stage="sft")
+    """
+
+    run: Run
+    policy: Learner
+    objective: Any  # what ``policy`` minimises
+    batch: Callable[[], Awaitable[Any]]  # the next optimizer batch, packed; moves the cursor
+    base: str  # the model that the run started from, as the user called it
+    stage: str
+    heldout: Callable[[], Awaitable[Mapping[str, float]]] | None = None  # metrics of now
+
+    async def begin(self, record: StepRecord) -> None:
+        """Nothing waits for the first step."""
+
+    async def step(self, record: StepRecord) -> None:
+        """Take a batch and update the policy on it."""
+        run, number = self.run, self.run.step + 1
+        run.tracker.phase(Phase.training)
+        with record.timed("wait_batch"):
+            batch = await self.batch()
+        with record.timed("update_actor"):
+            record.add(
+                await self.policy.forward_backward(batch, objective=self.objective, temperature=1.0)
+            )
+            record.add(await self.policy.optim_step(number))
+        run.progress(f"update {number}")
+
+    async def evaluate(self, record: StepRecord) -> bool:
+        """Measure held-out data, if there is any."""
+        if self.heldout is None:
+            return False
+        self.run.tracker.phase(Phase.evaluating)
+        with record.timed("testing"):
+            record.add(await self.heldout())
+        return True
+
+    async def export(self) -> None:
+        """Write the policy in Hugging Face layout."""
+        self.run.tracker.phase(Phase.exporting, "the model")
+        await export_model(self.run, self.policy, base=self.base, stage=self.stage)
+
+    async def halt(self) -> None:
+        """Nothing goes on behind the loop."""

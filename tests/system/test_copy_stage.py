@@ -1,0 +1,40 @@
+"""A stage that nothing in rlpost knows learns, saves, resumes and exports."""
+
+import shutil
+
+import pytest
+from cli_runs import metrics
+from copy_stage import COPY, CopyConfig
+
+from rlpost.config.schema import RunConfig
+from rlpost.stages.driver import run_stage
+
+STEPS = 6
+MEASURED = ("actor/pg_loss", "actor/grad_norm", "val-core/copy/nll")
+
+
+def run(place, model, name):
+    cfg = CopyConfig(model=str(model), run=RunConfig(name=name, dir=str(place)))
+    outcome = run_stage(COPY, cfg, {"seed": cfg.seed})
+    assert outcome.exit_code == 0, outcome.message
+    rows = metrics(place / name)
+    return [{key: row[key] for key in ("step", *MEASURED) if key in row} for row in rows]
+
+
+@pytest.mark.timeout(600)
+def test_it_learns_and_a_resumed_run_is_the_same_run(tmp_path, tiny_untied_model):
+    whole = run(tmp_path, tiny_untied_model, "whole")
+    assert [row["step"] for row in whole] == list(range(STEPS + 1))
+    before, *_, after = [row["val-core/copy/nll"] for row in whole if "val-core/copy/nll" in row]
+    assert after < before / 2
+    losses = [row["actor/pg_loss"] for row in whole if "actor/pg_loss" in row]
+    assert len(losses) == STEPS and losses[-1] < losses[0] / 2
+
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    shutil.rmtree(cut / "export")
+    for step in range(3, STEPS + 1):
+        shutil.rmtree(cut / "checkpoints" / f"step_{step:06d}")
+    (cut / "checkpoints" / "latest").write_text("step_000002")
+    assert run(tmp_path, tiny_untied_model, "cut") == whole
+    assert (cut / "export" / "config.json").is_file()
