@@ -5,6 +5,7 @@ interrupted after saving. Imports nothing heavy, so that ``--help`` is instant.
 """
 
 import argparse
+import difflib
 import importlib
 import sys
 
@@ -49,6 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return the process's exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    first = argv[0] if argv else ""
+    if not first or (first not in COMMANDS and not first.startswith("-")):
+        print(_unknown(first), file=sys.stderr)
+        return 2
     args, rest = build_parser().parse_known_args(argv)
     if args.command in STAGES:
         from rlpost.cli import run
@@ -57,6 +62,15 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(f"rlpost.cli.{args.command}")
     code: int = module.main(rest)
     return code
+
+
+def _unknown(word: str) -> str:
+    """Return what to say of a word that is no command; of none, the help."""
+    if not word:
+        return build_parser().format_help()
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ";"
+    return f"error: {word!a:.50} is no command{hint} the commands are {', '.join(COMMANDS)}"
 
 
 if __name__ == "__main__":

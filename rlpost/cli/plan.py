@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlpost.bounds import check_config, number
+from rlpost.bounds import check_config, help_of, number
 from rlpost.cli.boundary import exit_code
 from rlpost.models.footprint import together_bytes
 from rlpost.stages.registry import STAGES
@@ -24,11 +24,11 @@ GIB = 2**30
 class Hardware:
     """Machines that need not exist, all alike; the fields have the names of the flags."""
 
-    nodes: int = number(1, at_least=1, at_most=10**4)
-    cores: int = number(64, at_least=1, at_most=10**4)
-    node_gib: float = number(512, above=0, at_most=1e6)
-    gpus: int = number(0, at_least=0, at_most=1000)
-    gpu_gib: float = number(80, above=0, at_most=1e4)
+    nodes: int = number(1, at_least=1, at_most=10**4, help="so many nodes that need not exist")
+    cores: int = number(64, at_least=1, at_most=10**4, help="of such a node")
+    node_gib: float = number(512.0, above=0, at_most=1e6, help="memory of such a node")
+    gpus: int = number(0, at_least=0, at_most=1000, help="of such a node")
+    gpu_gib: float = number(80.0, above=0, at_most=1e4, help="memory of such a GPU")
 
 
 def main(argv: list[str]) -> int:
@@ -41,11 +41,10 @@ def main(argv: list[str]) -> int:
         epilog="example: rlpost plan --nodes 2 --gpus 8 rl experiment=grpo cluster=two_nodes "
         "trainer.num_ranks=8 generator.num=8",
     )
-    parser.add_argument("--nodes", type=int, help="plan for so many nodes that need not exist (1)")
-    parser.add_argument("--cores", type=int, help="of such a node (64)")
-    parser.add_argument("--node-gib", type=float, help="memory of such a node (512)")
-    parser.add_argument("--gpus", type=int, help="of such a node (0)")
-    parser.add_argument("--gpu-gib", type=float, help="memory of such a GPU (80)")
+    for field in fields(Hardware):
+        flag = f"--{field.name.replace('_', '-')}"
+        words = f"{help_of(field)} ({field.default:g})"
+        parser.add_argument(flag, type=type(field.default), metavar="N", help=words)
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)

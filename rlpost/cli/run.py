@@ -23,10 +23,8 @@ def _compose_and_run(argv: list[str], stage: Stage) -> int:
     from rlpost.config.command_line import read_command_line
     from rlpost.config.compose import checked, compose_command
     from rlpost.config.search_path import config_dir
-    from rlpost.config.store import register_configs
     from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
 
-    register_configs()
     args = read_command_line(argv)
 
     def start(task: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:

@@ -29,6 +29,8 @@ _FLAGS = {
     "--config-dir DIR": "look for files of choices in DIR, too, such as DIR/experiment/mine.yaml",
     "--help SECTION ...": "show these sections, options or groups only",
 }
+# Flags of hydra that are followed by a value.
+_WITH_VALUE = {"-c", "--cfg", "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
 _LONGEST_NAME = 44  # a longer one has its line to itself
 
 
@@ -39,7 +41,11 @@ def main(argv: Sequence[str], stage: Stage) -> int:
         UserError, HydraException, OmegaConfBaseException: a word of ``argv`` means nothing.
     """
     words = [each for each in argv if each not in HELP]
-    wanted = [each for each in words if "=" not in each and each[0] not in "-+~"]
+    wanted = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if "=" not in word and word[:1] not in ("-", "+", "~") and before not in _WITH_VALUE
+    ]
     if len(wanted) == len(words):
         with without_torch():
             from rlpost.config.stage_yaml import yaml_defaults
@@ -100,9 +106,7 @@ def _as_composed(
     from rlpost.config.compose import compose_command
     from rlpost.config.groups import COMPOSABLE, registries
     from rlpost.config.stage_yaml import flat
-    from rlpost.config.store import register_configs
 
-    register_configs()
     args = read_command_line([each for each in words if each not in wanted])
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     single = [

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Glob, RangeSweep
 from rlpost.config.explain import known_choices, known_keys, unknown_option
 from rlpost.config.foreign_names import foreign_answer
 from rlpost.config.quoting import quoted
+from rlpost.config.store import register_configs
 from rlpost.errors import UserError
 
 # hydra's flags; of --experimental-rerun, which loads a pickle, there is none on purpose.
@@ -36,6 +37,7 @@ def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
     """
     from hydra._internal.utils import get_args_parser
 
+    register_configs()  # whose groups the overrides may name
     for word in argv:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise UserError(

@@ -15,7 +15,6 @@ from rlpost.config.convert import to_rl_config
 from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig
 from rlpost.config.search_path import config_dir
-from rlpost.config.store import register_configs
 from rlpost.stages.registry import STAGES
 
 
@@ -25,7 +24,6 @@ def compose_stage(argv: Sequence[str], *, stage: str) -> tuple[RLConfig, dict[st
     Raises:
         UserError, HydraException, OmegaConfBaseException: the configuration cannot work.
     """
-    register_configs()
     args = read_command_line(argv)
     return checked(compose_command(args, args.overrides, stage=stage), stage=stage)
 

@@ -33,12 +33,10 @@ def submittable(command: list[str]) -> Submittable:
     Raises:
         UserError, HydraException, OmegaConfBaseException: the command cannot work.
     """
-    from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from rlpost.config.command_line import check_override
-    from rlpost.config.search_path import config_dir
-    from rlpost.config.store import register_configs
+    from rlpost.config.command_line import read_command_line
+    from rlpost.config.compose import compose_command
 
     stage, *rest = command
     if stage not in STAGES:
@@ -52,14 +50,10 @@ def submittable(command: list[str]) -> Submittable:
                 f"{each!r} after the stage is not understood: give options of submit before the "
                 f"stage, and use others with `rlpost {stage}` here"
             )
-    overrides = [each for each in rest if each not in _SWEEP_FLAGS]
-    register_configs()
-    for each in overrides:
-        check_override(each)
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    args = read_command_line(rest)
+    parsed = OverridesParser.create().parse_overrides(args.overrides)
     plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        composed = compose(config_name=stage, overrides=plain)
+    composed = compose_command(args, plain, stage=stage)
     run_root = Path(os.path.abspath(Path(composed.run.dir).expanduser()))
     argv = [stage, *rest, f"run.dir={quoted(str(run_root))}"]
     if "cluster" in composed and composed.cluster.address is None:

@@ -18,19 +18,15 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
         UserError: no option varies, or the sweep has fewer members.
         HydraException, OmegaConfBaseException: the options cannot be composed.
     """
-    from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from rlpost.config.command_line import check_override
-    from rlpost.config.search_path import config_dir
-    from rlpost.config.store import register_configs
+    from rlpost.config.command_line import read_command_line
+    from rlpost.config.compose import compose_command
 
     stage, *overrides = argv
-    register_configs()
-    for each in overrides:
-        check_override(each)
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    args = read_command_line(overrides)
+    parsed = OverridesParser.create().parse_overrides(args.overrides)
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
     if not keys:
         raise UserError("a sweep needs an option with several values, such as seed=1,2,3")
@@ -40,8 +36,7 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
             f"the sweep over {', '.join(keys)} has {len(members)} members and none with number "
             f"{index}; submit with --array=0-{len(members) - 1}"
         )
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        composed = compose(stage, members[index])
+    composed = compose_command(args, members[index], stage=stage)
     base = composed.run.name or stage
     return [
         stage,
