@@ -52,22 +52,29 @@ class Segment:
     masks: _Masks
 
     @property
+    def num_queries(self) -> int:
+        return self.queries[1] - self.queries[0]
+
+    @property
     def span(self) -> int:
         """Length of the whole sequence the last query sees."""
         prefix = self.prefix[1] - self.prefix[0] if self.prefix else 0
-        return prefix + self.queries[1] - self.queries[0]
+        return prefix + self.num_queries
 
     @property
     def mask_QK(self) -> Tensor | None:
         """True where a query may look; None without a prefix (plainly causal)."""
         if self.prefix is None:
             return None
-        return self.masks.of(self.queries[1] - self.queries[0], self.span)
+        return self.masks.of(self.num_queries, self.span)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
-    """The segments of one micro-batch, in the order of their tokens; they tile ``[0, T)``."""
+    """The segments of one micro-batch, in the order of their tokens; they tile ``[0, T)``.
+
+    A prompt comes before the responses that see it.
+    """
 
     segments: tuple[Segment, ...]
     device: torch.device
@@ -148,15 +155,19 @@ def attend_one_by_one(
     scaling: float | None,
 ) -> Tensor:
     """One SDPA call per segment; returns (1, T, H, D)."""
+    lengths = [segment.num_queries for segment in layout.segments]
+    # Split once instead of slicing: the gradient of each slice would be as long as the whole.
+    parts = (x.split(lengths, dim=2) for x in (query_1HTD, key_1KTD, value_1KTD))
+    prompts: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     outputs = []
-    for segment in layout.segments:
-        start, end = segment.queries
-        key, value = key_1KTD[:, :, start:end], value_1KTD[:, :, start:end]
-        if segment.prefix is not None:
-            first, last = segment.prefix
-            key = torch.cat([key_1KTD[:, :, first:last], key], dim=2)
-            value = torch.cat([value_1KTD[:, :, first:last], value], dim=2)
-        outputs.append(_attend(query_1HTD[:, :, start:end], key, value, segment.mask_QK, scaling))
+    for segment, query, key, value in zip(layout.segments, *parts, strict=True):
+        if segment.prefix is None:
+            prompts[segment.queries] = key, value
+        else:
+            prompt_key, prompt_value = prompts[segment.prefix]
+            key = torch.cat([prompt_key, key], dim=2)
+            value = torch.cat([prompt_value, value], dim=2)
+        outputs.append(_attend(query, key, value, segment.mask_QK, scaling))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
