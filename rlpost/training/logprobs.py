@@ -8,19 +8,23 @@ The head is called as a module, never through its weight: ZeRO-3's hooks gather 
 around the call, in the recomputation too. Logits leave the head in the compute dtype (as in
 vLLM) and everything after it is float32.
 
-On CUDA torch.compile fuses that arithmetic into a kernel each way: a dozen passes over
-(C, V) numbers in float32 take several times as long as the head's matrix products.
+That arithmetic is a dozen passes over (C, V) numbers in float32, which would take longer than
+the head's matrix products. On CUDA torch.compile fuses them into a kernel each way; on a CPU a
+few rows at a time go through all of them while they are in the cache.
 
 Legend: T packed tokens, E width, R response tokens, C a chunk of them, V vocabulary.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+_CACHED_VALUES = 1 << 20  # float32 numbers of the rows that a CPU works on at once: 4 MiB
 
 
 def token_logprobs(
@@ -79,8 +83,12 @@ class _LogprobEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        score = _fused(_score) if logits_CV.is_cuda else _score
-        logprob_C, entropy_C, normaliser_C1 = score(logits_CV, target_C, temperature)
+        if logits_CV.is_cuda:
+            scores = _fused(_score)(logits_CV, target_C, temperature)
+        else:
+            parts = _by_rows(_score, logits_CV, target_C, temperature)
+            scores = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        logprob_C, entropy_C, normaliser_C1 = scores
         ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -93,8 +101,7 @@ class _LogprobEntropy(torch.autograd.Function):
         ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
         logits_CV, target_C, normaliser_C1, entropy_C = ctx.saved_tensors
-        gradient = _fused(_gradient_in_one) if logits_CV.is_cuda else _gradient
-        grad_CV = gradient(
+        args = (
             logits_CV,
             target_C,
             normaliser_C1,
@@ -103,7 +110,9 @@ class _LogprobEntropy(torch.autograd.Function):
             grad_logprob_C,
             grad_entropy_C,
         )
-        return grad_CV, None, None, None
+        if logits_CV.is_cuda:
+            return _fused(_gradient_in_one)(*args), None, None, None
+        return torch.cat(list(_by_rows(_gradient, *args))), None, None, None
 
 
 @functools.cache
@@ -119,6 +128,14 @@ def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return compiled(*args)
 
     return run
+
+
+def _by_rows(function: Callable[..., Any], logits_CV: Tensor, *args: Any) -> Iterator[Any]:
+    """Call ``function`` on a few rows at a time; a tensor among ``args`` has a row for each."""
+    rows = max(1, _CACHED_VALUES // logits_CV.shape[1])
+    split = (arg.split(rows) if isinstance(arg, Tensor) else itertools.repeat(arg) for arg in args)
+    for each in zip(logits_CV.split(rows), *split, strict=False):  # repeat has no end
+        yield function(*each)
 
 
 def _score(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlpost.training import logprobs
 from rlpost.training.logprobs import _gradient, _gradient_in_one, _score, token_logprobs
 
 TOKENS, WIDTH, VOCABULARY, ROWS = 12, 6, 50, 20
@@ -77,6 +78,30 @@ def test_the_fused_form_of_the_gradient_is_the_same(temperature, given):
     upstream = [torch.randn(ROWS, generator=generator) if is_given else None for is_given in given]
     parts = (logits_CV, target_C, normaliser_C1, entropy_C, temperature, *upstream)
     torch.testing.assert_close(_gradient_in_one(*parts), _gradient(*parts), atol=1e-7, rtol=1e-5)
+
+
+def test_a_few_rows_at_a_time_give_the_same_bits(monkeypatch):
+    """As a large vocabulary has it; the whole is one call here."""
+    hidden_TE, head, predictor_R, target_R = parts = case()
+
+    def run(values_at_once: int) -> list[torch.Tensor]:
+        calls = []
+        monkeypatch.setattr(logprobs, "_CACHED_VALUES", values_at_once)
+        monkeypatch.setattr(logprobs, "_score", lambda *args: calls.append(args) or _score(*args))
+        ours = token_logprobs(
+            hidden_TE,
+            head,
+            predictor_R=predictor_R,
+            target_R=target_R,
+            temperature=0.6,
+            chunk=ROWS,
+            entropy_gradient=True,
+        )
+        assert len(calls) == -(-ROWS * VOCABULARY // values_at_once)
+        return [*ours, *gradients(*ours, parts, entropy_weight=0.3)]
+
+    for whole, in_parts in zip(run(ROWS * VOCABULARY), run(3 * VOCABULARY), strict=True):
+        assert torch.equal(whole, in_parts)
 
 
 class PeakBytes(TorchDispatchMode):
