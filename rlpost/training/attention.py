@@ -26,6 +26,9 @@ from rlpost.training import attention_varlen
 from rlpost.training.batch import Block
 
 ATTENTION = "rlpost_packed"
+# Tokens of the longest sequence up to which a CPU attends in float32: the backward pass of its
+# bfloat16 kernel takes three to four times as long there, and equally long from about 256 on.
+SHORT = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,11 @@ class PackedLayout:
         return cls(segments=tuple(segments), device=device)
 
     @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(segment.span for segment in self.segments)
+
+    @cached_property
     def sequences(self) -> attention_varlen.Sequences:
         """The same for the one flash call."""
         pairs = [(segment.queries, segment.prefix) for segment in self.segments]
@@ -155,6 +163,9 @@ def attend_one_by_one(
     scaling: float | None,
 ) -> Tensor:
     """One SDPA call per segment; returns (1, T, H, D)."""
+    dtype = query_1HTD.dtype
+    if not query_1HTD.is_cuda and layout.longest <= SHORT:
+        query_1HTD, key_1KTD, value_1KTD = (x.float() for x in (query_1HTD, key_1KTD, value_1KTD))
     lengths = [segment.num_queries for segment in layout.segments]
     # Split once instead of slicing: the gradient of each slice would be as long as the whole.
     parts = (x.split(lengths, dim=2) for x in (query_1HTD, key_1KTD, value_1KTD))
@@ -168,7 +179,7 @@ def attend_one_by_one(
             key = torch.cat([prompt_key, key], dim=2)
             value = torch.cat([prompt_value, value], dim=2)
         outputs.append(_attend(query, key, value, segment.mask_QK, scaling))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
 
 
 def _attend(
@@ -199,7 +210,7 @@ def _refuse_variants(layout: PackedLayout, kwargs: dict[str, Any]) -> None:
                 "does not implement; use a model without it"
             )
     window = kwargs.get("sliding_window")
-    longest = max(segment.span for segment in layout.segments)
+    longest = layout.longest
     if window is not None and longest > window:
         raise UserError(
             f"model.path: this model attends within a window of {window} tokens and a sequence "

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlpost.errors import UserError
+from rlpost.training import attention
 from rlpost.training.attention import PackedLayout, packed_attention
 from rlpost.training.batch import Block
 
@@ -105,3 +106,12 @@ def test_a_window_matters_only_when_a_sequence_is_longer():
     attend(*tensors(), layout, sliding_window=9)  # the longest sequence: 4 + 5
     with pytest.raises(UserError, match="window of 8 tokens"):
         attend(*tensors(), layout, sliding_window=8)
+
+
+def test_short_sequences_in_bfloat16_are_computed_in_float32(monkeypatch):
+    layout = PackedLayout.of(BLOCKS, device=CPU)
+    halves = [x.detach().bfloat16() for x in tensors()]
+    exact = attend(*(x.float() for x in halves), layout).bfloat16()
+    assert torch.equal(attend(*halves, layout), exact)
+    monkeypatch.setattr(attention, "SHORT", 0)
+    assert not torch.equal(attend(*halves, layout), exact)
