@@ -6,7 +6,7 @@ to own versions and deadlines (bus.py).
 
 Invariants: nothing touches the model before all bytes are there and their checksums match;
 the payload being served stays referenced until its successor is committed, so a version
-that fails its probe can be undone.
+that fails its probe can be undone; what is loaded to undo it is verified once more.
 """
 
 import ctypes
@@ -42,6 +42,15 @@ _RECEIVERS: dict[str, type[Receiver]] = {
     "gloo": GlooReceiver,
 }
 Tensors = Sequence[tuple[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A version that verified when it arrived."""
+
+    manifest: PushManifest
+    buffer: torch.Tensor  # uint8
+    tensors: Tensors  # views of it
 
 
 def register() -> None:
@@ -89,9 +98,9 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self._receivers: dict[str, Receiver] = {}
-        self._staged: Tensors | None = None
-        self._loaded: Tensors | None = None  # what the kernels hold
-        self._committed: Tensors | None = None  # what they go back to
+        self._staged: Payload | None = None
+        self._loaded: Payload | None = None  # what the kernels hold
+        self._committed: Payload | None = None  # what they go back to
 
     def init_transfer_engine(self, init_info: StagedInitInfo) -> None:
         """Nothing to open: see ``StagedInitInfo``."""
@@ -114,7 +123,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
         buffer = self._receivers[locator.transport].fetch(locator)
         manifest = PushManifest.from_dict(locator.manifest)
-        self._staged = read_payload(manifest, buffer)
+        self._staged = Payload(manifest, buffer, read_payload(manifest, buffer))
 
     def finish_weight_update(self) -> None:
         """Load the staged payload.
@@ -125,20 +134,24 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         if self._staged is None:
             raise WeightPushError("no verified payload to load")
         self._loaded, self._staged = self._staged, None
-        self._load(self._loaded)
+        self._load(self._loaded.tensors)
 
     def commit(self) -> None:
         """Make the loaded version the one to go back to."""
         self._committed = self._loaded
 
     def rollback(self) -> bool:
-        """Load the committed version again; False when there is none yet."""
+        """Load the committed version again; False when there is none, or no longer."""
         self._staged = None
         if self._committed is None:
             return False
         if self._loaded is not self._committed:
+            try:
+                tensors = read_payload(self._committed.manifest, self._committed.buffer)
+            except WeightPushError:  # it was released, while this engine missed a push
+                return False
             self._loaded = self._committed
-            self._load(self._committed)
+            self._load(tensors)
         return True
 
     def shutdown(self) -> None:

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,13 +52,15 @@ def announce(sender, version: int, tensors=WEIGHTS) -> tuple[PushManifest, Locat
     return PushManifest.from_dict(locator.manifest), wire
 
 
-def push(sender, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
+def push(
+    sender, receiver, version: int, tensors=WEIGHTS
+) -> tuple[dict[str, torch.Tensor], PushManifest, torch.Tensor]:
     manifest, wire = announce(sender, version, tensors)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(sender.send)
         received = receiver.fetch(wire)
         sending.result()
-    return dict(read_payload(manifest, received))
+    return dict(read_payload(manifest, received)), manifest, received
 
 
 @pytest.mark.parametrize("sender_waits", [True, False])
@@ -75,15 +78,30 @@ def test_nothing_listens_beyond_the_senders_host(sender, transport, sender_waits
     assert [host for host, _ in during] == (["127.0.0.1"] * 2 if over_tcp else [])
 
 
-def test_bytes_arrive_and_outlive_release(sender, transport):
+def test_bytes_arrive_and_last_until_their_version_is_released(sender, transport):
     receiver = RECEIVERS[transport]()
-    first = push(sender, receiver, 1)
+    first, *_ = push(sender, receiver, 1)
+    second, *_ = push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
     sender.release(1)
-    second = push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
-    assert all(torch.equal(first[n], WEIGHTS[n]) for n in WEIGHTS)
+    sender.release(1)  # harmless
+    third, *_ = push(sender, receiver, 3, {n: t + 2 for n, t in WEIGHTS.items()})
     assert all(torch.equal(second[n], WEIGHTS[n] + 1) for n in WEIGHTS)
-    sender.release(2)
-    sender.release(2)  # harmless
+    assert all(torch.equal(third[n], WEIGHTS[n] + 2) for n in WEIGHTS)
+    kept = all(torch.equal(first[n], WEIGHTS[n]) for n in WEIGHTS)
+    assert kept is (transport is not Transport.shared_memory)  # which reuses its pages
+
+
+def test_a_released_payload_is_whole_or_does_not_verify(sender, transport):
+    receiver = RECEIVERS[transport]()
+    _, manifest, received = push(sender, receiver, 1)
+    sender.release(1)
+    push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
+    if transport is Transport.shared_memory:
+        with pytest.raises(WeightPushError, match="checksum of w"):
+            read_payload(manifest, received)
+    else:
+        found = dict(read_payload(manifest, received))
+        assert all(torch.equal(found[n], WEIGHTS[n]) for n in WEIGHTS)
 
 
 def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
@@ -99,19 +117,33 @@ def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
 
 
 def test_shared_memory_files_are_removed(tmp_path):
+    run_id = f"clean-{tmp_path.name}"
     sender = make_sender(
-        Transport.shared_memory,
-        run_id=f"clean-{tmp_path.name}",
-        root=tmp_path,
-        host="",
-        timeout_s=1.0,
+        Transport.shared_memory, run_id=run_id, root=tmp_path, host="", timeout_s=1.0
     )
-    buffer = sender.buffer(1000, version=1)
-    payload = write_payload(iter({"x": torch.ones(3)}.items()), buffer, version=1)
-    locator = sender.announce(payload, num_receivers=1)
-    from pathlib import Path
 
-    path = Path(locator.where["path"])
-    assert path.exists()
+    def stage(version: int, size_bytes: int = 1000) -> Path:
+        payload = write_payload(
+            iter({"x": torch.ones(3)}.items()),
+            sender.buffer(size_bytes, version=version),
+            version=version,
+        )
+        return Path(sender.announce(payload, num_receivers=1).where["path"])
+
+    def files() -> set[str]:
+        return {p.name.removeprefix(f"rlpost-{run_id}-v") for p in path.parent.glob(f"*{run_id}*")}
+
+    path = stage(1)
+    stage(2)
+    assert files() == {"1", "2"}
+    sender.release(1)
+    assert files() == {"spare", "2"}
+    stage(3)
+    assert files() == {"2", "3"}
+    sender.release(2)
+    sender.release(3)  # one spare is enough
+    assert files() == {"spare"}
+    stage(4, size_bytes=2000)  # of another size
+    assert files() == {"4"}
     sender.close()
-    assert not path.exists()
+    assert files() == set()

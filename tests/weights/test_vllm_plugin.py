@@ -5,6 +5,11 @@ import sys
 
 import psutil
 import pytest
+import torch
+
+from rlpost.weights.manifest import write_payload
+from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
+from rlpost.weights.vllm_plugin import StagedEngine, StagedUpdateInfo
 
 PARENT = """
 import multiprocessing, sys, time
@@ -45,3 +50,38 @@ def test_an_engine_process_ends_with_the_one_that_started_it(tmp_path, registers
         child.kill()
     parent.stdout.close()
     assert survived is not registers
+
+
+def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
+    """The sender reuses the pages of a released version; the engine's kernels are left out."""
+    sender, receiver = SharedMemorySender(run_id=tmp_path.name), SharedMemoryReceiver()
+    loaded = []
+    engine = StagedEngine.__new__(StagedEngine)
+    engine._receivers = {"shared_memory": receiver}
+    engine._staged = engine._loaded = engine._committed = None
+    engine._load = lambda tensors: loaded.append(dict(tensors)["w"].tolist())
+
+    def push(version: int) -> None:
+        weights = {"w": torch.full((3,), float(version))}
+        buffer = sender.buffer(64, version=version)
+        manifest = write_payload(iter(weights.items()), buffer, version=version)
+        sent = sender.announce(manifest, num_receivers=1)
+        engine.start_weight_update()
+        engine.receive_weights(
+            StagedUpdateInfo(transport=sent.transport, manifest=sent.manifest, where=sent.where)
+        )
+        engine.finish_weight_update()
+
+    try:
+        assert not engine.rollback()  # nothing was ever committed
+        push(1)
+        engine.commit()
+        push(2)
+        assert engine.rollback() and loaded == [[1.0] * 3, [2.0] * 3, [1.0] * 3]
+        sender.release(2)
+        push(3)
+        sender.release(1)  # it missed this commit
+        push(4)  # in the pages of version 1
+        assert not engine.rollback() and loaded[3:] == [[3.0] * 3, [4.0] * 3]
+    finally:
+        sender.close()

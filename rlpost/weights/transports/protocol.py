@@ -51,7 +51,11 @@ class Receiver(Protocol):
     """Lives in the generator's worker process."""
 
     def fetch(self, locator: Locator) -> torch.Tensor:
-        """Return the payload as a uint8 CPU tensor that stays valid while referenced."""
+        """Return the payload as a uint8 CPU tensor.
+
+        It can be read as long as it is referenced, and is the payload until the sender releases
+        the version: then a later one may take its place, which its checksums show.
+        """
 
     def close(self) -> None:
         """Drop connections."""

@@ -1,8 +1,10 @@
 """Payloads in files of the host's shared memory: one copy, read by every generator.
 
-Owns the files ``/dev/shm/rlpost-<run>-v<version>``. Invariant: a file is unlinked by
-``release``/``close``; a receiver's mapping stays valid after that, so the version being
-served can be loaded again without a second copy.
+Owns the files ``/dev/shm/rlpost-<run>-v<version>``. Invariants: until its version is released a
+file stays as it was written, so the version being served can be loaded again without a second
+copy; ``close`` unlinks them all. The pages of a released version are kept for the next one,
+because fresh pages cost eight times the copy: a receiver that still maps them sees another
+version, and its checksums tell.
 """
 
 import glob
@@ -33,9 +35,30 @@ class SharedMemorySender:
         self._run_id = run_id
         for left in _directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
             left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
-        self._paths: dict[int, Path] = {}
+        self._buffers: dict[int, torch.Tensor] = {}
+        self._spare: torch.Tensor | None = None  # the pages of a released version
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
+        pages = self._reuse(size_bytes, version)
+        if pages is None:
+            pages = self._make(size_bytes, version)
+        self._buffers[version] = pages
+        return pages
+
+    def _path(self, version: int | str) -> Path:
+        return _directory() / f"rlpost-{self._run_id}-v{version}"
+
+    def _reuse(self, size_bytes: int, version: int) -> torch.Tensor | None:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        if spare.numel() != size_bytes or not self._path("spare").exists():
+            self._path("spare").unlink(missing_ok=True)
+            return None
+        self._path("spare").rename(self._path(version))
+        return spare
+
+    def _make(self, size_bytes: int, version: int) -> torch.Tensor:
         free = os.statvfs(_directory())
         free_bytes = free.f_bavail * free.f_frsize
         if free_bytes < size_bytes:
@@ -43,25 +66,30 @@ class SharedMemorySender:
                 f"shared memory at {_directory()} has {free_bytes >> 20} MiB free, a push needs "
                 f"{size_bytes >> 20} MiB; enlarge it or set weights.transport=filesystem"
             )
-        path = _directory() / f"rlpost-{self._run_id}-v{version}"
-        self._paths[version] = path
-        return _map(path, size_bytes)
+        return _map(self._path(version), size_bytes)
 
     def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
-        where = {"path": str(self._paths[manifest.version])}
+        where = {"path": str(self._path(manifest.version))}
         return Locator(transport="shared_memory", manifest=manifest.to_dict(), where=where)
 
     def send(self) -> None:
         """Nothing to do: the receivers map the file."""
 
     def release(self, version: int) -> None:
-        path = self._paths.pop(version, None)
-        if path is not None:
-            path.unlink(missing_ok=True)
+        pages = self._buffers.pop(version, None)
+        if pages is None:
+            return
+        if self._spare is None and self._path(version).exists():
+            self._path(version).rename(self._path("spare"))
+            self._spare = pages
+        else:
+            self._path(version).unlink(missing_ok=True)
 
     def close(self) -> None:
-        for version in list(self._paths):
+        for version in list(self._buffers):
             self.release(version)
+        self._spare = None
+        self._path("spare").unlink(missing_ok=True)
 
 
 class SharedMemoryReceiver:
