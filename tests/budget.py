@@ -27,6 +27,11 @@ class StartBudget:
 
     def __init__(self, config: pytest.Config) -> None:
         self._is_worker = hasattr(config, "workerinput")  # pytest-xdist's; its parent judges
+        self._over: list[str] = []
+        self._found: Budgets = {}
+
+    @pytest.hookimpl(tryfirst=True)  # pytest-xdist's workers inherit what is set here
+    def pytest_sessionstart(self) -> None:
         if not self._is_worker:
             number, path = tempfile.mkstemp(prefix="starts-")
             os.close(number)
@@ -36,8 +41,6 @@ class StartBudget:
         if folder not in paths:  # else this process began with it
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *paths]))
             runpy.run_path(f"{folder}/sitecustomize.py")
-        self._over: list[str] = []
-        self._found: Budgets = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
