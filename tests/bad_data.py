@@ -75,8 +75,8 @@ ROWS: dict[str, tuple[str, str]] = {
         r'{"prompt": [{"role": "user", "content": "\ud83d"}], "answer": "1"}',
         "column 'prompt': the text holds",
     ),
-    "key_twice": ('{"prompt": "a", "prompt": "b", "answer": "1"}', "the key 'prompt' stands twice"),
-    "nested_key_twice": ('{"prompt": "a", "answer": "1", "i": {"x": 1, "x": 2}}', "key 'x' stands"),
+    "key_twice": ('{"prompt": "a", "prompt": "b", "answer": "1"}', "the key 'prompt' occurs twice"),
+    "nested_key_twice": ('{"prompt": "a", "answer": "1", "i": {"x": 1, "x": 2}}', "key 'x' occurs"),
     # no object, no prompt
     "number": ("3", "expected a JSON object such as"),
     "text": ('"What is 2 * 3?"', "expected a JSON object"),

@@ -1,8 +1,8 @@
-"""The one place where whatever a reader or a chat template raises becomes a ``DataError``.
+"""The one place where exceptions of readers and chat templates become a ``DataError``.
 
 Owns the translation of foreign exceptions into one paragraph with an address. Refuses to
-decide what a refused row costs (dataset.py). Invariant: a ``UserError`` passes unchanged,
-because it already has its words.
+decide whether a bad row ends the run (dataset.py). Invariant: a ``UserError`` passes
+unchanged, because its message is complete.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from rlpost.errors import DataError, UserError
 
-_MAX_TEXT = 300  # characters of a foreign message: an explanation, not a dump
+_MAX_TEXT = 300  # characters of a foreign message
 T = TypeVar("T")
 
 
 @contextmanager
 def refusal(address: str, problem: str, *, way_out: str) -> Iterator[None]:
-    """Turn what the block raises into ``"<address>: <problem>: <what it was>; <way_out>"``.
+    """Turn what the block raises into ``"<address>: <problem>: <exception>; <way_out>"``.
 
     Raises:
         DataError: the block raised anything but a ``UserError``.
@@ -40,7 +40,7 @@ def attempt(call: Callable[[], T], *, address: str, problem: str, way_out: str) 
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with every character that is no part of a line of text as ``?``."""
+    """Return ``text`` with ``?`` in place of every character that cannot be printed."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""Which rows come next: a position in an endless sequence of epochs.
+"""The order of rows: a position in an endless sequence of epochs.
 
 Owns the order of prompts and its resumption. Refuses to own rows and tokens. Invariants:
 every row appears once an epoch; the order is a function of (seed, epoch) alone, so a
@@ -24,7 +24,7 @@ def parse_uid(uid: str) -> tuple[int, int]:
 
 
 class PromptCursor:
-    """Hands out ``(epoch, row)`` in a reproducible order.
+    """Yields ``(epoch, row)`` in a reproducible order.
 
     Args:
         num_rows: rows of the dataset, at least 1.
@@ -53,7 +53,7 @@ class PromptCursor:
         self._order = self._permutation(0)
 
     def take(self, n: int) -> list[tuple[int, int]]:
-        """Return the next ``n`` of the sequence; they may cross into later epochs."""
+        """Return the next ``n`` of the sequence, which may extend into later epochs."""
         taken = []
         for _ in range(n):
             if self._offset == len(self._order):
@@ -64,14 +64,14 @@ class PromptCursor:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position and the dataset's identity; JSON-able."""
+        """Return the position and the identity of the dataset, as JSON data."""
         return {"epoch": self._epoch, "offset": self._offset, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue behind the prompts that were taken when ``state`` was made.
+        """Continue after the prompts that were taken when ``state`` was saved.
 
         Raises:
-            UserError: the state is of another dataset, seed or order.
+            UserError: the state belongs to another dataset, seed or order.
         """
         for key, ours in self._identity.items():
             if state[key] != ours:
@@ -84,8 +84,8 @@ class PromptCursor:
         rows = range(self._identity["num_rows"])
         if not self._identity["shuffle"]:
             return list(rows)
-        # Sorting by random(): Python promises the same random() sequence in every version,
-        # which it does not for shuffle().
+        # Sorted by random(), because Python guarantees the same sequence of random() in every
+        # version, but not that of shuffle().
         generator = random.Random(f"{self._identity['seed']}:{epoch}")
         keys = [generator.random() for _ in rows]
         return sorted(rows, key=keys.__getitem__)

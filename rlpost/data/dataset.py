@@ -1,9 +1,9 @@
 """The prompts of a run, encoded and checked before anything starts.
 
-Owns the ``data.*`` settings and what is done with bad rows. Refuses to own order
-(cursor.py), sources (sources/) and templates (encoder.py). Invariants: every prompt that
-a run can meet has passed every check; nothing is left out silently (``skipped``); the
-fingerprint changes when any token or column does.
+Owns the ``data.*`` settings and the handling of bad rows. Refuses to own order (cursor.py),
+sources (sources/) and templates (encoder.py). Invariants: every prompt of a run has passed
+every check; nothing is left out silently (``skipped``); the fingerprint changes if any token or
+column changes.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from rlpost.types import Prompt
 
 DEFAULT_SIZE = 1000
 
-# Why nobody can judge a row with these columns, or None where somebody can.
+# Returns why no verifier can judge a row with these columns, None if one can.
 Refuse = Callable[[Mapping[str, Any]], str | None]
 
 
 class OnBadRow(Enum):
-    """What a row that cannot be used does: stop the run, or be left out and listed."""
+    """What happens at a bad row: the run stops, or the row is skipped and listed."""
 
     error = "error"
     skip = "skip"
 
 
 class OnLongPrompt(Enum):
-    """What a prompt over the token limit does: stop the run, or be left out and listed."""
+    """What happens at a prompt that is too long: the run stops, or it is skipped and listed."""
 
     error = "error"
     skip = "skip"
@@ -124,7 +124,7 @@ class PromptDataset:
 
     Attributes:
         name: short name for metrics (``val-core/<name>/acc/mean@N``).
-        fingerprint: hash of all tokens and columns; file places do not enter.
+        fingerprint: hash of all tokens and columns; independent of where the files are.
         skipped: address and reason of every row that was left out.
     """
 
@@ -151,12 +151,12 @@ class PromptDataset:
         Args:
             cfg: the settings.
             tokenizer: a transformers tokenizer.
-            split: ``train`` or ``heldout``; ask ``heldout_source`` whether there is one.
+            split: ``train`` or ``heldout``; ``heldout_source`` is None if there is no held-out one.
             seed: seed of generated training rows; held-out rows do not depend on it.
             max_prompt_tokens: the caller's bound, such as the model's context minus the
-                response length; the smaller of it and ``cfg.max_prompt_tokens`` holds.
-            columns: what every row must have -> who needs it.
-            refuse: says why a row that has them all is nevertheless bad.
+                response length; the smaller of it and ``cfg.max_prompt_tokens`` applies.
+            columns: column that every row must have -> which verifier needs it.
+            refuse: returns why a row that has these columns is bad all the same.
 
         Raises:
             UserError: a setting is wrong or the source does not exist.
@@ -186,16 +186,14 @@ class PromptDataset:
             if split is Split.HELDOUT and len(prompts) == size:
                 break
         if not prompts:
-            why = (
-                f"all {len(skipped)} rows were skipped, first: {skipped[0]}"
-                if skipped
-                else ("it has no rows")
-            )
+            why = "it has no rows"
+            if skipped:
+                why = f"all {len(skipped)} rows were skipped, first: {skipped[0]}"
             raise DataError(f"{source}: no usable prompt for data.{split.value}: {why}")
         return cls(_completed(prompts), name=short_name(source), skipped=skipped)
 
     def without(self, reasons: Mapping[str, str]) -> "PromptDataset":
-        """Return the data set without some rows, which are listed as skipped.
+        """Return the dataset without some rows, which are listed as skipped.
 
         Args:
             reasons: address of a row -> why it is left out.
@@ -219,7 +217,7 @@ class PromptDataset:
         return max(len(prompt.token_ids) for prompt in self._prompts)
 
     def prompt(self, epoch: int, row: int) -> Prompt:
-        """Return the prompt of a row with the uid of its use in ``epoch``."""
+        """Return the prompt of a row, with the uid that it has in ``epoch``."""
         return dataclasses.replace(self._prompts[row], uid=prompt_uid(epoch, row))
 
 
@@ -240,7 +238,7 @@ def _usable(
             _require(columns, prompt)
             if (reason := refuse(prompt.columns)) is not None:
                 raise DataError(
-                    f"{prompt.address}: {reason}; mend the row, or leave such rows out with "
+                    f"{prompt.address}: {reason}; fix the row, or leave such rows out with "
                     "data.on_bad_row=skip"
                 )
         except PromptTooLong as error:
@@ -268,9 +266,9 @@ def _require(columns: Mapping[str, str], prompt: Prompt) -> None:
 
 
 def _completed(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Give every row the columns that any row has, None where it has none.
+    """Give every row the columns of all rows, with None where it has no value.
 
-    Columnar files do so, and a reward function that asks for a column finds it in every row.
+    A reward function that reads a column then finds it in every row, as in columnar files.
     """
     every = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return [

@@ -1,13 +1,13 @@
-"""Row -> prompt tokens, exactly as the model was taught to read them.
+"""Encodes the prompt of a row as tokens, in the format that the model was trained on.
 
-Owns which messages and tools a row's prompt consists of. Refuses to own where rows come
-from, what happens to a refused one, and the template (template.py). Invariants: tokens of a
-chat prompt equal what the tokenizer's own template renders; a prompt never starts with two
+Owns which messages and tools the prompt of a row consists of. Refuses to own where rows come
+from, what happens to a bad one, and the template (template.py). Invariants: the tokens of a
+chat prompt are those that the tokenizer's own template renders; a prompt never starts with two
 beginning-of-sequence tokens.
 
-A template may add text of its own: SmolLM2's inserts a default system message unless the
-messages start with one. A base model has no template: its prompts are encoded as they
-stand, with the beginning-of-sequence token if the tokenizer adds one.
+A template may add text: SmolLM2's inserts a default system message unless the messages start
+with one. A base model has no template: its prompts are encoded unchanged, with the
+beginning-of-sequence token if the tokenizer adds one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ class PromptTooLong(DataError):
 class _Content:
     """What a row's prompt consists of, before it becomes tokens."""
 
-    text: str  # what a person reads
+    text: str  # for display
     is_text: bool  # the row's prompt is a string, not a list of messages
     conversation: Messages
     tools: Tools
@@ -71,12 +71,12 @@ class PromptEncoder:
         self._plain_bos = _automatic_bos(tokenizer)
 
     def encode(self, row: Row, *, uid: str) -> Prompt:
-        """Return the row's prompt; every other column travels with it.
+        """Return the row's prompt together with all other columns.
 
         Raises:
             PromptTooLong: more than ``max_prompt_tokens`` tokens.
             DataError: no prompt column, an empty prompt, malformed messages or tools, or
-                something that the template refuses or leaves out.
+                content that the template rejects or leaves out.
         """
         content = self._content(row)
         if not content.text.strip():
@@ -85,7 +85,7 @@ class PromptEncoder:
         token_ids = self._rendered(content, row) if is_chat else self._bare(content, row)
         self._check_tokens(token_ids, row.address)
         columns = {k: v for k, v in row.columns.items() if k != self._column}
-        if TOOLS in columns:  # it may have been JSON text
+        if TOOLS in columns:  # the column may be JSON text
             columns[TOOLS] = list(content.tools) or None
         return Prompt(
             uid=uid,
@@ -126,7 +126,7 @@ class PromptEncoder:
                 "use plain string prompts or a chat model"
             )
         ids = list(self._tokenizer(content.text, add_special_tokens=False)["input_ids"])
-        # No end-of-sequence token, even if the tokenizer would add one: the model goes on.
+        # No end-of-sequence token, even if the tokenizer adds one, because the model continues.
         return ids if ids[:1] == self._plain_bos else [*self._plain_bos, *ids]
 
     def _prompt_value(self, row: Row) -> str | Sequence[Any]:
@@ -172,10 +172,10 @@ def _last_user_text(messages: Messages) -> str:
     return str((users or messages)[-1].get("content", ""))
 
 
-def _listed(names: Iterable[str], *, most: int = 20) -> str:
+def _listed(names: Iterable[str]) -> str:
     every = [name if name.isprintable() else repr(name) for name in names]
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return (", ".join(every[:most]) or "none") + more
+    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
+    return (", ".join(every[:20]) or "none") + more
 
 
 def _automatic_bos(tokenizer: ChatTokenizer) -> list[int]:

@@ -1,8 +1,8 @@
-"""JSON text -> values, strictly: what JSON leaves open is an error of its row.
+"""A strict JSON parser: duplicate keys and huge integers are errors of their row.
 
-Owns the parsing. Refuses to own addresses (sources/files.py). Invariant: a value that is no plain
-data (a key that stands twice, an integer of absurd length) becomes ``Unfit`` in its place,
-so that it costs its row and no other.
+Owns the parsing. Refuses to own addresses (sources/files.py). Invariant: a value that cannot be
+used (an object with a duplicate key, an integer that is too long) is replaced by ``Unfit``, so
+that only its row is bad.
 """
 
 import json
@@ -18,7 +18,7 @@ _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 def parse(text: str) -> Any:
-    """Return the one value that ``text`` holds; ``Unfit`` where it is nested too deeply.
+    """Return the value that ``text`` holds; ``Unfit`` if it is nested too deeply.
 
     Raises:
         json.JSONDecodeError: it is not JSON.
@@ -89,7 +89,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     if len(record) == len(pairs):
         return record
     ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-    return Unfit(f"the key {twice!a:.80} stands twice in one object; remove one of them")
+    return Unfit(f"the key {twice!a:.80} occurs twice in one object; remove one of them")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

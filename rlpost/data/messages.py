@@ -1,4 +1,4 @@
-"""Messages of a prompt: what a chat template may be given.
+"""Checks the messages of a prompt before a chat template renders them.
 
 Owns the shape of a conversation that ends where the model is to answer. Refuses to own
 templates (template.py), which may refuse more, such as two user messages in a row.
@@ -19,11 +19,11 @@ Messages = list[dict[str, Any]]
 def check_messages(value: Sequence[Any], *, address: str) -> Messages:
     """Return well-formed messages: known roles, text contents, not ending in an answer.
 
-    Keys of messages and calls that are None are left out; arguments keep theirs. Arguments
-    that are JSON text, as OpenAI writes them, become the object that templates expect.
+    Keys with the value None are removed from messages and calls, but not from arguments.
+    Arguments that are JSON text, as in OpenAI's format, become the object that templates expect.
 
     Raises:
-        DataError: says which message is wrong and how.
+        DataError: a message is malformed; the error has its index and the rule.
     """
     messages: Messages = []
     for index, message in enumerate(value):

@@ -1,9 +1,9 @@
-"""Values of a row -> plain JSON data, or the reason why they are none.
+"""Converts the values of a row to plain JSON data, or refuses them with a reason.
 
-Owns what a column may hold. Rows travel to verifiers as JSON and are written to disk as
-UTF-8, so everything that either could not carry is refused here, by its column's name:
+Owns what a column may hold. Rows are sent to verifiers as JSON and written to disk as UTF-8,
+so values that JSON or UTF-8 cannot represent are refused here, with the name of the column:
 
-- text must encode to UTF-8: half a surrogate pair does not;
+- text must be valid UTF-8, so half of a surrogate pair is refused;
 - a number must be finite. NaN means that a value is missing, as pandas and Parquet write
   it, and becomes None; infinity is refused;
 - an integer has at most ``MAX_INTEGER_DIGITS`` digits;
@@ -24,7 +24,7 @@ from typing import Any
 from rlpost.errors import DataError
 
 MAX_DEPTH = 100
-MAX_INTEGER_DIGITS = 4300  # Python itself neither reads nor writes longer ones
+MAX_INTEGER_DIGITS = 4300  # the limit of Python's own conversion
 TOO_DEEP = (
     f"lists and objects are nested more than {MAX_DEPTH} levels deep; flatten the value, or "
     "store it as JSON text"
@@ -33,20 +33,20 @@ TOO_DEEP = (
 
 @dataclass(frozen=True)
 class Unfit:
-    """Stands where a value could not be read, so that only its row is refused."""
+    """Placeholder for a value that could not be read, so that only its row is refused."""
 
     reason: str
 
 
 class _NotPlain(ValueError):
-    """A value is no plain data; the message says why."""
+    """A value is not plain data; the message gives the reason."""
 
 
 def plain_columns(columns: Mapping[Any, Any], *, address: str) -> dict[str, Any]:
     """Return a copy of a row's columns that holds plain JSON data only.
 
     Raises:
-        DataError: names the row, the column and the rule.
+        DataError: a value is not plain data; the message has the row, the column and the rule.
     """
     plain = {}
     for name, value in columns.items():
@@ -61,7 +61,7 @@ def plain_value(value: Any, *, where: str) -> Any:
     """Return a copy of one value as plain JSON data.
 
     Raises:
-        DataError: says ``where`` and the rule.
+        DataError: the value is not plain data; the message has ``where`` and the rule.
     """
     try:
         return _plain(value, 0)

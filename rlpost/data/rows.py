@@ -1,10 +1,9 @@
-"""What every source hands over: rows with an address, or the reason a row is bad.
+"""The rows of a source, each with its address, and the request that a source answers.
 
-Owns the row, the request a source answers, and the flattening of foreign layouts into
-plain columns. Refuses to own tokens (encoder.py) and the choice between stopping at a bad
-row and skipping it (dataset.py): a source yields the ``DataError`` and goes on.
-Invariant: every row knows where it came from. A text file's address is ``file:line``
-(counted from 1); an indexed source's is ``name[index]`` (counted from 0).
+Owns these records and the conversion of verl's layout to plain columns. Refuses to own tokens
+(encoder.py) and the choice between stopping at a bad row and skipping it (dataset.py): a source
+yields the ``DataError`` of a bad row and continues. Invariant: every row has its origin as
+address: ``file:line`` (from 1) for text files, ``name[index]`` (from 0) for other sources.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from rlpost.errors import DataError
 
 
 class Split(StrEnum):
-    """Which half of a source: rows to learn from, or rows to measure with."""
+    """Which part of a source: rows to train on, or rows to evaluate on."""
 
     TRAIN = "train"
     HELDOUT = "heldout"
@@ -24,7 +23,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a source; behind ``sources.load_rows`` its columns are plain JSON data.
+    """One row of a source; after ``load_rows`` its columns are plain JSON data.
 
     Example: ``Row(columns={"prompt": "What is 2 * 3?", "answer": "6"},
     address="train.jsonl:17")``
@@ -36,13 +35,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRequest:
-    """What a source is asked for; each source says which fields it uses.
+    """The request to a source; each source documents which fields it uses.
 
     Example: ``SourceRequest(name="reasoning_gym:chain_sum", locator="chain_sum",
     split=Split.TRAIN, size=1000, seed=0, field="data.train")``
     """
 
-    name: str  # as the user wrote it: the base of addresses
+    name: str  # as the user wrote it; addresses begin with it
     locator: str  # the name without its scheme
     split: Split
     size: int  # rows wanted; an upper bound for generated sources, unused by stored ones

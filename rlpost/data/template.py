@@ -1,8 +1,8 @@
-"""Messages and tools -> token ids, by a tokenizer's own chat template.
+"""Renders messages and tools as token ids, with a tokenizer's own chat template.
 
-Owns the call of the template and the check that the last message and the tools reach the
-text. Refuses to own what may be in a message (messages.py). Invariant: whatever a template
-raises is a ``DataError`` of the row that it was rendering.
+Owns the call of the template and the check that the rendered text contains the last message and
+the tools. Refuses to own what may be in a message (messages.py). Invariant: whatever a template
+raises becomes a ``DataError`` of the row that it was rendering.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from rlpost.errors import DataError
 
 
 class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that is used here."""
+    """The methods of a transformers tokenizer that are used here."""
 
     chat_template: Any
     bos_token_id: Any
@@ -44,8 +44,7 @@ def render(
         add_generation_prompt: whether the text ends where the assistant is to answer.
 
     Raises:
-        DataError: the template refuses the messages or fails on them, or leaves out tools or
-            the last message.
+        DataError: the template raises an error, or leaves out tools or the last message.
     """
     rendered = partial(
         _text, tokenizer, address=address, add_generation_prompt=add_generation_prompt
@@ -55,7 +54,7 @@ def render(
     if tools:
         _require_tools(tools, rendered(copied, _renamed(tools)), address=address)
     last = str(copied[-1].get("content") or "").strip()
-    # A template may change the text that it shows; only one that never shows it is refused.
+    # A template may change the text of a message; it is refused only if it leaves the text out.
     if not text or (last not in text and _MARKER not in rendered(_marked(copied), tools).lower()):
         raise DataError(
             f"{address}: the model's chat template does not show the text of the last message; "
@@ -90,7 +89,7 @@ def _text(
         return text
 
 
-_MARKER = "rlpost_text_"  # stands nowhere else
+_MARKER = "rlpost_text_"  # occurs in no other text
 
 
 def _marked(messages: Messages) -> Messages:
@@ -98,7 +97,7 @@ def _marked(messages: Messages) -> Messages:
 
 
 def _renamed(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the tools by names that stand nowhere else in a text."""
+    """Return the tools under names that occur nowhere else in a text."""
     return [
         {**tool, "function": {**tool["function"], "name": _marker(index)}}
         for index, tool in enumerate(tools)

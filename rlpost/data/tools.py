@@ -1,4 +1,4 @@
-"""The column ``tools``: which functions the model is told that it may call.
+"""Checks the column ``tools``: the functions that the model may call.
 
 Owns the shape of the schemas. Refuses to own their place in the prompt (template.py) and
 what happens when one is called.
@@ -25,12 +25,12 @@ _SHAPE = (
 def check_tools(value: Any, *, address: str) -> Tools:
     """Return the function schemas of a row's column ``tools``; none where it is empty.
 
-    The column is a list of schemas in OpenAI's layout. It, or each schema, may be JSON text:
-    columnar files can keep schemas of different shapes in no other way. Keys that are null
-    without a meaning are left out.
+    The column is a list of schemas in OpenAI's layout. It, or each schema, may be JSON text,
+    because columnar files cannot store schemas of different shapes in another way. Keys whose
+    null has no meaning are removed.
 
     Raises:
-        DataError: says which schema is wrong and how.
+        DataError: a schema is malformed; the error has its index and the rule.
     """
     where = f"{address}: column {COLUMN!r}"
     value = _parsed(value, where=where)
@@ -83,9 +83,9 @@ def _check_tool(value: Any, *, where: str) -> dict[str, Any]:
 
 
 def _without_null(schema: Any, *, names_follow: bool = False) -> Any:
-    """Leave out keys whose null means nothing: files filled them in, or a writer did.
+    """Remove keys whose null has no meaning, such as those that columnar files fill in.
 
-    In a JSON schema null is a value of ``default`` and ``const`` only; what stands in
+    In a JSON schema null is a valid value of ``default`` and ``const`` only; the keys of
     ``properties`` are names, not keywords.
     """
     if isinstance(schema, list):

@@ -1,9 +1,9 @@
-"""What a failing disk, network or library costs a run: a warning, or an end in words.
+"""How a run reacts when recording fails: with a warning, or by ending.
 
-Owns the rule that watching a run never ends it, and the one that a run does not go on without
-its own records (metrics.jsonl, rollouts/): losing those silently would be worse than stopping.
-Invariants: whatever an observer gets wrong costs exactly one warning, with its cause in the
-log; what the disk refuses of a record ends the run with a sentence and no traceback.
+Owns two rules. A failure to report on the run (W&B, the console, the report) never ends it. A
+failure to write the run's own records (metrics.jsonl, rollouts/) ends it, because losing them
+silently would be worse. Invariants: a failed report gives exactly one warning, with its cause in
+the log; a record that cannot be written ends the run with one sentence and no traceback.
 """
 
 import logging
@@ -37,7 +37,7 @@ def own_record(path: Path) -> Iterator[None]:
     """Write a record of the run itself.
 
     Raises:
-        RunFailed: the disk refuses.
+        RunFailed: the write fails.
 
     Example::
 

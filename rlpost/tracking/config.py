@@ -1,7 +1,7 @@
-"""What a user may choose about being told what a run does.
+"""The options of tracking.
 
-Owns the options. Refuses to own their effect (the file of each sink). Invariant: an option
-that is accepted changes what a person sees.
+Owns the options. Refuses to own their effect (the file of each tracker). Invariant: every option
+that is accepted has an effect.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class ConsoleMode(Enum):
 
 @dataclass(kw_only=True)
 class TrackingConfig:
-    """Who is told about the run; its own files are always written."""
+    """Where a run is recorded, in addition to its own files, which are always written."""
 
     wandb: WandbMode = option(
         WandbMode.auto, help="where W&B records go; auto: online if a key is present"

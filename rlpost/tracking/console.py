@@ -1,9 +1,9 @@
-"""The terminal: a live panel, tidy lines, or nothing.
+"""The display on the terminal: a live panel, plain lines, or nothing.
 
-Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log (files/run_log.py).
-Invariants: it never needs more than 80 columns, and uses up to 120; text from data is never read
-as markup; a terminal that cannot be written to costs the display and not the run; the terminal
-is left as it was found, whatever ends the run.
+Owns layout and refreshing. Refuses to own the numbers (progress.py) and the log
+(files/run_log.py). Invariants: 80 columns are enough, and up to 120 are used; text from data is
+never interpreted as markup; a terminal that cannot be written to ends the display, not the run;
+the terminal is restored, whatever ends the run.
 """
 
 import io
@@ -40,10 +40,11 @@ from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import Phase, RunStatus
 
 _NARROW, _WIDE = 80, 120  # columns
-_WARNING_LINES = 3
+_MAX_WARNINGS = 3
+_WARNING_LINES = 3  # of each
 _REFRESH_PER_S = 2  # the panel costs the driver about 1 % of a core
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_SPOKEN = (Phase.setting_up, Phase.exporting)  # plain mode has a line for them
+_PRINTED = (Phase.setting_up, Phase.exporting)  # plain mode prints a line for them
 _STATUS = {
     RunStatus.done: ("done", "bold green"),
     RunStatus.failed: ("failed", "bold red"),
@@ -52,10 +53,10 @@ _STATUS = {
 
 
 class RunTerminal(Terminal):
-    """A terminal that ends nothing: a closed pipe is an error, and any character has a form.
+    """A terminal that raises at a closed pipe and can print any character.
 
-    Without it rich ends the process at a closed pipe, and a stream of a small character set, or
-    half a surrogate pair in a message, raises.
+    Rich itself ends the process at a closed pipe, and raises at characters that the stream's
+    encoding lacks.
     """
 
     def __init__(self, file: IO[str] | None = None, **options: Any) -> None:
@@ -65,11 +66,11 @@ class RunTerminal(Terminal):
         super().__init__(file=file, **options)
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError("nobody reads the output any more")
+        raise BrokenPipeError("the reader of the output is gone")
 
 
 class Console:
-    """Tracker that shows the run to the person in front of it.
+    """Tracker that shows the run on the terminal.
 
     Example::
 
@@ -105,13 +106,13 @@ class Console:
                 console=self._terminal,
                 get_renderable=self.panel,
                 refresh_per_second=_REFRESH_PER_S,
-                redirect_stdout=False,  # what others print belongs into run.log
+                redirect_stdout=False,  # other output goes to run.log
                 redirect_stderr=False,
             )
             self._live.start()
 
     def phase(self, phase: Phase, detail: str = "") -> None:
-        """Show what the driver waits for; plain mode prints set-up, its end and the export."""
+        """Show what the driver waits for; plain mode prints set-up, its end and the export only."""
         now_s = self._clock()
         with self._lock:
             is_ready = self._phase is Phase.setting_up and phase is not Phase.setting_up
@@ -120,16 +121,16 @@ class Console:
             self._phase, self._detail = phase, detail
         if is_ready:
             self._line(Text(f"ready after {duration(now_s - self._start_s)}", style="dim"))
-        if phase in _SPOKEN:
+        if phase in _PRINTED:
             self._line(Text(f"{phase.value}: {detail}" if detail else phase.value, style="dim"))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in, without a word, what an earlier process of this run measured."""
+        """Read the rows of an earlier process of this run, without printing them."""
         with self._lock:
             self._progress.recall(rows)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take in a row; plain mode prints a line for the step and one for an evaluation."""
+        """Read a row; plain mode prints a line for the step and one for an evaluation."""
         with self._lock:
             self._progress.observe(step, metrics, now_s=self._clock())
         if REWARD in metrics or LENGTH in metrics:
@@ -139,12 +140,12 @@ class Console:
             self._line(Text.assemble(self._counter(), *self._heldout_parts()))
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """Keep one response to show, preferring a rewarded one."""
+        """Keep the response with the highest reward, to show it."""
         with self._lock:
             self._sample = max(samples, key=lambda each: each.reward or 0.0, default=None)
 
     def rewind(self, step: int) -> None:
-        """Show the run as it was after ``step``; plain mode says that it went back."""
+        """Show the run as it was after ``step``; plain mode prints that it went back."""
         with self._lock:
             went_back = self._progress.step > max(0, step)
             self._progress.rewind(step)
@@ -153,7 +154,7 @@ class Console:
             self._line(Text.assemble(self._counter(), ("back to this step", "yellow")))
 
     def close(self, status: RunStatus) -> None:
-        """Leave the last panel on the screen and say how it ended."""
+        """Leave the last panel on the screen and print how the run ended."""
         logging.getLogger("rlpost").removeHandler(self._warnings)
         if self._live is not None:
             self._unless_gone(self._live.stop)
@@ -167,7 +168,7 @@ class Console:
             self._print(last)
 
     def panel(self) -> RenderableType:
-        """Return the live panel of this moment."""
+        """Return the current live panel."""
         with self._lock:
             width = min(_WIDE, self._terminal.width)
             parts: list[RenderableType] = [self._head(width - 46), self._bar(width - 6)]
@@ -302,30 +303,30 @@ class Console:
         self._unless_gone(lambda: self._terminal.print(text, soft_wrap=True, highlight=False))
 
     def _unless_gone(self, show: Callable[[], None]) -> None:
-        """Show something; a closed pipe or a full disk behind it ends the display."""
+        """Call ``show``; if the output is gone or its disk full, stop displaying."""
         try:
             show()
         except OSError as error:
             self.mode = ConsoleMode.quiet
-            logging.getLogger(__name__).info("the console is given up: %s", error)
+            logging.getLogger(__name__).info("the console stops: %s", error)
 
     def _plain_warning(self, text: str) -> None:
         self._line(Text(f"warning: {text}", style="yellow"))
 
 
 class _Warnings(logging.Handler):
-    """The last few different warnings and how often each came."""
+    """The last distinct warnings, and how often each came."""
 
-    def __init__(self, on_new: Callable[[str], None], *, keep: int = 3) -> None:
+    def __init__(self, on_new: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self.last: dict[str, int] = {}
-        self._on_new, self._keep = on_new, keep
+        self._on_new = on_new
 
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(record.getMessage().split())
         count = self.last.pop(text, 0)
         self.last[text] = count + 1
-        while len(self.last) > self._keep:
+        while len(self.last) > _MAX_WARNINGS:
             del self.last[next(iter(self.last))]
         if not count:
             self._on_new(text)

@@ -1,7 +1,7 @@
-"""Says, once each, what in a run's metrics shows that it does not learn.
+"""Warns, once for each sign, that a run does not learn.
 
-Owns when a sign is said. Refuses to own the rules (control/learning_signs.py) and the page
-(report/report_data.py). Invariant: a sign that goes away and comes back is said once.
+Owns when a sign is logged. Refuses to own the rules (control/learning_signs.py) and the page
+(report/report_data.py). Invariant: a sign that goes away and comes back is logged once.
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class LearningWatch:
-    """Tracker that warns; ``metrics`` is the file with what was recorded before a rewind."""
+    """Tracker that warns; ``metrics`` is the metrics file, which is read after a rewind."""
 
     def __init__(self, metrics: Path, *, num_steps: int | None = None) -> None:
         self._metrics, self._patience = metrics, patience_of(num_steps)
@@ -33,7 +33,7 @@ class LearningWatch:
                 logger.warning("%s", sign)
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """The metrics of a step say enough."""
+        """Do nothing: metrics are enough."""
 
     def rewind(self, step: int) -> None:
         """Read again what was recorded up to ``step``."""
@@ -43,7 +43,7 @@ class LearningWatch:
                 self._signs.observe(row)
 
     def close(self, status: RunStatus) -> None:
-        """Everything was said."""
+        """Do nothing."""
 
 
 def patience_of(num_steps: int | None) -> int:

@@ -1,7 +1,7 @@
-"""Everything that is told about a run, opened from the options of a user.
+"""Opens the trackers of a run as the user's options say.
 
-Owns which sinks there are and their order. Refuses to own the sinks. Invariant: after a resume
-from step k no metric and no sample on disk is younger than k.
+Owns which trackers there are and their order. Refuses to own the trackers. Invariant: after a
+resume from step k no metric and no sample on disk is of a later step.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from rlpost.tracking.wandb.tracker import WandbTracker
 
 
 def check_trackers(cfg: TrackingConfig) -> WandbMode:
-    """Refuse what could not be opened; return the mode that W&B will have.
+    """Refuse options that cannot work; return the mode that W&B will have.
 
     Raises:
         UserError: an option is out of range, W&B online has no key, or TensorBoard is not
@@ -45,11 +45,11 @@ def open_trackers(
     resume_step: int | None = None,
     terminal: TextIO | None = None,
 ) -> Trackers:
-    """Open every sink of the run in ``run_dir``.
+    """Open all trackers of the run in ``run_dir``.
 
-    ``config`` is plain data for W&B. What an earlier process recorded after ``resume_step``
-    (None: everything) is dropped, as ``Trackers.rewind`` does. The console writes to ``terminal``
-    (None: ``sys.stdout``, whatever it is at the time).
+    ``config`` is plain data for W&B. Records of an earlier process after ``resume_step`` (None:
+    all its records) are dropped, as by ``Trackers.rewind``. The console writes to ``terminal``
+    (None: ``sys.stdout`` of the moment).
 
     Raises:
         UserError: see ``check_trackers``.
@@ -81,12 +81,12 @@ def open_trackers(
     )
     trace = run_dir / "trace.json"
     if resume_step is None:
-        trace.unlink(missing_ok=True)  # another run's time; a rewind keeps it
+        trace.unlink(missing_ok=True)  # it is of another run, and a rewind would keep it
     trackers = Trackers(sinks, console=console, timeline=TimelineWriter(trace), last=[watch])
     try:
         trackers.rewind(-1 if resume_step is None else resume_step)
         console.recall(read_metrics(run_dir / "metrics.jsonl"))
     except BaseException:
-        trackers.close(RunStatus.failed)  # gives the terminal back
+        trackers.close(RunStatus.failed)  # restores the terminal
         raise
     return trackers

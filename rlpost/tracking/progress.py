@@ -1,6 +1,6 @@
-"""What a person is shown about a run, as numbers and short texts: no terminal in here.
+"""The numbers and short texts that the console and the report show about a run.
 
-Owns the reading of metric names for display and the estimate of the time left. Refuses to
+Owns the reading of metrics for display and the estimate of the time left. Refuses to
 own layout (console.py). Invariant: a quantity that was not logged is absent, never 0.
 """
 
@@ -28,9 +28,9 @@ def heldout_accuracy(metrics: Mapping[str, float]) -> float | None:
 
 
 def is_graded(metrics: Mapping[str, float | None]) -> bool:
-    """Say whether held-out responses of a row got rewards other than 0 and 1.
+    """Return whether held-out responses of a row got rewards other than 0 and 1.
 
-    The mean of such rewards is no accuracy, whatever its public name says.
+    The mean of such rewards is not an accuracy, although the name of its metric says so.
     """
     shares = (value for name, value in metrics.items() if _GRADED.fullmatch(name))
     means = (value for name, value in metrics.items() if HELDOUT.fullmatch(name))
@@ -49,12 +49,12 @@ def reward_components(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def heldout_words(*, graded: bool) -> str:
-    """Return what a person calls the mean of the held-out rewards."""
+    """Return the name to show for the mean of the held-out rewards."""
     return "held-out reward" if graded else "held-out accuracy"
 
 
 def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return what the first and the last evaluation of a run found, None without any.
+    """Return the results of the first and the last evaluation as text, None without any.
 
     Example: ``"held-out accuracy 0.111 at step 0, 0.889 at step 14"``
     """
@@ -68,10 +68,10 @@ def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 @dataclass
 class StepForecast:
-    """The state behind the console; ``observe`` is told every row of metrics.
+    """The state of the console; every row of metrics is given to ``observe``.
 
-    ``seen_s`` are clock readings of the first and the latest row: their difference counts
-    evaluations and checkpoints too, so the time left does.
+    ``seen`` has steps with the clock's reading at their row. Their differences include the time
+    of evaluations and checkpoints, so the estimate does too.
     """
 
     num_steps: int
@@ -84,7 +84,7 @@ class StepForecast:
     seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=50))
 
     def observe(self, step: int, metrics: Mapping[str, float], *, now_s: float) -> None:
-        """Take in the metrics of ``step``."""
+        """Read the metrics of ``step``."""
         self.step = step
         self.latest.update({name: value for name, value in metrics.items() if value is not None})
         for name, curve in ((REWARD, self.rewards), (LENGTH, self.lengths)):
@@ -99,13 +99,13 @@ class StepForecast:
         self.seen.append((step, now_s))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in the rows of an earlier process; they say nothing about this one's pace."""
+        """Read the rows of an earlier process; they do not count for the pace of this one."""
         for row in rows:
             self.observe(row["step"], row, now_s=0.0)
         self.seen.clear()
 
     def rewind(self, step: int) -> None:
-        """Forget what came after ``step``; the pace is measured anew."""
+        """Forget the steps after ``step``, and measure the pace anew."""
         self.step = max(0, step)
         self.latest.clear()
         self.seen.clear()
@@ -115,8 +115,7 @@ class StepForecast:
     def time_left_s(self, now_s: float) -> float | None:
         """Return the expected seconds to the last step.
 
-        None before there is a pace, and when the time is over: what comes after the last step
-        has no pace.
+        None as long as no pace is known, and after the last step or the expected end.
         """
         remaining = max(0, self.num_steps - self.step)
         if remaining == 0:
@@ -132,7 +131,7 @@ class StepForecast:
         return left_s if left_s >= 1 else None
 
     def best(self) -> tuple[int, float] | None:
-        """Return (step, accuracy) of the best evaluation; the earliest of equals."""
+        """Return (step, accuracy) of the best evaluation, the earliest among equals."""
         return max(self.heldout, key=lambda pair: pair[1], default=None)
 
 

@@ -1,18 +1,20 @@
-"""One judged response as plain data: what every sample table and file shows.
+"""One judged response as plain data, for sample tables and files.
 
-Owns the record and how it is made from a trajectory. Refuses to own where it is written
+Owns the record and its conversion from a trajectory. Refuses to own where it is written
 (files/rollouts.py, wandb/tracker.py). Invariant: a failed verifier's reward is null, never 0.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlpost.types import Group, Prompt, Trajectory
 
-_MAX_DIGITS = 200  # of a whole number that does not fit 64 bits, in base 16
+T = TypeVar("T")
+
+_MAX_DIGITS = 200  # hexadecimal, of a whole number that does not fit 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,17 @@ def records_of(groups: Iterable[Group]) -> list[SampleRecord]:
     return [record_of(group.prompt, each) for group in groups for each in group.trajectories]
 
 
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` items, evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
 def _finite(value: Any) -> Any:
-    """Return plain JSON data; what JSON cannot carry becomes null or its ``repr``."""
+    """Return plain JSON data; values without a JSON form become null or their ``repr``."""
     match value:
         case None | bool():
             return value
@@ -89,4 +100,4 @@ def _finite(value: Any) -> Any:
 
 
 def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is not valid text

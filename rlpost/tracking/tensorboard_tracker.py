@@ -1,8 +1,8 @@
 """TensorBoard event files, in ``<run>/tensorboard/``.
 
 Owns the files and their agreement with metrics.jsonl. Refuses to own numbers. Invariants: the
-files hold what metrics.jsonl holds, also after a resume or a return to a checkpoint, because
-they are written anew from it; whatever goes wrong costs one warning.
+files have the content of metrics.jsonl, also after a resume or a rewind, because they are then
+rewritten from it; a failure gives one warning and does not end the run.
 """
 
 import importlib.util
@@ -24,10 +24,12 @@ from rlpost.tracking.tracker import RunStatus
 logger = logging.getLogger(__name__)
 
 
-def need_tensorboard(path: str = "tracking.tensorboard") -> None:
+def need_tensorboard() -> None:
     """Raises UserError: the package is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError(f"{path}=true needs tensorboard: pip install 'rlpost[tracking]'")
+        raise UserError(
+            "tracking.tensorboard=true needs tensorboard: pip install 'rlpost[tracking]'"
+        )
 
 
 class TensorBoardTracker:
@@ -39,20 +41,15 @@ class TensorBoardTracker:
         self._writer: Any = None
         self._given_up = False
 
-    @property
-    def active(self) -> bool:
-        """Whether records still go to TensorBoard."""
-        return not self._given_up
-
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the scalars of ``step``."""
         self._try(f"the TensorBoard record of step {step}", lambda: self._write(step, metrics))
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """Samples are read in rollouts/ and report.html."""
+        """Do nothing: samples are in rollouts/ and report.html."""
 
     def rewind(self, step: int) -> None:
-        """Write anew what metrics.jsonl, which was rewound before, still holds."""
+        """Rewrite the files from metrics.jsonl, which was rewound before."""
         self._try("writing TensorBoard's files anew", self._rebuild)
 
     def close(self, status: RunStatus) -> None:
@@ -94,7 +91,7 @@ class TensorBoardTracker:
         if self._given_up:
             return
         if not attempt(what, lambda: call() or True):
-            # Later rows without this one would not be what metrics.jsonl holds.
+            # With a row missing, the files would not agree with metrics.jsonl.
             self._given_up = True
             logger.warning("TensorBoard is given up for this run; a resume writes its files anew")
 
@@ -102,7 +99,7 @@ class TensorBoardTracker:
 def _open(root: Path) -> Any:
     """Return TensorBoard's writer of records on a new file.
 
-    Its EventFileWriter has a thread of its own, which prints what goes wrong on the terminal.
+    TensorBoard's EventFileWriter is not used, because its thread prints errors on the terminal.
     """
     from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -1,8 +1,8 @@
-"""The interface through which a stage says what happened, and its fan-out.
+"""The interface through which a stage records what happens, and several trackers behind one.
 
-Owns the verbs. Refuses to own where the records go (one file per sink). Invariants: every
-sink sees every call in the same order; at ``close`` every sink is closed, whatever the
-others do.
+Owns the interface. Refuses to own where the records go (one file per tracker). Invariants: every
+tracker gets every call, in the same order; at ``close`` every tracker is closed, even if others
+raise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class RunStatus(Enum):
 
 
 class Tracker(Protocol):
-    """One place that records of a run go to."""
+    """A destination of the records of a run."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record flat metrics of ``step``; step 0 is before training.
@@ -48,35 +48,35 @@ class Tracker(Protocol):
         """Record the judged responses that ``step`` trained on."""
 
     def rewind(self, step: int) -> None:
-        """Forget what is later than ``step``, where the run goes on (-1: from nothing).
+        """Drop the records after ``step``, from which the run continues (-1: drop all).
 
-        Called before the first record too: what an earlier process left is undone the same way.
+        Also called before the first record, to drop those of an earlier process.
         """
 
     def close(self, status: RunStatus) -> None:
-        """Flush and let go; later calls are errors."""
+        """Flush and release resources; later calls are errors."""
 
 
 class Phased(Tracker, Protocol):
-    """A tracker that also shows what is going on between two ``log`` calls."""
+    """A tracker that also shows what happens between two ``log`` calls."""
 
     def phase(self, phase: Phase, detail: str = "") -> None:
-        """Say what is being done; ``detail`` names what is waited for."""
+        """Show what is being done; ``detail`` is what is waited for."""
 
 
 class Timed(Tracker, Protocol):
-    """A tracker that also keeps who did what from when to when."""
+    """A tracker that also records spans of time."""
 
     def span(
         self, lane: str, name: str, *, start_s: float, end_s: float, **details: str | int | float
     ) -> None:
-        """Record one stretch of work, or of waiting, after it ended."""
+        """Record one span of work, or of waiting, after it ended."""
 
 
 class Trackers:
-    """Several trackers behind one; ``console`` is also told phases and ``timeline`` spans.
+    """Several trackers behind one; ``console`` also gets phases and ``timeline`` also spans.
 
-    Those of ``last`` are told after the console, so that what they warn of is on it already.
+    Those in ``last`` come after the console, which then shows a row before they warn about it.
 
     Example::
 
@@ -127,7 +127,7 @@ class Trackers:
             sink.log_samples(step, samples)
 
     def rewind(self, step: int) -> None:
-        """Go back to the checkpoint of ``step``: later records are dropped everywhere."""
+        """Drop the records after ``step`` everywhere."""
         for sink in self._sinks:
             sink.rewind(step)
 

@@ -222,7 +222,7 @@ def test_rows_that_a_verifier_refuses(tmp_path: Path, chat: PreTrainedTokenizerF
     def refuse(columns: Mapping[str, Any]) -> str | None:
         return None if columns["answer"].isdigit() else "column 'answer' must be a digit"
 
-    with pytest.raises(DataError, match=r"t\.jsonl:2: column 'answer' must be a digit; mend") as e:
+    with pytest.raises(DataError, match=r"t\.jsonl:2: column 'answer' must be a digit; fix") as e:
         load(DataConfig(train=train), chat, refuse=refuse)
     data = load(DataConfig(train=train, on_bad_row=OnBadRow.skip), chat, refuse=refuse)
     assert (len(data), data.skipped) == (2, [str(e.value)])

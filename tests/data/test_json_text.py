@@ -35,7 +35,7 @@ def test_damaged_arrays_are_refused_as_json_refuses_them(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("7" * 5000, "an integer has 5000 digits, at most 4300"),
         ("-" + "7" * 5000, "an integer has 5000 digits"),
         ("[" * 100_000 + "]" * 100_000, "more than 100 levels deep"),

@@ -58,7 +58,7 @@ def test_several_results_may_follow_one_message() -> None:
         ([{**USER, "tool_calls": [1]}], "message 0: only the assistant's messages may have tool"),
         ([USER, call("{]"), RESULT], "message 1: tool call 0: its arguments are not valid JSON"),
         ([USER, call("[1]"), RESULT], "tool call 0: its arguments must be an object, got list"),
-        ([USER, call('{"a": 1, "a": 2}'), RESULT], "arguments: the key 'a' stands twice"),
+        ([USER, call('{"a": 1, "a": 2}'), RESULT], "arguments: the key 'a' occurs twice"),
         ([USER, call('{"a": [1e999]}'), RESULT], "arguments: a number must be finite"),
         ([USER, call('{"a":' * 3000), RESULT], "arguments: .* more than 100 levels deep"),
         ([USER, call(3), RESULT], "tool call 0: its arguments must be an object, got int"),

@@ -102,7 +102,7 @@ def test_a_base_model_cannot_be_told(base: PreTrainedTokenizerFast) -> None:
     ("value", "rule"),
     [
         ("not json", "is text that is not valid JSON: Expecting value"),
-        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("[" * 5000, "more than 100 levels deep"),
         ({"search": {}}, "must be a list of function schemas, got dict"),
         (["search"], r"\[0\] is text that is not valid JSON"),

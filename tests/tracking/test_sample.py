@@ -1,6 +1,6 @@
 import json
 
-from rlpost.tracking.sample import record_of, records_of
+from rlpost.tracking.sample import evenly, record_of, records_of
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
 
@@ -63,3 +63,9 @@ def test_what_json_cannot_carry_is_still_one_valid_line():
 def test_records_come_group_by_group():
     group = Group(prompt=PROMPT, trajectories=(_trajectory(sample=0), _trajectory(sample=1)))
     assert [each.sample for each in records_of([group, group])] == [0, 1, 0, 1]
+
+
+def test_evenly_keeps_both_ends():
+    assert evenly(range(10), 4) == [0, 3, 6, 9]
+    assert evenly([1, 2], 4) == [1, 2]
+    assert evenly(range(10), 1) == [9]

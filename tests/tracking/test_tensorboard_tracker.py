@@ -81,7 +81,7 @@ def test_a_directory_that_refuses_costs_two_lines(tmp_path, caplog):
     for step in range(4):
         tracker.log(step, {"a": 1.0})
     tracker.close(RunStatus.done)
-    assert not tracker.active
+    assert tracker._given_up
     warned = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert len(warned) == 2 and "given up" in warned[1]
 

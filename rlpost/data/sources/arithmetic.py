@@ -1,7 +1,7 @@
 """The built-in task: products of two numbers from 2 to 12.
 
-Owns the questions and their split. Refuses randomness: the rows are the same in every run.
-Invariant: no unordered operand pair is on both sides, so knowing 7 * 8 from training does
+Owns the questions and their split. Uses no randomness: the rows are the same in every run.
+Invariant: no unordered pair of operands is in both splits, so knowing 7 * 8 from training does
 not answer a held-out 8 * 7.
 """
 
@@ -9,8 +9,8 @@ from rlpost.data.rows import Row, RowStream, SourceRequest, Split
 from rlpost.errors import UserError
 
 OPERANDS = range(2, 13)
-# Every fourth pair in order of its product, from the last of the first four: both sides are
-# equally hard (mean product 49.9 and 49.8).
+# Every fourth pair in the order of products is held out, beginning with the fourth: both splits
+# are equally hard (mean product 49.9 and 49.8).
 _HELDOUT_STRIDE = 4
 _HELDOUT_OFFSET = 3
 
@@ -42,7 +42,7 @@ def read_arithmetic(request: SourceRequest) -> RowStream:
     questions = [
         q for a, b in operand_pairs(request.split) for q in dict.fromkeys([(a, b), (b, a)])
     ]
-    # Strided order, so that a small `size` still spans easy and hard products.
+    # Every seventh question in turn, so that a small `size` still has easy and hard products.
     spread = [q for start in range(7) for q in questions[start::7]]
     for index, (a, b) in enumerate(spread[: request.size]):
         yield Row(

@@ -1,9 +1,9 @@
 """Rows from columnar tables: Parquet, Arrow and what ``datasets`` loads.
 
-Owns their decoding and two things that such tables do to rows. Every row of a column of
-objects has the union of all their fields, with None where a row had none: such fields are
-left out again, so that no template and no reward function sees them. And a cell that cannot
-be decoded costs its row only, not the batch that it is stored in.
+Owns the decoding. In a column of objects, such tables give every row the union of all fields,
+with None where a row had none: these fields are removed again, so that templates and reward
+functions do not see them. Invariant: a cell that cannot be decoded makes its row bad, not the
+batch that it is stored in.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ def read_arrow(path: Path) -> RowStream:
 
 
 def without_missing(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row without the None fields of nested objects; its own columns all stay.
+    """Return a row without the None fields of nested objects; all columns stay.
 
     Example: ``{"answer": None, "info": {"a": 1, "b": None}}`` ->
     ``{"answer": None, "info": {"a": 1}}``
@@ -92,7 +92,7 @@ def _rows(batches: Iterable[Any], path: Path) -> RowStream:
         )
         for index in range(batch.num_rows):
             address = f"{path}[{first + index}]"
-            if isinstance(decoded, DataError):  # of some row: ask each for itself
+            if isinstance(decoded, DataError):  # some row is bad: decode each by itself
                 yield attempt(
                     partial(_row, batch, index, address),
                     address=address,
@@ -105,13 +105,13 @@ def _rows(batches: Iterable[Any], path: Path) -> RowStream:
 
 
 def _require_sound(batch: Any) -> None:
-    """Raise ``ArrowInvalid`` where a cell points outside of its data: reading it could crash."""
+    """Raise ``ArrowInvalid`` if a cell points outside its buffer: reading it could crash."""
     import pyarrow
 
     try:
         batch.validate(full=True)
     except pyarrow.ArrowInvalid as error:
-        if "UTF8" not in str(error):  # bad text is found again when its row is decoded
+        if "UTF8" not in str(error):  # bad text is found when its row is decoded
             raise
 
 
@@ -125,7 +125,7 @@ def _decoded(batch: Any) -> list[dict[str, Any]]:
 
 
 def _as_written(value: Any, short: str | None) -> Any:
-    """Return 0.1 for the 32 bits that stand for it, and not 0.10000000149011612."""
+    """Return a float32 as its shortest decimal: 0.1, not 0.10000000149011612."""
     if value is None or short is None:
         return value
     import numpy as np

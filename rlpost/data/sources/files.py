@@ -1,8 +1,8 @@
 """Rows from local files: JSON lines and JSON arrays; Parquet and Arrow by columnar.py.
 
-Owns the reading of files and the address of what cannot be read. Refuses to guess: a file
-of another kind, or text that is not JSON, is an error with its place and a way out.
-Invariant: one bad line costs that line only; the stream goes on behind it.
+Owns the reading of files and the addresses in its errors. Does not guess: a file of another
+kind, or text that is not JSON, is an error with its place and a fix. Invariant: a bad line
+makes only its own row bad; the stream continues after it.
 """
 
 import json
@@ -17,7 +17,7 @@ from rlpost.data.sources.columnar import read_arrow, read_parquet
 from rlpost.errors import DataError, UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
-# How files begin that often carry the suffix of another kind.
+# First bytes of files that often have a suffix of another kind.
 _OTHER_KINDS = {
     b"\x1f\x8b": "is compressed with gzip; unpack it",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
@@ -43,7 +43,7 @@ def read_file(request: SourceRequest) -> RowStream:
             f"{request.field}: {request.locator!r} must end in one of {', '.join(SUFFIXES)}; "
             "convert the file to one of these"
         )
-    if not os.path.isfile(path):  # unlike Path.is_file, also false for names no disk takes
+    if not os.path.isfile(path):  # unlike Path.is_file, also false for names that are not valid
         raise UserError(
             f"{request.field}: {request.locator!r} {_absence(path)} (looked for "
             f"{path.absolute()}); give an existing file, or a source such as arithmetic or "
@@ -82,8 +82,8 @@ def _json_lines(path: Path) -> RowStream:
 
 def _parse_line(raw: bytes, *, address: str) -> Row | DataError:
     try:
-        # utf-8-sig: a byte order mark is common at the start of exported files.
-        # Without its end, so that an error at the end of the line counts columns of this line.
+        # utf-8-sig, because a byte order mark is common at the start of exported files.
+        # Without the line end, so that an error there has a column of this line.
         value = json_text.parse(raw.rstrip(b"\r\n").decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return DataError(f"{address}: column {error.start + 1}: not UTF-8; save it as UTF-8")

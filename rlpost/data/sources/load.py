@@ -1,6 +1,6 @@
-"""The sources of prompts and how a name finds its source.
+"""The sources of prompts, and the look-up of a source by name.
 
-Owns the table of sources. Refuses to know what is in them. A new source is one function
+Owns the table of sources. Refuses to own what is in them. A new source is one function
 ``(SourceRequest) -> RowStream`` and one ``register_source`` line below.
 
 A name is ``scheme:locator``. The scheme may be left out of built-in names
@@ -63,7 +63,7 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     """Return the source a name means and the locator within it.
 
     Raises:
-        UserError: no source answers to ``name``.
+        UserError: there is no source with this name.
     """
     scheme, _, locator = name.partition(":")
     if scheme in _SOURCES:
@@ -88,7 +88,7 @@ def short_name(name: str) -> str:
     ``reasoning_gym:chain_sum`` -> ``chain_sum``.
 
     Raises:
-        UserError: no source answers to ``name``.
+        UserError: there is no source with this name.
     """
     source, locator = find_source(name, field="data.train")
     if source.scheme == "file":
@@ -106,17 +106,17 @@ def load_rows(
     seed: int = 0,
     field: str = "data.train",
 ) -> RowStream:
-    """Stream the rows of a named source as plain JSON data, foreign layouts flattened.
+    """Stream the rows of a named source as plain JSON data, with verl's layout converted.
 
-    This is the one boundary where rows are read: whatever a reader raises comes out as a
-    ``DataError``, and a value that is no plain data (plain.py) costs its row.
+    This is the one boundary where rows are read: whatever a reader raises becomes a
+    ``DataError``, and a row with a value that is not plain data (plain.py) becomes one too.
 
     Args:
         name: path, ``arithmetic``, ``reasoning_gym:TASK`` or hub id.
-        split: which side of a source that has sides; a file has one side only.
+        split: the part of a generated source or hub dataset; a file has one part only.
         size: rows wanted from a generated source.
         seed: seed of a generated source.
-        field: the setting that errors name.
+        field: the setting to name in errors.
 
     Yields:
         ``Row``, or the ``DataError`` of a row that cannot be used.

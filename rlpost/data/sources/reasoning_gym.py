@@ -1,10 +1,10 @@
 """Rows from the procedural tasks of the package ``reasoning-gym``.
 
-Owns the choice of entries. Refuses to own scoring: the whole entry travels as JSON in the
-column ``metadata``, so that a verifier can ask the task's own scorer.
-Invariant: train and held-out share no question, whatever the seeds and sizes: the hash of
-a question decides its side. Held-out entries come from one fixed seed, so that scores of
-runs with different seeds are comparable.
+Owns the choice of entries. Refuses to own scoring: the column ``metadata`` has the whole entry
+as JSON, so that a verifier can call the task's own scorer. Invariant: train and held-out share
+no question, whatever the seeds and sizes, because the hash of a question decides its split.
+Held-out entries come from one fixed seed, so that scores of runs with different seeds are
+comparable.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from rlpost.errors import UserError
 
 _HELDOUT_SEED = 20_011
 _HELDOUT_ONE_IN = 5
-# A task with very few distinct questions may have none on one side: stop looking then.
+# Bounds the search, because a task with very few questions may have none in one split.
 _MAX_DRAWS_PER_ROW = 20
 
 

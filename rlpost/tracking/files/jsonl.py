@@ -1,8 +1,8 @@
-"""``metrics.jsonl``: one JSON object a step, the run's own account of itself.
+"""``metrics.jsonl``: the metrics of a run, one JSON object per step.
 
-Owns the file. Refuses to own what the metrics mean. Invariants: every line is valid JSON
-(a non-finite value is null and warned about); steps strictly increase from line to line; a
-line that a kill cut in half is removed when the file is opened again.
+Owns the file. Refuses to own what the metrics mean. Invariants: every line is valid JSON (a
+non-finite value becomes null, with a warning); steps strictly increase from line to line; an
+incomplete last line of a killed writer is removed when the file is opened again.
 """
 
 import json
@@ -29,7 +29,7 @@ Row = dict[str, Any]  # "step", "time_s", then flat metric names
 
 
 class MetricsWriter:
-    """Tracker that appends to ``path``; ``time_s`` counts on over resumes.
+    """Tracker that appends to ``path``; ``time_s`` continues over resumes.
 
     Example: the line ``{"step": 1, "time_s": 31.2, "critic/score/mean": 0.25}``
     """
@@ -50,7 +50,7 @@ class MetricsWriter:
         """Append the line of ``step``; a second call for the same step extends its line.
 
         Raises:
-            RunFailed: the disk refuses; the lines before are whole.
+            RunFailed: the write fails; the lines before are complete.
         """
         last = self._last
         assert last is None or step >= last["step"], (step, last["step"])
@@ -60,21 +60,21 @@ class MetricsWriter:
             row, offset = {**last, "time_s": row["time_s"]}, self._last_offset
         row.update({name: _number(name, value, step) for name, value in metrics.items()})
         line = json.dumps(row, allow_nan=False).encode()
-        # Never shorter than the line it replaces: one write, and a kill leaves whole lines.
+        # Never shorter than the line it replaces, so that one write leaves complete lines.
         line = line.ljust(self._end - offset - 1) + b"\n"
         with own_record(self.path):
             self._write(line, offset)
         self._last, self._last_offset, self._end = row, offset, offset + len(line)
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """Samples belong to rollouts/."""
+        """Do nothing: samples are in rollouts/."""
 
     def rewind(self, step: int) -> None:
-        """Remove, in one rename, the lines of later steps; time goes on from the last one kept.
+        """Remove the lines of later steps in one rename; time continues from the last one kept.
 
         Raises:
             DataError: a line is damaged.
-            RunFailed: the disk refuses.
+            RunFailed: the write fails.
         """
         self._file.close()
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -83,18 +83,18 @@ class MetricsWriter:
             self._open()
 
     def close(self, status: RunStatus) -> None:
-        """Close the file; every line is already on its way to the disk."""
+        """Close the file; every line was written before."""
         self._file.close()
 
     def _write(self, line: bytes, offset: int) -> None:
-        """Write all of ``line``, or leave the file as it was."""
+        """Write all of ``line``, or restore the file."""
         before = os.pread(self._file.fileno(), self._end - offset, offset)
         try:
             _write_at(self._file, line, offset)
         except OSError:
             with suppress(OSError):
                 self._file.truncate(self._end)
-                _write_at(self._file, before, offset)  # its blocks are there
+                _write_at(self._file, before, offset)  # needs no new blocks
             raise
 
     def _open(self) -> None:
@@ -108,14 +108,14 @@ class MetricsWriter:
 
 
 def _write_at(file: FileIO, data: bytes, offset: int) -> None:
-    """A disk that is nearly full takes a part and refuses with the next call."""
+    """Write all of ``data``: on a nearly full disk one call writes a part, and the next fails."""
     while data:
         written = os.pwrite(file.fileno(), data, offset)
         data, offset = data[written:], offset + written
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a metrics file, oldest first; an unfinished last line is left out.
+    """Return the rows of a metrics file, oldest first, without an incomplete last line.
 
     Raises:
         DataError: a line is not a JSON object with a whole ``step`` and a ``time_s``, or its step
@@ -123,7 +123,7 @@ def read_metrics(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is unfinished
+    lines = path.read_bytes().split(b"\n")[:-1]  # text after the last newline is incomplete
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     for number, (before, row) in enumerate(pairwise(rows), start=2):
         if row["step"] <= before["step"]:
@@ -157,7 +157,7 @@ def _row(line: bytes, address: str) -> Row:
 
 
 def _repair(path: Path) -> None:
-    """Cut off a last line without its newline: the trace of a kill in the middle of a write."""
+    """Remove a last line without its newline, which a killed writer left."""
     if not path.exists():
         return
     data = path.read_bytes()

@@ -1,8 +1,8 @@
-"""``rollouts/step_NNNNNN.jsonl``: every judged response of a step, one JSON object a line.
+"""``rollouts/step_NNNNNN.jsonl``: every judged response of a step, one JSON object per line.
 
 Owns the files. Refuses to own the record (sample.py) and selection (report/ and
-wandb/ choose from it). Invariants: a file is complete or absent; after a rewind no
-file is younger than the checkpoint.
+wandb/ choose from it). Invariants: a file is complete or absent; after a rewind no file is of a
+later step.
 """
 
 import re
@@ -25,13 +25,13 @@ class RolloutWriter:
         root.mkdir(parents=True, exist_ok=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics belong to metrics.jsonl."""
+        """Do nothing: metrics are in metrics.jsonl."""
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """Write, or replace, the file of ``step`` in one piece.
+        """Write, or replace, the file of ``step`` atomically.
 
         Raises:
-            RunFailed: the disk refuses.
+            RunFailed: the write fails.
         """
         path = self.root / f"step_{step:06d}.jsonl"
         lines = "".join(f"{sample.to_json()}\n" for sample in samples)
@@ -39,7 +39,7 @@ class RolloutWriter:
             write_text(path, lines)
 
     def rewind(self, step: int) -> None:
-        """Remove the files of later steps, and what a killed writer left."""
+        """Remove the files of later steps, and temporary files of killed writers."""
         for path in self.root.glob(".step_*"):
             path.unlink(missing_ok=True)
         for number, path in rollout_files(self.root).items():
@@ -47,11 +47,11 @@ class RolloutWriter:
                 path.unlink(missing_ok=True)
 
     def close(self, status: RunStatus) -> None:
-        """Every file is already complete."""
+        """Do nothing: every file is complete."""
 
 
 def rollout_files(root: Path) -> dict[int, Path]:
-    """Return step -> file, in the order of steps; empty where there is no directory."""
+    """Return step -> file, in the order of steps; empty if there is no directory."""
     found = {}
     for path in root.glob("step_*.jsonl"):
         if match := _NAME.fullmatch(path.name):

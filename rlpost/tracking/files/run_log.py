@@ -1,10 +1,10 @@
-"""``run.log``: what is logged and printed during a run, in a file and not on the terminal.
+"""``run.log``: everything that is logged and printed during a run, instead of on the terminal.
 
 Owns the handlers of the root logger, and the standard streams, while a run is open. Refuses to
-own what is shown to a person (console.py). Invariants: every record from INFO on, every Python
-warning and every line that a library prints is one entry in the file; the last entry says how
-it ended; a disk that refuses costs one warning and the rest of the file; what was set up
-before is put back at the end.
+own what is shown on the terminal (console.py). Invariants: every record from INFO on, every
+Python warning and every line that a library prints is one entry in the file; the last entry
+says how the run ended; if a write fails there is one warning and the file ends; handlers and
+streams are restored at the end.
 """
 
 import logging
@@ -26,7 +26,7 @@ _CHATTY = ("asyncio", "filelock", "fsspec", "httpcore", "httpx", "matplotlib", "
 
 
 class _LogFile(logging.FileHandler):
-    """Appends to the file until the disk refuses."""
+    """Appends to the file until a write fails."""
 
     refused = False
 
@@ -44,7 +44,7 @@ class _LogFile(logging.FileHandler):
     def close(self) -> None:
         try:
             super().close()
-        except OSError as error:  # what was buffered cannot be written either
+        except OSError as error:  # the buffer cannot be written either
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
@@ -54,7 +54,7 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
+def run_log(path: Path) -> Iterator[TextIO]:
     """Send all logging, and what is printed, to ``path`` (appended) instead of the terminal.
 
     Yields the stream that was ``sys.stdout``, for what a person should see.
@@ -76,7 +76,7 @@ def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
     for each in terminal:
         root.removeHandler(each)
     root.addHandler(handler)
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         with logged_output() as stdout:
@@ -97,7 +97,7 @@ def run_log(path: Path, *, level: int = logging.INFO) -> Iterator[TextIO]:
 
 
 def _log_ending(error: BaseException) -> None:
-    """What the user can fix, and an interruption, need no traceback."""
+    """Log the error; errors that the user can fix, and interruptions, have no traceback."""
     if isinstance(error, UserError) or not isinstance(error, Exception):
         logger.error("ended by %s: %s", type(error).__name__, error)
     else:

@@ -1,7 +1,7 @@
-"""What became of each member of a sweep: one small file a member, written by whoever runs it.
+"""The state of each member of a sweep: one small file per member, written by its runner.
 
-Owns ``<sweep>/members/<name>.json`` and the words for how a member ended. Refuses to own how
-members are started (cli/) and their results (their own run directories). Invariant: no two
+Owns ``<sweep>/members/<name>.json`` and the states of a member. Refuses to own how members are
+started (cli/) and their results (their own run directories). Invariant: no two
 processes write one file, so that members on other hosts need no lock.
 """
 
@@ -16,7 +16,7 @@ from rlpost.errors import DataError
 
 
 class MemberState(Enum):
-    """Where a member stands."""
+    """The state of a member."""
 
     waiting = "not begun"
     running = "running"
@@ -31,7 +31,7 @@ _STATES = {0: MemberState.done, 2: MemberState.refused, 130: MemberState.interru
 
 @dataclass(frozen=True, kw_only=True)
 class MemberRecord:
-    """One member; ``token`` names the command that ran it last.
+    """One member; ``token`` identifies the command that ran it last.
 
     Example: ``{"name": "rl-seed=1", "number": 0, "run_dir": "runs/rl-seed=1",
     "overrides": ["seed=1"], "token": "5f3a", "state": "done", "exit_code": 0, "message": ""}``
@@ -40,7 +40,7 @@ class MemberRecord:
     name: str
     number: int
     run_dir: str
-    overrides: tuple[str, ...]  # those that make it differ from the others
+    overrides: tuple[str, ...]  # those in which it differs from the other members
     token: str
     state: MemberState = MemberState.waiting
     exit_code: int | None = None  # of the command, once it ended
@@ -56,7 +56,7 @@ def write_member(sweep_dir: Path, record: MemberRecord) -> None:
     """Replace the file of this member.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the write fails.
     """
     path = sweep_dir / "members" / f"{record.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,13 @@ from rlpost.tracking.tracker import RunStatus
 
 logger = logging.getLogger(__name__)
 
-RUN_LANE = "run"  # written here: the stretches from one ``log`` to the next
+RUN_LANE = "run"  # its spans are written here, from one ``log`` to the next
 
 _LIMIT_BYTES = 64 * 2**20
-_FLUSH_BYTES = 2**20  # a long step neither fills the memory nor loses all it did
+_FLUSH_BYTES = 2**20  # bounds memory and loss in a long step
 _PID = 1
 _WORD = re.compile(r"[A-Za-z_-]+(?= |$)")
-# Every event has its line, and no text in it a newline; a literal beginning is found fast.
+# Every event is one line; patterns with a literal beginning are fast.
 _SPAN = re.compile(rb'\n\{"ph":"X","ts":(\d+),"dur":(\d+)')
 _LANE = re.compile(rb'\n(\{"ph":"M".*\})')
 
@@ -39,7 +39,7 @@ _LANE = re.compile(rb'\n(\{"ph":"M".*\})')
 class TimelineWriter:
     """Tracker that appends spans to ``path``; the times of spans are readings of ``clock``.
 
-    A disk that refuses costs one warning and the rest of the timeline.
+    If a write fails there is one warning, and nothing more is recorded.
 
     Example::
 
@@ -57,7 +57,7 @@ class TimelineWriter:
         self.path = path
         self._clock, self._limit_bytes = clock, limit_bytes
         self._buffer = bytearray()
-        self._warned: set[int] = set()  # limits that were reached
+        self._warned: set[int] = set()  # limits that were warned of
         self._busy_until_us: dict[str, list[int]] = {}  # lane -> end of the last span of each row
         earlier = attempt(f"reading {path}", lambda: _take_up(path))
         self._recording = earlier is not None
@@ -70,9 +70,9 @@ class TimelineWriter:
     def span(
         self, lane: str, name: str, *, start_s: float, end_s: float, **details: str | int | float
     ) -> None:
-        """Record that ``lane`` did ``name``; see ``kind_of`` for what a name says.
+        """Record that ``lane`` did ``name``; see ``kind_of`` for the form of names.
 
-        What began before the file was opened is cut at the opening.
+        A span that began before the file was opened starts at the opening.
         """
         assert start_s <= end_s, (lane, name, start_s, end_s)
         if not self._recording or not self._has_room(name):
@@ -95,7 +95,7 @@ class TimelineWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Bring to disk, in one write, what was recorded since the last time."""
+        """Write everything recorded since the last flush, in one write."""
         data, self._buffer = bytes(self._buffer), bytearray()
         if not data or not self._recording:
             return
@@ -103,14 +103,14 @@ class TimelineWriter:
             self._recording = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Close the stretch of ``step`` in the lane "run", and flush."""
+        """End the span of ``step`` in the lane "run", and flush."""
         self._end_stretch(f"step {step}")
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Samples belong to rollouts/."""
 
     def rewind(self, step: int) -> None:
-        """Say that the run went back; its time goes on, and what was done stays done."""
+        """Record that the run went back; time continues, and earlier spans stay."""
         if self._size:
             self._end_stretch(f"back to step {step}")
 
@@ -126,7 +126,7 @@ class TimelineWriter:
         self.flush()
 
     def _has_room(self, name: str) -> bool:
-        """Items stop at the limit; work, which comes a few times a step, at twice the limit."""
+        """Items stop at the limit; work, a few spans per step, stops at twice the limit."""
         is_item = _WORD.match(name) is None
         limit = self._limit_bytes * (1 if is_item else 2)
         if self._size < limit:
@@ -154,17 +154,17 @@ class TimelineWriter:
         return self._tids[shown]
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        # The comma comes first: after a last event without one, "]" alone completes the file.
+        # The comma comes before an event, so that adding "]" always completes the file.
         line = (",\n" if self._size else "[\n") + json.dumps(event, separators=(",", ":"))
         self._buffer += line.encode()
         self._size += len(line)
 
 
 def kind_of(lane: str, name: str) -> str:
-    """Return the kind of work of a span, by which pictures colour it.
+    """Return the kind of work of a span, which decides its colour.
 
-    A name that begins with a word says what is done (``push v3``: push). Any other names a
-    piece of data, an item (``0:17``), and the lane says what is done (``generator 0``).
+    A name that begins with a word is the work itself (``push v3``: push). Any other name is a
+    piece of data, an item (``0:17``), and the lane tells what was done (``generator 0``).
     """
     if lane == RUN_LANE:
         return RUN_LANE
@@ -184,7 +184,7 @@ def row_names(data: bytes) -> dict[int, str]:
 
 @dataclass(kw_only=True)
 class _Earlier:
-    """What an earlier process left: bytes, end of its time, and row -> tid."""
+    """State of the file of an earlier process: size, end of its time, and row -> tid."""
 
     size: int = 0
     end_us: int = 0
@@ -192,14 +192,14 @@ class _Earlier:
 
 
 def _take_up(path: Path) -> _Earlier:
-    """Read the file of an earlier process after cutting off what is no whole event."""
+    """Read the file of an earlier process, after truncating it to complete events."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return _Earlier()
     data = path.read_bytes()
     end = _end_of_whole_events(data)
     if end < len(data):
-        logger.warning("%s: removed %d bytes that are no whole event", path, len(data) - end)
+        logger.warning("%s: removed an incomplete event of %d bytes", path, len(data) - end)
         os.truncate(path, end)
     data = data[:end]
     ends_us = (int(match[1]) + int(match[2]) for match in _SPAN.finditer(data))
@@ -208,17 +208,18 @@ def _take_up(path: Path) -> _Earlier:
 
 
 def _end_of_whole_events(data: bytes) -> int:
-    """Return the size of what a kill or a full disk left whole; 0: start afresh."""
+    """Return the size of the complete events, in case the last write was cut; 0: start anew."""
     end = len(data) if data.startswith(b"[\n") else 0
     while end > 2:
         start = data.rfind(b"\n", 0, end) + 1
-        if _is_event(data[start:end]):
+        if is_event(data[start:end]):
             return end
         end = start - 2 if data[start - 2 : start] == b",\n" else start - 1
     return 0
 
 
-def _is_event(line: bytes) -> bool:
+def is_event(line: bytes) -> bool:
+    """Whether ``line`` is a complete event."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:
@@ -231,7 +232,7 @@ def _write(path: Path, data: bytes) -> int:
 
 
 def _plain(value: str | int | float) -> str | int | float:
-    """Return what JSON can carry: numbers of other libraries and NaN become text."""
+    """Return plain JSON data: numbers of other libraries and NaN become text."""
     if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)

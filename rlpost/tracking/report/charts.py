@@ -1,8 +1,8 @@
-"""Which curves the report draws and what each tells.
+"""The charts of the report.
 
 Owns titles, metric names, units and the one sentence of help. Refuses to own drawing
-(templates/report.js). Invariants: a chart appears only when one of its metrics was logged
-with a finite value; a metric keeps its colour within a chart.
+(templates/report.js). Invariants: a chart appears only if one of its metrics was logged with a
+finite value; a metric keeps its colour within a chart.
 """
 
 import re
@@ -25,8 +25,8 @@ class Series:
 class Chart:
     """One chart; ``band`` is the (low, high) pair of metrics around the first curve.
 
-    A metric with a ``*`` stands for every logged metric of that form; its label goes before
-    what the star stands for.
+    A metric with a ``*`` stands for every logged metric of that form; the label of each is the
+    series' label followed by the text that the star matched.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Chart:
     range01: bool = False  # the axis shows all of 0..1
     log_scale: bool = False
     wide: bool = False
-    graded: bool | None = None  # only for held-out rewards that are (not) graded
-    min_curves: int = 1  # fewer would repeat another chart
+    graded: bool | None = None  # shown only if held-out rewards are (not) graded; None: always
+    min_curves: int = 1  # with fewer, it would repeat another chart
 
 
 def _timing(*names: str) -> tuple[Series, ...]:
@@ -235,7 +235,7 @@ _WILDCARDS = {
 
 
 def chosen(*, graded: bool) -> list[Chart]:
-    """Return the charts for runs whose held-out rewards are graded, or are 0 and 1."""
+    """Return the charts for runs with graded held-out rewards, or with rewards of 0 and 1."""
     return [chart for chart in CHARTS if chart.graded in (None, graded)]
 
 
@@ -268,7 +268,7 @@ def _resolve(series: Series, known: list[str]) -> list[Series]:
         return [series] if series.metric in known else []
     pattern = _WILDCARDS[series.metric]
     found = [(match[1], name) for name in known if (match := pattern.fullmatch(name))]
-    # Numbers in their order: lag 10 comes after lag 9.
+    # Numbers are sorted by value: lag 10 comes after lag 9.
     found.sort(key=lambda pair: (pair[0].isdigit(), int(pair[0]) if pair[0].isdigit() else 0))
     return [
         Series(metric=name, label=f"{series.label} {rest}".strip().replace("_", " "))

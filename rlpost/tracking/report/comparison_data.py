@@ -1,12 +1,11 @@
-"""Several runs side by side, read from their directories: settings, final numbers, curves.
+"""The comparison of several runs: settings, final numbers and curves, read from their files.
 
 Owns which runs a path stands for, what differs between them and their ranking. Refuses to own
-looks (templates/) and what a chart means (charts.py). Invariants: a run that failed, or has
-not begun, is listed like any other; a missing number ranks last and is never 0; a damaged
-file costs a note, not the page.
+the layout (templates/) and the charts (charts.py). Invariants: a run that failed, or has not
+begun, is listed like any other; a missing number ranks last and is never 0; a damaged file gives
+a note on the page and does not prevent it.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from rlpost.errors import DataError, UserError
-from rlpost.tracking.files.jsonl import Row, read_metrics
+from rlpost.errors import UserError
+from rlpost.tracking.files.jsonl import Row
 from rlpost.tracking.files.sweep_record import MemberState, read_members
 from rlpost.tracking.progress import HELDOUT, REWARD, is_graded
 from rlpost.tracking.report.charts import chosen, curves_of
-from rlpost.tracking.report.report_data import columns, planned_steps, thin
+from rlpost.tracking.report.report_data import columns, planned_steps, rows_of, thin
 
 _MAX_NUMBERS = 400_000  # on the page, over all curves; about 3 MB
 _MAX_POINTS = 800  # per curve
@@ -44,12 +43,12 @@ _HELDOUT_RULERS = (
     "verifiers",
     "rewards",
 )
-_OF_A_RUN = ("run.", "tracking.", "resume")  # settings that say where, not what
+_OF_A_RUN = ("run.", "tracking.", "resume")  # settings without an effect on the result
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run: what a row of the ranking and its curves need."""
+    """One run, for its row in the ranking and its curves."""
 
     name: str
     state: str
@@ -70,10 +69,10 @@ class Comparison:
 
     title: str
     runs: list[RunSummary]
-    metric: str | None  # what ranks them; None: nothing was measured
+    metric: str | None  # which ranks them; None: nothing was measured
     lowest_first: bool
-    differing: list[str]  # settings that are not the same in all runs
-    cautions: list[str]  # why the ranking may mislead
+    differing: list[str]  # settings that differ between the runs
+    cautions: list[str]  # why the ranking may be misleading
     names: list[str]  # of all metrics
     charts: list[dict[str, Any]]
     problems: list[str]
@@ -115,7 +114,7 @@ def compare(
 
 
 def cautions(metric: str | None, differing: Sequence[str]) -> list[str]:
-    """Return why a ranking by ``metric`` of runs that differ in these settings may mislead."""
+    """Return why a ranking by ``metric`` of runs with these differences may be misleading."""
     heldout = metric is not None and HELDOUT.fullmatch(metric) is not None
     if not heldout and metric not in _OF_TRAINING:
         return []
@@ -136,7 +135,7 @@ def cautions(metric: str | None, differing: Sequence[str]) -> list[str]:
 
 
 def _changes_the_scale(setting: str, *, heldout: bool) -> bool:
-    """Whether runs that differ in ``setting`` are measured in different ways."""
+    """Whether ``setting`` changes how runs are measured."""
     rulers = _HELDOUT_RULERS if heldout else _TRAINING_RULERS
     return any(setting == ruler or setting.startswith(f"{ruler}.") for ruler in rulers)
 
@@ -167,7 +166,8 @@ def _runs_at(path: Path, problems: list[str]) -> list[RunSummary]:
 
 
 def _summary(root: Path, name: str, problems: list[str]) -> RunSummary:
-    rows = _rows(root / "metrics.jsonl", problems)
+    rows = rows_of(root / "metrics.jsonl", problems)
+    metrics = columns(rows)
     config_path = root / "config.yaml"
     config = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
     last = rows[-1]["step"] if rows else None
@@ -181,20 +181,15 @@ def _summary(root: Path, name: str, problems: list[str]) -> RunSummary:
         report=str(page.resolve()) if page.exists() else None,
         settings=_settings(config, root, problems),
         steps=[row["step"] for row in rows],
-        metrics=columns(rows),
-        final=_final(rows),
+        metrics=metrics,
+        final={
+            name: [value for value in values if value is not None][-1]
+            for name, values in metrics.items()
+        },
         graded=any(map(is_graded, rows)),
         last_step=last,
         planned=planned,
     )
-
-
-def _rows(path: Path, problems: list[str]) -> list[Row]:
-    try:
-        return read_metrics(path)
-    except DataError as error:
-        problems.append(str(error))
-        return []
 
 
 def _settings(config: str, root: Path, problems: list[str]) -> dict[str, str]:
@@ -216,17 +211,8 @@ def _settings(config: str, root: Path, problems: list[str]) -> dict[str, str]:
     return {key: value for key, value in flat.items() if key and not key.startswith(_OF_A_RUN)}
 
 
-def _final(rows: Sequence[Row]) -> dict[str, float]:
-    final: dict[str, float] = {}
-    for row in rows:
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                final[name] = float(f"{value:.6g}")
-    return final
-
-
 def _different(runs: list[RunSummary]) -> list[RunSummary]:
-    """Number names that occur twice, as the runs of two directories may have one name."""
+    """Number the names that occur more than once, in runs of different directories."""
     counts, seen = Counter(run.name for run in runs), Counter[str]()
     named = []
     for run in runs:
@@ -256,7 +242,7 @@ def _differing(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _charts(names: list[str], *, graded: bool) -> list[dict[str, Any]]:
-    """Return one chart per metric that is worth a comparison, in the report's order."""
+    """Return one chart per metric, in the report's order."""
     charts: list[dict[str, Any]] = []
     for chart in chosen(graded=graded):
         curves = [] if chart.name in _NO_CURVE else curves_of(chart, names)
@@ -267,7 +253,7 @@ def _charts(names: list[str], *, graded: bool) -> list[dict[str, Any]]:
                     "name": f"c{len(charts)}",
                     "title": title,
                     "unit": chart.unit,
-                    # No band here: the curves of several runs would hide each other.
+                    # Without a band, because the bands of several runs would hide each other.
                     "help": chart.help.partition(";")[0] + "." if chart.band else chart.help,
                     "metric": curve.metric,
                     "range01": chart.range01,
@@ -279,7 +265,7 @@ def _charts(names: list[str], *, graded: bool) -> list[dict[str, Any]]:
 
 
 def _thinner(run: RunSummary, num_runs: int) -> RunSummary:
-    """Return ``run`` with its share of the page's numbers."""
+    """Return ``run`` thinned to its share of the page's numbers."""
     budget = _MAX_NUMBERS // (num_runs * max(1, len(run.metrics)))
     points = max(20, min(_MAX_POINTS, budget))
     rows: list[Row] = [

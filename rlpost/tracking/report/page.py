@@ -1,7 +1,7 @@
-"""Templates and data -> one self-contained HTML page.
+"""Renders templates and data as one self-contained HTML page.
 
-Owns putting a page together. Refuses to own what it shows (report_data.py,
-comparison_data.py) and looks (templates/). Invariants: a page asks the network for nothing
+Owns the rendering. Refuses to own the content (report_data.py,
+comparison_data.py) and the layout (templates/). Invariants: a page loads nothing from the network
 and works from ``file://``; text from data reaches it only through escaping.
 """
 
@@ -40,11 +40,11 @@ def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) 
         page_js=source(f"{name}.js"),
         page_css=source("report.css"),
     )
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return text.encode("utf-8", "replace").decode()  # half of a surrogate pair is not valid text
 
 
 def _script_json(value: Any) -> Markup:
-    """Return JSON that no text inside it can use to leave its script element."""
+    """Return JSON in which no text can end its script element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page about a run, rebuilt from its files at any time.
+"""``report.html``: one self-contained page about a run, built from its files.
 
 Owns when it is written, atomically. Refuses to own what is read (report_data.py) and how a
 page is put together (page.py). Invariant: a reader sees the old page or the new one.
@@ -49,15 +49,15 @@ class ReportTracker:
         self.run_dir = run_dir
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Rebuild the page when it has something new to say that should not wait."""
+        """Rebuild the page after the first steps and after every evaluation."""
         if step <= PATIENCE or heldout_accuracy(metrics) is not None:
             self._write()
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
-        """Samples are read from rollouts/ when the page is built."""
+        """Do nothing: samples are read from rollouts/ when the page is built."""
 
     def rewind(self, step: int) -> None:
-        """Rebuild the page, if there is one, without the steps that were dropped."""
+        """Rebuild the page, if there is one, without the later steps."""
         if (self.run_dir / "report.html").exists():
             self._write()
 

@@ -1,8 +1,8 @@
-"""What the report shows, read from the files of a run directory and cut to size.
+"""The content of the report, read from the files of a run directory and thinned.
 
-Owns reading, thinning and the headline numbers. Refuses to own looks (templates/) and curves
-(charts.py). Invariants: only files of the run directory are read; what is thinned is said;
-an unfinished or damaged file costs a note on the page, not the page.
+Owns reading, thinning and the headline numbers. Refuses to own the layout (templates/) and the
+curves (charts.py). Invariants: only files of the run directory are read; the page tells what was
+thinned; an unfinished or damaged file gives a note on the page and does not prevent it.
 """
 
 import json
@@ -31,19 +31,20 @@ from rlpost.tracking.progress import (
 )
 from rlpost.tracking.report.charts import charts_for
 from rlpost.tracking.report.timeline_view import timeline_view
+from rlpost.tracking.sample import evenly
 
 _MAX_POINTS = 800  # steps per curve
 _MAX_SAMPLE_STEPS = 60
 _MAX_SAMPLES_PER_STEP = 64
 _MAX_SAMPLE_BYTES = 2_400_000  # of the page; plotly.js takes 4.8 MB
 _MAX_TEXT = 6000  # characters of a prompt or response
-_MAX_INFO = 300  # characters of what a verifier says beside its reward, each piece
+_MAX_INFO = 300  # characters of each value in a verdict's info
 _MAX_WARNINGS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """One number at the top of the page; ``note`` says what it is compared with."""
+    """One number at the top of the page; ``note`` is what to compare it with."""
 
     label: str
     value: str
@@ -52,13 +53,13 @@ class Headline:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything the template needs, as plain data."""
+    """Everything that the template needs, as plain data."""
 
     name: str
     config: str
     headlines: list[Headline]
-    signs: list[dict[str, str]]  # that the run does not learn: finding and advice
-    signs_are_grave: bool  # one of them is about what was sampled
+    signs: list[dict[str, str]]  # signs that the run does not learn: finding and advice
+    signs_are_grave: bool  # a sign other than missing held-out data
     steps: list[int]
     metrics: dict[str, list[float | None]]
     charts: list[dict[str, Any]]
@@ -70,9 +71,9 @@ class ReportData:
 
 
 def report_data(run_dir: Path) -> ReportData:
-    """Read a run directory; every file may be missing."""
+    """Read a run directory; any file may be missing."""
     problems: list[str] = []
-    rows = _rows(run_dir / "metrics.jsonl", problems)
+    rows = rows_of(run_dir / "metrics.jsonl", problems)
     samples, num_samples = _samples(run_dir / "rollouts", problems)
     config_path = run_dir / "config.yaml"
     config = config_path.read_text("utf-8", errors="replace") if config_path.exists() else ""
@@ -98,7 +99,8 @@ def report_data(run_dir: Path) -> ReportData:
     )
 
 
-def _rows(path: Path, problems: list[str]) -> list[Row]:
+def rows_of(path: Path, problems: list[str]) -> list[Row]:
+    """Return the rows of a metrics file; if it is damaged, none and a problem."""
     try:
         return read_metrics(path)
     except DataError as error:
@@ -115,21 +117,12 @@ def _timeline(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def thin(rows: Sequence[Row], *, max_points: int) -> list[Row]:
-    """Keep at most ``max_points`` rows plus evenly many with an evaluation."""
+    """Keep at most ``max_points`` rows, and a quarter as many with an evaluation."""
     if len(rows) <= max_points:
         return list(rows)
     evaluated = [index for index, row in enumerate(rows) if heldout_accuracy(row) is not None]
     kept = {*evenly(range(len(rows)), max_points), *evenly(evaluated, max_points // 4)}
     return [rows[index] for index in sorted(kept)]
-
-
-def evenly(items: Sequence[Any], count: int) -> list[Any]:
-    """Return at most ``count`` items, evenly spread, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    if count == 1:
-        return [items[-1]]
-    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
 def columns(rows: Sequence[Row]) -> dict[str, list[float | None]]:
@@ -148,7 +141,7 @@ def _short(value: Any) -> float | None:
 
 
 def planned_steps(config: str) -> int | None:
-    """Return ``trainer.steps`` of a config.yaml; None where it says nothing."""
+    """Return ``trainer.steps`` of a config.yaml; None if it has none."""
     try:
         tree = yaml.safe_load(config)
     except yaml.YAMLError:
@@ -219,7 +212,7 @@ def _parse(
     found = []
     for line in lines:
         try:
-            record = json.loads(line, parse_constant=lambda _: None)  # a NaN is no number
+            record = json.loads(line, parse_constant=lambda _: None)  # NaN becomes null
             found.append(_row_of(step, record))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problems.append(f"{path.name}: a line is not a sample ({error})")
@@ -250,7 +243,7 @@ def _row_of(step: int, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _info(info: Any) -> dict[str, str]:
-    """Return what a verifier said beside its reward, as short texts."""
+    """Return the info of a verdict as short texts."""
     if not isinstance(info, Mapping):
         return {}
     return {_short_text(key): _short_text(value) for key, value in info.items()}
@@ -279,7 +272,7 @@ def _within_budget(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _warnings(path: Path, problems: Sequence[str]) -> list[dict[str, Any]]:
-    """Return different warnings, the latest first, each with its count and last time."""
+    """Return the distinct warnings, latest first, each with its count and last time."""
     entries = read_warnings(path)
     counts: Counter[str] = Counter(message for _, _, message in entries)
     latest = {message: (time, level) for time, level, message in entries}

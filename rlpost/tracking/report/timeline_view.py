@@ -1,4 +1,4 @@
-"""The last few steps of ``trace.json`` as the report draws them.
+"""The last steps of ``trace.json``, for the timeline in the report.
 
 Owns which spans are shown and how busy each lane was. Refuses to own the file (files/timeline.py)
 and looks (templates/report.js). Invariants: what is left out is counted; whatever is wrong
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import DataError
-from rlpost.tracking.files.timeline import RUN_LANE, row_names
+from rlpost.tracking.files.timeline import RUN_LANE, is_event, row_names
 
 _NUM_STEPS = 4
 _MAX_BYTES = 3 * 2**20  # parsed, from the end of the file: about 25,000 spans
 _MAX_SPANS = 1500
 _MAX_DETAILS = 120  # characters
 _ROW = re.compile(r"(.+) #(\d+)")
-_WAIT = "wait"  # the kind of work that is none
+_WAIT = "wait"  # the kind of spans that do not count as work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class TimelineSpan:
 
 
 def timeline_view(path: Path) -> dict[str, Any] | None:
-    """Return lanes and spans as plain data; None where nobody recorded any work.
+    """Return lanes and spans as plain data; None if no work was recorded.
 
     Times are seconds of the run. ``busy`` is the share of the window in which a lane did
     anything but wait; null for the lane of the run itself.
@@ -92,8 +92,8 @@ def _last_spans(path: Path) -> list[TimelineSpan]:
         raise DataError(f"{path}: the name of a row cannot be read ({error})") from error
     lines = data[-_MAX_BYTES:].split(b"\n")
     del lines[0]  # the bracket, or the rest of an older line
-    if not _is_whole(lines[-1]):
-        del lines[-1]  # being written right now, or cut by a kill
+    if not is_event(lines[-1].rstrip(b",")):
+        del lines[-1]  # incomplete: still being written, or its writer was killed
     spans: list[TimelineSpan] = []
     stretches: list[str] = []
     for line in reversed(lines):
@@ -105,21 +105,13 @@ def _last_spans(path: Path) -> list[TimelineSpan]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: a line is not an event ({error})") from error
         if span.lane == RUN_LANE:
-            # An evaluation is a second stretch of its step; an end takes no time.
+            # An evaluation is a second span of its step; spans of no length are ends.
             if stretches[-1:] != [span.name] and span.start_us < span.end_us:
                 stretches.append(span.name)
             if len(stretches) > _NUM_STEPS:
                 break
         spans.append(span)
     return spans
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        json.loads(line.rstrip(b","))
-    except ValueError:
-        return False
-    return True
 
 
 def _span(event: dict[str, Any], names: dict[int, str]) -> TimelineSpan:
@@ -138,13 +130,13 @@ def _span(event: dict[str, Any], names: dict[int, str]) -> TimelineSpan:
 
 
 def _window(spans: Iterable[TimelineSpan]) -> tuple[int, int]:
-    """Return what the lane of the run covers, or all there is before the first step."""
+    """Return the time that the lane of the run covers; before the first step, all spans."""
     steps = [span for span in spans if span.lane == RUN_LANE] or list(spans)
     return min(span.start_us for span in steps), max(span.end_us for span in spans)
 
 
 def _lane_order(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """The run first; ``generator 10`` after ``generator 9``."""
+    """Sort key: the run first, ``generator 10`` after ``generator 9``."""
     parts = re.split(r"(\d+)", name)
     return name != RUN_LANE, [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
@@ -157,7 +149,7 @@ def _lane(name: str, spans: Iterable[TimelineSpan], start_us: int, end_us: int) 
 
 
 def _busy_us(spans: Iterable[TimelineSpan], start_us: int) -> int:
-    """Return the length of the union of the spans from ``start_us`` on, waiting left out."""
+    """Return the length of the union of the spans from ``start_us`` on, without waiting."""
     total, reached_us = 0, start_us
     for span in sorted(spans, key=lambda each: each.start_us):
         if span.kind != _WAIT and span.end_us > reached_us:
@@ -167,7 +159,7 @@ def _busy_us(spans: Iterable[TimelineSpan], start_us: int) -> int:
 
 
 def _thin(spans: list[TimelineSpan]) -> list[TimelineSpan]:
-    """Keep the longest spans, and of every kind its fair share: a push is short but counts."""
+    """Keep the longest spans of every kind, in equal shares, so that short pushes are kept too."""
     by_kind: dict[str, list[TimelineSpan]] = defaultdict(list)
     for span in sorted(spans, key=lambda each: each.start_us - each.end_us):
         by_kind[span.kind].append(span)

@@ -1,14 +1,14 @@
-"""What a run made, and out of what, as a W&B artefact: nothing is uploaded but the description.
+"""The exported model of a run as a W&B artefact, with its origin; no files are uploaded.
 
-Owns the artefact of ``export/`` and the facts it carries. Refuses to own when it is logged
-(tracker.py). Invariant: files are referred to where they are; their content stays there.
+Owns the artefact of ``export/`` and its metadata. Refuses to own when it is logged (tracker.py).
+Invariant: the artefact refers to files at their path and has no copy of them.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# What the model came from, by the names of the configuration.
+# Settings that describe the origin of a model.
 _FACTS = ("model.path", "data.train", "data.heldout", "reward_models", "resume", "seed")
 
 
@@ -27,7 +27,7 @@ def model_artifact(run_dir: Path, *, identity: str, step: int, config: Mapping[s
         description="Referred to, not uploaded.",
         metadata=facts(config, run_dir=run_dir, step=step),
     )
-    # The step in the path makes another version of what the same run exports later.
+    # With the step in the path, a later export of the same run is another version.
     artifact.add_reference(export.as_uri(), name=f"step_{step:06d}", checksum=False)
     return artifact
 

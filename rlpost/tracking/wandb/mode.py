@@ -1,6 +1,6 @@
-"""Whether Weights & Biases is online, offline or off, decided without importing it.
+"""Decides whether Weights & Biases is online, offline or off, without importing it.
 
-Owns the meaning of ``tracking.wandb``. Invariant: nothing goes online without a key, so a run
+Owns the meaning of ``tracking.wandb``. Invariant: without a key W&B is never online, so a run
 never waits at a log-in prompt.
 """
 

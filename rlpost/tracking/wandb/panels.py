@@ -1,8 +1,8 @@
-"""What a person looks at first in W&B, as plain data.
+"""The panels of our W&B dashboard, as plain data.
 
 Owns sections, panels and their metrics. Refuses to own W&B's objects (workspace.py).
-Invariant: each metric is one that a run records; a pattern stands for names that hold a data
-set, a verifier or a number.
+Invariant: runs record every metric here; a pattern matches names that contain a dataset, a
+verifier or a number.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Panels that answer one question, said in ``help``."""
+    """Panels that answer the question in ``title``; ``help`` explains them."""
 
     title: str
     help: str

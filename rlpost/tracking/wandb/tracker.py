@@ -1,28 +1,27 @@
-"""Weights & Biases, offline unless a key is there, and never a reason for a run to stop.
+"""Sends records to Weights & Biases, offline if there is no key; failures never end a run.
 
 Owns the W&B run of a run directory: its id (``wandb/run_id``), so that a resumed run goes on
 in the same W&B run, and its files (``wandb/``). Refuses to own the decision online/offline
-(mode.py). Invariants: whatever W&B does costs a warning and a bounded wait; W&B's own
-step never goes back; what was sent is never passed off as undone.
+(mode.py). Invariants: a failure of W&B costs at most a warning and a bounded wait; W&B's own
+step never decreases; rows that were sent are never presented as undone.
 
-W&B cannot forget rows: its rewind is a preview of the server, absent offline and self-hosted,
-and refuses custom axes. Holding rows back until the run has caught up would leave the numbers
-of weights that are gone. So steps done again are sent again, against the same
-``training/global_step``, beside the abandoned rows. ``training/attempt`` (0, 1, ...) counts
-how often the run went back before a row: the highest attempt of a step is the one that counts,
-and it is the last sent, so the summary is right.
+W&B cannot delete rows: its rewind is a preview feature of the server, does not exist offline or
+self-hosted, and does not support custom axes. Therefore steps that are repeated after a rewind
+are sent again, with the same ``training/global_step``, in addition to the old rows.
+``training/attempt`` (0, 1, ...) counts how often the run went back before a row: for each step
+the row with the highest attempt is valid, and it was sent last, so W&B's summary is right.
 """
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlpost.checkpoint.state import write_text
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.config import TrackingConfig, WandbMode
-from rlpost.tracking.sample import SampleRecord
+from rlpost.tracking.sample import SampleRecord, evenly
 from rlpost.tracking.tracker import RunStatus
 from rlpost.tracking.wandb.lineage import model_artifact
 
@@ -40,8 +39,8 @@ _COLUMNS = ["step", "uid", "sample", "reward", "prompt", "response", "finish_rea
 class WandbTracker:
     """Tracker that sends metrics, sample tables, the config and the model's lineage to W&B.
 
-    A run that cannot be opened online is opened offline; one that cannot be opened at all,
-    or fails several times in a row, is given up with a warning.
+    A run that cannot be opened online is opened offline; if that fails too, or several calls in
+    a row fail, nothing more is sent, after a warning.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class WandbTracker:
         self._step = 0
         self._sample_rows = cfg.sample_rows
         self._failures = 0
-        self._table_failures = 0  # counted apart: tables are files, metrics go through memory
+        self._table_failures = 0  # counted separately, because tables are written as files
         self._attempt = 0
 
         def open_as(wanted: WandbMode) -> Any:
@@ -69,35 +68,35 @@ class WandbTracker:
         if self._run is None and mode is WandbMode.online:
             self._run = attempt("opening W&B (offline)", lambda: open_as(WandbMode.offline))
 
-    @property
-    def active(self) -> bool:
-        """Whether records still go to W&B."""
-        return self._run is not None
-
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send metrics; ``training/global_step`` is the axis of every chart."""
         self._step = step
-        self._send(f"the W&B log of step {step}", {**metrics, _STEP: step})
+        if self._run is None:
+            return
+        if self._sent(f"the W&B log of step {step}", lambda: {**metrics, _STEP: step}):
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures >= _MAX_FAILURES:
+            logger.warning("W&B failed %d times in a row: given up for this run", self._failures)
+            self._run = None
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
         """Send a table of evenly chosen samples."""
         if self._run is None or not self._sample_rows or not samples:
             return
-        run, chosen = self._run, _evenly(samples, self._sample_rows)
-
-        def send() -> bool:
-            row = {"samples": _table(step, chosen), _STEP: step, _ATTEMPT: self._attempt}
-            run.log(row)
-            return True
-
-        sent = attempt(f"the W&B table of step {step}", send)
+        chosen = evenly(samples, self._sample_rows)
+        sent = self._sent(
+            f"the W&B table of step {step}",
+            lambda: {"samples": _table(step, chosen), _STEP: step},
+        )
         self._table_failures = 0 if sent else self._table_failures + 1
         if self._table_failures >= _MAX_FAILURES:
             logger.warning("W&B tables failed %d times in a row: given up", self._table_failures)
             self._sample_rows = 0
 
     def rewind(self, step: int) -> None:
-        """Begin the next attempt; the module says what becomes of the rows of later steps."""
+        """Begin the next attempt; see the module docstring."""
         if self._run is not None:
             number = attempt("counting W&B attempts", lambda: _next_attempt(self._run_dir))
             self._attempt = self._attempt + 1 if number is None else number
@@ -120,26 +119,18 @@ class WandbTracker:
         )
         self._run.log_artifact(artifact, aliases=[f"step-{self._step}"])
 
-    def _send(self, what: str, row: Mapping[str, Any]) -> None:
-        run = self._run
-        if run is None:
-            return
+    def _sent(self, what: str, row: Callable[[], Mapping[str, Any]]) -> bool:
+        """Log what ``row`` returns; return whether that worked."""
 
         def send() -> bool:
-            run.log({**row, _ATTEMPT: self._attempt})
+            self._run.log({**row(), _ATTEMPT: self._attempt})
             return True
 
-        if attempt(what, send):
-            self._failures = 0
-            return
-        self._failures += 1
-        if self._failures >= _MAX_FAILURES:
-            logger.warning("W&B failed %d times in a row: given up for this run", self._failures)
-            self._run = None
+        return attempt(what, send) is True
 
 
 def run_id(run_dir: Path) -> str:
-    """Return the W&B id of a run directory, made on first use.
+    """Return the W&B id of a run directory; the first call creates it.
 
     Raises:
         OSError: the directory cannot be written.
@@ -152,7 +143,7 @@ def run_id(run_dir: Path) -> str:
 
 
 def _next_attempt(run_dir: Path) -> int:
-    """Count one more in ``wandb/attempt``, which outlives the process; the first is 0."""
+    """Return the number of the next attempt, stored in ``wandb/attempt``; the first is 0."""
     path = run_dir / "wandb" / "attempt"
     number = int(path.read_text(encoding="utf-8")) + 1 if path.exists() else 0
     write_text(path, f"{number}\n")
@@ -167,10 +158,12 @@ def _open(
     run_name: str,
     config: Mapping[str, Any],
 ) -> Any:
-    identity = run_id(run_dir)  # first: W&B would write elsewhere where this directory refuses
+    identity = run_id(
+        run_dir
+    )  # first, because W&B writes elsewhere if this directory is not writable
     import wandb
 
-    # a run's own `silent` does not reach what W&B says of other libraries (its Weave hint)
+    # `silent` of a run does not silence W&B's hint about Weave
     wandb.termsetup(wandb.setup(wandb.Settings(silent=True)).settings, None)
     settings = wandb.Settings(
         console="off",  # the terminal belongs to console.py
@@ -217,9 +210,3 @@ def _table(step: int, samples: Sequence[SampleRecord]) -> Any:
         for each in samples
     ]
     return wandb.Table(columns=_COLUMNS, data=rows, allow_mixed_types=True)
-
-
-def _evenly(samples: Sequence[SampleRecord], count: int) -> list[SampleRecord]:
-    if len(samples) <= count:
-        return list(samples)
-    return [samples[index * len(samples) // count] for index in range(count)]

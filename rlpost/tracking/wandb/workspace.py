@@ -1,22 +1,21 @@
-"""The panels of panels.py as a W&B workspace and a W&B report.
+"""Makes a W&B workspace and a W&B report of the panels in panels.py.
 
-Owns the translation and the upload. Refuses to own which panels there are. Invariant: nothing
-but the upload needs a network, so the objects can be looked at offline.
+Owns the conversion and the upload. Refuses to own which panels there are. Invariant: only the
+upload needs a network, so tests can inspect the objects offline.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from rlpost.errors import UserError
 from rlpost.tracking.wandb.mode import has_key
-from rlpost.tracking.wandb.panels import SECTIONS, Panel, Section
+from rlpost.tracking.wandb.panels import SECTIONS, Panel
 
 STEP = "training/global_step"
 _PER_ROW = 3
 
 
-def workspace(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS) -> Any:
-    """Return the workspace: a section a question, all open.
+def workspace(*, entity: str, project: str) -> Any:
+    """Return the workspace, with one open section per question.
 
     Raises:
         UserError: wandb-workspaces is not installed.
@@ -36,13 +35,13 @@ def workspace(*, entity: str, project: str, sections: Sequence[Section] = SECTIO
                 is_open=True,
                 layout_settings=ws.SectionLayoutSettings(columns=_PER_ROW, rows=2),
             )
-            for section in sections
+            for section in SECTIONS
         ],
     )
 
 
-def report(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS) -> Any:
-    """Return the report: each question with its sentence and its panels.
+def report(*, entity: str, project: str) -> Any:
+    """Return the report: each question with its help and its panels.
 
     Raises:
         UserError: wandb-workspaces is not installed.
@@ -51,7 +50,7 @@ def report(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS)
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = []
-    for section in sections:
+    for section in SECTIONS:
         blocks += [
             wr.H2(text=section.title),
             wr.P(text=section.help),
@@ -68,7 +67,7 @@ def report(*, entity: str, project: str, sections: Sequence[Section] = SECTIONS)
 
 
 def publish(*, entity: str | None, project: str) -> list[str]:
-    """Create both in W&B, and the project where it is new; return their addresses.
+    """Create both in W&B, and the project if it is new; return their addresses.
 
     ``entity`` is a user or team; None: the account's default.
 
@@ -89,7 +88,7 @@ def publish(*, entity: str | None, project: str) -> list[str]:
         if not owner:
             raise UserError("the W&B account has no default entity; name one with --entity")
         made_report = report(entity=owner, project=project)
-        made_report.save()  # first: it makes a project that does not exist
+        made_report.save()  # first, because it creates the project if needed
         made_workspace = workspace(entity=owner, project=project)
         made_workspace.save()
     except (wandb.errors.Error, requests.RequestException, OSError, ValueError) as error:

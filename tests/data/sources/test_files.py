@@ -134,7 +134,7 @@ def test_one_bad_element_costs_its_row_only(tmp_path: Path) -> None:
     ):
         *refused, last = load_rows(write(tmp_path / name, text))
         assert isinstance(last, Row) and last.columns == {"prompt": "ok"}
-        rules = ["stands twice", "more than 100 levels deep", "levels deep", "has 5000 digits"]
+        rules = ["occurs twice", "more than 100 levels deep", "levels deep", "has 5000 digits"]
         for error, rule in zip(refused, rules, strict=True):
             assert isinstance(error, DataError) and rule in str(error)
 

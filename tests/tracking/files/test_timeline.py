@@ -180,7 +180,7 @@ def test_an_end_that_a_kill_cut_is_repaired(path, clock, cut, caplog):
     with pytest.raises(ValueError):  # negative control: it is damaged
         _events(path)
     writer = TimelineWriter(path, clock=clock)
-    assert "no whole event" in caplog.text
+    assert "removed an incomplete event" in caplog.text
     assert whole.startswith(path.read_bytes())
     writer.span("trainer", "train", start_s=clock.now, end_s=clock.now + 1.0)
     writer.flush()

@@ -1,7 +1,7 @@
 import json
 
 from rlpost.tracking.report import report_data as module
-from rlpost.tracking.report.report_data import evenly, report_data
+from rlpost.tracking.report.report_data import report_data
 
 
 def test_headlines_come_from_the_files(tmp_path, runs):
@@ -75,9 +75,3 @@ def test_one_long_response_is_cut(tmp_path, runs):
     RolloutWriter(tmp_path / "rollouts").log_samples(1, [runs.sample(response="x" * 7000)])
     (only,) = report_data(tmp_path).samples
     assert only["response"].endswith("… (1,000 more characters in rollouts/)")
-
-
-def test_evenly_keeps_both_ends():
-    assert evenly(range(10), 4) == [0, 3, 6, 9]
-    assert evenly([1, 2], 4) == [1, 2]
-    assert evenly(range(10), 1) == [9]

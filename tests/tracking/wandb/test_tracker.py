@@ -32,12 +32,12 @@ def test_an_offline_run_holds_metrics_samples_and_config(
 ):
     monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))  # W&B has advice on it
     tracker = _open(tmp_path, project="arith", group="sweep1", sample_rows=2)
-    assert tracker.active
+    assert tracker._run is not None
     tracker.log(1, {"critic/score/mean": 0.25, "actor/grad_norm": float("nan")})
     tracker.log_samples(1, runs.step_samples(1, count=8))
     tracker.log(2, {"critic/score/mean": 0.5})
     tracker.close(RunStatus.done)
-    assert not tracker.active
+    assert tracker._run is None
 
     (path,) = _files(tmp_path)
     records = wandb_file.finished_records(path)
@@ -52,7 +52,7 @@ def test_an_offline_run_holds_metrics_samples_and_config(
     (media,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
     written = json.loads(media.read_text())
     assert written["columns"][:4] == ["step", "uid", "sample", "reward"]
-    assert [row[4] for row in written["data"]] == ["What is 2 * 1?", "What is 6 * 1?"]
+    assert [row[4] for row in written["data"]] == ["What is 2 * 1?", "What is 9 * 1?"]
     assert wandb_file.config(records)["trainer"] == {"lr": 2e-5, "steps": 14}
     (run,) = [each.run for each in records if each.WhichOneof("record_type") == "run"][:1]
     assert (run.project, run.run_group, run.display_name) == ("arith", "sweep1", "demo")
@@ -164,7 +164,7 @@ def test_a_count_that_cannot_be_kept_costs_a_warning(tmp_path, caplog):
     tracker.rewind(-1)
     (tmp_path / "wandb" / "attempt").write_text("many\n")
     tracker.rewind(1)
-    assert tracker.active and "counting W&B attempts failed" in caplog.text
+    assert tracker._run is not None and "counting W&B attempts failed" in caplog.text
     tracker.close(RunStatus.done)
 
 
@@ -174,7 +174,7 @@ def test_a_directory_that_refuses_costs_one_warning(tmp_path, runs, caplog):
     tracker.log(1, {"a": 1.0})
     tracker.log_samples(1, [runs.sample()])
     tracker.close(RunStatus.done)
-    assert not tracker.active
+    assert tracker._run is None
     warned = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warned) == 1 and "opening W&B (offline) failed" in warned[0].getMessage()
 
@@ -199,7 +199,7 @@ def test_calls_that_fail_are_given_up_after_three(tmp_path, caplog):
     tracker._run = broken
     for step in range(5):
         tracker.log(step, {"a": 1.0})
-    assert broken.calls == 3 and not tracker.active
+    assert broken.calls == 3 and tracker._run is None
     assert "given up" in caplog.text
     tracker._run = broken
     tracker.close(RunStatus.failed)
