@@ -44,7 +44,7 @@ def even_share(prompts, completions, completion_ids, **columns):
 
 @dataclass(frozen=True)
 class Kill:
-    """One blow."""
+    """One signal that was sent to a process."""
 
     at_s: float  # Unix time
     victim: str
@@ -52,10 +52,10 @@ class Kill:
 
 
 class Run:
-    """The run under attack, over all its drivers.
+    """The run whose processes are killed, over all its drivers.
 
     Args:
-        place: directory of everything.
+        place: the directory of the run and its logs.
         steps: until it ends.
         options: further hydra overrides.
         prefix: of the command that starts the driver.
@@ -126,7 +126,7 @@ class Run:
         _gone(family)
 
     def victims_left(self) -> list[str]:
-        """Processes of the run's directory that outlived it."""
+        """Return the processes of the run that are still alive after it ended."""
         return [
             " ".join(process.info["cmdline"])
             for process in psutil.process_iter(["cmdline", "cwd"])
@@ -134,11 +134,11 @@ class Run:
         ]
 
     def is_set_up(self) -> bool:
-        """Whether the present driver has everything it needs; before, any death ends it."""
+        """Whether the driver has finished set-up; before that, any failure ends it."""
         return any("set-up took" in text and at_s > self._started_s for at_s, text in lines(self))
 
     def victims(self) -> dict[str, list[psutil.Process]]:
-        """Living processes of the run, by what they are."""
+        """Return the live processes of the run by kind."""
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             for kind, title in ACTORS.items():
@@ -181,7 +181,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _forked(parent: psutil.Process) -> list[psutil.Process]:
-    """The processes that do the work of ``parent``, without Python's own helpers."""
+    """Return the child processes of ``parent`` that do its work, without Python's helpers."""
     try:
         children = parent.children()
     except psutil.Error:
@@ -191,7 +191,7 @@ def _forked(parent: psutil.Process) -> list[psutil.Process]:
 
 
 def _gone(family: list[psutil.Process]) -> None:
-    """Wait until what a dead driver left behind has ended; stopped processes never would."""
+    """Wait until the processes of a dead driver have ended; stopped ones are killed."""
     _, left = psutil.wait_procs(family, timeout=20)
     for process in left:
         process.kill()
@@ -199,7 +199,7 @@ def _gone(family: list[psutil.Process]) -> None:
 
 
 def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[Kill]:
-    """Strike at random moments until the time is over or the run has ended.
+    """Kill processes at random moments until the time is over or the run has ended.
 
     ``kills`` is how many there would be if no driver had to be set up in between.
     """
@@ -212,7 +212,7 @@ def attack(run: Run, *, kills: int, until_s: float, rng: random.Random) -> list[
         if run.process.poll() is not None or time.time() >= until_s:
             return done
         blow = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
-        # Of some kinds there may be nobody just now: they are being restarted.
+        # Some kinds may have no process at the moment, because they are being restarted.
         kills_now = (run.hit(kind, blow, rng) for kind in rng.sample(VICTIMS, len(VICTIMS)))
         kill = next(filter(None, kills_now), None)
         if kill is not None:
@@ -240,7 +240,7 @@ RECOVERED = {
 
 
 def recovery_s(run: Run, kill: Kill) -> float | None:
-    """Seconds from a blow to the log line that says its victim works again, if there is one."""
+    """Return the seconds from a kill to the log line that reports recovery, None without one."""
     sign = RECOVERED.get(kill.victim)
     after = [at_s for at_s, text in lines(run) if sign and sign in text and at_s > kill.at_s]
     return min(after) - kill.at_s if after else None
@@ -302,7 +302,7 @@ def main() -> int:
     run = Run(args.place.absolute(), steps=args.steps)
     deadline_s = time.time() + 60 * args.finish_minutes
     while run.process.poll() is None and not run.is_set_up() and time.time() < deadline_s:
-        time.sleep(1)  # before, there is nobody to strike
+        time.sleep(1)  # until then there are no processes to kill
     until_s = time.time() + 60 * args.minutes
     kills = attack(run, kills=args.kills, until_s=until_s, rng=random.Random(args.seed))
     try:

@@ -1,4 +1,4 @@
-"""What the driver itself costs: simulated generators, real producer, dispatch and accounting.
+"""The cost of the driver alone: simulated generators, real producer, dispatch and accounting.
 
     .venv/bin/python benchmarks/driver_load.py --rate 5000 --seconds 30
     .venv/bin/python benchmarks/driver_load.py --rate 0 --trajectories 1000000
@@ -30,7 +30,7 @@ GROUP, BATCH, ROWS, TOKENS = 8, 128, 10_000, 32
 
 
 class SimulatedGenerator:
-    """Answers after ``delay_s``; shared state says which version it serves."""
+    """Answers after ``delay_s``; serves the version in the shared state."""
 
     def __init__(self, served: list[int], *, delay_s: float) -> None:
         self._served, self._delay_s = served, delay_s

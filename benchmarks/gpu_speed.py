@@ -1,4 +1,4 @@
-"""What `gpu_check.py` times: attention alone, then the trainer beside plain torch loops.
+"""The timings of `gpu_check.py`: attention alone, then the trainer and plain torch loops.
 
 The model has the shape of Llama 3.2 1B with random weights; the samples are like those of RL
 (groups of 8, prompts of 200 tokens, responses of 200 to 1000).

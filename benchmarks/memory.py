@@ -18,7 +18,7 @@ import psutil
 from rlpost.cli.plan import prepared
 from rlpost.stages.rl.estimate import GIB, estimate
 
-# How a process is called by the system -> by the plan, without its number.
+# Name of a process in the system -> in the plan, without its number.
 KINDS = {
     "ray::TrainerRank": "trainer rank",
     "ray::CriticRank": "critic rank",
@@ -60,7 +60,7 @@ def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]
                 if kind is not None:
                     peaks[kind, process.pid] = peak_bytes(process.pid)
                     seen[kind, process.pid].append(process.memory_info().rss)
-            except (psutil.Error, OSError, ValueError):  # it ended while we looked
+            except (psutil.Error, OSError, ValueError):  # the process ended in the meantime
                 continue
         time.sleep(0.3)
     if run.returncode:
@@ -69,7 +69,7 @@ def watch(command: list[str]) -> tuple[dict[str, list[int]], dict[str, list[int]
 
 
 def _least_later(sizes: list[int]) -> int:
-    """Return what a process fell to once it had been nearly as large as it ever was."""
+    """Return the smallest size of a process after it was nearly at its peak."""
     first = next(i for i, size in enumerate(sizes) if size >= 0.7 * max(sizes))
     return min(sizes[first:])
 

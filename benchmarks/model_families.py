@@ -65,7 +65,7 @@ def command(stage: list[str], model: Path, place: Path) -> list[str]:
 
 
 def play(family: str) -> Result:
-    """Plan one family, then run it, unless the plan refuses."""
+    """Plan one family, and run it if the plan accepts it."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="families-") as scratch:
         place = Path(scratch)
@@ -124,7 +124,7 @@ def logprobs(path: Path, masters: dict[str, torch.Tensor] | None = None) -> torc
 
 
 def trained_logprobs(start: Path, run: Path) -> torch.Tensor:
-    """The same of the fp32 masters in the checkpoint, which no export has touched."""
+    """Return the log-probs of the fp32 master weights in the checkpoint, which are not exported."""
     masters: dict[str, torch.Tensor] = {}
     for file in sorted((run / "checkpoints").glob("step_*/trainer/*.safetensors")):
         masters |= {

@@ -69,12 +69,12 @@ class Network:
         ip("netns", "del", self._switch)
 
     def link(self, host: str, state: str) -> None:
-        """Cut (``down``) or restore (``up``) what leads to ``host``; packets vanish silently."""
+        """Cut (``down``) or restore (``up``) the link of ``host``; packets are dropped silently."""
         ip("-n", self._switch, "link", "set", host, state)
         print(f"{time.strftime('%H:%M:%S')} link of {host} {state}", flush=True)
 
     def on(self, host: str) -> list[str]:
-        """Words that start a command on ``host``."""
+        """Return the prefix of a command line that runs it on ``host``."""
         return ["ip", "netns", "exec", self._space(host)]
 
 
@@ -83,7 +83,7 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
     """A Ray cluster with a node on each host."""
     env = os.environ | {
         "RAY_worker_niceness": "0",
-        # How long a silent node counts as living: longer than the cut.
+        # How long a silent node counts as alive: longer than the cut.
         "RAY_health_check_period_ms": "3000",
         "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "30",

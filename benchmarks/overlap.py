@@ -1,4 +1,4 @@
-"""What running ahead gains and costs, against the on-policy run on the same samples.
+"""The gain and cost of asynchronous generation, compared with an on-policy run.
 
     .venv/bin/python benchmarks/overlap.py DIR --seeds 0 --steps 10
 

@@ -1,4 +1,4 @@
-"""Is a rule the same reward, written for TRL, for verl and for OpenRLHF?
+"""Compares one reward function written for TRL, for verl and for OpenRLHF.
 
 Three runs on a tiny random model, alike but for the function of docs/examples/ (and, for verl, the
 Parquet layout of the same rows); then their rewards, gradients and responses are compared, number

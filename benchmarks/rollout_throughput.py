@@ -110,7 +110,7 @@ def actor(args: argparse.Namespace) -> None:
 
 
 def answer_each_line(measure: Callable[[int], float]) -> None:
-    """The measured end of the conversation: a repetition per line of input, until it ends."""
+    """Run one repetition per line of input, until the input ends."""
     print(READY, flush=True)
     for line in sys.stdin:
         print(READY, measure(int(line)), flush=True)
@@ -139,7 +139,7 @@ class Side:
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
-        for line in self._process.stdout:  # engines print, too
+        for line in self._process.stdout:  # engines also print lines
             if line.startswith(READY):
                 return line.removeprefix(READY).strip()
         raise SystemExit(f"{self._process.args} ended early")

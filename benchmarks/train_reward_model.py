@@ -48,8 +48,8 @@ WORDINGS = (
     "{a} times {b} is {product}.",
     "{a} multiplied by {b} equals {product}.",
 )
-OPENINGS = ("", "{a} * {b} =")  # of own answers: none, and how those begin that are paid for
-NUM_OWN, NUM_WRONG = 8, 3  # of one question in one step: own and wrong templated answers
+OPENINGS = ("", "{a} * {b} =")  # of own answers: none, or the beginning of an answer with a reward
+NUM_OWN, NUM_WRONG = 8, 3  # per question and step: own answers, and wrong templated answers
 MAX_TOKENS = 16  # of an own answer, as in configs/task/arithmetic.yaml
 SAMPLING_BATCH = 256  # answers
 
@@ -146,7 +146,7 @@ def _sample(
     """Sample ``count`` responses to each of equally long prompts, at temperature 1."""
     ids_QT = torch.tensor(prompts)
     cache = model(ids_QT[:, :-1], use_cache=True).past_key_values
-    cache.batch_repeat_interleave(count)  # a prompt is read once, not once per answer
+    cache.batch_repeat_interleave(count)  # the prompt is processed once for all answers
     ids_AT = ids_QT.repeat_interleave(count, dim=0)
     sampled_AT = model.generate(
         ids_AT,
@@ -194,7 +194,7 @@ class Blocks:
 
 
 def read(model: Critic, blocks: Sequence[Block]) -> list[list[Tensor]]:
-    """The score after every token of every answer, by block and answer.
+    """Return the score after every token of every answer, by block and answer.
 
     In bfloat16 below the head where that is fast.
     """
