@@ -1,12 +1,13 @@
-"""The walls of the house, measured from outside: what importing a room really loads.
+"""Boundaries between the packages: what importing each one really loads, and unique class names.
 
-import-linter (pyproject.toml) reads the source; this file runs it, because a third party or
-an indirect import can pull in what no line of ours names.
+import-linter (pyproject.toml) reads the source; this file runs it, because a third party or an
+indirect import can load packages that no line of ours names.
 """
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +184,22 @@ def test_help_waits_for_no_package(more):
         capture_output=True, text=True, check=True, cwd=PACKAGE.parent,
     )  # fmt: skip
     assert (set(result.stdout.split()) == {"rlpost"}) is (not more), result.stdout
+
+
+def repeated_classes(sources: list[str]) -> set[str]:
+    """Names of public classes that ``sources`` define more than once."""
+    names = Counter(
+        node.name
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    return {name for name, count in names.items() if count > 1}
+
+
+def test_a_class_name_has_one_meaning():
+    assert not repeated_classes([path.read_text() for path in PACKAGE.rglob("*.py")])
+
+
+def test_a_class_name_with_two_meanings_is_seen():
+    assert repeated_classes(["class Span: pass", "class Span: pass\nclass _Side: pass"]) == {"Span"}

@@ -24,10 +24,10 @@ Read = Callable[[str, str, int, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
+class Shard:
     """Where this rank keeps elements ``[start, start + size)`` of a flattened parameter.
 
-    Example: ``Slot(start=0, size=64, flat=flat, offset=128)`` of a parameter of 96 elements
+    Example: ``Shard(start=0, size=64, flat=flat, offset=128)`` of a parameter of 96 elements
     whose last 32 are on the next rank.
     """
 
@@ -37,7 +37,7 @@ class Slot:
     offset: int  # of the first element in ``flat``
 
     def view(self, tensor: Tensor) -> Tensor:
-        """The slot's elements of ``flat`` or of a moment, which has its shape."""
+        """The shard's elements of ``flat`` or of a moment, which has its shape."""
         return tensor.detach().view(-1).narrow(0, self.offset, self.size)
 
 
@@ -50,7 +50,7 @@ class EngineState:
 
     optimizer: torch.optim.Optimizer
     flats: list[Tensor]  # all that the optimizer updates on this rank
-    slots: dict[str, Slot | None]  # by parameter name; None: other ranks hold all of it
+    slots: dict[str, Shard | None]  # by parameter name; None: other ranks hold all of it
     shapes: dict[str, tuple[int, ...]]  # of the whole parameters, by name
     replicated: bool  # every rank holds everything
     refresh: Callable[[], None]  # makes compute weights of the masters; collective
@@ -64,7 +64,7 @@ class EngineState:
         assert len(steps) <= 1, f"tensors of one optimizer are at steps {sorted(steps)}"
         return steps.pop() if steps else 0
 
-    def tensor(self, slot: Slot, kind: str) -> Tensor:
+    def tensor(self, slot: Shard, kind: str) -> Tensor:
         """This rank's elements of ``MASTER`` or of one of ``MOMENTS``."""
         if kind == MASTER:
             return slot.view(slot.flat)
@@ -161,7 +161,7 @@ def engine_state(engine: Any) -> EngineState:
     )
 
 
-_Layout = tuple[list[Tensor], dict[str, Slot | None], Callable[[], None]]
+_Layout = tuple[list[Tensor], dict[str, Shard | None], Callable[[], None]]
 
 
 def _of_stage_0(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
@@ -170,8 +170,8 @@ def _of_stage_0(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
         masters = {p: m for group, of_it in groups for p, m in zip(group, of_it, strict=True)}
     else:
         masters = {param: param for param in named.values()}
-    slots: dict[str, Slot | None] = {
-        name: Slot(start=0, size=p.numel(), flat=masters[p], offset=0) for name, p in named.items()
+    slots: dict[str, Shard | None] = {
+        name: Shard(start=0, size=p.numel(), flat=masters[p], offset=0) for name, p in named.items()
     }
 
     def refresh() -> None:
@@ -185,12 +185,12 @@ def _of_stages_1_and_2(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
     # The second name is BF16_Optimizer's, which stage 1 uses in bfloat16.
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
     flats = optimizer.fp32_groups_flat_partition if flats is None else flats
-    slots: dict[str, Slot | None] = {}
+    slots: dict[str, Shard | None] = {}
     for name, param in named.items():
         mapping = param._hp_mapping
         slots[name] = None
         if mapping is not None:
-            slots[name] = Slot(
+            slots[name] = Shard(
                 start=mapping.lp_fragment_address.start,
                 size=mapping.lp_fragment_address.numel,
                 flat=flats[mapping.param_group_index],
@@ -201,13 +201,13 @@ def _of_stages_1_and_2(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
 
 def _of_stage_3(optimizer: Any, named: Mapping[str, Any]) -> _Layout:
     flats = list(optimizer.fp32_partitioned_groups_flat)
-    slots: dict[str, Slot | None] = {}
+    slots: dict[str, Shard | None] = {}
     for name, param in named.items():
         group, offset, per_rank = optimizer.grad_position[optimizer.get_param_id(param)]
         start = per_rank * dist.get_rank()
         # The last ranks' parts are padded, or nothing but padding.
         size = min(per_rank, param.ds_numel - start)
-        slot = Slot(start=start, size=size, flat=flats[group], offset=offset)
+        slot = Shard(start=start, size=size, flat=flats[group], offset=offset)
         slots[name] = slot if size > 0 else None
 
     def refresh() -> None:

@@ -23,7 +23,7 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class PanelSection:
     """Panels that answer the question in ``title``; ``help`` explains them."""
 
     title: str
@@ -36,7 +36,7 @@ def _timing(*names: str) -> tuple[str, ...]:
 
 
 SECTIONS = (
-    Section(
+    PanelSection(
         title="Does it learn?",
         help="The held-out result is the number a run is for; the reward is what it trains on.",
         panels=(
@@ -53,7 +53,7 @@ SECTIONS = (
             ),
         ),
     ),
-    Section(
+    PanelSection(
         title="Is the update sound?",
         help="Sampler and trainer must agree; the policy must not run away or stop exploring.",
         panels=(
@@ -79,7 +79,7 @@ SECTIONS = (
             ),
         ),
     ),
-    Section(
+    PanelSection(
         title="How old is the data?",
         help="Steps between the weights that sampled and the weights that trained.",
         panels=(
@@ -100,7 +100,7 @@ SECTIONS = (
             Panel(title="Drop rate by length", pattern=r"^training/off_policy/drop_rate/q[1-4]$"),
         ),
     ),
-    Section(
+    PanelSection(
         title="Where does the time go?",
         help="Wall time of a step by its parts, and what comes out of it.",
         panels=(
@@ -128,7 +128,7 @@ SECTIONS = (
             Panel(title="Memory of the driver's host, GB", metrics=("perf/cpu_memory_used_gb",)),
         ),
     ),
-    Section(
+    PanelSection(
         title="Do the verifiers work?",
         help="What could not be judged is left out and never counted as 0.",
         panels=(
