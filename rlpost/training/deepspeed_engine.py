@@ -105,6 +105,8 @@ def engine_config(
                 "eps": cfg.eps,
                 "weight_decay": cfg.weight_decay,
                 "torch_adam": True,
+                # One pass over weights and moments instead of a dozen, with no copies of them.
+                "fused": True,
             },
         },
         "zero_optimization": {
@@ -117,9 +119,6 @@ def engine_config(
             "stage3_param_persistence_threshold": 10 * hidden_size,
         },
     }
-    if has_cuda():
-        # One pass over weights and moments instead of a dozen, with no copies of them.
-        config["optimizer"]["params"]["fused"] = True
     if dtype is torch.bfloat16:
         config["bf16"] = {"enabled": True}
         if cfg.zero_stage > 0:

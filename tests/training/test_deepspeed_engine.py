@@ -36,4 +36,5 @@ def test_optimizer_options_arrive_and_nothing_is_compiled():
         "eps": 1e-6,
         "weight_decay": 0.1,
         "torch_adam": True,
+        "fused": True,
     }
