@@ -1,12 +1,14 @@
 """Tokens a second of the DeepSpeed trainer beside plain torch loops on the same samples.
 
-Sides: `deepspeed` is the trainer; `bare` is torch alone on the same packed micro-batches, with
-the same model code, loss and AdamW on fp32 masters; `padded` is transformers' own forward pass
-on padded rows, one group a pass. They run in turn, each alone in memory.
+Sides: `deepspeed` is the trainer; `independent` is the fastest loop for a CPU that we know, which
+shares no code with rlpost (independent_loop.py; responses of one length); `bare` is torch alone on
+the same packed micro-batches, with the same model code, loss and AdamW on fp32 masters; `padded` is
+transformers' own forward pass on padded rows, one group a pass. On a CPU the sides take their steps
+in turn, which cancels a drift of the machine; on a GPU each is alone in memory.
 
-    .venv/bin/python benchmarks/trainer_throughput.py --dtype float32 --threads 2
-    .venv/bin/python benchmarks/trainer_throughput.py --model build:1b --prompts 16 \
-        --prompt-tokens 200 --response-tokens 200 1000 --budget 16384
+    .venv/bin/python benchmarks/trainer_throughput.py --repetitions 9
+    .venv/bin/python benchmarks/trainer_throughput.py --sides bare padded deepspeed \
+        --model build:1b --prompts 16 --prompt-tokens 200 --response-tokens 200 1000 --budget 16384
 
 MFU counts useful work only: matrix products and visible attention pairs of real tokens, forward
 once and backward twice, no recomputation, no padding, the head on response tokens alone.
@@ -18,12 +20,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from independent_loop import Samples, independent_step
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
@@ -112,6 +115,7 @@ class Speed:
 
     side: str
     step_s: float  # median of an optimizer step
+    cpu_s: float  # the same in seconds of all cores, which a busy machine changes less
     packed_tokens_per_s: float  # padding not counted
     response_tokens_per_s: float
     mfu: float | None  # None: the device's peak is not known
@@ -185,8 +189,7 @@ class MasterAdam:
     def __init__(self, model: nn.Module) -> None:
         self._params = list(model.parameters())
         self._masters = [p.detach().float().clone() for p in self._params]
-        fused = self._masters[0].is_cuda
-        self._adam = torch.optim.AdamW(self._masters, lr=1e-6, weight_decay=0.0, fused=fused)
+        self._adam = torch.optim.AdamW(self._masters, lr=1e-6, weight_decay=0.0, fused=True)
 
     def step(self) -> None:
         for master, param in zip(self._masters, self._params, strict=True):
@@ -233,6 +236,21 @@ def bare_side(model_path: str, cfg: TrainerConfig, batches: list[TokenBatch]) ->
         adam.step()
 
     yield step
+
+
+@contextmanager
+def independent_side(
+    model_path: str, cfg: TrainerConfig, groups: list[Group], advantages: np.ndarray
+) -> Iterator[Step]:
+    responses = [t.response_ids for group in groups for t in group.trajectories]
+    # At ratio 1 the clipped loss and its gradient are those of -A * log-prob.
+    weights = advantages.flatten() / sum(map(len, responses))
+    samples = Samples(
+        prompt_PA=torch.tensor([group.prompt.token_ids for group in groups]),
+        response_SB=torch.tensor(responses),
+        weight_S=torch.tensor(weights, dtype=torch.float32),
+    )
+    yield independent_step(model_path, samples, resolve_dtype(cfg.dtype))
 
 
 @contextmanager
@@ -297,53 +315,67 @@ def deepspeed_side(
 
 def measure(step: Step, repetitions: int) -> tuple[float, float | None]:
     """Median seconds and peak memory of a step, after one that warms up."""
-    cuda = torch.cuda.is_available()
     step()
+    cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(repetitions):
-        if cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+    seconds = statistics.median(timed(step)[0] for _ in range(repetitions))
+    return seconds, torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+
+
+def timed(step: Step) -> tuple[float, float]:
+    """Run a step; returns its seconds and those of all cores."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.synchronize()
+    start, start_cpu = time.perf_counter(), time.process_time()
+    step()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def compare(
     model_path: str, mix: Mix, variants: Sequence[tuple[str, TrainerConfig]], *, repetitions: int
 ) -> Iterator[Speed]:
-    """Measure ``(side, options)`` in turn."""
+    """Measure ``(side, options)``, their steps in turn; on a GPU each side alone."""
+    if torch.cuda.is_available():
+        for variant in variants:
+            yield from in_turn(model_path, mix, [variant], repetitions=repetitions)
+            gc.collect()
+            torch.cuda.empty_cache()
+    else:
+        yield from in_turn(model_path, mix, variants, repetitions=repetitions)
+
+
+def in_turn(
+    model_path: str, mix: Mix, variants: Sequence[tuple[str, TrainerConfig]], *, repetitions: int
+) -> Iterator[Speed]:
+    """Measure sides that are in memory together."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_path)
-    groups, advantages = mix.groups(config.vocab_size)
-    peak = PEAK_TFLOPS.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    for name, cfg in variants:
-        side = name.split(",")[0]
-        batches = mix.batches(
-            config.vocab_size,
-            budget=cfg.max_tokens_per_micro_batch,
-            share_prompts=cfg.share_prompts and side != "padded",
-        )
-        if side == "padded":
-            context = padded_side(model_path, cfg, groups, advantages)
-        else:
-            make = {"bare": bare_side, "deepspeed": deepspeed_side}[side]
-            context = make(model_path, cfg, batches)
-        with context as step:
-            seconds, peak_gb = measure(step, repetitions)
-        del step, context
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    cuda = torch.cuda.is_available()
+    with ExitStack() as stack:
+        work = [batches_of(name, mix, cfg, config.vocab_size) for name, cfg in variants]
+        steps = [
+            stack.enter_context(open_side(model_path, mix, cfg, name, batches, config.vocab_size))
+            for (name, cfg), batches in zip(variants, work, strict=True)
+        ]
+        for step in steps:
+            step()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        rounds = [[timed(step) for step in steps] for _ in range(repetitions)]
+        peak_gb = torch.cuda.max_memory_allocated() / 1e9 if cuda else None
+    peak = PEAK_TFLOPS.get(torch.cuda.get_device_name()) if cuda else None
+    for (name, _), batches, times in zip(variants, work, zip(*rounds, strict=True), strict=True):
+        seconds, cpu_s = (statistics.median(each) for each in zip(*times, strict=True))
         flops = model_flops(batches, config)
         yield Speed(
             side=name,
             step_s=seconds,
+            cpu_s=cpu_s,
             packed_tokens_per_s=sum(b.num_tokens for b in batches) / seconds,
             response_tokens_per_s=sum(len(b.target_R) for b in batches) / seconds,
             mfu=None if peak is None else flops / seconds / peak / 1e12,
@@ -351,24 +383,54 @@ def compare(
         )
 
 
+def batches_of(name: str, mix: Mix, cfg: TrainerConfig, vocabulary: int) -> list[TokenBatch]:
+    """Return the micro-batches of a side; a padded row has its own copy of the prompt."""
+    return mix.batches(
+        vocabulary,
+        budget=cfg.max_tokens_per_micro_batch,
+        share_prompts=cfg.share_prompts and not name.startswith("padded"),
+    )
+
+
+def open_side(
+    model_path: str,
+    mix: Mix,
+    cfg: TrainerConfig,
+    name: str,
+    batches: list[TokenBatch],
+    vocabulary: int,
+) -> AbstractContextManager[Step]:
+    match name.split(",")[0]:
+        case "padded":
+            return padded_side(model_path, cfg, *mix.groups(vocabulary))
+        case "independent":
+            return independent_side(model_path, cfg, *mix.groups(vocabulary))
+        case "bare":
+            return bare_side(model_path, cfg, batches)
+        case _:
+            return deepspeed_side(model_path, cfg, batches)
+
+
 def show(speed: Speed) -> None:
     mfu = "-" if speed.mfu is None else f"{speed.mfu:.1%}"
     peak = "-" if speed.peak_gb is None else f"{speed.peak_gb:.1f}"
     print(
-        f"| {speed.side} | {speed.step_s:.3f} | {speed.packed_tokens_per_s:,.0f} | "
-        f"{speed.response_tokens_per_s:,.0f} | {mfu} | {peak} |",
+        f"| {speed.side} | {speed.step_s:.3f} | {speed.cpu_s:.2f} | "
+        f"{speed.packed_tokens_per_s:,.0f} | {speed.response_tokens_per_s:,.0f} | {mfu} | {peak} |",
         flush=True,
     )
 
 
 HEADER = (
-    "| side | s/step | tokens/s | response tokens/s | MFU | peak GB |\n|---|---|---|---|---|---|"
+    "| side | s/step | CPU s | tokens/s | response tokens/s | MFU | peak GB |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--sides", nargs="+", default=["independent", "deepspeed"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--dtype", choices=[d.value for d in DType], default="auto")
@@ -393,7 +455,8 @@ def main() -> None:
         zero_stage=args.zero_stage,
         max_tokens_per_micro_batch=args.budget,
     )
-    sides = [(side, cfg) for side in ("bare", "padded", "deepspeed")]
+    torch.set_num_threads(cfg.threads_per_rank())
+    sides = [(side, cfg) for side in args.sides]
     disable_progress_bar()
     print(HEADER)
     speeds = []
@@ -401,7 +464,8 @@ def main() -> None:
     for speed in compare(path, mix, sides, repetitions=args.repetitions):
         speeds.append(speed)
         show(speed)
-    print(f"ratio deepspeed/bare {speeds[0].step_s / speeds[2].step_s:.3f}")
+    first, last = speeds[0], speeds[-1]
+    print(f"{last.side} / {first.side}: {first.step_s / last.step_s:.3f} of its tokens/s")
     if args.json:
         args.json.write_text(json.dumps([asdict(speed) for speed in speeds], indent=1))
 
