@@ -143,10 +143,12 @@ def _score(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-prob, entropy and the normaliser, (C, 1), that the backward pass reuses."""
     scaled_CV = _scaled(logits_CV, temperature)
-    normaliser_C1 = scaled_CV.logsumexp(1, keepdim=True)
+    largest_C1 = scaled_CV.amax(1, keepdim=True)
+    exp_CV = (scaled_CV - largest_C1).exp_()  # logsumexp would compute it and throw it away
+    total_C1 = exp_CV.sum(1, keepdim=True)
+    normaliser_C1 = largest_C1 + total_C1.log()
     logprob_C = (scaled_CV.gather(1, target_C[:, None]) - normaliser_C1).squeeze(1)
-    probs_CV = (scaled_CV - normaliser_C1).exp_()
-    expected_C = torch.linalg.vecdot(probs_CV, scaled_CV)
+    expected_C = torch.linalg.vecdot(exp_CV, scaled_CV) / total_C1.squeeze(1)
     return logprob_C, normaliser_C1.squeeze(1) - expected_C, normaliser_C1
 
 
