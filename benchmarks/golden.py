@@ -170,8 +170,8 @@ class Side:
         lines = (self._place / "runs" / name / "metrics.jsonl").read_text().splitlines()
         return [{k: v for k, v in json.loads(line).items() if _is_number(k)} for line in lines]
 
-    def responses(self, name: str) -> list[tuple[Any, ...]]:
-        keys = ("uid", "sample", "response", "reward", "num_tokens", "spans")
+    def responses(self, name: str, spans: bool) -> list[tuple[Any, ...]]:
+        keys = ("uid", "sample", "response", "reward", "num_tokens", *(["spans"] * spans))
         return [
             (file.stem, *(json.loads(line)[key] for key in keys))
             for file in sorted((self._place / "runs" / name / "rollouts").glob("*.jsonl"))
@@ -197,8 +197,12 @@ class Side:
                 return
 
     def not_resumed_exactly(self) -> Iterator[str]:
-        """Sentences about how a resumed run differs from the one that went on."""
-        yield from _compared("resumed against uninterrupted: ", self, "ppo", self, "resumed", {})
+        """Sentences about how a resumed run differs from the one that went on.
+
+        It pushes once more, so numbers of versions differ.
+        """
+        where, absent = "resumed against uninterrupted: ", {"weights/version": ""}
+        yield from _compared(where, self, "ppo", self, "resumed", absent, spans=False)
 
     def summary(self) -> str:
         numbers = sum(len(row) for name in ("grpo", "ppo") for row in self.numbers(name))
@@ -212,10 +216,17 @@ def _is_number(name: str) -> bool:
 
 
 def _compared(
-    where: str, one: Side, name: str, two: Side, other: str, new_of: dict[str, str]
+    where: str,
+    one: Side,
+    name: str,
+    two: Side,
+    other: str,
+    new_of: dict[str, str],
+    *,
+    spans: bool = True,
 ) -> Iterator[str]:
     """Yield the first difference of responses, of metrics and of weights."""
-    pairs = zip(one.responses(name), two.responses(other), strict=False)
+    pairs = zip(one.responses(name, spans), two.responses(other, spans), strict=False)
     yield from (f"{where}response {a} became {b}" for a, b in _first(a_b for a_b in pairs))
     rows = one.numbers(name), two.numbers(other)
     if len(rows[0]) != len(rows[1]):
@@ -239,9 +250,10 @@ def _first_metric(
     old: list[dict[str, Any]], new: list[dict[str, Any]], new_of: dict[str, str]
 ) -> Iterator[str]:
     added = {name for before, name in new_of.items() if not before}
+    gone = {before for before, name in new_of.items() if not name}
     for before, after in zip(old, new, strict=False):
         ours = {new_of.get(name, name): value for name, value in before.items()}
-        for name in sorted((ours.keys() | after.keys()) - added - {""}):
+        for name in sorted((ours.keys() | after.keys()) - added - gone - {""}):
             if ours.get(name) != after.get(name):
                 step = before["step"]
                 yield f"step {step}: {name} was {ours.get(name)!r}, is {after.get(name)!r}"

@@ -66,13 +66,15 @@ class _Machines:
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     from rlpost.control.slots import assign_slots
     from rlpost.stages.rl.estimate import estimate
-    from rlpost.stages.rl.slots import actors_of
+    from rlpost.stages.roles import actors_of
 
     if hardware is not None:
         check_config(hardware)
     plan = prepared(stage, overrides, hardware)
     machines = _imagined(hardware) if hardware else _found(plan)
-    slots = assign_slots(actors_of(plan), machines.nodes, placement=plan.cfg.cluster.placement)
+    slots = assign_slots(
+        actors_of(plan.roles), machines.nodes, placement=plan.cfg.cluster.placement
+    )
     return _report(estimate(plan, gpu_bytes=machines.gpu_bytes), slots, machines)
 
 

@@ -1,17 +1,62 @@
-"""The groups of actors that a stage without generators needs.
+"""The models of a run, and the actors that hold them.
 
-Owns their start, their registration and their end. Refuses to own what is trained on.
+Owns the record that a plan's list is made of: placement, the estimate of memory, spawning and
+what is said of a run iterate over the list, so that who exists is decided once. Refuses to own
+which roles a stage has and what is trained on.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.session import Device, resolve_device
+from rlpost.cluster.session import Device, Session, resolve_device
 from rlpost.cluster.trainers import TrainerGroup, sender_settings, spawn_trainers
 from rlpost.control.slots import ActorSpec
+from rlpost.models.footprint import Footprint
 from rlpost.stages.run import Run
 from rlpost.weights.publisher import Transport, WeightsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a role's memory depends on beside its own options."""
+
+    micro_batch_tokens: int
+    on_gpu: bool
+    gpu_bytes: float | None  # of one GPU; None: the run is on CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """One model, or several alike, and the actors that hold it.
+
+    ``spawn`` starts the actors and returns the group that the driver calls; None where a
+    supervisor does that. ``trained`` groups are set up after their spawning and belong to
+    checkpoints; what is frozen loads when it is spawned.
+    """
+
+    name: str
+    actors: tuple[ActorSpec, ...]
+    memory: Callable[[Workload], list[Footprint]]  # at the peak of each process
+    spawn: Callable[[Session], Any] | None = None
+    trained: bool = False
+
+
+def actors_of(roles: Sequence[Role]) -> list[ActorSpec]:
+    """Return every actor that needs a slot."""
+    return [actor for role in roles for actor in role.actors]
+
+
+def processes_of(roles: Sequence[Role]) -> list[str]:
+    """Return what is started, in words. Example: ``["2 trainer ranks", "1 generator"]``."""
+    found = []
+    for role in roles:
+        words = f"{role.actors[0].role} rank" if role.trained else role.actors[0].role
+        count = len(role.actors)
+        found.append(f"{count} {words}{'s' if count > 1 else ''}")
+    return found
 
 
 @asynccontextmanager

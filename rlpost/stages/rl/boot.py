@@ -11,14 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from rlpost.algorithms.kl_controller import KLController
-from rlpost.cluster.critic import CriticGroup, spawn_critic
-from rlpost.cluster.reward import spawn_reward
+from rlpost.cluster.critic import CriticGroup
 from rlpost.cluster.supervision import Supervisor
 from rlpost.cluster.trainers import (
     TrainerGroup,
     sender_settings,
-    spawn_reference,
-    spawn_trainers,
 )
 from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import RLConfig
@@ -34,7 +31,7 @@ from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import CanSleep, RLParts, sleep_all
 from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.rl.prompt_source import training_source
-from rlpost.stages.rl.slots import actors_of
+from rlpost.stages.roles import actors_of
 from rlpost.stages.run import Run
 from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
@@ -54,33 +51,24 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     """
     cfg, session = plan.cfg, run.session
     assert session is not None
-    common = {"call_timeout_s": cfg.cluster.call_timeout_s}
     _log_skipped_rows(plan)
-    for line in picture(session.place(actors_of(plan))):
+    for line in picture(session.place(actors_of(plan.roles))):
         log.info("slots: %s", line)
     generation = Generation(plan, run)
-    trainer = spawn_trainers(session, cfg.trainer, **common)
     verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers, decode=plan.decode)
-    critic = spawn_critic(session, cfg.trainer, **common) if cfg.critic.enabled else None
     objective = Objective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
         entropy_coefficient=cfg.algorithm.entropy_coefficient,
         corrections=cfg.algorithm.corrections,
     )
-    reference = rewards = None
-    if objective.needs_reference:
-        reference = spawn_reference(session, cfg.trainer, model_path=plan.model_path, **common)
-        await _settle(cfg, reference)
-    if cfg.reward_models:
-        rewards = spawn_reward(
-            session,
-            cfg.reward_models,
-            model_paths=plan.reward_paths,
-            policy_path=plan.model_path,
-            **common,
-        )
-        await _settle(cfg, rewards)
+    groups = {}
+    for role in plan.roles:
+        if role.spawn is not None:
+            groups[role.name] = role.spawn(session)
+            if not role.trained:  # it loads at once
+                await _settle(cfg, groups[role.name])
+    trainer, critic, rewards = groups["trainer"], groups.get("critic"), groups.get("rewards")
     await _setup(plan, generation.supervisor, trainer, critic)
     cursor = PromptCursor(
         len(plan.train_set),
@@ -119,7 +107,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
             ),
             trainer=trainer,
             critic=critic,
-            reference=reference,
+            reference=groups.get("reference"),
             rewards=rewards,
             objective=objective,
             kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),

@@ -1,24 +1,17 @@
 """What an RL run needs in memory, before anything starts.
 
-Owns who needs what; the arithmetic is each room's own (``*/memory.py``). Refuses to own how it
-is shown (cli/plan.py).
+Owns the sum over the roles and what has no role; the arithmetic is each room's own
+(``*/memory.py``). Refuses to own how it is shown (cli/plan.py).
 """
 
 from dataclasses import dataclass
 
-from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.reward import reward_name
 from rlpost.cluster.session import Device
-from rlpost.cluster.supervision import generator_name
-from rlpost.cluster.trainers import REFERENCE
-from rlpost.models.footprint import Footprint, in_turn
+from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
-from rlpost.rollout.memory import classifier_footprint, generator_footprint
-from rlpost.rollout.vllm_generator import GeneratorDtype
 from rlpost.stages.rl.plan import RLPlan
-from rlpost.training.memory import frozen_footprint, trained_footprint
+from rlpost.stages.roles import Workload
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.reward_settings import RewardEngine
 
 GIB = 2**30
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
@@ -66,8 +59,7 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         plan: a checked run.
         gpu_bytes: memory of one GPU; None: the run is on CPU.
     """
-    cfg, on_gpu = plan.cfg, plan.device is Device.cuda
-    policy = model_shape(plan.model_path)
+    cfg = plan.cfg
     prompt = _mean_prompt(plan)
     tokens = cfg.rollout.prompts_per_step * (
         prompt + cfg.rollout.group_size * cfg.rollout.max_tokens
@@ -75,45 +67,12 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
     in_micro_batch = min(
         cfg.trainer.max_tokens_per_micro_batch, -(-tokens // cfg.trainer.num_ranks)
     )
-    value_bytes = resolve_dtype(cfg.trainer.dtype).itemsize
-    offloaded = cfg.cluster.offload_idle
-    common = {"num_tokens": in_micro_batch, "value_bytes": value_bytes, "on_gpu": on_gpu}
-    found: list[Footprint] = []
-    for rank in range(cfg.trainer.num_ranks):
-        name = rank_name("trainer", rank)
-        needs = trained_footprint(name, policy, cfg.trainer, **common)
-        found += in_turn(needs, "training") if offloaded else needs
-    if cfg.critic.enabled:
-        critic, shape = cfg.critic.trainer(cfg.trainer), model_shape(plan.critic_path)
-        for rank in range(critic.num_ranks):
-            name = rank_name("critic", rank)
-            needs = trained_footprint(name, shape, critic, has_head=False, **common)
-            found += in_turn(needs, "training") if offloaded else needs
-    chunk = cfg.trainer.logprob_chunk
-    if cfg.algorithm.kl.needs_reference:
-        needs = frozen_footprint(REFERENCE, policy, logprob_chunk=chunk, **common)
-        found += in_turn(needs, "reference") if offloaded else needs
-    for model, path in plan.reward_paths.items():
-        name, own = reward_name(model), cfg.reward_models[model]
-        bytes_each = resolve_dtype(own.dtype).itemsize
-        if own.engine is RewardEngine.vllm:
-            found += classifier_footprint(
-                name,
-                model_shape(path),
-                value_bytes=bytes_each,
-                gpu_share=own.gpu_memory_utilization,
-                gpu_bytes=gpu_bytes,
-            )
-        else:
-            own_common = common | {"value_bytes": bytes_each}
-            needs = frozen_footprint(name, model_shape(path), logprob_chunk=0, **own_common)
-            judges_in_turn = offloaded and not cfg.rl.runs_ahead
-            found += in_turn(needs, "judging") if judges_in_turn else needs
-    sampled = 4 if plan.generator.dtype is GeneratorDtype.float32 else 2
-    for index in range(plan.generator.num):
-        found += generator_footprint(
-            generator_name(index), policy, plan.generator, value_bytes=sampled, gpu_bytes=gpu_bytes
-        )
+    work = Workload(
+        micro_batch_tokens=in_micro_batch,
+        on_gpu=plan.device is Device.cuda,
+        gpu_bytes=gpu_bytes,
+    )
+    found = [each for role in plan.roles for each in role.memory(work)]
     service = VERIFIER_BYTES + cfg.cluster.verifier_workers * VERIFIER_WORKER_BYTES
     unplaced = {"driver": DRIVER_BYTES, "verifiers": cfg.cluster.verifier_actors * service}
     return Estimate(
@@ -121,8 +80,8 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         unplaced=[Footprint(process=p, kept={"libraries": b}) for p, b in unplaced.items()],
         tokens_per_step=tokens,
         micro_batch_tokens=in_micro_batch,
-        offloads=offloaded,
-        disk=_disk_use(plan, policy.parameters),
+        offloads=cfg.cluster.offload_idle,
+        disk=_disk_use(plan, model_shape(plan.model_path).parameters),
     )
 
 

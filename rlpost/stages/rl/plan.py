@@ -24,6 +24,8 @@ from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.models import check_models
+from rlpost.stages.rl.roles import roles_of
+from rlpost.stages.roles import Role, processes_of
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_input import RewardReader
@@ -49,6 +51,7 @@ class RLPlan:
     generator: GeneratorConfig  # with dtype, threads and length resolved
     verifiers: dict[str, VerifierConfig]
     decode: Callable[[Sequence[int]], str]
+    roles: list[Role]  # every model that exists
     critic_path: str
     reward_paths: dict[str, str]
     train_set: PromptDataset
@@ -61,9 +64,9 @@ class RLPlan:
     @property
     def processes(self) -> list[str]:
         """What is started, in words."""
-        from rlpost.stages.rl.slots import processes_of
-
-        return processes_of(self)
+        cluster = self.cfg.cluster
+        workers = cluster.verifier_actors * cluster.verifier_workers
+        return [*processes_of(self.roles), f"{workers} verifier worker{'s' if workers > 1 else ''}"]
 
 
 def prepare(
@@ -134,6 +137,7 @@ def prepare(
         decode=partial(
             tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
         ),
+        roles=roles_of(cfg, models=models, generator=generator, device=device),
         critic_path=models.critic,
         reward_paths=models.rewards,
         train_set=train_set,

@@ -1,0 +1,61 @@
+"""Who exists follows from the configuration, and everything else follows from the list."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from rlpost.algorithms.advantages import GAEConfig
+from rlpost.algorithms.kl import KLConfig
+from rlpost.cluster.session import Device
+from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
+from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.stages.rl.roles import roles_of
+from rlpost.stages.roles import Workload, actors_of, processes_of
+from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.settings import TrainerConfig
+
+WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
+
+
+@pytest.fixture
+def roles(tiny_model, tiny_reward):
+    def of(device=Device.cpu, **options):
+        cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), **options)
+        paths = dict.fromkeys(cfg.reward_models, str(tiny_reward))
+        models = SimpleNamespace(policy=str(tiny_model), critic=str(tiny_model), rewards=paths)
+        generator = GeneratorConfig(
+            num=1, tensor_parallel_size=2, max_model_len=64, dtype=GeneratorDtype.float32
+        )
+        return roles_of(cfg, models=models, generator=generator, device=device)
+
+    return of
+
+
+EVERY = {
+    "algorithm": AlgorithmConfig(advantage=GAEConfig(), kl=KLConfig(coefficient=0.1)),
+    "critic": CriticRoleConfig(enabled=True),
+    "reward_models": {"taste": RewardModelConfig(path="x")},
+}
+
+
+def test_a_run_without_options_has_a_trainer_and_generators(roles):
+    found = roles()
+    assert [role.name for role in found] == ["trainer", "generators"]
+    assert processes_of(found) == ["2 trainer ranks", "1 generator"]
+
+
+def test_every_role_has_slots_words_and_memory(roles):
+    found = roles(**EVERY, device=Device.cuda)
+    assert processes_of(found) == [
+        "2 trainer ranks", "2 critic ranks", "1 reference", "1 reward model", "1 generator",
+    ]  # fmt: skip
+    actors = {actor.name: actor.num_gpus for actor in actors_of(found)}
+    assert actors == {
+        "trainer rank 0": 1, "trainer rank 1": 1, "critic rank 0": 1, "critic rank 1": 1,
+        "reference": 1, "reward model taste": 1, "generator 0": 2,
+    }  # fmt: skip
+    assert [role.name for role in found if role.trained] == ["trainer", "critic"]
+    assert [role.name for role in found if role.spawn is None] == ["generators"]
+    for role in found:
+        processes = {each.process.partition(":")[0] for each in role.memory(WORK)}
+        assert processes == {actor.name for actor in role.actors}
