@@ -41,7 +41,7 @@ from rlpost.training.settings import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Role:
+class Labels:
     """How metrics and errors call what is trained."""
 
     metrics: str  # prefix: ``actor`` or ``critic``
@@ -49,8 +49,8 @@ class Role:
     options: str  # where its learning rate is configured
 
 
-POLICY = Role(metrics="actor", memory="", options="trainer")
-CRITIC = Role(metrics="critic", memory="critic_", options="critic")
+POLICY = Labels(metrics="actor", memory="", options="trainer")
+CRITIC = Labels(metrics="critic", memory="critic_", options="critic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class DeepSpeedStepper:
         self,
         cfg: TrainerConfig,
         *,
-        role: Role,
+        role: Labels,
         place: Rank,
         seed: int,
         load: Callable[[torch.dtype], nn.Module],
