@@ -31,7 +31,7 @@ import psutil
 STALENESS, PROMPTS, GROUP = 1, 4, 4
 ACTORS = {
     "generator": "ray::VllmGenerator",
-    "trainer rank": "ray::TrainerRank",
+    "trainer rank": "ray::TrainedRank",
     "verifier": "ray::VerifierService",
 }
 VICTIMS = [*ACTORS, "engine", "engine worker", "driver"]

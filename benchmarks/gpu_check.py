@@ -31,22 +31,23 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.network import free_port
+from rlpost.stages.rl.units import Packing, pack_to_train
 from rlpost.training import attention_varlen
-from rlpost.training.batch import TokenBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.batch import MicroBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.loading import TrainedModel
 from rlpost.training.logprobs import token_logprobs
-from rlpost.training.objective import Objective
-from rlpost.training.packing import pack
-from rlpost.training.policy import Policy, PolicyInputs, load_policy
+from rlpost.training.packed_model import ModelInputs, PackedModel
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.weights.manifest import read_payload, refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
 
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES, MICRO_BATCHES = (0, 1, 2, 3), (1, 2, 4)
 MIX = Mix(prompts=4, samples=3, prompt_tokens=60, response_tokens=(5, 200))
 VOCABULARY = 512
@@ -79,36 +80,26 @@ class Finding:
 @contextmanager
 def trainer(path: str, **options: object) -> Iterator[DeepSpeedTrainer]:
     defaults = {"dtype": DType.float32, "lr": 1e-3, "steps": 1000, "logprob_chunk": 64}
-    built = DeepSpeedTrainer(
-        TrainerConfig(**defaults | options),
-        model_path=path,
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=free_port(),
-        seed=0,
-    )
+    cfg = TrainerConfig(**defaults | options)
+    place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
+    built = DeepSpeedTrainer(cfg, model=TrainedModel.policy(path, cfg), place=place, seed=0)
     try:
         yield built
     finally:
         built.close()
 
 
-def batches(count: int = 1, *, share_prompts: bool = True) -> list[TokenBatch]:
+def batches(count: int = 1, *, share_prompts: bool = True) -> list[MicroBatch]:
     """The mix in ``count`` micro-batches."""
     groups, advantages = MIX.groups(VOCABULARY)
     everything = sum(len(t.prompt_ids + t.response_ids) for g in groups for t in g.trajectories)
     for budget in range(everything, 0, -8):
-        (packed,) = pack(
-            groups,
-            advantages,
-            num_ranks=1,
-            max_tokens=budget,
-            reduction=ReductionConfig(),
-            share_prompts=share_prompts,
-        )
-        if len(packed) == count:
-            return packed
+        packing = Packing(num_ranks=1, max_tokens=budget, share_prompts=share_prompts)
+        (found,) = pack_to_train(
+            groups, advantages, packing=packing, reduction=ReductionConfig()
+        ).batches
+        if len(found) == count:
+            return found
     raise AssertionError(f"no budget gives {count} micro-batches")
 
 
@@ -119,7 +110,7 @@ def plain_model(path: str, dtype: torch.dtype) -> nn.Module:
     return model.to(compute_device())
 
 
-def plain_logprobs(model: nn.Module, batch: TokenBatch) -> Tensor:
+def plain_logprobs(model: nn.Module, batch: MicroBatch) -> Tensor:
     """By one ordinary forward pass per sequence."""
     found = []
     ids = torch.as_tensor(batch.token_ids_T, device=compute_device())
@@ -133,13 +124,21 @@ def plain_logprobs(model: nn.Module, batch: TokenBatch) -> Tensor:
     return torch.cat(found)
 
 
-def packed_logprobs(policy: Policy, batch: TokenBatch) -> Tensor:
-    return policy(PolicyInputs.of(batch, device=compute_device()), temperature=1.0)[0]
+def policy_of(path: str, dtype: torch.dtype) -> PackedModel:
+    """The model as a trainer loads it."""
+    model = TrainedModel.policy(path, TrainerConfig(logprob_chunk=64))
+    return model.load(dtype=dtype).to(compute_device())
 
 
-def reinforce(model: nn.Module, batch: TokenBatch, score: Callable[..., Tensor]) -> Tensor:
+def packed_logprobs(policy: PackedModel, batch: MicroBatch) -> Tensor:
+    return policy(ModelInputs.of(batch, device=compute_device()), temperature=1.0)[0]
+
+
+def reinforce(model: nn.Module, batch: MicroBatch, score: Callable[..., Tensor]) -> Tensor:
     device = compute_device()
-    weight_R = torch.as_tensor(batch.loss_weight_R * batch.advantages_R, device=device)
+    weight_R = torch.as_tensor(
+        batch.columns["weight_R"] * batch.columns["advantages_R"], device=device
+    )
     return -(weight_R * score(model, batch)).sum()
 
 
@@ -157,7 +156,7 @@ def gradient_of(model: nn.Module, score: Callable[..., Tensor]) -> Gradients:
 
 
 def named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return (model.model if isinstance(model, Policy) else model).named_parameters()
+    return (model.model if isinstance(model, PackedModel) else model).named_parameters()
 
 
 def relative(ours: Gradients, theirs: Gradients) -> float:
@@ -171,7 +170,7 @@ def engine_gradient(built: DeepSpeedTrainer, *, plain: bool) -> Gradients:
     from deepspeed.utils import safe_get_full_grad
 
     found = {}
-    for name, p in built._stepper.module.model.named_parameters():
+    for name, p in built.module.model.named_parameters():
         gradient = p.grad if plain else safe_get_full_grad(p)
         found[name.removeprefix("model.")] = gradient.detach().float().clone()
     return found
@@ -192,7 +191,7 @@ def changed(ours: Gradients, theirs: Gradients) -> float:
 def check_logprobs(path: str) -> Iterator[Finding]:
     with torch.no_grad():
         exact = plain_model(path, torch.float32)
-        policy = load_policy(path, dtype=torch.float32, logprob_chunk=64).to(compute_device())
+        policy = policy_of(path, torch.float32)
         for shared in (True, False):
             (batch,) = batches(share_prompts=shared)
             gap = (packed_logprobs(policy, batch) - plain_logprobs(exact, batch)).abs().max()
@@ -200,7 +199,7 @@ def check_logprobs(path: str) -> Iterator[Finding]:
             yield Finding(check=f"log-probs, float32, {how}", value=gap.item(), bound=1e-4)
         # In bfloat16 the measure is transformers' own distance from float32.
         rough = plain_model(path, torch.bfloat16)
-        policy = load_policy(path, dtype=torch.bfloat16, logprob_chunk=64).to(compute_device())
+        policy = policy_of(path, torch.bfloat16)
         for shared in (True, False):
             (batch,) = batches(share_prompts=shared)
             truth = plain_logprobs(exact, batch)
@@ -217,12 +216,10 @@ def check_entropy() -> Iterator[Finding]:
     generator = torch.Generator(device=device).manual_seed(0)
     logits_CV = 3 * torch.randn(100, 32000, generator=generator, device=device)
     target_C = torch.randint(0, 32000, (100,), generator=generator, device=device)
-    where = {"predictor_R": torch.arange(100, device=device), "target_R": target_C}
+    where = {"read_R": torch.arange(100, device=device), "target_R": target_C}
 
     def score(logits: Tensor) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
-            logits, nn.Identity(), **where, temperature=0.7, chunk=64, entropy_gradient=True
-        )
+        return token_logprobs(logits, nn.Identity(), **where, temperature=0.7, chunk=64)
 
     def exact(logits: Tensor) -> tuple[Tensor, Tensor]:
         log_CV = (logits / 0.7).log_softmax(-1)
@@ -242,7 +239,7 @@ def check_entropy() -> Iterator[Finding]:
 def check_bfloat16_gradient(path: str) -> Iterator[Finding]:
     exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
     theirs = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
-    policy = load_policy(path, dtype=torch.bfloat16, logprob_chunk=64).to(compute_device())
+    policy = policy_of(path, torch.bfloat16)
     ours = relative(gradient_of(policy, packed_logprobs), exact)
     check = f"gradient, bfloat16: error over transformers' ({theirs:.2g})"
     yield Finding(check=check, value=ours / theirs, bound=1.25)
@@ -258,7 +255,7 @@ def check_gradients(path: str) -> Iterator[Finding]:
         for stage in STAGES:
             for count in MICRO_BATCHES:
                 with trainer(path, zero_stage=stage, dtype=dtype) as built:
-                    built.forward_backward(batches(count), objective=OBJECTIVE, temperature=1.0)
+                    built.forward_backward(batches(count), OBJECTIVE)
                     found = engine_gradient(built, plain=stage == 0)
                 check = f"gradient, {dtype.value}, stage {stage}, {count} micro-batches"
                 yield Finding(check=check, value=relative(found, exact), bound=bound)
@@ -266,17 +263,19 @@ def check_gradients(path: str) -> Iterator[Finding]:
 
 def check_nonfinite(path: str) -> Iterator[Finding]:
     good = batches(2)
-    bad = [replace(good[0], advantages_R=np.full_like(good[0].advantages_R, np.nan)), good[1]]
+    nowhere_R = np.full_like(good[0].columns["advantages_R"], np.nan)
+    columns = {**good[0].columns, "advantages_R": nowhere_R}
+    bad = [replace(good[0], columns=columns), good[1]]
     for dtype in (DType.float32, DType.bfloat16):
         for stage in STAGES:
             with trainer(path, zero_stage=stage, dtype=dtype) as built:
                 before = weights(built)
-                built.forward_backward(bad, objective=OBJECTIVE, temperature=1.0)
+                built.forward_backward(bad, OBJECTIVE)
                 skipped = built.optim_step(1)["actor/skipped_update"]
                 name = f"{dtype.value}, stage {stage}"
                 wrong = changed(weights(built), before) + (skipped != 1.0)
                 yield Finding(check=f"NaN is skipped, {name}", value=wrong, bound=0)
-                built.forward_backward(good, objective=OBJECTIVE, temperature=1.0)
+                built.forward_backward(good, OBJECTIVE)
                 skipped = built.optim_step(2)["actor/skipped_update"]
                 wrong = skipped + (changed(weights(built), before) == 0)
                 yield Finding(check=f"the step after NaN counts, {name}", value=wrong, bound=0)
@@ -288,7 +287,7 @@ def check_checkpoint(path: str) -> Iterator[Finding]:
 
     def steps(built: DeepSpeedTrainer, *numbers: int) -> None:
         for number in numbers:
-            built.forward_backward(work, objective=OBJECTIVE, temperature=1.0)
+            built.forward_backward(work, OBJECTIVE)
             built.optim_step(number)
 
     torch.use_deterministic_algorithms(True)

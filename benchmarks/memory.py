@@ -20,8 +20,7 @@ from rlpost.stages.rl.estimate import GIB, estimate
 
 # Name of a process in the system -> in the plan, without its number.
 KINDS = {
-    "ray::TrainerRank": "trainer rank",
-    "ray::CriticRank": "critic rank",
+    "ray::TrainedRank": "trained ranks",  # of policy and critic
     "ray::FrozenScorer": "reference",
     "ray::RewardScorer": "reward model",
     "ray::VllmGenerator": "generator: actor",
@@ -89,6 +88,7 @@ def predicted(overrides: list[str]) -> dict[str, list[float]]:
         name = " ".join(word for word in words if not word.isdigit())
         kind = name.replace("generator ", "generator: ") if "generator" in name else name
         kind = "reward model" if kind.startswith("reward model") else kind
+        kind = "trained ranks" if kind in ("trainer rank", "critic rank") else kind
         by_kind[kind].append(each.peak_bytes)
     return by_kind
 

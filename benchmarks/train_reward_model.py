@@ -16,6 +16,7 @@ products that were never trained on. Output: a directory for
 """
 
 import argparse
+import itertools
 import os
 import random
 import time
@@ -32,11 +33,12 @@ from rlpost.data.rows import Split
 from rlpost.data.sources.arithmetic import operand_pairs
 from rlpost.models.embedded import NAME
 from rlpost.models.locate import locate_model
-from rlpost.training.critic import Critic, load_critic
-from rlpost.training.deepspeed_weights import save_classifier
-from rlpost.training.policy import PolicyInputs, packed_hidden
+from rlpost.training.deepspeed_weights import save_model
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packed_model import ModelInputs, PackedModel, packed_hidden
+from rlpost.training.packing import one_batch
 from rlpost.training.precision import has_native_bfloat16
-from rlpost.training.scoring import scoring_batch
+from rlpost.training.units import Unit
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.kinds.numeric import NumericConfig, numeric
 
@@ -193,14 +195,20 @@ class Blocks:
         return question.prompt, answers
 
 
-def read(model: Critic, blocks: Sequence[Block]) -> list[list[Tensor]]:
+def read(model: PackedModel, blocks: Sequence[Block]) -> list[list[Tensor]]:
     """Return the score after every token of every answer, by block and answer.
 
     In bfloat16 below the head where that is fast.
     """
-    batch = scoring_batch([(prompt, [a.ids for a in answers]) for prompt, answers in blocks])
+    numbers = itertools.count()
+    batch = one_batch(
+        [
+            Unit.sharing(prompt, {next(numbers): a.ids for a in answers})
+            for prompt, answers in blocks
+        ]
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_native_bfloat16()):
-        hidden_TE = packed_hidden(model.model, PolicyInputs.of(batch, device=torch.device("cpu")))
+        hidden_TE = packed_hidden(model.model, ModelInputs.of(batch, device=torch.device("cpu")))
     scores_T = model.score(hidden_TE)
     return [[scores_T[first:end] for first, end in b.responses] for b in batch.blocks]
 
@@ -212,7 +220,7 @@ def margins(scores: Sequence[Tensor], answers: Sequence[Answer]) -> Tensor:
     return (scores_A[right_A][:, None] - scores_A[~right_A]).flatten()
 
 
-def pairwise_loss(model: Critic, blocks: Sequence[Block], rng: random.Random) -> Tensor:
+def pairwise_loss(model: PackedModel, blocks: Sequence[Block], rng: random.Random) -> Tensor:
     """Bradley-Terry, the mean over questions; at the last tokens and at random ones."""
     losses = []
     for (_, answers), scores in zip(blocks, read(model, blocks), strict=True):
@@ -222,7 +230,7 @@ def pairwise_loss(model: Critic, blocks: Sequence[Block], rng: random.Random) ->
 
 
 @torch.no_grad()
-def accuracy(model: Critic, blocks: Sequence[Block]) -> float:
+def accuracy(model: PackedModel, blocks: Sequence[Block]) -> float:
     """Share of pairs whose right answer scores higher, at the last token."""
     found = []
     for part in (blocks[first : first + 8] for first in range(0, len(blocks), 8)):
@@ -270,7 +278,8 @@ def train(
     right = sum(answers) / len(answers)
     report(f"{len(answers)} answers, {right:.2f} right  {time.monotonic() - start:.0f} s")
 
-    model = load_critic(path, dtype=torch.float32)
+    start_model = TrainedModel.critic(path, policy_path=path)
+    model = start_model.load(dtype=torch.float32)
     groups = trained_groups(model, layers=layers, lr=lr)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -286,13 +295,13 @@ def train(
         schedule.step()
         if step % 10 == 0:
             report(f"step {step:4}  loss {loss:.3f}  {time.monotonic() - start:.0f} s")
-    save_classifier(model, output, start=Path(path), tokenizer_path=Path(path), write=True)
+    save_model(model, start_model, output, dtype=torch.float32, write=True)
     known = accuracy(model, Blocks(tokenizer, questions, seed=1).draw(len(held_out)))
     report(f"pairwise accuracy on trained questions {known:.3f}")
     return accuracy(model, Blocks(tokenizer, held_out, seed=1).draw(len(held_out)))
 
 
-def trained_groups(model: Critic, *, layers: int, lr: float) -> list[dict[str, Any]]:
+def trained_groups(model: PackedModel, *, layers: int, lr: float) -> list[dict[str, Any]]:
     """Freeze the embedding and all but the last ``layers`` layers; returns the rest."""
     model.requires_grad_(False)
     body = [*model.model.layers[-layers:], model.model.norm]

@@ -27,27 +27,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from independent_loop import Samples, independent_step
-from torch import Tensor, nn
+from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from rlpost.algorithms.kl import KLConfig
-from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs
+from rlpost.algorithms.loss import Outputs
+from rlpost.algorithms.losses import ClipConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.models.cache import publish_directory
 from rlpost.models.locate import locate_model
 from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
 from rlpost.network import free_port
+from rlpost.stages.rl.units import Packing, pack_to_train
 from rlpost.training.attention import PackedLayout
-from rlpost.training.batch import TokenBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.objective import Objective
-from rlpost.training.packing import pack
-from rlpost.training.policy import PolicyInputs, load_policy
+from rlpost.training.batch import MicroBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packed_model import ModelInputs, loss_batch
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.types import Group, Prompt, Span, Trajectory
 
-OBJECTIVE = Objective(loss=ClipConfig(), kl=KLConfig())
+OBJECTIVE = PolicyObjective(loss=ClipConfig(), kl=KLConfig())
 PEAK_TFLOPS = {  # dense bfloat16, from the data sheets
     "NVIDIA A100-SXM4-80GB": 312.0,
     "NVIDIA H100 80GB HBM3": 989.4,
@@ -96,17 +98,13 @@ class Mix:
 
     def batches(
         self, vocabulary: int, *, budget: int, share_prompts: bool = True
-    ) -> list[TokenBatch]:
+    ) -> list[MicroBatch]:
         groups, advantages = self.groups(vocabulary)
-        (packed,) = pack(
-            groups,
-            advantages,
-            num_ranks=1,
-            max_tokens=budget,
-            reduction=ReductionConfig(),
-            share_prompts=share_prompts,
-        )
-        return packed
+        packing = Packing(num_ranks=1, max_tokens=budget, share_prompts=share_prompts)
+        (found,) = pack_to_train(
+            groups, advantages, packing=packing, reduction=ReductionConfig()
+        ).batches
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,7 @@ class Speed:
     peak_gb: float | None  # None on a CPU
 
 
-def model_flops(batches: Sequence[TokenBatch], config: object) -> float:
+def model_flops(batches: Sequence[MicroBatch], config: object) -> float:
     """Useful operations of one optimizer step; ``config`` is a Llama's."""
     width, heads = config.hidden_size, config.num_attention_heads
     attention = config.head_dim * (2 * heads + 2 * config.num_key_value_heads) * width
@@ -201,38 +199,20 @@ class MasterAdam:
         torch._foreach_copy_([p.data for p in self._params], self._masters)
 
 
-def loss_of(batch: TokenBatch, logprobs_R: Tensor, entropy_R: Tensor) -> Tensor:
-    device = logprobs_R.device
-
-    def there(array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=device)
-
-    inputs = PolicyLossInputs(
-        policy_logprobs_R=logprobs_R,
-        anchor_logprobs_R=there(batch.rollout_logprobs_R),
-        advantages_R=there(batch.advantages_R),
-        sequence_R=there(batch.sequence_R),
-        entropy_R=entropy_R,
-    )
-    result = OBJECTIVE.per_token(inputs, ref_logprobs_R=None)
-    return (there(batch.loss_weight_R) * result.values_R).sum()
-
-
 @contextmanager
-def bare_side(model_path: str, cfg: TrainerConfig, batches: list[TokenBatch]) -> Iterator[Step]:
+def bare_side(model_path: str, cfg: TrainerConfig, batches: list[MicroBatch]) -> Iterator[Step]:
     device = compute_device()
-    policy = load_policy(
-        model_path,
-        dtype=resolve_dtype(cfg.dtype),
-        logprob_chunk=cfg.logprob_chunk,
-        gradient_checkpointing=cfg.gradient_checkpointing,
-    ).to(device)
+    policy = TrainedModel.policy(model_path, cfg).load(
+        dtype=resolve_dtype(cfg.dtype), gradient_checkpointing=cfg.gradient_checkpointing
+    )
+    policy = policy.to(device)
     adam = MasterAdam(policy)
 
     def step() -> None:
         for batch in batches:
-            scores = policy(PolicyInputs.of(batch, device=device), temperature=1.0)
-            loss_of(batch, *scores).backward()
+            outputs = Outputs.of(policy(ModelInputs.of(batch, device=device)))
+            there = loss_batch(batch, device=device)
+            OBJECTIVE(outputs, there).total(there).backward()
         adam.step()
 
     yield step
@@ -290,21 +270,14 @@ def padded_side(
 
 @contextmanager
 def deepspeed_side(
-    model_path: str, cfg: TrainerConfig, batches: list[TokenBatch]
+    model_path: str, cfg: TrainerConfig, batches: list[MicroBatch]
 ) -> Iterator[Step]:
-    trainer = DeepSpeedTrainer(
-        cfg,
-        model_path=model_path,
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=free_port(),
-        seed=0,
-    )
+    place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
+    trainer = DeepSpeedTrainer(cfg, model=TrainedModel.policy(model_path, cfg), place=place, seed=0)
     steps = iter(range(1, 2**31))
 
     def step() -> None:
-        trainer.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        trainer.forward_backward(batches, OBJECTIVE)
         trainer.optim_step(next(steps))
 
     try:
@@ -383,7 +356,7 @@ def in_turn(
         )
 
 
-def batches_of(name: str, mix: Mix, cfg: TrainerConfig, vocabulary: int) -> list[TokenBatch]:
+def batches_of(name: str, mix: Mix, cfg: TrainerConfig, vocabulary: int) -> list[MicroBatch]:
     """Return the micro-batches of a side; a padded row has its own copy of the prompt."""
     return mix.batches(
         vocabulary,
@@ -397,7 +370,7 @@ def open_side(
     mix: Mix,
     cfg: TrainerConfig,
     name: str,
-    batches: list[TokenBatch],
+    batches: list[MicroBatch],
     vocabulary: int,
 ) -> AbstractContextManager[Step]:
     match name.split(",")[0]:

@@ -4,15 +4,15 @@ It uses the parts that every stage shares, from outside of ``rlpost``: nothing t
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlpost.algorithms.kl import KLConfig
-from rlpost.algorithms.losses import ReinforceConfig
-from rlpost.algorithms.reduce import ReductionConfig
+import numpy as np
+
+from rlpost.algorithms.likelihood import LikelihoodObjective
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig
 from rlpost.config.schema import EvaluationConfig, RunConfig
@@ -24,10 +24,9 @@ from rlpost.stages.roles import trained_policy
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.training.objective import Objective
-from rlpost.training.packing import PackedBatches, pack
+from rlpost.training.packing import Packed, pack
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.types import Group, Prompt, Span, Trajectory
+from rlpost.training.units import Unit
 
 HERE = "copy_stage"
 COPY = Stage(
@@ -38,7 +37,6 @@ COPY = Stage(
     plan=f"{HERE}:prepare",
     boot=f"{HERE}:boot",
 )
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())  # with advantages of 1: likelihood
 ROWS, LENGTH = 64, 6
 
 
@@ -89,19 +87,19 @@ async def boot(plan: CopyPlan, run: Run) -> AsyncIterator[Fit]:
     cfg = plan.cfg
     cursor = run.keep("cursor", PromptCursor(ROWS, seed=cfg.seed))
 
-    async def batch() -> PackedBatches:
+    async def batch() -> Packed:
         return packed([row for _, row in cursor.take(cfg.examples_per_step)])
 
     async with trained_policy(run, model_path=cfg.model) as policy:
 
         async def heldout() -> dict[str, float]:
-            said = await policy.logprobs(packed(range(ROWS, ROWS + 8)), temperature=1.0)
+            said = await policy.score(packed(range(ROWS, ROWS + 8)).batches)
             return {"val-core/copy/nll": -float(said[0][0].mean())}
 
         yield Fit(
             run=run,
             policy=policy,
-            objective=OBJECTIVE,
+            objective=LikelihoodObjective(),
             batch=batch,
             base=cfg.model,
             stage="copy",
@@ -109,25 +107,14 @@ async def boot(plan: CopyPlan, run: Run) -> AsyncIterator[Fit]:
         )
 
 
-def packed(rows: Any) -> PackedBatches:
-    groups = [example(row) for row in rows]
-    ones = [[1.0]] * len(groups)
-    return pack(groups, ones, num_ranks=1, max_tokens=2048, reduction=ReductionConfig())
-
-
-def example(row: int) -> Group:
-    token = random.Random(row).randrange(40, 60)
-    trajectory = Trajectory(
-        uid=f"0:{row}",
-        sample=0,
-        prompt_ids=(token, token),
-        response_ids=(token,) * LENGTH,
-        rollout_logprobs=(0.0,) * LENGTH,
-        spans=(Span(start=0, end=LENGTH, version=0),),
-        finish_reason="stop",
-        text="",
-        seed=0,
-        reward=1.0,
+def packed(rows: Sequence[int]) -> Packed:
+    """Each row a unit: two tokens to read, and as many more of the same to learn."""
+    scored = np.array([False, False] + [True] * LENGTH)
+    units = [
+        Unit.of([random.Random(row).randrange(40, 60)] * len(scored), scored=scored, number=number)
+        for number, row in enumerate(rows)
+    ]
+    weight = np.full(LENGTH, 1 / (len(units) * LENGTH))
+    return pack(units, num_ranks=1, max_tokens=2048).attach(
+        weight_R=dict.fromkeys(range(len(units)), weight)
     )
-    prompt = Prompt(uid=f"0:{row}", token_ids=(token, token), text="")
-    return Group(prompt=prompt, trajectories=(trajectory,))

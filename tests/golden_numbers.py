@@ -19,14 +19,13 @@ from simulation.scenario import Fault, Scenario, scenario_of
 from simulation.world import simulate
 
 from rlpost.algorithms.advantages import GAEConfig, GRPOConfig
-from rlpost.algorithms.critic_loss import CriticLossConfig
+from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.losses import ClipConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batches
-from rlpost.training.objective import Objective
-from rlpost.training.packing import unpack
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
 from rlpost.types import Group
 from rlpost.verifiers.kinds.exact import ExactConfig
 
@@ -47,19 +46,19 @@ def policy(model: Path, *, clip_high: float = 0.28) -> dict[str, float]:
     """Metrics of two updates of two mini-batches each, and how far the weights moved."""
     kl = KLConfig(coefficient=0.05, placement=KLPlacement.loss)
     cfg = _config(AlgorithmConfig(advantage=GRPOConfig(), mini_batches=2, kl=kl), clip_high)
-    objective = Objective(loss=cfg.loss, kl=kl, entropy_coefficient=0.01)
+    objective = PolicyObjective(loss=cfg.loss, kl=kl, entropy_coefficient=0.01)
     groups, numbers = _judged(), {}
     with trainer(model, lr=1e-4) as rank:  # larger steps would magnify how a CPU rounds
         before = {name: tensor.clone() for name, tensor in rank.iter_weights()}
-        scored = [rank.logprobs(part, 1.0) for part in scoring_batches(groups, cfg)]
-        ref = unpack(scoring_batches(groups, cfg), scored)
+        unscored = scoring_batch(groups, cfg)
+        ref = unscored.by_item([rank.score(mine) for mine in unscored.batches])
         groups = _sampled_by_the_policy(groups, ref)
         scores = Scores(ref_logprobs=ref)
         advantages, _ = estimate(groups, scores, cfg=cfg, kl_coefficient=0.05)
         for _ in range(2):
             for packed in mini_batches(groups, advantages, scores, cfg=cfg, seed=0):
                 step = 1 + sum(name.endswith("/actor/lr") for name in numbers)
-                tally = rank.forward_backward(packed[0], objective=objective, temperature=1.0)
+                tally = rank.forward_backward(packed.batches[0], objective)
                 metrics = merge([tally]).metrics() | rank.optim_step(step)
                 numbers |= _named(f"update {step}", metrics)
         moved = [float((tensor - before[name]).abs().sum()) for name, tensor in rank.iter_weights()]
@@ -72,13 +71,14 @@ def values(reward_model: Path, *, lam: float = 0.95) -> dict[str, float]:
     cfg = _config(AlgorithmConfig(advantage=GAEConfig(lam=lam), kl=kl))
     groups, numbers = _judged(), {}
     with critic(reward_model) as rank:
-        batches = scoring_batches(groups, cfg)
-        said = unpack(batches, [rank.values(part) for part in batches])
+        unscored = scoring_batch(groups, cfg)
+        said = unscored.by_item([rank.score(mine) for mine in unscored.batches])
         scores = Scores(values=said, ref_logprobs=_shifted(groups))
         advantages, _ = estimate(groups, scores, cfg=cfg, kl_coefficient=0.05)
         (packed,) = mini_batches(groups, advantages, scores, cfg=cfg, seed=0)
         for step in (1, 2):
-            tally = rank.forward_backward(packed[0], loss=CriticLossConfig())
+            objective = CriticObjective(loss=CriticLossConfig())
+            tally = rank.forward_backward(packed.batches[0], objective)
             metrics = merge([tally]).metrics() | rank.optim_step(step)
             numbers |= _named(f"update {step}", metrics)
     return numbers

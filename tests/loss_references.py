@@ -222,11 +222,10 @@ def on_policy(responses):
     ]
 
 
-def tensors(responses, *, numbers=None, dtype=torch.float64):
+def tensors(responses, *, dtype=torch.float64):
     """Lay responses out one after the other; ``policy_logprobs_R`` is a leaf with gradient."""
     tokens = [t for response in responses for t in response]
-    numbers = range(len(responses)) if numbers is None else numbers
-    sequence = [n for n, response in zip(numbers, responses, strict=True) for _ in response]
+    items = [number for number, response in enumerate(responses) for _ in response]
 
     def column(name, dtype=dtype):
         return torch.tensor([getattr(t, name) for t in tokens], dtype=dtype)
@@ -238,7 +237,7 @@ def tensors(responses, *, numbers=None, dtype=torch.float64):
         advantages_R=column("advantage"),
         counted_R=column("counted", torch.bool),
         selected_R=column("selected", torch.bool),
-        sequence_R=torch.tensor(sequence, dtype=torch.int64),
+        item_R=torch.tensor(items, dtype=torch.int64),
     )
 
 

@@ -1,14 +1,18 @@
 """Random groups, and the plain computation that packed training must equal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlpost.algorithms.reduce import ReductionConfig
-from rlpost.training.batch import TokenBatch
-from rlpost.training.packing import PackedBatches, pack
+from rlpost.stages.rl.units import Packing, pack_to_train
+from rlpost.training.batch import MicroBatch
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packing import Packed
+from rlpost.training.settings import TrainerConfig
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 Sequences = list[tuple[list[int], list[int]]]  # (prompt, response)
@@ -51,26 +55,25 @@ def pack_into(
     num_ranks: int = 1,
     num_micro_batches: int = 1,
     share_prompts: bool = True,
-) -> PackedBatches:
+) -> Packed:
     """Pack with the largest token budget that gives ``num_micro_batches`` a rank."""
     everything = sum(
         len(t.prompt_ids) + len(t.response_ids) for g in groups for t in g.trajectories
     )
     for max_tokens in range(everything, 20, -1):
-        batches = pack(
-            groups,
-            advantages,
-            num_ranks=num_ranks,
-            max_tokens=max_tokens,
-            reduction=ReductionConfig(),
-            share_prompts=share_prompts,
-        )
-        if len(batches[0]) == num_micro_batches:
-            return batches
+        packing = Packing(num_ranks=num_ranks, max_tokens=max_tokens, share_prompts=share_prompts)
+        packed = pack_to_train(groups, advantages, packing=packing, reduction=ReductionConfig())
+        if len(packed.batches[0]) == num_micro_batches:
+            return packed
     raise AssertionError("no budget gives that many micro-batches")
 
 
-def sequences_of(batch: TokenBatch) -> Sequences:
+def with_columns(batch: MicroBatch, **columns: np.ndarray) -> MicroBatch:
+    """The batch with other columns, or more of them."""
+    return replace(batch, columns={**batch.columns, **columns})
+
+
+def sequences_of(batch: MicroBatch) -> Sequences:
     """Undo the packing: (prompt, response) token ids in the order of R."""
     ids = batch.token_ids_T.tolist()
     return [
@@ -80,7 +83,7 @@ def sequences_of(batch: TokenBatch) -> Sequences:
     ]
 
 
-def plain_scores(model, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def plain_scores(model, batch: MicroBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies (R,) by one ordinary forward pass per sequence."""
     logprobs, entropies = [], []
     for prompt, response in sequences_of(batch):
@@ -98,6 +101,12 @@ def load_plain(path, *, attention: str = "sdpa"):
     return AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float32, attn_implementation=attention
     )
+
+
+def load_policy(path, *, logprob_chunk: int = 16, dtype=torch.float32, **options):
+    """The model as a trainer loads it, to give log-probs."""
+    cfg = TrainerConfig(logprob_chunk=logprob_chunk)
+    return TrainedModel.policy(str(path), cfg).load(dtype=dtype, **options)
 
 
 def relative_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

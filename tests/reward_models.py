@@ -1,14 +1,13 @@
 """Tiny reward models, and the plain computation that critic and scorer must equal."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from packed_groups import sequences_of
+from packed_groups import sequences_of, with_columns
 from torch import Tensor
 
-from rlpost.training.batch import TokenBatch
+from rlpost.training.batch import MicroBatch
 
 
 def build_reward_model(directory: Path, base: Path, *, seed: int = 0) -> Path:
@@ -33,7 +32,7 @@ def load_plain_classifier(path):
     return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
 
 
-def plain_values(model, batch: TokenBatch) -> Tensor:
+def plain_values(model, batch: MicroBatch) -> Tensor:
     """Values (R,) by one ordinary forward pass per sequence, read before each token."""
     values = []
     for prompt, response in sequences_of(batch):
@@ -49,10 +48,8 @@ def plain_score(model, sequence: list[int]) -> float:
         return model(torch.tensor([sequence])).logits.item()
 
 
-def with_returns(batch: TokenBatch, *, seed: int = 0) -> TokenBatch:
-    """Random returns and old values, as a stage would attach them; none for a dummy."""
-    if batch.is_dummy:
-        return batch
+def with_returns(batch: MicroBatch, *, seed: int = 0) -> MicroBatch:
+    """Random returns and old values, as a stage would attach them."""
     rng = np.random.default_rng(seed + len(batch.target_R))
     returns_R, values_R = rng.normal(size=(2, len(batch.target_R))).astype(np.float32)
-    return replace(batch, returns_R=returns_R, values_R=values_R)
+    return with_columns(batch, returns_R=returns_R, rollout_values_R=values_R)

@@ -114,7 +114,7 @@ USE = """
 import torch
 lp = torch.tensor([-1.0, -2.0])
 inputs = PolicyLossInputs(policy_logprobs_R=lp, anchor_logprobs_R=lp,
-    advantages_R=torch.tensor([1.0, -2.0]), sequence_R=torch.zeros(2, dtype=torch.int64))
+    advantages_R=torch.tensor([1.0, -2.0]), item_R=torch.zeros(2, dtype=torch.int64))
 entry = losses.get("squared")
 assert entry.target(inputs, entry.config()).values_R.tolist() == [0.5, 2.0]
 entry = verifiers.get("starts")

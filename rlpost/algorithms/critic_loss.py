@@ -1,4 +1,4 @@
-"""The critic's loss, per token.
+"""The critic's objective, per token.
 
 Owns the clipped regression on returns and its diagnostics. Refuses to own returns
 (advantages/), masks and denominators (reduce.py). Invariant: one value per token and no
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlpost.algorithms.diagnostics import Diagnostics
-from rlpost.algorithms.losses import PerToken
+from rlpost.algorithms.loss import Loss, LossBatch, Outputs
 from rlpost.bounds import number
 
 
@@ -39,7 +39,7 @@ class CriticLossConfig:
     )
 
 
-def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:
+def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> Loss:
     """0.5 * max((V - R)^2, (clip(V, V_old +- c) - R)^2).
 
     A value that moved further than c *towards* its return has the larger clipped term and no
@@ -62,4 +62,28 @@ def critic_loss(inputs: CriticLossInputs, config: CriticLossConfig) -> PerToken:
         },
         explained_variances={"critic/vf_explained_var": (returns_R.detach(), old_R.detach())},
     )
-    return PerToken(values_R=losses_R, diagnostics=diagnostics)
+    return Loss(values_R=losses_R, diagnostics_R=diagnostics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticObjective:
+    """The value loss as a trainer calls it; ``rollout_values_R`` are the critic's own, earlier.
+
+    Example: ``CriticObjective(loss=CriticLossConfig())``
+    """
+
+    loss: CriticLossConfig
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See ``loss.Objective``."""
+        return ("weight_R", "rollout_values_R", "returns_R")
+
+    def __call__(self, outputs: Outputs, batch: LossBatch) -> Loss:
+        """Evaluate one micro-batch."""
+        inputs = CriticLossInputs(
+            values_R=outputs.scores_R,
+            rollout_values_R=batch.masked("rollout_values_R"),
+            returns_R=batch.masked("returns_R"),
+        )
+        return critic_loss(inputs, self.loss)

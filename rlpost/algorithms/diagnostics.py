@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnostics:
-    """Detached per-token measurements under their public metric names.
+    """Detached measurements, one per token or per unit, under their public metric names.
 
     ``means`` are averaged over tokens, ``maxima`` take the largest token, and
     ``effective_sizes`` hold importance weights w whose normalised effective sample size
@@ -32,6 +32,15 @@ class Diagnostics:
     effective_sizes: Mapping[str, Tensor] = field(default_factory=dict)
     explained_variances: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def __or__(self, other: "Diagnostics") -> "Diagnostics":
+        """Return both; of a name that both have, the other's."""
+        return Diagnostics(
+            means={**self.means, **other.means},
+            maxima={**self.maxima, **other.maxima},
+            effective_sizes={**self.effective_sizes, **other.effective_sizes},
+            explained_variances={**self.explained_variances, **other.explained_variances},
+        )
+
 
 @dataclass(kw_only=True)
 class Tally:
@@ -40,8 +49,8 @@ class Tally:
     Example::
 
         tally = Tally()
-        tally.add(result.diagnostics, counted_R=loss_weight_R > 0)
-        tally.add_total("actor/pg_loss", (loss_weight_R * result.values_R).sum())
+        tally.add(loss.diagnostics_R, counted_R=batch.counted_R)
+        tally.add_total("actor/loss", loss.total(batch))
         ...
         metrics = merge(tally_of_each_rank).metrics()
     """
@@ -53,7 +62,7 @@ class Tally:
     totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
 
     def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
-        """Add one micro-batch; only tokens with ``counted_R`` (bool) are looked at."""
+        """Add one micro-batch; only what ``counted_R`` (bool) marks is looked at."""
         count = counted_R.sum().double()
         for name, values_R in diagnostics.means.items():
             total = _masked(values_R, counted_R, fill=0.0).sum()
@@ -71,7 +80,7 @@ class Tally:
                 _take_maximum(self.maxima, name, largest)
 
     def add_total(self, name: str, value: Tensor) -> None:
-        """Add to a metric that is already weighted, such as ``sum(loss_weight_R * loss_R)``."""
+        """Add to a metric that is already weighted, such as ``Loss.total``."""
         _accumulate(self.totals, name, value.detach().double())
 
     def cpu(self) -> "Tally":

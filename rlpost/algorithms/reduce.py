@@ -4,7 +4,7 @@ Owns the weight of every response token in the loss of one optimizer batch. Refu
 losses and packing. Invariant: weights are computed once over the *whole* optimizer batch,
 before it is split, so that
 
-    loss = sum over ranks and micro-batches of sum(loss_weight_R * values_R)
+    loss = sum over ranks and micro-batches of sum(weight_R * values_R)
 
 is the same number and the same gradient for every split. (An engine that averages over
 ranks must be given this sum times the number of ranks.) numpy only: packing runs where

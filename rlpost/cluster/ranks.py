@@ -1,7 +1,7 @@
 """Ranks of one group in actors: one call of the driver is one call on every rank.
 
 Owns the fan-out and the replacement of the whole group. Refuses to know what the ranks do
-(trainers.py, critic.py). Invariant: the group fails as a whole when one rank fails.
+(trained.py). Invariant: the group fails as a whole when one rank fails.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from rlpost.cluster.handle import Handle
 from rlpost.cluster.session import Session
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.network import free_port
-from rlpost.training.packing import PackedBatches
+from rlpost.training.packing import Batches
 
 # A rank whose peer dies fails in its collective, sometimes before the death itself is known.
 BLAME_GRACE_S = 10.0
@@ -64,7 +64,7 @@ class Ranks:
         """
         return await _together([h.call(method, *args, **kwargs) for h in self._handles])
 
-    async def each(self, method: str, batches: PackedBatches, *args: Any) -> list[Any]:
+    async def each(self, method: str, batches: Batches, *args: Any) -> list[Any]:
         """Call every rank with its own micro-batches; like ``all``."""
         calls = [
             handle.call(method, rank_batches, *args)

@@ -8,13 +8,13 @@ anything is read or written.
 from rlpost.algorithms.advantages import check_group_size
 from rlpost.algorithms.kl import KLConfig, KLPlacement
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import check_config
 from rlpost.config.judges import check_judges
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
-from rlpost.training.objective import Objective
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -120,7 +120,7 @@ def _check_critic(cfg: RLConfig) -> None:
 
 def _check_corrections(cfg: RLConfig) -> None:
     algorithm = cfg.algorithm
-    objective = Objective(
+    objective = PolicyObjective(
         loss=cfg.loss,
         kl=algorithm.kl,
         entropy_coefficient=algorithm.entropy_coefficient,

@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlpost.algorithms.loss import Objective
 from rlpost.stages.export import export_model
 from rlpost.stages.run import Run
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
+from rlpost.training.packing import Packed
 
 
 class Learner(Protocol):
     """The trained group of such a stage."""
 
-    async def forward_backward(
-        self, batches: Any, *, objective: Any, temperature: float
-    ) -> dict[str, float]:
+    async def forward_backward(self, packed: Packed, objective: Objective) -> dict[str, float]:
         """Accumulate the gradient of one optimizer batch; returns its metrics."""
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
@@ -41,8 +41,8 @@ class Fit:
 
     run: Run
     policy: Learner
-    objective: Any  # what ``policy`` minimises
-    batch: Callable[[], Awaitable[Any]]  # the next optimizer batch, packed; moves the cursor
+    objective: Objective  # what ``policy`` minimises
+    batch: Callable[[], Awaitable[Packed]]  # the next optimizer batch, packed; moves the cursor
     base: str  # the model that the run started from, as the user called it
     stage: str
     heldout: Callable[[], Awaitable[Mapping[str, float]]] | None = None  # metrics of now
@@ -57,9 +57,7 @@ class Fit:
         with record.timed("wait_batch"):
             batch = await self.batch()
         with record.timed("update_actor"):
-            record.add(
-                await self.policy.forward_backward(batch, objective=self.objective, temperature=1.0)
-            )
+            record.add(await self.policy.forward_backward(batch, self.objective))
             record.add(await self.policy.optim_step(number))
         run.progress(f"update {number}")
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.session import Device, Session, resolve_device
-from rlpost.cluster.trainers import TrainerGroup, sender_settings, spawn_trainers
+from rlpost.cluster.trained import TrainedGroup, spawn_trained
 from rlpost.control.slots import ActorSpec
 from rlpost.models.footprint import Footprint
 from rlpost.stages.run import Run
-from rlpost.weights.publisher import Transport, WeightsConfig
+from rlpost.training.loading import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def processes_of(roles: Sequence[Role]) -> list[str]:
 
 
 @asynccontextmanager
-async def trained_policy(run: Run, *, model_path: str) -> AsyncIterator[TrainerGroup]:
+async def trained_policy(run: Run, *, model_path: str) -> AsyncIterator[TrainedGroup]:
     """Start the ranks of ``cfg.trainer`` on a model; the group belongs to checkpoints.
 
     Raises:
@@ -75,14 +75,11 @@ async def trained_policy(run: Run, *, model_path: str) -> AsyncIterator[TrainerG
             for rank in range(cfg.trainer.num_ranks)
         ]
     )
-    group = spawn_trainers(session, cfg.trainer, call_timeout_s=cfg.cluster.call_timeout_s)
-    sender = sender_settings(
-        transport=Transport.shared_memory,
-        run_id=run.directory.host_wide_id,
-        root=run.directory.root / ".weights",
-        timeout_s=WeightsConfig().timeout_s,
+    group = spawn_trained(
+        session, cfg.trainer, group="trainer", call_timeout_s=cfg.cluster.call_timeout_s
     )
-    await group.setup(cfg.trainer, model_path=model_path, seed=cfg.seed, sender=sender)
+    model = TrainedModel.policy(model_path, cfg.trainer)
+    await group.setup(cfg.trainer, model=model, seed=cfg.seed)
     run.train("trainer", group)
     try:
         yield group

@@ -1,27 +1,22 @@
 """What a trainer consumes: packed tokens, no padding.
 
-Owns the layout of one micro-batch. Refuses to own how samples are distributed over
-micro-batches and ranks (packing.py) and what the numbers mean (algorithms/).
+Owns the layout of one micro-batch. Refuses to own how units are distributed over
+micro-batches and ranks (packing.py) and what the columns mean (algorithms/).
 
-Legend: T packed tokens, R response tokens (those that carry a loss), S sequences.
+Legend: T packed tokens, R scored tokens (those that the head reads), I items, U units.
 
-Layout of one block: ``[prompt][response 1]..[response n]``. The prompt is computed once;
-every response attends to the prompt and to itself only, and its positions restart at the
-prompt's length. A single sequence is a block with one response. A response's first token
-is predicted from the prompt's last token, so ``predictor_R`` is not ``target index - 1``.
+Layout of one block: ``[prompt][item 1]..[item n]``. The prompt is computed once; every item
+attends to the prompt and to itself only, and its positions restart at the prompt's length. A
+single sequence is a block with one item. An item's first token is predicted from the prompt's
+last token, so ``read_R`` is not ``target index - 1``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-_OPTIONAL = {
-    "ref_logprobs_R": np.float32,
-    "proximal_logprobs_R": np.float32,
-    "values_R": np.float32,
-    "returns_R": np.float32,
-    "selected_R": np.bool_,
-}
+_DTYPES = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.bool_))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,37 +31,34 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenBatch:
+class MicroBatch:
     """One micro-batch of one rank.
 
-    ``loss_weight_R`` holds every mask and denominator: the loss of the whole optimizer
-    batch is ``sum(loss_weight_R * per_token_loss_R)`` over all micro-batches and ranks.
-    A dummy (so that ranks run equally many micro-batches) has weight 0 everywhere.
+    ``columns`` hold what an objective needs beside the tokens: one value for each scored token
+    (a name that ends in ``_R``) or for each unit (``_U``). ``weight_R`` and ``weight_U`` hold
+    every mask and denominator: the loss of the whole optimizer batch is the sum of weight times
+    value over all micro-batches and ranks. A dummy (so that ranks run equally many micro-batches)
+    has zeros in every column.
     """
 
     token_ids_T: np.ndarray  # int64
     position_ids_T: np.ndarray  # int64
     blocks: tuple[Block, ...]
-    predictor_R: np.ndarray  # int64: index in T whose hidden state predicts the token
+    read_R: np.ndarray  # int64: index in T whose hidden state predicts the token
     target_R: np.ndarray  # int64: token id
-    sequence_R: np.ndarray  # int64: index of the sequence in the optimizer batch
-    rollout_logprobs_R: np.ndarray  # float32, nats, temperature applied
-    advantages_R: np.ndarray  # float32
-    loss_weight_R: np.ndarray  # float32
-    ref_logprobs_R: np.ndarray | None = None  # float32
-    proximal_logprobs_R: np.ndarray | None = None  # float32: policy before this optimizer batch
-    values_R: np.ndarray | None = None  # float32: the critic's own, when the batch was collected
-    returns_R: np.ndarray | None = None  # float32: what the critic should have said
-    selected_R: np.ndarray | None = None  # bool: tokens that a loss on a subset looks at
+    item_R: np.ndarray  # int64: which item of this batch, 0 to I - 1, in order
+    unit_I: np.ndarray  # int64: which unit of this batch, 0 to U - 1, in order
+    number_I: np.ndarray  # int64: the items' numbers in the optimizer batch
+    number_U: np.ndarray  # int64: the units' places in what was packed
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     is_dummy: bool = False
 
     def __post_init__(self) -> None:
-        for name, dtype in _OPTIONAL.items():
-            array = getattr(self, name)
-            if array is None:
-                continue
-            assert array.shape == self.target_R.shape, (name, array.shape, self.target_R.shape)
-            assert array.dtype == dtype, (name, array.dtype)
+        lengths = {"R": len(self.target_R), "U": len(self.number_U)}
+        for name, array in self.columns.items():
+            expected = lengths[name.rpartition("_")[2]]
+            assert array.shape == (expected,), (name, array.shape, expected)
+            assert array.dtype in _DTYPES, (name, array.dtype)
 
     @property
     def num_tokens(self) -> int:

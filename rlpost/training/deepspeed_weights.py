@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlpost.errors import UserError
-from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import write_model
 from rlpost.models.naming import Piece, Shapes
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packed_model import PackedModel
 
 T = TypeVar("T")
 
@@ -87,64 +87,34 @@ def _gathered(tensors: Sequence[Tensor]) -> Any:
     return deepspeed.zero.GatheredParameters(params)
 
 
-def save_pretrained(model: nn.Module, directory: Path, *, start: Path, write: bool) -> None:
-    """Write a ``save_pretrained`` directory with tokenizer and chat template.
+def save_model(
+    module: PackedModel, model: TrainedModel, directory: Path, *, dtype: torch.dtype, write: bool
+) -> None:
+    """Write a Hugging Face model directory with tokenizer and chat template.
 
     Collective; only the rank with ``write`` keeps the tensors (in host memory) and writes.
 
     Args:
-        model: the trained transformers model.
+        module: what was trained.
+        model: what it was loaded from; gives all that is not weights.
         directory: where to.
-        start: the directory that it was loaded from; gives all that is not weights.
+        dtype: of the weights.
         write: whether this rank writes.
-    """
-    state = _full_state(model, keep=write)
-    if write:
-        dtype = next(iter(state.values())).dtype
-        shell = ModelDirectory.read(start).shell(dtype=dtype)
-        write_model(shell, state, directory, start=start, tokenizer_path=start)
-
-
-def save_classifier(
-    critic: nn.Module, directory: Path, *, start: Path, tokenizer_path: Path, write: bool
-) -> None:
-    """Write a critic (``model`` and ``score``) as a sequence classifier with one label.
-
-    Collective like ``save_pretrained``.
 
     Raises:
-        UserError: transformers has no classifier of this architecture; on every rank.
+        UserError: transformers has no such class for this architecture; on every rank.
     """
-    shell, prefix = _classifier_shell(start)
-    state = _full_state(critic, keep=write)
+    start = Path(model.path)
+    shell, prefix = model.head.shell(start, dtype=dtype)
+    state = _full_state(module, keep=write)
     if write:
-        state = {
-            f"{prefix}.{name.removeprefix('model.')}" if name.startswith("model.") else name: tensor
+        named = {
+            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: tensor
             for name, tensor in state.items()
         }
-        assert state.keys() == shell.state_dict().keys(), state.keys() ^ shell.state_dict().keys()
-        shell.to(next(iter(state.values())).dtype)
-        write_model(shell, state, directory, start=start, tokenizer_path=tokenizer_path)
-
-
-def _classifier_shell(start: Path) -> tuple[nn.Module, str]:
-    """Return an empty classifier of the decoder's architecture and its decoder's name in it."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    config = AutoConfig.from_pretrained(start)  # the live model's has its drop-out switched off
-    config.num_labels = 1
-    config.architectures = None  # save_pretrained fills in the classifier's
-    try:
-        with torch.device("meta"):
-            shell = AutoModelForSequenceClassification.from_config(config)
-    except ValueError as error:
-        raise UserError(
-            f"critic: {type(config).__name__} has no sequence classifier in transformers, so the "
-            f"critic cannot be exported as a reward model: {error}"
-        ) from error
-    decoder = shell.get_decoder()
-    (prefix,) = (name for name, module in shell.named_modules() if module is decoder)
-    return shell, prefix
+        assert named.keys() <= shell.state_dict().keys(), named.keys() - shell.state_dict().keys()
+        tokenizer = Path(model.tokenizer_path)
+        write_model(shell, named, directory, start=start, tokenizer_path=tokenizer)
 
 
 def _full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Randomness in a model's forward pass: switched off, whatever it is called.
 
 Owns drop-out and router noise of any architecture. Refuses to own the check that nothing
-random is left (policy.py, critic.py compare forward passes). Invariant: a ratio of 1 must stay
+random is left (loading.py compares forward passes). Invariant: a ratio of 1 must stay
 1, so the same tokens and weights always give the same log-probs, in training mode too.
 """
 

@@ -31,22 +31,20 @@ def token_logprobs(
     hidden_TE: Tensor,
     head: nn.Module,
     *,
-    predictor_R: Tensor,
+    read_R: Tensor,
     target_R: Tensor,
     temperature: float,
     chunk: int,
-    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Score ``target_R`` from the hidden states at ``predictor_R``.
+    """Score ``target_R`` from the hidden states at ``read_R``.
 
     Args:
         hidden_TE: final hidden states.
         head: maps (C, E) to (C, V) logits.
-        predictor_R: index in T of the token before each target.
+        read_R: index in T of the token before each target.
         target_R: token ids.
         temperature: divides the logits; positive.
         chunk: rows whose logits exist at once.
-        entropy_gradient: whether the entropy is differentiable.
 
     Returns:
         Log-probabilities (nats) and entropies (nats), float32, shape (R,).
@@ -54,9 +52,9 @@ def token_logprobs(
     assert temperature > 0 and chunk > 0
 
     def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
-        return _LogprobEntropy.apply(head(hidden_CE), target_C, temperature, entropy_gradient)
+        return _LogprobEntropy.apply(head(hidden_CE), target_C, temperature)
 
-    hidden_parts = hidden_TE[predictor_R].split(chunk)
+    hidden_parts = hidden_TE[read_R].split(chunk)
     target_parts = target_R.split(chunk)
     logprobs, entropies = [], []
     for i, (hidden_CE, target_C) in enumerate(zip(hidden_parts, target_parts, strict=True)):
@@ -81,7 +79,7 @@ class _LogprobEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float, entropy_gradient: bool
+        ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         if logits_CV.is_cuda:
             scores = _fused(_score)(logits_CV, target_C, temperature)
@@ -91,15 +89,13 @@ class _LogprobEntropy(torch.autograd.Function):
         logprob_C, entropy_C, normaliser_C1 = scores
         ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
         ctx.temperature = temperature
-        ctx.set_materialize_grads(False)
-        if not entropy_gradient:
-            ctx.mark_non_differentiable(entropy_C)
+        ctx.set_materialize_grads(False)  # an entropy that is only reported costs nothing
         return logprob_C, entropy_C
 
     @staticmethod
     def backward(
         ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, None, None]:
         logits_CV, target_C, normaliser_C1, entropy_C = ctx.saved_tensors
         args = (
             logits_CV,
@@ -111,8 +107,8 @@ class _LogprobEntropy(torch.autograd.Function):
             grad_entropy_C,
         )
         if logits_CV.is_cuda:
-            return _fused(_gradient_in_one)(*args), None, None, None
-        return torch.cat(list(_by_rows(_gradient, *args))), None, None, None
+            return _fused(_gradient_in_one)(*args), None, None
+        return torch.cat(list(_by_rows(_gradient, *args))), None, None
 
 
 @functools.cache

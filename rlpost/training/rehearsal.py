@@ -1,8 +1,8 @@
 """Can this architecture be trained on packed tokens? Asked of a model without weights.
 
 Owns the answer before anything is loaded: the shell's forward pass runs on the meta device,
-and what it asks of its attention is written down. Refuses to own numbers: policy.py and
-critic.py compare real log-probs when a rank has loaded the weights.
+and what it asks of its attention is written down. Refuses to own numbers: loading.py
+compares real forward passes when a rank has loaded the weights.
 
 Example of a refusal: ``model.path: Gemma2ForCausalLM computes attention with soft-capped scores
 (softcap=50.0), which packed training does not implement; ...``

@@ -18,7 +18,6 @@ from rlpost.algorithms.corrections.responses import (
 from rlpost.algorithms.corrections.tokens import IcePopConfig, TISConfig, TokenMaskConfig
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.losses import PolicyLossInputs
-from rlpost.algorithms.sequences import sequence_heads
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
@@ -127,13 +126,11 @@ def test_a_weight_does_not_depend_on_the_split_or_the_order(config):
     responses = ref.random_responses(5)
     inputs = ref.tensors(responses)
     whole = weight(inputs, config)
-    parts = [
-        weight(ref.tensors([response], numbers=[s]), config) for s, response in enumerate(responses)
-    ]
+    parts = [weight(ref.tensors([response]), config) for response in responses]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-12)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     shuffled = PolicyLossInputs(
-        **{k: v if v is None else v[order] for k, v in vars(inputs).items()}
+        **{k: v[order] if isinstance(v, torch.Tensor) else v for k, v in vars(inputs).items()}
     )
     assert torch.allclose(weight(shuffled, config), whole[order], atol=1e-12)
 
@@ -207,8 +204,8 @@ def test_metrics_count_tokens_and_responses_once():
     result = correct(inputs, [TokenMaskConfig(), TISConfig()])
     tally = Tally()
     tally.add(result.diagnostics, counted_R=inputs.counted_R)
-    heads_R = sequence_heads(sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
-    tally.add(result.sequence_diagnostics, counted_R=heads_R)
+    counted_I = torch.zeros(inputs.num_items).index_add(0, inputs.item_R, inputs.counted_R.float())
+    tally.add(result.diagnostics_I, counted_R=counted_I > 0)
     metrics = tally.metrics()
     assert metrics["rollout_corr/rollout_rs_masked_fraction"] == pytest.approx(2 / 6)
     assert metrics["rollout_corr/masked_sequence_fraction"] == pytest.approx(1 / 4)

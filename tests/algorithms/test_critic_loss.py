@@ -37,7 +37,7 @@ def test_loss_by_hand():
     # counts as 0.5; moved 0.8 away, which counts in full.
     result = critic_loss(inputs_of([0.0, 0.4, 0.8, -0.8], [0.0] * 4, [1.0] * 4), CriticLossConfig())
     assert result.values_R.tolist() == pytest.approx([0.5, 0.18, 0.125, 1.62])
-    means = result.diagnostics.means
+    means = result.diagnostics_R.means
     assert means["critic/vf_clipfrac"].tolist() == [False, False, True, False]
     assert torch.equal(means["critic/vf_loss"], result.values_R)
 
@@ -82,7 +82,7 @@ def test_explained_variance_is_of_the_values_before_the_update():
     inputs = inputs_of(
         torch.tensor([9.0, -9.0, 3.0], requires_grad=True), [1.0, 2.0, 4.0], [1.0, 2.0, 4.0]
     )
-    diagnostics = critic_loss(inputs, CriticLossConfig()).diagnostics
+    diagnostics = critic_loss(inputs, CriticLossConfig()).diagnostics_R
     assert not any(tensor.requires_grad for tensor in diagnostics.means.values())
     tally.add(diagnostics, counted_R=torch.ones(3, dtype=torch.bool))
     assert tally.metrics()["critic/vf_explained_var"] == pytest.approx(1)
@@ -93,7 +93,7 @@ def test_a_masked_batch_is_safe():
     result = critic_loss(inputs_of(values, torch.zeros(2), torch.zeros(2)), CriticLossConfig())
     counted_R = torch.tensor([False, True])
     tally = Tally()
-    tally.add(result.diagnostics, counted_R=counted_R)
+    tally.add(result.diagnostics_R, counted_R=counted_R)
     assert tally.metrics()["critic/vf_loss"] == 0
     assert "critic/vf_explained_var" not in tally.metrics()
     torch.where(counted_R, result.values_R, 0.0).sum().backward()

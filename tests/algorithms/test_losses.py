@@ -153,8 +153,8 @@ def test_on_policy_the_gradient_is_reinforces(config, seed):
     promised = not isinstance(config, NLLConfig)  # it imitates; also the negative control
     assert np.allclose(gradient, expected, atol=1e-12) == promised
     result = evaluate(ref.tensors(responses), config)
-    assert result.diagnostics.maxima["actor/ratio/max_deviation"].max() == 0
-    clipped = result.diagnostics.means.get("actor/pg_clipfrac", torch.zeros(1))
+    assert result.diagnostics_R.maxima["actor/ratio/max_deviation"].max() == 0
+    clipped = result.diagnostics_R.means.get("actor/pg_clipfrac", torch.zeros(1))
     assert not clipped.any()
 
 
@@ -180,9 +180,7 @@ def test_any_split_of_responses_gives_the_same_loss_and_gradient(config, aggrega
         total, gradients = 0.0, [np.empty(0)] * len(responses)
         for part in split:
             chosen = [responses[s] for s in part]
-            loss, gradient = weighted_sum(
-                ref.tensors(chosen, numbers=part), [weights[s] for s in part], config
-            )
+            loss, gradient = weighted_sum(ref.tensors(chosen), [weights[s] for s in part], config)
             total += loss
             cuts = np.cumsum([len(response) for response in chosen])[:-1]
             for s, piece in zip(part, np.split(gradient, cuts), strict=True):
@@ -281,7 +279,7 @@ def test_an_all_masked_batch_is_safe(config, dtype):
         policy_logprobs_R=policy,
         anchor_logprobs_R=torch.tensor([0.0, ref.GARBAGE, 0.0, -1.0], dtype=dtype),
         advantages_R=torch.tensor([0.0, 0.0, -2.0, 3.0], dtype=dtype),
-        sequence_R=torch.tensor([-1, -1, -1, 5]),
+        item_R=torch.tensor([0, 0, 0, 1]),
         counted_R=torch.zeros(4, dtype=torch.bool),
         selected_R=torch.tensor([True, False, True, False]),
     )
@@ -298,7 +296,7 @@ def test_an_empty_batch_is_safe(config):
         policy_logprobs_R=empty.clone().requires_grad_(),
         anchor_logprobs_R=empty,
         advantages_R=empty,
-        sequence_R=torch.zeros(0, dtype=torch.int64),
+        item_R=torch.zeros(0, dtype=torch.int64),
         selected_R=torch.zeros(0, dtype=torch.bool),
     )
     assert evaluate(inputs, config).values_R.shape == (0,)
@@ -309,7 +307,7 @@ def test_the_order_of_tokens_means_nothing(config):
     inputs = ref.tensors(ref.random_responses(3))
     order = torch.randperm(len(inputs.advantages_R), generator=torch.Generator().manual_seed(0))
     shuffled = PolicyLossInputs(
-        **{k: v if v is None else v[order] for k, v in vars(inputs).items()}
+        **{k: v[order] if isinstance(v, torch.Tensor) else v for k, v in vars(inputs).items()}
     )
     straight = evaluate(inputs, config).values_R[order]
     assert torch.allclose(evaluate(shuffled, config).values_R, straight, atol=1e-12)
@@ -318,9 +316,9 @@ def test_the_order_of_tokens_means_nothing(config):
 @every_config
 def test_diagnostics_carry_no_gradient_and_entropy_is_reported_when_given(config):
     inputs = ref.tensors(ref.random_responses(0))
-    assert "actor/entropy" not in evaluate(inputs, config).diagnostics.means
+    assert "actor/entropy" not in evaluate(inputs, config).diagnostics_R.means
     entropy = torch.ones_like(inputs.advantages_R).requires_grad_()
-    diagnostics = evaluate(replace(inputs, entropy_R=entropy), config).diagnostics
+    diagnostics = evaluate(replace(inputs, entropy_R=entropy), config).diagnostics_R
     tensors = [*diagnostics.means.values(), *diagnostics.maxima.values()]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert all(tensor.shape == entropy.shape for tensor in tensors)
@@ -337,7 +335,7 @@ def simple_inputs(policy, anchor, advantages, rollout=None):
         anchor_logprobs_R=tensor(anchor),
         rollout_logprobs_R=None if rollout is None else tensor(rollout),
         advantages_R=tensor(advantages),
-        sequence_R=torch.zeros(len(advantages), dtype=torch.int64),
+        item_R=torch.zeros(len(advantages), dtype=torch.int64),
     )
 
 
@@ -353,12 +351,12 @@ def test_clip_by_hand():
     policy = [math.log(r) - 1 for r in ratios]
     result = clip(simple_inputs(policy, [-1.0] * 6, advantages), DUAL)
     assert result.values_R.tolist() == pytest.approx([-2.0, -1.28, 1.5, -0.5, 0.8, 3.0])
-    means = result.diagnostics.means
+    means = result.diagnostics_R.means
     assert means["actor/pg_clipfrac"].tolist() == [False, True, False, False, True, False]
     assert means["actor/pg_clipfrac_lower"].tolist() == [False] * 5 + [True]
     assert means["actor/ratio/mean"].tolist() == pytest.approx(ratios)
     assert means["actor/ppo_kl"].tolist() == pytest.approx([-math.log(r) for r in ratios])
-    deviation = result.diagnostics.maxima["actor/ratio/max_deviation"]
+    deviation = result.diagnostics_R.maxima["actor/ratio/max_deviation"]
     assert deviation.tolist() == pytest.approx([0, 0.5, 0.5, 0.5, 0.5, 3])
 
 
@@ -409,7 +407,7 @@ def test_dppo_masks_only_steps_that_lead_further_out():
         np.log(probabilities), np.log(rollout), advantages, rollout=np.log(rollout)
     )
     result = evaluate(inputs, DPPOConfig(log_ratio_penalty=0.0))
-    masked = result.diagnostics.means["actor/pg_clipfrac"].tolist()
+    masked = result.diagnostics_R.means["actor/pg_clipfrac"].tolist()
     assert masked == [True, False, False, True, False]  # a ratio of 20 at a rare token is kept
     assert result.values_R.tolist() == pytest.approx([0, 2.5, -0.25, 0, -20])
 

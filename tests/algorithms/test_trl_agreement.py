@@ -17,8 +17,8 @@ from rlpost.algorithms.kl import KLConfig, KLImportance
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.losses.sequence import GMPOConfig, GSPOConfig
 from rlpost.algorithms.losses.weighted import CISPOConfig, SAPOConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig
-from rlpost.training.objective import Objective
 
 pytest.importorskip("trl", exc_type=ImportError)
 from trl import GRPOTrainer
@@ -114,7 +114,7 @@ def our_loss(responses, ref_logprobs, reduction, objective):
 
 
 def objective(loss, **more):
-    return Objective(loss=loss, **{"kl": KLConfig(), **more})
+    return PolicyObjective(loss=loss, **{"kl": KLConfig(), **more})
 
 
 CASES = {

@@ -11,11 +11,12 @@ from typing import Any
 from simulation import toy
 from simulation.engine import RemoteEngine
 from simulation.judges import Judges
-from simulation.trainer import CriticGroup, TrainerGroup
+from simulation.trainer import TrainedGroup
 
 from rlpost.algorithms.advantages import GRPOConfig
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.losses import ClipConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.shaping import DynamicSamplingConfig
 from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
@@ -47,7 +48,6 @@ from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.run import Run
 from rlpost.tracking.tracker import RunStatus, Trackers
-from rlpost.training.objective import Objective
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
 from rlpost.verifiers.combine import Combination
@@ -253,7 +253,7 @@ class Generation:
             clock=clock,
         )
 
-    def bus(self, trainer: TrainerGroup) -> WeightBus:
+    def bus(self, trainer: TrainedGroup) -> WeightBus:
         return WeightBus(
             trainer,
             fleet=self.fleet,
@@ -296,7 +296,7 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
     )
     for checked in (ledger, producer, generation.dispatcher):
         checked.checker = world.checker
-    trainer = TrainerGroup(world, "trainer")
+    trainer = TrainedGroup(world, "trainer")
     parts = Parts(
         cfg=cfg,
         run=run,
@@ -311,10 +311,10 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
         collector=training,
         examiner=generation.collector("heldout"),
         trainer=trainer,  # type: ignore[arg-type]
-        critic=CriticGroup(world, "critic") if s.critic else None,  # type: ignore[arg-type]
+        critic=TrainedGroup(world, "critic") if s.critic else None,  # type: ignore[arg-type]
         reference=None,
         rewards=None,
-        objective=Objective(loss=cfg.loss, kl=cfg.algorithm.kl),
+        objective=PolicyObjective(loss=cfg.loss, kl=cfg.algorithm.kl, proximal=s.proximal),
         kl_controller=KLController(0.0, cfg.algorithm.kl.adaptive),
         learning=Learning(cfg.failures),
         bus=generation.bus(trainer),

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from rlpost.training.packing import Packed
+
 VOCABULARY = 5
 EOS = 0
 
@@ -65,14 +67,16 @@ def updated(weights: Weights, gradient: bytes, update_id: int) -> Weights:
     )
 
 
-def gradient_of(batches: Iterable[Iterable[object]]) -> bytes:
+def gradient_of(packed: Packed) -> bytes:
     """A fingerprint of everything the trainer sees of an optimizer batch."""
     digest = hashlib.blake2b(digest_size=16)
-    for rank_batches in batches:
+    for rank_batches in packed.batches:
         for batch in rank_batches:
-            for name in ("token_ids_T", "target_R", "rollout_logprobs_R", "loss_weight_R"):
-                digest.update(np.ascontiguousarray(getattr(batch, name)).tobytes())
-            digest.update(np.nan_to_num(batch.advantages_R).tobytes())  # type: ignore[attr-defined]
+            columns = batch.columns
+            for array in (batch.token_ids_T, batch.target_R, columns["rollout_logprobs_R"]):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(columns["weight_R"].tobytes())
+            digest.update(np.nan_to_num(columns["advantages_R"]).tobytes())
     return digest.digest()
 
 

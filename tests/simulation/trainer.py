@@ -1,6 +1,6 @@
 """A simulated trainer, or critic: weights are a function of what it was trained on, in order.
 
-Mirrors ``cluster/trainers.py`` and ``training/deepspeed_stepper.py``: a serial process, files
+Mirrors ``cluster/trained.py`` and ``training/deepspeed_trainer.py``: a serial process, files
 written behind its back after ``begin_save``, everything in memory gone when it dies.
 """
 
@@ -16,7 +16,7 @@ from simulation.process import Process
 
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
-from rlpost.training.packing import PackedBatches
+from rlpost.training.packing import Batches, Packed
 from rlpost.weights.transports.protocol import Locator
 
 UPDATE_S, STAGE_S, BUILD_S, WRITE_S = 0.4, 0.05, 1.5, 0.6
@@ -40,11 +40,11 @@ class Learner:
         await self._process.work(BUILD_S)
         return len(self.weights)
 
-    async def forward_backward(self, batches: PackedBatches) -> dict[str, float]:
+    async def forward_backward(self, packed: Packed) -> dict[str, float]:
         assert self._gradient is None, "optim_step must consume the gradients first"
-        assert any(batches), "an optimizer batch without micro-batches"
+        assert not packed.is_empty, "an optimizer batch without micro-batches"
         await self._process.work(UPDATE_S)
-        self._gradient = toy.gradient_of(batches)
+        self._gradient = toy.gradient_of(packed)
         return {"actor/pg_loss": 0.0}
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
@@ -56,8 +56,7 @@ class Learner:
         await self._process.work(0.01)
         return {"actor/lr": 1.0}
 
-    async def per_token(self, batches: PackedBatches) -> list[list[np.ndarray]]:
-        """What ``logprobs`` of a policy and ``values`` of a critic have in common."""
+    async def score(self, batches: Batches) -> list[list[np.ndarray]]:
         await self._process.work(UPDATE_S / 2)
         return [
             [np.full(batch.target_R.shape, -1.0, dtype=np.float32) for batch in rank_batches]
@@ -129,8 +128,8 @@ class Learner:
         self._process.kill()
 
 
-class Group:
-    """The driver's end; errors as ``cluster.ranks.Ranks`` gives them."""
+class TrainedGroup:
+    """The driver's end; of a policy it is the bus's publisher. Errors are those of ``Ranks``."""
 
     def __init__(self, world: Any, name: str) -> None:
         self._world, self.name = world, name
@@ -181,17 +180,13 @@ class Group:
     async def close(self) -> None:
         await self._verb("close")
 
-
-class TrainerGroup(Group):
-    """The policy; also the bus's publisher."""
-
     async def forward_backward(
-        self, batches: PackedBatches, *, objective: Any, temperature: float
+        self, packed: Packed, objective: Any, *, temperature: float = 1.0
     ) -> dict[str, float]:
-        return await self._verb("forward_backward", batches)
+        return await self._verb("forward_backward", packed)
 
-    async def logprobs(self, batches: PackedBatches, *, temperature: float) -> Any:
-        return await self._verb("per_token", batches)
+    async def score(self, batches: Batches, *, temperature: float = 1.0) -> Any:
+        return await self._verb("score", batches)
 
     async def stage(self, version: int, *, num_receivers: int) -> Locator:
         return await self._verb("stage", version, num_receivers)
@@ -210,13 +205,3 @@ class TrainerGroup(Group):
 
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return await self._verb("probe_logprobs", sequences)
-
-
-class CriticGroup(Group):
-    """The value model."""
-
-    async def forward_backward(self, batches: PackedBatches, *, loss: Any) -> dict[str, float]:
-        return await self._verb("forward_backward", batches)
-
-    async def values(self, batches: PackedBatches) -> Any:
-        return await self._verb("per_token", batches)

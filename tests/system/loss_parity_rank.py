@@ -1,87 +1,170 @@
-"""One rank of tests/system/test_loss_parity.py: every registered loss in one process.
+"""One rank of tests/system/test_loss_parity.py: every objective in one process.
 
     python loss_parity_rank.py MODEL RANK WORLD_SIZE PORTS.json RESULT.json CONTROL
 
-CONTROL: none | local_mean (each micro-batch normalised by its own tokens).
+Every registered policy loss, the likelihood, and a loss on pairs that has a term per unit and
+one per token, each with a denominator of its own.
+CONTROL: none | local_mean (each micro-batch normalised by its own tokens and units).
 """
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from packed_groups import load_plain, pack_into, plain_scores, random_groups, relative_difference
+from packed_groups import (
+    load_plain,
+    pack_into,
+    plain_scores,
+    random_groups,
+    relative_difference,
+    with_columns,
+)
 
+from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.kl import KLConfig
-from rlpost.algorithms.losses import PolicyLossInputs, losses
+from rlpost.algorithms.likelihood import LikelihoodObjective
+from rlpost.algorithms.loss import Loss, LossBatch, Objective, Outputs
+from rlpost.algorithms.losses import losses
 from rlpost.algorithms.losses.covariance import token_selection
-from rlpost.training.batch import TokenBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.objective import Objective
-from rlpost.training.packing import PackedBatches, attach
+from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.training.batch import MicroBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packing import Packed, pack
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.units import Unit
 
 MICRO_BATCHES = (1, 4)
 LR = 1e-30  # a step that consumes the gradient and moves nothing
 OPTIONS = {"clip_cov": {"fraction": 0.1, "covariance_low": 0.1}, "kl_cov": {"fraction": 0.1}}
 
 
-def batches_for(loss, *, ranks: int, count: int) -> PackedBatches:
-    """The same responses in ``count`` micro-batches a rank, with the tokens the loss chooses."""
+@dataclass(frozen=True, kw_only=True)
+class PairObjective:
+    """-log sigmoid of the margin between a unit's two items, and the first one's likelihood."""
+
+    columns: tuple[str, ...] = ("weight_R", "weight_U")
+
+    def __call__(self, outputs: Outputs, batch: LossBatch) -> Loss:
+        scores_I = torch.zeros(batch.num_items).index_add(0, batch.item_R, outputs.scores_R)
+        is_dummy = batch.num_items == 1
+        scores_U2 = scores_I.expand(1, 2) if is_dummy else scores_I.view(-1, 2)
+        first_U, second_U = scores_U2.unbind(1)
+        values_U = -torch.nn.functional.logsigmoid(0.1 * (first_U - second_U))
+        return Loss(
+            values_R=-outputs.scores_R,
+            values_U=values_U,
+            diagnostics_U=Diagnostics(means={"margin": (first_U - second_U).detach()}),
+        )
+
+
+def groups_for(loss) -> Callable[[int, int], Packed]:
+    """The same responses in any number of micro-batches, with the tokens the loss chooses."""
     groups, advantages = random_groups()
-    batches = pack_into(groups, advantages, num_ranks=ranks, num_micro_batches=count)
-    select = token_selection(loss)
-    if select is None:
-        return batches
+    select = token_selection(loss) if loss is not None else None
     trajectories = [t for group in groups for t in group.trajectories]
-    chosen = select(
-        [
-            np.repeat(a, len(t.response_ids))
-            for a, t in zip(advantages.ravel(), trajectories, strict=True)
-        ],
-        rollout_logprobs=[np.array(t.rollout_logprobs) for t in trajectories],
-        config=loss,
-        seed=0,
-    )
-    return attach(batches, selected_R=dict(enumerate(chosen)))
+    chosen = None
+    if select is not None:
+        parts = select(
+            [
+                np.repeat(a, len(t.response_ids))
+                for a, t in zip(advantages.ravel(), trajectories, strict=True)
+            ],
+            rollout_logprobs=[np.array(t.rollout_logprobs) for t in trajectories],
+            config=loss,
+            seed=0,
+        )
+        chosen = dict(enumerate(parts))
+
+    def packed(ranks: int, count: int) -> Packed:
+        whole = pack_into(groups, advantages, num_ranks=ranks, num_micro_batches=count)
+        return whole.attach(selected_R=chosen)
+
+    return packed
 
 
-def reference_gradient(path: str, batches: PackedBatches, objective: Objective):
-    """One plain forward per response, one loss over all of them, the last response first."""
+def pairs(ranks: int, count: int) -> Packed:
+    """Two responses to each prompt; the first of them is also imitated."""
+    groups, _ = random_groups(num_prompts=16, group_size=2)
+    units = [
+        Unit.sharing(
+            group.prompt.token_ids,
+            {2 * p + i: t.response_ids for i, t in enumerate(group.trajectories)},
+        )
+        for p, group in enumerate(groups)
+    ]
+    firsts = sum(len(unit.items[0].ids) for unit in units)
+    weight_R = {
+        item.number: np.full(len(item.ids), (item.number + 1) % 2 / firsts)
+        for unit in units
+        for item in unit.items
+    }
+    for max_tokens in range(1000, 20, -1):
+        packed = pack(units, num_ranks=ranks, max_tokens=max_tokens)
+        if len(packed.batches[0]) == count:
+            return packed.attach(weight_R=weight_R, weight_U=np.full(len(units), 1 / len(units)))
+    raise AssertionError("no budget gives that many micro-batches")
+
+
+def cases() -> Iterator[tuple[str, Objective, Callable[[int, int], Packed]]]:
+    for entry in losses:
+        config = entry.config(**OPTIONS.get(entry.name, {}))
+        yield entry.name, PolicyObjective(loss=config, kl=KLConfig()), groups_for(config)
+    yield "likelihood", LikelihoodObjective(), groups_for(None)
+    yield "pairs", PairObjective(), pairs
+
+
+def reference_gradient(path: str, packed: Packed, objective: Objective):
+    """One plain forward per item, one loss over all of them, the last unit first."""
     model = load_plain(path)
-    real = [[b for b in rank if not b.is_dummy] for rank in batches]
-    scores = [[plain_scores(model, b)[0] for b in rank] for rank in real]
-    numbers = sorted({int(n) for rank in real for b in rank for n in b.sequence_R})[::-1]
-
-    def whole(columns) -> torch.Tensor:
-        by_number: dict[int, torch.Tensor] = {}
-        for rank, rank_columns in zip(real, columns, strict=True):
-            for batch, column_R in zip(rank, rank_columns, strict=True):
-                for n in set(batch.sequence_R.tolist()):
-                    by_number[n] = column_R[torch.from_numpy(batch.sequence_R == n)]
-        return torch.cat([by_number[n] for n in numbers])
-
-    def field(name: str) -> torch.Tensor:
-        return whole([[torch.from_numpy(getattr(b, name)) for b in rank] for rank in real])
-
-    selected_R = None if real[0][0].selected_R is None else field("selected_R")
-    inputs = PolicyLossInputs(
-        policy_logprobs_R=whole(scores),
-        anchor_logprobs_R=field("rollout_logprobs_R"),
-        advantages_R=field("advantages_R"),
-        sequence_R=field("sequence_R"),
-        selected_R=selected_R,
+    real = [batch for rank in packed.batches for batch in rank if not batch.is_dummy]
+    units: dict[int, list[int]] = {}
+    scores: dict[int, torch.Tensor] = {}
+    columns: dict[str, dict[int, torch.Tensor]] = {name: {} for name in real[0].columns}
+    for batch in real:
+        scores_R = plain_scores(model, batch)[0]
+        for slot, number in enumerate(batch.number_I.tolist()):
+            mine_R = torch.from_numpy(batch.item_R == slot)
+            unit = int(batch.unit_I[slot])
+            units.setdefault(int(batch.number_U[unit]), []).append(number)
+            scores[number] = scores_R[mine_R]
+            for name, values in batch.columns.items():
+                whole = torch.from_numpy(values)
+                if name.endswith("_R"):
+                    columns[name][number] = whole[mine_R]
+                else:
+                    columns[name][int(batch.number_U[unit])] = whole[unit][None]
+    order = sorted(units)[::-1]
+    numbers = [number for unit in order for number in units[unit]]
+    counts = torch.tensor([len(scores[number]) for number in numbers])
+    whole = LossBatch(
+        item_R=torch.arange(len(numbers)).repeat_interleave(counts),
+        unit_I=torch.arange(len(order)).repeat_interleave(
+            torch.tensor([len(units[unit]) for unit in order])
+        ),
+        num_items=len(numbers),
+        num_units=len(order),
+        columns={
+            name: torch.cat([values[k] for k in (numbers if name.endswith("_R") else order)])
+            for name, values in columns.items()
+        },
     )
-    values_R = objective.per_token(inputs, ref_logprobs_R=None).values_R
-    (field("loss_weight_R") * values_R).sum().backward()
+    outputs = Outputs(scores_R=torch.cat([scores[number] for number in numbers]))
+    result = objective(outputs, whole)
+    loss = (whole.columns["weight_R"] * result.values_R).sum()
+    if result.values_U is not None:
+        loss = loss + (whole.columns["weight_U"] * result.values_U).sum()
+    loss.backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def locally_weighted(batch: TokenBatch) -> TokenBatch:
-    weight_R = np.full_like(batch.loss_weight_R, 1 / len(batch.loss_weight_R))
-    return replace(batch, loss_weight_R=weight_R)
+def locally_weighted(batch: MicroBatch) -> MicroBatch:
+    weights = {name: a for name, a in batch.columns.items() if name.startswith("weight_")}
+    return with_columns(batch, **{name: np.full_like(a, 1 / len(a)) for name, a in weights.items()})
 
 
 def main() -> None:
@@ -89,32 +172,30 @@ def main() -> None:
 
     path, rank, world_size, ports, result, control = sys.argv[1:]
     rank, world_size = int(rank), int(world_size)
-    trainer = DeepSpeedTrainer(
-        TrainerConfig(dtype=DType.float32, threads=1, num_ranks=world_size, lr=LR),
-        model_path=path,
+    cfg = TrainerConfig(dtype=DType.float32, threads=1, num_ranks=world_size, lr=LR)
+    place = Rank(
         rank=rank,
         world_size=world_size,
         master_address="127.0.0.1",
         master_port=json.loads(Path(ports).read_text())[0],
-        seed=0,
     )
+    trainer = DeepSpeedTrainer(cfg, model=TrainedModel.policy(path, cfg), place=place, seed=0)
     found, step = {}, 0
-    for entry in losses:
-        objective = Objective(loss=entry.config(**OPTIONS.get(entry.name, {})), kl=KLConfig())
+    for name, objective, packed_into in cases():
         for count in MICRO_BATCHES:
-            batches = batches_for(objective.loss, ranks=world_size, count=count)
-            mine = batches[rank]
+            packed = packed_into(world_size, count)
+            mine = packed.batches[rank]
             if control == "local_mean":
                 mine = [locally_weighted(batch) for batch in mine]
-            trainer.forward_backward(mine, objective=objective, temperature=1.0)
+            trainer.forward_backward(mine, objective)
             ours = {
                 name: safe_get_full_grad(p).detach().float().clone()
-                for name, p in trainer._stepper.module.model.named_parameters()
+                for name, p in trainer.module.model.named_parameters()
             }
             step += 1
             trainer.optim_step(step)
-            theirs = reference_gradient(path, batches, objective)
-            found[f"{entry.name}, {count} micro-batches"] = relative_difference(ours, theirs)
+            theirs = reference_gradient(path, packed, objective)
+            found[f"{name}, {count} micro-batches"] = relative_difference(ours, theirs)
     trainer.close()
     if rank == 0:
         Path(result).write_text(json.dumps(found))

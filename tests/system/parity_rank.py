@@ -9,27 +9,31 @@ engine is not told which backward pass is the last).
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from packed_groups import load_plain, pack_into, plain_scores, random_groups, relative_difference
+from packed_groups import (
+    load_plain,
+    pack_into,
+    plain_scores,
+    random_groups,
+    relative_difference,
+    with_columns,
+)
 from reward_models import load_plain_classifier, plain_values, with_returns
 
-from rlpost.algorithms.critic_loss import CriticLossConfig
+from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
-from rlpost.training.batch import TokenBatch
-from rlpost.training.deepspeed_critic import DeepSpeedCritic
-from rlpost.training.deepspeed_stepper import DeepSpeedStepper, Rank
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.objective import Objective
-from rlpost.training.packing import PackedBatches
+from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.training.batch import MicroBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packing import Batches
 from rlpost.training.settings import DType, TrainerConfig
 
 CLIP = 0.3
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES = (0, 1, 2, 3)
 # Stage and number of micro-batches; a control needs those alone that it makes wrong.
 CASES = {
@@ -42,19 +46,19 @@ CASES = {
 class PolicyRole:
     """The policy under plain REINFORCE."""
 
-    def __init__(self, cfg: TrainerConfig, *, path: str, place: Rank) -> None:
-        self.trained = DeepSpeedTrainer(cfg, model_path=path, seed=0, **vars(place))
-
-    def forward_backward(self, batches: list[TokenBatch]) -> None:
-        self.trained.sleep()  # and comes back: every case is computed by a model that was away
-        self.trained.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
-
-    def parameters(self) -> torch.nn.Module:
-        return self.trained._stepper.module.model
+    objective = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 
     @staticmethod
-    def plain_loss(model, batch: TokenBatch) -> torch.Tensor:
-        return -torch.from_numpy(batch.advantages_R) * plain_scores(model, batch)[0]
+    def model(path: str, cfg: TrainerConfig) -> TrainedModel:
+        return TrainedModel.policy(path, cfg)
+
+    @staticmethod
+    def parameters(module: torch.nn.Module) -> torch.nn.Module:
+        return module.model
+
+    @staticmethod
+    def plain_loss(model, batch: MicroBatch) -> torch.Tensor:
+        return -torch.from_numpy(batch.columns["advantages_R"]) * plain_scores(model, batch)[0]
 
     load_plain = staticmethod(load_plain)
 
@@ -62,20 +66,22 @@ class PolicyRole:
 class CriticRole:
     """The critic under the clipped value loss."""
 
-    def __init__(self, cfg: TrainerConfig, *, path: str, place: Rank) -> None:
-        self.trained = DeepSpeedCritic(cfg, model_path=path, policy_path=path, place=place, seed=0)
-
-    def forward_backward(self, batches: list[TokenBatch]) -> None:
-        self.trained.sleep()
-        self.trained.forward_backward(batches, loss=CriticLossConfig(clip=CLIP))
-
-    def parameters(self) -> torch.nn.Module:
-        return self.trained._stepper.module
+    objective = CriticObjective(loss=CriticLossConfig(clip=CLIP))
 
     @staticmethod
-    def plain_loss(model, batch: TokenBatch) -> torch.Tensor:
+    def model(path: str, cfg: TrainerConfig) -> TrainedModel:
+        return TrainedModel.critic(path, policy_path=path)
+
+    @staticmethod
+    def parameters(module: torch.nn.Module) -> torch.nn.Module:
+        return module
+
+    @staticmethod
+    def plain_loss(model, batch: MicroBatch) -> torch.Tensor:
         values_R = plain_values(model, batch)
-        old_R, returns_R = torch.from_numpy(batch.values_R), torch.from_numpy(batch.returns_R)
+        old_R, returns_R = (
+            torch.from_numpy(batch.columns[name]) for name in ("rollout_values_R", "returns_R")
+        )
         near_R = torch.minimum(torch.maximum(values_R, old_R - CLIP), old_R + CLIP)
         return 0.5 * torch.maximum((values_R - returns_R) ** 2, (near_R - returns_R) ** 2)
 
@@ -85,11 +91,11 @@ class CriticRole:
 ROLES = {"policy": PolicyRole, "critic": CriticRole}
 
 
-def reference_gradient(role: type, path: str, batches: PackedBatches) -> dict[str, torch.Tensor]:
+def reference_gradient(role: type, path: str, batches: Batches) -> dict[str, torch.Tensor]:
     """One plain backward pass over the whole optimizer batch."""
     model = role.load_plain(path)
     loss = sum(
-        (torch.from_numpy(b.loss_weight_R) * role.plain_loss(model, b)).sum()
+        (torch.from_numpy(b.columns["weight_R"]) * role.plain_loss(model, b)).sum()
         for rank_batches in batches
         for b in rank_batches
         if not b.is_dummy
@@ -109,10 +115,10 @@ def engine_gradient(module: torch.nn.Module, *, plain: bool) -> dict[str, torch.
     return gradients
 
 
-def locally_weighted(batch: TokenBatch) -> TokenBatch:
+def locally_weighted(batch: MicroBatch) -> MicroBatch:
     """The classic mistake: the mean over the micro-batch's own tokens."""
-    weight_R = np.full_like(batch.loss_weight_R, 1 / len(batch.loss_weight_R))
-    return replace(batch, loss_weight_R=weight_R)
+    weight_R = np.full_like(batch.columns["weight_R"], 1 / len(batch.target_R))
+    return with_columns(batch, weight_R=weight_R)
 
 
 def main() -> None:
@@ -120,7 +126,7 @@ def main() -> None:
     role, rank, world_size = ROLES[name], int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
     if control == "no_boundary":
-        DeepSpeedStepper._set_boundary = lambda self, is_last: None
+        DeepSpeedTrainer._set_boundary = lambda self, is_last: None
     found = {}
     for stage, count in CASES[control]:
         batches = pack_into(*random_groups(), num_ranks=world_size, num_micro_batches=count)

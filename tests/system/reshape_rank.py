@@ -20,21 +20,23 @@ from types import SimpleNamespace as Shape
 
 import numpy as np
 import torch
-from packed_groups import pack_into, random_groups, relative_difference
+from packed_groups import pack_into, random_groups, relative_difference, with_columns
 from torch import nn
 
-from rlpost.algorithms.critic_loss import CriticLossConfig
+from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
-from rlpost.training import deepspeed_checkpoint, deepspeed_critic, deepspeed_stepper
-from rlpost.training.deepspeed_critic import DeepSpeedCritic
-from rlpost.training.deepspeed_stepper import Rank
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.training import deepspeed_checkpoint, deepspeed_trainer, heads
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.training.deepspeed_weights import iter_weights
-from rlpost.training.objective import Objective
+from rlpost.training.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
 
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+OBJECTIVES = {
+    "policy": PolicyObjective(loss=ReinforceConfig(), kl=KLConfig()),
+    "critic": CriticObjective(loss=CriticLossConfig(clip=None)),
+}
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -64,24 +66,22 @@ class Trained:
         )
         self.shape, self.place = shape, place
         if shape.role == "policy":
-            self.role = DeepSpeedTrainer(cfg, model_path=path, seed=0, **vars(place))
+            model = TrainedModel.policy(path, cfg)
         else:
-            self.role = DeepSpeedCritic(cfg, model_path=path, policy_path=path, place=place, seed=0)
-        self.stepper = self.role._stepper
+            model = TrainedModel.critic(path, policy_path=path)
+        self.role = DeepSpeedTrainer(cfg, model=model, place=place, seed=0)
         self.stage_0 = shape.stage == 0
 
     def backward(self, step: int) -> None:
         packed = pack_into(
             *random_groups(seed=step), num_ranks=self.shape.ranks, num_micro_batches=1
         )
-        (batch,) = packed[self.place.rank]
+        (batch,) = packed.batches[self.place.rank]
         # Returns that depend on the token alone, so that they are the same for any ranks.
         returns_R = np.cos(batch.target_R).astype(np.float32)
-        mine = [replace(batch, returns_R=returns_R, values_R=np.zeros_like(returns_R))]
-        if self.shape.role == "policy":
-            self.role.forward_backward(mine, objective=OBJECTIVE, temperature=1.0)
-        else:
-            self.role.forward_backward(mine, loss=CriticLossConfig(clip=None))
+        zeros_R = np.zeros_like(returns_R)
+        mine = [with_columns(batch, returns_R=returns_R, rollout_values_R=zeros_R)]
+        self.role.forward_backward(mine, OBJECTIVES[self.shape.role])
 
     def step(self, step: int) -> dict[str, torch.Tensor]:
         """Do one whole step; returns its gradient (collective)."""
@@ -90,7 +90,7 @@ class Trained:
         self.backward(step)
         gradient = {
             name: (p.grad if self.stage_0 else safe_get_full_grad(p)).detach().float().clone()
-            for name, p in self.stepper.module.named_parameters()
+            for name, p in self.role.module.named_parameters()
         }
         self.role.optim_step(step)
         return gradient
@@ -99,15 +99,15 @@ class Trained:
         """Masters and moments as DeepSpeed itself tells them (collective)."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        optimizer = self.stepper.engine.optimizer
-        adam = self.stepper.engine.basic_optimizer.state
+        optimizer = self.role.engine.optimizer
+        adam = self.role.engine.basic_optimizer.state
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state") and adam:
             optimizer._lazy_init_hp_params_optimizer_state()
         masters = {}
         if hasattr(optimizer, "fp32_groups"):
             masters = dict(zip(optimizer.fp16_groups[0], optimizer.fp32_groups[0], strict=True))
         found = {}
-        for name, p in self.stepper.module.named_parameters():
+        for name, p in self.role.module.named_parameters():
             master = masters.get(p, p)
             found[name] = (master if self.stage_0 else safe_get_full_fp32_param(p)).detach().clone()
             for kind in MOMENTS if adam else ():
@@ -118,7 +118,7 @@ class Trained:
         return found
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return {n: t.float().clone() for n, t in iter_weights(self.stepper.module)}
+        return {n: t.float().clone() for n, t in iter_weights(self.role.module)}
 
 
 def write(shape: Shape, trained: Trained, directory: Path) -> None:
@@ -139,7 +139,7 @@ def load(source: Shape, trained: Trained, directory: Path) -> dict[str, float]:
     noted = torch.load(directory / "noted.pt")
     trained.role.load(directory / "state")
     state, weights = trained.state(), trained.weights()
-    dtype = trained.stepper.dtype
+    dtype = trained.role.dtype
     result = {
         "differing": sum(
             not torch.equal(state.get(n, torch.zeros_like(t)), t) for n, t in noted["state"].items()
@@ -161,7 +161,7 @@ def load(source: Shape, trained: Trained, directory: Path) -> dict[str, float]:
 @contextmanager
 def sabotaged(control: str) -> Iterator[None]:
     """Make the loader wrong in one way."""
-    read, find = deepspeed_checkpoint.Shards.read, deepspeed_stepper.engine_state
+    read, find = deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state
 
     def forgetful(self, name, start, stop):
         part = read(self, name, start, stop)
@@ -170,23 +170,23 @@ def sabotaged(control: str) -> Iterator[None]:
     if control == "forget":
         deepspeed_checkpoint.Shards.read = forgetful
     if control == "stale":
-        deepspeed_stepper.engine_state = lambda engine: replace(find(engine), refresh=lambda: None)
+        deepspeed_trainer.engine_state = lambda engine: replace(find(engine), refresh=lambda: None)
     yield
-    deepspeed_checkpoint.Shards.read, deepspeed_stepper.engine_state = read, find
+    deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state = read, find
 
 
 def main() -> None:
     plan, rank, world_size, ports, result, _ = sys.argv[1:]
     plan, rank, world_size = json.loads(Path(plan).read_text()), int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
-    plain_load = deepspeed_critic.load_critic
+    plain_load = heads.ValueHead.load
 
     def load_biased(*args, **kwargs):
         critic = plain_load(*args, **kwargs)
         critic.score = BiasedHead(critic.score)
         return critic
 
-    deepspeed_critic.load_critic = load_biased
+    heads.ValueHead.load = load_biased
 
     def build(shape: Shape) -> Trained:
         assert shape.ranks == world_size

@@ -10,7 +10,7 @@ from rlpost.config.schema import RunConfig
 from rlpost.stages.driver import run_stage
 
 STEPS = 6
-MEASURED = ("actor/pg_loss", "actor/grad_norm", "val-core/copy/nll")
+MEASURED = ("actor/nll", "actor/grad_norm", "val-core/copy/nll")
 
 
 def run(place, model, name):
@@ -27,7 +27,7 @@ def test_it_learns_and_a_resumed_run_is_the_same_run(tmp_path, tiny_untied_model
     assert [row["step"] for row in whole] == list(range(STEPS + 1))
     before, *_, after = [row["val-core/copy/nll"] for row in whole if "val-core/copy/nll" in row]
     assert after < before / 2
-    losses = [row["actor/pg_loss"] for row in whole if "actor/pg_loss" in row]
+    losses = [row["actor/nll"] for row in whole if "actor/nll" in row]
     assert len(losses) == STEPS and losses[-1] < losses[0] / 2
 
     cut = tmp_path / "cut"

@@ -6,13 +6,15 @@ import torch
 from packed_groups import pack_into, random_groups
 from reward_models import load_plain_classifier, plain_score, plain_values, with_returns
 
-from rlpost.algorithms.critic_loss import CriticLossConfig
-from rlpost.cluster.critic import spawn_critic
+from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.cluster.trained import spawn_trained
 from rlpost.control.slots import ActorSpec
 from rlpost.training.critic_settings import CriticConfig
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packing import Packed
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.training.settings import DType, TrainerConfig
 
@@ -21,7 +23,7 @@ ACTORS = [
     *(ActorSpec(name=rank_name("critic", rank), role="critic") for rank in range(2)),
     ActorSpec(name=reward_name("helpful"), role="reward"),
 ]
-LOSS = CriticLossConfig()
+OBJECTIVE = CriticObjective(loss=CriticLossConfig())
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +33,27 @@ def session():
         yield session
 
 
-def batches():
-    packed = pack_into(*random_groups(), num_ranks=2, num_micro_batches=2)
-    return [[with_returns(batch) for batch in rank_batches] for rank_batches in packed]
+def packed() -> Packed:
+    bare = pack_into(*random_groups(), num_ranks=2, num_micro_batches=2)
+    return Packed(batches=[[with_returns(batch) for batch in mine] for mine in bare.batches])
 
 
 async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_reward, tmp_path):
     policy = TrainerConfig(dtype=DType.float32, threads=1, num_ranks=2)
     cfg = CriticConfig(lr=1e-3).trainer(policy)
-    critic = spawn_critic(session, cfg, **COMMON)
-    size = await critic.setup(cfg, model_path=str(tiny_reward), policy_path=str(tiny_model), seed=0)
+    critic = spawn_trained(session, cfg, group="critic", **COMMON)
+    model = TrainedModel.critic(str(tiny_reward), policy_path=str(tiny_model))
+    size = await critic.setup(cfg, model=model, seed=0)
     plain = load_plain_classifier(tiny_reward)
     assert size == sum(p.numel() for p in plain.parameters())
-    for rank_batches, rank_values in zip(batches(), await critic.values(batches()), strict=True):
+    batches = packed().batches
+    for rank_batches, rank_values in zip(batches, await critic.score(batches), strict=True):
         for batch, values_R in zip(rank_batches, rank_values, strict=True):
             with torch.no_grad():
                 np.testing.assert_allclose(values_R, plain_values(plain, batch), atol=2e-5)
     losses = []
     for step in (1, 2):
-        metrics = await critic.forward_backward(batches(), loss=LOSS)
+        metrics = await critic.forward_backward(packed(), OBJECTIVE)
         losses.append(metrics["critic/vf_loss"])
         result = await critic.optim_step(step)
         assert result["critic/lr"] == 1e-3
@@ -59,9 +63,9 @@ async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_
     await critic.load(tmp_path / "state")
     assert (await critic.optim_step(2))["critic/grad_norm"] == result["critic/grad_norm"]
     await critic.export(tmp_path / "export")
-    exported, values = load_plain_classifier(tmp_path / "export"), await critic.values(batches())
+    exported, values = load_plain_classifier(tmp_path / "export"), await critic.score(batches)
     with torch.no_grad():
-        np.testing.assert_allclose(values[0][0], plain_values(exported, batches()[0][0]), atol=2e-5)
+        np.testing.assert_allclose(values[0][0], plain_values(exported, batches[0][0]), atol=2e-5)
     await critic.close()
 
 

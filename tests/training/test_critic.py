@@ -10,18 +10,25 @@ from reward_models import load_plain_classifier, plain_values
 from rlpost.errors import UserError
 from rlpost.training.attention import PackedLayout
 from rlpost.training.batch import Block
-from rlpost.training.critic import is_sequence_classifier, load_critic
-from rlpost.training.policy import PolicyInputs
+from rlpost.training.heads import is_sequence_classifier
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packed_model import ModelInputs
 
 CPU = torch.device("cpu")
 
 
-def load(path: Path, **options):
-    return load_critic(str(path), dtype=torch.float32, **options)
+def load(path: Path, *, dtype=torch.float32, **options):
+    model = TrainedModel.critic(str(path), policy_path=str(path))
+    return model.load(dtype=dtype, **options)
+
+
+def values_of(critic, inputs):
+    (values_R,) = critic(inputs)
+    return values_R
 
 
 def one_batch(*, share_prompts: bool = True):
-    return pack_into(*random_groups(), share_prompts=share_prompts)[0][0]
+    return pack_into(*random_groups(), share_prompts=share_prompts).batches[0][0]
 
 
 def gradient(model, loss) -> dict[str, torch.Tensor]:
@@ -36,7 +43,7 @@ def test_values_and_gradients_equal_separate_sequences(tiny_reward, share_prompt
     critic = load(tiny_reward, gradient_checkpointing=checkpointing)
     plain = load_plain_classifier(tiny_reward)
     values_R, expected_R = (
-        critic(PolicyInputs.of(batch, device=CPU)),
+        values_of(critic, ModelInputs.of(batch, device=CPU)),
         plain_values(plain, batch),
     )
     torch.testing.assert_close(values_R, expected_R, atol=2e-5, rtol=0)
@@ -48,22 +55,22 @@ def test_values_and_gradients_equal_separate_sequences(tiny_reward, share_prompt
 
 def test_a_value_does_not_know_its_own_token(tiny_reward):
     critic, batch = load(tiny_reward), one_batch()
-    inputs = PolicyInputs.of(batch, device=CPU)
+    inputs = ModelInputs.of(batch, device=CPU)
     start, end = batch.blocks[0].responses[0]
-    before_R = critic(inputs)
-    last = int((inputs.predictor_R == end - 2).nonzero()[-1]) if end - start > 1 else 0
+    before_R = values_of(critic, inputs)
+    last = int((inputs.read_R == end - 2).nonzero()[-1]) if end - start > 1 else 0
     inputs.token_ids_1T[0, end - 1] += 1  # the last token of the first response
-    assert torch.equal(critic(inputs)[last], before_R[last])
+    assert torch.equal(values_of(critic, inputs)[last], before_R[last])
     inputs.token_ids_1T[0, batch.blocks[0].prompt[1] - 1] += 1  # the token before the first
-    assert (critic(inputs)[0] - before_R[0]).abs() > 1e-3
+    assert (values_of(critic, inputs)[0] - before_R[0]).abs() > 1e-3
 
 
 def test_a_leak_between_responses_is_seen(tiny_reward):
     """Negative control: responses that see each other change the values visibly."""
     batch = one_batch()
-    inputs = PolicyInputs.of(batch, device=CPU)
+    inputs = ModelInputs.of(batch, device=CPU)
     leaking = PackedLayout.of((Block(prompt=(0, batch.num_tokens), responses=()),), device=CPU)
-    leaked_R = load(tiny_reward)(PolicyInputs(**{**vars(inputs), "layout": leaking}))
+    leaked_R = values_of(load(tiny_reward), ModelInputs(**{**vars(inputs), "layout": leaking}))
     difference_R = leaked_R - plain_values(load_plain_classifier(tiny_reward), batch)
     assert difference_R.abs().max() > 0.1
 
@@ -73,14 +80,14 @@ def test_a_causal_lm_starts_with_every_value_zero(fixture, request):
     path = request.getfixturevalue(fixture)
     critic = load(path)
     assert not is_sequence_classifier(str(path))
-    assert not critic(PolicyInputs.of(one_batch(), device=CPU)).any()
+    assert not values_of(critic, ModelInputs.of(one_batch(), device=CPU)).any()
     assert not [name for name, _ in critic.named_parameters() if "lm_head" in name]
 
 
 def test_a_bfloat16_critic_gives_float32_values_near_the_exact_ones(tiny_reward):
     batch = one_batch()
-    critic = load_critic(str(tiny_reward), dtype=torch.bfloat16)
-    values_R = critic(PolicyInputs.of(batch, device=CPU))
+    critic = load(tiny_reward, dtype=torch.bfloat16)
+    values_R = values_of(critic, ModelInputs.of(batch, device=CPU))
     expected_R = plain_values(load_plain_classifier(tiny_reward), batch)
     assert values_R.dtype is torch.float32
     assert (values_R - expected_R).abs().mean() < 0.1
@@ -111,8 +118,8 @@ def test_another_architecture_needs_no_code_and_loses_its_dropout(tmp_path):
 
     config = GPTNeoXConfig(**SIZES, num_labels=1, hidden_dropout=0.5, attention_dropout=0.5)
     path = save(tmp_path, config, AutoModelForSequenceClassification)
-    batch = pack_into(*random_groups(vocabulary=64))[0][0]
-    values_R = load(path)(PolicyInputs.of(batch, device=CPU))
+    batch = pack_into(*random_groups(vocabulary=64)).batches[0][0]
+    values_R = values_of(load(path), ModelInputs.of(batch, device=CPU))
     expected_R = plain_values(load_plain_classifier(path).eval(), batch)
     torch.testing.assert_close(values_R, expected_R, atol=2e-5, rtol=0)
 

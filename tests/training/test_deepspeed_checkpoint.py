@@ -4,28 +4,28 @@ Several ranks and other ZeRO stages are in tests/system/test_checkpoint_reshape.
 continuations in test_deepspeed_trainer.py.
 """
 
-import contextlib
 import json
 import pickle
 import random
 import re
-import socket
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from one_rank import trainer
 from packed_groups import pack_into, random_groups
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import DataError, UserError
 from rlpost.models.tiny import build_tiny_llama
-from rlpost.training import deepspeed_checkpoint, deepspeed_stepper
+from rlpost.training import deepspeed_checkpoint, deepspeed_trainer
 from rlpost.training.deepspeed_checkpoint import (
     Shards,
     Snapshot,
@@ -33,37 +33,14 @@ from rlpost.training.deepspeed_checkpoint import (
     assign_owners,
     write_snapshot,
 )
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.objective import Objective
-from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.settings import DType
 
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
-
-
-@contextlib.contextmanager
-def trainer(path, *, seed: int = 0, **options):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    defaults = {"dtype": DType.float32, "threads": 1, "lr": 1e-3, "logprob_chunk": 32}
-    built = DeepSpeedTrainer(
-        TrainerConfig(**defaults | options),
-        model_path=str(path),
-        rank=0,
-        world_size=1,
-        master_address="127.0.0.1",
-        master_port=port,
-        seed=seed,
-    )
-    try:
-        yield built
-    finally:
-        built.close()
+OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 
 
 def update(built, step: int) -> dict[str, float]:
-    batches = pack_into(*random_groups(seed=step))[0]
-    built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+    batches = pack_into(*random_groups(seed=step)).batches[0]
+    built.forward_backward(batches, OBJECTIVE)
     return built.optim_step(step)
 
 
@@ -319,7 +296,7 @@ def test_training_goes_on_while_a_slow_disk_writes(tiny_model, tmp_path, monkeyp
         assert may_write.wait(60)
         write_snapshot(snapshot, directory)
 
-    monkeypatch.setattr(deepspeed_stepper, "write_snapshot", slow)
+    monkeypatch.setattr(deepspeed_trainer, "write_snapshot", slow)
     with trainer(tiny_model) as built:
         update(built, 1)
         built.begin_save(tmp_path)
@@ -338,8 +315,8 @@ def test_gradients_that_wait_are_neither_saved_nor_loaded_over(tiny_model, tmp_p
     with trainer(tiny_model) as built:
         update(built, 1)
         save(built, tmp_path)
-        batches = pack_into(*random_groups())[0]
-        built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        batches = pack_into(*random_groups()).batches[0]
+        built.forward_backward(batches, OBJECTIVE)
         with pytest.raises(AssertionError, match="optim_step first"):
             built.begin_save(tmp_path)
         with pytest.raises(AssertionError, match="would join"):

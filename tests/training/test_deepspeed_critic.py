@@ -3,32 +3,30 @@
 Several ranks are in tests/system/test_gradient_parity.py.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from one_rank import critic
-from packed_groups import pack_into, random_groups, relative_difference
+from packed_groups import pack_into, random_groups, relative_difference, with_columns
 from reward_models import load_plain_classifier, plain_score, plain_values, with_returns
 
-from rlpost.algorithms.critic_loss import CriticLossConfig
+from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.diagnostics import merge
 from rlpost.errors import RunFailed, UserError
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.training.settings import DType
 
-LOSS = CriticLossConfig(clip=None)
+OBJECTIVE = CriticObjective(loss=CriticLossConfig(clip=None))
 STAGES = [0, 1, 2, 3]
 
 
 def batches(num_micro_batches: int = 3, seed: int = 0):
-    packed = pack_into(*random_groups(seed=seed), num_micro_batches=num_micro_batches)[0]
+    packed = pack_into(*random_groups(seed=seed), num_micro_batches=num_micro_batches).batches[0]
     return [with_returns(batch, seed=seed) for batch in packed]
 
 
 def update(built, step: int, micro_batches=None) -> dict[str, float]:
-    tally = built.forward_backward(micro_batches or batches(), loss=LOSS)
+    tally = built.forward_backward(micro_batches or batches(), OBJECTIVE)
     return merge([tally]).metrics() | built.optim_step(step)
 
 
@@ -42,8 +40,8 @@ def plain_training(path, *, steps: int) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     for _ in range(steps):
         for batch in batches():
-            error_R = plain_values(model, batch) - torch.from_numpy(batch.returns_R)
-            (0.5 * torch.from_numpy(batch.loss_weight_R) * error_R.square()).sum().backward()
+            error_R = plain_values(model, batch) - torch.from_numpy(batch.columns["returns_R"])
+            (0.5 * torch.from_numpy(batch.columns["weight_R"]) * error_R.square()).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -54,8 +52,8 @@ def plain_training(path, *, steps: int) -> dict[str, torch.Tensor]:
 def test_updates_equal_plain_torch_and_values_follow_them(tiny_reward, tmp_path, stage):
     with critic(tiny_reward, zero_stage=stage) as built:
         results = [update(built, step) for step in (1, 2, 3)]
-        values = built.values(batches())
-        built.save_hf(tmp_path / "export")
+        values = built.score(batches())
+        built.export(tmp_path / "export")
     expected = plain_training(tiny_reward, steps=3)
     found, start = weights(tmp_path / "export"), weights(tiny_reward)
     moved = {n: expected[n] - start[n] for n in start}
@@ -79,16 +77,16 @@ def test_explained_variance_is_that_of_the_whole_batch(tiny_reward):
     with critic(tiny_reward) as built:
         found = update(built, 1, whole)["critic/vf_explained_var"]
     returns, old = (
-        np.concatenate([getattr(b, n) for b in whole]) for n in ("returns_R", "values_R")
+        np.concatenate([b.columns[n] for b in whole]) for n in ("returns_R", "rollout_values_R")
     )
     assert found == pytest.approx(1 - np.var(returns - old) / np.var(returns), rel=1e-5)
 
 
 def test_masked_tokens_may_hold_anything(tiny_reward):
     (batch,) = batches(1)
-    weight_R, returns_R = batch.loss_weight_R.copy(), batch.returns_R.copy()
+    weight_R, returns_R = (batch.columns[n].copy() for n in ("weight_R", "returns_R"))
     weight_R[:3], returns_R[:3] = 0.0, np.nan
-    masked = replace(batch, loss_weight_R=weight_R, returns_R=returns_R)
+    masked = with_columns(batch, weight_R=weight_R, returns_R=returns_R)
     with critic(tiny_reward) as built:
         result = update(built, 1, [masked])
     assert result["critic/skipped_update"] == 0
@@ -96,25 +94,28 @@ def test_masked_tokens_may_hold_anything(tiny_reward):
 
 
 def test_a_critic_cannot_learn_without_returns(tiny_reward):
-    (batch,) = batches(1)
-    with critic(tiny_reward) as built, pytest.raises(AssertionError, match="no returns_R"):
-        built.forward_backward([replace(batch, returns_R=None)], loss=LOSS)
+    bare = pack_into(*random_groups()).batches[0]
+    with (
+        critic(tiny_reward) as built,
+        pytest.raises(AssertionError, match="no returns_R, rollout_values_R"),
+    ):
+        built.forward_backward(bare, OBJECTIVE)
 
 
 def poisoned():
     (batch,) = batches(1)
-    return [replace(batch, returns_R=np.full_like(batch.returns_R, np.nan))]
+    return [with_columns(batch, returns_R=np.full_like(batch.columns["returns_R"], np.nan))]
 
 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_non_finite_gradient_changes_nothing(tiny_reward, stage):
     with critic(tiny_reward, zero_stage=stage, stop_after_nonfinite=2) as built:
         update(built, 1)
-        before = built.values(batches())
+        before = built.score(batches())
         assert update(built, 2, poisoned())["critic/skipped_update"] == 1
-        assert all(map(np.array_equal, built.values(batches()), before))
+        assert all(map(np.array_equal, built.score(batches()), before))
         update(built, 3)
-        assert not all(map(np.array_equal, built.values(batches()), before))
+        assert not all(map(np.array_equal, built.score(batches()), before))
         update(built, 4, poisoned())
         with pytest.raises(RunFailed, match=r"Lower critic\.lr"):
             update(built, 5, poisoned())
@@ -123,9 +124,9 @@ def test_a_non_finite_gradient_changes_nothing(tiny_reward, stage):
 def test_a_step_is_applied_once_per_id(tiny_reward):
     with critic(tiny_reward) as built:
         first = update(built, 4)
-        once = built.values(batches())
+        once = built.score(batches())
         assert built.optim_step(4).items() <= first.items()
-        assert all(map(np.array_equal, built.values(batches()), once))
+        assert all(map(np.array_equal, built.score(batches()), once))
 
 
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
@@ -137,11 +138,11 @@ def test_a_loaded_critic_goes_on_bit_for_bit(tiny_reward, tmp_path, stage, dtype
         built.begin_save(tmp_path / "state")
         built.finish_save()
         straight = update(built, 2, batches(seed=1))["critic/loss"]
-        expected = built.values(batches())
+        expected = built.score(batches())
     with critic(tiny_reward, **options) as built:
         built.load(tmp_path / "state")
         assert update(built, 2, batches(seed=1))["critic/loss"] == straight
-        assert all(map(np.array_equal, built.values(batches()), expected))
+        assert all(map(np.array_equal, built.score(batches()), expected))
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -152,10 +153,10 @@ def test_a_critic_from_the_policy_learns_and_is_exported_as_a_reward_model(
 
     sequence = batches(1)[0].token_ids_T[: batches(1)[0].blocks[0].responses[0][1]].tolist()
     with critic(tiny_model, zero_stage=stage) as built:
-        assert not np.concatenate(built.values(batches())).any()
+        assert not np.concatenate(built.score(batches())).any()
         update(built, 1)
-        values = np.concatenate(built.values(batches()))
-        built.save_hf(tmp_path / "export")
+        values = np.concatenate(built.score(batches()))
+        built.export(tmp_path / "export")
     assert values.any()
     config = AutoConfig.from_pretrained(tmp_path / "export")
     assert config.architectures == ["LlamaForSequenceClassification"]
@@ -167,7 +168,7 @@ def test_a_critic_from_the_policy_learns_and_is_exported_as_a_reward_model(
     np.testing.assert_allclose(again, values, atol=2e-5)
     assert plain_score(exported, sequence) != 0
     with critic(tmp_path / "export", policy_path=tiny_model) as built:
-        resumed = np.concatenate(built.values(batches()))
+        resumed = np.concatenate(built.score(batches()))
     np.testing.assert_allclose(resumed, values, atol=2e-5)
 
 

@@ -3,8 +3,6 @@
 Several ranks are in tests/system/test_gradient_parity.py.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,27 +14,28 @@ from packed_groups import (
     plain_scores,
     random_groups,
     relative_difference,
+    with_columns,
 )
 from safetensors.torch import load_file
 
 from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.errors import RunFailed
 from rlpost.models.tiny_families import build_tiny_family
-from rlpost.training.objective import Objective
 from rlpost.training.settings import DType, LRSchedule
 
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES = [0, 1, 2, 3]
 
 
 def batches(num_micro_batches: int = 3, seed: int = 0):
-    return pack_into(*random_groups(seed=seed), num_micro_batches=num_micro_batches)[0]
+    return pack_into(*random_groups(seed=seed), num_micro_batches=num_micro_batches).batches[0]
 
 
 def update(built, step: int, micro_batches=None) -> dict[str, float]:
-    tally = built.forward_backward(micro_batches or batches(), objective=OBJECTIVE, temperature=1.0)
+    tally = built.forward_backward(micro_batches or batches(), OBJECTIVE)
     return merge([tally]).metrics() | built.optim_step(step)
 
 
@@ -54,9 +53,9 @@ def test_the_ranks_meet_on_the_masters_address_alone(tiny_model, counted):
 def poisoned():
     """Three micro-batches, the middle one with one NaN advantage."""
     first, second, third = batches()
-    advantages_R = second.advantages_R.copy()
+    advantages_R = second.columns["advantages_R"].copy()
     advantages_R[0] = np.nan
-    return [first, replace(second, advantages_R=advantages_R), third]
+    return [first, with_columns(second, advantages_R=advantages_R), third]
 
 
 def plain_training(path, *, steps: int, options) -> dict[str, torch.Tensor]:
@@ -66,7 +65,7 @@ def plain_training(path, *, steps: int, options) -> dict[str, torch.Tensor]:
     for step in range(1, steps + 1):
         loss = sum(
             (
-                torch.from_numpy(batch.loss_weight_R * -batch.advantages_R)
+                torch.from_numpy(batch.columns["weight_R"] * -batch.columns["advantages_R"])
                 * plain_scores(model, batch)[0]
             ).sum()
             for batch in batches()
@@ -144,11 +143,11 @@ def test_a_step_is_applied_once_per_id(tiny_model):
             built.optim_step(3)
         with pytest.raises(AssertionError, match="has not run"):
             built.optim_step(5)
-        built.forward_backward(batches(), objective=OBJECTIVE, temperature=1.0)
+        built.forward_backward(batches(), OBJECTIVE)
         with pytest.raises(AssertionError, match="new gradients"):
             built.optim_step(4)
         with pytest.raises(AssertionError, match="consume"):
-            built.forward_backward(batches(), objective=OBJECTIVE, temperature=1.0)
+            built.forward_backward(batches(), OBJECTIVE)
         built.optim_step(5)
 
 
@@ -159,18 +158,16 @@ def test_the_first_ratio_is_one_when_the_sampler_holds_the_same_weights(tiny_mod
     for batch in batches():
         with torch.no_grad():
             logprobs_R, _ = plain_scores(plain, batch, temperature=temperature)
-        on_policy.append(replace(batch, rollout_logprobs_R=logprobs_R.numpy()))
-    objective = Objective(loss=ClipConfig(), kl=KLConfig())
+        on_policy.append(with_columns(batch, rollout_logprobs_R=logprobs_R.numpy()))
+    objective = PolicyObjective(loss=ClipConfig(), kl=KLConfig())
     with trainer(tiny_model) as built:
-        tally = built.forward_backward(on_policy, objective=objective, temperature=temperature)
+        tally = built.forward_backward(on_policy, objective, temperature=temperature)
         metrics = merge([tally]).metrics()
         built.optim_step(1)
-        built.forward_backward(on_policy, objective=objective, temperature=temperature * 1.1)
+        built.forward_backward(on_policy, objective, temperature=temperature * 1.1)
     assert metrics["actor/ratio/max_deviation"] < 1e-4
     assert metrics["training/rollout_probs_diff_max"] < 1e-4
     assert metrics["actor/pg_clipfrac"] == 0
-    assert metrics["perf/trained_tokens"] == sum(len(b.target_R) for b in on_policy)
-    assert metrics["perf/packed_tokens"] == sum(b.num_tokens for b in on_policy)
 
 
 def test_a_wrong_temperature_shows_in_the_ratio(tiny_model):
@@ -178,23 +175,22 @@ def test_a_wrong_temperature_shows_in_the_ratio(tiny_model):
     (batch,) = batches(1)
     with torch.no_grad():
         logprobs_R, _ = plain_scores(plain, batch, temperature=0.6)
-    batch = replace(batch, rollout_logprobs_R=logprobs_R.numpy())
+    batch = with_columns(batch, rollout_logprobs_R=logprobs_R.numpy())
     with trainer(tiny_model) as built:
-        tally = built.forward_backward([batch], objective=OBJECTIVE, temperature=1.0)
+        tally = built.forward_backward([batch], OBJECTIVE)
     assert merge([tally]).metrics()["actor/ratio/max_deviation"] > 0.1
 
 
 def test_masked_tokens_may_hold_anything(tiny_model):
     """Weight 0 beside an infinite value must not become NaN."""
     (batch,) = batches(1)
-    weight_R, advantages_R = batch.loss_weight_R.copy(), batch.advantages_R.copy()
+    weight_R, advantages_R = (batch.columns[name].copy() for name in ("weight_R", "advantages_R"))
     weight_R[:3], advantages_R[:3] = 0.0, np.inf
-    masked = replace(batch, loss_weight_R=weight_R, advantages_R=advantages_R)
+    masked = with_columns(batch, weight_R=weight_R, advantages_R=advantages_R)
     with trainer(tiny_model) as built:
         result = update(built, 1, [masked])
     assert result["actor/skipped_update"] == 0
     assert np.isfinite(result["actor/loss"])
-    assert result["perf/trained_tokens"] == len(batch.target_R) - 3
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -205,7 +201,7 @@ def test_log_probs_between_updates_follow_the_weights(tiny_model, stage):
             update(built, step)
             plain.load_state_dict(weights(built), strict=False)
             plain.tie_weights()
-            for logprobs_R, batch in zip(built.logprobs(batches(), 0.9), batches(), strict=True):
+            for logprobs_R, batch in zip(built.score(batches(), 0.9), batches(), strict=True):
                 with torch.no_grad():
                     expected_R, _ = plain_scores(plain, batch, temperature=0.9)
                 np.testing.assert_allclose(logprobs_R, expected_R.numpy(), atol=5e-5)
@@ -253,7 +249,7 @@ def test_the_export_is_an_ordinary_model_directory(fixture, stage, tmp_path, req
         expected = weights(built)
         assert [(n, t.dtype, tuple(t.shape)) for n, t in expected.items()] == built.weight_shapes()
         assert built.num_parameters == sum(t.numel() for t in expected.values())
-        built.save_hf(tmp_path / "export")
+        built.export(tmp_path / "export")
     load_plain(tmp_path / "export")
     found = load_file(tmp_path / "export" / "model.safetensors")
     assert found.keys() == expected.keys()  # what is exported is what is pushed

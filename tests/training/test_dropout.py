@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from packed_groups import pack_into, random_groups
+from packed_groups import load_policy, pack_into, random_groups
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.tiny_families import build_tiny_family
-from rlpost.training import policy as policy_module
 from rlpost.training.dropout import is_random, switch_off_dropout
-from rlpost.training.policy import PolicyInputs, load_policy
+from rlpost.training.heads import LogprobHead
+from rlpost.training.loading import verify_packing
+from rlpost.training.packed_model import ModelInputs
 
 NAMES = {
     "gpt2": {"resid_pdrop": 0.4, "embd_pdrop": 0.4, "attn_pdrop": 0.4},
@@ -39,12 +40,15 @@ def test_every_name_of_drop_out_is_switched_off(family, tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "opt", "seed_oss"])
 def test_a_loaded_policy_repeats_itself_and_exports_its_own_settings(family, tmp_path):
     path = build_tiny_family(tmp_path / "m", family, **NAMES[family])
-    policy = load_policy(str(path), dtype=torch.float32, logprob_chunk=16)
+    policy = load_policy(path)
     assert policy.training
-    inputs = PolicyInputs.of(pack_into(*random_groups())[0][0], device=torch.device("cpu"))
+    inputs = ModelInputs.of(pack_into(*random_groups()).batches[0][0], device=torch.device("cpu"))
     assert not is_random(lambda: policy(inputs, temperature=1.0)[0])
     shell = ModelDirectory.read(path).shell()  # what an export takes its config from
     assert all(getattr(shell.config, name) == value for name, value in NAMES[family].items())
+
+
+HEAD = LogprobHead(chunk=16)
 
 
 class Noise(nn.Module):
@@ -56,13 +60,13 @@ class Noise(nn.Module):
 
 def test_randomness_without_a_name_is_refused(tmp_path):
     path = build_tiny_family(tmp_path / "m", "llama")
-    policy = load_policy(str(path), dtype=torch.float32, logprob_chunk=16)
-    policy_module.verify_packing(policy)
+    policy = load_policy(path)
+    verify_packing(policy, HEAD, field="model.path")
     mlp = policy.model.model.layers[1].mlp
     mlp.act_fn = nn.Sequential(mlp.act_fn, Noise())
     switch_off_dropout(policy)
     with pytest.raises(UserError, match=r"LlamaForCausalLM.*differ in training mode"):
-        policy_module.verify_packing(policy.train())
+        verify_packing(policy.train(), HEAD, field="model.path")
     assert policy.training
 
 
@@ -75,4 +79,4 @@ def test_weights_that_are_no_numbers_are_refused_when_they_are_loaded(tmp_path):
     model.save_pretrained(path)
     ModelDirectory.read(path)
     with pytest.raises(UserError, match=r"embed_tokens\.weight holds values that are not finite"):
-        load_policy(str(path), dtype=torch.float32, logprob_chunk=16)
+        load_policy(path)

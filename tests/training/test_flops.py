@@ -8,11 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.training.batch import Block
-from rlpost.training.flops import attended_pairs, peak_flops
-from rlpost.training.objective import Objective
+from rlpost.training.deepspeed_weights import weight_shapes
+from rlpost.training.flops import Meter, PolicyCost, attended_pairs, peak_flops
 
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 
 
 def test_pairs_of_a_block_by_hand():
@@ -37,11 +38,12 @@ def test_peaks_are_found_by_name():
 @pytest.mark.parametrize("model", ["tiny_model", "tiny_untied_model"])
 def test_operations_are_those_that_torch_counts(model, request, monkeypatch):
     path = request.getfixturevalue(model)
-    batches = pack_into(*random_groups(), num_micro_batches=1)[0]
+    batches = pack_into(*random_groups(), num_micro_batches=1).batches[0]
     with trainer(path, zero_stage=3) as built:
-        cost = built._cost
-        built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
-        built._peak_flops = 1e9
+        model = built.module.model
+        cost = PolicyCost.of(model.config, weight_shapes(model))
+        built._meter = Meter(cost, peak=1e9)
+        built.forward_backward(batches, OBJECTIVE)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
         metrics = built.optim_step(1)
         expected = cost.training_flops(batches)

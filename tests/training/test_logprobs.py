@@ -17,12 +17,12 @@ def case() -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         head = torch.nn.Linear(WIDTH, VOCABULARY)
         hidden_TE = torch.randn(TOKENS, WIDTH, requires_grad=True)
-        predictor_R = torch.randint(0, TOKENS, (ROWS,))
-        return hidden_TE, head, predictor_R, torch.randint(0, VOCABULARY, (ROWS,))
+        read_R = torch.randint(0, TOKENS, (ROWS,))
+        return hidden_TE, head, read_R, torch.randint(0, VOCABULARY, (ROWS,))
 
 
-def plain(hidden_TE, head, predictor_R, target_R, temperature):
-    log_RV = (head(hidden_TE[predictor_R]) / temperature).log_softmax(-1)
+def plain(hidden_TE, head, read_R, target_R, temperature):
+    log_RV = (head(hidden_TE[read_R]) / temperature).log_softmax(-1)
     return log_RV.gather(1, target_R[:, None]).squeeze(1), -(log_RV.exp() * log_RV).sum(-1)
 
 
@@ -39,15 +39,14 @@ def gradients(logprobs_R, entropy_R, case_, *, entropy_weight):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
 def test_values_and_gradients_equal_the_plain_computation(chunk, temperature, entropy_weight):
-    hidden_TE, head, predictor_R, target_R = parts = case()
+    hidden_TE, head, read_R, target_R = parts = case()
     ours = token_logprobs(
         hidden_TE,
         head,
-        predictor_R=predictor_R,
+        read_R=read_R,
         target_R=target_R,
         temperature=temperature,
         chunk=chunk,
-        entropy_gradient=entropy_weight != 0,
     )
     expected = plain(*parts, temperature)
     torch.testing.assert_close(ours, expected)
@@ -57,14 +56,13 @@ def test_values_and_gradients_equal_the_plain_computation(chunk, temperature, en
     )
 
 
-def test_the_entropy_alone_has_a_gradient_and_by_default_has_none():
-    hidden_TE, head, predictor_R, target_R = parts = case()
-    where = {"predictor_R": predictor_R, "target_R": target_R, "temperature": 1.0, "chunk": 8}
-    _, entropy_R = token_logprobs(hidden_TE, head, **where, entropy_gradient=True)
+def test_the_entropy_alone_has_a_gradient():
+    hidden_TE, head, read_R, target_R = parts = case()
+    where = {"read_R": read_R, "target_R": target_R, "temperature": 1.0, "chunk": 8}
+    _, entropy_R = token_logprobs(hidden_TE, head, **where)
     (ours,) = torch.autograd.grad(entropy_R.sum(), hidden_TE)
     (expected,) = torch.autograd.grad(plain(*parts, 1.0)[1].sum(), hidden_TE)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
-    assert not token_logprobs(hidden_TE, head, **where)[1].requires_grad
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -135,7 +133,7 @@ def peak_of_backward(chunk: int, rows: int = 512, vocabulary: int = 4096) -> flo
         logprobs_R, _ = token_logprobs(
             hidden_TE,
             head,
-            predictor_R=torch.arange(rows),
+            read_R=torch.arange(rows),
             target_R=torch.zeros(rows, dtype=torch.long),
             temperature=0.9,
             chunk=chunk,
@@ -151,11 +149,11 @@ def test_the_peak_is_a_few_chunks_and_never_the_full_logits():
 
 def test_the_head_is_called_as_a_module_also_in_the_recomputation():
     """ZeRO-3 gathers the weight in the module's hooks; a bare matmul would see a stub."""
-    hidden_TE, head, predictor_R, target_R = case()
+    hidden_TE, head, read_R, target_R = case()
     calls = []
     head.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     logprobs_R, _ = token_logprobs(
-        hidden_TE, head, predictor_R=predictor_R, target_R=target_R, temperature=1.0, chunk=8
+        hidden_TE, head, read_R=read_R, target_R=target_R, temperature=1.0, chunk=8
     )
     assert calls == [8, 8, 4]
     logprobs_R.sum().backward()

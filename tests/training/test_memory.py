@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from packed_groups import pack_into, random_groups
+from packed_groups import load_policy, pack_into, random_groups
 from transformers import AutoModelForCausalLM
 
 from rlpost.models.shape import ModelShape, model_shape
 from rlpost.training.memory import activation_bytes_per_token, frozen_footprint, trained_footprint
-from rlpost.training.policy import PolicyInputs, load_policy, packed_hidden
+from rlpost.training.packed_model import ModelInputs, packed_hidden
 from rlpost.training.settings import TrainerConfig
 
 
@@ -47,9 +47,9 @@ def test_states_are_those_of_the_zero_paper(tiny_model):
 
 def test_saved_activations_are_counted_like_autograd_does(tiny_model):
     shape = model_shape(str(tiny_model))
-    policy = load_policy(str(tiny_model), dtype=torch.float32, logprob_chunk=512)
-    ((batch,),) = pack_into(*random_groups(), num_ranks=1, num_micro_batches=1)
-    inputs = PolicyInputs.of(batch, device=torch.device("cpu"))
+    policy = load_policy(tiny_model, logprob_chunk=512)
+    ((batch,),) = pack_into(*random_groups(), num_ranks=1, num_micro_batches=1).batches
+    inputs = ModelInputs.of(batch, device=torch.device("cpu"))
     weights = {p.data_ptr() for p in policy.parameters()}
     saved: dict[int, int] = {}
 

@@ -13,14 +13,14 @@ from rlpost.algorithms.corrections.tokens import IcePopConfig, TISConfig
 from rlpost.algorithms.kl import KLConfig, KLForm, KLImportance, KLPlacement
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, ReinforceConfig
 from rlpost.algorithms.losses.weighted import AIPOConfig, DPPOConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.errors import UserError
-from rlpost.training.objective import Objective
 
 INPUTS = PolicyLossInputs(
     policy_logprobs_R=torch.tensor([-1.0, -2.0], dtype=torch.float64),
     anchor_logprobs_R=torch.tensor([-1.0, -2.0], dtype=torch.float64),
     advantages_R=torch.tensor([1.0, -0.5], dtype=torch.float64),
-    sequence_R=torch.tensor([0, 0]),
+    item_R=torch.tensor([0, 0]),
     entropy_R=torch.tensor([2.0, 4.0], dtype=torch.float64),
 )
 REF = torch.tensor([-1.5, -2.0], dtype=torch.float64)
@@ -33,7 +33,7 @@ OFF = replace(
 
 
 def evaluate(inputs=INPUTS, **kwargs):
-    objective = Objective(loss=ReinforceConfig(), **kwargs)
+    objective = PolicyObjective(loss=ReinforceConfig(), **kwargs)
     return objective.per_token(inputs, ref_logprobs_R=REF)
 
 
@@ -49,18 +49,18 @@ def test_terms_add_up():
 
 
 def test_reference_is_needed_only_for_a_kl_term():
-    plain = Objective(loss=ReinforceConfig(), kl=KLConfig())
+    plain = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
     assert not plain.needs_reference
     assert plain.per_token(INPUTS, ref_logprobs_R=None).values_R.shape == (2,)
     with pytest.raises(AssertionError, match="reference"):
-        Objective(loss=ReinforceConfig(), kl=KLConfig(coefficient=0.1)).per_token(
+        PolicyObjective(loss=ReinforceConfig(), kl=KLConfig(coefficient=0.1)).per_token(
             INPUTS, ref_logprobs_R=None
         )
 
 
 def test_a_kl_in_the_reward_is_no_term_of_the_loss():
     kl = KLConfig(coefficient=0.1, form=KLForm.k1, placement=KLPlacement.reward)
-    objective = Objective(loss=ReinforceConfig(), kl=kl)
+    objective = PolicyObjective(loss=ReinforceConfig(), kl=kl)
     assert objective.needs_reference
     result = objective.per_token(INPUTS, ref_logprobs_R=None)
     assert result.values_R.tolist() == pytest.approx([1.0, -1.0])
@@ -75,19 +75,19 @@ def test_corrections_weigh_the_policy_loss_and_nothing_else():
     assert both == pytest.approx([0.5 + 0.1 * k3 - 0.02, -2.0 - 0.04])
     dropped = evaluate(OFF, kl=kl, corrections={"icepop": IcePopConfig()})
     assert dropped.values_R.tolist() == pytest.approx([0.5 + 0.1 * k3, 0.0])
-    means = dropped.diagnostics.means
+    means = dropped.diagnostics_R.means
     assert means["actor/pg_loss"].tolist() == pytest.approx([0.5, 0])
     assert means["correction/icepop/masked_fraction"].tolist() == [False, True]
     assert "actor/ratio/mean" in means
-    assert "correction/weight/eff_sample_size" in dropped.diagnostics.effective_sizes
-    sequence_means = dropped.sequence_diagnostics.means
-    assert sequence_means["rollout_corr/masked_sequence_fraction"].tolist() == [False, False]
+    assert "correction/weight/eff_sample_size" in dropped.diagnostics_R.effective_sizes
+    sequence_means = dropped.diagnostics_U.means
+    assert sequence_means["rollout_corr/masked_sequence_fraction"].tolist() == [False]
 
 
 def test_without_corrections_nothing_is_reported_about_them():
     result = evaluate(OFF, kl=KLConfig())
-    assert not result.sequence_diagnostics.means
-    assert not any(name.startswith("correction") for name in result.diagnostics.means)
+    assert not result.diagnostics_U.means
+    assert not any(name.startswith("correction") for name in result.diagnostics_R.means)
 
 
 def test_the_kl_is_weighted_by_the_ratio_to_the_sampler_not_to_the_anchor():
@@ -99,7 +99,7 @@ def test_the_kl_is_weighted_by_the_ratio_to_the_sampler_not_to_the_anchor():
 def test_decoupled_ppo_is_clip_with_a_proximal_anchor_and_unbounded_weights():
     responses = ref.random_responses(3, masked=0)
     inputs = ref.tensors(responses)
-    objective = Objective(
+    objective = PolicyObjective(
         loss=ClipConfig(), kl=KLConfig(), corrections={"tis": TISConfig(high=math.inf)}
     )
     got = objective.per_token(inputs, ref_logprobs_R=None).values_R.tolist()
@@ -118,21 +118,21 @@ def test_dropping_tokens_does_not_scale_up_the_others():
 
     def gradient(stages):
         inputs = ref.tensors(responses)
-        objective = Objective(loss=ClipConfig(), kl=KLConfig(), corrections=stages)
+        objective = PolicyObjective(loss=ClipConfig(), kl=KLConfig(), corrections=stages)
         result = objective.per_token(inputs, ref_logprobs_R=None)
         loss = (weights_R * result.values_R).sum()
         return torch.autograd.grad(loss, inputs.policy_logprobs_R)[0], result
 
     plain, _ = gradient({})
     masked, result = gradient({"geometric_mask": GeometricMaskConfig(low=0.9, high=1.2)})
-    dropped = result.diagnostics.means["correction/geometric_mask/masked_fraction"]
+    dropped = result.diagnostics_R.means["correction/geometric_mask/masked_fraction"]
     assert dropped.any() and not dropped.all()
     assert torch.equal(masked, torch.where(dropped, 0.0, plain))
 
 
 def test_contradictions_say_so():
     def check(loss, **stages):
-        Objective(loss=loss, kl=KLConfig(), corrections=stages).check()
+        PolicyObjective(loss=loss, kl=KLConfig(), corrections=stages).check()
 
     check(ClipConfig(), tis=TISConfig(), geometric_mask=GeometricMaskConfig())
     check(AIPOConfig(), geometric_mask=GeometricMaskConfig())

@@ -1,426 +1,134 @@
-"""Packing laws: every token once, within budget, and no split changes the loss."""
-
-import math
-import random
-from dataclasses import replace
+"""Units in micro-batches, by hand and by laws. Of groups: tests/stages/rl/test_units.py."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, clip
-from rlpost.algorithms.reduce import Aggregation, ReductionConfig
 from rlpost.errors import UserError
-from rlpost.training.packing import attach, pack, unpack
-from rlpost.types import Group, Prompt, Span, Trajectory
+from rlpost.training.batch import Block
+from rlpost.training.packing import one_batch, pack
+from rlpost.training.units import Unit
 
-VOCAB = 11
-TOKEN_MEAN = ReductionConfig()
-REDUCTIONS = [
-    TOKEN_MEAN,
-    ReductionConfig(aggregation=Aggregation.sequence_mean),
-    ReductionConfig(aggregation=Aggregation.constant, constant_tokens=9),
-    ReductionConfig(mask_truncated=True),
-]
+PAIR = Unit.sharing([1, 2], {4: [3, 4], 5: [5]})
+LATER = Unit.of([6, 7, 8, 9], scored=np.array([False, False, True, False]), number=9)
 
 
-def make_group(row, prompt_length, lengths, *, seed=0, truncated=()):
-    rng = random.Random(f"{seed}:{row}")
-    prompt_ids = tuple(rng.randrange(VOCAB) for _ in range(prompt_length))
-    uid = f"0:{row}"
-    trajectories = []
-    for sample, length in enumerate(lengths):
-        trajectories.append(
-            Trajectory(
-                uid=uid,
-                sample=sample,
-                prompt_ids=prompt_ids,
-                response_ids=tuple(rng.randrange(VOCAB) for _ in range(length)),
-                rollout_logprobs=tuple(-3 * rng.random() for _ in range(length)),
-                spans=(Span(start=0, end=length, version=0),),
-                finish_reason="length" if sample in truncated else "stop",
-                text="",
-                seed=sample,
-                reward=float(rng.random() < 0.5),
-            )
+def only(units, **options):
+    ((batch,),) = pack(units, num_ranks=1, max_tokens=100, **options).batches
+    return batch
+
+
+def test_a_pair_and_a_masked_sequence_by_hand():
+    for batch in (one_batch([PAIR, LATER]), only([PAIR, LATER])):
+        assert batch.token_ids_T.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        assert batch.position_ids_T.tolist() == [0, 1, 2, 3, 2, 0, 1, 2, 3]
+        assert batch.blocks == (
+            Block(prompt=(0, 2), responses=((2, 4), (4, 5))),
+            Block(prompt=(5, 7), responses=((7, 9),)),
         )
-    prompt = Prompt(uid=uid, token_ids=prompt_ids, text="")
-    return Group(prompt=prompt, trajectories=tuple(trajectories))
+        assert batch.read_R.tolist() == [1, 2, 1, 6]
+        assert batch.target_R.tolist() == [3, 4, 5, 8]
+        assert batch.item_R.tolist() == [0, 0, 1, 2]
+        assert batch.unit_I.tolist() == [0, 0, 1]
+        assert batch.number_I.tolist() == [4, 5, 9]
+        assert batch.number_U.tolist() == [0, 1]
 
 
-def make_advantages(groups, seed=0):
-    rng = random.Random(seed)
-    return [[rng.uniform(-2, 2) for _ in group.trajectories] for group in groups]
+def test_without_sharing_a_pair_stays_together_with_two_prompts():
+    batch = only([PAIR], share_prompts=False)
+    assert batch.token_ids_T.tolist() == [1, 2, 3, 4, 1, 2, 5]
+    assert batch.read_R.tolist() == [1, 2, 5]
+    assert batch.unit_I.tolist() == [0, 0]
 
 
-def all_batches(packed):
-    return [batch for rank_batches in packed for batch in rank_batches]
+def test_only_a_family_shares_a_prompt():
+    def prompts(*families):
+        units = [
+            Unit.sharing([1, 2, 3], {number: [4]}, family=family)
+            for number, family in enumerate(families)
+        ]
+        return len(only(units).blocks)
+
+    assert prompts(0, 0, 0) == 1
+    assert prompts(0, 0, 1) == 2
+    assert prompts(None, None, None) == 3
+
+
+def test_columns_by_item_and_by_unit():
+    packed = pack([PAIR, LATER], num_ranks=1, max_tokens=100)
+    by_item = {4: np.array([0.1, 0.2]), 5: np.array([0.3]), 9: np.array([0.4])}
+    packed = packed.attach(
+        weight_R=by_item, chosen_R={n: a > 0.2 for n, a in by_item.items()}, weight_U=[0.5, 0.25]
+    ).attach(label_U=np.array([1, 0]), absent_R=None)
+    columns = packed.batches[0][0].columns
+    assert {name: str(array.dtype) for name, array in columns.items()} == {
+        "weight_R": "float32", "chosen_R": "bool", "weight_U": "float32", "label_U": "int64"
+    }  # fmt: skip
+    assert columns["weight_R"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert columns["weight_U"].tolist() == [0.5, 0.25]
+    assert columns["label_U"].tolist() == [1, 0]
+    found = packed.column("weight_R")
+    assert {n: a.tolist() for n, a in found.items()} == {
+        n: pytest.approx(a.tolist()) for n, a in by_item.items()
+    }
+    assert packed.sizes() == {"perf/packed_tokens": 9, "perf/trained_tokens": 4}
 
 
 @st.composite
-def batches_of_groups(draw):
-    shapes = draw(
-        st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(0, 9), max_size=5)), max_size=6)
-    )
-    groups = [
-        make_group(row, prompt, lengths, truncated={1})
-        for row, (prompt, lengths) in enumerate(shapes)
-    ]
-    advantages = make_advantages(groups)
-    for row in advantages:
-        for i in range(len(row)):
-            if draw(st.integers(0, 4)) == 0:
-                row[i] = math.nan
-    return groups, advantages
+def some_units(draw):
+    units, number = [], 0
+    for family in range(draw(st.integers(0, 8))):
+        prompt = list(range(draw(st.integers(1, 5))))
+        for _ in range(draw(st.integers(1, 3))):
+            lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=2))
+            responses = {number + i: [7] * length for i, length in enumerate(lengths)}
+            units.append(Unit.sharing(prompt, responses, family=family))
+            number += len(lengths)
+    return units
 
 
-layouts = st.fixed_dictionaries(
-    {
-        "num_ranks": st.integers(1, 5),
-        "max_tokens": st.integers(15, 60),
-        "share_prompts": st.booleans(),
-    }
+@settings(max_examples=100, deadline=None)
+@given(
+    units=some_units(),
+    num_ranks=st.integers(1, 4),
+    max_tokens=st.integers(22, 60),
+    share_prompts=st.booleans(),
 )
-
-
-# ---- layout -------------------------------------------------------------------------------
-
-
-def test_one_shared_block_by_hand():
-    group = make_group(0, 2, [2, 1])
-    first, second = group.trajectories
-    ((batch,),) = pack([group], [[1.0, -1.0]], num_ranks=1, max_tokens=100, reduction=TOKEN_MEAN)
-    assert tuple(batch.token_ids_T) == first.prompt_ids + first.response_ids + second.response_ids
-    assert batch.position_ids_T.tolist() == [0, 1, 2, 3, 2]
-    assert batch.predictor_R.tolist() == [1, 2, 1]
-    assert tuple(batch.target_R) == first.response_ids + second.response_ids
-    assert batch.sequence_R.tolist() == [0, 0, 1]
-    assert batch.advantages_R.tolist() == [1, 1, -1]
-    assert batch.loss_weight_R.tolist() == pytest.approx([1 / 3] * 3)
-    assert [(b.prompt, b.responses) for b in batch.blocks] == [((0, 2), ((2, 4), (4, 5)))]
-    assert {a.dtype for a in (batch.token_ids_T, batch.position_ids_T, batch.predictor_R)} == {
-        np.dtype(np.int64)
-    }
-    assert batch.loss_weight_R.dtype == batch.rollout_logprobs_R.dtype == np.float32
-
-
-def test_without_sharing_each_response_has_its_own_prompt():
-    group = make_group(0, 2, [2, 1])
-    ((batch,),) = pack(
-        [group],
-        [[1.0, -1.0]],
-        num_ranks=1,
-        max_tokens=100,
-        reduction=TOKEN_MEAN,
-        share_prompts=False,
-    )
-    assert batch.num_tokens == 7
-    assert batch.position_ids_T.tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert batch.predictor_R.tolist() == [1, 2, 5]
-
-
-def test_a_group_over_budget_repeats_its_prompt():
+def test_units_are_whole_and_columns_follow_them(units, num_ranks, max_tokens, share_prompts):
     packed = pack(
-        [make_group(0, 4, [5, 5, 5])],
-        [[1.0, -1.0, 0.5]],
-        num_ranks=1,
-        max_tokens=14,
-        reduction=TOKEN_MEAN,
+        units, num_ranks=num_ranks, max_tokens=max_tokens, share_prompts=share_prompts
+    ).attach(
+        number_R={
+            item.number: np.full(len(item.ids), item.number)
+            for unit in units
+            for item in unit.items
+        },
+        place_U=np.arange(len(units)),
     )
-    assert sorted(batch.num_tokens for batch in all_batches(packed)) == [9, 14]
-
-
-# ---- laws ---------------------------------------------------------------------------------
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=batches_of_groups(), layout=layouts)
-def test_packing_laws(data, layout):
-    groups, advantages = data
-    packed = pack(groups, advantages, reduction=TOKEN_MEAN, **layout)
-    assert len(packed) == layout["num_ranks"]
-    assert len({len(rank_batches) for rank_batches in packed}) == 1
-
-    flat = [
-        (t, a)
-        for g, row in zip(groups, advantages, strict=True)
-        for t, a in zip(g.trajectories, row, strict=True)
-    ]
-    expected = {
-        number: (trajectory, advantage)
-        for number, (trajectory, advantage) in enumerate(flat)
-        if not math.isnan(advantage) and trajectory.response_ids
-    }
+    assert len({len(mine) for mine in packed.batches}) == 1
     seen = []
-    for batch in all_batches(packed):
-        assert batch.num_tokens <= layout["max_tokens"]
+    for batch in (batch for mine in packed.batches for batch in mine):
+        assert batch.num_tokens <= max_tokens
         if batch.is_dummy:
-            assert batch.num_tokens == 2
-            assert batch.loss_weight_R.tolist() == [0]
+            assert not any(column.any() for column in batch.columns.values())
             continue
-        covered = []
-        for block in batch.blocks:
-            covered += range(*block.prompt)
-            prompt = tuple(batch.token_ids_T[slice(*block.prompt)])
-            for start, end in block.responses:
-                covered += range(start, end)
-                (at,) = np.flatnonzero(batch.predictor_R == start) if end - start > 1 else [None]
-                offset = len(prompt)
-                assert batch.position_ids_T[start:end].tolist() == list(
-                    range(offset, offset + end - start)
-                )
-                assert at is None or batch.predictor_R[at - 1] == block.prompt[1] - 1
-        assert covered == list(range(batch.num_tokens))
-        for number in dict.fromkeys(batch.sequence_R.tolist()):
-            trajectory, advantage = expected[number]
-            mine = batch.sequence_R == number
-            assert tuple(batch.target_R[mine]) == trajectory.response_ids
-            assert batch.rollout_logprobs_R[mine] == pytest.approx(trajectory.rollout_logprobs)
-            assert batch.advantages_R[mine] == pytest.approx(advantage)
-            seen.append(number)
-    assert sorted(seen) == sorted(expected)
-    total = sum(batch.loss_weight_R.sum(dtype=np.float64) for batch in all_batches(packed))
-    assert total == pytest.approx(1.0 if expected else 0.0, abs=1e-6)
-    if not expected:
-        assert packed == [[] for _ in range(layout["num_ranks"])]
+        assert batch.columns["number_R"].tolist() == batch.number_I[batch.item_R].tolist()
+        assert batch.columns["place_U"].tolist() == batch.number_U.tolist()
+        for slot, place in enumerate(batch.number_U.tolist()):
+            mine = batch.number_I[batch.unit_I == slot].tolist()
+            assert mine == [item.number for item in units[place].items]
+            seen.append(place)
+    assert sorted(seen) == list(range(len(units)))
 
 
-@given(data=batches_of_groups(), layout=layouts)
-@settings(max_examples=30, deadline=None)
-def test_same_input_same_output(data, layout):
-    first, second = (all_batches(pack(*data, reduction=TOKEN_MEAN, **layout)) for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert a.token_ids_T.tolist() == b.token_ids_T.tolist()
-        assert a.sequence_R.tolist() == b.sequence_R.tolist()
-
-
-def bigram_loss(packed, logits, *, local_mean=False):
-    """Loss of the packed batch under a model that sees one token: tests predictors too."""
-    total = 0 * logits.sum()  # connected to the graph even when nothing is trained
-    for batch in all_batches(packed):
-        inputs = torch.from_numpy(batch.token_ids_T)[torch.from_numpy(batch.predictor_R)]
-        targets = torch.from_numpy(batch.target_R)
-        result = clip(
-            PolicyLossInputs(
-                policy_logprobs_R=logits.log_softmax(-1)[inputs, targets],
-                anchor_logprobs_R=torch.from_numpy(batch.rollout_logprobs_R).double(),
-                advantages_R=torch.from_numpy(batch.advantages_R).double(),
-                sequence_R=torch.from_numpy(batch.sequence_R),
-            ),
-            ClipConfig(),
-        )
-        weights = torch.from_numpy(batch.loss_weight_R).double()
-        if local_mean:
-            weights = torch.full_like(weights, 1 / len(weights) / len(all_batches(packed)))
-        total = total + (weights * result.values_R).sum()
-    return total
-
-
-def reference_loss(groups, advantages, logits, reduction):
-    """The same loss straight from the trajectories: no packing, no shared code."""
-    kept = [
-        (t, a)
-        for g, row in zip(groups, advantages, strict=True)
-        for t, a in zip(g.trajectories, row, strict=True)
-        if not math.isnan(a) and t.response_ids
-    ]
-    num_tokens = sum(len(t.response_ids) for t, _ in kept)
-    table = logits.log_softmax(-1)
-    total = 0 * logits.sum()  # connected to the graph even when nothing is trained
-    for trajectory, advantage in kept:
-        if reduction.mask_truncated and trajectory.truncated:
-            continue
-        previous = trajectory.prompt_ids[-1]
-        losses = []
-        for token, rollout in zip(
-            trajectory.response_ids, trajectory.rollout_logprobs, strict=True
-        ):
-            ratio = (table[previous, token] - rollout).exp()
-            losses.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
-            previous = token
-        scale = {
-            Aggregation.token_mean: num_tokens,
-            Aggregation.sequence_mean: len(kept) * len(losses),
-            Aggregation.constant: len(kept) * 9,
-        }[reduction.aggregation]
-        total = total + sum(losses) / scale
-    return total
-
-
-def value_and_gradient(function, *args, **kwargs):
-    logits = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(1)).double()
-    logits.requires_grad_()
-    value = function(*args, logits, **kwargs)
-    (gradient,) = torch.autograd.grad(value, logits)
-    return value.item(), gradient
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS, ids=["token", "sequence", "constant", "masked"])
-@settings(max_examples=25, deadline=None)
-@given(data=batches_of_groups(), layout=layouts, shuffle=st.randoms(use_true_random=False))
-def test_loss_and_gradient_equal_the_unpacked_reference(reduction, data, layout, shuffle):
-    groups, advantages = data
-
-    def reference(logits):
-        return reference_loss(groups, advantages, logits, reduction)
-
-    expected = value_and_gradient(reference)
-    order = list(range(len(groups)))
-    shuffle.shuffle(order)
-    packed = pack(
-        [groups[i] for i in order], [advantages[i] for i in order], reduction=reduction, **layout
-    )
-    value, gradient = value_and_gradient(bigram_loss, packed)
-    assert value == pytest.approx(expected[0], rel=1e-5, abs=1e-6)
-    assert torch.allclose(gradient, expected[1], rtol=1e-5, atol=1e-6)
-
-
-def test_a_local_mean_depends_on_the_split():
-    """Negative control: the bug that the global denominators exist to prevent."""
-    groups = [make_group(0, 2, [9, 1]), make_group(1, 3, [2, 2])]
-    advantages = make_advantages(groups)
-    for local_mean in (True, False):
-        gradients = []
-        for max_tokens in (13, 100):
-            packed = pack(
-                groups, advantages, num_ranks=1, max_tokens=max_tokens, reduction=TOKEN_MEAN
-            )
-            gradients.append(value_and_gradient(bigram_loss, packed, local_mean=local_mean)[1])
-        assert torch.allclose(*gradients, atol=1e-6) is not local_mean
-
-
-# ---- selection ----------------------------------------------------------------------------
-
-
-def test_missing_rewards_and_nan_advantages_are_left_out_of_denominators():
-    group = make_group(0, 2, [1, 3, 2])
-    first, second, third = group.trajectories
-    group = replace(group, trajectories=(first, replace(second, reward=None), third))
-    ((batch,),) = pack(
-        [group], [[1.0, 1.0, math.nan]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN
-    )
-    assert batch.sequence_R.tolist() == [0]
-    assert batch.loss_weight_R.tolist() == [1.0]
-
-
-def test_truncated_responses_weigh_nothing_but_stay_in_the_denominator():
-    group = make_group(0, 2, [1, 3], truncated={1})
-    ((batch,),) = pack(
-        [group],
-        [[1.0, -1.0]],
-        num_ranks=1,
-        max_tokens=50,
-        reduction=ReductionConfig(mask_truncated=True),
-    )
-    assert batch.loss_weight_R.tolist() == [0.25, 0, 0, 0]
-
-
-def test_what_was_written_into_a_response_is_read_and_never_trained_on():
-    group = make_group(0, 2, [5, 3])
-    first, second = group.trajectories
-    group = replace(group, trajectories=(replace(first, written=(1, 4)), second))
-    ((batch,),) = pack([group], [[1.0, -1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
-    weights = [0.2, 0, 0, 0, 0.2, 0.2, 0.2, 0.2]
-    assert batch.loss_weight_R.tolist() == pytest.approx(weights)
-    assert batch.target_R.tolist() == [*first.response_ids, *second.response_ids]
-
-
-def test_a_padded_matrix_of_advantages_is_accepted_and_a_wrong_one_is_not():
-    groups = [make_group(0, 2, [2]), make_group(1, 2, [2, 2])]
-    padded = np.array([[1.0, math.nan], [1.0, -1.0]])
-    packed = pack(groups, padded, num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
-    assert sum(batch.target_R.size for batch in all_batches(packed)) == 6
-    padded[0, 1] = 0.5
+def test_what_is_wrong_is_refused():
+    with pytest.raises(AssertionError, match="same number"):
+        pack([PAIR, PAIR], num_ranks=1, max_tokens=100)
+    with pytest.raises(UserError, match=r"got 4: unit 0 has 2 \+ 3 tokens.* at least 5"):
+        pack([PAIR], num_ranks=1, max_tokens=4)
+    packed = pack([PAIR], num_ranks=1, max_tokens=100)
+    with pytest.raises(AssertionError, match="by item number"):
+        packed.attach(weight_R=[1.0, 1.0, 1.0])
     with pytest.raises(AssertionError):
-        pack(groups, padded, num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
-
-
-def test_nothing_to_train_gives_empty_ranks():
-    groups = [make_group(0, 2, [2, 2])]
-    packed = pack(groups, [[math.nan] * 2], num_ranks=3, max_tokens=50, reduction=TOKEN_MEAN)
-    assert packed == [[], [], []]
-
-
-@pytest.mark.parametrize("share_prompts", [True, False])
-def test_a_sequence_over_budget_is_named_with_the_setting(share_prompts):
-    group = make_group(7, 4, [3, 8])
-    with pytest.raises(
-        UserError,
-        match=r"trainer\.max_tokens_per_micro_batch .* got 11: prompt 0:7, sample 1 has "
-        r"4 \+ 8 tokens; raise it to at least 12",
-    ):
-        pack(
-            [group],
-            [[1.0, 1.0]],
-            num_ranks=1,
-            max_tokens=11,
-            reduction=TOKEN_MEAN,
-            share_prompts=share_prompts,
-        )
-
-
-# ---- balance ------------------------------------------------------------------------------
-
-
-def rank_tokens(packed):
-    return [sum(batch.num_tokens for batch in rank_batches) for rank_batches in packed]
-
-
-def test_ranks_get_nearly_equal_tokens():
-    rng = random.Random(3)
-    groups = [make_group(r, 8, [rng.randrange(5, 40) for _ in range(8)]) for r in range(24)]
-    packed = pack(
-        groups, make_advantages(groups), num_ranks=4, max_tokens=512, reduction=TOKEN_MEAN
-    )
-    loads = rank_tokens(packed)
-    assert max(loads) / min(loads) < 1.1
-    assert not any(batch.is_dummy for batch in all_batches(packed))
-
-
-def test_fewer_groups_than_ranks_are_split_so_that_no_rank_idles():
-    groups = [make_group(0, 2, [10] * 8)]
-    packed = pack(
-        groups, make_advantages(groups), num_ranks=4, max_tokens=512, reduction=TOKEN_MEAN
-    )
-    assert rank_tokens(packed) == [22, 22, 22, 22]
-
-
-def test_fewer_responses_than_ranks_leaves_dummies():
-    groups = [make_group(0, 2, [10, 10])]
-    packed = pack(
-        groups, make_advantages(groups), num_ranks=3, max_tokens=512, reduction=TOKEN_MEAN
-    )
-    assert rank_tokens(packed) == [12, 12, 2]
-    assert [batch.is_dummy for batch in all_batches(packed)] == [False, False, True]
-
-
-# ---- results back -------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=batches_of_groups(), layout=layouts, other=layouts)
-def test_values_travel_between_splits_by_sequence(data, layout, other):
-    groups, advantages = data
-    trajectories = [t for group in groups for t in group.trajectories]
-    scored = pack(groups, advantages, reduction=TOKEN_MEAN, **other)
-    by_sequence = unpack(
-        scored, [[b.rollout_logprobs_R - 1 for b in rank_batches] for rank_batches in scored]
-    )
-    for number, values in by_sequence.items():
-        assert values + 1 == pytest.approx(trajectories[number].rollout_logprobs, abs=1e-6)
-    trained = pack(groups, advantages, reduction=TOKEN_MEAN, **layout)
-    for batch in all_batches(attach(trained, ref_logprobs_R=by_sequence)):
-        assert batch.ref_logprobs_R is not None
-        assert batch.ref_logprobs_R.dtype == np.float32
-        if not batch.is_dummy:
-            assert batch.ref_logprobs_R + 1 == pytest.approx(batch.rollout_logprobs_R, abs=1e-6)
-
-
-def test_values_of_the_wrong_shape_are_our_bug():
-    packed = pack(
-        [make_group(0, 2, [3])], [[1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN
-    )
-    with pytest.raises(AssertionError):
-        unpack(packed, [[np.zeros(2)]])
+        packed.by_item([[np.zeros(2)]])

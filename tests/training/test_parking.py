@@ -15,14 +15,15 @@ from torch import nn
 from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.objective import Objective
+from rlpost.training.loading import TrainedModel
 from rlpost.training.parking import FileShelf, Parking, side_by_side
 from rlpost.training.scorer import FrozenScorer
 from rlpost.training.settings import DType, TrainerConfig
 
 CPU = torch.device("cpu")
-OBJECTIVE = Objective(loss=ReinforceConfig(), kl=KLConfig())
+OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 
 
 def two_layers(width: int = 256) -> nn.Module:
@@ -141,11 +142,11 @@ def test_blocks_lie_end_to_end_over_pieces():
 def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[float], list]:
     """Two updates, a checkpoint and log-probs; returns the norms and what came out."""
     norms = []
-    batches = pack_into(*random_groups(), num_micro_batches=2)[0]
+    batches = pack_into(*random_groups(), num_micro_batches=2).batches[0]
     if rests:
         built.sleep()
     for step in (1, 2):
-        tally = built.forward_backward(batches, objective=OBJECTIVE, temperature=1.0)
+        tally = built.forward_backward(batches, OBJECTIVE)
         metrics = merge([tally]).metrics() | built.optim_step(step)
         norms.append(metrics["actor/grad_norm"])
         if rests:
@@ -156,7 +157,7 @@ def train(built: DeepSpeedTrainer, directory, *, rests: bool) -> tuple[list[floa
     if rests:
         built.sleep()  # while the copy is still being written
     built.finish_save()
-    return norms, built.logprobs(batches, 1.0)
+    return norms, built.score(batches)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +189,13 @@ def test_a_trainer_that_rests_computes_the_same(tiny_model, tmp_path, stage, dty
 def test_a_damaged_shelf_is_noticed(tiny_model):
     """Negative control: what is computed afterwards does come from the shelf."""
     cfg = TrainerConfig(dtype=DType.bfloat16, threads=1)  # in the file's own it would be mapped
-    scorer = FrozenScorer(cfg, model_path=str(tiny_model))
-    batches = pack_into(*random_groups(), num_micro_batches=1)[0]
-    before = scorer.logprobs(batches, 1.0)[0]
+    scorer = FrozenScorer(cfg, model=TrainedModel.policy(str(tiny_model), cfg))
+    batches = pack_into(*random_groups(), num_micro_batches=1).batches[0]
+    before = scorer.score(batches, 1.0)[0]
     assert scorer.sleep() > 0
-    np.testing.assert_array_equal(scorer.logprobs(batches, 1.0)[0], before)
+    np.testing.assert_array_equal(scorer.score(batches, 1.0)[0], before)
     scorer.sleep()
     file = scorer._parking._shelf._file
     file.seek(0)
     file.write(b"\0" * (1 << 16))
-    assert np.abs(scorer.logprobs(batches, 1.0)[0] - before).max() > 0.1
+    assert np.abs(scorer.score(batches, 1.0)[0] - before).max() > 0.1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from packed_groups import (
     load_plain,
+    load_policy,
     pack_into,
     plain_scores,
     random_groups,
@@ -12,24 +13,22 @@ from packed_groups import (
 )
 
 from rlpost.errors import UserError
-from rlpost.training import policy as module
+from rlpost.training import packed_model
 from rlpost.training.attention import PackedLayout
 from rlpost.training.batch import Block
-from rlpost.training.policy import PolicyInputs, load_policy
+from rlpost.training.heads import LogprobHead
+from rlpost.training.loading import verify_packing
+from rlpost.training.packed_model import ModelInputs
 
 CPU = torch.device("cpu")
 
 
-def load(path, **options):
-    return load_policy(str(path), dtype=torch.float32, logprob_chunk=16, **options)
-
-
 def one_batch(*, share_prompts: bool = True):
-    return pack_into(*random_groups(), share_prompts=share_prompts)[0][0]
+    return pack_into(*random_groups(), share_prompts=share_prompts).batches[0][0]
 
 
 def scores(policy, batch, *, temperature: float = 1.0, **options):
-    return policy(PolicyInputs.of(batch, device=CPU), temperature=temperature, **options)
+    return policy(ModelInputs.of(batch, device=CPU), temperature=temperature, **options)
 
 
 def gradient(model, loss) -> dict[str, torch.Tensor]:
@@ -46,9 +45,9 @@ def test_scores_and_gradients_equal_separate_sequences(
 ):
     path = request.getfixturevalue(fixture)
     batch = one_batch(share_prompts=share_prompts)
-    policy = load(path, gradient_checkpointing=checkpointing)
+    policy = load_policy(path, gradient_checkpointing=checkpointing)
     plain = load_plain(path, attention=attention)
-    logprobs_R, entropy_R = scores(policy, batch, temperature=0.8, entropy_gradient=True)
+    logprobs_R, entropy_R = scores(policy, batch, temperature=0.8)
     expected_R, expected_entropy_R = plain_scores(plain, batch, temperature=0.8)
     torch.testing.assert_close(logprobs_R, expected_R, atol=2e-5, rtol=0)
     torch.testing.assert_close(entropy_R, expected_entropy_R, atol=2e-5, rtol=0)
@@ -61,10 +60,10 @@ def test_scores_and_gradients_equal_separate_sequences(
 def test_a_leak_between_responses_is_seen(tiny_model):
     """Negative control: responses that see each other change the scores visibly."""
     batch = one_batch()
-    inputs = PolicyInputs.of(batch, device=CPU)
+    inputs = ModelInputs.of(batch, device=CPU)
     leaking = PackedLayout.of((Block(prompt=(0, batch.num_tokens), responses=()),), device=CPU)
-    leaked_R, _ = load(tiny_model)(
-        PolicyInputs(**{**vars(inputs), "layout": leaking}), temperature=1.0
+    leaked_R, _ = load_policy(tiny_model)(
+        ModelInputs(**{**vars(inputs), "layout": leaking}), temperature=1.0
     )
     difference_R = leaked_R - plain_scores(load_plain(tiny_model), batch)[0]
     assert difference_R.abs().max() > 0.1
@@ -72,7 +71,7 @@ def test_a_leak_between_responses_is_seen(tiny_model):
 
 def test_bfloat16_scores_are_near_and_float32(tiny_model):
     batch = one_batch()
-    policy = load_policy(str(tiny_model), dtype=torch.bfloat16, logprob_chunk=16)
+    policy = load_policy(tiny_model, dtype=torch.bfloat16)
     logprobs_R, _ = scores(policy, batch)
     assert logprobs_R.dtype is torch.float32
     expected_R, _ = plain_scores(load_plain(tiny_model), batch)
@@ -81,7 +80,7 @@ def test_bfloat16_scores_are_near_and_float32(tiny_model):
 
 def test_checkpointing_really_recomputes_the_layers(tiny_model):
     def forward_calls(checkpointing: bool) -> int:
-        policy = load(tiny_model, gradient_checkpointing=checkpointing)
+        policy = load_policy(tiny_model, gradient_checkpointing=checkpointing)
         calls = []
         layer = policy.model.model.layers[0].mlp
         layer.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -120,8 +119,8 @@ def test_another_architecture_needs_no_code_and_loses_its_dropout(tmp_path):
     from transformers import Qwen3Config
 
     path = save(tmp_path, Qwen3Config(**SIZES, attention_dropout=0.5))
-    batch = pack_into(*random_groups(vocabulary=64))[0][0]
-    policy = load(path)
+    batch = pack_into(*random_groups(vocabulary=64)).batches[0][0]
+    policy = load_policy(path)
     assert policy.training
     plain = load_plain(path).eval()
     torch.testing.assert_close(
@@ -151,25 +150,25 @@ def refused_architectures() -> list:
 @pytest.mark.parametrize(("config", "message"), refused_architectures())
 def test_what_packing_would_compute_wrongly_is_refused(tmp_path, config, message):
     with pytest.raises(UserError, match=message):
-        load(save(tmp_path, config))
+        load_policy(save(tmp_path, config))
 
 
 def test_verification_finds_a_model_that_ignores_the_layout(tiny_model, monkeypatch):
-    policy = load(tiny_model)
+    policy = load_policy(tiny_model)
     whole = PackedLayout.of((Block(prompt=(0, 12), responses=()),), device=CPU)
-    monkeypatch.setattr(module.PackedLayout, "of", lambda blocks, device: whole)
+    monkeypatch.setattr(packed_model.PackedLayout, "of", lambda blocks, device: whole)
     with pytest.raises(UserError, match="other log-probs"):
-        module.verify_packing(policy)
+        verify_packing(policy, LogprobHead(chunk=16), field="model.path")
 
 
 def test_a_directory_without_a_model_is_the_users_to_fix(tmp_path):
     with pytest.raises(UserError, match=r"model\.path"):
-        load(tmp_path)
+        load_policy(tmp_path)
 
 
 def test_the_test_helper_undoes_the_packing():
     groups, advantages = random_groups()
-    found = sorted(sequences_of(pack_into(groups, advantages)[0][0]))
+    found = sorted(sequences_of(pack_into(groups, advantages).batches[0][0]))
     expected = [
         (list(t.prompt_ids), list(t.response_ids)) for group in groups for t in group.trajectories
     ]

@@ -6,7 +6,7 @@ weights of all stages are multiplied, so their order does not matter; denominato
 before masking, so dropping a token does not scale up the others; where the policies agree
 every weight is 1.
 
-Legend: R response tokens of one micro-batch. A stage is
+Legend: R response tokens of one micro-batch, I responses. A stage is
 ``stage(inputs, config) -> Correction``; rho = anchor / rollout per token, which is 1
 everywhere unless the anchor was recomputed: stages that read it set ``needs_proximal``.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.losses.base import PolicyLossInputs
 from rlpost.algorithms.ratio import bounded_log_ratio
-from rlpost.algorithms.sequences import sequence_any
+from rlpost.algorithms.sequences import of_items, sequence_any
 from rlpost.registry import Registry
 
 corrections = Registry("correction")
@@ -46,7 +46,7 @@ class Correction:
 
     weight_R: Tensor
     diagnostics: Diagnostics
-    sequence_diagnostics: Diagnostics = field(default_factory=Diagnostics)  # see PerToken
+    diagnostics_I: Diagnostics = field(default_factory=Diagnostics)  # one value per response
 
 
 def correct(inputs: PolicyLossInputs, stages: Iterable[Any]) -> Correction:
@@ -73,11 +73,12 @@ def correct(inputs: PolicyLossInputs, stages: Iterable[Any]) -> Correction:
         maxima=maxima | {"correction/weight/max": weight_R},
         effective_sizes={"correction/weight/eff_sample_size": weight_R},
     )
-    left_R = sequence_any(weight_R != 0, sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
+    left_R = sequence_any(weight_R != 0, item_R=inputs.item_R, counted_R=inputs.counted_R)
+    left_I = of_items(left_R, item_R=inputs.item_R, num_items=inputs.num_items)
     return Correction(
         weight_R=weight_R,
         diagnostics=diagnostics,
-        sequence_diagnostics=Diagnostics(means={"rollout_corr/masked_sequence_fraction": ~left_R}),
+        diagnostics_I=Diagnostics(means={"rollout_corr/masked_sequence_fraction": ~left_I}),
     )
 
 

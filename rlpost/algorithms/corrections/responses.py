@@ -55,7 +55,7 @@ class SequenceMaskConfig(CorrectionConfig):
 def sequence_mask(inputs: PolicyLossInputs, config: SequenceMaskConfig) -> Correction:
     """Keep the response iff low <= prod_t rho_t <= high."""
     log_rho_R = log_rho(inputs)
-    total_R = sequence_sum(log_rho_R, sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
+    total_R = sequence_sum(log_rho_R, item_R=inputs.item_R, counted_R=inputs.counted_R)
     kept_R = (total_R >= math.log(config.low)) & (total_R <= math.log(config.high))
     return mask("sequence_mask", kept_R, log_rho_R)
 
@@ -93,7 +93,7 @@ class GeometricMaskConfig(CorrectionConfig):
 def geometric_mask(inputs: PolicyLossInputs, config: GeometricMaskConfig) -> Correction:
     """Keep the response iff low <= exp(mean_t log rho_t) <= high."""
     log_rho_R = log_rho(inputs)
-    mean_R = sequence_mean(log_rho_R, sequence_R=inputs.sequence_R, counted_R=inputs.counted_R)
+    mean_R = sequence_mean(log_rho_R, item_R=inputs.item_R, counted_R=inputs.counted_R)
     kept_R = (mean_R >= math.log(config.low)) & (mean_R <= math.log(config.high))
     return mask("geometric_mask", kept_R, log_rho_R)
 
@@ -128,7 +128,7 @@ def veto(inputs: PolicyLossInputs, config: VetoConfig) -> Correction:
     log_rho_R = log_rho(inputs)
     vetoed_R = sequence_any(
         log_rho_R < math.log(config.threshold),
-        sequence_R=inputs.sequence_R,
+        item_R=inputs.item_R,
         counted_R=inputs.counted_R,
     )
     return mask("veto", ~vetoed_R, log_rho_R)
@@ -165,7 +165,7 @@ class OPSMConfig(CorrectionConfig):
 @corrections.register("opsm", OPSMConfig)
 def opsm(inputs: PolicyLossInputs, config: OPSMConfig) -> Correction:
     """Drop the response iff its mean A < 0 and mean_t(log rollout - log policy) > delta."""
-    where = {"sequence_R": inputs.sequence_R, "counted_R": inputs.counted_R}
+    where = {"item_R": inputs.item_R, "counted_R": inputs.counted_R}
     drift_R = -bounded_log_ratio(inputs.policy_logprobs_R.detach(), inputs.rollout_logprobs_R)
     far_R = sequence_mean(drift_R, **where) > config.delta
     worse_R = sequence_mean(inputs.advantages_R, **where) < 0

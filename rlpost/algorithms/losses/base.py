@@ -1,15 +1,15 @@
-"""What every policy loss receives and returns, and the registry of losses.
+"""What every policy loss receives, and the registry of losses.
 
-Owns the carriers and the shared diagnostics. Refuses to own masks, denominators
+Owns the carrier and the shared diagnostics. Refuses to own masks, denominators
 (reduce.py), the reference KL (kl.py) and off-policy corrections (corrections/). Invariant: a
 loss returns one value per token and never averages over the batch, so the gradient cannot
 depend on how responses were packed.
 
 Legend: R response tokens of one micro-batch. Log-probs are nats in float32 or wider, with
-the sampling temperature applied. A loss is ``loss(inputs, config) -> PerToken``.
+the sampling temperature applied. A loss is ``loss(inputs, config) -> Loss``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,15 +26,17 @@ class PolicyLossInputs:
 
     ``anchor_logprobs_R`` belong to the policy that the ratio is taken against: the sampler's
     own by default, or a recomputed proximal policy. ``rollout_logprobs_R`` are always the
-    sampler's own. ``sequence_R`` says which tokens form one response; a response is never
-    split over micro-batches, so per-sequence losses can rely on it. A token that does not
-    count may hold any finite number: it enters no sequence mean and its weight is 0.
+    sampler's own. ``item_R`` says which tokens form one response (0, 1, .. ``num_items`` - 1); a
+    response is never split over micro-batches, so per-sequence losses can rely on it. A token
+    that does not count may hold any finite number: it enters no sequence mean and its weight
+    is 0.
     """
 
     policy_logprobs_R: Tensor  # carries the gradient
     anchor_logprobs_R: Tensor
     advantages_R: Tensor
-    sequence_R: Tensor  # int64
+    item_R: Tensor  # int64
+    num_items: int = -1  # default: as many as ``item_R`` names
     rollout_logprobs_R: Tensor = None  # type: ignore[assignment]  # default: the anchor's
     counted_R: Tensor = None  # type: ignore[assignment]  # bool; default: all
     selected_R: Tensor | None = None  # bool; for losses that treat some tokens differently
@@ -44,21 +46,11 @@ class PolicyLossInputs:
         if self.rollout_logprobs_R is None:
             object.__setattr__(self, "rollout_logprobs_R", self.anchor_logprobs_R)
         if self.counted_R is None:
-            everything_R = torch.ones_like(self.sequence_R, dtype=torch.bool)
+            everything_R = torch.ones_like(self.item_R, dtype=torch.bool)
             object.__setattr__(self, "counted_R", everything_R)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerToken:
-    """A loss before any mask or denominator: ``sum(loss_weight_R * values_R)`` is the loss.
-
-    ``sequence_diagnostics`` repeat one number at all tokens of a response and are counted
-    once per response (``sequences.sequence_heads``).
-    """
-
-    values_R: Tensor
-    diagnostics: Diagnostics
-    sequence_diagnostics: Diagnostics = field(default_factory=Diagnostics)
+        if self.num_items < 0:
+            count = int(self.item_R.max()) + 1 if len(self.item_R) else 0
+            object.__setattr__(self, "num_items", count)
 
 
 def ratio_diagnostics(

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.loss import Loss
+from rlpost.algorithms.losses.base import PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import ratio
 from rlpost.bounds import number
 
@@ -46,7 +47,7 @@ class ClipConfig:
 
 
 @losses.register("clip", ClipConfig)
-def clip(inputs: PolicyLossInputs, config: ClipConfig) -> PerToken:
+def clip(inputs: PolicyLossInputs, config: ClipConfig) -> Loss:
     """-min(rA, clip(r, 1 - low, 1 + high)A), r = policy / anchor. See ClipConfig."""
     advantages_R = inputs.advantages_R
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
@@ -59,4 +60,4 @@ def clip(inputs: PolicyLossInputs, config: ClipConfig) -> PerToken:
         above_R = (advantages_R < 0) & (values_R > ceiling_R)
         values_R = torch.where(above_R, ceiling_R, values_R)
         means["actor/pg_clipfrac_lower"] = above_R.detach()
-    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+    return Loss(values_R=values_R, diagnostics_R=ratio_diagnostics(inputs, ratio_R, means))

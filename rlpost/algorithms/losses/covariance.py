@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.loss import Loss
+from rlpost.algorithms.losses.base import PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.losses.clipped import ClipConfig, clip
 from rlpost.algorithms.ratio import bounded_log_ratio
 from rlpost.bounds import number
@@ -102,14 +103,14 @@ class ClipCovConfig:
 
 
 @losses.register("clip_cov", ClipCovConfig)
-def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> PerToken:
+def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> Loss:
     """``clip``, and 0 where ``selected_R``."""
     assert inputs.selected_R is not None, "the batch carries no token selection"
     result = clip(inputs, ClipConfig(clip_low=config.clip_low, clip_high=config.clip_high))
-    means = {**result.diagnostics.means, "actor/selected_fraction": inputs.selected_R}
-    return PerToken(
+    means = {**result.diagnostics_R.means, "actor/selected_fraction": inputs.selected_R}
+    return Loss(
         values_R=result.values_R.masked_fill(inputs.selected_R, 0.0),
-        diagnostics=replace(result.diagnostics, means=means),
+        diagnostics_R=replace(result.diagnostics_R, means=means),
     )
 
 
@@ -172,7 +173,7 @@ class KLCovConfig:
 
 
 @losses.register("kl_cov", KLCovConfig)
-def kl_cov(inputs: PolicyLossInputs, config: KLCovConfig) -> PerToken:
+def kl_cov(inputs: PolicyLossInputs, config: KLCovConfig) -> Loss:
     """-rA, and + coefficient * |log r| where ``selected_R``."""
     assert inputs.selected_R is not None, "the batch carries no token selection"
     log_ratio_R = bounded_log_ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
@@ -181,9 +182,9 @@ def kl_cov(inputs: PolicyLossInputs, config: KLCovConfig) -> PerToken:
         inputs.selected_R, config.coefficient * log_ratio_R.abs(), torch.zeros_like(log_ratio_R)
     )
     means = {"actor/selected_fraction": inputs.selected_R}
-    return PerToken(
+    return Loss(
         values_R=penalty_R - ratio_R * inputs.advantages_R,
-        diagnostics=ratio_diagnostics(inputs, ratio_R, means),
+        diagnostics_R=ratio_diagnostics(inputs, ratio_R, means),
     )
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.loss import Loss
+from rlpost.algorithms.losses.base import PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import ratio
 from rlpost.bounds import number
 
@@ -29,11 +30,11 @@ class ReinforceConfig:
 
 
 @losses.register("reinforce", ReinforceConfig)
-def reinforce(inputs: PolicyLossInputs, config: ReinforceConfig) -> PerToken:
+def reinforce(inputs: PolicyLossInputs, config: ReinforceConfig) -> Loss:
     """-A log pi. Its gradient equals ``clip``'s where the ratio is 1; its value does not."""
     values_R = -inputs.advantages_R * inputs.policy_logprobs_R
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
-    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, {}))
+    return Loss(values_R=values_R, diagnostics_R=ratio_diagnostics(inputs, ratio_R, {}))
 
 
 @dataclass(kw_only=True)
@@ -60,7 +61,7 @@ class NLLConfig:
 
 
 @losses.register("nll", NLLConfig)
-def nll(inputs: PolicyLossInputs, config: NLLConfig) -> PerToken:
+def nll(inputs: PolicyLossInputs, config: NLLConfig) -> Loss:
     """-log pi on kept tokens, 0 on the others, which stay in the denominators.
 
     The advantage only decides what is kept. This is not the gradient of the reward, on-policy
@@ -73,4 +74,4 @@ def nll(inputs: PolicyLossInputs, config: NLLConfig) -> PerToken:
         kept_R = inputs.advantages_R > config.keep_above
     values_R = values_R.masked_fill(~kept_R, 0.0)
     means = {"actor/kept_fraction": kept_R}
-    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+    return Loss(values_R=values_R, diagnostics_R=ratio_diagnostics(inputs, ratio_R, means))

@@ -17,7 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.loss import Loss
+from rlpost.algorithms.losses.base import PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import bounded_log_ratio
 from rlpost.algorithms.sequences import sequence_mean
 from rlpost.bounds import number
@@ -55,7 +56,7 @@ class GSPOConfig:
 
 
 @losses.register("gspo", GSPOConfig)
-def gspo(inputs: PolicyLossInputs, config: GSPOConfig) -> PerToken:
+def gspo(inputs: PolicyLossInputs, config: GSPOConfig) -> Loss:
     """-min(sA, clip(s, 1 - low, 1 + high)A), s = exp(mean_t log r_t) of the response."""
     log_ratio_R = bounded_log_ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
     shared_R = _shared_ratio(log_ratio_R, inputs)
@@ -65,9 +66,9 @@ def gspo(inputs: PolicyLossInputs, config: GSPOConfig) -> PerToken:
         "actor/pg_clipfrac": (bounded_R > plain_R).detach(),
         "actor/sequence_ratio/mean": shared_R.detach(),
     }
-    return PerToken(
+    return Loss(
         values_R=torch.maximum(plain_R, bounded_R),
-        diagnostics=ratio_diagnostics(inputs, log_ratio_R.exp(), means),
+        diagnostics_R=ratio_diagnostics(inputs, log_ratio_R.exp(), means),
     )
 
 
@@ -101,7 +102,7 @@ class GMPOConfig:
 
 
 @losses.register("gmpo", GMPOConfig)
-def gmpo(inputs: PolicyLossInputs, config: GMPOConfig) -> PerToken:
+def gmpo(inputs: PolicyLossInputs, config: GMPOConfig) -> Loss:
     """-A exp(mean_t l_t), l_t the log-ratio of a token, clipped on the side that A pushes to."""
     log_ratio_R = bounded_log_ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
     clipped_R = torch.where(
@@ -114,15 +115,13 @@ def gmpo(inputs: PolicyLossInputs, config: GMPOConfig) -> PerToken:
         "actor/pg_clipfrac": (clipped_R != log_ratio_R).detach(),
         "actor/sequence_ratio/mean": shared_R.detach(),
     }
-    return PerToken(
+    return Loss(
         values_R=-shared_R * inputs.advantages_R,
-        diagnostics=ratio_diagnostics(inputs, log_ratio_R.exp(), means),
+        diagnostics_R=ratio_diagnostics(inputs, log_ratio_R.exp(), means),
     )
 
 
 def _shared_ratio(log_ratio_R: Tensor, inputs: PolicyLossInputs) -> Tensor:
     """exp(mean over the response) at each token, carrying the token's own gradient."""
-    mean_R = sequence_mean(
-        log_ratio_R.detach(), sequence_R=inputs.sequence_R, counted_R=inputs.counted_R
-    )
+    mean_R = sequence_mean(log_ratio_R.detach(), item_R=inputs.item_R, counted_R=inputs.counted_R)
     return (mean_R + log_ratio_R - log_ratio_R.detach()).exp()

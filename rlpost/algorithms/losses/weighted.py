@@ -11,7 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from rlpost.algorithms.losses.base import PerToken, PolicyLossInputs, losses, ratio_diagnostics
+from rlpost.algorithms.loss import Loss
+from rlpost.algorithms.losses.base import PolicyLossInputs, losses, ratio_diagnostics
 from rlpost.algorithms.ratio import bounded_log_ratio, ratio
 from rlpost.bounds import number
 
@@ -40,13 +41,13 @@ class CISPOConfig:
 
 
 @losses.register("cispo", CISPOConfig)
-def cispo(inputs: PolicyLossInputs, config: CISPOConfig) -> PerToken:
+def cispo(inputs: PolicyLossInputs, config: CISPOConfig) -> Loss:
     """-sg(min(r, 1 + high)) A log pi: a bounded weight, so that no token loses its gradient."""
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R).detach()
     weight_R = ratio_R.clamp(max=1 + config.clip_high)
     values_R = -weight_R * inputs.advantages_R * inputs.policy_logprobs_R
     means = {"actor/pg_clipfrac": weight_R < ratio_R}
-    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+    return Loss(values_R=values_R, diagnostics_R=ratio_diagnostics(inputs, ratio_R, means))
 
 
 @dataclass(kw_only=True)
@@ -72,14 +73,14 @@ class AIPOConfig:
 
 
 @losses.register("aipo", AIPOConfig)
-def aipo(inputs: PolicyLossInputs, config: AIPOConfig) -> PerToken:
+def aipo(inputs: PolicyLossInputs, config: AIPOConfig) -> Loss:
     """-sg(min(q, c)) A log pi, q = policy / rollout, c = max_weight."""
     importance_R = ratio(inputs.policy_logprobs_R, inputs.rollout_logprobs_R).detach()
     weight_R = importance_R.clamp(max=config.max_weight)
     values_R = -weight_R * inputs.advantages_R * inputs.policy_logprobs_R
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
     means = {"actor/pg_clipfrac": weight_R < importance_R}
-    return PerToken(values_R=values_R, diagnostics=ratio_diagnostics(inputs, ratio_R, means))
+    return Loss(values_R=values_R, diagnostics_R=ratio_diagnostics(inputs, ratio_R, means))
 
 
 @dataclass(kw_only=True)
@@ -119,7 +120,7 @@ class DPPOConfig:
 
 
 @losses.register("dppo", DPPOConfig)
-def dppo(inputs: PolicyLossInputs, config: DPPOConfig) -> PerToken:
+def dppo(inputs: PolicyLossInputs, config: DPPOConfig) -> Loss:
     """-qA while the token's probability is near the sampler's, plus penalty * (log q)^2.
 
     q = policy / rollout. The mask looks at pi - pi_rollout, so rare tokens, whose ratio is
@@ -135,9 +136,9 @@ def dppo(inputs: PolicyLossInputs, config: DPPOConfig) -> PerToken:
     )
     surrogate_R = (-log_importance_R.exp() * advantages_R).masked_fill(out_R, 0.0)
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
-    return PerToken(
+    return Loss(
         values_R=surrogate_R + config.log_ratio_penalty * log_importance_R.square(),
-        diagnostics=ratio_diagnostics(inputs, ratio_R, {"actor/pg_clipfrac": out_R}),
+        diagnostics_R=ratio_diagnostics(inputs, ratio_R, {"actor/pg_clipfrac": out_R}),
     )
 
 
@@ -172,7 +173,7 @@ class SAPOConfig:
 
 
 @losses.register("sapo", SAPOConfig)
-def sapo(inputs: PolicyLossInputs, config: SAPOConfig) -> PerToken:
+def sapo(inputs: PolicyLossInputs, config: SAPOConfig) -> Loss:
     """-A f(r), f(r) = sigmoid(tau (r - 1)) * 4 / tau: slope 1 at r = 1, smoothly less beyond."""
     ratio_R = ratio(inputs.policy_logprobs_R, inputs.anchor_logprobs_R)
     tau_R = torch.full_like(ratio_R, config.tau_negative, requires_grad=False).masked_fill(
@@ -180,7 +181,7 @@ def sapo(inputs: PolicyLossInputs, config: SAPOConfig) -> PerToken:
     )
     gate_R = (tau_R * (ratio_R - 1)).sigmoid()
     means = {"actor/gate_slope": (4 * gate_R * (1 - gate_R)).detach()}
-    return PerToken(
+    return Loss(
         values_R=-inputs.advantages_R * gate_R * 4 / tau_R,
-        diagnostics=ratio_diagnostics(inputs, ratio_R, means),
+        diagnostics_R=ratio_diagnostics(inputs, ratio_R, means),
     )

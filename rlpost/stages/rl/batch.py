@@ -1,7 +1,7 @@
 """Groups -> mini-batches: scores of other models, shaped rewards, advantages, packing.
 
 Owns the order of these and the bookkeeping between groups and sequence numbers. Refuses to
-own formulas (algorithms/), layout (training/packing.py) and when a model is asked (loop.py).
+own formulas (algorithms/), units and weights (units.py) and when a model is asked (loop.py).
 Invariants: what a model said about a response stays with that response whatever the split;
 every mini-batch has denominators of its own, over all its micro-batches and ranks.
 
@@ -9,7 +9,7 @@ Legend: P groups, G trajectories of a group (padded), L response tokens (padded)
 number is a trajectory's place in ``[t for g in groups for t in g.trajectories]``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,14 @@ from rlpost.algorithms.kl import KLPlacement, kl_token_rewards
 from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
-from rlpost.training.packing import PackedBatches, attach, pack, sampled_tokens
+from rlpost.stages.rl.units import (
+    Packing,
+    numbered,
+    pack_to_score,
+    pack_to_train,
+    sampled_tokens,
+)
+from rlpost.training.packing import Packed
 from rlpost.types import Group, Trajectory
 
 BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token
@@ -51,16 +58,15 @@ class Scores:
             (np.asarray(trajectory.rollout_logprobs) - self.ref_logprobs[number])[
                 sampled_tokens(trajectory)
             ]
-            for number, trajectory in _numbered(groups)
+            for number, trajectory in numbered(groups)
             if number in self.ref_logprobs
         ]
         return float(np.concatenate(gaps).mean()) if gaps else float("nan")
 
 
-def scoring_batches(groups: Sequence[Group], cfg: RLConfig) -> PackedBatches:
+def scoring_batch(groups: Sequence[Group], cfg: RLConfig) -> Packed:
     """Pack every usable response, to be scored only."""
-    zeros = [[0.0] * len(group.trajectories) for group in groups]
-    return _packed(groups, zeros, cfg)
+    return pack_to_score(groups, _packing(cfg))
 
 
 def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
@@ -113,7 +119,7 @@ def estimate(
 
 def mini_batches(
     groups: Sequence[Group], advantages: Advantages, scores: Scores, *, cfg: RLConfig, seed: int
-) -> list[PackedBatches]:
+) -> list[Packed]:
     """Deal the groups that carry a gradient to the mini-batches in turn, and pack each.
 
     The result has at most ``algorithm.mini_batches`` entries, none of them empty.
@@ -125,34 +131,28 @@ def mini_batches(
         mine_PGL = np.full_like(advantages_PGL, np.nan)
         rows = trained[first :: cfg.algorithm.mini_batches]
         mine_PGL[rows] = advantages_PGL[rows]
-        batches = _packed(groups, mine_PGL, cfg)
-        if not any(batches):
+        packed = pack_to_train(
+            groups, mine_PGL, packing=_packing(cfg), reduction=cfg.algorithm.reduction
+        )
+        if packed.is_empty:
             continue
-        batches = attach(
-            batches,
+        packed = packed.attach(
             ref_logprobs_R=scores.ref_logprobs,
             proximal_logprobs_R=scores.proximal_logprobs,
-            values_R=scores.values,
+            rollout_values_R=scores.values,
             returns_R=_by_sequence(groups, advantages.returns_PGL),
             selected_R=_selection(groups, mine_PGL, cfg=cfg, seed=seed),
         )
-        result.append(batches)
+        result.append(packed)
     return result
 
 
-def _packed(groups: Sequence[Group], advantages: object, cfg: RLConfig) -> PackedBatches:
-    return pack(
-        groups,
-        advantages,
+def _packing(cfg: RLConfig) -> Packing:
+    return Packing(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
-        reduction=cfg.algorithm.reduction,
         share_prompts=cfg.trainer.share_prompts,
     )
-
-
-def _numbered(groups: Sequence[Group]) -> Iterator[tuple[int, Trajectory]]:
-    return enumerate(t for group in groups for t in group.trajectories)
 
 
 def _lengths(groups: Sequence[Group]) -> Tensor:
@@ -184,7 +184,7 @@ def _by_sequence(groups: Sequence[Group], values_PGL: Tensor | None) -> BySequen
     places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
     return {
         number: values_PGL[place].numpy()[: len(trajectory.response_ids)]
-        for (number, trajectory), place in zip(_numbered(groups), places, strict=True)
+        for (number, trajectory), place in zip(numbered(groups), places, strict=True)
     }
 
 
@@ -204,7 +204,7 @@ def _kl_penalty(
     # What was written into a response costs nothing.
     rollout = {
         n: np.where(sampled_tokens(t), t.rollout_logprobs, scores.ref_logprobs[n])
-        for n, t in _numbered(groups)
+        for n, t in numbered(groups)
         if n in scores.ref_logprobs
     }
     return kl_token_rewards(
@@ -241,7 +241,7 @@ def _selection(
         return None
     places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
     advantages, logprobs = [], []
-    for (_, trajectory), place in zip(_numbered(groups), places, strict=True):
+    for (_, trajectory), place in zip(numbered(groups), places, strict=True):
         length = len(trajectory.response_ids)
         values_L = advantages_PGL[place]
         values_L = np.repeat(values_L, length) if len(values_L) == 1 else values_L[:length]

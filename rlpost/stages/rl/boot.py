@@ -11,14 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from rlpost.algorithms.kl_controller import KLController
-from rlpost.cluster.critic import CriticGroup
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.cluster.supervision import Supervisor
-from rlpost.cluster.trainers import (
-    TrainerGroup,
-    sender_settings,
-)
+from rlpost.cluster.trained import TrainedGroup, sender_settings
 from rlpost.cluster.verifiers import spawn_verifiers
-from rlpost.config.schema import RLConfig
+from rlpost.config.schema import Anchor, RLConfig
 from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
 from rlpost.control.slots import picture
@@ -33,7 +30,7 @@ from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import actors_of
 from rlpost.stages.run import Run
-from rlpost.training.objective import Objective
+from rlpost.training.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.golds import GoldWatch
 from rlpost.weights.publisher import Transport
@@ -56,11 +53,12 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
         log.info("slots: %s", line)
     generation = Generation(plan, run)
     verifiers = spawn_verifiers(session, cfg.cluster, configs=plan.verifiers, decode=plan.decode)
-    objective = Objective(
+    objective = PolicyObjective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
         entropy_coefficient=cfg.algorithm.entropy_coefficient,
         corrections=cfg.algorithm.corrections,
+        proximal=cfg.algorithm.anchor is Anchor.proximal,
     )
     groups = {}
     for role in plan.roles:
@@ -69,7 +67,8 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
             if not role.trained:  # it loads at once
                 await _settle(cfg, groups[role.name])
     trainer, critic, rewards = groups["trainer"], groups.get("critic"), groups.get("rewards")
-    await _setup(plan, generation.supervisor, trainer, critic)
+    policy = TrainedModel.policy(plan.model_path, cfg.trainer)
+    await _setup(plan, policy, generation.supervisor, trainer, critic)
     cursor = PromptCursor(
         len(plan.train_set),
         seed=cfg.seed,
@@ -112,7 +111,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
             objective=objective,
             kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
             learning=Learning(cfg.failures),
-            bus=generation.bus(trainer),
+            bus=generation.bus(trainer.source),
         )
         data = [rows for rows in (plan.train_set, plan.heldout_set) if rows is not None]
         with GoldWatch(plan.verifiers, data, warn=run.warn):
@@ -131,7 +130,11 @@ def _log_skipped_rows(plan: RLPlan) -> None:
 
 
 async def _setup(
-    plan: RLPlan, supervisor: Supervisor, trainer: TrainerGroup, critic: CriticGroup | None
+    plan: RLPlan,
+    policy: TrainedModel,
+    supervisor: Supervisor,
+    trainer: TrainedGroup,
+    critic: TrainedGroup | None,
 ) -> None:
     """Boot generators, trainer and critic side by side, or in turn where memory is short."""
     cfg = plan.cfg
@@ -149,15 +152,14 @@ async def _setup(
     alone = cfg.critic.warmup_only_steps
     policy_cfg = _per_update(replace(cfg.trainer, steps=cfg.trainer.steps - alone), cfg)
     setups: list[Any] = [
-        trainer.setup(policy_cfg, model_path=plan.model_path, seed=cfg.seed, sender=sender),
+        trainer.setup(policy_cfg, model=policy, seed=cfg.seed, sender=sender),
     ]
     if critic is not None:
         critic_cfg = _per_update(cfg.critic.trainer(cfg.trainer), cfg)
         setups.append(
             critic.setup(
                 critic_cfg,
-                model_path=plan.critic_path,
-                policy_path=plan.model_path,
+                model=TrainedModel.critic(plan.critic_path, policy_path=plan.model_path),
                 seed=cfg.seed,
             )
         )

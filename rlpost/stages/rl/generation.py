@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.supervision import Supervisor, generator_name
-from rlpost.cluster.trainers import (
-    TrainerGroup,
-)
+from rlpost.cluster.trained import WeightSource
 from rlpost.control.failures import Budget
 from rlpost.control.fleet import Fleet
 from rlpost.data.dataset import PromptDataset
@@ -95,13 +93,13 @@ class Generation:
             finished=self._run.progress,
         )
 
-    def bus(self, trainer: TrainerGroup) -> WeightBus:
-        """Return the bus from ``trainer`` to the fleet."""
+    def bus(self, source: WeightSource) -> WeightBus:
+        """Return the bus from ``source`` to the fleet."""
         plan, weights = self._plan, self._plan.cfg.weights
         float32 = plan.generator.dtype is GeneratorDtype.float32
         trainer_float32 = str(resolve_dtype(plan.cfg.trainer.dtype)) == "torch.float32"
         return WeightBus(
-            trainer,
+            source,
             fleet=self.fleet,
             receivers=self._generators,
             workers=self._workers,

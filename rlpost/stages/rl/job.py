@@ -9,20 +9,21 @@ Invariants: the first push precedes step 1; a prompt is consumed in exactly one 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from rlpost.algorithms.critic_loss import CriticObjective
 from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
 from rlpost.control.learning import StepOutcome
 from rlpost.rollout.producer import Batch
 from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
-from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batches
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
 from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.stages.rl.parts import CanSleep, RLParts, sleep_all
 from rlpost.stages.rl.sampling import Sampler
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase
-from rlpost.training.packing import PackedBatches, unpack
+from rlpost.training.packing import Packed
 from rlpost.types import Group
 from rlpost.verifiers.metrics import errors_of_unjudged
 
@@ -94,23 +95,24 @@ class RLJob:
         parts, cfg = self.parts, self.parts.cfg
         temperature = cfg.rollout.temperature
         parts.run.tracker.phase(Phase.scoring)
-        batches = scoring_batches(groups, cfg)
+        packed = scoring_batch(groups, cfg)
+        batches, asks = packed.batches, not packed.is_empty
         greedy = await self.sampler.greedy_rewards(groups, self.record)
         if not cfg.rl.runs_ahead:  # else they go on judging
             await self._sleep(parts.rewards)
         ref = proximal = values = None
-        if any(batches) and parts.reference is not None:
+        if asks and parts.reference is not None:
             with self.record.timed("ref"):
-                answer = await parts.reference.logprobs(batches, temperature=temperature)
-            ref = unpack(batches, answer)
+                answer = await parts.reference.score(batches, temperature=temperature)
+            ref = packed.by_item(answer)
             await self._sleep(parts.reference)
-        if any(batches) and cfg.algorithm.anchor is Anchor.proximal:
+        if asks and cfg.algorithm.anchor is Anchor.proximal:
             with self.record.timed("old_log_prob"):
-                answer = await parts.trainer.logprobs(batches, temperature=temperature)
-            proximal = unpack(batches, answer)
-        if any(batches) and parts.critic is not None:
+                answer = await parts.trainer.score(batches, temperature=temperature)
+            proximal = packed.by_item(answer)
+        if asks and parts.critic is not None:
             with self.record.timed("values"):
-                values = unpack(batches, await parts.critic.values(batches))
+                values = packed.by_item(await parts.critic.score(batches))
         return Scores(
             ref_logprobs=ref,
             proximal_logprobs=proximal,
@@ -126,7 +128,7 @@ class RLJob:
             size_bytes = await sleep_all(*models)
         self.record.add_up("perf/offloaded_gb", size_bytes / 1e9)
 
-    def prepare(self, groups: Sequence[Group], scores: Scores) -> list[PackedBatches]:
+    def prepare(self, groups: Sequence[Group], scores: Scores) -> list[Packed]:
         """Advantages, then mini-batches of the groups that carry a gradient."""
         cfg, controller = self.parts.cfg, self.parts.kl_controller
         if not any(t.reward is not None for group in groups for t in group.trajectories):
@@ -147,7 +149,7 @@ class RLJob:
                 controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
         return batches
 
-    async def train(self, batches: Sequence[PackedBatches]) -> None:
+    async def train(self, batches: Sequence[Packed]) -> None:
         """Every optimizer update of the step; none when no group carries a gradient.
 
         Consumes the prompts of the step.
@@ -165,20 +167,22 @@ class RLJob:
         self.record.add({"training/skipped": float(not batches)})
         parts.producer.trained(step=self.steps_done + 1)
 
-    async def _update(self, batch: PackedBatches, update_id: int) -> dict[str, float]:
+    async def _update(self, packed: Packed, update_id: int) -> dict[str, float]:
         """One optimizer step of the critic, if there is one, and of the policy."""
         parts, cfg = self.parts, self.parts.cfg
         metrics: dict[str, float] = {}
         if parts.critic is not None:
             with self.record.timed("update_critic"):
-                metrics |= await parts.critic.forward_backward(batch, loss=cfg.critic.loss)
+                metrics |= await parts.critic.forward_backward(
+                    packed, CriticObjective(loss=cfg.critic.loss)
+                )
                 metrics |= await parts.critic.optim_step(update_id)
             if self.steps_done < cfg.critic.warmup_only_steps:
                 return metrics
         alone = cfg.critic.warmup_only_steps * cfg.algorithm.updates_per_step
         with self.record.timed("update_actor"):
-            metrics |= await parts.trainer.forward_backward(
-                batch, objective=parts.objective, temperature=cfg.rollout.temperature
+            metrics |= packed.sizes() | await parts.trainer.forward_backward(
+                packed, parts.objective, temperature=cfg.rollout.temperature
             )
             metrics |= await parts.trainer.optim_step(update_id - alone)
         self._push_due = True

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rlpost.algorithms.kl_controller import KLController
-from rlpost.cluster.critic import CriticGroup
+from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.cluster.reference import ReferenceGroup
 from rlpost.cluster.reward import RewardGroup
 from rlpost.cluster.supervision import Supervisor
-from rlpost.cluster.trainers import (
-    ReferenceGroup,
-    TrainerGroup,
-)
+from rlpost.cluster.trained import TrainedGroup
 from rlpost.config.schema import RLConfig
 from rlpost.control.fleet import Fleet
 from rlpost.control.learning import Learning
@@ -27,7 +25,6 @@ from rlpost.rollout.producer import Producer
 from rlpost.stages.export import export_model
 from rlpost.stages.rl.generation_state import GenerationState
 from rlpost.stages.run import Run
-from rlpost.training.objective import Objective
 from rlpost.types import Prompt, SamplingConfig
 from rlpost.weights.bus import WeightBus
 
@@ -60,11 +57,11 @@ class RLParts:
     producer: Producer
     collector: Collector  # training: verifiers and reward models
     examiner: Collector  # evaluation: verifiers alone
-    trainer: TrainerGroup
-    critic: CriticGroup | None
+    trainer: TrainedGroup
+    critic: TrainedGroup | None
     reference: ReferenceGroup | None
     rewards: RewardGroup | None
-    objective: Objective
+    objective: PolicyObjective
     kl_controller: KLController
     learning: Learning
     bus: WeightBus

@@ -7,12 +7,12 @@ and the order of set-up (boot.py).
 from collections.abc import Mapping
 from functools import partial
 
-from rlpost.cluster.critic import spawn_critic
 from rlpost.cluster.ranks import rank_name
+from rlpost.cluster.reference import REFERENCE, spawn_reference
 from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import Device
 from rlpost.cluster.supervision import generator_name
-from rlpost.cluster.trainers import REFERENCE, spawn_reference, spawn_trainers
+from rlpost.cluster.trained import spawn_trained
 from rlpost.config.schema import RLConfig
 from rlpost.control.slots import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
@@ -21,6 +21,7 @@ from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, Workload
+from rlpost.training.loading import TrainedModel
 from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward_settings import RewardEngine, RewardModelConfig
@@ -39,7 +40,8 @@ def roles_of(
         roles.append(_trained("critic", cfg, critic, path=models.critic, gpus=gpus))
     if cfg.algorithm.kl.needs_reference:
         reference = ActorSpec(name=REFERENCE, role="reference", num_gpus=gpus)
-        spawn = partial(spawn_reference, cfg=cfg.trainer, model_path=models.policy, **common)
+        model = TrainedModel.policy(models.policy, cfg.trainer)
+        spawn = partial(spawn_reference, cfg=cfg.trainer, model=model, **common)
         memory = partial(_reference_memory, cfg, models.policy)
         roles.append(Role(name="reference", actors=(reference,), memory=memory, spawn=spawn))
     if cfg.reward_models:
@@ -70,14 +72,14 @@ def roles_of(
 
 def _trained(name: str, cfg: RLConfig, trainer: TrainerConfig, *, path: str, gpus: int) -> Role:
     ranks = range(trainer.num_ranks)
-    spawn = spawn_critic if name == "critic" else spawn_trainers
+    timeout_s = cfg.cluster.call_timeout_s
     return Role(
         name=name,
         actors=tuple(
             ActorSpec(name=rank_name(name, rank), role=name, num_gpus=gpus) for rank in ranks
         ),
         memory=partial(_trained_memory, name, cfg, trainer, path),
-        spawn=partial(spawn, cfg=cfg.trainer, call_timeout_s=cfg.cluster.call_timeout_s),
+        spawn=partial(spawn_trained, cfg=cfg.trainer, group=name, call_timeout_s=timeout_s),
         trained=True,
     )
 

@@ -12,8 +12,7 @@ from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.losses.covariance import KLCovConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
-from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistics, scoring_batches
-from rlpost.training.packing import unpack
+from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistics, scoring_batch
 from rlpost.training.reward_settings import RewardModelConfig
 from rlpost.types import Verdict
 from rlpost.verifiers.kinds.exact import ExactConfig
@@ -53,8 +52,8 @@ GROUPS = judged_groups([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.5, None, 0.0], [1.0
 
 
 def test_everything_usable_is_scored():
-    scored = {int(n) for rank in scoring_batches(GROUPS, config(GRPOConfig())) for b in rank
-              for n in b.sequence_R}  # fmt: skip
+    packed = scoring_batch(GROUPS, config(GRPOConfig()))
+    scored = {int(n) for rank in packed.batches for b in rank for n in b.number_I}
     assert scored == set(range(12)) - {7}  # the one without a reward
 
 
@@ -71,10 +70,14 @@ def test_mini_batches_share_the_groups_out_with_denominators_of_their_own():
     cfg = config(GRPOConfig(), mini_batches=2)
     advantages, _ = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
     parts = mini_batches(GROUPS, advantages, Scores(), cfg=cfg, seed=0)
-    numbers = [{int(n) for rank in part for b in rank for n in b.sequence_R} for part in parts]
+    numbers = [
+        {int(n) for rank in part.batches for b in rank for n in b.number_I} for part in parts
+    ]
     assert numbers == [{0, 1, 2, 9, 10, 11}, {6, 8}]
     for part in parts:
-        assert sum(b.loss_weight_R.sum() for rank in part for b in rank) == pytest.approx(1)
+        assert sum(
+            b.columns["weight_R"].sum() for rank in part.batches for b in rank
+        ) == pytest.approx(1)
 
 
 def test_scores_follow_their_responses():
@@ -85,15 +88,16 @@ def test_scores_follow_their_responses():
     )
     advantages, _ = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.0)
     for part in mini_batches(GROUPS, advantages, scores, cfg=cfg, seed=0):
-        for batches in part:
+        for batches in part.batches:
             for batch in batches:
-                np.testing.assert_allclose(batch.values_R, -batch.ref_logprobs_R)
+                c = batch.columns
+                np.testing.assert_allclose(c["rollout_values_R"], -c["ref_logprobs_R"])
                 # gamma = lambda = 1: the return of every token is the response's reward
                 rewards = [t.reward for g in GROUPS for t in g.trajectories]
-                wanted = [rewards[n] for n in batch.sequence_R]
-                np.testing.assert_allclose(batch.returns_R, wanted, atol=1e-6)
+                wanted = [rewards[n] for n in batch.number_I[batch.item_R]]
+                np.testing.assert_allclose(c["returns_R"], wanted, atol=1e-6)
                 np.testing.assert_allclose(
-                    batch.advantages_R, batch.returns_R - batch.values_R, atol=1e-6
+                    c["advantages_R"], c["returns_R"] - c["rollout_values_R"], atol=1e-6
                 )
 
 
@@ -139,7 +143,7 @@ def test_what_was_written_into_a_response_is_nobodys_kl_and_never_selected():
     cfg = config(GRPOConfig(), loss=KLCovConfig(fraction=0.999))
     advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
     (part,) = mini_batches(groups, advantages, Scores(), cfg=cfg, seed=0)
-    chosen = unpack(part, [[b.selected_R for b in rank] for rank in part])
+    chosen = part.column("selected_R")
     assert chosen[0][:2].tolist() == [False, False] and chosen[0][2:].any()
 
 
@@ -217,8 +221,7 @@ def test_the_selection_does_not_depend_on_the_split():
             setattr(cfg.trainer, name, value)
         advantages, _ = estimate(GROUPS, Scores(), cfg=cfg, kl_coefficient=0.0)
         (part,) = mini_batches(GROUPS, advantages, Scores(), cfg=cfg, seed=0)
-        answers = [[b.selected_R for b in rank] for rank in part]
-        return unpack(part, answers)
+        return part.column("selected_R")
 
     whole, split = chosen(), chosen(num_ranks=2, max_tokens_per_micro_batch=30)
     assert whole.keys() == split.keys()

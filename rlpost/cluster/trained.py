@@ -1,0 +1,233 @@
+"""Groups of ranks that train a model, in Ray actors: one verb is one call on every rank.
+
+Owns the rank actor and the group handle, for whatever is trained: policy, critic. Refuses to
+own arithmetic and the frozen scorers (reference.py). Invariant: verbs are collective; the group
+fails as a whole when one rank fails.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpost.algorithms.diagnostics import Tally, merge
+from rlpost.algorithms.loss import Objective
+from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
+from rlpost.cluster.session import Session
+from rlpost.training.batch import MicroBatch
+from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.loading import TrainedModel
+from rlpost.training.packing import Batches, Packed
+from rlpost.training.settings import TrainerConfig
+from rlpost.weights.publisher import Transport, WeightPublisher, make_sender
+from rlpost.weights.transports.protocol import Locator
+
+Sender = dict[str, Any]  # arguments of ``make_sender`` that the driver knows
+
+
+class TrainedRank:
+    """What runs in each process: a trainer, and where a weight bus exists its sending end."""
+
+    def __init__(self, *, rank: int) -> None:
+        self._rank = rank
+        self._publisher: WeightPublisher | None = None
+
+    def address(self) -> tuple[str, int]:
+        """Return where the ranks meet: this node's address and a free port."""
+        return rendezvous_address()
+
+    def setup(
+        self,
+        cfg: TrainerConfig,
+        *,
+        model: TrainedModel,
+        world_size: int,
+        master: tuple[str, int],
+        seed: int,
+        sender: Sender | None,
+    ) -> int:
+        """Build the engine; returns the number of parameters."""
+        host, port = master
+        place = Rank(rank=self._rank, world_size=world_size, master_address=host, master_port=port)
+        self._trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=seed)
+        if sender is not None:
+            self._publisher = WeightPublisher(
+                self._trainer.iter_weights,
+                shapes=self._trainer.weight_shapes(),
+                sender=make_sender(**sender, host=host) if self._rank == 0 else None,
+            )
+        return self._trainer.num_parameters
+
+    def publish(self, verb: str, *args: Any, **options: Any) -> Any:
+        """Call a verb of the ``WeightPublisher``."""
+        return getattr(self._publisher, verb)(*args, **options)
+
+    def forward_backward(
+        self, batches: Sequence[MicroBatch], objective: Objective, temperature: float
+    ) -> Tally:
+        return self._trainer.forward_backward(batches, objective, temperature=temperature)
+
+    def score(self, batches: Sequence[MicroBatch], temperature: float) -> list[np.ndarray]:
+        return self._trainer.score(batches, temperature)
+
+    def optim_step(self, step_id: int) -> dict[str, float]:
+        return self._trainer.optim_step(step_id)
+
+    def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return self._trainer.probe_logprobs(sequences)
+
+    def sleep(self) -> int:
+        return self._trainer.sleep()
+
+    def begin_save(self, directory: str) -> None:
+        self._trainer.begin_save(Path(directory))
+
+    def finish_save(self) -> None:
+        self._trainer.finish_save()
+
+    def load(self, directory: str) -> None:
+        self._trainer.load(Path(directory))
+
+    def export(self, directory: str) -> None:
+        self._trainer.export(Path(directory))
+
+    def close(self) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+        self._trainer.close()
+
+
+class TrainedGroup:
+    """The driver's end of the ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    async def setup(
+        self, cfg: TrainerConfig, *, model: TrainedModel, seed: int, sender: Sender | None = None
+    ) -> int:
+        """Build the engines; returns the number of parameters.
+
+        Args:
+            cfg: the options of what is trained.
+            model: what is trained.
+            seed: of the random generators.
+            sender: from ``sender_settings``, if ``source`` is to push weights.
+        """
+        return await self._ranks.setup(cfg, model=model, seed=seed, sender=sender)
+
+    @property
+    def source(self) -> "WeightSource":
+        """The sending end of the weight bus; ``setup`` was given a sender."""
+        return WeightSource(self._ranks)
+
+    async def restart(self) -> None:
+        """Replace every rank by a new one, with the weights the stage started from."""
+        await self._ranks.restart()
+
+    async def forward_backward(
+        self, packed: Packed, objective: Objective, *, temperature: float = 1.0
+    ) -> dict[str, float]:
+        """Accumulate gradients of one optimizer batch; returns its global metrics.
+
+        Args:
+            packed: carries the objective's columns; its weights hold global denominators.
+            objective: what is minimised.
+            temperature: of the sampler; divides the logits of a policy.
+        """
+        tallies = await self._ranks.each("forward_backward", packed.batches, objective, temperature)
+        return merge(tallies).metrics()
+
+    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+        """Score every micro-batch's scored tokens: log-probs of a policy, values of a critic.
+
+        Returns:
+            One float32 (R,) array per micro-batch, indexed like ``batches``, for
+            ``Packed.by_item``.
+        """
+        return await self._ranks.each("score", batches, temperature)
+
+    async def optim_step(self, step_id: int) -> dict[str, float]:
+        """Apply the accumulated gradient once; see ``DeepSpeedTrainer.optim_step``."""
+        return (await self._ranks.all("optim_step", step_id))[0]
+
+    async def sleep(self) -> int:
+        """Leave memory until the next verb; returns the bytes of all ranks together."""
+        return sum(await self._ranks.all("sleep"))
+
+    async def begin_save(self, directory: Path) -> None:
+        """Copy the state to host memory; the ranks then write it behind their other work."""
+        await self._ranks.all("begin_save", str(directory))
+
+    async def finish_save(self) -> None:
+        """Wait until every rank has written its files.
+
+        Raises:
+            CheckpointWriteError: the disk refused; the next ``begin_save`` may succeed.
+        """
+        await self._ranks.all("finish_save")
+
+    async def load(self, directory: Path) -> None:
+        """Restore what was saved; see ``DeepSpeedTrainer.load``."""
+        await self._ranks.all("load", str(directory))
+
+    async def export(self, directory: Path) -> None:
+        """Write a Hugging Face model directory; see ``DeepSpeedTrainer.export``."""
+        await self._ranks.all("export", str(directory))
+
+    async def close(self) -> None:
+        await self._ranks.all("close", timeout_s=30)
+
+
+class WeightSource:
+    """Pushes a group's weights: the ``weights.bus.Publisher`` of its ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    async def stage(self, version: int, *, num_receivers: int) -> Locator:
+        return await self._publish("stage", version, num_receivers=num_receivers)
+
+    async def announce_again(self, *, num_receivers: int) -> Locator:
+        return await self._publish("announce_again", num_receivers=num_receivers)
+
+    async def send(self) -> None:
+        await self._publish("send")
+
+    async def release(self, version: int) -> None:
+        await self._publish("release", version)
+
+    async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return (await self._ranks.all("probe_logprobs", sequences))[0]
+
+    async def _publish(self, verb: str, *args: Any, **options: Any) -> Any:
+        """Call every rank; returns the answer of rank 0, which alone holds a sender."""
+        return (await self._ranks.all("publish", verb, *args, **options))[0]
+
+
+def spawn_trained(
+    session: Session, cfg: TrainerConfig, *, group: str, call_timeout_s: float
+) -> TrainedGroup:
+    """Create the rank actors; call ``setup`` on the group to build the engines.
+
+    Args:
+        session: the run's.
+        cfg: gives the number of ranks.
+        group: names the ranks' slots: ``trainer`` or ``critic``.
+        call_timeout_s: deadline of a verb.
+    """
+    ranks = spawn_ranks(
+        session, TrainedRank, group=group, num=cfg.num_ranks, call_timeout_s=call_timeout_s
+    )
+    return TrainedGroup(ranks)
+
+
+def sender_settings(*, transport: Transport, run_id: str, root: Path, timeout_s: float) -> Sender:
+    """Arguments of ``make_sender`` that the driver knows; rank 0 adds its host."""
+    return {
+        "transport": transport,
+        "run_id": run_id,
+        "root": root,
+        "timeout_s": timeout_s,
+    }
