@@ -5,11 +5,12 @@ Owns the carrier ``Diagnostics`` (per-token tensors, sorted by how they combine)
 logging. Invariant: a metric is finalised once, from global sums, so it does not depend on
 how tokens were split over micro-batches and ranks.
 
-Legend: R response tokens of one micro-batch.
+Legend: R response tokens of one micro-batch, K metrics.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -58,26 +59,38 @@ class Tally:
     means: dict[str, Tensor] = field(default_factory=dict)  # [sum, count]
     maxima: dict[str, Tensor] = field(default_factory=dict)  # scalar
     effective_sizes: dict[str, Tensor] = field(default_factory=dict)  # [sum, sum of squares, n]
-    explained_variances: dict[str, Tensor] = field(default_factory=dict)  # _variance_moments
+    explained_variances: dict[str, Tensor] = field(default_factory=dict)  # y, y^2, e, e^2, n
     totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
 
     def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
         """Add one micro-batch; only what ``counted_R`` (bool) marks is looked at."""
+        means, weights = diagnostics.means, diagnostics.effective_sizes
+        pairs = diagnostics.explained_variances
         count = counted_R.sum().double()
-        for name, values_R in diagnostics.means.items():
-            total = _masked(values_R, counted_R, fill=0.0).sum()
-            _accumulate(self.means, name, torch.stack([total, count]))
-        for name, weights_R in diagnostics.effective_sizes.items():
-            kept_R = _masked(weights_R, counted_R, fill=0.0)
-            moments = torch.stack([kept_R.sum(), kept_R.square().sum(), count])
-            _accumulate(self.effective_sizes, name, moments)
-        for name, (targets_R, predictions_R) in diagnostics.explained_variances.items():
-            moments = _variance_moments(targets_R, predictions_R, counted_R)
-            _accumulate(self.explained_variances, name, moments)
-        for name, values_R in diagnostics.maxima.items():
-            if values_R.numel():
-                largest = _masked(values_R, counted_R, fill=-torch.inf).amax()
+        if summed := [*means.values(), *weights.values(), *chain.from_iterable(pairs.values())]:
+            # All of them at once: on a GPU each metric alone would cost several small kernels.
+            kept_KR = _masked(summed, counted_R, fill=0.0)
+            mean_KR, weight_KR, pair_KR = kept_KR.split([len(means), len(weights), 2 * len(pairs)])
+            error_KR = pair_KR[0::2] - pair_KR[1::2]
+            self._add_sums(self.means, means, [mean_KR], count)
+            self._add_sums(self.effective_sizes, weights, [weight_KR, weight_KR.square()], count)
+            target_KR = pair_KR[0::2]
+            moments = [target_KR, target_KR.square(), error_KR, error_KR.square()]
+            self._add_sums(self.explained_variances, pairs, moments, count)
+        if diagnostics.maxima and counted_R.numel():
+            largest_K = _masked(list(diagnostics.maxima.values()), counted_R, fill=-torch.inf)
+            for name, largest in zip(diagnostics.maxima, largest_K.amax(1), strict=True):
                 _take_maximum(self.maxima, name, largest)
+
+    @staticmethod
+    def _add_sums(
+        into: dict[str, Tensor], names: Iterable[str], rows: list[Tensor], count: Tensor
+    ) -> None:
+        """Add the sums of ``rows``, each (K, R), and the count, for each of K names."""
+        sums_K = [row_KR.sum(1) for row_KR in rows]
+        moments_K = torch.stack([*sums_K, count.expand_as(sums_K[0])], dim=1)
+        for name, moments in zip(names, moments_K, strict=True):
+            _accumulate(into, name, moments)
 
     def add_total(self, name: str, value: Tensor) -> None:
         """Add to a metric that is already weighted, such as ``Loss.total``."""
@@ -129,23 +142,16 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     return merged
 
 
-def _masked(values_R: Tensor, counted_R: Tensor, *, fill: float) -> Tensor:
+def _masked(values: Sequence[Tensor], counted_R: Tensor, *, fill: float) -> Tensor:
+    """Stack detached values as (K, R) doubles, with ``fill`` where nothing counts."""
     # Not a product: a masked token may hold inf, and inf * 0 is nan.
-    values_R = values_R.detach().double()
-    return torch.where(counted_R, values_R, torch.full_like(values_R, fill))
-
-
-def _variance_moments(targets_R: Tensor, predictions_R: Tensor, counted_R: Tensor) -> Tensor:
-    """Return [n, sum y, sum y^2, sum e, sum e^2] with e = y - v, over the counted tokens."""
-    kept_R = _masked(targets_R, counted_R, fill=0.0)
-    errors_R = kept_R - _masked(predictions_R, counted_R, fill=0.0)
-    sums = [kept_R, kept_R.square(), errors_R, errors_R.square()]
-    return torch.stack([counted_R.sum().double(), *(values_R.sum() for values_R in sums)])
+    stacked_KR = torch.stack([values_R.detach().double() for values_R in values])
+    return stacked_KR.masked_fill(~counted_R, fill)
 
 
 def _explained_variance(moments: Tensor) -> float | None:
-    """1 - Var(e) / Var(y); None where the target does not vary beyond rounding."""
-    count, total, squares, error_total, error_squares = map(float, moments)
+    """1 - Var(e) / Var(y), e = y - v; None where the target does not vary beyond rounding."""
+    total, squares, error_total, error_squares, count = map(float, moments)
     if count == 0:
         return None
     variance = squares / count - (total / count) ** 2
