@@ -80,7 +80,7 @@ def test_the_fused_form_of_the_gradient_is_the_same(temperature, given):
 
 def test_a_few_rows_at_a_time_give_the_same_bits(monkeypatch):
     """As a large vocabulary has it; the whole is one call here."""
-    hidden_TE, head, predictor_R, target_R = parts = case()
+    hidden_TE, head, read_R, target_R = parts = case()
 
     def run(values_at_once: int) -> list[torch.Tensor]:
         calls = []
@@ -89,11 +89,10 @@ def test_a_few_rows_at_a_time_give_the_same_bits(monkeypatch):
         ours = token_logprobs(
             hidden_TE,
             head,
-            predictor_R=predictor_R,
+            read_R=read_R,
             target_R=target_R,
             temperature=0.6,
             chunk=ROWS,
-            entropy_gradient=True,
         )
         assert len(calls) == -(-ROWS * VOCABULARY // values_at_once)
         return [*ours, *gradients(*ours, parts, entropy_weight=0.3)]
