@@ -43,6 +43,7 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.units import Unit
 from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
+from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.publisher import Transport
 from rlpost.weights.push import BusConfig
@@ -50,6 +51,7 @@ from rlpost.weights.push import BusConfig
 __all__ = ["LikelihoodObjective", "Parts", "SamplingConfig", "TrainerConfig", "open_parts"]
 
 Reward = Callable[[Prompt, str], float | None]  # None: this response cannot be judged
+OWN = "own"  # what the one judge of such a loop is called
 
 
 class _Own:
@@ -58,10 +60,10 @@ class _Own:
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
 
-    async def judge(self, group: Group) -> list[tuple[tuple[Verdict, ...], float | None]]:
+    async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         rewards = [self._reward(group.prompt, t.text) for t in group.trajectories]
         return [
-            ((Verdict(verifier="own", reward=r, error=None if r is not None else "abstained"),), r)
+            (Verdict(verifier=OWN, reward=r, error=None if r is not None else "abstained"),)
             for r in rewards
         ]
 
@@ -101,8 +103,9 @@ class Parts:
         """
         collector = Collector(
             self._dispatcher,
-            judge=_Own(reward),
-            purpose="own",
+            judges=[_Own(reward)],
+            combination=Combination(weights={OWN: 1.0}),
+            purpose=OWN,
             failures=self._failures,
             budget=Budget(self._failures.failures_in_a_row, of="failures", field="failures"),
         )
