@@ -35,14 +35,14 @@ from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.network import free_port
 from rlpost.stages.rl.units import Packing, pack_to_train
-from rlpost.training import attention_varlen
-from rlpost.training.batch import MicroBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
-from rlpost.training.logprobs import token_logprobs
-from rlpost.training.packed_model import ModelInputs, PackedModel
+from rlpost.training.model import attention_varlen
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.logprobs import token_logprobs
+from rlpost.training.model.packed_model import ModelInputs, PackedModel
+from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.weights.manifest import read_payload, refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender

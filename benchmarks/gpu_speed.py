@@ -13,8 +13,8 @@ from torch import Tensor
 from trainer_throughput import HEADER, Mix, compare, measure, show
 from transformers.utils.logging import disable_progress_bar
 
-from rlpost.training import attention_varlen
-from rlpost.training.attention import PackedLayout, attend_one_by_one
+from rlpost.training.model import attention_varlen
+from rlpost.training.model.attention import PackedLayout, attend_one_by_one
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
 

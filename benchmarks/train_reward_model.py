@@ -33,12 +33,12 @@ from rlpost.data.rows import Split
 from rlpost.data.sources.arithmetic import operand_pairs
 from rlpost.models.embedded import NAME
 from rlpost.models.locate import locate_model
-from rlpost.training.deepspeed_weights import save_model
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packed_model import ModelInputs, PackedModel, packed_hidden
-from rlpost.training.packing import one_batch
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
+from rlpost.training.packing.pack import one_batch
+from rlpost.training.packing.units import Unit
 from rlpost.training.precision import has_native_bfloat16
-from rlpost.training.units import Unit
+from rlpost.training.zero.deepspeed_weights import save_model
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.kinds.numeric import NumericConfig, numeric
 

@@ -40,13 +40,13 @@ from rlpost.models.locate import locate_model
 from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
 from rlpost.network import free_port
 from rlpost.stages.rl.units import Packing, pack_to_train
-from rlpost.training.attention import PackedLayout
-from rlpost.training.batch import MicroBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packed_model import ModelInputs, loss_batch
+from rlpost.training.model.attention import PackedLayout
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.packed_model import ModelInputs, loss_batch
+from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 OBJECTIVE = PolicyObjective(loss=ClipConfig(), kl=KLConfig())

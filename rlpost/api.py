@@ -37,11 +37,11 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Packed, pack
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.pack import Packed, pack
+from rlpost.training.packing.units import Unit
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
-from rlpost.training.units import Unit
 from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus

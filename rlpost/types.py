@@ -1,7 +1,7 @@
 """The records that are passed between packages: small, frozen, without behaviour.
 
 Owns the types exchanged by generators, verifiers, trainers and the driver. Refuses to own tensors
-(training/packing.py packs them) and any policy. Invariants: tokens travel as ids and are never
+(training/packing/pack.py packs them) and any policy. Invariants: tokens travel as ids and are never
 re-tokenised; spans partition the response with versions that never decrease; a verifier's failure
 is ``reward=None``, never 0.
 """

@@ -30,7 +30,7 @@ from rlpost.config.groups import COMPOSABLE, option_path, registries
 from rlpost.control.staleness import StalenessConfig
 from rlpost.registry import Entry
 from rlpost.rollout.interruption import InterruptionConfig
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "algorithms.md"

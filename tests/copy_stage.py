@@ -24,9 +24,9 @@ from rlpost.stages.roles import trained_policy
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
-from rlpost.training.packing import Packed, pack
+from rlpost.training.packing.pack import Packed, pack
+from rlpost.training.packing.units import Unit
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.training.units import Unit
 
 HERE = "copy_stage"
 COPY = Stage(

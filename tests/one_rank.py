@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlpost.network import free_port
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.stages.rl.units import Packing, pack_to_train
-from rlpost.training.batch import MicroBatch
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Packed
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Group, Prompt, Span, Trajectory
 

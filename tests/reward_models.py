@@ -7,7 +7,7 @@ import torch
 from packed_groups import sequences_of, with_columns
 from torch import Tensor
 
-from rlpost.training.batch import MicroBatch
+from rlpost.training.packing.batch import MicroBatch
 
 
 def build_reward_model(directory: Path, base: Path, *, seed: int = 0) -> Path:

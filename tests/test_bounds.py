@@ -16,7 +16,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.errors import UserError
 from rlpost.launch.sweep.launcher import ProcessesConfig, RayJobsConfig
 from rlpost.launch.sweep.optuna import OptunaConfig
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 
 ROOTS = [
     RLConfig,

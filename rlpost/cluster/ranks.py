@@ -12,7 +12,7 @@ from rlpost.cluster.handle import Handle
 from rlpost.cluster.session import Session
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.network import free_port
-from rlpost.training.packing import Batches
+from rlpost.training.packing.pack import Batches
 
 # A rank whose peer dies fails in its collective, sometimes before the death itself is known.
 BLAME_GRACE_S = 10.0

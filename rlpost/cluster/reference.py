@@ -1,7 +1,7 @@
 """The frozen reference model in Ray actors.
 
 Owns the spread of micro-batches over scorers. Refuses to own the forward pass
-(training/scorer.py). Invariant: a scorer holds no state, so a lost one is replaced and asked
+(training/model/scorer.py). Invariant: a scorer holds no state, so a lost one is replaced and asked
 again.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Session
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Batches
-from rlpost.training.scorer import FrozenScorer
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.scorer import FrozenScorer
+from rlpost.training.packing.pack import Batches
 from rlpost.training.settings import TrainerConfig
 
 REFERENCE = "reference"

@@ -1,7 +1,7 @@
 """Reward models in Ray actors, behind ``rollout.collector.GroupJudge``.
 
 Owns one actor per model and the running normalisation. Refuses to own scoring
-(training/reward_scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a verdict
+(training/reward/scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a verdict
 without a reward; within a step every score is normalised by the same statistics, whatever
 the order in which groups arrive; what a step adds does not depend on that order either.
 """
@@ -15,9 +15,9 @@ from typing import Any
 from rlpost.algorithms.running import RunningStatistics
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Session
-from rlpost.training.reward_input import RewardSample
-from rlpost.training.reward_scorer import RewardScorer
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.reader import RewardSample
+from rlpost.training.reward.scorer import RewardScorer
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.types import Group, Verdict
 
 

@@ -15,11 +15,11 @@ from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.algorithms.loss import Objective
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
-from rlpost.training.batch import MicroBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Batches, Packed
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.pack import Batches, Packed
 from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.weights.publisher import Transport, WeightPublisher, make_sender
 from rlpost.weights.transports.protocol import Locator
 

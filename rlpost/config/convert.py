@@ -19,7 +19,7 @@ from rlpost.config.schema import RLConfig
 from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.registry import Registry
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 
 _SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 

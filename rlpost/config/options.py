@@ -14,7 +14,7 @@ from typing import Any
 
 from rlpost.bounds import bound_of, help_of
 from rlpost.config.groups import COMPOSABLE, option_path, registries
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 
 # Dictionaries of dataclasses, to which people add by names of their own choice.
 NAMED = {"reward_models": RewardModelConfig}

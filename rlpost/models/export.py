@@ -2,9 +2,9 @@
 
 Owns what surrounds the weights: config, generation settings, tokenizer and templates, all from
 the directory that training started from. Refuses to own the gathering of weights
-(training/deepspeed_weights.py). Invariant: harmless settings that transformers refuses to save,
-such as a sampling temperature with ``do_sample: false``, are left out with a warning, at the
-check before step 1 as well as at the end.
+(training/zero/deepspeed_weights.py). Invariant: harmless settings that transformers refuses to
+save, such as a sampling temperature with ``do_sample: false``, are left out with a warning, at
+the check before step 1 as well as at the end.
 """
 
 import logging

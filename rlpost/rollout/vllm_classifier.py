@@ -1,7 +1,7 @@
 """A sequence classifier in vLLM's pooling runner: token ids in, one score each out.
 
 Owns the engine, in this very process: with nothing below it, whoever ends the process ends all
-of it. Refuses to own what is read (training/reward_scorer.py). Invariant: no prefix is cached
+of it. Refuses to own what is read (training/reward/scorer.py). Invariant: no prefix is cached
 and no prompt cut, so a sequence's score does not depend on what was scored before.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 
 CPU_CACHE_GIB = 1  # the least that vLLM takes; a classifier keeps nothing between requests
 GPU_SHARE = 0.3

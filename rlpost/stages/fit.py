@@ -13,7 +13,7 @@ from rlpost.stages.export import export_model
 from rlpost.stages.run import Run
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
-from rlpost.training.packing import Packed
+from rlpost.training.packing.pack import Packed
 
 
 class Learner(Protocol):

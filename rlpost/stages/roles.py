@@ -16,7 +16,7 @@ from rlpost.cluster.trained import TrainedGroup, spawn_trained
 from rlpost.control.slots import ActorSpec
 from rlpost.models.footprint import Footprint
 from rlpost.stages.run import Run
-from rlpost.training.loading import TrainedModel
+from rlpost.training.model.loading import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.models.naming import Shapes
-from rlpost.training.batch import Block, MicroBatch
+from rlpost.training.packing.batch import Block, MicroBatch
 
 PASSES = 3  # one forward, and a backward that costs two
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlpost.cluster.reward import RewardGroup
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
 
 

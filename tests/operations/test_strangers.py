@@ -116,7 +116,7 @@ class Rank:
         import torch
         from listening import listeners
         from rlpost.cluster.ranks import rendezvous_address
-        from rlpost.training.deepspeed_engine import join_ranks
+        from rlpost.training.zero.deepspeed_engine import join_ranks
         from rlpost.weights.manifest import write_payload
         from rlpost.weights.transports.gloo import GlooSender
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rlpost.training.packing import Packed
+from rlpost.training.packing.pack import Packed
 
 VOCABULARY = 5
 EOS = 0

@@ -1,6 +1,6 @@
 """A simulated trainer, or critic: weights are a function of what it was trained on, in order.
 
-Mirrors ``cluster/trained.py`` and ``training/deepspeed_trainer.py``: a serial process, files
+Mirrors ``cluster/trained.py`` and ``training/zero/deepspeed_trainer.py``: a serial process, files
 written behind its back after ``begin_save``, everything in memory gone when it dies.
 """
 
@@ -16,7 +16,7 @@ from simulation.process import Process
 
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
-from rlpost.training.packing import Batches, Packed
+from rlpost.training.packing.pack import Batches, Packed
 from rlpost.weights.transports.protocol import Locator
 
 UPDATE_S, STAGE_S, BUILD_S, WRITE_S = 0.4, 0.05, 1.5, 0.6

@@ -31,12 +31,12 @@ from rlpost.algorithms.loss import Loss, LossBatch, Objective, Outputs
 from rlpost.algorithms.losses import losses
 from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.batch import MicroBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Packed, pack
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.pack import Packed, pack
+from rlpost.training.packing.units import Unit
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.training.units import Unit
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 MICRO_BATCHES = (1, 4)
 LR = 1e-30  # a step that consumes the gradient and moves nothing

@@ -27,11 +27,11 @@ from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.batch import MicroBatch
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Batches
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.pack import Batches
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 CLIP = 0.3
 STAGES = (0, 1, 2, 3)

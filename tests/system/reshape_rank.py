@@ -27,11 +27,12 @@ from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training import deepspeed_checkpoint, deepspeed_trainer, heads
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.training.deepspeed_weights import iter_weights
-from rlpost.training.loading import TrainedModel
+from rlpost.training.model import heads
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero import deepspeed_checkpoint, deepspeed_trainer
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.zero.deepspeed_weights import iter_weights
 
 OBJECTIVES = {
     "policy": PolicyObjective(loss=ReinforceConfig(), kl=KLConfig()),

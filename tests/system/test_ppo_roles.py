@@ -13,9 +13,9 @@ from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.cluster.trained import spawn_trained
 from rlpost.control.slots import ActorSpec
 from rlpost.training.critic_settings import CriticConfig
-from rlpost.training.loading import TrainedModel
-from rlpost.training.packing import Packed
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.pack import Packed
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import DType, TrainerConfig
 
 COMMON = {"call_timeout_s": 120.0}

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.batch import Block
-from rlpost.training.deepspeed_weights import weight_shapes
 from rlpost.training.flops import Meter, PolicyCost, attended_pairs, peak_flops
+from rlpost.training.packing.batch import Block
+from rlpost.training.zero.deepspeed_weights import weight_shapes
 
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from rlpost.models.shape import ModelShape, model_shape
 from rlpost.training.memory import activation_bytes_per_token, frozen_footprint, trained_footprint
-from rlpost.training.packed_model import ModelInputs, packed_hidden
+from rlpost.training.model.packed_model import ModelInputs, packed_hidden
 from rlpost.training.settings import TrainerConfig
 
 

@@ -16,11 +16,11 @@ from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.training.loading import TrainedModel
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.scorer import FrozenScorer
 from rlpost.training.parking import FileShelf, Parking, side_by_side
-from rlpost.training.scorer import FrozenScorer
 from rlpost.training.settings import DType, TrainerConfig
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
 
 CPU = torch.device("cpu")
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())

@@ -120,7 +120,7 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
     name = config.architectures[0]
     classifier = name.endswith("ForSequenceClassification")
     if kind is ModelKind.reward:
-        return  # training/reward_scorer.py checks reward models
+        return  # training/reward/scorer.py checks reward models
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"{field}: {name} of {file} is an encoder with a decoder, and a {kind.value} must be "

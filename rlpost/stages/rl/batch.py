@@ -36,7 +36,7 @@ from rlpost.stages.rl.units import (
     pack_to_train,
     sampled_tokens,
 )
-from rlpost.training.packing import Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.types import Group, Trajectory
 
 BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token

@@ -30,7 +30,7 @@ from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import actors_of
 from rlpost.stages.run import Run
-from rlpost.training.loading import TrainedModel
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.golds import GoldWatch
 from rlpost.weights.publisher import Transport

@@ -23,7 +23,7 @@ from rlpost.stages.rl.sampling import Sampler
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase
-from rlpost.training.packing import Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.types import Group
 from rlpost.verifiers.metrics import errors_of_unjudged
 

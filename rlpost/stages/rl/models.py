@@ -1,8 +1,9 @@
 """Every model of a run, looked at before anything starts.
 
-Owns what is asked of which model. Refuses to own the questions (models/, training/rehearsal.py,
-rollout/vllm_architectures.py). Invariant: a model that passes can be loaded, trained on packed
-tokens, pushed to generators and exported, as far as that can be known without its weights.
+Owns what is asked of which model. Refuses to own the questions (models/,
+training/model/rehearsal.py, rollout/vllm_architectures.py). Invariant: a model that passes can be
+loaded, trained on packed tokens, pushed to generators and exported, as far as that can be known
+without its weights.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
-from rlpost.training.rehearsal import Rehearsal, rehearse
-from rlpost.training.reward_scorer import check_reward_model
+from rlpost.training.model.rehearsal import Rehearsal, rehearse
+from rlpost.training.reward.scorer import check_reward_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Role, processes_of
 from rlpost.stages.run_directory import RunDirectory, find_resume_point
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.reward_input import RewardReader
+from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
 from rlpost.verifiers.golds import failed_golds, sampled_rows

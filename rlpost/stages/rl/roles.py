@@ -21,10 +21,10 @@ from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, Workload
-from rlpost.training.loading import TrainedModel
 from rlpost.training.memory import frozen_footprint, trained_footprint
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.reward_settings import RewardEngine, RewardModelConfig
+from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 
 

@@ -1,8 +1,8 @@
 """Groups -> units to pack, and the weights of their tokens.
 
 Owns which trajectories are trained on or scored, and their columns. Refuses to own advantages,
-denominators (algorithms/reduce.py) and the layout (training/packing.py). Invariant: weights are
-made over the whole optimizer batch, so how it is split changes no loss and no gradient.
+denominators (algorithms/reduce.py) and the layout (training/packing/pack.py). Invariant: weights
+are made over the whole optimizer batch, so how it is split changes no loss and no gradient.
 
 An item's number is its trajectory's place in ``[t for g in groups for t in g.trajectories]``,
 those left out included, so that results map back without a table.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
-from rlpost.training.packing import Packed, pack
-from rlpost.training.units import Unit
+from rlpost.training.packing.pack import Packed, pack
+from rlpost.training.packing.units import Unit
 from rlpost.types import Group, Trajectory
 
 Advantages = Sequence[Sequence[float]] | np.ndarray

@@ -13,7 +13,7 @@ from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.losses.covariance import KLCovConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistics, scoring_batch
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.types import Verdict
 from rlpost.verifiers.kinds.exact import ExactConfig
 from rlpost.verifiers.kinds.function import FunctionConfig

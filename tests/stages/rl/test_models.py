@@ -9,7 +9,7 @@ from rlpost.errors import UserError
 from rlpost.models.tiny_families import build_tiny_family
 from rlpost.stages.rl.models import check_models
 from rlpost.training.critic_settings import CriticConfig
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.verifiers.kinds.exact import ExactConfig
 
 

@@ -11,7 +11,7 @@ from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Workload, actors_of, processes_of
-from rlpost.training.reward_settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 
 WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)

@@ -14,7 +14,7 @@ from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, clip
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig
 from rlpost.errors import UserError
 from rlpost.stages.rl.units import Packing, pack_to_train
-from rlpost.training.packing import Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 VOCAB = 11

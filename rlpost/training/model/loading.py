@@ -1,0 +1,145 @@
+"""From a model directory to a model that trains on packed tokens.
+
+Owns what is loaded (``TrainedModel``), the order of loading and its checks. Refuses to own the
+heads (heads.py) and the forward pass (packed_model.py). Invariants: drop-out is off (a ratio of
+1 must stay 1); a model that packed training would compute wrongly is refused when it is loaded,
+by comparing it with its own plain forward pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rlpost.errors import UserError
+from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
+from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.training.model.attention import ATTENTION, register_packed_attention
+from rlpost.training.model.dropout import is_random, switch_off_dropout
+from rlpost.training.model.heads import LogprobHead, TrainedHead, ValueHead
+from rlpost.training.model.packed_model import ModelInputs, PackedModel
+from rlpost.training.model.rehearsal import rehearse
+from rlpost.training.packing.pack import one_batch
+from rlpost.training.packing.units import Unit
+from rlpost.training.settings import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How metrics and errors call what is trained."""
+
+    metrics: str  # prefix: ``actor`` or ``critic``
+    memory: str  # prefix below ``perf/``
+    options: str  # where its learning rate is configured
+    field: str  # where its model is configured
+
+
+POLICY = Labels(metrics="actor", memory="", options="trainer", field=POLICY_FIELD)
+CRITIC = Labels(metrics="critic", memory="critic_", options="critic", field="critic.init_from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A located model directory and the head it is trained with.
+
+    Example: ``TrainedModel.policy("models/Qwen3-0.6B", cfg.trainer)``
+    """
+
+    path: str
+    tokenizer_path: str  # the model whose tokens it reads
+    head: TrainedHead
+    labels: Labels
+
+    @classmethod
+    def policy(cls, path: str, cfg: TrainerConfig) -> "TrainedModel":
+        """Return a causal language model that gives log-probs."""
+        head = LogprobHead(chunk=cfg.logprob_chunk)
+        return cls(path=path, tokenizer_path=path, head=head, labels=POLICY)
+
+    @classmethod
+    def critic(cls, path: str, *, policy_path: str) -> "TrainedModel":
+        """Return a value model of the policy's responses; ``path`` may be the policy's own."""
+        return cls(path=path, tokenizer_path=policy_path, head=ValueHead(), labels=CRITIC)
+
+    def load(self, *, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PackedModel:
+        """Load onto the CPU, in training mode.
+
+        Raises:
+            UserError: there is no such model there, its architecture cannot be packed, or it
+                reads other tokens.
+        """
+        field = self.labels.field
+        if self.path != self.tokenizer_path:
+            require_same_vocabulary(self.path, self.tokenizer_path, field=field)
+        register_packed_attention()
+        directory = ModelDirectory.read(self.path, field=field, kind=self.head.kind)
+        rehearse(directory.shell(), field=field)
+        with reading_model(f"{field}: {self.path} cannot be loaded {self.head.purpose}"):
+            module = self.head.load(self.path, dtype=dtype, field=field)
+        _refuse_broken_weights(module.model, field=field)
+        switch_off_dropout(module.model)
+        verify_packing(module, self.head, field=field)
+        if gradient_checkpointing:
+            # Recomputes each layer's activations in the backward pass.
+            module.model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "preserve_rng_state": False}
+            )
+        return module.train()  # layers checkpoint only in training mode; nothing else differs
+
+
+@torch.no_grad()
+def verify_packing(module: PackedModel, head: TrainedHead, *, field: str) -> None:
+    """Compare the packed forward pass with the model's own on two short sequences.
+
+    The packed pass is in training mode, as in training, and the other one is not: both must
+    give the same. Finds models that ignore the packed attention (tokens leak), that are random,
+    or that do more than apply a head to the last hidden state. Cost: a few tokens.
+
+    Raises:
+        UserError: two packed passes differ, or packed and plain differ by more than rounding.
+    """
+    model, name = module.model, type(module.model).__name__
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    prompt, first, second = ([(7 * i + k) % vocabulary for i in range(4)] for k in (1, 3, 5))
+    batch = one_batch([Unit.sharing(prompt, {0: first, 1: second})])
+    inputs = ModelInputs.of(batch, device=model.device)
+    training = module.training
+    module.train()
+    _refuse_random(name, lambda: head.packed(module, inputs), field=field)
+    packed = head.packed(module, inputs)
+    module.eval()
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    plain = torch.cat([head.plain(model, prompt, response) for response in (first, second)])
+    model.set_attn_implementation(ATTENTION)
+    module.train(training)
+    difference = head.difference(packed, plain).item()
+    exact, rounded = head.bounds
+    bound = exact if model.dtype is torch.float32 else rounded
+    if not difference < bound:
+        raise UserError(
+            f"{field}: {name} gives other {head.compared} on packed tokens than on single "
+            f"sequences ({head.unit.format(difference)}, bound {bound}), so it cannot be trained "
+            "here; use a model of a plain decoder architecture such as Llama or Qwen"
+        )
+
+
+def _refuse_broken_weights(model: nn.Module, *, field: str) -> None:
+    """Raises UserError: a parameter holds something that is not a finite number."""
+    for name, param in model.named_parameters():
+        if param.numel() and not torch.isfinite(torch.stack(param.detach().aminmax())).all():
+            raise UserError(
+                f"{field}: {name} holds values that are not finite numbers, so the model was "
+                "damaged when it was trained or written; use another copy of it"
+            )
+
+
+def _refuse_random(name: str, forward: Callable[[], Tensor], *, field: str) -> None:
+    """Raises UserError: two forward passes in training mode differ."""
+    if is_random(forward):
+        raise UserError(
+            f"{field}: two forward passes of {name} over the same tokens differ in training "
+            "mode, although every drop-out was switched off, so log-probs could not be compared "
+            "between policies; use a model of a plain decoder architecture such as Llama or Qwen"
+        )

@@ -1,0 +1,102 @@
+"""A decoder over packed tokens with a head: micro-batch in, one score per scored token out.
+
+Owns the forward pass. Refuses to own loading (loading.py), what a head computes (heads.py), the
+engine around it and the objective. Invariant: ``use_cache`` is off and there is no attention
+mask; with either, tokens of one sequence would leak into the next.
+
+Legend: T packed tokens, R scored tokens, E width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlpost.algorithms.loss import LossBatch
+from rlpost.training.model.attention import PackedLayout
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.precision import on_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """What the forward pass needs of a batch, on the device."""
+
+    token_ids_1T: Tensor
+    position_ids_1T: Tensor
+    read_R: Tensor
+    target_R: Tensor
+    layout: PackedLayout
+
+    @classmethod
+    def of(cls, batch: MicroBatch, *, device: torch.device) -> "ModelInputs":
+        return cls(
+            token_ids_1T=on_device(batch.token_ids_T, device)[None],
+            position_ids_1T=on_device(batch.position_ids_T, device)[None],
+            read_R=on_device(batch.read_R, device),
+            target_R=on_device(batch.target_R, device),
+            layout=PackedLayout.of(batch.blocks, device=device),
+        )
+
+
+def loss_batch(batch: MicroBatch, *, device: torch.device) -> LossBatch:
+    """Return what an objective needs of a batch, on the device."""
+    return LossBatch(
+        item_R=on_device(batch.item_R, device),
+        unit_I=on_device(batch.unit_I, device),
+        num_items=len(batch.number_I),
+        num_units=len(batch.number_U),
+        columns={name: on_device(array, device) for name, array in batch.columns.items()},
+    )
+
+
+def packed_hidden(decoder: nn.Module, inputs: ModelInputs) -> Tensor:
+    """Return the decoder's last hidden states, (T, E), without a leak between sequences."""
+    hidden_1TE = decoder(
+        input_ids=inputs.token_ids_1T,
+        position_ids=inputs.position_ids_1T,
+        attention_mask=None,
+        use_cache=False,
+        packed_layout=inputs.layout,
+    ).last_hidden_state
+    return hidden_1TE[0]
+
+
+class Head(Protocol):
+    """How hidden states become scores."""
+
+    def __call__(
+        self, module: "PackedModel", inputs: ModelInputs, *, temperature: float
+    ) -> tuple[Tensor, ...]:
+        """Return the fields of ``algorithms.loss.Outputs`` in their order, float32, (R,)."""
+
+
+class PackedModel(nn.Module):
+    """A model, whose parameters keep their Hugging Face names under ``model``, and its head.
+
+    ``score`` holds the head's own parameters, if it has any that are not the model's.
+    """
+
+    def __init__(self, model: Any, *, head: Head, score: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.score = score
+        self._head = head
+
+    def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
+        """Return what the head says; see ``Head``. The temperature divides logits."""
+        return self._head(self, inputs, temperature=temperature)
+
+
+@torch.no_grad()
+def score_batches(
+    module: Any, batches: Sequence[MicroBatch], *, device: torch.device, temperature: float
+) -> list[np.ndarray]:
+    """Score every micro-batch with a ``PackedModel`` or the engine around it: float32, (R,)."""
+    return [
+        module(ModelInputs.of(batch, device=device), temperature=temperature)[0].cpu().numpy()
+        for batch in batches
+    ]

@@ -1,0 +1,293 @@
+"""Units -> packed micro-batches for every rank.
+
+Owns the distribution of units over blocks, micro-batches and ranks, and the columns that are
+laid out beside the tokens. Refuses to know what the columns mean: weights, advantages and
+denominators are made before (algorithms/). Invariants: every unit is in exactly one
+micro-batch; no micro-batch exceeds the token budget; every rank gets equally many
+micro-batches; the same input gives the same output. numpy only.
+
+Legend: T packed tokens, R scored tokens of one micro-batch, I items, U units.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from rlpost.errors import UserError
+from rlpost.training.packing.batch import Block, MicroBatch
+from rlpost.training.packing.bins import best_fit_decreasing, distribute, spread
+from rlpost.training.packing.units import Item, Unit
+
+Batches = list[list[MicroBatch]]  # [rank][micro-batch]
+ByItem = Mapping[int, np.ndarray]  # item number -> one value per scored token
+Column = ByItem | np.ndarray | Sequence[float]  # by item for ``_R``, in order of units for ``_U``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """One optimizer batch in micro-batches, ``batches[rank][micro-batch]``."""
+
+    batches: Batches
+
+    def attach(self, **columns: Column | None) -> "Packed":
+        """Return a copy that carries more columns.
+
+        Args:
+            columns: name -> values. For a name in ``_R`` they are given by item number, one per
+                scored token (as ``by_item`` returns them, so they may come from another split);
+                for a name in ``_U`` one per unit, in the order in which the units were packed.
+                None attaches nothing. Dummies get zeros. Numbers become float32; bools and
+                integers stay what they are.
+
+        Example: ``packed.attach(ref_logprobs_R=scored.by_item(answers))``
+        """
+        present = {name: values for name, values in columns.items() if values is not None}
+
+        def one(batch: MicroBatch) -> MicroBatch:
+            laid_out = {name: _laid_out(batch, name, values) for name, values in present.items()}
+            return replace(batch, columns={**batch.columns, **laid_out})
+
+        return Packed(batches=[[one(batch) for batch in mine] for mine in self.batches])
+
+    def by_item(self, answers: Sequence[Sequence[np.ndarray]]) -> dict[int, np.ndarray]:
+        """Regroup one (R,) array per micro-batch, in the order of ``batches``, by item number.
+
+        Returns:
+            Item number -> values of its scored tokens, in order. Dummies are skipped.
+        """
+        found: dict[int, np.ndarray] = {}
+        for mine, theirs in zip(self.batches, answers, strict=True):
+            for batch, values_R in zip(mine, theirs, strict=True):
+                assert values_R.shape == batch.item_R.shape, (values_R.shape, batch)
+                if not batch.is_dummy:
+                    ends = np.cumsum(np.bincount(batch.item_R))[:-1]
+                    parts = np.split(values_R, ends)
+                    found |= zip(batch.number_I.tolist(), parts, strict=True)
+        return found
+
+    def column(self, name: str) -> dict[int, np.ndarray]:
+        """Return a column in ``_R`` by item number."""
+        return self.by_item([[batch.columns[name] for batch in mine] for mine in self.batches])
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.batches)
+
+    def sizes(self) -> dict[str, float]:
+        """Return how many tokens are packed and how many carry a loss (``weight_R`` above 0)."""
+        real = [batch for mine in self.batches for batch in mine if not batch.is_dummy]
+        trained = sum(np.count_nonzero(batch.columns["weight_R"] > 0) for batch in real)
+        return {
+            "perf/packed_tokens": float(sum(batch.num_tokens for batch in real)),
+            "perf/trained_tokens": float(trained),
+        }
+
+
+def pack(
+    units: Sequence[Unit], *, num_ranks: int, max_tokens: int, share_prompts: bool = True
+) -> Packed:
+    """Pack one optimizer batch.
+
+    Args:
+        units: what to pack. Neighbours of one family with equal prompts share a block where
+            they fit.
+        num_ranks: data-parallel ranks.
+        max_tokens: token budget of a micro-batch, prompts included.
+        share_prompts: compute a prompt once for all items in its block; otherwise each item
+            carries its own copy.
+
+    Returns:
+        The micro-batches, without columns. Without units every rank's list is empty: the
+        caller skips the optimizer step.
+
+    Raises:
+        UserError: a unit is longer than ``max_tokens``.
+    """
+    numbers = [item.number for unit in units for item in unit.items]
+    assert len(set(numbers)) == len(numbers), "two items have the same number"
+    places = [_Placed(place=place, unit=unit) for place, unit in enumerate(units)]
+    drafts: list[_Draft] = []
+    for _, neighbours in groupby(places, key=_shared_prompt):
+        drafts += _split_to_budget(list(neighbours), max_tokens, share_prompts)
+    drafts = _split_for_ranks(drafts, num_ranks)
+    if not drafts:
+        return Packed(batches=[[] for _ in range(num_ranks)])
+    return Packed(batches=_distribute(drafts, num_ranks=num_ranks, max_tokens=max_tokens))
+
+
+def _shared_prompt(placed: "_Placed") -> tuple[object, ...]:
+    """Return what is equal for units that may share a block."""
+    unit = placed.unit
+    return ("alone", placed.place) if unit.family is None else (unit.family, unit.prompt)
+
+
+def one_batch(units: Sequence[Unit]) -> MicroBatch:
+    """Lay units out in one micro-batch, in their order, each a block of its own."""
+    return _batch(
+        [
+            _Draft(placed=[_Placed(place=place, unit=unit)], shared=True)
+            for place, unit in enumerate(units)
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """A unit and its place in what is packed."""
+
+    place: int
+    unit: Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """Units of one prompt that go into one micro-batch side by side."""
+
+    placed: list[_Placed]
+    shared: bool  # they are one block; else each item is one
+
+    @property
+    def size(self) -> int:
+        """Packed tokens, prompts included."""
+        units = [placed.unit for placed in self.placed]
+        copies = 1 if self.shared else sum(len(unit.items) for unit in units)
+        return len(units[0].prompt) * copies + sum(unit.item_tokens for unit in units)
+
+    def blocks(self) -> list[list[Item]]:
+        """Return the items of each block."""
+        items = [item for placed in self.placed for item in placed.unit.items]
+        return [items] if self.shared else [[item] for item in items]
+
+
+def _split_to_budget(placed: list[_Placed], max_tokens: int, share_prompts: bool) -> list[_Draft]:
+    """One draft if the units fit together and share, else several, each repeating the prompt."""
+    alone = [_Draft(placed=[each], shared=share_prompts) for each in placed]
+    for draft in alone:
+        _check_size(draft, max_tokens)
+    if not share_prompts:
+        return alone
+    room = max_tokens - len(placed[0].unit.prompt)
+    sizes = [each.unit.item_tokens for each in placed]
+    bins = best_fit_decreasing(sizes, capacity=room)
+    return [_Draft(placed=[placed[i] for i in sorted(mine)], shared=True) for mine in bins]
+
+
+def _check_size(draft: _Draft, max_tokens: int) -> None:
+    unit, size = draft.placed[0].unit, draft.size
+    if size > max_tokens:
+        raise UserError(
+            f"trainer.max_tokens_per_micro_batch must hold a prompt and one response, got "
+            f"{max_tokens}: {unit.name or f'unit {draft.placed[0].place}'} has "
+            f"{size - unit.item_tokens} + {unit.item_tokens} tokens; raise it to at least {size} "
+            "or lower the response limit"
+        )
+
+
+def _split_for_ranks(drafts: list[_Draft], num_ranks: int) -> list[_Draft]:
+    """Halve drafts that are larger than one rank's fair share; else ranks would idle."""
+    drafts = list(drafts)
+    while num_ranks > 1:
+        fair_share = sum(draft.size for draft in drafts) / num_ranks
+        heavy = [
+            d for d, draft in enumerate(drafts) if len(draft.placed) > 1 and draft.size > fair_share
+        ]
+        if not heavy:
+            break
+        for d in reversed(heavy):
+            placed = drafts[d].placed
+            sizes = [each.unit.item_tokens for each in placed]
+            halves = spread(sizes, num_bins=2, capacity=sum(sizes))
+            assert halves is not None
+            drafts[d : d + 1] = [
+                replace(drafts[d], placed=[placed[i] for i in sorted(half)]) for half in halves
+            ]
+    return drafts
+
+
+def _distribute(drafts: list[_Draft], *, num_ranks: int, max_tokens: int) -> Batches:
+    """Drafts -> micro-batches -> ranks, with dummies where a rank has one fewer."""
+    sizes = [draft.size for draft in drafts]
+    bins = best_fit_decreasing(sizes, capacity=max_tokens)
+    num_rounds = -(-len(bins) // num_ranks)
+    # The fewest rounds are known now; even loads within them beat full bins and dummies.
+    bins = spread(sizes, num_bins=num_rounds * num_ranks, capacity=max_tokens) or bins
+    bins = [sorted(indices) for indices in bins if indices]
+    bins_of_rank = distribute(
+        [sum(sizes[i] for i in indices) for indices in bins], num_ranks=num_ranks
+    )
+    num_rounds = max(len(mine) for mine in bins_of_rank)
+    result: Batches = []
+    for mine in bins_of_rank:
+        batches = [_batch([drafts[i] for i in bins[index]]) for index in mine]
+        result.append(batches + [_dummy() for _ in range(num_rounds - len(batches))])
+    return result
+
+
+def _batch(drafts: list[_Draft]) -> MicroBatch:
+    token_ids: list[int] = []
+    positions: list[np.ndarray] = []
+    reads: list[np.ndarray] = []
+    blocks: list[Block] = []
+    for draft in drafts:
+        prompt = draft.placed[0].unit.prompt
+        for items in draft.blocks():
+            start, end = len(token_ids), len(token_ids) + len(prompt)
+            token_ids += prompt
+            positions.append(np.arange(len(prompt)))
+            ranges: list[tuple[int, int]] = []
+            for item in items:
+                first, length = len(token_ids), len(item.ids)
+                token_ids += item.ids
+                positions.append(len(prompt) + np.arange(length))
+                read = np.concatenate([[end - 1], np.arange(first, first + length - 1)])
+                reads.append(read[item.scored])
+                ranges.append((first, first + length))
+            blocks.append(Block(prompt=(start, end), responses=tuple(ranges)))
+    placed = [each for draft in drafts for each in draft.placed]
+    items = [item for each in placed for item in each.unit.items]
+    counts = [len(each.unit.items) for each in placed]
+    return MicroBatch(
+        token_ids_T=np.array(token_ids, dtype=np.int64),
+        position_ids_T=np.concatenate(positions).astype(np.int64),
+        blocks=tuple(blocks),
+        read_R=np.concatenate(reads).astype(np.int64),
+        target_R=np.concatenate([np.array(i.ids)[i.scored] for i in items]).astype(np.int64),
+        item_R=np.repeat(np.arange(len(items)), [int(item.scored.sum()) for item in items]),
+        unit_I=np.repeat(np.arange(len(placed)), counts),
+        number_I=np.array([item.number for item in items], dtype=np.int64),
+        number_U=np.array([each.place for each in placed], dtype=np.int64),
+    )
+
+
+def _dummy() -> MicroBatch:
+    """Two tokens without a loss: keeps a rank in step with the others' collectives."""
+    zero = np.zeros(1, dtype=np.int64)
+    return MicroBatch(
+        token_ids_T=np.zeros(2, dtype=np.int64),
+        position_ids_T=np.arange(2, dtype=np.int64),
+        blocks=(Block(prompt=(0, 1), responses=((1, 2),)),),
+        read_R=zero,
+        target_R=zero,
+        item_R=zero,
+        unit_I=zero,
+        number_I=zero - 1,
+        number_U=zero - 1,
+        is_dummy=True,
+    )
+
+
+def _laid_out(batch: MicroBatch, name: str, values: Column) -> np.ndarray:
+    """Put values in the order of the batch's scored tokens or units."""
+    if name.endswith("_U"):
+        column = np.asarray(values)
+        column = np.zeros(1, column.dtype) if batch.is_dummy else column[batch.number_U]
+    else:
+        assert isinstance(values, Mapping), f"{name} must be given by item number"
+        if batch.is_dummy:
+            column = np.zeros(1, np.asarray(next(iter(values.values()))).dtype)
+        else:
+            column = np.concatenate([values[number] for number in batch.number_I.tolist()])
+    kept = np.bool_ if column.dtype == np.bool_ else np.float32
+    return column.astype(np.int64 if np.issubdtype(column.dtype, np.integer) else kept)

@@ -1,0 +1,253 @@
+"""Resumable trainer state on disk, independent of the number of ranks and the ZeRO stage.
+
+Owns the files of one trained role inside a directory that the checkpoint room makes appear
+atomically: ``trainer.json``, safetensors with the whole fp32 master and Adam moments of each
+parameter, and each rank's random state. Refuses to own where an engine keeps its state
+(deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
+one without a checkpoint; with others it starts from the same masters and moments.
+
+A rank keeps and writes the parameters it was assigned, so with many ranks none holds everything.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlpost.checkpoint.space import disk_errors
+from rlpost.checkpoint.state import read_json
+from rlpost.errors import DataError, UserError
+from rlpost.training.random_state import random_state, restore_random_state, seed_everything
+from rlpost.training.zero.deepspeed_state import MASTER, MOMENTS, EngineState, gather, scatter
+from rlpost.umask import follow_umask
+
+SHARD_BYTES = 2**30
+FORMAT = 2
+_META = "trainer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepperProgress:
+    """What the steps themselves remember; the same on every rank.
+
+    Example: ``StepperProgress(step_id=3, step_result={"actor/lr": 1e-6}, nonfinite_in_row=0)``
+    """
+
+    step_id: int  # of the last step
+    step_result: dict[str, float]
+    nonfinite_in_row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One rank's share of a checkpoint, copied: the engine may go on."""
+
+    rank: int
+    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, fp32, in host memory
+    random: dict[str, Any]
+    meta: str  # JSON; the same on every rank
+
+
+def take_snapshot(
+    state: EngineState, *, rank: int, num_ranks: int, progress: StepperProgress
+) -> Snapshot:
+    """Copy the state between two steps; collective.
+
+    Args:
+        state: of the engine.
+        rank: this rank.
+        num_ranks: how many there are.
+        progress: ``load_state`` returns it.
+    """
+    meta = {
+        "format": FORMAT,
+        "num_ranks": num_ranks,
+        "adam_step": state.adam_step(),
+        "progress": asdict(progress),
+    }
+    sizes = {name: state.numel(name) for name in state.shapes}
+    return Snapshot(
+        rank=rank,
+        tensors=gather(state, owners=assign_owners(sizes, num_ranks=num_ranks)),
+        random=random_state(),
+        meta=json.dumps(meta),
+    )
+
+
+def assign_owners(sizes: Mapping[str, int], *, num_ranks: int) -> dict[str, int]:
+    """Give each name to a rank, the largest first, always to the one with the least.
+
+    Example: ``assign_owners({"a": 3, "b": 2, "c": 2}, num_ranks=2) == {"a": 0, "b": 1, "c": 1}``
+    """
+    load, owners = [0] * num_ranks, {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owners[name] = load.index(min(load))
+        load[owners[name]] += sizes[name]
+    return owners
+
+
+def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
+    """Write this rank's files; not collective, and not flushed: the store's commit does that.
+
+    Raises:
+        CheckpointWriteError: the disk refuses.
+    """
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, shard in enumerate(_shards(snapshot.tensors)):
+            _write_shard(shard, directory / f"state_{snapshot.rank:03d}_{number:03d}.safetensors")
+        _random_path(directory, snapshot.rank).write_text(json.dumps(snapshot.random))
+        if snapshot.rank == 0:
+            (directory / _META).write_text(snapshot.meta)
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    if shard:
+        yield shard
+
+
+def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(shard, path)
+    except SafetensorError as error:
+        # Nothing but the disk can refuse named fp32 tensors, and its errno is hidden here.
+        raise OSError(str(error)) from error
+    follow_umask(path)  # it is the writer's alone until here, and the driver may be another user
+
+
+def load_state(
+    state: EngineState, directory: Path, *, rank: int, num_ranks: int, seed: int
+) -> StepperProgress:
+    """Restore what ``write_snapshot`` wrote on all ranks; collective.
+
+    With another number of ranks the random generators start anew, from seed and step.
+
+    Args:
+        state: of the engine, between two steps; any ZeRO stage and dtype.
+        directory: complete.
+        rank: this rank.
+        num_ranks: how many there are; may differ from when it was written.
+        seed: the run's.
+
+    Raises:
+        DataError: files are missing or damaged, or parameters are missing.
+        UserError: it is the state of another model.
+    """
+    meta = _Meta.read(directory / _META)
+    kinds = (MASTER, *MOMENTS) if meta.adam_step else (MASTER,)
+    shards = Shards(directory)
+    # All of it on every rank before anything changes: all refuse, or none.
+    shards.check({f"{n}.{k}": shape for n, shape in state.shapes.items() for k in kinds})
+    if meta.num_ranks == num_ranks:
+        _restore_random(_random_path(directory, rank))
+    else:
+        seed_everything(seed, meta.progress.step_id, rank)
+    scatter(
+        state,
+        lambda name, kind, start, stop: shards.read(f"{name}.{kind}", start, stop),
+        adam_step=meta.adam_step,
+    )
+    return meta.progress
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: missing, so this is not a complete trainer checkpoint")
+    return read_json(path)
+
+
+def _restore_random(path: Path) -> None:
+    try:
+        restore_random_state(_read(path))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Meta:
+    """What ``trainer.json`` says."""
+
+    num_ranks: int
+    adam_step: int
+    progress: StepperProgress
+
+    @classmethod
+    def read(cls, path: Path) -> "_Meta":
+        meta = _read(path)
+        if meta.pop("format", None) != FORMAT:
+            raise DataError(
+                f"{path}: not of format {FORMAT}, which this rlpost reads; start a new run from an "
+                "exported model (model.path=.../export)"
+            )
+        try:
+            return cls(**{**meta, "progress": StepperProgress(**meta["progress"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path}: not what a trainer writes ({error})") from error
+
+
+class Shards:
+    """The tensors of all safetensors files of a directory, read lazily.
+
+    Example: ``Shards(path).read("score.weight.master", 0, 32)``
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file_of: dict[str, Any] = {}
+        for path in sorted(directory.glob("state_*.safetensors")):
+            try:
+                file = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise DataError(f"{path}: not a readable safetensors file ({error})") from error
+            self._file_of |= dict.fromkeys(file.keys(), file)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises DataError or UserError unless there are these tensors and no others."""
+        missing = sorted(shapes.keys() - self._file_of.keys())
+        if missing:
+            raise DataError(
+                f"{self._directory}: lacks {missing[0]!r} and {len(missing) - 1} others of "
+                f"{len(shapes)} tensors; a file is missing, or it is the state of another model"
+            )
+        others = sorted(self._file_of.keys() - shapes.keys())
+        if others:
+            raise UserError(
+                f"{self._directory}: holds {others[0]!r}, which this model has not, so it is the "
+                "state of another model; resume with the model it was trained from"
+            )
+        for name, shape in shapes.items():
+            saved = tuple(self._file_of[name].get_slice(name).get_shape())
+            if saved != shape:
+                raise UserError(
+                    f"{self._directory}: {name!r} has shape {saved}, this model's has {shape}; "
+                    "resume with the model it was trained from"
+                )
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements ``[start, stop)`` of a flattened tensor, reading only their rows."""
+        rows = self._file_of[name].get_slice(name)
+        shape = torch.Size(rows.get_shape())
+        if not shape:
+            return rows[...].reshape(-1)
+        width = shape[1:].numel()
+        first = start // width
+        part = rows[first : -(-stop // width)].reshape(-1)
+        return part[start - first * width : stop - first * width]
+
+
+def _random_path(directory: Path, rank: int) -> Path:
+    return directory / f"random_{rank:03d}.json"

@@ -1,0 +1,351 @@
+"""One rank of what is trained: the verbs around a DeepSpeed ZeRO engine.
+
+Owns the order forward_backward -> optim_step, the idempotency of steps, the handling of
+non-finite gradients, scores and export. Refuses to own Ray (cluster/), packing, objectives and
+denominators. Invariants: the gradient of one optimizer batch is that of ``Loss.total`` summed
+over all micro-batches and ranks, whatever the split; an update happens at most once per step
+id; a non-finite gradient changes no weight at any stage.
+
+Every verb is collective: all ranks call it in the same order, with equally many
+micro-batches.
+
+Legend: R scored tokens of one micro-batch.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlpost.algorithms.diagnostics import Tally
+from rlpost.algorithms.loss import LossBatch, Objective, Outputs
+from rlpost.errors import RunFailed
+from rlpost.models.naming import Piece, Shapes, pieces_of
+from rlpost.training.flops import Meter, PolicyCost, peak_flops
+from rlpost.training.model.heads import LogprobHead
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
+from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.pack import one_batch
+from rlpost.training.packing.units import Unit
+from rlpost.training.parking import Parking
+from rlpost.training.precision import resolve_dtype
+from rlpost.training.schedule import lr_at
+from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero import deepspeed_engine as ds
+from rlpost.training.zero.deepspeed_checkpoint import (
+    StepperProgress,
+    load_state,
+    take_snapshot,
+    write_snapshot,
+)
+from rlpost.training.zero.deepspeed_state import engine_state
+from rlpost.training.zero.deepspeed_weights import iter_checkpoint, save_model, weight_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One process's place in its group of ranks."""
+
+    rank: int
+    world_size: int
+    master_address: str
+    master_port: int
+
+
+class DeepSpeedTrainer:
+    """One rank's engine. The module is on its device and shared with nobody.
+
+    Example::
+
+        place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=29500)
+        trainer = DeepSpeedTrainer(cfg, model=TrainedModel.policy(path, cfg), place=place, seed=0)
+        tally = trainer.forward_backward(batches, objective)
+        metrics = merge([tally]).metrics() | trainer.optim_step(1)
+    """
+
+    def __init__(self, cfg: TrainerConfig, *, model: TrainedModel, place: Rank, seed: int) -> None:
+        """Join the ranks, load the model and build the engine.
+
+        Args:
+            cfg: the options of what is trained.
+            model: what is trained.
+            place: this rank.
+            seed: of the random generators; each rank adds its number.
+
+        Raises:
+            UserError: the model cannot be loaded or its architecture cannot be packed.
+        """
+        self.cfg = cfg
+        self.dtype = resolve_dtype(cfg.dtype)
+        self._model, self._place, self._seed = model, place, seed
+        torch.set_num_threads(cfg.threads_per_rank())
+        for seed_it in (random.seed, np.random.seed, torch.manual_seed):
+            seed_it(seed + place.rank)
+        self._device = ds.join_ranks(**vars(place))
+        module = model.load(dtype=self.dtype, gradient_checkpointing=cfg.gradient_checkpointing)
+        self._engine = ds.build_engine(module, cfg, dtype=self.dtype)
+        self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
+        self._meter = self._make_meter()
+        self._pending = False  # gradients wait for optim_step
+        self._step_id = 0
+        self._step_result: dict[str, float] = {}
+        self._nonfinite_in_row = 0
+        self._writing: Future[None] | None = None  # what begin_save began
+
+    @property
+    def engine(self) -> Any:
+        """DeepSpeed's engine; one that rests is brought back to memory."""
+        self._parking.wake()
+        return self._engine
+
+    @property
+    def module(self) -> Any:
+        """The ``PackedModel`` itself; under ZeRO-3 its weights are in pieces."""
+        return self.engine.module
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for _, _, shape in weight_shapes(self.module))
+
+    def sleep(self) -> int:
+        """Move weights and optimizer out of memory until the next verb; returns the bytes."""
+        assert not self._pending, "gradients wait for optim_step"
+        ds.release_gathered(self.engine)
+        return self._parking.park()
+
+    def forward_backward(
+        self, batches: Sequence[MicroBatch], objective: Objective, *, temperature: float = 1.0
+    ) -> Tally:
+        """Accumulate the gradient of one optimizer batch; this rank's share of it.
+
+        Args:
+            batches: this rank's micro-batches, as many as on every other rank.
+            objective: gives the loss; the batches carry its columns.
+            temperature: divides the logits, as it did in the sampler.
+
+        Returns:
+            This rank's sums (``algorithms.diagnostics.merge`` combines ranks): the objective's
+            diagnostics over what counts, and ``<actor or critic>/loss``.
+        """
+        assert not self._pending, "optim_step must consume the gradients first"
+        assert batches, "an optimizer batch without micro-batches: skip the step instead"
+        for batch in batches:
+            missing = set(objective.columns) - batch.columns.keys()
+            assert not missing, f"the batch carries no {', '.join(sorted(missing))}"
+        self._check_equal(len(batches))
+        tally = Tally()
+        engine = self.engine  # waking up is not counted as work
+        self._pending = True
+        with self._meter.busy(batches) if self._meter else nullcontext():
+            for i, batch in enumerate(batches):
+                # Announced before each pass: stages 1 and 2 otherwise drop all but the last.
+                self._set_boundary(i == len(batches) - 1)
+                inputs = ModelInputs.of(batch, device=self._device)
+                outputs = Outputs.of(engine(inputs, temperature=temperature))
+                loss = self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
+                # The engine averages over ranks; the weights hold the global denominator.
+                engine.backward(loss * self._place.world_size)
+            return tally.cpu()
+
+    def _loss(
+        self, outputs: Outputs, batch: LossBatch, objective: Objective, tally: Tally
+    ) -> Tensor:
+        result = objective(outputs, batch)
+        loss = result.total(batch)
+        tally.add(result.diagnostics_R, counted_R=batch.counted_R)
+        tally.add(result.diagnostics_U, counted_R=batch.counted_U)
+        tally.add_total(f"{self._model.labels.metrics}/loss", loss)
+        return loss
+
+    def _set_boundary(self, is_last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(is_last)
+
+    def optim_step(self, step_id: int) -> dict[str, float]:
+        """Apply the accumulated gradient as step ``step_id`` (1-based; gaps are allowed).
+
+        Returns, under the prefix of what is trained, ``lr``, ``grad_norm`` (before clipping;
+        absent when not finite) and ``skipped_update`` (0 or 1), the same on every rank; memory
+        in GB; and ``perf/mfu/..``, of this rank, where the peak of its device is known. A
+        repeated id returns the recorded result and changes nothing.
+
+        Raises:
+            RunFailed: ``stop_after_nonfinite`` updates in a row had non-finite gradients.
+        """
+        assert step_id >= 1 and step_id >= self._step_id, (
+            f"step {step_id} asked for after step {self._step_id}"
+        )
+        if step_id == self._step_id:
+            assert not self._pending, f"step {step_id} is done, but new gradients are waiting"
+            return self._step_result
+        assert self._pending, f"step {step_id}: forward_backward has not run"
+        lr = lr_at(step_id, self.cfg)
+        ds.set_lr(self.engine, lr)
+        with self._meter.busy() if self._meter else nullcontext():
+            grad_norm, applied = self._apply()
+            if self._meter:
+                torch.cuda.synchronize()  # the update itself is only queued
+        self._pending = False
+        self._step_id = step_id
+        self._nonfinite_in_row = 0 if applied else self._nonfinite_in_row + 1
+        prefix = self._model.labels.metrics
+        self._step_result = {f"{prefix}/lr": lr, f"{prefix}/skipped_update": float(not applied)}
+        if math.isfinite(grad_norm):
+            self._step_result[f"{prefix}/grad_norm"] = grad_norm
+        self._step_result |= self._memory()
+        if self._meter and (share := self._meter.take()) is not None:
+            self._step_result[f"perf/mfu/{prefix}"] = share
+        if self._nonfinite_in_row >= self.cfg.stop_after_nonfinite:
+            raise RunFailed(
+                f"the gradient was not finite in {self._nonfinite_in_row} steps in a row, the "
+                f"last being step {step_id}; no weight was changed by them. Lower "
+                f"{self._model.labels.options}.lr, or resume from an earlier checkpoint"
+            )
+        return self._step_result
+
+    def _apply(self) -> tuple[float, bool]:
+        """Update unless the gradient is not finite; returns its norm and whether it updated."""
+        if not ds.is_plain_optimizer(self.engine):
+            self.engine.step()
+            return float(self.engine.get_global_grad_norm()), self.engine.was_step_applied()
+        # Stage 0 in float32 would apply NaN silently.
+        grad_norm = ds.plain_grad_norm(self.engine)
+        if math.isfinite(grad_norm):
+            self.engine.step()
+            return grad_norm, True
+        self.engine.optimizer.zero_grad()
+        self.engine.zero_grad()
+        return grad_norm, False
+
+    def _memory(self) -> dict[str, float]:
+        name = self._model.labels.memory
+        result = {f"perf/{name or 'trainer_'}memory_gb": psutil.Process().memory_info().rss / 1e9}
+        if self._device.type == "cuda":
+            peak_gb = torch.cuda.max_memory_allocated() / 1e9
+            result[f"perf/{name}max_memory_allocated_gb"] = peak_gb
+        return result
+
+    def _make_meter(self) -> Meter | None:
+        """A meter of a policy on a device whose peak is known."""
+        if self._device.type != "cuda" or self.dtype is not torch.bfloat16:
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(self._device))
+        model = self._engine.module.model
+        shapes = weight_shapes(model)
+        # Of a mixture of experts a token meets some only: the count would be too high.
+        counted = not any("experts" in name for name, _, _ in shapes)
+        if peak is None or not counted or not isinstance(self._model.head, LogprobHead):
+            return None
+        return Meter(PolicyCost.of(model.config.get_text_config(), shapes), peak=peak)
+
+    def score(self, batches: Sequence[MicroBatch], temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probs or values (float32, (R,)) of every micro-batch's scored tokens."""
+        self._check_equal(len(batches))
+        return score_batches(self.engine, batches, device=self._device, temperature=temperature)
+
+    def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Score each token after the first, per sequence, at temperature 1.
+
+        Every rank gets the same sequences and returns the same numbers.
+        """
+        units = [Unit.sharing(ids[:1], {number: ids[1:]}) for number, ids in enumerate(sequences)]
+        (scores_R,) = self.score([one_batch(units)])
+        cuts = np.cumsum([len(ids) - 1 for ids in sequences])[:-1]
+        return [part.tolist() for part in np.split(scores_R, cuts)]
+
+    def weight_shapes(self) -> Shapes:
+        """Name, dtype and shape of every tensor ``iter_weights`` yields, in its order."""
+        return [target for piece in self._pieces for target in piece.targets]
+
+    def iter_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full weights in the form of a Hugging Face checkpoint; collective."""
+        return iter_checkpoint(self.module.model, self._pieces)
+
+    @cached_property
+    def _pieces(self) -> Sequence[Piece]:
+        return pieces_of(self.module.model)
+
+    def export(self, directory: Path) -> None:
+        """Write a Hugging Face model directory with tokenizer (rank 0 writes).
+
+        A policy is a causal language model, a critic a sequence classifier with one label.
+
+        Raises:
+            UserError: transformers has no such class for this architecture.
+        """
+        write = self._place.rank == 0
+        save_model(self.module, self._model, directory, dtype=self.dtype, write=write)
+        dist.barrier()
+
+    def begin_save(self, directory: Path) -> None:
+        """Copy the state between two steps; returns while a thread still writes it.
+
+        The engine may go on. ``directory`` is complete when ``finish_save`` has returned on
+        every rank.
+        """
+        assert not self._pending, "gradients are not saved: call optim_step first"
+        assert self._writing is None, "finish_save must end the last save first"
+        progress = StepperProgress(
+            step_id=self._step_id,
+            step_result=self._step_result,
+            nonfinite_in_row=self._nonfinite_in_row,
+        )
+        snapshot = take_snapshot(
+            engine_state(self.engine),
+            rank=self._place.rank,
+            num_ranks=self._place.world_size,
+            progress=progress,
+        )
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing = thread.submit(write_snapshot, snapshot, directory)
+        thread.shutdown(wait=False)  # takes no other work and ends by itself
+
+    def finish_save(self) -> None:
+        """Wait until this rank's files of ``begin_save`` are written; not collective.
+
+        Raises:
+            CheckpointWriteError: the disk refused; the engine is as good as before.
+        """
+        assert self._writing is not None, "begin_save comes first"
+        writing, self._writing = self._writing, None
+        writing.result()
+
+    def load(self, directory: Path) -> None:
+        """Restore what was saved, by however many ranks at whatever ZeRO stage.
+
+        Raises:
+            DataError: files are missing or damaged.
+            UserError: it is the state of another model.
+        """
+        assert not self._pending, "the gradients that wait would join the loaded state"
+        progress = load_state(
+            engine_state(self.engine),
+            directory,
+            rank=self._place.rank,
+            num_ranks=self._place.world_size,
+            seed=self._seed,
+        )
+        self._step_id = progress.step_id
+        self._step_result = progress.step_result
+        self._nonfinite_in_row = progress.nonfinite_in_row
+
+    def close(self) -> None:
+        """Leave the ranks; the process may build another trainer afterwards."""
+        ds.leave_ranks(self._engine)
+
+    def _check_equal(self, count: int) -> None:
+        """Unequal counts would abort the process inside a collective, without a message."""
+        counts = torch.tensor([count, -count], device=self._device)
+        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
+        assert counts[0] == -counts[1], f"ranks have {-counts[1]} to {counts[0]} micro-batches"

@@ -1,0 +1,40 @@
+"""What DeepSpeed is told: nothing that changes the arithmetic is left to its defaults."""
+
+import pytest
+import torch
+
+from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero.deepspeed_engine import engine_config
+
+
+def config(dtype=torch.float32, **options):
+    return engine_config(TrainerConfig(**options), dtype=dtype, hidden_size=64, num_parameters=1000)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.3])
+def test_clipping_is_always_stated(norm):
+    """DeepSpeed clips at 1.0 when the key is absent."""
+    assert config(max_grad_norm=norm)["gradient_clipping"] == norm
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_sums_gradients_in_float32(stage):
+    found = config(torch.bfloat16, zero_stage=stage)
+    assert found["bf16"] == {"enabled": True}
+    assert found["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+def test_float32_asks_for_no_mixed_precision():
+    assert not {"bf16", "data_types", "fp16"} & config().keys()
+
+
+def test_optimizer_options_arrive_and_nothing_is_compiled():
+    params = config(weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)["optimizer"]["params"]
+    assert params == {
+        "lr": 0.0,
+        "betas": [0.8, 0.95],
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+        "torch_adam": True,
+        "fused": True,
+    }
