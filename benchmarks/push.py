@@ -14,13 +14,9 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from rlpost.cluster.session import Session
-from rlpost.config.checks import check_rl
-from rlpost.config.convert import to_rl_config
-from rlpost.config.search_path import config_dir
-from rlpost.config.store import register_configs
+from rlpost.config.compose import compose_stage
 from rlpost.stages.rl.boot import boot
 from rlpost.stages.rl.plan import RLPlan, prepare
 from rlpost.stages.run import Run
@@ -32,10 +28,7 @@ PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 
 
 def plan_of(overrides: list[str], root: Path) -> RLPlan:
-    register_configs()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg, resolved = to_rl_config(compose("rl", ["experiment=quickstart", *overrides]))
-    check_rl(cfg)
+    cfg, resolved = compose_stage(["experiment=quickstart", *overrides], stage="rl")
     return prepare(cfg, resolved, directory=RunDirectory(root=root))
 
 

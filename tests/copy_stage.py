@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlpost.algorithms.likelihood import LikelihoodObjective
+from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig
 from rlpost.config.schema import EvaluationConfig, RunConfig
@@ -45,7 +46,7 @@ class CopyConfig:
     """Options of the stage."""
 
     model: str
-    run: RunConfig
+    run: RunConfig = field(default_factory=RunConfig)
     seed: int = 0
     examples_per_step: int = 8
     trainer: TrainerConfig = field(
@@ -72,6 +73,11 @@ class CopyPlan:
     store: CheckpointStore
     resume_from: Path | None
     processes: tuple[str, ...] = ("1 trainer rank",)
+
+
+def check(cfg: CopyConfig) -> None:
+    """Refuse numbers beyond their bounds."""
+    check_config(cfg)
 
 
 def prepare(cfg: CopyConfig, resolved: dict[str, Any], *, directory: RunDirectory) -> CopyPlan:

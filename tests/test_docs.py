@@ -11,14 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlpost.cli.main import COMMANDS
-from rlpost.config.checks import check_rl
-from rlpost.config.convert import to_rl_config
-from rlpost.config.search_path import config_dir
-from rlpost.config.store import register_configs
+from rlpost.config.compose import compose_stage
 from rlpost.stages.registry import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -66,10 +62,7 @@ def test_overrides_compose(command):
             plain.append(f"{each.get_key_element()}={first}")
         elif not each.get_key_element().startswith(("hydra", "sweep")):
             plain.append(each.input_line)
-    register_configs()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg, _ = to_rl_config(compose(stage, plain))
-    check_rl(cfg)
+    compose_stage(plain, stage=stage)
 
 
 @pytest.mark.parametrize("command", commands())

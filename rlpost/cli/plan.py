@@ -1,6 +1,6 @@
 """``rlpost plan``: where each process would run and what it would need, before anything starts.
 
-Owns the command and its tables. Refuses to own the arithmetic (stages/rl/estimate.py) and the
+Owns the command and its tables. Refuses to own the arithmetic (a stage's ``estimate``) and the
 slots (control/slots.py). Starts no process and writes nothing; with ``cluster.address`` it
 joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 """
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         flag = f"--{field.name.replace('_', '-')}"
         words = f"{help_of(field)} ({field.default:g})"
         parser.add_argument(flag, type=type(field.default), metavar="N", help=words)
-    parser.add_argument("stage", choices=tuple(STAGES))
+    stages = [name for name, stage in STAGES.items() if stage.estimate is not None]
+    parser.add_argument("stage", choices=stages)
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)
     described = {field.name: getattr(args, field.name) for field in fields(Hardware)}
@@ -65,7 +66,6 @@ class _Machines:
 
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     from rlpost.control.slots import assign_slots
-    from rlpost.stages.rl.estimate import estimate
     from rlpost.stages.roles import actors_of
 
     if hardware is not None:
@@ -75,7 +75,8 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     slots = assign_slots(
         actors_of(plan.roles), machines.nodes, placement=plan.cfg.cluster.placement
     )
-    return _report(estimate(plan, gpu_bytes=machines.gpu_bytes), slots, machines)
+    estimate = STAGES[stage].part("estimate")(plan, gpu_bytes=machines.gpu_bytes)
+    return _report(estimate, slots, machines)
 
 
 def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:

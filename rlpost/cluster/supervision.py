@@ -121,7 +121,8 @@ class Supervisor:
             self._start(name, self._restart(name))
         if bus.has_served:
             for name in self._fleet.stale():
-                # A key of its own: it waits while a push waits for this one to be restarted.
+                # Not under the generator's own name: a catch-up waits for a push to end, and that
+                # push may wait for a restart of this generator, which has to start meanwhile.
                 self._start(f"catch up {name}", self._catch_up(name, bus))
         if self._clock() - self._pinged_s >= self._failures.ping_every_s:
             self._pinged_s = self._clock()

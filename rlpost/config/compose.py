@@ -11,14 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlpost.config.command_line import read_command_line
-from rlpost.config.convert import to_rl_config
+from rlpost.config.convert import to_config
 from rlpost.config.quoting import quoted
-from rlpost.config.schema import RLConfig
 from rlpost.config.search_path import config_dir
 from rlpost.stages.registry import STAGES
 
 
-def compose_stage(argv: Sequence[str], *, stage: str) -> tuple[RLConfig, dict[str, Any]]:
+def compose_stage(argv: Sequence[str], *, stage: str) -> tuple[Any, dict[str, Any]]:
     """Return what ``rlpost <stage> <argv>`` would run, as objects and as plain data.
 
     Raises:
@@ -49,8 +48,10 @@ def compose_command(
         )
 
 
-def checked(composed: DictConfig, *, stage: str) -> tuple[RLConfig, dict[str, Any]]:
-    """Convert and check a composed configuration; a run without a name has that of its stage.
+def checked(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]:
+    """Convert a composed configuration to the stage's dataclass, and check it.
+
+    A run without a name has that of its stage.
 
     Raises:
         UserError, OmegaConfBaseException: the configuration cannot work.
@@ -58,6 +59,7 @@ def checked(composed: DictConfig, *, stage: str) -> tuple[RLConfig, dict[str, An
     run = OmegaConf.select(composed, "run")
     if run is not None and run.name is None:
         run.name = stage
-    cfg, resolved = to_rl_config(composed)
-    STAGES[stage].part("check")(cfg)
+    part = STAGES[stage].part
+    cfg, resolved = to_config(composed, part("config"))
+    part("check")(cfg)
     return cfg, resolved

@@ -15,7 +15,6 @@ from omegaconf.errors import InterpolationResolutionError
 
 from rlpost.config.explain import unknown_option
 from rlpost.config.groups import COMPOSABLE, registries
-from rlpost.config.schema import RLConfig
 from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.registry import Registry
@@ -24,8 +23,8 @@ from rlpost.training.reward.settings import RewardModelConfig
 _SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
 
-def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
-    """Return the configuration as objects and as plain data.
+def to_config(composed: DictConfig, kind: type[Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the configuration of a stage, a ``kind``, as objects and as plain data.
 
     Models are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do to a
     dictionary of dataclasses, so their types are put in here. ``verifier`` may have been removed
@@ -37,13 +36,17 @@ def to_rl_config(composed: DictConfig) -> tuple[RLConfig, dict[str, Any]]:
     """
     _refuse_secrets(composed)
     _resolve(composed)
-    _type_reward_models(composed)
-    _check_verifiers(composed)
+    declared = {each.name for each in fields(kind)}
+    if "reward_models" in declared:
+        _type_reward_models(composed)
+    if "verifiers" in declared:
+        _check_verifiers(composed)
     _refuse_strangers(composed, "")
     for group, registry in registries().items():
-        _refuse_unregistered(composed, group, registry)
+        if group.partition("/")[0] in declared:
+            _refuse_unregistered(composed, group, registry)
     cfg = OmegaConf.to_object(composed)
-    assert isinstance(cfg, RLConfig)
+    assert isinstance(cfg, kind)
     resolved = OmegaConf.to_container(composed, enum_to_str=True)
     assert isinstance(resolved, dict)
     return cfg, {str(key): value for key, value in resolved.items()}

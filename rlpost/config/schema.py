@@ -2,7 +2,7 @@
 
 Owns the composition; every dataclass of a room lies above what it configures. Refuses to
 own choices (YAML), names (store.py) and cross-field rules (checks.py). Invariant: after
-``cli/`` turned the tree into these objects nobody sees an OmegaConf object again.
+convert.py turned the tree into these objects nobody sees an OmegaConf object again.
 """
 
 from dataclasses import dataclass, field

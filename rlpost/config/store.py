@@ -8,13 +8,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from rlpost.config.groups import option_path, registries
-from rlpost.config.schema import AlgorithmConfig, RLConfig
+from rlpost.config.schema import AlgorithmConfig
+from rlpost.stages.registry import STAGES
 
 
 def register_configs() -> None:
     """Put schemas and registered variants into hydra's store; idempotent."""
     store = ConfigStore.instance()
-    store.store(name="rl_schema", node=RLConfig)
+    for stage in STAGES.values():
+        store.store(name=f"{stage.name}_schema", node=stage.part("config"))
     store.store(group="algorithm", name="schema", node=AlgorithmConfig)
     for group, registry in registries().items():
         for entry in registry:

@@ -3,8 +3,8 @@
 Owns three answers: how many prompts may be admitted, which finished groups make a batch, and
 which are too old. Refuses to own the groups (buffer.py) and versions (weights/bus.py). Pure.
 
-A group's lag is counted in steps: the step whose weights train on it, minus the step after
-which the oldest weights that sampled it were pushed. Invariants, for ``wait``: no group is
+A group's lag is counted in steps: those completed when it is trained on, minus those completed
+when the oldest weights that sampled it were pushed. Invariants, for ``wait``: no group is
 consumed with a lag above ``max_staleness``, and none is ever dropped for its age; a batch is
 only cut when everything left behind can still be consumed in time (the earliest-deadline
 condition), so both hold at once and waiting always ends.
@@ -158,11 +158,12 @@ class Staleness:
 
     def _in_time(self, left: Sequence[Aged]) -> bool:
         """Whether the steps after the next one can consume all of ``left`` before it ages out."""
-        # Necessary: what has d steps left must fit into d batches. Sufficient: the step shifts
-        # every deadline by one, so before the next cut at most (d + 1) batches have d steps or
-        # less; new groups have all S, and admission, which counts those in training until
-        # their push, keeps the total at (S + 1) batches; a retry only adds time. Once all are
-        # ready, taking the most urgent batch then satisfies this condition again: no deadlock.
+        # A group's deadline is the number of steps after which it is too old. The condition, for
+        # every d: groups with a deadline of at most d fit into d batches. It is necessary, since
+        # d steps consume d batches. It also holds again after the most urgent batch was taken:
+        # deadlines shrink by one, new groups have the longest deadline (max_staleness), a retry
+        # only extends one, and admission never lets more than max_staleness + 1 batches exist.
+        # So waiting for groups always ends.
         deadlines = [self.config.max_staleness - self.lag(item.version) for item in left]
         return all(
             sum(deadline <= d for deadline in deadlines) <= d * self.batch

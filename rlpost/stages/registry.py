@@ -5,7 +5,6 @@ for, so that ``rlpost --help`` is instant.
 """
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +22,12 @@ class Stage:
     check: str  # (cfg): refuses impossible combinations of options
     plan: str  # (cfg, resolved, *, directory, device): refuses what files and machine cannot do
     boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
+    estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
 
-    def part(self, name: str) -> Callable[..., Any]:
-        """Import ``config``, ``check``, ``plan`` or ``boot``."""
+    def part(self, name: str) -> Any:
+        """Import ``config``, ``check``, ``plan``, ``boot`` or ``estimate``."""
         module, _, attribute = getattr(self, name).partition(":")
-        part: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        return part
+        return getattr(importlib.import_module(module), attribute)
 
 
 _RL = Stage(
@@ -38,6 +37,7 @@ _RL = Stage(
     check="rlpost.config.checks:check_rl",
     plan="rlpost.stages.rl.plan:prepare",
     boot="rlpost.stages.rl.boot:boot",
+    estimate="rlpost.stages.rl.estimate:estimate",
 )
 _RFT = replace(
     _RL,

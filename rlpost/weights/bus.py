@@ -162,7 +162,8 @@ class WeightBus:
             self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
             ill = isinstance(refusal.failures[name], NoAnswer | ProcessDied)
             if not ill and self._served is served:
-                # Its own fault, or the payload is gone: with the trainer, if that is gone too.
+                # The generator answered, so it is alive and the payload may be gone. Announcing it
+                # again replaces it, or raises GroupLost if the trainer is gone.
                 await self._publisher.announce_again(num_receivers=self._workers[name])
             return False
         return True

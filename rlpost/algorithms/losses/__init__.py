@@ -1,7 +1,7 @@
 """Policy losses, per token; importing the package registers every loss.
 
-A loss is its config and its function in one of these files; a new file is one more word in
-the first import.
+A loss is its config and its function in one of these files. A new file is added to the import
+from ``rlpost.algorithms.losses`` below, and `make docs` writes its line of docs/algorithms.md.
 """
 
 from rlpost.algorithms.loss import Loss

@@ -1,7 +1,7 @@
 """Groups -> mini-batches: scores of other models, shaped rewards, advantages, packing.
 
 Owns the order of these and the bookkeeping between groups and sequence numbers. Refuses to
-own formulas (algorithms/), units and weights (units.py) and when a model is asked (loop.py).
+own formulas (algorithms/), units and weights (units.py) and when a model is asked (job.py).
 Invariants: what a model said about a response stays with that response whatever the split;
 every mini-batch has denominators of its own, over all its micro-batches and ranks.
 

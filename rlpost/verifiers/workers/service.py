@@ -1,10 +1,10 @@
 """The verifier service: many samples in, one verdict per verifier and sample out.
 
-Owns the bounded retry of infrastructure faults and the counts. Refuses to know about Ray
-(cluster/ wraps this class in an actor), about weights (combine.py) and about who works where
-(pool.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a
-verdict without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn, or
-of each of its three turns where a whole group is judged at once (groups.py).
+Owns the bounded retry of infrastructure faults and the counts. Refuses to know about Ray (cluster/
+wraps this class in an actor), about the weights of verdicts (combine.py) and about who works where
+(pool.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a verdict
+without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn, or of each
+of its three turns where a whole group is judged at once (groups.py).
 """
 
 import asyncio
