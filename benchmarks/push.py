@@ -22,7 +22,7 @@ from rlpost.stages.rl.plan import RLPlan, prepare
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
-from rlpost.weights.push import PushReport
+from rlpost.weights.protocol import PushReport
 
 PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 

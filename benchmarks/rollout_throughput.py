@@ -70,7 +70,7 @@ def bare(args: argparse.Namespace) -> None:
 def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import GeneratorFactory
     from rlpost.cluster.session import ClusterConfig, Session
-    from rlpost.control.slots import ActorSpec
+    from rlpost.control.placement import ActorSpec
     from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
 

@@ -26,7 +26,7 @@ from rlpost.cluster.supervision import Supervisor, generator_name
 from rlpost.cluster.trained import TrainedGroup, sender_settings, spawn_trained
 from rlpost.control.failures import Budget, FailureConfig
 from rlpost.control.fleet import Fleet
-from rlpost.control.slots import ActorSpec
+from rlpost.control.placement import ActorSpec
 from rlpost.control.watchdog import Watchdog
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
@@ -45,8 +45,8 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
+from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import Transport
-from rlpost.weights.push import BusConfig
 
 __all__ = ["LikelihoodObjective", "Parts", "SamplingConfig", "TrainerConfig", "open_parts"]
 

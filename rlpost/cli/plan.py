@@ -1,7 +1,7 @@
 """``rlpost plan``: where each process would run and what it would need, before anything starts.
 
 Owns the command and its tables. Refuses to own the arithmetic (a stage's ``estimate``) and the
-slots (control/slots.py). Starts no process and writes nothing; with ``cluster.address`` it
+slots (control/placement.py). Starts no process and writes nothing; with ``cluster.address`` it
 joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 """
 
@@ -59,13 +59,13 @@ def main(argv: list[str]) -> int:
 class _Machines:
     """What is planned for."""
 
-    nodes: list[Any]  # control.slots.Node
+    nodes: list[Any]  # control.placement.Node
     node_bytes: dict[str, float]  # node id -> memory that is available there
     gpu_bytes: float | None  # None: on CPU
 
 
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
-    from rlpost.control.slots import assign_slots
+    from rlpost.control.placement import assign_slots
     from rlpost.stages.roles import actors_of
 
     if hardware is not None:
@@ -99,7 +99,7 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
 
 
 def _imagined(hardware: Hardware) -> _Machines:
-    from rlpost.control.slots import Node
+    from rlpost.control.placement import Node
 
     names = [f"node {number}" for number in range(1, hardware.nodes + 1)]
     return _Machines(
@@ -113,9 +113,9 @@ def _found(plan: Any) -> _Machines:
     """Look at the cluster to be joined, or at this machine."""
     import socket
 
-    from rlpost.cluster.placement import ask_nodes, living_nodes
+    from rlpost.cluster.reservations import ask_nodes, living_nodes
     from rlpost.cluster.session import Device, Session
-    from rlpost.control.slots import Node
+    from rlpost.control.placement import Node
     from rlpost.doctor import machine
 
     if plan.cfg.cluster.address is not None:
@@ -242,7 +242,7 @@ def _full_gpus(found: Any, slots: list[Any], gpu_bytes: float | None) -> list[st
 
 
 def _slots_table(slots: list[Any]) -> Any:
-    from rlpost.control.slots import picture
+    from rlpost.control.placement import picture
 
     table = _table("slots", "node", "actors")
     for line in picture(slots):

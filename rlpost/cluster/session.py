@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Any
 
 from rlpost.bounds import WEEK_S, number, option
-from rlpost.cluster.placement import Slots
 from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
-from rlpost.control.slots import ActorSpec, Placement, Slot
+from rlpost.cluster.reservations import Reservations
+from rlpost.control.placement import ActorSpec, Placement, Slot
 from rlpost.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Session:
     def __init__(self, cfg: ClusterConfig) -> None:
         self._cfg = cfg
         self._actors: list[Any] = []
-        self._slots: Slots | None = None
+        self._reservations: Reservations | None = None
 
     def __enter__(self) -> "Session":
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -122,10 +122,10 @@ class Session:
             UserError: not every actor fits.
             NoAnswer: others hold what was free a moment ago.
         """
-        self._slots = Slots(
+        self._reservations = Reservations(
             actors, placement=self._cfg.placement, timeout_s=self._cfg.place_timeout_s
         )
-        return self._slots.taken
+        return self._reservations.taken
 
     def spawn(
         self, cls: type, *args: Any, slot: str | None = None, concurrency: int = 1, **kwargs: Any
@@ -146,8 +146,8 @@ class Session:
         # which Ray's bookkeeping cannot express; thread counts do.
         where: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0}
         if slot is not None:
-            assert self._slots is not None, "place comes first"
-            where = self._slots.options(slot)
+            assert self._reservations is not None, "place comes first"
+            where = self._reservations.options(slot)
         remote = ray.remote(cls).options(max_restarts=0, max_concurrency=concurrency, **where)
         actor = remote.remote(*args, **kwargs)
         self._actors.append(actor)

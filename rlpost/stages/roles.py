@@ -13,7 +13,7 @@ from typing import Any
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.session import Device, Session, resolve_device
 from rlpost.cluster.trained import TrainedGroup, spawn_trained
-from rlpost.control.slots import ActorSpec
+from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint
 from rlpost.stages.run import Run
 from rlpost.training.model.loading import TrainedModel

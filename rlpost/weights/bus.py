@@ -19,7 +19,7 @@ from typing import Any
 from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
-from rlpost.weights.push import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
+from rlpost.weights.protocol import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
 from rlpost.weights.transports.protocol import Locator
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from rlpost.errors import InfrastructureError, NoAnswer, ProcessDied
-from rlpost.weights.push import PushTarget
+from rlpost.weights.protocol import PushTarget
 
 Verb = Callable[[str, PushTarget], Awaitable[Any]]
 

@@ -13,7 +13,7 @@ from rlpost.errors import NoAnswer, ProcessDied, RunFailed, RunStuck
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.push import BusConfig
+from rlpost.weights.protocol import BusConfig
 
 
 class Process(FakeGenerator):

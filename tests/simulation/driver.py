@@ -52,7 +52,7 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.push import BusConfig
+from rlpost.weights.protocol import BusConfig
 
 FAILURES = FailureConfig(
     ping_every_s=3.0, ping_timeout_s=4.0, max_backoff_s=4.0, stuck_after_s=600.0

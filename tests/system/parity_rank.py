@@ -129,8 +129,8 @@ def main() -> None:
         DeepSpeedTrainer._set_boundary = lambda self, is_last: None
     found = {}
     for stage, count in CASES[control]:
-        batches = pack_into(*random_groups(), num_ranks=world_size, num_micro_batches=count)
-        batches = [[with_returns(b) for b in rank_batches] for rank_batches in batches]
+        packed = pack_into(*random_groups(), num_ranks=world_size, num_micro_batches=count)
+        batches = [[with_returns(b) for b in rank_batches] for rank_batches in packed.batches]
         place = Rank(
             rank=rank,
             world_size=world_size,
@@ -138,13 +138,14 @@ def main() -> None:
             master_port=next(available),
         )
         cfg = TrainerConfig(dtype=DType.float32, threads=1, zero_stage=stage, num_ranks=world_size)
-        built = role(cfg, path=path, place=place)
+        built = DeepSpeedTrainer(cfg, model=role.model(path, cfg), place=place, seed=0)
         mine = batches[rank]
         if control == "local_mean":
             mine = [locally_weighted(batch) for batch in mine]
-        built.forward_backward(mine)
-        ours = engine_gradient(built.parameters(), plain=stage == 0)
-        built.trained.close()
+        built.sleep()  # and wakes: every case is computed by a model that was away
+        built.forward_backward(mine, role.objective)
+        ours = engine_gradient(role.parameters(built.module), plain=stage == 0)
+        built.close()
         theirs = reference_gradient(role, path, batches)
         found[f"stage {stage}, {count} micro-batches"] = relative_difference(ours, theirs)
     if rank == 0:

@@ -21,7 +21,7 @@ from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights import vllm_plugin
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.manifest import payload_size_bytes, write_payload
-from rlpost.weights.push import BusConfig
+from rlpost.weights.protocol import BusConfig
 from rlpost.weights.transports.shared_memory import SharedMemorySender
 
 PROBE = [[7, 40, 80, 120, 33, 90], [60, 61, 200, 201]]

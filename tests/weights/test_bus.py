@@ -7,7 +7,7 @@ from rlpost.control.fleet import Health
 from rlpost.errors import GroupLost, WeightPushError
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.push import BusConfig, logprob_difference
+from rlpost.weights.protocol import BusConfig, logprob_difference
 
 
 def make_bus(publisher, generators, *, fleet=None, **options) -> WeightBus:

@@ -18,7 +18,7 @@ from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import Anchor, RLConfig
 from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
-from rlpost.control.slots import picture
+from rlpost.control.placement import picture
 from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor
 from rlpost.rollout.collector import GroupJudge

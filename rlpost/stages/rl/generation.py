@@ -23,8 +23,8 @@ from rlpost.stages.scale_request import requested_generators
 from rlpost.training.precision import resolve_dtype
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
+from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
-from rlpost.weights.push import BusConfig
 
 
 class Generation:

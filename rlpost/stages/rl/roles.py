@@ -14,7 +14,7 @@ from rlpost.cluster.session import Device
 from rlpost.cluster.supervision import generator_name
 from rlpost.cluster.trained import spawn_trained
 from rlpost.config.schema import RLConfig
-from rlpost.control.slots import ActorSpec
+from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.shape import model_shape
 from rlpost.rollout.memory import classifier_footprint, generator_footprint

@@ -63,16 +63,18 @@ class TrainedModel:
         """Return a value model of the policy's responses; ``path`` may be the policy's own."""
         return cls(path=path, tokenizer_path=policy_path, head=ValueHead(), labels=CRITIC)
 
+    def require_vocabulary(self) -> None:
+        """Raises UserError: the model does not read the tokens of ``tokenizer_path``."""
+        if self.path != self.tokenizer_path:
+            require_same_vocabulary(self.path, self.tokenizer_path, field=self.labels.field)
+
     def load(self, *, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PackedModel:
         """Load onto the CPU, in training mode.
 
         Raises:
-            UserError: there is no such model there, its architecture cannot be packed, or it
-                reads other tokens.
+            UserError: there is no such model there, or its architecture cannot be packed.
         """
         field = self.labels.field
-        if self.path != self.tokenizer_path:
-            require_same_vocabulary(self.path, self.tokenizer_path, field=field)
         register_packed_attention()
         directory = ModelDirectory.read(self.path, field=field, kind=self.head.kind)
         rehearse(directory.shell(), field=field)

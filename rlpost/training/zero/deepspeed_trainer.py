@@ -85,8 +85,9 @@ class DeepSpeedTrainer:
             seed: of the random generators; each rank adds its number.
 
         Raises:
-            UserError: the model cannot be loaded or its architecture cannot be packed.
+            UserError: the model cannot be loaded or packed, or reads other tokens.
         """
+        model.require_vocabulary()
         self.cfg = cfg
         self.dtype = resolve_dtype(cfg.dtype)
         self._model, self._place, self._seed = model, place, seed

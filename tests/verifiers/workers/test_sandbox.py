@@ -202,8 +202,9 @@ def test_forged_reply_never_answers_for_the_next_sample(sandbox, source):
 
 def test_worker_killed_while_idle_is_replaced(sandbox):
     before = _pid(sandbox)
+    worker = psutil.Process(before)
     os.kill(before, 9)
-    psutil.wait_procs([psutil.Process(before)], timeout=5)
+    psutil.wait_procs([worker], timeout=30)
     assert _pid(sandbox) != before
 
 

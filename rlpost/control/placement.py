@@ -1,6 +1,6 @@
 """Which actor runs on which node, and on how much of its GPUs.
 
-Owns the decision. Refuses to own the reservation (cluster/placement.py). Invariants: a GPU has
+Owns the decision. Refuses to own the reservation (cluster/reservations.py). Invariants: a GPU has
 one actor, or several only with ``colocated``; the ranks of a group are placed on as few nodes
 as possible, in rank order; actors that do not fit are refused before anything starts. Pure.
 """

@@ -7,9 +7,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from rlpost.cluster.placement import ask_nodes, living_nodes
+from rlpost.cluster.reservations import ask_nodes, living_nodes
 from rlpost.cluster.session import ClusterConfig, Session
-from rlpost.control.slots import ActorSpec, Node, Placement
+from rlpost.control.placement import ActorSpec, Node, Placement
 from rlpost.errors import NoAnswer, UserError
 
 TRAINERS = [ActorSpec(name=f"trainer rank {r}", role="trainer", num_gpus=1) for r in range(2)]

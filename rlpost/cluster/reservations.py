@@ -1,7 +1,7 @@
-"""Slots as Ray placement groups.
+"""Slots reserved as Ray placement groups.
 
 Owns reservation and what happens to a slot whose node is gone. Refuses to own the decision
-(control/slots.py). Invariants: the slots of a run are reserved all at once or not at all; an
+(control/placement.py). Invariants: the slots of a run are reserved all at once or not at all; an
 actor that is replaced takes its predecessor's slot while that node lives.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rlpost.control.slots import ActorSpec, Node, Placement, Slot, assign_slots
+from rlpost.control.placement import ActorSpec, Node, Placement, Slot, assign_slots
 from rlpost.errors import NoAnswer, UserError
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ CPU_OF_A_BUNDLE = 0.001
 NODE_ID_LABEL = "ray.io/node-id"
 
 
-class Slots:
+class Reservations:
     """The reserved slots of one run.
 
     Args:

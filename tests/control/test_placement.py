@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlpost.control.slots import ActorSpec, Node, Placement, Slot, assign_slots, picture
+from rlpost.control.placement import ActorSpec, Node, Placement, Slot, assign_slots, picture
 from rlpost.errors import UserError
 
 
