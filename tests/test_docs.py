@@ -65,6 +65,15 @@ def test_overrides_compose(command):
     compose_stage(plain, stage=stage)
 
 
+def test_the_places_that_orientation_names_exist():
+    text = (ROOT / "docs/orientation.md").read_text()
+    table = text[text.index("| question") :].split("\n\n")[0]
+    places = set(re.findall(r"`([\w/]+(?:/|\.py))`", table)) - {"__init__.py"}
+    assert len(places) > 15
+    missing = [p for p in places if not any((ROOT / r / p).exists() for r in ("", "rlpost"))]
+    assert not missing
+
+
 @pytest.mark.parametrize("command", commands())
 def test_programs_exist(command):
     words = shlex.split(command, comments=True)
