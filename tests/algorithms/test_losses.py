@@ -7,7 +7,7 @@ import loss_references as ref
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, ReinforceConfig, clip, losses
@@ -361,7 +361,6 @@ def test_clip_by_hand():
 
 
 @pytest.mark.parametrize("config", [ClipConfig(), ClipConfig(clip_high=0.28), DUAL])
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     tokens=st.lists(
         st.tuples(st.floats(-8, 0), st.floats(-8, 0), st.floats(-3, 3)), min_size=1, max_size=8

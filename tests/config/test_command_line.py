@@ -223,7 +223,7 @@ def test_an_unknown_key_of_a_yaml_is_named_with_its_file(refused, tmp_path, monk
     assert "experiment/mine" in text and "trainer.lrr is not an option" in text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_the_quoting_that_is_advised_gives_the_value(value):
     for mark in "'\"":

@@ -161,7 +161,7 @@ def simulate(seed, kind=GroupBuffer):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_group_is_in_exactly_one_place(seed):
     simulate(seed)
 

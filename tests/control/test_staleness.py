@@ -222,7 +222,7 @@ cuts = {"batch": st.integers(1, 3), "max_staleness": st.integers(0, 3)}
 
 
 @given(ready_lags=lags, running_lags=lags, **cuts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_cut_waits_only_if_no_choice_of_groups_would_leave_the_others_in_time(**case):
     check_cut_is_the_best_choice(Staleness, **case)
 
@@ -230,9 +230,7 @@ def test_cut_waits_only_if_no_choice_of_groups_would_leave_the_others_in_time(**
 @pytest.mark.parametrize("kind", [Greedy, Timid, AdmissionOrder])
 def test_that_law_notices_a_worse_cut(kind):
     @given(ready_lags=lags, running_lags=lags, **cuts)
-    @settings(
-        max_examples=1000, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
-    )
+    @settings(max_examples=1000, derandomize=True, database=None, phases=[Phase.generate])
     def law(**case):
         check_cut_is_the_best_choice(kind, **case)
 
@@ -381,7 +379,7 @@ def breaks(law, kind, **flags):
 
 @pytest.mark.parametrize("on_overage", OnOverage)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_law_holds_under_any_timing(on_overage, seed):
     simulate(seed, on_overage=on_overage)
 

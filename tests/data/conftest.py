@@ -1,14 +1,9 @@
 """Tokenizers for the data tests: the byte tokenizer in chat, base and BOS variants."""
 
 import pytest
-from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
 from rlpost.models.tiny import CHAT_TEMPLATE, byte_tokenizer
-
-# A loaded machine must not fail a law by being slow.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_a_group_over_budget_repeats_its_prompt():
 # ---- laws ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=batches_of_groups(), layout=layouts)
 def test_packing_laws(data, layout):
     groups, advantages = data
@@ -209,7 +209,7 @@ def test_packing_laws(data, layout):
 
 
 @given(data=batches_of_groups(), layout=layouts)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_same_input_same_output(data, layout):
     first, second = (all_batches(pack(*data, reduction=TOKEN_MEAN, **layout)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
@@ -279,7 +279,7 @@ def value_and_gradient(function, *args, **kwargs):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=["token", "sequence", "constant", "masked"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=batches_of_groups(), layout=layouts, shuffle=st.randoms(use_true_random=False))
 def test_loss_and_gradient_equal_the_unpacked_reference(reduction, data, layout, shuffle):
     groups, advantages = data
@@ -420,7 +420,7 @@ def test_fewer_responses_than_ranks_leaves_dummies():
 # ---- results back -------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=batches_of_groups(), layout=layouts, other=layouts)
 def test_values_travel_between_splits_by_sequence(data, layout, other):
     groups, advantages = data

@@ -88,7 +88,7 @@ def some_units(draw):
     return units
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     units=some_units(),
     num_ranks=st.integers(1, 4),

@@ -14,7 +14,7 @@ from rlpost.verifiers.kinds.math import MathConfig
 from rlpost.verifiers.kinds.numeric import NumericConfig, last_number, single_number
 
 formula.prepare()
-SMALL = settings(max_examples=150, deadline=None)
+SMALL = settings(max_examples=150)
 
 integers = st.integers(-(10**30), 10**30)
 
@@ -166,7 +166,7 @@ BITS = [
 anything = st.text(max_size=30) | st.lists(st.sampled_from(BITS), max_size=14).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(anything)
 def test_no_accepted_gold_fails_to_equal_itself(gold):
     for cfg, last in ((MathConfig(), right), (NumericConfig(), last_is)):
@@ -175,7 +175,7 @@ def test_no_accepted_gold_fails_to_equal_itself(gold):
             assert last(gold.strip(), cfg.own_answer({"answer": gold}))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(anything, anything)
 def test_nothing_raises(gold, response):
     judge(read_gold(gold), response)

@@ -91,9 +91,7 @@ _garbage = st.text(max_size=200) | st.lists(
 
 
 @given(texts=st.lists(_garbage, min_size=1, max_size=10))
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_never_raises_past_the_boundary(service, texts):
     samples = [Sample(prompt="q", text=text, columns={"answer": "6"}) for text in texts]
     for verdicts in _judge(service, *samples):
