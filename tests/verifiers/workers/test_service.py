@@ -110,16 +110,15 @@ async def test_one_hanging_sample_does_not_hold_up_the_others(service):
 
 @pytest.mark.parametrize(("spares_per_worker", "quick_wait"), [(3, False), (0, True)])
 async def test_samples_that_hang_hold_up_no_others(path, spares_per_worker, quick_wait):
-    cfg = FunctionConfig(path=path, timeout_s=5.0)
+    cfg = FunctionConfig(path=path, timeout_s=10.0)
     service = VerifierService({"f": cfg}, 2, spares_per_worker=spares_per_worker)
     try:
         await _judge(service, "1", "1")
-        start = time.monotonic()
         hung = asyncio.create_task(_judge(service, "hang", "hang"))
         await asyncio.sleep(0.1)
         quick = await _judge(service, *map(str, range(8)))
         assert [v.reward for v in quick] == list(range(8))
-        assert (time.monotonic() - start >= 5.0) is quick_wait
+        assert hung.done() is quick_wait
         assert [v.error for v in await hung] == [TIMEOUT, TIMEOUT]
         assert [v.reward for v in await _judge(service, "7")] == [7.0]
         assert service.alive() <= 2
