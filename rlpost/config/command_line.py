@@ -52,6 +52,11 @@ def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
         args = parser.parse_intermixed_args(list(argv))
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; `rlpost rl --help` shows the flags") from error
+    if args.multirun and args.cfg is not None:
+        raise UserError(
+            "--cfg prints one configuration and -m makes several; leave -m out, and give each "
+            "option one value"
+        )
     for override in args.overrides:
         check_override(override)
     return args

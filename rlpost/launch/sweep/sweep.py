@@ -87,7 +87,9 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     if not searched_for and not any(each.is_interval_sweep() for each in parsed):
         _refuse_hopeless(
             _members(args.overrides, parsed),
-            lambda member: checked(compose_command(args, member, stage=stage), stage=stage),
+            lambda member: checked(
+                compose_command(args, [*member, *choices], stage=stage), stage=stage
+            ),
         )
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name

@@ -74,9 +74,15 @@ def test_a_sweep_of_which_no_member_could_run_is_refused(argv):
     "argv",
     [
         ["-m", "trainer.lr=-1,1e-6"],  # one of its members can run
+        ["-m", "seed=1,2", "hydra.launcher.n_jobs=2"],  # an option of the launcher left open
         ["-m", "algorithm=ppo", "critic.enabled=false,true"],
         ["-m", "sweep=optuna", "trainer.lr=interval(0,1e-4)"],  # lr=0 is no member
     ],
 )
 def test_a_sweep_with_a_member_that_can_run_goes_on(argv):
     assert planned(argv).argv
+
+
+def test_a_sweep_prints_no_configuration():
+    with pytest.raises(UserError, match="leave -m out"):
+        planned(["-m", "seed=1,2", "--cfg", "job"])
