@@ -114,7 +114,7 @@ class Stateless:
     async def sleep(self) -> int:
         """Have the model leave memory until the next call; returns the bytes.
 
-        A model that is dead or hangs rests well enough: the next call replaces it.
+        A model that is dead or hangs counts as asleep: the next call replaces it.
         """
         try:
             return await self._handle.call("sleep")

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # A launcher signals a process and its group: two signals within this time count as one.
-SAME_WORD_S = 1.0
+SAME_SIGNAL_S = 1.0
 
 EXIT_CODES = {RunStatus.done: 0, RunStatus.failed: 1, RunStatus.interrupted: 130}
 
@@ -175,7 +175,7 @@ def _listen_for_signals(stop: asyncio.Event) -> None:
         nonlocal first_s
         if not stop.is_set():
             first_s = time.monotonic()
-        elif time.monotonic() - first_s < SAME_WORD_S:
+        elif time.monotonic() - first_s < SAME_SIGNAL_S:
             return
         if stop.is_set():
             log.warning("second %s: stopping without saving", name)

@@ -48,7 +48,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_second_signal_ends_the_run_at_once_with_one_sentence(run, monkeypatch):
-    monkeypatch.setattr(driver, "SAME_WORD_S", 0.0)
+    monkeypatch.setattr(driver, "SAME_SIGNAL_S", 0.0)
     torn_down = []
 
     async def work(stop):

@@ -107,7 +107,7 @@ class DeepSpeedTrainer:
 
     @property
     def engine(self) -> Any:
-        """DeepSpeed's engine; one that rests is brought back to memory."""
+        """DeepSpeed's engine, awake: one that sleeps is brought back to memory first."""
         self._parking.wake()
         return self._engine
 
