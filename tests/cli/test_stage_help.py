@@ -91,15 +91,7 @@ def test_a_word_narrows_what_is_shown(capsys):
 
 
 def test_overrides_show_what_they_lead_to(capsys):
-    words = [
-        "--cfg",
-        "job",
-        "loss=gspo",
-        "algorithm/corrections=[tis]",
-        "trainer.lr=1e-5",
-        "-m",
-        "seed=1,2",
-    ]
+    words = ["-m", "loss=gspo", "algorithm/corrections=[tis]", "trainer.lr=1e-5", "seed=1,2"]
     assert main(["rl", *words, "--help", "loss", "algorithm", "trainer.lr"]) == 0
     out = capsys.readouterr().out
     assert "loss.clip_low=0.0003" in out and "trainer.lr=1e-05" in out
