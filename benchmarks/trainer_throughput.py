@@ -35,7 +35,7 @@ from rlpost.algorithms.loss import Outputs
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
-from rlpost.models.cache import publish_directory
+from rlpost.cache import publish_directory
 from rlpost.models.locate import locate_model
 from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
 from rlpost.network import free_port

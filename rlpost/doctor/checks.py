@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from rlpost.cache import cache_root
 from rlpost.doctor import machine
 from rlpost.models import embedded
-from rlpost.models.cache import cache_root
 from rlpost.verifiers.workers.isolation import Isolation
 
 GB = 1e9

@@ -8,9 +8,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from rlpost.cache import cache_root, publish_directory
 from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
-from rlpost.models.cache import cache_root, publish_directory
 
 NAME = "smollm2-135m-instruct"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

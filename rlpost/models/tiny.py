@@ -7,7 +7,7 @@ the same weights and files. head_dim is 32 because vLLM's CPU attention refuses 
 from pathlib import Path
 from typing import Any
 
-from rlpost.models.cache import publish_directory
+from rlpost.cache import publish_directory
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

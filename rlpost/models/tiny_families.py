@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlpost.models.cache import publish_directory
+from rlpost.cache import publish_directory
 from rlpost.models.tiny import byte_tokenizer
 
 _WIDE: dict[str, Any] = {

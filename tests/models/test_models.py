@@ -1,7 +1,6 @@
 """Models by name: found, converted once, refused with a way out."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.errors import UserError
 from rlpost.models import embedded
-from rlpost.models.cache import cache_of_checkout, cache_root, publish_directory
 from rlpost.models.locate import context_length, locate_model, parameter_count
 from rlpost.models.tiny import build_tiny_llama
 
@@ -61,37 +59,6 @@ def test_a_file_is_no_model(tmp_path):
     (tmp_path / "m.gguf").write_text("")
     with pytest.raises(UserError, match=r"m\.gguf is a file; give the directory"):
         locate_model(str(tmp_path / "m.gguf"))
-
-
-def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    final = tmp_path / "model"
-
-    def fail(target: Path) -> None:
-        (target / "half").write_text("x")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        publish_directory(final, fail)
-    assert list(tmp_path.iterdir()) == []
-    publish_directory(final, lambda target: (target / "whole").write_text("x"))
-    publish_directory(final, fail)  # exists: kept, not written again
-    assert [p.name for p in final.iterdir()] == ["whole"]
-
-
-def test_the_command_and_make_of_a_checkout_share_a_cache(tmp_path, monkeypatch):
-    checkout, home = tmp_path / "checkout", tmp_path / "home"
-    (checkout / ".venv").mkdir(parents=True)
-    assert cache_of_checkout(checkout, prefix=checkout / ".venv") == checkout / ".cache"
-    assert cache_of_checkout(checkout, prefix=tmp_path / "other" / ".venv") is None
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("RLPOST_CACHE")
-    monkeypatch.setattr("sys.prefix", "/usr")
-    assert cache_root() == home / ".cache" / "rlpost"
-    ours = Path(embedded.__file__).resolve().parents[2]
-    monkeypatch.setattr("sys.prefix", str(ours / ".venv"))
-    assert cache_root() == ours / ".cache"  # Makefile: RLPOST_CACHE ?= $(CURDIR)/.cache
-    monkeypatch.setenv("RLPOST_CACHE", "~/elsewhere")
-    assert cache_root() == home / "elsewhere"
 
 
 def test_a_conversion_says_one_line_of_its_own(tmp_path, monkeypatch, capsys):

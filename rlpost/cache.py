@@ -1,6 +1,6 @@
-"""The cache of prepared models, and directories that are created atomically.
+"""The cache of prepared models and encoded data, and directories that are created atomically.
 
-Owns the location of the cache and the atomic creation of a model directory. Invariants: the
+Owns the location of the cache and the atomic creation of a directory. Invariants: the
 command and `make` of one checkout use the same cache; a directory with the final name is
 complete, even if writers were killed or several wrote at once.
 """
@@ -24,7 +24,7 @@ def cache_root() -> Path:
     named = os.environ.get("RLPOST_CACHE")
     if named:
         return Path(named).expanduser()
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = Path(__file__).resolve().parents[1]
     own = cache_of_checkout(checkout, prefix=Path(sys.prefix))
     return own or Path.home() / ".cache" / "rlpost"
 
