@@ -17,8 +17,8 @@ import rlpost
 
 PACKAGE = Path(rlpost.__file__).parent
 PURE = (
-    "checkpoint", "config", "control", "data", "doctor", "errors", "registry", "tracking",
-    "types", "verifiers",
+    "checkpoint", "config", "control", "data", "doctor", "errors", "evaluation", "registry",
+    "tracking", "types", "verifiers",
 )  # fmt: skip
 HEAVY = ("deepspeed", "ray", "torch", "vllm")
 # In these rooms a name of the heavy three in the file's name is the permission to use it.

@@ -1,0 +1,153 @@
+"""Whether one model is better than another on the same items.
+
+Owns the paired difference, its interval and its p-value. Refuses to own the means of one model
+(intervals.py). Pure. Invariants: two responses are compared only if they answer the same item
+under the same sample number; responses to one item stay together, in the bootstrap and in the
+test; the same seed gives the same numbers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlpost.errors import UserError
+from rlpost.evaluation.intervals import CONFIDENCE
+
+RESAMPLES = 10_000
+MAX_LATTICE = 10**6  # of the exact test: beyond this sum of differences it samples
+_BLOCK = 2**22  # random numbers that are held at once
+
+ByItem = Mapping[str, Sequence[float | None]]  # item -> reward of each sample; None: not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """The mean of ``after - before`` over pairs of responses to the same items."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float  # two-sided, of the hypothesis that both models are alike
+    num_items: int
+    num_pairs: int
+    num_unknown: int  # pairs that are left out because one of the rewards is not known
+
+
+def compare(
+    before: ByItem,
+    after: ByItem,
+    *,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> PairedDifference | None:
+    """Compare two models; None where no pair is known.
+
+    The interval is the percentile bootstrap over items: each resample draws as many items as there
+    are, with all their pairs. The p-value is that of flipping the sign of each item's difference
+    (Fisher's permutation test). For rewards of 0 and 1 it counts every flip; with one sample an
+    item it is McNemar's exact test.
+
+    Args:
+        before: rewards of the first model.
+        after: those of the second, on the same items with as many samples.
+        seed: of the bootstrap, and of the test where it samples.
+        confidence: of the interval.
+        resamples: of the bootstrap, and of the test where it samples.
+
+    Raises:
+        UserError: the items or the numbers of samples differ.
+    """
+    _require_paired(before, after)
+    sums, sizes, unknown = [], [], 0
+    for item, rewards in before.items():
+        pairs = zip(rewards, after[item], strict=True)
+        gaps = [b - a for a, b in pairs if a is not None and b is not None]
+        unknown += len(rewards) - len(gaps)
+        if gaps:
+            sums.append(math.fsum(gaps))
+            sizes.append(len(gaps))
+    if not sums:
+        return None
+    sums_I, sizes_I = np.array(sums), np.array(sizes)  # I items
+    low, high = _bootstrap(sums_I, sizes_I, seed=seed, confidence=confidence, resamples=resamples)
+    return PairedDifference(
+        difference=math.fsum(sums) / int(sizes_I.sum()),
+        low=low,
+        high=high,
+        p_value=sign_flip_p_value(sums, seed=seed, resamples=resamples),
+        num_items=len(sums),
+        num_pairs=int(sizes_I.sum()),
+        num_unknown=unknown,
+    )
+
+
+def sign_flip_p_value(
+    differences: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+) -> float:
+    """Return the probability of a sum at least as far from 0 if each sign were a coin's.
+
+    Whole numbers are counted exactly. Otherwise ``resamples`` flips are drawn and
+    ``(1 + as far) / (1 + resamples)`` is returned, which is never 0 (Phipson and Smyth 2010).
+    """
+    whole = all(float(each).is_integer() for each in differences)
+    total = sum(map(abs, differences))
+    if whole and total <= MAX_LATTICE:
+        return _exact_p_value([int(abs(each)) for each in differences], abs(sum(differences)))
+    sizes_I = np.abs(np.asarray(differences, dtype=float))
+    # Sums of the same numbers in another order differ in the last digits and are equally far.
+    far = abs(math.fsum(differences)) - 1e-9 * total
+    random, found = np.random.default_rng(seed), 0
+    for count in _blocks(resamples, len(sizes_I)):
+        signs_BI = random.integers(0, 2, size=(count, len(sizes_I))) * 2 - 1
+        found += int((np.abs(signs_BI @ sizes_I) >= far).sum())
+    return (1 + found) / (1 + resamples)
+
+
+def _exact_p_value(sizes: Sequence[int], observed: float) -> float:
+    reach = sum(sizes)
+    probability_T = np.zeros(2 * reach + 1)  # of each sum T, from -reach on
+    probability_T[reach] = 1.0
+    for size in filter(None, sizes):
+        up, down = np.roll(probability_T, size), np.roll(probability_T, -size)
+        probability_T = (up + down) / 2  # nothing wraps around: no sum is beyond the reach
+    far_T = np.abs(np.arange(-reach, reach + 1)) >= observed
+    return min(1.0, float(probability_T[far_T].sum()))
+
+
+def _bootstrap(
+    sums_I: np.ndarray, sizes_I: np.ndarray, *, seed: int, confidence: float, resamples: int
+) -> tuple[float, float]:
+    random, items = np.random.default_rng(seed), len(sums_I)
+    means = []
+    for count in _blocks(resamples, items):
+        drawn_BI = random.integers(0, items, size=(count, items))
+        means.append(sums_I[drawn_BI].sum(axis=1) / sizes_I[drawn_BI].sum(axis=1))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _blocks(total: int, width: int) -> list[int]:
+    """Split ``total`` rows of ``width`` numbers into blocks that fit into memory."""
+    rows = max(1, _BLOCK // width)
+    full, rest = divmod(total, rows)
+    return [rows] * full + [rest] * (rest > 0)
+
+
+def _require_paired(before: ByItem, after: ByItem) -> None:
+    if before.keys() != after.keys():
+        lone = sorted(before.keys() ^ after.keys())
+        raise UserError(
+            f"both models must answer the same items, but {len(lone)} were answered by one alone:"
+            f" {', '.join(lone[:4])}{' ...' if len(lone) > 4 else ''}; "
+            "evaluate both on the same data"
+        )
+    for item, rewards in before.items():
+        if len(rewards) != len(after[item]):
+            raise UserError(
+                f"both models must have as many samples of each item, got {len(rewards)} and "
+                f"{len(after[item])} of {item}; evaluate both with the same samples=N"
+            )
