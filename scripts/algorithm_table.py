@@ -97,7 +97,7 @@ def render() -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template(TEMPLATE).render(
-        chapters={group: chapters(group) for group in registries() if group != "verifier"},
+        chapters={group: chapters(group) for group in registries("rl") if group != "verifier"},
         options={path: list(options(config, path)) for path, config in SECTIONS.items()},
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -105,7 +105,7 @@ def render() -> str:
 
 def chapters(group: str) -> list[Chapter]:
     """Describe the variants of a hydra group, module by module."""
-    entries = sorted(registries()[group], key=_module)
+    entries = sorted(registries("rl")[group], key=_module)
     return [
         Chapter(
             title=_chapter_title(sys.modules[module].__doc__),
@@ -156,10 +156,12 @@ def _needs(entry: Entry) -> Iterator[str]:
             depends = " with the default options" if "min_group" in vars(entry.config) else ""
             yield NEEDS[trait].format(min_group=_trait(entry, "min_group"), by_default=depends)
     if entry.config in ROLLOUT_RATIO:
-        weighing = [x.name for x in registries()["algorithm/corrections"] if _trait(x, "weighs")]
+        weighing = [
+            x.name for x in registries("rl")["algorithm/corrections"] if _trait(x, "weighs")
+        ]
         yield f"no correction that weighs ({', '.join(weighing)})"
     if _trait(entry, "weighs"):
-        losses = [x.name for x in registries()["loss"] if x.config in ROLLOUT_RATIO]
+        losses = [x.name for x in registries("rl")["loss"] if x.config in ROLLOUT_RATIO]
         yield f"a loss other than {', '.join(losses)}"
 
 

@@ -24,7 +24,7 @@ ROOTS = [
     ProcessesConfig,
     RayJobsConfig,
     OptunaConfig,
-    *(entry.config for registry in registries().values() for entry in registry),
+    *(entry.config for registry in registries("rl").values() for entry in registry),
 ]
 
 
@@ -178,7 +178,7 @@ def test_a_default_outside_its_bound_or_half_a_bound_is_our_bug():
 def test_the_lowest_veto_is_told_apart_from_the_bound_of_ratios():
     fields = {
         f.name: f
-        for f in dataclasses.fields(registries()["algorithm/corrections"].get("veto").config)
+        for f in dataclasses.fields(registries("rl")["algorithm/corrections"].get("veto").config)
     }
     low = bound_of(fields["threshold"]).low
     assert math.exp(-LOG_RATIO_BOUND) < low < 2 * math.exp(-LOG_RATIO_BOUND)

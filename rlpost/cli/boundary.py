@@ -16,8 +16,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def exit_code(command: Callable[[], int]) -> int:
-    """Run ``command`` and return its exit code, or the code of its failure."""
+def exit_code(command: Callable[[], int], *, stage: str | None = None) -> int:
+    """Run ``command`` and return its exit code, or the code of its failure.
+
+    ``stage`` is whose options the command reads, if it reads any.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would swallow the exception and exit 1
     try:
         return command()
@@ -26,17 +29,17 @@ def exit_code(command: Callable[[], int]) -> int:
     except (RunFailed, InfrastructureError) as error:
         return _say(f"the run failed: {error}", 1)
     except Exception as error:  # noqa: BLE001 - loud, and a sweep's other members still run
-        return _other(error)
+        return _other(error, stage)
     except KeyboardInterrupt:
         return _say("interrupted before anything could be saved", 130)
 
 
-def _other(error: Exception) -> int:
+def _other(error: Exception, stage: str | None) -> int:
     """Say what may be the user's fault or the disk's; anything else is shown with its traceback."""
     from rlpost.config.explain import COMPOSITION_ERRORS, explain
 
-    if isinstance(error, COMPOSITION_ERRORS):
-        return _say(explain(error), 2)
+    if stage is not None and isinstance(error, COMPOSITION_ERRORS):
+        return _say(explain(error, stage=stage), 2)
     if isinstance(error, OSError) and error.errno in _FULL:
         return _say(f"{_place(error)}: {error.strerror}; make room there, or use another disk", 1)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     described = {field.name: getattr(args, field.name) for field in fields(Hardware)}
     told = {name: value for name, value in described.items() if value is not None}
     hardware = Hardware(**told) if told else None
-    return exit_code(lambda: _plan(args.stage, args.overrides, hardware))
+    return exit_code(lambda: _plan(args.stage, args.overrides, hardware), stage=args.stage)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from rlpost.stages.registry import STAGES, Stage
 def main(argv: list[str], *, stage: str) -> int:
     """Compose ``configs/<stage>.yaml`` with ``argv`` and run the stage; returns the exit code."""
     if any(word in stage_help.HELP for word in argv):
-        return exit_code(lambda: stage_help.main(argv, STAGES[stage]))
-    return exit_code(lambda: _compose_and_run(argv, STAGES[stage]))
+        return exit_code(lambda: stage_help.main(argv, STAGES[stage]), stage=stage)
+    return exit_code(lambda: _compose_and_run(argv, STAGES[stage]), stage=stage)
 
 
 def _compose_and_run(argv: list[str], stage: Stage) -> int:
@@ -25,7 +25,7 @@ def _compose_and_run(argv: list[str], stage: Stage) -> int:
     from rlpost.config.search_path import config_dir
     from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
 
-    args = read_command_line(argv)
+    args = read_command_line(argv, stage=stage.name)
 
     def start(task: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:
         sys.argv = [f"rlpost {stage.name}", *argv]
@@ -35,7 +35,7 @@ def _compose_and_run(argv: list[str], stage: Stage) -> int:
 
     def run(composed: DictConfig) -> int:
         # Caught in here: hydra would print its own words around the message.
-        return exit_code(lambda: _run(composed, stage))
+        return exit_code(lambda: _run(composed, stage), stage=stage.name)
 
     if args.multirun:
         return run_sweep(plan_sweep(args, stage=stage.name), start, run=run)

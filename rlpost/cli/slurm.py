@@ -15,12 +15,13 @@ from rlpost.cli.boundary import exit_code
 def main(argv: list[str] | None = None) -> int:
     """Run one of the subcommands; returns its exit code."""
     args = build_parser().parse_args(argv)
-    return exit_code(lambda: int(args.run(args)))
+    return exit_code(lambda: int(args.run(args)), stage=next(iter(args.command), None))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Under srun, names and numbers of the node come from Slurm's variables."""
     parser = argparse.ArgumentParser(prog="python -m rlpost.cli.slurm", description=__doc__)
+    parser.set_defaults(command=())
     commands = parser.add_subparsers(required=True)
 
     node = commands.add_parser("node", help="run Ray on this node until standard input ends")

@@ -73,15 +73,18 @@ class _Pages:
 
 
 def _pages(stage: Stage, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> _Pages:
-    from rlpost.config.groups import FILES, files_of
+    from rlpost.config.groups import FILES
     from rlpost.config.options import Option, sections_of
+    from rlpost.config.recipes import fitting
 
     files = {}
     for group, line in FILES.items():
-        names = files_of(group)
+        names = fitting(group, stage=stage.name)
+        if not names:
+            continue
         default = chosen.get(group) or "NAME"
         choice = Option(path=group, kind="|".join(names), default=default, help=line)
-        files[group] = choice, names
+        files[group] = choice, dict(names)
     sections = [
         replace(
             section,
@@ -90,7 +93,7 @@ def _pages(stage: Stage, values: Mapping[str, Any], chosen: Mapping[str, Any]) -
                 for each in section.options
             ),
         )
-        for section in sections_of(stage.part("config"), chosen)
+        for section in sections_of(stage.name, chosen)
     ]
     return _Pages(sections=sections, files=files)
 
@@ -107,7 +110,7 @@ def _as_composed(
     from rlpost.config.groups import COMPOSABLE, registries
     from rlpost.config.stage_yaml import flat
 
-    args = read_command_line([each for each in words if each not in wanted])
+    args = read_command_line([each for each in words if each not in wanted], stage=stage.name)
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     single = [
         each.input_line for each in parsed if each.input_line and not each.is_sweep_override()
@@ -115,7 +118,7 @@ def _as_composed(
     composed = compose_command(args, single, stage=stage.name, with_hydra=True)
     chosen = {str(group): name for group, name in composed.hydra.runtime.choices.items()}
     tree = OmegaConf.to_container(composed, enum_to_str=True)
-    for group in registries():
+    for group in registries(stage.name):
         node = OmegaConf.select(composed, group.replace("/", "."))
         chosen[group] = list(node) if group in COMPOSABLE else node.kind
     return flat(tree), chosen

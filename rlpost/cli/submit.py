@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
-    return exit_code(command)
+    return exit_code(command, stage=next(iter(args.command), None))
 
 
 def _submit(args: argparse.Namespace) -> int:

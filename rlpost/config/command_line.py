@@ -13,9 +13,11 @@ from typing import Any
 
 from hydra.core.override_parser.types import Glob, RangeSweep
 
-from rlpost.config.explain import known_choices, known_keys, unknown_option
+from rlpost.config.explain import known_choices, unknown_option
 from rlpost.config.foreign_names import foreign_answer
+from rlpost.config.options import known_keys
 from rlpost.config.quoting import quoted
+from rlpost.config.recipes import general
 from rlpost.config.store import register_configs
 from rlpost.errors import UserError
 
@@ -29,7 +31,7 @@ _HYDRA = re.compile(r"hydra([./](launcher|sweeper)\b|\.searchpath$)")
 _MOST_VALUES = 10**6  # of one range of a sweep
 
 
-def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
+def read_command_line(argv: Sequence[str], *, stage: str) -> argparse.Namespace:
     """Return hydra's reading of ``argv``: its flags, and ``overrides``, which may stand anywhere.
 
     Raises:
@@ -37,7 +39,7 @@ def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
     """
     from hydra._internal.utils import get_args_parser
 
-    register_configs()  # whose groups the overrides may name
+    register_configs(stage)  # whose groups the overrides may name
     for word in argv:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise UserError(
@@ -45,24 +47,24 @@ def read_command_line(argv: Sequence[str]) -> argparse.Namespace:
                 "names"
             )
         if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
-            raise UserError(_unknown_flag(word))
+            raise UserError(_unknown_flag(word, stage=stage))
     parser = get_args_parser()
     parser.exit_on_error = False  # else it prints all flags of hydra, and ends the process
     try:
         args = parser.parse_intermixed_args(list(argv))
     except argparse.ArgumentError as error:
-        raise UserError(f"{error}; `rlpost rl --help` shows the flags") from error
+        raise UserError(f"{error}; `rlpost {stage} --help` shows the flags") from error
     if args.multirun and args.cfg is not None:
         raise UserError(
             "--cfg prints one configuration and -m makes several; leave -m out, and give each "
             "option one value"
         )
     for override in args.overrides:
-        check_override(override)
+        check_override(override, stage=stage)
     return args
 
 
-def check_override(text: str) -> None:
+def check_override(text: str, *, stage: str) -> None:
     """Refuse an override that hydra cannot read, that adds an option, or moves hydra's files.
 
     Raises:
@@ -75,35 +77,34 @@ def check_override(text: str) -> None:
             f"{group} is an option of hydra that has no place here; run.dir and run.name say where "
             "a run lives, hydra/launcher and hydra/sweeper how a sweep runs"
         )
-    if (override.is_add() or override.is_force_add()) and not _may_be_added(group):
-        raise UserError(unknown_option(group))
+    if (override.is_add() or override.is_force_add()) and not _may_be_added(group, stage):
+        raise UserError(unknown_option(group, stage=stage))
+    known = known_choices(group, stage=stage)
     named = group.startswith(("reward_models.", "verifiers.", "algorithm.corrections."))
-    if override.is_delete() and not named and not known_choices(group):
+    if override.is_delete() and not named and not known:
         raise UserError(
             f"~{group} cannot be removed: every option has a value; leave the override out to get "
             "the default"
         )
     if override.is_sweep_override():
-        _check_sweep(text, override)
-    known = known_choices(group)
+        _check_sweep(text, override, known)
     if known and not (override.is_delete() or override.is_sweep_override()):
         _check_choice(group, override.value(), known)
 
 
-def _may_be_added(key: str) -> bool:
+def _may_be_added(key: str, stage: str) -> bool:
     """Whether ``+key=...`` can lead to an option; what was composed is checked once more."""
-    known = known_keys()
-    general = re.sub(r"^(reward_models|verifiers)\.[^.]+", r"\1.NAME", key)
-    leads_to = any(each == general or each.startswith(f"{general}.") for each in known)
-    return (
-        leads_to or bool(known_choices(key)) or key.startswith(("hydra", "algorithm.corrections."))
-    )
+    known = known_keys(stage)
+    place = general(key)
+    leads_to = any(each == place or each.startswith(f"{place}.") for each in known)
+    choices = known_choices(key, stage=stage)
+    return leads_to or bool(choices) or key.startswith(("hydra", "algorithm.corrections."))
 
 
-def _check_sweep(text: str, override: Any) -> None:
+def _check_sweep(text: str, override: Any, known: Sequence[str]) -> None:
     """Refuse what gives a sweep no value at all, or values without end."""
     swept = override.value()
-    if isinstance(swept, Glob) and not swept.filter(known_choices(override.key_or_group)):
+    if isinstance(swept, Glob) and not swept.filter(list(known)):
         raise UserError(
             f"{text} matches no name; glob() chooses among those of a group such as experiment "
             "or loss"
@@ -162,11 +163,11 @@ def _how_to_quote(text: str) -> str:
     )
 
 
-def _unknown_flag(word: str) -> str:
+def _unknown_flag(word: str, *, stage: str) -> str:
     name, _, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
-    if name in known_keys():
+    if name in known_keys(stage):
         return f"{word}: options have no dashes here; type {name}={value or 'VALUE'}"
     if (answer := foreign_answer(name)) is not None:
         return f"{word.partition('=')[0]} is not an option of rlpost; {answer}"
-    return f"{word.partition('=')[0]}: {unknown_option(name)}"
+    return f"{word.partition('=')[0]}: {unknown_option(name, stage=stage)}"

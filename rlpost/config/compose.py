@@ -23,7 +23,7 @@ def compose_stage(argv: Sequence[str], *, stage: str) -> tuple[Any, dict[str, An
     Raises:
         UserError, HydraException, OmegaConfBaseException: the configuration cannot work.
     """
-    args = read_command_line(argv)
+    args = read_command_line(argv, stage=stage)
     return checked(compose_command(args, args.overrides, stage=stage), stage=stage)
 
 
@@ -59,7 +59,6 @@ def checked(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]:
     run = OmegaConf.select(composed, "run")
     if run is not None and run.name is None:
         run.name = stage
-    part = STAGES[stage].part
-    cfg, resolved = to_config(composed, part("config"))
-    part("check")(cfg)
+    cfg, resolved = to_config(composed, stage=stage)
+    STAGES[stage].part("check")(cfg)
     return cfg, resolved

@@ -18,13 +18,14 @@ from rlpost.config.groups import COMPOSABLE, registries
 from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.registry import Registry
+from rlpost.stages.registry import STAGES
 from rlpost.training.reward.settings import RewardModelConfig
 
 _SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
 
-def to_config(composed: DictConfig, kind: type[Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the configuration of a stage, a ``kind``, as objects and as plain data.
+def to_config(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]:
+    """Return the configuration of a stage as objects of its dataclasses and as plain data.
 
     Models are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do to a
     dictionary of dataclasses, so their types are put in here. ``verifier`` may have been removed
@@ -36,15 +37,15 @@ def to_config(composed: DictConfig, kind: type[Any]) -> tuple[Any, dict[str, Any
     """
     _refuse_secrets(composed)
     _resolve(composed)
+    kind = STAGES[stage].part("config")
     declared = {each.name for each in fields(kind)}
     if "reward_models" in declared:
         _type_reward_models(composed)
     if "verifiers" in declared:
-        _check_verifiers(composed)
-    _refuse_strangers(composed, "")
-    for group, registry in registries().items():
-        if group.partition("/")[0] in declared:
-            _refuse_unregistered(composed, group, registry)
+        _check_verifiers(composed, registries(stage)["verifier"])
+    _refuse_strangers(composed, "", stage=stage)
+    for group, registry in registries(stage).items():
+        _refuse_unregistered(composed, group, registry)
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, kind)
     resolved = OmegaConf.to_container(composed, enum_to_str=True)
@@ -105,17 +106,17 @@ def _type_reward_models(composed: DictConfig) -> None:
         models[name] = parent.reward_models[name]
 
 
-def _check_verifiers(composed: DictConfig) -> None:
+def _check_verifiers(composed: DictConfig, registry: Registry) -> None:
     """Check the verifiers with names of their own; without a ``verifier`` it becomes None."""
     named = composed.verifiers
     for name in map(str, named):
         choice = f"+verifier@verifiers.{name}"
-        _check_choice(named[name], f"verifiers.{name}", choice, registries()["verifier"])
+        _check_choice(named[name], f"verifiers.{name}", choice, registry)
     if named and OmegaConf.is_missing(composed, "verifier"):
         composed.verifier = None
 
 
-def _refuse_strangers(node: DictConfig, path: str) -> None:
+def _refuse_strangers(node: DictConfig, path: str, *, stage: str) -> None:
     """Raise UserError for a key that is no field, and for a field that is no key."""
     kind = OmegaConf.get_type(node)
     if is_dataclass(kind):
@@ -123,7 +124,7 @@ def _refuse_strangers(node: DictConfig, path: str) -> None:
         names = {declared.name for declared in settings}
         for key in map(str, node):
             if key not in names:
-                raise UserError(unknown_option(f"{path}{key}"))
+                raise UserError(unknown_option(f"{path}{key}", stage=stage))
         for name in sorted(names - set(node)):
             raise UserError(
                 f"~{path}{name} cannot be removed: every option has a value; leave the override "
@@ -131,7 +132,7 @@ def _refuse_strangers(node: DictConfig, path: str) -> None:
             )
     for key in map(str, node):
         if OmegaConf.is_dict(node._get_node(key)):
-            _refuse_strangers(node[key], f"{path}{key}.")
+            _refuse_strangers(node[key], f"{path}{key}.", stage=stage)
         elif OmegaConf.is_list(node._get_node(key)):
             _refuse_nested(node[key] or [], f"{path}{key}")
 

@@ -4,17 +4,17 @@ Owns the wording, and the names that exist. Refuses to decide what is valid.
 """
 
 import difflib
-import functools
 import re
+from collections.abc import Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.config.foreign_names import foreign_answer
+from rlpost.config.options import known_keys
 from rlpost.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
-_LIST = "`rlpost rl --help` lists all"
 
 # What OmegaConf says of a value of the wrong shape -> what follows the option's name.
 _SHAPES = {
@@ -31,8 +31,8 @@ _SHAPES = {
 }
 
 
-def explain(error: Exception) -> str:
-    """Return one sentence for an error raised while a configuration was composed."""
+def explain(error: Exception, *, stage: str) -> str:
+    """Return one sentence for an error raised while ``stage``'s configuration was composed."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -41,13 +41,13 @@ def explain(error: Exception) -> str:
     text = f"{error}\n{cause}"
     choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
-        return _unknown_choice(group=choice.group(1), name=choice.group(2))
+        return _unknown_choice(choice.group(1), choice.group(2), stage=stage)
     key = _unknown_key(text)
     if key is not None:
-        return f"{_file_of(text)}{unknown_option(key)}"
+        return f"{_file_of(text)}{unknown_option(key, stage=stage)}"
     absent = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
     if absent:
-        return _absent_group(absent[1])
+        return _absent_group(absent[1], stage=stage)
     several = re.search(r"Ambiguous value for argument '([^=']+)=", text)
     if several:
         return (
@@ -110,43 +110,45 @@ def _unknown_key(text: str) -> str | None:
     return max(named, key=len) if named else key[1]
 
 
-def unknown_option(key: str) -> str:
-    """Return what to say of an option that does not exist."""
+def unknown_option(key: str, *, stage: str) -> str:
+    """Return what to say of an option that ``stage`` does not have."""
+    known = known_keys(stage)
+    every = f"`rlpost {stage} --help` lists all"
     answer = foreign_answer(key)
     if answer is not None:
         return f"{key} is not an option of rlpost; {answer}"
     model = re.match(r"reward_models\.(\w+)\.(.+)", key)
-    if model and f"reward_models.NAME.{model[2]}" in known_keys():
+    if model and f"reward_models.NAME.{model[2]}" in known:
         return f"{key} has to be added, for models go by names of your choice: +{key}=VALUE"
     verifier = re.match(r"verifiers\.([^.]+)\.(.+)", key)
-    if verifier and f"verifiers.NAME.{verifier[2]}" in known_keys():
+    if verifier and f"verifiers.NAME.{verifier[2]}" in known:
         return (
             f"{key} belongs to no verifier that is chosen, or not to its kind; choose one with "
             f"+verifier@verifiers.{verifier[1]}=KIND"
         )
     correction = re.match(r"algorithm\.corrections\.(\w+)\.", key)
-    if key in known_keys() and correction:
+    if key in known and correction:
         return (
             f"{key} belongs to a correction that is not chosen; give "
             f"algorithm/corrections=[{correction[1]}]"
         )
-    if key in known_keys():
-        return f"{key} is not an option of what is chosen here ({_LIST})"
-    close = _closest(key)
+    if key in known:
+        return f"{key} is not an option of what is chosen here ({every})"
+    close = _closest(key, known)
     hint = f"; did you mean {close}?" if close else ""
-    return f"{key} is not an option{hint} ({_LIST})"
+    return f"{key} is not an option{hint} ({every})"
 
 
-def _absent_group(group: str) -> str:
-    if known := known_choices(group):
+def _absent_group(group: str, *, stage: str) -> str:
+    if known := known_choices(group, stage=stage):
         return f"{group} is not chosen yet; write +{group}=NAME with one of {', '.join(known)}"
-    return unknown_option(group)
+    return unknown_option(group, stage=stage)
 
 
-def _closest(key: str) -> str | None:
+def _closest(key: str, every: Sequence[str]) -> str | None:
     """Return the option that was probably meant: nearly the same, or the same in another place."""
     # Every option of verifiers.NAME is one of verifier, too.
-    known = [each for each in known_keys() if not each.startswith("verifiers.")]
+    known = [each for each in every if not each.startswith("verifiers.")]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
     if close:
         return close[0]
@@ -157,33 +159,24 @@ def _closest(key: str) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _unknown_choice(*, group: str, name: str) -> str:
-    known = known_choices(group)
+def _unknown_choice(group: str, name: str, *, stage: str) -> str:
+    known = known_choices(group, stage=stage)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{group} must be one of {', '.join(known)}, got {name!r}{hint}"
 
 
-def known_choices(group: str) -> list[str]:
+def known_choices(group: str, *, stage: str) -> list[str]:
     """Return the names that may be chosen from a group; none where there is no such group."""
     from hydra.core.config_store import ConfigStore
     from hydra.core.object_type import ObjectType
 
     from rlpost.config.groups import registries
-    from rlpost.config.search_path import config_dir
+    from rlpost.config.recipes import fitting
 
-    known = {entry.name for entry in registries().get(group, ())}
-    known |= {path.stem for path in (config_dir() / group).glob("*.yaml")}
+    known = {entry.name for entry in registries(stage).get(group, ())}
+    known |= set(fitting(group, stage=stage))
     store = ConfigStore.instance()
     if group.startswith("hydra/") and store.get_type(group) is ObjectType.GROUP:
         known |= {name.removesuffix(".yaml") for name in store.list(group)}
     return sorted(known)
-
-
-@functools.cache
-def known_keys() -> tuple[str, ...]:
-    """Return every option of the RL stage as a dotted path."""
-    from rlpost.config.options import every_path
-    from rlpost.config.schema import RLConfig
-
-    return tuple(sorted(set(every_path(RLConfig))))

@@ -3,8 +3,8 @@
 Owns their names and what may be chosen from each. Refuses to own hydra's store (store.py).
 """
 
-from rlpost.config.search_path import config_dir
 from rlpost.registry import Registry
+from rlpost.stages.registry import STAGES
 
 # Groups whose choices are YAML files -> what a file holds.
 FILES = {
@@ -18,36 +18,12 @@ FILES = {
 COMPOSABLE = {"algorithm/corrections"}
 
 
-def registries() -> dict[str, Registry]:
-    """Return hydra group -> registry, with every built-in variant registered."""
-    from rlpost.algorithms.advantages import estimators
-    from rlpost.algorithms.corrections import corrections
-    from rlpost.algorithms.losses import losses
-    from rlpost.verifiers.kinds import verifiers
-
-    return {
-        "loss": losses,
-        "algorithm/advantage": estimators,
-        "algorithm/corrections": corrections,
-        "verifier": verifiers,
-    }
+def registries(stage: str) -> dict[str, Registry]:
+    """Return a stage's hydra groups -> registry, with every built-in variant registered."""
+    return STAGES[stage].registries()
 
 
 def option_path(group: str, name: str) -> str:
     """Return where the fields of a registered variant lie in the configuration."""
     path = group.replace("/", ".")
     return f"{path}.{name}" if group in COMPOSABLE else path
-
-
-def files_of(group: str) -> dict[str, str]:
-    """Return the names of a group's YAML files, each with the first sentence of its comment."""
-    described = {}
-    for path in sorted((config_dir() / group).glob("*.yaml")):
-        comment = []
-        for line in path.read_text().splitlines():
-            if not line.startswith("#"):
-                break
-            if not line.startswith("# @package"):
-                comment.append(line.removeprefix("#").strip())
-        described[path.stem] = " ".join(comment).partition(". ")[0].rstrip(".:")
-    return described

@@ -5,6 +5,7 @@ hydra nor OmegaConf's view of the dataclasses, because reading help must not tak
 """
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 from rlpost.bounds import bound_of, help_of
 from rlpost.config.groups import COMPOSABLE, option_path, registries
+from rlpost.registry import Registry
+from rlpost.stages.registry import STAGES
 from rlpost.training.reward.settings import RewardModelConfig
 
 # Dictionaries of dataclasses, to which people add by names of their own choice.
@@ -41,35 +44,34 @@ class Section:
     help: str
     options: tuple[Option, ...]
     group: str | None = None  # a group of registered variants, of which one or several are chosen
-
-    @property
-    def choices(self) -> dict[str, str]:
-        """What may be chosen, each with its line."""
-        if self.group is None:
-            return {}
-        return {entry.name: summary(entry.config) for entry in registries()[self.group]}
+    choices: Mapping[str, str] = dataclasses.field(default_factory=dict)  # these, with their lines
 
 
-def sections_of(config: type, chosen: Mapping[str, Any]) -> list[Section]:
+def sections_of(stage: str, chosen: Mapping[str, Any]) -> list[Section]:
     """Return the sections of a stage's options in the order in which they are declared.
 
     Args:
-        config: dataclass of the stage.
+        stage: its name.
         chosen: group -> the name, or names, of the variants whose options are shown.
     """
+    config = STAGES[stage].part("config")
     order = {declared.name: place for place, declared in enumerate(dataclasses.fields(config))}
-    found = _sections(config, chosen)
+    found = _sections(config, registries(stage), chosen)
     return sorted(found, key=lambda each: order.get(each.name.partition(".")[0], -1))
 
 
-def _sections(config: type, chosen: Mapping[str, Any]) -> Iterator[Section]:
+def _sections(
+    config: type, groups: Mapping[str, Registry], chosen: Mapping[str, Any]
+) -> Iterator[Section]:
+    group_at = {group.replace("/", "."): group for group in groups}
     for name, help_line, options in _dataclasses(config, "", "General"):
-        plain = tuple(each for each in options if each.path not in _paths())
+        plain = tuple(each for each in options if each.path not in group_at)
         if plain:
             yield Section(name=name, help=help_line, options=plain)
         for each in options:
-            if each.path in _paths():
-                yield _group_section(_paths()[each.path], each, chosen)
+            if each.path in group_at:
+                group = group_at[each.path]
+                yield _group_section(group, each, groups[group], chosen)
             elif each.path in NAMED:
                 named = f"{each.path}.NAME"
                 for inner, line, fields in _dataclasses(NAMED[each.path], named, each.help):
@@ -81,12 +83,15 @@ def summary(config: type) -> str:
     return (config.__doc__ or "").strip().splitlines()[0].rstrip(".").replace("``", "`")
 
 
-def every_path(config: type) -> Iterator[str]:
-    """Yield the paths of all options, those of every registered variant among them."""
+def every_path(stage: str) -> Iterator[str]:
+    """Yield the paths of a stage's options, those of every registered variant among them."""
+    config = STAGES[stage].part("config")
+    declared = {each.name for each in dataclasses.fields(config)}
     roots = [(config, "")]
-    roots += [(each, f"{name}.NAME") for name, each in NAMED.items()]
-    roots += [(entry.config, "verifiers.NAME") for entry in registries()["verifier"]]
-    for group, registry in registries().items():
+    roots += [(each, f"{name}.NAME") for name, each in NAMED.items() if name in declared]
+    for group, registry in registries(stage).items():
+        if group == "verifier":
+            roots += [(entry.config, "verifiers.NAME") for entry in registry]
         roots += [(entry.config, option_path(group, entry.name)) for entry in registry]
     for root, path in roots:
         for _, _, options in _dataclasses(root, path, ""):
@@ -94,25 +99,35 @@ def every_path(config: type) -> Iterator[str]:
     yield from (f"{path}.kind" for root, path in roots if hasattr(root, "kind"))
 
 
-def _paths() -> dict[str, str]:
-    return {group.replace("/", "."): group for group in registries()}
+@functools.cache
+def known_keys(stage: str) -> tuple[str, ...]:
+    """Return every option of a stage as a dotted path."""
+    return tuple(sorted(set(every_path(stage))))
 
 
-def _group_section(group: str, option: Option, chosen: Mapping[str, Any]) -> Section:
+def _group_section(
+    group: str, option: Option, registry: Registry, chosen: Mapping[str, Any]
+) -> Section:
     names = chosen.get(group) or ([] if group in COMPOSABLE else "")
     choice = dataclasses.replace(
         option,
         path=group,
-        kind="|".join(entry.name for entry in registries()[group]),
+        kind="|".join(entry.name for entry in registry),
         default=names,
     )
     below: list[Option] = []
     for name in [names] if isinstance(names, str) else names:
         if name:
-            config = registries()[group].get(name).config
+            config = registry.get(name).config
             for _, _, options in _dataclasses(config, option_path(group, name), ""):
                 below += options
-    return Section(name=option.path, help=option.help, options=(choice, *below), group=group)
+    return Section(
+        name=option.path,
+        help=option.help,
+        options=(choice, *below),
+        group=group,
+        choices={entry.name: summary(entry.config) for entry in registry},
+    )
 
 
 def _dataclasses(

@@ -23,17 +23,17 @@ def flat(tree: object, prefix: str = "") -> dict[str, Any]:
 
 def yaml_defaults(stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return path -> value and group -> what is chosen from it, without any override."""
-    own, chosen = _read(stage)
+    own, chosen = read_choices(stage)
     values: dict[str, Any] = {}
     for group in FILES:
         if chosen.get(group):
-            below, choices = _read(f"{group}/{chosen[group]}")
+            below, choices = read_choices(f"{group}/{chosen[group]}")
             values |= {f"{group}.{path}": value for path, value in below.items()}
             chosen |= {f"{group}/{name}": choice for name, choice in choices.items()}
     return {**values, **own}, chosen
 
 
-def _read(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_choices(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return values and choices of one file, and of the files that it is made of."""
     import yaml
 
@@ -45,7 +45,7 @@ def _read(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
             for group, name in each.items():
                 chosen[str(group).removeprefix("override ")] = name
         elif (config_dir() / f"{each}.yaml").is_file():
-            below, choices = _read(each)
+            below, choices = read_choices(each)
             values, chosen = values | below, chosen | choices
     tree.pop("hydra", None)
     return (values | flat(tree) if tree else values), chosen

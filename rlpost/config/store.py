@@ -3,6 +3,8 @@
 Refuses to own the names of groups (groups.py), defaults (dataclasses) and recipes (YAML).
 """
 
+from typing import Any
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -12,13 +14,19 @@ from rlpost.config.schema import AlgorithmConfig
 from rlpost.stages.registry import STAGES
 
 
-def register_configs() -> None:
-    """Put schemas and registered variants into hydra's store; idempotent."""
+def register_configs(stage: str) -> None:
+    """Put a stage's schema and registered variants into hydra's store; idempotent.
+
+    Stages have groups of the same name with other variants in them, such as ``loss``, so what
+    another stage registered before is taken out.
+    """
     store = ConfigStore.instance()
-    for stage in STAGES.values():
-        store.store(name=f"{stage.name}_schema", node=stage.part("config"))
+    for group in {group for each in STAGES.values() for group in each.groups}:
+        _forget(store.repo, group)
+    for each in STAGES.values():
+        store.store(name=f"{each.name}_schema", node=each.part("config"))
     store.store(group="algorithm", name="schema", node=AlgorithmConfig)
-    for group, registry in registries().items():
+    for group, registry in registries(stage).items():
         for entry in registry:
             package = option_path(group, entry.name)
             store.store(group=group, name=entry.name, node=entry.config, package=package)
@@ -26,3 +34,10 @@ def register_configs() -> None:
     Plugins.instance()  # whose search for plugins would put the default back
     sweeper = BasicSweeperConf(params={})
     store.store(group="hydra/sweeper", name="basic", node=sweeper, provider="hydra")
+
+
+def _forget(repo: dict[str, Any], group: str) -> None:
+    *above, last = group.split("/")
+    for each in above:
+        repo = repo.get(each, {})
+    repo.pop(last, None)

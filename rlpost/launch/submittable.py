@@ -50,7 +50,7 @@ def submittable(command: list[str]) -> Submittable:
                 f"{each!r} after the stage is not understood: give options of submit before the "
                 f"stage, and use others with `rlpost {stage}` here"
             )
-    args = read_command_line(rest)
+    args = read_command_line(rest, stage=stage)
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
     composed = compose_command(args, plain, stage=stage)

@@ -5,7 +5,8 @@ for, so that ``rlpost --help`` is instant.
 """
 
 import importlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -23,11 +24,22 @@ class Stage:
     plan: str  # (cfg, resolved, *, directory, device): refuses what files and machine cannot do
     boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
+    groups: Mapping[str, str] = field(
+        default_factory=dict
+    )  # ``loss=NAME`` and the like: registries
 
     def part(self, name: str) -> Any:
         """Import ``config``, ``check``, ``plan``, ``boot`` or ``estimate``."""
-        module, _, attribute = getattr(self, name).partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _imported(getattr(self, name))
+
+    def registries(self) -> dict[str, Any]:
+        """Import the registry of every group of choices that are registered, not files."""
+        return {group: _imported(place) for group, place in self.groups.items()}
+
+
+def _imported(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 _RL = Stage(
@@ -38,6 +50,12 @@ _RL = Stage(
     plan="rlpost.stages.rl.plan:prepare",
     boot="rlpost.stages.rl.boot:boot",
     estimate="rlpost.stages.rl.estimate:estimate",
+    groups={
+        "loss": "rlpost.algorithms.losses:losses",
+        "algorithm/advantage": "rlpost.algorithms.advantages:estimators",
+        "algorithm/corrections": "rlpost.algorithms.corrections:corrections",
+        "verifier": "rlpost.verifiers.kinds:verifiers",
+    },
 )
 _RFT = replace(
     _RL,

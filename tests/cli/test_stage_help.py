@@ -8,9 +8,8 @@ import pytest
 
 from rlpost.cli import stage_help
 from rlpost.cli.main import main
-from rlpost.config.explain import known_keys
 from rlpost.config.groups import FILES, registries
-from rlpost.config.options import summary
+from rlpost.config.options import known_keys, summary
 from rlpost.config.search_path import config_dir
 from rlpost.config.stage_yaml import yaml_defaults
 from rlpost.stages.registry import STAGES
@@ -50,14 +49,16 @@ def test_every_option_is_shown_once(stage):
     shown = [each.path for section in pages(stage).sections for each in section.options]
     assert len(shown) == len(set(shown))
     _, chosen = yaml_defaults(stage.name)
-    hidden = {key for key in known_keys() if key.endswith(".kind")}
-    for group, registry in registries().items():
+    hidden = {key for key in known_keys(stage.name) if key.endswith(".kind")}
+    for group, registry in registries(stage.name).items():
         names = chosen[group]
         chosen_paths = {each.path for s in pages(stage).sections for each in s.options if s.group}
         below = group.replace("/", ".")
-        hidden |= {k for k in known_keys() if k.startswith(below) and k not in chosen_paths}
+        hidden |= {
+            k for k in known_keys(stage.name) if k.startswith(below) and k not in chosen_paths
+        }
         assert names == [] or names in {entry.name for entry in registry}
-    assert set(known_keys()) - hidden <= set(shown)
+    assert set(known_keys(stage.name)) - hidden <= set(shown)
 
 
 @each_stage
@@ -144,6 +145,7 @@ def test_every_group_of_files_is_listed():
 
 
 def test_every_variant_has_a_line():
-    for registry in registries().values():
-        for entry in registry:
-            assert 10 < len(summary(entry.config)) <= 100, entry.name
+    for stage in STAGES:
+        for registry in registries(stage).values():
+            for entry in registry:
+                assert 10 < len(summary(entry.config)) <= 100, entry.name

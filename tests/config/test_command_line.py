@@ -171,7 +171,7 @@ def refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides: str) -> str:
-        code = exit_code(lambda: compose_stage(overrides, stage="rl") and 0)
+        code = exit_code(lambda: compose_stage(overrides, stage="rl") and 0, stage="rl")
         text = capsys.readouterr().err
         assert code == 2, text
         assert "Traceback" not in text

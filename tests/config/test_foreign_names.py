@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from rlpost.config.explain import known_keys, unknown_option
+from rlpost.config.explain import unknown_option
 from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names
+from rlpost.config.options import known_keys
 
 TABLES = foreign_names()
 GROUPS = {"algorithm/advantage", "algorithm/corrections", "loss", "verifier"}
 # Beginnings of options, as "trainer.*" in a sentence.
-ROOMS = {key.split(".")[0] for key in known_keys()}
+ROOMS = {key.split(".")[0] for key in known_keys("rl")}
 
 # One line per library: what its own examples and documentation pass.
 TYPED = {
@@ -88,12 +89,12 @@ TYPED = {
 @pytest.mark.parametrize("library", TYPED)
 def test_every_name_that_is_typed_has_an_answer(library):
     # A few have the same name and meaning here.
-    names = set(TYPED[library].split()) - set(known_keys())
+    names = set(TYPED[library].split()) - set(known_keys("rl"))
     assert [name for name in sorted(names) if foreign_answer(name) is None] == []
 
 
 def test_the_answers_name_options_that_exist():
-    assert set(TABLES.renamed.values()) <= set(known_keys()) | GROUPS
+    assert set(TABLES.renamed.values()) <= set(known_keys("rl")) | GROUPS
 
 
 def test_the_sentences_name_options_that_exist():
@@ -101,13 +102,13 @@ def test_the_sentences_name_options_that_exist():
         for key in re.findall(r"\b[a-z_]+(?:\.(?:[a-z_0-9]+|\*))+", sentence):
             room, _, rest = key.partition(".")
             if room in ROOMS:
-                assert rest == "*" or key in known_keys(), (key, sentence)
+                assert rest == "*" or key in known_keys("rl"), (key, sentence)
 
 
 def test_no_name_of_ours_is_taken_for_a_foreign_one():
-    assert not set(TABLES.renamed) & set(known_keys())
+    assert not set(TABLES.renamed) & set(known_keys("rl"))
     assert not set(TABLES.renamed) & set(TABLES.reasons)
-    for key in known_keys():
+    for key in known_keys("rl"):
         assert not any(part.startswith(tuple(TABLES.families)) for part in key.split(".")), key
 
 
@@ -129,7 +130,7 @@ def test_no_name_of_ours_is_taken_for_a_foreign_one():
     ],
 )
 def test_answers(name, answer):
-    assert answer in unknown_option(name)
+    assert answer in unknown_option(name, stage="rl")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_answers(name, answer):
     ],
 )
 def test_nothing_is_suggested_where_nothing_is_near(name):
-    assert "did you mean" not in unknown_option(name)
+    assert "did you mean" not in unknown_option(name, stage="rl")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_nothing_is_suggested_where_nothing_is_near(name):
      ("group_size", "rollout.group_size"), ("verifier.pth", "verifier.path")],
 )  # fmt: skip
 def test_what_is_near_is_suggested(name, meant):
-    assert f"did you mean {meant}?" in unknown_option(name)
+    assert f"did you mean {meant}?" in unknown_option(name, stage="rl")
 
 
 def test_a_name_with_two_answers_is_our_bug():

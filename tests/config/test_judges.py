@@ -111,5 +111,9 @@ def test_what_cannot_work_is_refused_with_its_way_out(overrides, message):
 
     with pytest.raises(Exception) as caught:
         composed(*QUICK, *overrides)
-    text = str(caught.value) if isinstance(caught.value, UserError) else explain(caught.value)
+    text = (
+        str(caught.value)
+        if isinstance(caught.value, UserError)
+        else explain(caught.value, stage="rl")
+    )
     assert message in text

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import rlpost
-from rlpost.config.explain import known_keys
+from rlpost.config.options import known_keys
 
 PACKAGE = Path(rlpost.__file__).parent
 
@@ -24,7 +24,7 @@ def ignored(paths, read) -> list[str]:
 
 
 def test_code_reads_every_option():
-    assert ignored(known_keys(), attributes_read()) == []
+    assert ignored(known_keys("rl"), attributes_read()) == []
 
 
 def test_an_option_that_nobody_reads_is_found():

@@ -4,6 +4,9 @@ import pytest
 from copy_stage import COPY, CopyConfig
 
 from rlpost.config.compose import compose_stage
+from rlpost.config.groups import FILES
+from rlpost.config.recipes import fitting
+from rlpost.config.search_path import config_dir
 from rlpost.errors import UserError
 from rlpost.stages.registry import STAGES
 
@@ -34,3 +37,17 @@ def test_its_options_are_its_own(composed):
 def test_what_is_no_value_or_no_option_of_it_is_refused(composed, override, words):
     with pytest.raises(UserError, match=words):
         composed("model=tiny", override)
+
+
+def test_it_is_offered_only_files_that_it_can_use(monkeypatch):
+    monkeypatch.setitem(STAGES, COPY.name, COPY)
+    assert {group: set(fitting(group, stage="copy")) for group in FILES} == {
+        "experiment": set(),
+        "algorithm": set(),
+        "task": set(),
+        "cluster": {"local_cpu", "two_nodes"},
+        "sweep": {"optuna"},
+    }
+    for group in FILES:
+        files = {path.stem for path in (config_dir() / group).glob("*.yaml")}
+        assert set(fitting(group, stage="rl")) == files

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 import rlpost
 from rlpost.bounds import option
-from rlpost.config.explain import known_keys
 from rlpost.config.groups import registries
+from rlpost.config.options import known_keys
 from rlpost.registry import Entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ spec.loader.exec_module(table)
 
 VARIANTS = [
     (group, entry)
-    for group, registry in registries().items()
+    for group, registry in registries("rl").items()
     if group != "verifier"
     for entry in registry
 ]
@@ -68,7 +68,7 @@ def test_use_and_watch_are_one_sentence_and_no_options(group, entry):
 
 
 def test_options_of_the_document_exist(document):
-    keys = set(known_keys())
+    keys = set(known_keys("rl"))
     parents = {key.rsplit(".", n)[0] for key in keys for n in (1, 2)}
     files = {"algorithms.md.j2", "algorithm_table.py"}
     unknown = set(OPTION.findall(document)) - keys - parents - files

@@ -25,7 +25,7 @@ def member_command(argv: Sequence[str], index: int) -> list[str]:
     from rlpost.config.compose import compose_command
 
     stage, *overrides = argv
-    args = read_command_line(overrides)
+    args = read_command_line(overrides, stage=stage)
     parsed = OverridesParser.create().parse_overrides(args.overrides)
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
     if not keys:

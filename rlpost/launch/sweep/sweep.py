@@ -78,7 +78,7 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     searched = [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
     choices = [] if _chooses(args.overrides, LAUNCHER) else [f"{LAUNCHER}=processes"]
     parsed = OverridesParser.create().parse_overrides(args.overrides)
-    first = [*next(_members(args.overrides, parsed)), *choices]
+    first = [*next(_members(args.overrides, parsed, stage=stage)), *choices]
     composed = compose_command(args, first, stage=stage, with_hydra=True)
     check_config(OmegaConf.to_object(composed.run), "run")
     keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
@@ -86,7 +86,7 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     keys += [key for key in searched_for if key not in keys]
     if not searched_for and not any(each.is_interval_sweep() for each in parsed):
         _refuse_hopeless(
-            _members(args.overrides, parsed),
+            _members(args.overrides, parsed, stage=stage),
             lambda member: checked(
                 compose_command(args, [*member, *choices], stage=stage), stage=stage
             ),
@@ -111,7 +111,7 @@ def _chooses(overrides: Sequence[str], group: str) -> bool:
     return any(key_of(each) == group for each in overrides)
 
 
-def _members(texts: Sequence[str], parsed: Sequence[Any]) -> Iterator[list[str]]:
+def _members(texts: Sequence[str], parsed: Sequence[Any], *, stage: str) -> Iterator[list[str]]:
     """Yield the overrides of each member; of an interval, where it starts."""
     from rlpost.config.explain import known_choices
 
@@ -123,7 +123,7 @@ def _members(texts: Sequence[str], parsed: Sequence[Any]) -> Iterator[list[str]]
         elif each.is_interval_sweep():
             choices.append([f"{key}={each.value().start}"])
         elif isinstance(each.value(), Glob):
-            names = each.value().filter(known_choices(each.key_or_group))
+            names = each.value().filter(known_choices(each.key_or_group, stage=stage))
             choices.append([f"{key}={name}" for name in names])
         else:
             choices.append([f"{key}={value}" for value in each.sweep_string_iterator()])

@@ -10,11 +10,11 @@ from rlpost.launch.sweep.sweep import plan_sweep
 
 @pytest.fixture(autouse=True)
 def configs():
-    register_configs()
+    register_configs("rl")
 
 
 def planned(argv):
-    return plan_sweep(read_command_line(argv), stage="rl")
+    return plan_sweep(read_command_line(argv, stage="rl"), stage="rl")
 
 
 def test_the_sweep_is_named_after_the_run_and_what_varies():
