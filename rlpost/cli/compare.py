@@ -14,8 +14,14 @@ def main(argv: list[str]) -> int:
         "they differ, and a ranking. A sweep's directory stands for its members.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="runs or sweeps, for example runs/*")
-    parser.add_argument("--metric", help="what ranks them; default: held-out accuracy, else reward")
-    parser.add_argument("--lowest", action="store_true", help="the lowest value is the best")
+    parser.add_argument(
+        "--metric", help="what ranks them; default: the held-out result, else reward or loss"
+    )
+    parser.add_argument(
+        "--lowest",
+        action=argparse.BooleanOptionalAction,
+        help="the lowest value is the best; default: for losses and perplexities",
+    )
     parser.add_argument(
         "--output",
         type=Path,

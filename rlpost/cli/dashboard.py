@@ -3,6 +3,7 @@
 import argparse
 
 from rlpost.cli.boundary import exit_code
+from rlpost.tracking.curves.table import STAGE_SECTIONS, sections_of
 
 
 def main(argv: list[str]) -> int:
@@ -19,13 +20,20 @@ def main(argv: list[str]) -> int:
         "Runs that were recorded offline appear once `wandb sync` has uploaded them.",
     )
     wandb.add_argument("--project", default="rlpost", help="as tracking.project; default: rlpost")
+    wandb.add_argument(
+        "--stage",
+        action="append",
+        choices=list(STAGE_SECTIONS),
+        help="only the panels of this stage; may be repeated; default: all stages",
+    )
     wandb.add_argument("--entity", help="user or team; default: the account's own")
     args = parser.parse_args(argv)
 
     def command() -> int:
         from rlpost.tracking.wandb.workspace import publish
 
-        for address in publish(entity=args.entity, project=args.project):
+        sections = sections_of(args.stage)
+        for address in publish(sections, entity=args.entity, project=args.project):
             print(address)
         return 0
 

@@ -13,7 +13,7 @@ from rlpost.models.card import write_model_card
 from rlpost.stages.run import Run
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.files.jsonl import read_metrics
-from rlpost.tracking.progress import heldout_change
+from rlpost.tracking.heldout import heldout_change
 
 
 class Exports(Protocol):

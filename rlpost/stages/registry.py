@@ -1,7 +1,7 @@
 """Which stages there are and where the parts of each one lie.
 
-Owns the list. Refuses to own the parts. Invariant: nothing is imported before a part is asked
-for, so that ``rlpost --help`` is instant.
+Owns the list. Refuses to own the parts, and the curves of each stage (tracking/curves/table.py).
+Invariant: nothing is imported before a part is asked for, so that ``rlpost --help`` is instant.
 """
 
 import importlib

@@ -24,14 +24,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rlpost.tracking.config import ConsoleMode
+from rlpost.tracking.heldout import heldout_result, heldout_words
 from rlpost.tracking.progress import (
-    LENGTH,
-    REWARD,
+    STEP_NUMBERS,
+    STEP_TIME,
     THROUGHPUT,
     StepForecast,
     duration,
-    heldout_accuracy,
-    heldout_words,
     one_line,
     reward_components,
     sparkline,
@@ -133,10 +132,9 @@ class Console:
         """Read a row; plain mode prints a line for the step and one for an evaluation."""
         with self._lock:
             self._progress.observe(step, metrics, now_s=self._clock())
-        if REWARD in metrics or LENGTH in metrics:
+        if STEP_TIME in metrics or any(each.of(metrics) is not None for each in STEP_NUMBERS):
             self._line(self._step_line(metrics))
-        accuracy = heldout_accuracy(metrics)
-        if accuracy is not None:
+        if heldout_result(metrics) is not None:
             self._line(Text.assemble(self._counter(), *self._heldout_parts()))
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
@@ -233,14 +231,12 @@ class Console:
         if progress.heldout:
             curve = sparkline([value for _, value in progress.heldout], width=spark)
             values = Text.assemble(*self._heldout_values(), (f"  {curve}", "cyan"))
-            rows.append((heldout_words(graded=progress.graded), values))
-        for label, name, pairs, digits in (
-            ("reward", REWARD, progress.rewards, 3),
-            ("response length", LENGTH, progress.lengths, 1),
-        ):
-            if name in latest:
+            rows.append((self._heldout_words(), values))
+        for shown in STEP_NUMBERS:
+            if pairs := progress.curves.get(shown.label):
                 curve = sparkline([value for _, value in pairs], width=spark)
-                rows.append((label, Text.assemble(f"{latest[name]:<8.{digits}f}", (curve, "cyan"))))
+                last = f"{pairs[-1][1]:<8.{shown.digits}f}"
+                rows.append((shown.label, Text.assemble(last, (curve, "cyan"))))
         if len(components := reward_components(latest)) > 1:
             words = (f"{name} {value:.3f}" for name, value in components.items())
             rows.append(("reward components", Text("  ".join(words))))
@@ -273,23 +269,25 @@ class Console:
         return parts
 
     def _heldout_parts(self) -> list[str | tuple[str, str]]:
-        words = heldout_words(graded=self._progress.graded)
-        return [(f"{words} ", "cyan"), *self._heldout_values()]
+        return [(f"{self._heldout_words()} ", "cyan"), *self._heldout_values()]
+
+    def _heldout_words(self) -> str:
+        return heldout_words(self._progress.heldout_kind, graded=self._progress.graded)
 
     def _counter(self) -> str:
         total = str(self._progress.num_steps)
         return f"step {self._progress.step:>{len(total)}}/{total}  "
 
     def _step_line(self, metrics: Mapping[str, float]) -> Text:
-        pieces = []
-        if REWARD in metrics:
-            pieces.append(f"reward {metrics[REWARD]:.3f}")
-        if LENGTH in metrics:
-            pieces.append(f"length {metrics[LENGTH]:.1f}")
+        pieces = [
+            f"{shown.short} {value:.{shown.digits}f}"
+            for shown in STEP_NUMBERS
+            if (value := shown.of(metrics)) is not None
+        ]
         if THROUGHPUT in metrics:
             pieces.append(f"{metrics[THROUGHPUT]:,.0f} tok/s")
-        if "timing_s/step" in metrics:
-            pieces.append(f"{metrics['timing_s/step']:.1f} s")
+        if STEP_TIME in metrics:
+            pieces.append(f"{metrics[STEP_TIME]:.1f} s")
         left_s = self._progress.time_left_s(self._clock())
         if left_s:
             pieces.append(f"{duration(left_s)} left")

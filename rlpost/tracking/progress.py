@@ -1,69 +1,69 @@
-"""The numbers and short texts that the console and the report show about a run.
+"""The numbers and short texts that the console shows about a run.
 
 Owns the reading of metrics for display and the estimate of the time left. Refuses to
-own layout (console.py). Invariant: a quantity that was not logged is absent, never 0.
+own layout (console.py) and held-out results (heldout.py). Invariant: a quantity that was not
+logged is absent, never 0.
 """
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HELDOUT = re.compile(r"val-core/(?P<dataset>.+)/acc/mean@\d+")
-_GRADED = re.compile(r"val-core/.+/graded_frac")
-COMPONENT = re.compile(r"verifier/(?P<verifier>.+)/mean")
-REWARD = "critic/score/mean"
-LENGTH = "response_length/mean"
+from rlpost.tracking.heldout import ACCURACY, HeldoutKind, heldout_result, is_graded
+
+_COMPONENT = re.compile(r"verifier/(?P<verifier>.+)/mean")
 THROUGHPUT = "perf/throughput"
+STEP_TIME = "timing_s/step"
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def heldout_accuracy(metrics: Mapping[str, float]) -> float | None:
-    """Return the held-out accuracy of a row: the mean over data sets, None without any."""
-    found = [value for name, value in metrics.items() if HELDOUT.fullmatch(name)]
-    found = [value for value in found if value is not None]
-    return sum(found) / len(found) if found else None
+@dataclass(frozen=True, kw_only=True)
+class StepNumber:
+    """A number that tells how a step went; ``pattern`` matches its metric."""
+
+    label: str
+    short: str  # in a line
+    pattern: re.Pattern[str]
+    digits: int  # after the decimal point
+    is_headline: bool = False  # of a report: it is what a step trains on
+
+    def of(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the number in a row of metrics, None if it was not logged."""
+        names = (name for name in metrics if self.pattern.fullmatch(name))
+        return next((metrics[name] for name in names), None)
 
 
-def is_graded(metrics: Mapping[str, float | None]) -> bool:
-    """Return whether held-out responses of a row got rewards other than 0 and 1.
-
-    The mean of such rewards is not an accuracy, although the name of its metric says so.
-    """
-    shares = (value for name, value in metrics.items() if _GRADED.fullmatch(name))
-    means = (value for name, value in metrics.items() if HELDOUT.fullmatch(name))
-    return any(share for share in shares) or any(
-        mean is not None and not 0 <= mean <= 1 for mean in means
-    )
+STEP_NUMBERS = (
+    StepNumber(
+        label="reward",
+        short="reward",
+        pattern=re.compile("critic/score/mean"),
+        digits=3,
+        is_headline=True,
+    ),
+    StepNumber(
+        label="response length",
+        short="length",
+        pattern=re.compile("response_length/mean"),
+        digits=1,
+    ),
+    StepNumber(
+        label="loss", short="loss", pattern=re.compile(r"\w+/loss"), digits=4, is_headline=True
+    ),
+    StepNumber(label="epoch", short="epoch", pattern=re.compile("training/epoch"), digits=2),
+)
 
 
 def reward_components(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return verifier, or reward model, -> mean of its rewards, in the order of the row."""
     found = {}
     for name, value in metrics.items():
-        if match := COMPONENT.fullmatch(name):
+        if match := _COMPONENT.fullmatch(name):
             found[match["verifier"]] = value
     return found
-
-
-def heldout_words(*, graded: bool) -> str:
-    """Return the name to show for the mean of the held-out rewards."""
-    return "held-out reward" if graded else "held-out accuracy"
-
-
-def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the results of the first and the last evaluation as text, None without any.
-
-    Example: ``"held-out accuracy 0.111 at step 0, 0.889 at step 14"``
-    """
-    found = [(row["step"], mean) for row in rows if (mean := heldout_accuracy(row)) is not None]
-    if not found:
-        return None
-    ends = [found[0], found[-1]] if len(found) > 1 else found
-    said = ", ".join(f"{mean:.3f} at step {step}" for step, mean in ends)
-    return f"{heldout_words(graded=any(map(is_graded, rows)))} {said}"
 
 
 @dataclass
@@ -77,9 +77,10 @@ class StepForecast:
     num_steps: int
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
-    rewards: list[tuple[int, float]] = field(default_factory=list)  # (step, value)
-    lengths: list[tuple[int, float]] = field(default_factory=list)
+    # Label of a ``StepNumber`` -> (step, value) of each row that had it.
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     heldout: list[tuple[int, float]] = field(default_factory=list)
+    heldout_kind: HeldoutKind = ACCURACY  # of the last result
     graded: bool = False  # some held-out response got a reward other than 0 and 1
     seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=50))
 
@@ -87,12 +88,13 @@ class StepForecast:
         """Read the metrics of ``step``."""
         self.step = step
         self.latest.update({name: value for name, value in metrics.items() if value is not None})
-        for name, curve in ((REWARD, self.rewards), (LENGTH, self.lengths)):
-            if metrics.get(name) is not None:
-                curve.append((step, metrics[name]))
-        accuracy = heldout_accuracy(metrics)
-        if accuracy is not None:
-            self.heldout.append((step, accuracy))
+        for shown in STEP_NUMBERS:
+            if (value := shown.of(metrics)) is not None:
+                self.curves.setdefault(shown.label, []).append((step, value))
+        result = heldout_result(metrics)
+        if result is not None:
+            self.heldout.append((step, result.value))
+            self.heldout_kind = result.kind
         self.graded = self.graded or is_graded(metrics)
         if self.seen and self.seen[-1][0] == step:
             self.seen.pop()
@@ -109,7 +111,7 @@ class StepForecast:
         self.step = max(0, step)
         self.latest.clear()
         self.seen.clear()
-        for curve in (self.rewards, self.lengths, self.heldout):
+        for curve in (*self.curves.values(), self.heldout):
             curve[:] = [pair for pair in curve if pair[0] <= step]
 
     def time_left_s(self, now_s: float) -> float | None:
@@ -123,16 +125,17 @@ class StepForecast:
         if len(self.seen) >= 2:
             (first, start_s), (last, end_s) = self.seen[0], self.seen[-1]
             pace_s = (end_s - start_s) / (last - first)
-        elif self.step > 0 and "timing_s/step" in self.latest:
-            pace_s = self.latest["timing_s/step"]
+        elif self.step > 0 and STEP_TIME in self.latest:
+            pace_s = self.latest[STEP_TIME]
         else:
             return None
         left_s = remaining * pace_s - (now_s - self.seen[-1][1])
         return left_s if left_s >= 1 else None
 
     def best(self) -> tuple[int, float] | None:
-        """Return (step, accuracy) of the best evaluation, the earliest among equals."""
-        return max(self.heldout, key=lambda pair: pair[1], default=None)
+        """Return (step, result) of the best evaluation, the earliest among equals."""
+        sign = -1 if self.heldout_kind.lowest_is_best else 1
+        return max(self.heldout, key=lambda pair: sign * pair[1], default=None)
 
 
 def sparkline(values: list[float], *, width: int) -> str:

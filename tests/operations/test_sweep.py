@@ -11,8 +11,8 @@ import pytest
 import yaml
 from cli_runs import REWARD, command, finish, metrics
 
+from rlpost.tracking.curves.table import sections_of
 from rlpost.tracking.files.sweep_record import MemberState, read_members
-from rlpost.tracking.wandb.panels import SECTIONS
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -186,9 +186,9 @@ def test_trackers_hold_every_metric_and_panels_name_real_ones(place, killed_swee
     real = {metric for row in recorded for metric in row}
     # A plain GRPO run has neither a critic nor a reference, nothing of it is too old and no
     # model leaves memory.
-    absent = ("critic/grad_norm", "critic/rewards", "actor/kl_loss", "timing_s/ref",
-              "timing_s/old_log_prob", "timing_s/values", "timing_s/update_critic",
+    absent = ("critic/grad_norm", "critic/vf_loss", "critic/rewards", "actor/kl_loss",
+              "timing_s/ref", "timing_s/old_log_prob", "timing_s/values", "timing_s/update_critic",
               "timing_s/offload")  # fmt: skip
-    for panel in (panel for section in SECTIONS for panel in section.panels):
-        unknown = {each for each in panel.metrics if not each.startswith(absent)} - real
+    for panel in (panel for section in sections_of(["rl"]) for panel in section.panels):
+        unknown = {each for each in panel.curves if not each.startswith(absent)} - real
         assert not unknown, panel.title

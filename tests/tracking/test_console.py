@@ -141,6 +141,45 @@ def test_graded_heldout_rewards_are_not_called_accuracy(runs):
     assert "accuracy" not in screen.text
 
 
+def test_a_supervised_stage_tells_its_loss_epoch_speed_and_time_left():
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.log(0, {"sft/heldout_loss/chat": 2.5, "training/global_step": 0.0})
+    for step in (1, 2):
+        screen.now += 10.0
+        console.log(
+            step,
+            {
+                "sft/loss": 2.0 / step,
+                "training/epoch": 0.25 * step,
+                "perf/throughput": 5120.0,
+                "timing_s/step": 10.0,
+            },
+        )
+    console.log(2, {"sft/heldout_loss/chat": 1.5})
+    assert screen.text.splitlines() == [
+        "step  0/14  held-out loss 2.500",
+        "step  1/14  loss 2.0000  epoch 0.25  5,120 tok/s  10.0 s  2 min 10 s left",
+        "step  2/14  loss 1.0000  epoch 0.50  5,120 tok/s  10.0 s  2 min 00 s left",
+        "step  2/14  held-out loss 2.500 → 1.500  best 1.500 at step 2",
+    ]
+    panel = screen.panel(console)
+    for part in ("held-out loss", "best 1.500 at step 2", "loss", "1.0000", "epoch", "5,120"):
+        assert part in panel, part
+    assert "reward" not in panel and "response" not in panel
+    console.rewind(1)
+    assert "2.0000" in screen.panel(console) and "1.500" not in screen.panel(console)
+    console.close(RunStatus.done)
+
+
+def test_a_stage_without_known_numbers_still_tells_its_pace():
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.log(1, {"timing_s/step": 2.0, "odd/number": 1.0})
+    assert screen.text.splitlines() == ["step  1/14  2.0 s  26 s left"]
+    console.close(RunStatus.done)
+
+
 class Refusing(io.StringIO):
     """What is behind the output went away, or is full."""
 

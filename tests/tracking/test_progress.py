@@ -5,20 +5,10 @@ from hypothesis import strategies as st
 from rlpost.tracking.progress import (
     StepForecast,
     duration,
-    heldout_accuracy,
-    heldout_change,
-    heldout_words,
-    is_graded,
     one_line,
     reward_components,
     sparkline,
 )
-
-
-def test_heldout_accuracy_is_the_mean_over_data_sets():
-    row = {"val-core/a/acc/mean@2": 0.25, "val-core/b/c/acc/mean@8": 0.75, "critic/score/mean": 9.0}
-    assert heldout_accuracy(row) == 0.5
-    assert heldout_accuracy({"val-core/a/acc/best@2": 1.0}) is None
 
 
 def test_time_left_counts_evaluations_too():
@@ -42,34 +32,28 @@ def test_no_time_is_left_when_it_is_over():
     assert progress.time_left_s(9.5) is None and progress.time_left_s(60.0) is None
 
 
-def test_graded_rewards_are_no_accuracy():
+def test_the_best_loss_is_the_lowest():
+    progress = StepForecast(3)
+    for step, value in enumerate([2.0, 1.0, 1.0, 3.0]):
+        progress.observe(step, {"sft/heldout_loss/a": value}, now_s=step)
+    assert progress.best() == (1, 1.0) and progress.heldout_kind.words == "held-out loss"
+
+
+def test_a_run_remembers_that_its_rewards_were_graded():
     name = "val-core/a/acc/mean@2"
-    assert not is_graded({name: 0.5, "val-core/a/graded_frac": 0.0, "critic/score/mean": 3.0})
-    assert is_graded({name: 0.5, "val-core/a/graded_frac": 0.25})
-    assert is_graded({name: 1.5}) and is_graded({name: -0.5})
-    assert not is_graded({name: None, "val-core/a/graded_frac": None})
     progress = StepForecast(3)
     progress.observe(0, {name: 0.0}, now_s=0.0)
     assert not progress.graded
     progress.observe(1, {name: 0.4, "val-core/a/graded_frac": 1.0}, now_s=1.0)
     progress.observe(2, {name: 1.0, "val-core/a/graded_frac": 0.0}, now_s=2.0)
-    assert progress.graded and heldout_words(graded=True) == "held-out reward"
-
-
-def test_a_sentence_says_what_the_run_achieved():
-    name = "val-core/a/acc/mean@2"
-    rows = [{"step": 0, name: 0.125}, {"step": 1}, {"step": 2, name: 0.75}]
-    assert heldout_change(rows) == "held-out accuracy 0.125 at step 0, 0.750 at step 2"
-    assert heldout_change(rows[:2]) == "held-out accuracy 0.125 at step 0"
-    assert heldout_change([*rows, {"step": 3, name: 2.0}]).startswith("held-out reward 0.125")
-    assert heldout_change([{"step": 1}]) is None
+    assert progress.graded
 
 
 def test_what_is_recalled_has_no_pace():
     progress = StepForecast(10)
     rows = [{"step": step, "time_s": 9.0, "critic/score/mean": 0.1 * step} for step in range(4)]
     progress.recall([*rows, {"step": 4, "critic/score/mean": None}])
-    assert progress.step == 4 and len(progress.rewards) == 4
+    assert progress.step == 4 and len(progress.curves["reward"]) == 4
     assert progress.time_left_s(100.0) is None
 
 
@@ -98,7 +82,7 @@ def test_a_rewind_forgets_later_steps_and_measures_the_pace_anew():
         progress.observe(step, row, now_s=10.0 * step)
     progress.rewind(2)
     assert (progress.step, progress.best()) == (2, (2, 0.2))
-    assert [step for step, _ in progress.rewards] == [0, 1, 2]
+    assert [step for step, _ in progress.curves["reward"]] == [0, 1, 2]
     assert progress.time_left_s(50.0) is None and progress.latest == {}
     progress.observe(3, {}, now_s=100.0)  # with the old pace: a step in 100 s
     progress.observe(4, {}, now_s=120.0)

@@ -8,12 +8,11 @@ docs/decisions/0013.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
@@ -23,6 +22,9 @@ from hydra.plugins.sweeper import Sweeper
 from rlpost.bounds import check_config, number, option
 from rlpost.errors import UserError
 from rlpost.tracking.files.sweep_record import MemberRecord, MemberState
+
+if TYPE_CHECKING:
+    from rlpost.tracking.heldout import Reached
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,12 @@ class OptunaConfig:
         None, at_least=1, at_most=1000, help="members chosen at once; null: as many as run at once"
     )
     metric: str | None = option(
-        None, help="metric whose last value in metrics.jsonl counts; null: held-out accuracy"
+        None, help="metric whose last value in metrics.jsonl counts; null: the held-out result"
     )
-    goal: Goal = option(Goal.maximize, help="whether the metric should become large or small")
+    goal: Goal | None = option(
+        None,
+        help="whether the metric should become large or small; null: as its name tells",
+    )
     sampler: SearchSampler = option(SearchSampler.tpe, help="optuna's sampler")
     seed: int = number(0, at_least=0, at_most=2**31 - 1, help="seed of optuna's sampler")
     params: dict[str, str] = option({}, help="option -> its values, as after `-m`")
@@ -87,7 +92,8 @@ class OptunaSweeper(Sweeper):
         space, fixed = search_space([*(f"{k}={v}" for k, v in self.cfg.params.items()), *arguments])
         samplers = {SearchSampler.tpe: optuna.samplers.TPESampler}
         sampler = samplers.get(self.cfg.sampler, optuna.samplers.RandomSampler)(seed=self.cfg.seed)
-        study = optuna.create_study(direction=self.cfg.goal.value, sampler=sampler)
+        self._check_goal()
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         batch_size = self.cfg.batch_size or getattr(self.launcher, "n_jobs", 1)
         num_members = 0
         while (left := self.cfg.n_trials - len(study.trials)) > 0:
@@ -108,26 +114,36 @@ class OptunaSweeper(Sweeper):
     def _tell(self, study: Any, trial: Any, record: MemberRecord) -> None:
         import optuna
 
-        value = objective(record, metric=self.cfg.metric)
-        if value is None:
+        reached = objective(record, metric=self.cfg.metric)
+        if reached is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(trial, value)
+            wants_low = self.cfg.goal is Goal.minimize if self.cfg.goal else reached.lowest_is_best
+            study.tell(trial, -reached.value if wants_low else reached.value)
+
+    def _check_goal(self) -> None:
+        """Raises UserError: nobody says whether the metric should become large or small."""
+        from rlpost.tracking.heldout import lowest_is_best
+
+        metric = self.cfg.metric
+        if metric is not None and self.cfg.goal is None and lowest_is_best(metric) is None:
+            raise UserError(
+                f"hydra.sweeper.goal must be maximize or minimize for the metric {metric}, whose "
+                "name does not tell which is better"
+            )
 
 
-def objective(record: MemberRecord, *, metric: str | None) -> float | None:
+def objective(record: MemberRecord, *, metric: str | None) -> "Reached | None":
     """Return what a finished member reached; None when it failed or never measured it."""
     from rlpost.tracking.files.jsonl import read_metrics
-    from rlpost.tracking.progress import heldout_accuracy
+    from rlpost.tracking.heldout import last_reached
 
     if record.state is not MemberState.done:
         return None
-    rows = read_metrics(Path(record.run_dir) / "metrics.jsonl")
-    values = [heldout_accuracy(row) if metric is None else row.get(metric) for row in rows]
-    finite = [each for each in values if each is not None and math.isfinite(each)]
-    if not finite:
-        log.warning("%s has no value of %s", record.name, metric or "held-out accuracy")
-    return float(finite[-1]) if finite else None
+    reached = last_reached(read_metrics(Path(record.run_dir) / "metrics.jsonl"), metric)
+    if reached is None:
+        log.warning("%s has no value of %s", record.name, metric or "a held-out result")
+    return reached
 
 
 def search_space(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

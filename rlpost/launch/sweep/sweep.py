@@ -40,8 +40,8 @@ class Sweep:
     found_by: tuple[str, ...]  # where hydra looks for YAML besides the package
     argv: tuple[str, ...]  # the command line, with the choices that were left open
     token: str  # of this command
-    metric: str | None = None  # what ranks the members; None: held-out accuracy, else reward
-    lowest_first: bool = False
+    metric: str | None = None  # what ranks the members; None: the held-out result, else training's
+    lowest_first: bool | None = None  # None: as the metric's name tells
 
     def member(self, composed: Any, overrides: list[str], *, number: int) -> MemberRecord:
         """Return the record of the member that ``composed`` configures."""
@@ -94,6 +94,7 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name
     place_override = f"hydra.sweep.dir={quoted(str(directory))}"
+    goal = composed.hydra.sweeper.get("goal")
     return Sweep(
         stage=stage,
         name=name,
@@ -103,7 +104,7 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
         argv=("-m", *flags, *args.overrides, *choices, place_override),
         token=secrets.token_hex(4),
         metric=composed.hydra.sweeper.get("metric"),
-        lowest_first=str(composed.hydra.sweeper.get("goal")).endswith("minimize"),
+        lowest_first=None if goal is None else str(goal).endswith("minimize"),
     )
 
 

@@ -16,7 +16,7 @@ from rlpost.tracking.report.page import render_page
 
 
 def write_comparison(
-    path: Path, runs: Sequence[Path], *, metric: str | None = None, lowest_first: bool = False
+    path: Path, runs: Sequence[Path], *, metric: str | None = None, lowest_first: bool | None = None
 ) -> Path:
     """Compare ``runs`` on a page at ``path`` and return it.
 

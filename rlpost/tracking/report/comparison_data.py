@@ -15,16 +15,20 @@ from typing import Any
 import yaml
 
 from rlpost.errors import UserError
+from rlpost.tracking.curves.table import STAGE_SECTIONS
 from rlpost.tracking.files.jsonl import Row
 from rlpost.tracking.files.sweep_record import MemberState, read_members
-from rlpost.tracking.progress import HELDOUT, REWARD, is_graded
-from rlpost.tracking.report.charts import chosen, curves_of
+from rlpost.tracking.heldout import KINDS, is_graded, kind_of, lowest_is_best
+from rlpost.tracking.report.charts import panels_with_curves
 from rlpost.tracking.report.report_data import columns, planned_steps, rows_of, thin
 
 _MAX_NUMBERS = 400_000  # on the page, over all curves; about 3 MB
 _MAX_POINTS = 800  # per curve
-_NO_CURVE = {"timing", "staleness"}  # stacked bars of one run
-_OF_TRAINING = {REWARD, "critic/rewards/mean"}
+_OF_TRAINING = {
+    "critic/score/mean": "reward",
+    "critic/rewards/mean": "reward",
+    **{f"{stage}/loss": "loss" for stage in STAGE_SECTIONS},
+}
 _TRAINING_RULERS = (
     "rollout.temperature",
     "rollout.max_tokens",
@@ -43,6 +47,7 @@ _HELDOUT_RULERS = (
     "verifiers",
     "rewards",
 )
+_LOSS_RULERS = ("loss", "data.train_on", "model.path")  # with the model, its tokens differ
 _OF_A_RUN = ("run.", "tracking.", "resume")  # settings without an effect on the result
 
 
@@ -79,11 +84,12 @@ class Comparison:
 
 
 def compare(
-    paths: Sequence[Path], *, metric: str | None = None, lowest_first: bool = False
+    paths: Sequence[Path], *, metric: str | None = None, lowest_first: bool | None = None
 ) -> Comparison:
     """Read the runs that ``paths`` stand for: run directories, or sweeps for their members.
 
-    ``metric`` ranks them; without it, the held-out accuracy, else the reward.
+    ``metric`` ranks them; without it, the held-out result, else the reward or the loss.
+    ``lowest_first`` is by the name of the metric where it is None.
 
     Raises:
         UserError: a path is neither, or no run has ``metric``.
@@ -97,6 +103,8 @@ def compare(
             f"--metric: no run has {metric!r}; they have: {known or 'no metric at all'}"
         )
     ranking = metric or _usual_metric(runs)
+    if lowest_first is None:
+        lowest_first = bool(ranking and lowest_is_best(ranking))
     graded = any(run.graded for run in runs)
     differing = _differing(runs)
     ranked = sorted(runs, key=lambda run: _rank(run, ranking, lowest_first))
@@ -115,28 +123,32 @@ def compare(
 
 def cautions(metric: str | None, differing: Sequence[str]) -> list[str]:
     """Return why a ranking by ``metric`` of runs with these differences may be misleading."""
-    heldout = metric is not None and HELDOUT.fullmatch(metric) is not None
+    if metric is None:
+        return []
+    heldout = kind_of(metric) is not None
     if not heldout and metric not in _OF_TRAINING:
         return []
     found = []
     if not heldout:
         found.append(
-            f"{metric} is the reward of the last training batch, not of held-out data: it moves "
-            "with the prompts of that batch; set data.heldout=FILE to rank by what was not "
-            "trained on"
+            f"{metric} is the {_OF_TRAINING[metric]} of the last training batch, not of held-out "
+            "data: it moves with that batch; set data.heldout=FILE to rank by what was not trained "
+            "on"
         )
-    changed = [key for key in differing if _changes_the_scale(key, heldout=heldout)]
+    rulers = [*(_HELDOUT_RULERS if heldout else _TRAINING_RULERS)]
+    if lowest_is_best(metric):
+        rulers += _LOSS_RULERS
+    changed = [key for key in differing if _is_below(key, rulers)]
     if changed:
         found.append(
             f"the runs differ in {', '.join(changed)}, which changes what {metric} measures: a "
-            "higher value need not be a better model"
+            "better value need not be a better model"
         )
     return found
 
 
-def _changes_the_scale(setting: str, *, heldout: bool) -> bool:
-    """Whether ``setting`` changes how runs are measured."""
-    rulers = _HELDOUT_RULERS if heldout else _TRAINING_RULERS
+def _is_below(setting: str, rulers: Sequence[str]) -> bool:
+    """Whether ``setting`` is one of ``rulers``, which change how runs are measured."""
     return any(setting == ruler or setting.startswith(f"{ruler}.") for ruler in rulers)
 
 
@@ -223,9 +235,15 @@ def _different(runs: list[RunSummary]) -> list[RunSummary]:
 
 
 def _usual_metric(runs: Sequence[RunSummary]) -> str | None:
-    """Return the held-out accuracy that most runs have, else the reward, if any run has it."""
-    counts = Counter(n for run in runs for n in run.final if HELDOUT.fullmatch(n) or n == REWARD)
-    return max(counts, key=lambda n: (n != REWARD, counts[n], n), default=None)
+    """Return the held-out result that most runs have, else what they train on, if any."""
+    counts = Counter(n for run in runs for n in run.final if kind_of(n) or n in _OF_TRAINING)
+    kinds = {name: kind_of(name) for name in counts}
+
+    def order(name: str) -> tuple[bool, int, int, str]:
+        kind = kinds[name]
+        return kind is not None, counts[name], -KINDS.index(kind) if kind else 0, name
+
+    return max(counts, key=order, default=None)
 
 
 def _rank(run: RunSummary, metric: str | None, lowest_first: bool) -> tuple[bool, float]:
@@ -242,23 +260,22 @@ def _differing(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _charts(names: list[str], *, graded: bool) -> list[dict[str, Any]]:
-    """Return one chart per metric, in the report's order."""
+    """Return one chart per metric, in the report's order; bars of several runs cannot be read."""
     charts: list[dict[str, Any]] = []
-    for chart in chosen(graded=graded):
-        curves = [] if chart.name in _NO_CURVE else curves_of(chart, names)
-        for curve in curves:
-            title = chart.title if len(curves) == 1 else f"{chart.title}: {curve.label}"
+    for _, panel, curves in panels_with_curves(names, graded=graded):
+        for curve in [] if panel.stacked else curves:
+            title = panel.title if len(curves) == 1 else f"{panel.title}: {curve.label}"
             charts.append(
                 {
                     "name": f"c{len(charts)}",
                     "title": title,
-                    "unit": chart.unit,
+                    "unit": panel.unit,
                     # Without a band, because the bands of several runs would hide each other.
-                    "help": chart.help.partition(";")[0] + "." if chart.band else chart.help,
+                    "help": panel.help.partition(";")[0] + "." if panel.band else panel.help,
                     "metric": curve.metric,
-                    "range01": chart.range01,
-                    "log_scale": chart.log_scale,
-                    "wide": chart.wide and len(curves) == 1,
+                    "range01": panel.range01,
+                    "log_scale": panel.log_scale,
+                    "wide": panel.wide and len(curves) == 1,
                 }
             )
     return charts

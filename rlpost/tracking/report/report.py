@@ -11,7 +11,7 @@ from pathlib import Path
 from rlpost.checkpoint.state import write_text
 from rlpost.control.learning_signs import PATIENCE
 from rlpost.tracking.boundary import attempt
-from rlpost.tracking.progress import heldout_accuracy
+from rlpost.tracking.heldout import heldout_result
 from rlpost.tracking.report.page import render_page
 from rlpost.tracking.report.report_data import report_data
 from rlpost.tracking.sample import SampleRecord
@@ -35,7 +35,7 @@ def render(run_dir: Path) -> str:
     page = {
         "steps": data.steps,
         "metrics": data.metrics,
-        "charts": data.charts,
+        "charts": [chart for section in data.sections for chart in section["charts"]],
         "samples": data.samples,
         "timeline": data.timeline,
     }
@@ -50,7 +50,7 @@ class ReportTracker:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Rebuild the page after the first steps and after every evaluation."""
-        if step <= PATIENCE or heldout_accuracy(metrics) is not None:
+        if step <= PATIENCE or heldout_result(metrics) is not None:
             self._write()
 
     def log_samples(self, step: int, samples: Sequence[SampleRecord]) -> None:

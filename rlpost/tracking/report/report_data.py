@@ -20,15 +20,9 @@ from rlpost.errors import DataError
 from rlpost.tracking.files.jsonl import Row, read_metrics
 from rlpost.tracking.files.rollouts import rollout_files
 from rlpost.tracking.files.run_log import read_warnings
+from rlpost.tracking.heldout import heldout_result, heldout_words, is_graded
 from rlpost.tracking.learning_watch import patience_of
-from rlpost.tracking.progress import (
-    REWARD,
-    THROUGHPUT,
-    duration,
-    heldout_accuracy,
-    heldout_words,
-    is_graded,
-)
+from rlpost.tracking.progress import STEP_NUMBERS, THROUGHPUT, duration
 from rlpost.tracking.report.charts import charts_for
 from rlpost.tracking.report.timeline_view import timeline_view
 from rlpost.tracking.sample import evenly
@@ -62,7 +56,7 @@ class ReportData:
     signs_are_grave: bool  # a sign other than missing held-out data
     steps: list[int]
     metrics: dict[str, list[float | None]]
-    charts: list[dict[str, Any]]
+    sections: list[dict[str, Any]]  # of charts
     samples: list[dict[str, Any]]
     num_samples: int  # on disk
     timeline: dict[str, Any] | None
@@ -90,7 +84,7 @@ def report_data(run_dir: Path) -> ReportData:
         signs_are_grave=any(sign.kind is not SignKind.no_heldout for sign in signs),
         steps=[row["step"] for row in thinned],
         metrics=metrics,
-        charts=charts_for(metrics, graded=graded),
+        sections=charts_for(metrics, graded=graded),
         samples=samples,
         num_samples=num_samples,
         timeline=_timeline(run_dir / "trace.json", problems),
@@ -120,7 +114,7 @@ def thin(rows: Sequence[Row], *, max_points: int) -> list[Row]:
     """Keep at most ``max_points`` rows, and a quarter as many with an evaluation."""
     if len(rows) <= max_points:
         return list(rows)
-    evaluated = [index for index, row in enumerate(rows) if heldout_accuracy(row) is not None]
+    evaluated = [index for index, row in enumerate(rows) if heldout_result(row) is not None]
     kept = {*evenly(range(len(rows)), max_points), *evenly(evaluated, max_points // 4)}
     return [rows[index] for index in sorted(kept)]
 
@@ -157,21 +151,23 @@ def _plain_sign(sign: Sign) -> dict[str, str]:
 
 def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> list[Headline]:
     found = []
-    heldout = [(row["step"], acc) for row in rows if (acc := heldout_accuracy(row)) is not None]
+    heldout = [(row["step"], each) for row in rows if (each := heldout_result(row)) is not None]
     if heldout:
         last_step, last = heldout[-1]
-        note = f"{heldout[0][1]:.3f} at step {heldout[0][0]}" if len(heldout) > 1 else ""
+        note = f"{heldout[0][1].value:.3f} at step {heldout[0][0]}" if len(heldout) > 1 else ""
         found.append(
             Headline(
-                label=f"{heldout_words(graded=graded).capitalize()}, step {last_step}",
-                value=f"{last:.3f}",
+                label=f"{heldout_words(last.kind, graded=graded).capitalize()}, step {last_step}",
+                value=f"{last.value:.3f}",
                 note=f"from {note}" if note else "",
             )
         )
-    rewards = _values(rows, REWARD)
-    if rewards:
-        note = f"from {rewards[0]:.3f}" if len(rewards) > 1 else ""
-        found.append(Headline(label="Training reward", value=f"{rewards[-1]:.3f}", note=note))
+    for shown in STEP_NUMBERS:
+        values = [value for row in rows if (value := shown.of(row)) is not None]
+        if values and shown.is_headline:
+            note = f"from {values[0]:.{shown.digits}f}" if len(values) > 1 else ""
+            last_text = f"{values[-1]:.{shown.digits}f}"
+            found.append(Headline(label=f"Training {shown.label}", value=last_text, note=note))
     if rows:
         found.append(
             Headline(

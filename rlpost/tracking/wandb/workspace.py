@@ -1,20 +1,21 @@
-"""Makes a W&B workspace and a W&B report of the panels in panels.py.
+"""Makes a W&B workspace and a W&B report of the panels that the report page shows, too.
 
-Owns the conversion and the upload. Refuses to own which panels there are. Invariant: only the
-upload needs a network, so tests can inspect the objects offline.
+Owns the conversion and the upload. Refuses to own which panels there are (curves/). Invariant:
+only the upload needs a network, so tests can inspect the objects offline.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlpost.errors import UserError
+from rlpost.tracking.curves.panel import CurveSection, Panel
 from rlpost.tracking.wandb.mode import has_key
-from rlpost.tracking.wandb.panels import SECTIONS, Panel
 
 STEP = "training/global_step"
 _PER_ROW = 3
 
 
-def workspace(*, entity: str, project: str) -> Any:
+def workspace(sections: Sequence[CurveSection], *, entity: str, project: str) -> Any:
     """Return the workspace, with one open section per question.
 
     Raises:
@@ -35,12 +36,12 @@ def workspace(*, entity: str, project: str) -> Any:
                 is_open=True,
                 layout_settings=ws.SectionLayoutSettings(columns=_PER_ROW, rows=2),
             )
-            for section in SECTIONS
+            for section in sections
         ],
     )
 
 
-def report(*, entity: str, project: str) -> Any:
+def report(sections: Sequence[CurveSection], *, entity: str, project: str) -> Any:
     """Return the report: each question with its help and its panels.
 
     Raises:
@@ -50,7 +51,7 @@ def report(*, entity: str, project: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = []
-    for section in SECTIONS:
+    for section in sections:
         blocks += [
             wr.H2(text=section.title),
             wr.P(text=section.help),
@@ -66,7 +67,7 @@ def report(*, entity: str, project: str) -> Any:
     )
 
 
-def publish(*, entity: str | None, project: str) -> list[str]:
+def publish(sections: Sequence[CurveSection], *, entity: str | None, project: str) -> list[str]:
     """Create both in W&B, and the project if it is new; return their addresses.
 
     ``entity`` is a user or team; None: the account's default.
@@ -87,9 +88,9 @@ def publish(*, entity: str | None, project: str) -> list[str]:
         owner = entity or wandb.Api(timeout=30).default_entity
         if not owner:
             raise UserError("the W&B account has no default entity; name one with --entity")
-        made_report = report(entity=owner, project=project)
+        made_report = report(sections, entity=owner, project=project)
         made_report.save()  # first, because it creates the project if needed
-        made_workspace = workspace(entity=owner, project=project)
+        made_workspace = workspace(sections, entity=owner, project=project)
         made_workspace.save()
     except (wandb.errors.Error, requests.RequestException, OSError, ValueError) as error:
         if isinstance(error, UserError):
@@ -102,14 +103,19 @@ def publish(*, entity: str | None, project: str) -> list[str]:
     return [made_workspace.url, made_report.url]
 
 
+def title_of(panel: Panel) -> str:
+    """Return the title of a panel for runs with rewards of either kind."""
+    return f"{panel.title} or {panel.graded.title.lower()}" if panel.graded else panel.title
+
+
 def _plot(panel: Panel) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
-        title=panel.title,
+        title=title_of(panel),
         x=STEP,
-        y=list(panel.metrics),
-        metric_regex=panel.pattern,
+        y=[*panel.curves, *(panel.band or ())],
+        metric_regex=None if panel.pattern is None else f"^{panel.pattern}$",
         plot_type="stacked-area" if panel.stacked else "line",
         log_y=True if panel.log_scale else None,
         smoothing_type="none",

@@ -101,10 +101,17 @@ def test_it_finds_the_peak_better_than_chance(tmp_path):
 def test_the_goal_decides_the_direction(tmp_path):
     options = {"metric": "loss", "goal": Goal.minimize}
     assert _rates(_search(tmp_path, **options)) == _rates(_search(tmp_path))  # 1 - loss
+    assert _rates(_search(tmp_path, metric="loss")) == _rates(_search(tmp_path, **options))
     away = _rates(_search(tmp_path, n_trials=40, metric="loss", goal=Goal.maximize))
     near = _rates(_search(tmp_path, n_trials=40))
     distances = [[abs(math.log10(rate / PEAK)) for rate in each[20:]] for each in (near, away)]
     assert 2 * sum(distances[0]) < sum(distances[1])
+
+
+def test_a_metric_whose_name_does_not_tell_needs_a_goal(tmp_path):
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.goal must be .* metric a/b"):
+        _search(tmp_path, metric="a/b")
+    assert _search(tmp_path, metric="a/b", goal=Goal.minimize)
 
 
 def test_the_same_command_asks_for_the_same_members(tmp_path):
@@ -133,8 +140,10 @@ def test_choices_that_come_twice_run_once(tmp_path):
 def test_the_objective_is_the_last_value_of_a_finished_run(tmp_path):
     job = Members(tmp_path)._run(["trainer.lr=1e-05"])
     record = job.return_value
-    assert objective(record, metric=None) == pytest.approx(1.0)
-    assert objective(record, metric="loss") == pytest.approx(0.0, abs=1e-9)
+    reached = objective(record, metric=None)
+    assert (reached.value, reached.lowest_is_best) == (pytest.approx(1.0), False)
+    reached = objective(record, metric="loss")
+    assert (reached.value, reached.lowest_is_best) == (pytest.approx(0.0, abs=1e-9), True)
     assert objective(record, metric="nothing") is None
     assert objective(record.ended(1), metric=None) is None
 

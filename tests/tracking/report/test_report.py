@@ -41,7 +41,7 @@ def _healthy(dom):
 
 def test_every_curve_is_drawn_without_an_error(whole):
     assert _healthy(whole)
-    plots = re.findall(r'<div class="plot[^"]*" id="chart-(\w+)"', whole)
+    plots = re.findall(r'<div class="plot[^"]*" id="chart-([\w-]+)"', whole)
     assert len(plots) == CARDS + 1
     assert whole.count('class="main-svg"') >= len(plots)
     lines = len(re.findall(r'class="js-line"', whole))
@@ -255,7 +255,7 @@ def test_where_the_time_went_is_drawn_with_names_and_durations(timed_page, brows
 def test_staleness_is_a_stack_of_lags(timed_page, browser):
     dom = browser.dump(timed_page.as_uri())
     assert _healthy(dom) and ">lag 0<" in dom and ">lag 1<" in dom
-    assert re.findall(r'id="chart-(\w+)"', dom) == ["staleness", "any"]
+    assert re.findall(r'id="chart-([\w-]+)"', dom) == ["staleness", "any"]
 
 
 def test_without_a_trace_there_is_no_such_section(page):
@@ -283,7 +283,7 @@ def test_missing_metrics_give_no_empty_charts(tmp_path, browser):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time_s": 2.0, "actor/entropy": 0.5}\n')
     dom = browser.dump(write_report(tmp_path).as_uri())
     assert _healthy(dom)
-    assert re.findall(r'id="chart-(\w+)"', dom) == ["entropy", "any"]
+    assert re.findall(r'id="chart-([\w-]+)"', dom) == ["entropy", "any"]
     assert "sample-table" not in dom and 'id="config"' not in dom
 
 

@@ -25,7 +25,7 @@ def test_warnings_are_counted_latest_first(tmp_path, runs):
 
 def test_an_empty_directory_is_an_empty_page(tmp_path):
     data = report_data(tmp_path)
-    assert (data.headlines, data.charts, data.samples, data.warnings) == ([], [], [], [])
+    assert (data.headlines, data.sections, data.samples, data.warnings) == ([], [], [], [])
 
 
 def test_damaged_files_cost_a_note(tmp_path, runs):
@@ -38,14 +38,16 @@ def test_damaged_files_cost_a_note(tmp_path, runs):
     notes = [each["message"] for each in data.warnings if each["time"] == "report"]
     assert len(notes) == 4 and "metrics.jsonl:1" in notes[0] and "trace.json" in notes[-1]
     assert data.timeline is None
-    assert data.charts == [] and len(data.samples) == 226 - 16
+    assert data.sections == [] and len(data.samples) == 226 - 16
 
 
 def test_a_metric_that_was_never_finite_has_no_curve(tmp_path):
     rows = [{"step": 1, "time_s": 1.0, "actor/entropy": None, "actor/grad_norm": 2.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = report_data(tmp_path)
-    assert [chart["name"] for chart in data.charts] == ["grad"]
+    assert [chart["name"] for each in data.sections for chart in each["charts"]] == [
+        "gradient-norm"
+    ]
 
 
 def test_long_runs_are_thinned_but_keep_evaluations(tmp_path):

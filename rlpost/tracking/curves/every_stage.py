@@ -1,0 +1,68 @@
+"""The curves that every stage with a loop has: time, throughput, memory and cost.
+
+Invariant: runs record every metric here.
+"""
+
+from rlpost.tracking.curves.panel import CurveSection, Panel, timings
+
+TIME = CurveSection(
+    title="Where does the time go?",
+    help="Wall time of a step by its parts, and what comes out of it.",
+    panels=(
+        Panel(
+            title="Where the time goes",
+            unit="seconds per step",
+            help="Wall time of each part of a step.",
+            curves=timings(
+                "gen",
+                "reward",
+                "ref",
+                "old_log_prob",
+                "values",
+                "adv",
+                "update_critic",
+                "update_actor",
+                "update_weights",
+                "offload",
+                "testing",
+                "save_checkpoint",
+                gen="generate",
+                adv="advantages",
+                update_actor="update",
+                testing="evaluate",
+            ),
+            stacked=True,
+            wide=True,
+        ),
+        Panel(
+            title="Waiting",
+            unit="seconds per step",
+            help="Time in which the trainer waits for a batch, or generators for work.",
+            curves=timings("wait_batch", "generators_idle"),
+        ),
+        Panel(
+            title="Throughput",
+            unit="tokens per second",
+            help="Tokens sampled and trained per second of a whole step.",
+            curves={"perf/throughput": "tokens/s"},
+        ),
+        Panel(
+            title="Weight pushes",
+            unit="seconds",
+            help="Time from trainer to generators.",
+            curves={"weights/push_s": "push"},
+        ),
+        Panel(
+            title="Driver",
+            unit="share of a step",
+            help="What the driver itself takes.",
+            curves={"perf/driver_overhead": "driver"},
+        ),
+        Panel(
+            title="Memory of the driver's host",
+            unit="GB",
+            help="In use by all processes.",
+            curves={"perf/cpu_memory_used_gb": "in use"},
+        ),
+    ),
+)

@@ -1,0 +1,24 @@
+"""Which curves each stage shows.
+
+Owns the table. Refuses to own the declarations. A new stage adds a line here.
+"""
+
+from rlpost.tracking.curves import every_stage, rl
+from rlpost.tracking.curves.panel import CurveSection
+from rlpost.tracking.curves.supervised import learning
+
+_REWARDED = (rl.LEARNING, rl.SOUNDNESS, rl.STALENESS, rl.VERIFIERS)
+
+STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
+    "rl": _REWARDED,
+    "rft": _REWARDED,
+    "sft": (learning("sft"),),
+    "pretrain": (learning("pretrain"),),
+}
+
+
+def sections_of(stages: list[str] | None = None) -> list[CurveSection]:
+    """Return the sections of ``stages``, in their order; None: of every stage."""
+    chosen = list(STAGE_SECTIONS) if stages is None else stages
+    own = [section for stage in chosen for section in STAGE_SECTIONS[stage]]
+    return list({section.title: section for section in (*own, every_stage.TIME)}.values())
