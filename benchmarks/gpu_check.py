@@ -219,7 +219,7 @@ def check_entropy() -> Iterator[Finding]:
     where = {"read_R": torch.arange(100, device=device), "target_R": target_C}
 
     def score(logits: Tensor) -> tuple[Tensor, Tensor]:
-        return token_logprobs(logits, nn.Identity(), **where, temperature=0.7, chunk=64)
+        return token_logprobs(logits, nn.Identity(), **where, temperature=0.7, chunk=64)[:2]
 
     def exact(logits: Tensor) -> tuple[Tensor, Tensor]:
         log_CV = (logits / 0.7).log_softmax(-1)

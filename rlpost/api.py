@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlpost.algorithms.likelihood import LikelihoodObjective
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
+from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device

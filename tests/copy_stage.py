@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpost.algorithms.likelihood import LikelihoodObjective
+from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig

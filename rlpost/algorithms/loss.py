@@ -26,17 +26,18 @@ from rlpost.algorithms.diagnostics import Diagnostics
 class Outputs:
     """What the model's head says; float32, with gradients.
 
-    ``scores_R`` are log-probs in nats (a policy) or values (a critic). ``entropy_R`` comes with
-    log-probs.
+    ``scores_R`` are log-probs in nats (a policy) or values (a critic). With log-probs come
+    ``entropy_R`` and ``is_top_R``, bool: whether the policy finds no token more likely.
     """
 
     scores_R: Tensor
     entropy_R: Tensor | None = None
+    is_top_R: Tensor | None = None
 
     @classmethod
     def of(cls, answer: tuple[Tensor, ...]) -> "Outputs":
-        """Name what a head returned: the scores, and the entropy if it gives one."""
-        return cls(scores_R=answer[0], entropy_R=answer[1] if len(answer) > 1 else None)
+        """Name what a head returned: the scores, and what comes with log-probs."""
+        return cls(**dict(zip(("scores_R", "entropy_R", "is_top_R"), answer, strict=False)))
 
 
 @dataclass(frozen=True, kw_only=True)

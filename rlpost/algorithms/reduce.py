@@ -71,6 +71,36 @@ class ReductionConfig:
             )
 
 
+class ExampleAggregation(Enum):
+    """How the trained tokens of examples are averaged.
+
+    ``token_mean``: every trained token of the optimizer batch counts the same. ``example_mean``:
+    every example counts the same and divides its weight among its trained tokens.
+    """
+
+    token_mean = "token_mean"
+    example_mean = "example_mean"
+
+
+def example_weights(
+    num_trained_S: Sequence[int], aggregation: ExampleAggregation
+) -> list[np.ndarray]:
+    """Weigh the trained tokens of an optimizer batch of examples.
+
+    Args:
+        num_trained_S: trained tokens of each example, at least one.
+        aggregation: see ExampleAggregation.
+
+    Returns:
+        One float64 array per example, with an entry for each trained token; they sum to 1.
+    """
+    per_token = aggregation is ExampleAggregation.token_mean
+    config = ReductionConfig(
+        aggregation=Aggregation.token_mean if per_token else Aggregation.sequence_mean
+    )
+    return loss_weights([np.ones(num, dtype=bool) for num in num_trained_S], config=config)
+
+
 def loss_weights(
     counted_S: Sequence[np.ndarray],
     *,

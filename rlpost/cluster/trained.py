@@ -68,6 +68,9 @@ class TrainedRank:
     ) -> Tally:
         return self._trainer.forward_backward(batches, objective, temperature=temperature)
 
+    def measure(self, batches: Sequence[MicroBatch], objective: Objective) -> Tally:
+        return self._trainer.measure(batches, objective)
+
     def score(self, batches: Sequence[MicroBatch], temperature: float) -> list[np.ndarray]:
         return self._trainer.score(batches, temperature)
 
@@ -138,6 +141,13 @@ class TrainedGroup:
         """
         tallies = await self._ranks.each("forward_backward", packed.batches, objective, temperature)
         return merge(tallies).metrics()
+
+    async def measure(self, packed: Packed, objective: Objective) -> dict[str, float]:
+        """Return the metrics of an objective on data that is not learned from.
+
+        Means are over every token that counts, on all ranks; arguments as of ``forward_backward``.
+        """
+        return merge(await self._ranks.each("measure", packed.batches, objective)).metrics()
 
     async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Score every micro-batch's scored tokens: log-probs of a policy, values of a critic.

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlpost.algorithms.reduce import Aggregation, ReductionConfig, loss_weights
+from rlpost.algorithms.reduce import (
+    Aggregation,
+    ExampleAggregation,
+    ReductionConfig,
+    example_weights,
+    loss_weights,
+)
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 
@@ -90,6 +96,17 @@ def test_missing_or_dead_settings_are_refused(config, message):
 def test_usual_settings_pass():
     for config in (ReductionConfig(), SEQUENCE, CONSTANT):
         check_config(config, "algorithm.reduction")
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [(ExampleAggregation.token_mean, [[1 / 4], [1 / 4] * 3]),
+     (ExampleAggregation.example_mean, [[1 / 2], [1 / 6] * 3])],
+)  # fmt: skip
+def test_examples_by_hand(aggregation, expected):
+    weights = example_weights([1, 3], aggregation)
+    for ours, by_hand in zip(weights, expected, strict=True):
+        assert ours.tolist() == pytest.approx(by_hand)
 
 
 def test_packing_imports_without_torch():

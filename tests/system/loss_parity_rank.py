@@ -26,11 +26,11 @@ from packed_groups import (
 
 from rlpost.algorithms.diagnostics import Diagnostics
 from rlpost.algorithms.kl import KLConfig
-from rlpost.algorithms.likelihood import LikelihoodObjective
 from rlpost.algorithms.loss import Loss, LossBatch, Objective, Outputs
 from rlpost.algorithms.losses import losses
 from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Packed, pack

@@ -77,7 +77,7 @@ class LogprobHead:
     def __call__(
         self, module: PackedModel, inputs: ModelInputs, *, temperature: float
     ) -> tuple[Tensor, ...]:
-        """Return log-probs and entropies (nats, float32, (R,)) of the scored tokens."""
+        """Return what ``token_logprobs`` says of the scored tokens."""
         return token_logprobs(
             packed_hidden(module.model.get_decoder(), inputs),
             module.model.get_output_embeddings(),

@@ -7,7 +7,7 @@ by comparing it with its own plain forward pass.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from rlpost.training.settings import TrainerConfig
 class Labels:
     """How metrics and errors call what is trained."""
 
-    metrics: str  # prefix: ``actor`` or ``critic``
+    metrics: str  # prefix: ``actor``, ``critic`` or a stage
     memory: str  # prefix below ``perf/``
     options: str  # where its learning rate is configured
     field: str  # where its model is configured
@@ -53,10 +53,17 @@ class TrainedModel:
     labels: Labels
 
     @classmethod
-    def policy(cls, path: str, cfg: TrainerConfig) -> "TrainedModel":
-        """Return a causal language model that gives log-probs."""
+    def policy(
+        cls, path: str, cfg: TrainerConfig, *, metrics: str = POLICY.metrics
+    ) -> "TrainedModel":
+        """Return a causal language model that gives log-probs.
+
+        ``metrics`` is the prefix of what is measured of it: ``actor``, or the name of the stage.
+        """
         head = LogprobHead(chunk=cfg.logprob_chunk)
-        return cls(path=path, tokenizer_path=path, head=head, labels=POLICY)
+        return cls(
+            path=path, tokenizer_path=path, head=head, labels=replace(POLICY, metrics=metrics)
+        )
 
     @classmethod
     def critic(cls, path: str, *, policy_path: str) -> "TrainedModel":

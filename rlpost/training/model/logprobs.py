@@ -1,4 +1,4 @@
-"""Log-probability and entropy of chosen tokens, without ever holding all logits.
+"""Log-probability, entropy and rank of chosen tokens, without ever holding all logits.
 
 Owns the path from hidden states to (R,) numbers. Invariant: beyond the chunk in work no
 logits stay alive, in the forward or in the backward pass; they are recomputed there.
@@ -35,7 +35,7 @@ def token_logprobs(
     target_R: Tensor,
     temperature: float,
     chunk: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Score ``target_R`` from the hidden states at ``read_R``.
 
     Args:
@@ -47,31 +47,34 @@ def token_logprobs(
         chunk: rows whose logits exist at once.
 
     Returns:
-        Log-probabilities (nats) and entropies (nats), float32, shape (R,).
+        Log-probabilities (nats) and entropies (nats), float32, and whether no token is more
+        likely than the target, bool; each of shape (R,).
     """
     assert temperature > 0 and chunk > 0
 
-    def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _LogprobEntropy.apply(head(hidden_CE), target_C, temperature)
 
     hidden_parts = hidden_TE[read_R].split(chunk)
     target_parts = target_R.split(chunk)
-    logprobs, entropies = [], []
+    parts = []
     for i, (hidden_CE, target_C) in enumerate(zip(hidden_parts, target_parts, strict=True)):
         # The last chunk is the first that backward needs, so recomputing it saves nothing.
         if torch.is_grad_enabled() and i + 1 < len(hidden_parts):
-            logprob_C, entropy_C = checkpoint(
+            part = checkpoint(
                 score, hidden_CE, target_C, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            logprob_C, entropy_C = score(hidden_CE, target_C)
-        logprobs.append(logprob_C)
-        entropies.append(entropy_C)
-    return torch.cat(logprobs), torch.cat(entropies)
+            part = score(hidden_CE, target_C)
+        parts.append(part)
+    logprob_R, entropy_R, is_top_R = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logprob_R, entropy_R, is_top_R
 
 
 class _LogprobEntropy(torch.autograd.Function):
-    """(C, V) logits -> log p(target), H; keeps the logits and two columns for backward.
+    """(C, V) logits -> log p(target), H, and whether no logit is above the target's.
+
+    Keeps the logits and two columns for backward.
 
     With z = logits / temperature and p = softmax(z): d log p_t / dz = onehot_t - p and
     dH / dz_j = -p_j (log p_j + H).
@@ -80,21 +83,22 @@ class _LogprobEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits_CV: Tensor, target_C: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if logits_CV.is_cuda:
             scores = _fused(_score)(logits_CV, target_C, temperature)
         else:
             parts = _by_rows(_score, logits_CV, target_C, temperature)
             scores = tuple(torch.cat(part) for part in zip(*parts, strict=True))
-        logprob_C, entropy_C, normaliser_C1 = scores
+        logprob_C, entropy_C, is_top_C, normaliser_C1 = scores
         ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # an entropy that is only reported costs nothing
-        return logprob_C, entropy_C
+        ctx.mark_non_differentiable(is_top_C)
+        return logprob_C, entropy_C, is_top_C
 
     @staticmethod
     def backward(
-        ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None
+        ctx: Any, grad_logprob_C: Tensor | None, grad_entropy_C: Tensor | None, _: None
     ) -> tuple[Tensor | None, None, None]:
         logits_CV, target_C, normaliser_C1, entropy_C = ctx.saved_tensors
         args = (
@@ -136,16 +140,18 @@ def _by_rows(function: Callable[..., Any], logits_CV: Tensor, *args: Any) -> Ite
 
 def _score(
     logits_CV: Tensor, target_C: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-prob, entropy and the normaliser, (C, 1), that the backward pass reuses."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-prob, entropy, top or not, and the normaliser, (C, 1), for the backward pass."""
     scaled_CV = _scaled(logits_CV, temperature)
     largest_C1 = scaled_CV.amax(1, keepdim=True)
     exp_CV = (scaled_CV - largest_C1).exp_()  # logsumexp would compute it and throw it away
     total_C1 = exp_CV.sum(1, keepdim=True)
     normaliser_C1 = largest_C1 + total_C1.log()
-    logprob_C = (scaled_CV.gather(1, target_C[:, None]) - normaliser_C1).squeeze(1)
+    target_C1 = scaled_CV.gather(1, target_C[:, None])
+    logprob_C = (target_C1 - normaliser_C1).squeeze(1)
+    is_top_C = (target_C1 >= largest_C1).squeeze(1)
     expected_C = torch.linalg.vecdot(exp_CV, scaled_CV) / total_C1.squeeze(1)
-    return logprob_C, normaliser_C1.squeeze(1) - expected_C, normaliser_C1
+    return logprob_C, normaliser_C1.squeeze(1) - expected_C, is_top_C, normaliser_C1
 
 
 def _gradient(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rlpost.algorithms.loss import LossBatch
 from rlpost.training.model.attention import PackedLayout
+from rlpost.training.model.noise import EmbeddingNoise, added_to_embeddings
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import on_device
 
@@ -30,15 +31,20 @@ class ModelInputs:
     read_R: Tensor
     target_R: Tensor
     layout: PackedLayout
+    noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
 
     @classmethod
-    def of(cls, batch: MicroBatch, *, device: torch.device) -> "ModelInputs":
+    def of(
+        cls, batch: MicroBatch, *, device: torch.device, learning: bool = False
+    ) -> "ModelInputs":
+        """Return the inputs; noise that the batch asks for is added only when ``learning``."""
         return cls(
             token_ids_1T=on_device(batch.token_ids_T, device)[None],
             position_ids_1T=on_device(batch.position_ids_T, device)[None],
             read_R=on_device(batch.read_R, device),
             target_R=on_device(batch.target_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
+            noise=EmbeddingNoise.of(batch) if learning else None,
         )
 
 
@@ -88,7 +94,8 @@ class PackedModel(nn.Module):
 
     def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Return what the head says; see ``Head``. The temperature divides logits."""
-        return self._head(self, inputs, temperature=temperature)
+        with added_to_embeddings(self.model, inputs.noise):
+            return self._head(self, inputs, temperature=temperature)
 
 
 @torch.no_grad()

@@ -86,7 +86,12 @@ class Packed:
 
 
 def pack(
-    units: Sequence[Unit], *, num_ranks: int, max_tokens: int, share_prompts: bool = True
+    units: Sequence[Unit],
+    *,
+    num_ranks: int,
+    max_tokens: int,
+    share_prompts: bool = True,
+    fill: bool = True,
 ) -> Packed:
     """Pack one optimizer batch.
 
@@ -97,6 +102,8 @@ def pack(
         max_tokens: token budget of a micro-batch, prompts included.
         share_prompts: compute a prompt once for all items in its block; otherwise each item
             carries its own copy.
+        fill: put as many blocks into a micro-batch as fit; otherwise each block is a micro-batch
+            of its own, and ranks work side by side on blocks of about the same length.
 
     Returns:
         The micro-batches, without columns. Without units every rank's list is empty: the
@@ -114,7 +121,9 @@ def pack(
     drafts = _split_for_ranks(drafts, num_ranks)
     if not drafts:
         return Packed(batches=[[] for _ in range(num_ranks)])
-    return Packed(batches=_distribute(drafts, num_ranks=num_ranks, max_tokens=max_tokens))
+    sizes = [draft.size for draft in drafts]
+    bins = _filled(sizes, num_ranks, max_tokens) if fill else [[d] for d in range(len(drafts))]
+    return Packed(batches=_distribute(drafts, bins, num_ranks=num_ranks))
 
 
 def _shared_prompt(placed: "_Placed") -> tuple[object, ...]:
@@ -206,17 +215,19 @@ def _split_for_ranks(drafts: list[_Draft], num_ranks: int) -> list[_Draft]:
     return drafts
 
 
-def _distribute(drafts: list[_Draft], *, num_ranks: int, max_tokens: int) -> Batches:
-    """Drafts -> micro-batches -> ranks, with dummies where a rank has one fewer."""
-    sizes = [draft.size for draft in drafts]
+def _filled(sizes: list[int], num_ranks: int, max_tokens: int) -> list[list[int]]:
+    """Return which drafts share a micro-batch: as few micro-batches as were found."""
     bins = best_fit_decreasing(sizes, capacity=max_tokens)
     num_rounds = -(-len(bins) // num_ranks)
     # The fewest rounds are known now; even loads within them beat full bins and dummies.
     bins = spread(sizes, num_bins=num_rounds * num_ranks, capacity=max_tokens) or bins
-    bins = [sorted(indices) for indices in bins if indices]
-    bins_of_rank = distribute(
-        [sum(sizes[i] for i in indices) for indices in bins], num_ranks=num_ranks
-    )
+    return [sorted(indices) for indices in bins if indices]
+
+
+def _distribute(drafts: list[_Draft], bins: list[list[int]], *, num_ranks: int) -> Batches:
+    """Micro-batches -> ranks, with dummies where a rank has one fewer."""
+    loads = [sum(drafts[i].size for i in indices) for indices in bins]
+    bins_of_rank = distribute(loads, num_ranks=num_ranks)
     num_rounds = max(len(mine) for mine in bins_of_rank)
     result: Batches = []
     for mine in bins_of_rank:

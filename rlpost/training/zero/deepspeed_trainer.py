@@ -142,9 +142,7 @@ class DeepSpeedTrainer:
         """
         assert not self._pending, "optim_step must consume the gradients first"
         assert batches, "an optimizer batch without micro-batches: skip the step instead"
-        for batch in batches:
-            missing = set(objective.columns) - batch.columns.keys()
-            assert not missing, f"the batch carries no {', '.join(sorted(missing))}"
+        _require_columns(batches, objective)
         self._check_equal(len(batches))
         tally = Tally()
         engine = self.engine  # waking up is not counted as work
@@ -153,7 +151,7 @@ class DeepSpeedTrainer:
             for i, batch in enumerate(batches):
                 # Announced before each pass: stages 1 and 2 otherwise drop all but the last.
                 self._set_boundary(i == len(batches) - 1)
-                inputs = ModelInputs.of(batch, device=self._device)
+                inputs = ModelInputs.of(batch, device=self._device, learning=True)
                 outputs = Outputs.of(engine(inputs, temperature=temperature))
                 loss = self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
                 # The engine averages over ranks; the weights hold the global denominator.
@@ -255,6 +253,21 @@ class DeepSpeedTrainer:
         self._check_equal(len(batches))
         return score_batches(self.engine, batches, device=self._device, temperature=temperature)
 
+    @torch.no_grad()
+    def measure(self, batches: Sequence[MicroBatch], objective: Objective) -> Tally:
+        """Evaluate an objective on data that is not learned from; this rank's sums."""
+        _require_columns(batches, objective)
+        self._check_equal(len(batches))
+        tally = Tally()
+        self.module.eval()
+        try:
+            for batch in batches:
+                outputs = Outputs.of(self.engine(ModelInputs.of(batch, device=self._device)))
+                self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
+        finally:
+            self.module.train()
+        return tally.cpu()
+
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score each token after the first, per sequence, at temperature 1.
 
@@ -350,3 +363,9 @@ class DeepSpeedTrainer:
         counts = torch.tensor([count, -count], device=self._device)
         dist.all_reduce(counts, op=dist.ReduceOp.MAX)
         assert counts[0] == -counts[1], f"ranks have {-counts[1]} to {counts[0]} micro-batches"
+
+
+def _require_columns(batches: Sequence[MicroBatch], objective: Objective) -> None:
+    for batch in batches:
+        missing = set(objective.columns) - batch.columns.keys()
+        assert not missing, f"the batch carries no {', '.join(sorted(missing))}"

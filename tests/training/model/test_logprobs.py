@@ -18,15 +18,18 @@ def case() -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor, torch.Tensor]:
         head = torch.nn.Linear(WIDTH, VOCABULARY)
         hidden_TE = torch.randn(TOKENS, WIDTH, requires_grad=True)
         read_R = torch.randint(0, TOKENS, (ROWS,))
-        return hidden_TE, head, read_R, torch.randint(0, VOCABULARY, (ROWS,))
+        target_R = torch.randint(0, VOCABULARY, (ROWS,))
+        target_R[::2] = head(hidden_TE[read_R])[::2].argmax(1)  # so that some are the likeliest
+        return hidden_TE, head, read_R, target_R
 
 
 def plain(hidden_TE, head, read_R, target_R, temperature):
     log_RV = (head(hidden_TE[read_R]) / temperature).log_softmax(-1)
-    return log_RV.gather(1, target_R[:, None]).squeeze(1), -(log_RV.exp() * log_RV).sum(-1)
+    logprobs_R = log_RV.gather(1, target_R[:, None]).squeeze(1)
+    return logprobs_R, -(log_RV.exp() * log_RV).sum(-1), log_RV.argmax(-1) == target_R
 
 
-def gradients(logprobs_R, entropy_R, case_, *, entropy_weight):
+def gradients(logprobs_R, entropy_R, is_top_R, case_, *, entropy_weight):
     hidden_TE, head, *_ = case_
     weight_R = torch.linspace(-1, 2, ROWS)
     loss = (weight_R * logprobs_R).sum()
@@ -59,7 +62,7 @@ def test_values_and_gradients_equal_the_plain_computation(chunk, temperature, en
 def test_the_entropy_alone_has_a_gradient():
     hidden_TE, head, read_R, target_R = parts = case()
     where = {"read_R": read_R, "target_R": target_R, "temperature": 1.0, "chunk": 8}
-    _, entropy_R = token_logprobs(hidden_TE, head, **where)
+    _, entropy_R, _ = token_logprobs(hidden_TE, head, **where)
     (ours,) = torch.autograd.grad(entropy_R.sum(), hidden_TE)
     (expected,) = torch.autograd.grad(plain(*parts, 1.0)[1].sum(), hidden_TE)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
@@ -72,7 +75,7 @@ def test_the_fused_form_of_the_gradient_is_the_same(temperature, given):
     generator = torch.Generator().manual_seed(0)
     logits_CV = torch.randn(ROWS, VOCABULARY, generator=generator)
     target_C = torch.randint(0, VOCABULARY, (ROWS,), generator=generator)
-    _, entropy_C, normaliser_C1 = _score(logits_CV, target_C, temperature)
+    _, entropy_C, _, normaliser_C1 = _score(logits_CV, target_C, temperature)
     upstream = [torch.randn(ROWS, generator=generator) if is_given else None for is_given in given]
     parts = (logits_CV, target_C, normaliser_C1, entropy_C, temperature, *upstream)
     torch.testing.assert_close(_gradient_in_one(*parts), _gradient(*parts), atol=1e-7, rtol=1e-5)
@@ -129,7 +132,7 @@ def peak_of_backward(chunk: int, rows: int = 512, vocabulary: int = 4096) -> flo
     head = torch.nn.Linear(8, vocabulary, bias=False)
     hidden_TE = torch.randn(rows, 8, requires_grad=True)
     with PeakBytes() as memory:
-        logprobs_R, _ = token_logprobs(
+        logprobs_R, *_ = token_logprobs(
             hidden_TE,
             head,
             read_R=torch.arange(rows),
@@ -151,7 +154,7 @@ def test_the_head_is_called_as_a_module_also_in_the_recomputation():
     hidden_TE, head, read_R, target_R = case()
     calls = []
     head.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    logprobs_R, _ = token_logprobs(
+    logprobs_R, *_ = token_logprobs(
         hidden_TE, head, read_R=read_R, target_R=target_R, temperature=1.0, chunk=8
     )
     assert calls == [8, 8, 4]

@@ -47,7 +47,7 @@ def test_scores_and_gradients_equal_separate_sequences(
     batch = one_batch(share_prompts=share_prompts)
     policy = load_policy(path, gradient_checkpointing=checkpointing)
     plain = load_plain(path, attention=attention)
-    logprobs_R, entropy_R = scores(policy, batch, temperature=0.8)
+    logprobs_R, entropy_R, _ = scores(policy, batch, temperature=0.8)
     expected_R, expected_entropy_R = plain_scores(plain, batch, temperature=0.8)
     torch.testing.assert_close(logprobs_R, expected_R, atol=2e-5, rtol=0)
     torch.testing.assert_close(entropy_R, expected_entropy_R, atol=2e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_a_leak_between_responses_is_seen(tiny_model):
     batch = one_batch()
     inputs = ModelInputs.of(batch, device=CPU)
     leaking = PackedLayout.of((Block(prompt=(0, batch.num_tokens), responses=()),), device=CPU)
-    leaked_R, _ = load_policy(tiny_model)(
+    leaked_R, *_ = load_policy(tiny_model)(
         ModelInputs(**{**vars(inputs), "layout": leaking}), temperature=1.0
     )
     difference_R = leaked_R - plain_scores(load_plain(tiny_model), batch)[0]
@@ -72,7 +72,7 @@ def test_a_leak_between_responses_is_seen(tiny_model):
 def test_bfloat16_scores_are_near_and_float32(tiny_model):
     batch = one_batch()
     policy = load_policy(tiny_model, dtype=torch.bfloat16)
-    logprobs_R, _ = scores(policy, batch)
+    logprobs_R, *_ = scores(policy, batch)
     assert logprobs_R.dtype is torch.float32
     expected_R, _ = plain_scores(load_plain(tiny_model), batch)
     assert (logprobs_R - expected_R).abs().mean() < 0.1

@@ -1,5 +1,7 @@
 """Units in micro-batches, by hand and by laws. Of groups: tests/stages/rl/test_units.py."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,3 +134,19 @@ def test_what_is_wrong_is_refused():
         packed.attach(weight_R=[1.0, 1.0, 1.0])
     with pytest.raises(AssertionError):
         packed.by_item([[np.zeros(2)]])
+
+
+@given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=12), num_ranks=st.integers(1, 3))
+def test_unfilled_micro_batches_hold_one_block_and_ranks_keep_step(lengths, num_ranks):
+    units = [
+        Unit.of(list(range(length)), scored=np.arange(length) > 0, number=number)
+        for number, length in enumerate(lengths)
+    ]
+    batches = pack(units, num_ranks=num_ranks, max_tokens=1000, fill=False).batches
+    rounds = [[b for b in each if not b.is_dummy] for each in zip(*batches, strict=True)]
+    assert all(len(batch.blocks) == 1 for each in rounds for batch in each)
+    numbers = sorted(n for each in rounds for batch in each for n in batch.number_U.tolist())
+    assert numbers == list(range(len(units)))
+    sizes = [[batch.num_tokens for batch in each] for each in rounds]
+    for longer, shorter in itertools.pairwise(sizes):  # ranks work on rows of about one length
+        assert min(longer) >= max(shorter)
