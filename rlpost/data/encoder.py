@@ -68,7 +68,7 @@ class PromptEncoder:
         self._column = prompt_column
         self._system_prompt = system_prompt
         self._max_prompt_tokens = max_prompt_tokens
-        self._plain_bos = _automatic_bos(tokenizer)
+        self._plain_bos = automatic_bos(tokenizer)
 
     def encode(self, row: Row, *, uid: str) -> Prompt:
         """Return the row's prompt together with all other columns.
@@ -178,7 +178,8 @@ def _listed(names: Iterable[str]) -> str:
     return (", ".join(every[:20]) or "none") + more
 
 
-def _automatic_bos(tokenizer: ChatTokenizer) -> list[int]:
+def automatic_bos(tokenizer: ChatTokenizer) -> list[int]:
+    """Return the beginning-of-sequence token if the tokenizer puts one before plain text."""
     bos = tokenizer.bos_token_id
     if bos is None or list(tokenizer("a")["input_ids"][:1]) != [bos]:
         return []

@@ -21,6 +21,8 @@ class ChatTokenizer(Protocol):
     chat_template: Any
     bos_token_id: Any
 
+    def get_chat_template(self, chat_template: Any = None, tools: Any = None) -> str: ...
+
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
 
     def __call__(self, text: Any, **options: Any) -> Any: ...
@@ -47,12 +49,11 @@ def render(
         DataError: the template raises an error, or leaves out tools or the last message.
     """
     rendered = partial(
-        _text, tokenizer, address=address, add_generation_prompt=add_generation_prompt
+        rendered_text, tokenizer, address=address, add_generation_prompt=add_generation_prompt
     )
     copied = [dict(message) for message in messages]
     text = rendered(copied, tools)
-    if tools:
-        _require_tools(tools, rendered(copied, _renamed(tools)), address=address)
+    require_tools(tokenizer, copied, tools, address=address)
     last = str(copied[-1].get("content") or "").strip()
     # A template may change the text of a message; it is refused only if it leaves the text out.
     if not text or (last not in text and _MARKER not in rendered(_marked(copied), tools).lower()):
@@ -61,27 +62,41 @@ def render(
             "it may be empty, or expect a list of parts, which is not supported. Repair the "
             "template in the model's directory, or use another model"
         )
+    return tokens(tokenizer, text, address=address)
+
+
+def tokens(tokenizer: ChatTokenizer, text: str, *, address: str) -> list[int]:
+    """Return the tokens of a text as it is, without any that the tokenizer adds around it.
+
+    Raises:
+        DataError: the tokenizer raises an error.
+    """
     with refusal(
-        address, "the prompt cannot be tokenized", way_out="change its text, or leave the row out"
+        address, "the text cannot be tokenized", way_out="change it, or leave the row out"
     ):
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _text(
+def rendered_text(
     tokenizer: ChatTokenizer,
-    messages: Messages,
-    tools: Sequence[Mapping[str, Any]],
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
     *,
     address: str,
     add_generation_prompt: bool,
 ) -> str:
+    """Return what the template makes of a conversation, unchecked.
+
+    Raises:
+        DataError: the template raises an error.
+    """
     with refusal(
         address,
         "the model's chat template refuses these messages",
         way_out="change the messages (or data.system_prompt), or use another model",
     ):
         text: str = tokenizer.apply_chat_template(
-            messages,
+            [dict(message) for message in messages],
             tools=[dict(tool) for tool in tools] or None,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
@@ -108,7 +123,23 @@ def _marker(index: int) -> str:
     return f"rlpost_tool_{index}_"
 
 
-def _require_tools(tools: Sequence[Mapping[str, Any]], text: str, *, address: str) -> None:
+def require_tools(
+    tokenizer: ChatTokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    address: str,
+) -> None:
+    """Check that the template shows every one of ``tools`` beside ``messages``.
+
+    Raises:
+        DataError: names the first that it leaves out.
+    """
+    if not tools:
+        return
+    text = rendered_text(
+        tokenizer, messages, _renamed(tools), address=address, add_generation_prompt=True
+    )
     for index, tool in enumerate(tools):
         if _marker(index) not in text:
             raise DataError(

@@ -1,0 +1,163 @@
+"""Encodes conversations and completions for stages that learn the likelihood of answers.
+
+Owns which method a record takes and the order of the checks. Refuses to own templates
+(template.py), the tokens of one answer (turn.py) and the reading of files. Invariants: nothing is
+trained that generation would not produce at this place; every example has passed checks.py.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from rlpost.data.conversation.checks import check_answers, check_bos
+from rlpost.data.conversation.continuation import decoded
+from rlpost.data.conversation.identity import encoder_identity
+from rlpost.data.conversation.joining import Joined, join
+from rlpost.data.conversation.marks import TrainOn, trained_messages, without_marks
+from rlpost.data.conversation.shown import require_shown
+from rlpost.data.conversation.stops import Stops
+from rlpost.data.conversation.text import text_example
+from rlpost.data.conversation.truncation import truncated
+from rlpost.data.conversation.turn import TurnEncoder, has_marks
+from rlpost.data.example import Example
+from rlpost.data.messages import Messages
+from rlpost.data.records import Completion, Content, Conversation, Record
+from rlpost.data.template import ChatTokenizer, rendered_text, require_tools, tokens
+from rlpost.errors import DataError
+
+_VERSION = 1  # changes whenever the same record would get other tokens or another mask
+
+
+class ConversationEncoder:
+    """Turns conversations and completions into examples, with a mask of what is trained.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        train_on: each answer of the assistant, only the last, or every token but the first.
+        truncate_to: an example with more tokens loses the answers that end behind this bound;
+            None: examples may have any length.
+        stop_ids: tokens at which generation stops besides the tokenizer's end-of-sequence token,
+            such as those of ``eos_token_id`` in generation_config.json.
+
+    Raises:
+        UserError: there is no token at which generation stops.
+    """
+
+    accepts: ClassVar[tuple[type[Record], ...]] = (Conversation, Completion)
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        *,
+        train_on: TrainOn | str = TrainOn.assistant,
+        truncate_to: int | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._train_on = TrainOn(train_on)
+        self._truncate_to = truncate_to
+        bos = tokenizer.bos_token_id
+        self._bos_text = None if bos is None else decoded(tokenizer, [bos])
+        self._stops = Stops(tokenizer, stop_ids)
+        self._turns = TurnEncoder(tokenizer=tokenizer, stops=self._stops)
+        self.fingerprint = encoder_identity(
+            tokenizer,
+            version=_VERSION,
+            train_on=self._train_on.value,
+            truncate_to=truncate_to,
+            stops=sorted(self._stops.ids),
+        )
+
+    def encode(self, record: Record) -> list[Example]:
+        """Return the examples of one record: one, or one for each answer that needs its own.
+
+        Raises:
+            DataError: the record cannot be encoded with a mask that is known to be right, or has no
+                answer that ends within ``truncate_to`` tokens.
+        """
+        assert isinstance(record, Conversation | Completion), type(record)
+        if self._tokenizer.chat_template is None:
+            whole = self._train_on is TrainOn.all
+            examples = [text_example(self._tokenizer, record, stops=self._stops, whole=whole)]
+        else:
+            examples = self._chat(record)
+        for each in examples:
+            check_bos(
+                each.ids, bos=self._tokenizer.bos_token_id, stops=self._stops, address=each.address
+            )
+        if self._truncate_to is None:
+            return examples
+        return truncated(examples, self._truncate_to, stops=self._stops)
+
+    def _chat(self, record: Conversation | Completion) -> list[Example]:
+        address = record.address
+        marked, first = _conversation(record)
+        chosen = trained_messages(marked, train_on=self._train_on, first=first, address=address)
+        messages = without_marks(marked)
+        require_tools(self._tokenizer, messages, record.tools, address=address)
+        self._require_no_bos(messages, address=address)
+        if self._train_on is TrainOn.all:
+            return [self._every_token(messages, chosen, record)]
+        turns = [
+            self._turns.encode(messages[: at + 1], tools=record.tools, address=address)
+            for at in chosen
+        ]
+        return [self._checked(each, record) for each in join(turns)]
+
+    def _checked(self, joined: Joined, record: Conversation | Completion) -> Example:
+        check_answers(
+            joined.ids,
+            joined.trained,
+            prompts=joined.prompts,
+            stops=self._stops,
+            narrowed=has_marks(self._tokenizer, record.tools),
+            address=record.address,
+        )
+        return Example(ids=joined.ids, trained=joined.trained, address=record.address)
+
+    def _every_token(
+        self, messages: Messages, answers: Sequence[int], record: Conversation | Completion
+    ) -> Example:
+        """Encode the whole rendered conversation, which must show and end every answer."""
+        address = record.address
+        text = rendered_text(
+            self._tokenizer, messages, record.tools, address=address, add_generation_prompt=False
+        )
+        for at in answers:
+            where = f"{address}: message {at}"
+            require_shown(messages[at], text, stops=self._stops, where=where)
+        ids = np.array(tokens(self._tokenizer, text, address=address), np.int32)
+        num_stops = sum(number in self._stops.ids for number in ids.tolist())
+        if num_stops < len(answers):
+            raise DataError(
+                f"{address}: {len(answers)} answers of the assistant are rendered with "
+                f"{num_stops} end-of-turn tokens ({self._stops}), so the model would not learn to "
+                "stop; name the right token as eos_token_id in generation_config.json"
+            )
+        trained = np.ones(len(ids), np.bool_)
+        trained[0] = False
+        return Example(ids=ids, trained=trained, address=address)
+
+    def _require_no_bos(self, messages: Messages, *, address: str) -> None:
+        bos = self._bos_text
+        for index, message in enumerate(messages):
+            if bos and bos in str(message.get("content") or ""):
+                raise DataError(
+                    f"{address}: message {index}: its content contains {bos!r}, the "
+                    "beginning-of-sequence token, which the template alone may write; remove it"
+                )
+
+
+def _conversation(record: Conversation | Completion) -> tuple[Messages, int]:
+    """Return a record's messages, and how many of them are the given prompt."""
+    if isinstance(record, Conversation):
+        return [dict(each) for each in record.messages], 0
+    prompt = _messages(record.prompt, role="user")
+    return [*prompt, *_messages(record.completion, role="assistant")], len(prompt)
+
+
+def _messages(content: Content, *, role: str) -> Messages:
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    return [dict(each) for each in content]
