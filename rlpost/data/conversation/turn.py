@@ -23,7 +23,7 @@ import numpy as np
 
 from rlpost.data.boundary import refusal
 from rlpost.data.conversation.checks import Ids, Mask
-from rlpost.data.conversation.continuation import continued
+from rlpost.data.conversation.continuation import Continued, continued
 from rlpost.data.conversation.shown import require_shown
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.records import Schemas
@@ -92,7 +92,8 @@ class TurnEncoder:
         trained = np.zeros(end + 1, np.bool_)
         trained[joined.start :] = True
         if has_marks(self.tokenizer, tools):
-            trained &= self._marked(messages, tools, joined.ids, address=where)[: end + 1]
+            marked = self._marked(messages, tools, joined, size=len(given), address=where)
+            trained &= marked[: end + 1]
             _require_whole_end(trained, where=where)
         return TrainedTurn(
             ids=np.array(joined.ids[: end + 1], np.int32), trained=trained, start=joined.start
@@ -148,8 +149,14 @@ class TurnEncoder:
             )
         return content[len(begun) :] + closing
 
-    def _marked(self, messages: Messages, tools: Schemas, ids: list[int], *, address: str) -> Mask:
-        """Return transformers' mask of the template's ``{% generation %}`` blocks."""
+    def _marked(
+        self, messages: Messages, tools: Schemas, joined: Continued, *, size: int, address: str
+    ) -> Mask:
+        """Return which of the tokens lie in the template's ``{% generation %}`` blocks.
+
+        This is transformers' mask. Where the prompt and the answer share a token, its tokens are
+        not ours; then only a mask of the whole answer, after ``size`` characters, has a meaning.
+        """
         with refusal(
             address,
             "transformers cannot apply the template's {% generation %} blocks",
@@ -160,14 +167,20 @@ class TurnEncoder:
                 tools=[dict(tool) for tool in tools] or None,
                 return_dict=True,
                 return_assistant_tokens_mask=True,
+                tokenizer_kwargs={"return_offsets_mapping": True},
             )
-        if list(result["input_ids"]) != ids:
-            raise DataError(
-                f"{address}: the template has {{% generation %}} blocks, whose places are unknown "
-                "where the prompt and the answer share a token or the answer continues the "
-                "generation prompt; remove the blocks from the template, which masks do not need"
-            )
-        return np.array(result["assistant_masks"], np.bool_)
+        ids, mask = list(result["input_ids"]), np.array(result["assistant_masks"], np.bool_)
+        if ids == joined.ids:
+            return mask
+        first = sum(end <= size for _, end in result["offset_mapping"])
+        last = self.stops.first(ids, start=first)
+        if joined.cut and last is not None and mask[first : last + 1].all():
+            return np.ones(len(joined.ids), np.bool_)
+        raise DataError(
+            f"{address}: the template's {{% generation %}} blocks hold a part of an answer that "
+            "shares a token with the prompt, or that continues the generation prompt, so their "
+            "places are unknown; remove the blocks from the template, which masks do not need"
+        )
 
 
 _MARKER = "rlpost_answer_"  # occurs in no other text

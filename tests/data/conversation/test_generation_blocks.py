@@ -1,9 +1,10 @@
 """Templates that mark what is trained by blocks of their own."""
 
+import pickle
 from typing import Any
 
 import pytest
-from chat_families import CONVERSATION, FAMILIES
+from chat_families import CONVERSATION, FAMILIES, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
 from rlpost.data.conversation.encoder import ConversationEncoder
@@ -70,6 +71,26 @@ def test_a_block_inside_a_macro_is_misplaced_and_refused(chat: PreTrainedTokeniz
     assert transformers_mask(chat, USER, ANSWER) != "It is 4.<|im_end|>"
     with pytest.raises(DataError, match=r"^t\.jsonl:7: message 1: .*blocks do not hold the end-of"):
         learned(chat, USER, ANSWER)
+
+
+LLAMA3 = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def test_a_block_that_holds_a_whole_answer_allows_shared_tokens() -> None:
+    """The two line feeds are one token at the prompt's end, and two in front of the answer."""
+    tokenizer = pickle.loads(pickle.dumps(tokenizer_of("Llama-3, tokenizer of GPT-2")))
+    tokenizer.chat_template = LLAMA3
+    assert learned(tokenizer, USER, ANSWER) == ["It is 4.<|eot_id|>"]
+    tokenizer.chat_template = LLAMA3.replace(
+        "{% generation %}{{ m.content }}", "{{ m.content[:2] }}{% generation %}{{ m.content[2:] }}"
+    )
+    with pytest.raises(DataError, match=r"message 1: .*hold a part of an answer that shares"):
+        learned(tokenizer, USER, ANSWER)
 
 
 def test_blocks_that_mark_nothing_are_refused(chat: PreTrainedTokenizerFast) -> None:
