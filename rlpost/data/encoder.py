@@ -10,12 +10,12 @@ with one. A base model has no template: its prompts are encoded unchanged, with 
 beginning-of-sequence token if the tokenizer adds one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlpost.data.messages import Messages, check_messages
-from rlpost.data.rows import Row
+from rlpost.data.rows import Row, listed
 from rlpost.data.template import ChatTokenizer, render
 from rlpost.data.tools import COLUMN as TOOLS
 from rlpost.data.tools import Tools, check_tools
@@ -133,7 +133,7 @@ class PromptEncoder:
         if self._column not in row.columns:
             raise DataError(
                 f"{row.address}: no column {self._column!r}; columns present: "
-                f"{_listed(row.columns)}; set data.prompt_column"
+                f"{listed(row.columns)}; set data.prompt_column"
             )
         value = row.columns[self._column]
         if isinstance(value, str):
@@ -170,12 +170,6 @@ class PromptEncoder:
 def _last_user_text(messages: Messages) -> str:
     users = [m for m in messages if m["role"] == "user"]
     return str((users or messages)[-1].get("content", ""))
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = [name if name.isprintable() else repr(name) for name in names]
-    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
-    return (", ".join(every[:20]) or "none") + more
 
 
 def automatic_bos(tokenizer: ChatTokenizer) -> list[int]:

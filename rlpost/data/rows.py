@@ -1,4 +1,4 @@
-"""The rows of a source, each with its address, and the request that a source answers.
+"""The rows of a source, each with its address, and what a source is asked and returns.
 
 Owns these records and the conversion of verl's layout to plain columns. Refuses to own tokens
 (encoder.py) and the choice between stopping at a bad row and skipping it (dataset.py): a source
@@ -6,10 +6,11 @@ yields the ``DataError`` of a bad row and continues. Invariant: every row has it
 address: ``file:line`` (from 1) for text files, ``name[index]`` (from 0) for other sources.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 from rlpost.errors import DataError
 
@@ -52,6 +53,47 @@ class SourceRequest:
 RowStream = Iterator[Row | DataError]
 
 
+class Block(Protocol):
+    """Consecutive rows of a source as they are stored; picklable, and decoded where needed."""
+
+    def rows(self) -> RowStream:
+        """Decode the rows, in their order.
+
+        Raises:
+            DataError: the source as a whole cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRows:
+    """A source that was found, before anything is decoded.
+
+    Attributes:
+        blocks: all rows, read as the iterator advances, so that few are in memory.
+        identity: returns a hash of the content, which does not depend on the place.
+        place: the addresses of all rows begin with it.
+    """
+
+    blocks: Iterator[Block]
+    identity: Callable[[], str]
+    place: str
+
+    def rows(self) -> RowStream:
+        """Decode all rows here."""
+        return chain.from_iterable(block.rows() for block in self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedBlock:
+    """Rows that were decoded where they were read."""
+
+    decoded: tuple[Row | DataError, ...]
+
+    def rows(self) -> RowStream:
+        return iter(self.decoded)
+
+
 def flatten_verl(row: Row) -> Row:
     """Add the column ``ground_truth`` to a row in verl's layout; others pass unchanged.
 
@@ -72,3 +114,10 @@ def flatten_verl(row: Row) -> Row:
             "remove one of them"
         )
     return Row(columns={**row.columns, "ground_truth": truth}, address=row.address)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names of columns as one printable line, at most twenty of them."""
+    every = [name if name.isprintable() else repr(name) for name in names]
+    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
+    return (", ".join(every[:20]) or "none") + more

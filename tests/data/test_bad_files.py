@@ -99,9 +99,9 @@ def test_good_rows_of_every_kind_are_read(load: Any, tmp_path: Path) -> None:
     ("train", "rule"),
     [
         ("nowhere.jsonl", "does not exist"),
-        ("folder.jsonl", "is a directory"),
+        ("folder.jsonl", "has no file that ends in"),
         ("rows.csv", "must end in one of .jsonl, .json, .parquet, .arrow"),
-        ("rows.jsonl.gz", "must end in one of"),
+        ("rows.jsonl.zst", "must end in one of"),
         ("x" * 4000 + ".jsonl", "does not exist"),
         ("no such source", "no data source is called 'no such source'"),
         ("hub:a b", "is not a hub id"),
@@ -114,7 +114,7 @@ def test_a_name_without_rows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder.jsonl").mkdir()
-    for name in ("rows.csv", "rows.jsonl.gz"):
+    for name in ("rows.csv", "rows.jsonl.zst"):
         Path(name).touch()
     with pytest.raises(UserError, match=rf"^data\.train: .*{rule}"):
         load(DataConfig(train=train if "/" in train or ":" in train else f"{train}"))

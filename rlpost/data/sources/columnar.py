@@ -7,7 +7,8 @@ batch that it is stored in.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,22 @@ _SHORT_FLOATS = {"float": "float32", "halffloat": "float16"}  # Arrow's name -> 
 _WAY_OUT = "write the file again, with text as UTF-8"
 
 
-def read_parquet(path: Path) -> RowStream:
+@dataclass(frozen=True, kw_only=True)
+class ColumnarBlock:
+    """Some rows of a columnar file, as an Arrow stream."""
+
+    path: Path
+    first: int  # index of the first row
+    stream: bytes
+
+    def rows(self) -> RowStream:
+        from pyarrow import ipc
+
+        for batch in ipc.open_stream(self.stream):
+            yield from _rows(batch, self.path, self.first)
+
+
+def parquet_blocks(path: Path) -> Iterator[ColumnarBlock]:
     """Yield the rows of a Parquet file.
 
     Raises:
@@ -32,10 +48,10 @@ def read_parquet(path: Path) -> RowStream:
     with refusal(str(path), "not a readable Parquet file", way_out=_WAY_OUT):
         file = parquet.ParquetFile(path)
         _require_distinct(file.schema_arrow.names, path)
-        yield from _rows(file.iter_batches(batch_size=_BATCH_ROWS), path)
+        yield from _blocks(file.iter_batches(batch_size=_BATCH_ROWS), path)
 
 
-def read_arrow(path: Path) -> RowStream:
+def arrow_blocks(path: Path) -> Iterator[ColumnarBlock]:
     """Yield the rows of an Arrow file: a stream, as ``datasets`` saves it, or a file.
 
     Raises:
@@ -54,7 +70,7 @@ def read_arrow(path: Path) -> RowStream:
             source.seek(0)
             table = ipc.open_stream(source).read_all()
         _require_distinct(table.schema.names, path)
-        yield from _rows(table.to_batches(max_chunksize=_BATCH_ROWS), path)
+        yield from _blocks(table.to_batches(max_chunksize=_BATCH_ROWS), path)
 
 
 def without_missing(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,28 +96,37 @@ def _require_distinct(names: list[str], path: Path) -> None:
             raise DataError(f"{path}: {count} columns are called {name!r}; rename all but one")
 
 
-def _rows(batches: Iterable[Any], path: Path) -> RowStream:
+def _blocks(batches: Iterable[Any], path: Path) -> Iterator[ColumnarBlock]:
+    from pyarrow import BufferOutputStream, ipc
+
     first = 0
     for batch in batches:
         _require_sound(batch)
-        decoded = attempt(
-            partial(_decoded, batch),
-            address=str(path),
-            problem="cannot be decoded",
-            way_out=_WAY_OUT,
-        )
-        for index in range(batch.num_rows):
-            address = f"{path}[{first + index}]"
-            if isinstance(decoded, DataError):  # some row is bad: decode each by itself
-                yield attempt(
-                    partial(_row, batch, index, address),
-                    address=address,
-                    problem="cannot be decoded",
-                    way_out=_WAY_OUT,
-                )
-            else:
-                yield Row(columns=without_missing(decoded[index]), address=address)
+        sink = BufferOutputStream()
+        with ipc.new_stream(sink, batch.schema) as writer:  # of a slice, it writes the slice only
+            writer.write_batch(batch)
+        yield ColumnarBlock(path=path, first=first, stream=sink.getvalue().to_pybytes())
         first += batch.num_rows
+
+
+def _rows(batch: Any, path: Path, first: int) -> RowStream:
+    decoded = attempt(
+        partial(_decoded, batch),
+        address=str(path),
+        problem="cannot be decoded",
+        way_out=_WAY_OUT,
+    )
+    for index in range(batch.num_rows):
+        address = f"{path}[{first + index}]"
+        if isinstance(decoded, DataError):  # some row is bad: decode each by itself
+            yield attempt(
+                partial(_row, batch, index, address),
+                address=address,
+                problem="cannot be decoded",
+                way_out=_WAY_OUT,
+            )
+        else:
+            yield Row(columns=without_missing(decoded[index]), address=address)
 
 
 def _require_sound(batch: Any) -> None:

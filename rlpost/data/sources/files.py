@@ -1,128 +1,94 @@
-"""Rows from local files: JSON lines and JSON arrays; Parquet and Arrow by columnar.py.
+"""Rows from local files, and from directories of such files.
 
-Owns the reading of files and the addresses in its errors. Does not guess: a file of another
-kind, or text that is not JSON, is an error with its place and a fix. Invariant: a bad line
-makes only its own row bad; the stream continues after it.
+Owns which files there are, of which kind and in which order. Refuses to own their content
+(json_files.py, columnar.py, hub.py for what ``datasets`` saved). Does not guess: a file of another
+kind is an error with its place and a fix.
 """
 
-import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from rlpost.data import json_text
-from rlpost.data.plain import Unfit
-from rlpost.data.rows import Row, RowStream, SourceRequest
-from rlpost.data.sources.columnar import read_arrow, read_parquet
-from rlpost.errors import DataError, UserError
+from rlpost.data.rows import Block, SourceRequest, StoredRows
+from rlpost.data.sources.columnar import arrow_blocks, parquet_blocks
+from rlpost.data.sources.directory import data_files, saved_dataset
+from rlpost.data.sources.hub import saved_rows
+from rlpost.data.sources.json_files import json_blocks
+from rlpost.errors import UserError
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
-# First bytes of files that often have a suffix of another kind.
-_OTHER_KINDS = {
-    b"\x1f\x8b": "is compressed with gzip; unpack it",
-    b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    b"PAR1": "is a Parquet file; name it .parquet",
-    b"ARROW1": "is an Arrow file; name it .arrow",
-    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
-    b"version https://git-lfs": "is a pointer of Git LFS; fetch the content with git lfs pull",
+_READERS: Mapping[str, Callable[[Path], Iterator[Block]]] = {
+    ".jsonl": json_blocks,
+    ".json": json_blocks,
+    ".parquet": parquet_blocks,
+    ".arrow": arrow_blocks,
+    ".jsonl.gz": json_blocks,
+    ".json.gz": json_blocks,
 }
+SUFFIXES = tuple(_READERS)
+_HASHED_BYTES = 2**20
 
 
-def read_file(request: SourceRequest) -> RowStream:
-    """Yield the rows of the file ``request.locator``; split, size and seed do not matter.
+def has_suffix(name: str) -> bool:
+    """Whether a file of this name would be one of data."""
+    return name.endswith(SUFFIXES)
+
+
+def file_rows(request: SourceRequest) -> StoredRows:
+    """Find the rows of the file or directory ``request.locator``; size and seed do not matter.
+
+    The split chooses among the files of a directory, if their names tell; see ``data_files``.
 
     Raises:
-        UserError: the file does not exist or its suffix is not one of ``SUFFIXES``.
-        DataError: the file as a whole cannot be read.
+        UserError: the file does not exist, or it or one in the directory is of another kind.
+        DataError: a file as a whole cannot be read.
     """
     path = Path(os.path.expanduser(request.locator))
-    if path.suffix not in SUFFIXES:
+    if os.path.isdir(path):  # unlike Path.is_dir, also false for names that are not valid
+        saved = saved_dataset(path, split=request.split, field=request.field)
+        if saved is not None:
+            return saved_rows(saved)
+        found = data_files(path, suffixes=SUFFIXES, split=request.split, field=request.field)
+        return _stored(found, place=path)
+    if not has_suffix(path.name):
         raise UserError(
             f"{request.field}: {request.locator!r} must end in one of {', '.join(SUFFIXES)}; "
             "convert the file to one of these"
         )
-    if not os.path.isfile(path):  # unlike Path.is_file, also false for names that are not valid
+    if not os.path.isfile(path):
+        absence = "is no regular file" if os.path.exists(path) else "does not exist"
         raise UserError(
-            f"{request.field}: {request.locator!r} {_absence(path)} (looked for "
+            f"{request.field}: {request.locator!r} {absence} (looked for "
             f"{path.absolute()}); give an existing file, or a source such as arithmetic or "
             "reasoning_gym:chain_sum"
         )
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    if path.suffix == ".arrow":
-        return read_arrow(path)
-    _require_text(path)
-    if path.suffix == ".json" and _starts_array(path):
-        return _json_array(path)
-    return _json_lines(path)
+    return _stored([path], place=path)
 
 
-def _absence(path: Path) -> str:
-    if os.path.isdir(path):
-        return "is a directory"
-    return "is no regular file" if os.path.exists(path) else "does not exist"
-
-
-def _require_text(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(max(map(len, _OTHER_KINDS)))
-    for signature, what in _OTHER_KINDS.items():
-        if start.startswith(signature):
-            raise DataError(f"{path}: the file {what}")
-
-
-def _json_lines(path: Path) -> RowStream:
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if raw.strip():
-                yield _parse_line(raw, address=f"{path}:{number}")
-
-
-def _parse_line(raw: bytes, *, address: str) -> Row | DataError:
-    try:
-        # utf-8-sig, because a byte order mark is common at the start of exported files.
-        # Without the line end, so that an error there has a column of this line.
-        value = json_text.parse(raw.rstrip(b"\r\n").decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return DataError(f"{address}: column {error.start + 1}: not UTF-8; save it as UTF-8")
-    except json.JSONDecodeError as error:
-        return DataError(
-            f"{address}: column {error.colno}: not valid JSON: {error.msg}; each line must be "
-            "one complete JSON object"
-        )
-    return _row(value, address=address, place=f"{address}: column 1")
-
-
-def _row(value: Any, *, address: str, place: str) -> Row | DataError:
-    if isinstance(value, dict):
-        return Row(columns=value, address=address)
-    if isinstance(value, Unfit):
-        return DataError(f"{address}: {value.reason}")
-    return DataError(
-        f'{place}: expected a JSON object such as {{"prompt": ...}}, got {type(value).__name__}'
+def _stored(files: Sequence[Path], *, place: Path) -> StoredRows:
+    return StoredRows(
+        # The first file is opened at once, so that a wrong one is refused before any other work.
+        blocks=chain(_blocks(files[0]), chain.from_iterable(map(_blocks, files[1:]))),
+        identity=partial(_identity, files, place),
+        place=str(place),
     )
 
 
-def _starts_array(path: Path) -> bool:
-    with path.open("rb") as lines:
-        for raw in lines:
-            if text := raw.removeprefix(b"\xef\xbb\xbf").strip():
-                return text.startswith(b"[")
-    return False
+def _blocks(path: Path) -> Iterator[Block]:
+    return next(read for end, read in _READERS.items() if path.name.endswith(end))(path)
 
 
-def _json_array(path: Path) -> RowStream:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        for index, value in enumerate(json_text.elements(text)):
-            address = f"{path}[{index}]"
-            yield _row(value, address=address, place=address)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}; the "
-            "file must be one array of objects, or one object a line"
-        ) from error
+def _identity(files: Sequence[Path], place: Path) -> str:
+    """Return a hash of the content and of the names below ``place``, which addresses show."""
+    from blake3 import blake3
+
+    digest = blake3()
+    for path in files:
+        content = blake3(max_threads=1)
+        with path.open("rb") as file:
+            while part := file.read(_HASHED_BYTES):
+                content.update(part)
+        name = path.relative_to(place) if path != place else Path(path.name).suffix
+        digest.update(f"{name}\0{content.hexdigest()}\0".encode())
+    return digest.hexdigest()

@@ -1,25 +1,37 @@
-"""The sources of prompts, and the look-up of a source by name.
+"""The sources of rows, and the look-up of a source by name.
 
 Owns the table of sources. Refuses to own what is in them. A new source is one function
-``(SourceRequest) -> RowStream`` and one ``register_source`` line below.
+``(SourceRequest) -> RowStream`` and one ``register_source`` line below; one whose rows are stored,
+so that other processes can decode them, is a function ``(SourceRequest) -> StoredRows``.
 
 A name is ``scheme:locator``. The scheme may be left out of built-in names
-(``arithmetic``), of files (recognised by suffix) and of hub ids (``owner/name``).
+(``arithmetic``), of files (recognised by suffix), of directories (which exist) and of hub ids
+(``owner/name``).
 """
 
 import difflib
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import PurePath
 
 from rlpost.data.boundary import refusal
 from rlpost.data.plain import plain_columns
-from rlpost.data.rows import Row, RowStream, SourceRequest, Split, flatten_verl
+from rlpost.data.rows import (
+    DecodedBlock,
+    Row,
+    RowStream,
+    SourceRequest,
+    Split,
+    StoredRows,
+    flatten_verl,
+)
 from rlpost.data.sources import files, hub
 from rlpost.data.sources.arithmetic import read_arithmetic
-from rlpost.data.sources.files import read_file
-from rlpost.data.sources.hub import read_hub
 from rlpost.data.sources.reasoning_gym import read_reasoning_gym
 from rlpost.errors import DataError, UserError
 
@@ -33,11 +45,12 @@ class Source:
     """
 
     scheme: str
-    read: Callable[[SourceRequest], RowStream]
+    find: Callable[[SourceRequest], StoredRows]
     generated: bool
 
 
 _SOURCES: dict[str, Source] = {}
+_BLOCK_ROWS = 256
 
 
 def register_source(
@@ -50,13 +63,34 @@ def register_source(
     """
     if scheme in _SOURCES:
         raise ValueError(f"data source {scheme!r} is already registered")
-    _SOURCES[scheme] = Source(scheme=scheme, read=read, generated=generated)
+    _SOURCES[scheme] = Source(scheme=scheme, find=partial(_decoded, read), generated=generated)
 
 
+def _decoded(read: Callable[[SourceRequest], RowStream], request: SourceRequest) -> StoredRows:
+    """Find the rows of a source that decodes them where it reads them."""
+    rows = read(request)
+    return StoredRows(
+        blocks=_packed(rows), identity=lambda: _identity(read(request)), place=request.name
+    )
+
+
+def _packed(rows: RowStream) -> Iterator[DecodedBlock]:
+    while block := tuple(islice(rows, _BLOCK_ROWS)):
+        yield DecodedBlock(decoded=block)
+
+
+def _identity(rows: RowStream) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        columns = str(row) if isinstance(row, DataError) else row.columns
+        digest.update(json.dumps(columns, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+_SOURCES["file"] = Source(scheme="file", find=files.file_rows, generated=False)
+_SOURCES["hub"] = Source(scheme="hub", find=hub.hub_rows, generated=False)
 register_source("arithmetic", read_arithmetic, generated=True)
 register_source("reasoning_gym", read_reasoning_gym, generated=True)
-register_source("file", read_file, generated=False)
-register_source("hub", read_hub, generated=False)
 
 
 def find_source(name: str, *, field: str) -> tuple[Source, str]:
@@ -68,8 +102,8 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     scheme, _, locator = name.partition(":")
     if scheme in _SOURCES:
         return _SOURCES[scheme], locator
-    looks_local = name.startswith((".", "/", "~")) or os.path.isfile(name)
-    if looks_local or PurePath(name).suffix in files.SUFFIXES:
+    looks_local = name.startswith((".", "/", "~")) or os.path.isfile(name) or os.path.isdir(name)
+    if looks_local or files.has_suffix(name):
         return _SOURCES["file"], name
     if hub.NAME.fullmatch(name):
         return _SOURCES["hub"], name
@@ -77,7 +111,8 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(
         f"{field}: no data source is called {name!r}{hint}; give a file "
-        f"({', '.join(files.SUFFIXES)}), arithmetic, reasoning_gym:TASK or a hub id OWNER/NAME"
+        f"({', '.join(files.SUFFIXES)}), a directory of these, arithmetic, "
+        "reasoning_gym:TASK or a hub id OWNER/NAME"
     )
 
 
@@ -92,34 +127,29 @@ def short_name(name: str) -> str:
     """
     source, locator = find_source(name, field="data.train")
     if source.scheme == "file":
-        return PurePath(locator).stem
+        last = PurePath(locator).name
+        return next((last.removesuffix(s) for s in files.SUFFIXES if last.endswith(s)), last)
     if source.scheme == "hub":
         return locator.partition("@")[0].partition(":")[0].rpartition("/")[2]
     return locator or source.scheme
 
 
-def load_rows(
+def find_rows(
     name: str,
     *,
     split: Split = Split.TRAIN,
     size: int = 1000,
     seed: int = 0,
     field: str = "data.train",
-) -> RowStream:
-    """Stream the rows of a named source as plain JSON data, with verl's layout converted.
-
-    This is the one boundary where rows are read: whatever a reader raises becomes a
-    ``DataError``, and a row with a value that is not plain data (plain.py) becomes one too.
+) -> StoredRows:
+    """Find the rows of a named source, without decoding any; ``admitted`` checks them.
 
     Args:
         name: path, ``arithmetic``, ``reasoning_gym:TASK`` or hub id.
-        split: the part of a generated source or hub dataset; a file has one part only.
+        split: the part of a generated source, hub dataset or directory; a file has one part only.
         size: rows wanted from a generated source.
         seed: seed of a generated source.
         field: the setting to name in errors.
-
-    Yields:
-        ``Row``, or the ``DataError`` of a row that cannot be used.
 
     Raises:
         UserError: the source does not exist.
@@ -130,14 +160,37 @@ def load_rows(
         name=name, locator=locator, split=split, size=size, seed=seed, field=field
     )
     with refusal(name, "cannot be read", way_out=_WAY_OUT):
-        rows = source.read(request)
-    return _checked(rows, name)
+        return source.find(request)
+
+
+def load_rows(
+    name: str,
+    *,
+    split: Split = Split.TRAIN,
+    size: int = 1000,
+    seed: int = 0,
+    field: str = "data.train",
+) -> RowStream:
+    """Stream the rows of a named source; see ``find_rows`` and ``admitted``."""
+    found = find_rows(name, split=split, size=size, seed=seed, field=field)
+    return admitted(found.rows(), name=name)
 
 
 _WAY_OUT = "check the source, or write its rows to a JSONL file and give that"
 
 
-def _checked(rows: RowStream, name: str) -> RowStream:
+def admitted(rows: RowStream, *, name: str) -> RowStream:
+    """Check rows to be plain JSON data, with verl's layout converted.
+
+    This is the one boundary where rows are read: whatever a reader raises becomes a
+    ``DataError``, and a row with a value that is not plain data (plain.py) becomes one too.
+
+    Yields:
+        ``Row``, or the ``DataError`` of a row that cannot be used.
+
+    Raises:
+        DataError: the source as a whole cannot be read.
+    """
     with refusal(name, "cannot be read", way_out=_WAY_OUT):
         for item in rows:
             yield item if isinstance(item, DataError) else _admitted(item)

@@ -19,7 +19,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "test.jsonl").write_text('{"prompt": "9 + 9"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return "owner/sums"
+    return "hub:owner/sums"
 
 
 @pytest.mark.parametrize(
