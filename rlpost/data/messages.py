@@ -1,7 +1,7 @@
-"""Checks the messages of a prompt before a chat template renders them.
+"""Checks messages before a chat template renders them.
 
-Owns the shape of a conversation that ends where the model is to answer. Refuses to own
-templates (template.py), which may refuse more, such as two user messages in a row.
+Owns the shape of a prompt, which ends where the model is to answer, and of a conversation, which
+ends with the model's answer. Refuses to own templates (template.py), which may refuse more.
 """
 
 import json
@@ -17,7 +17,62 @@ Messages = list[dict[str, Any]]
 
 
 def check_messages(value: Sequence[Any], *, address: str) -> Messages:
-    """Return well-formed messages: known roles, text contents, not ending in an answer.
+    """Return the well-formed messages of a prompt, which do not end in an answer.
+
+    ``check_turns`` says what well-formed means.
+
+    Raises:
+        DataError: a message is malformed; the error has its index and the rule.
+    """
+    messages = check_turns(value, address=address)
+    if messages[-1]["role"] == "assistant":
+        raise DataError(
+            f"{address}: the last message is the assistant's, but a prompt must end where the "
+            "model is to answer; remove that message, or move it into the column 'completion'"
+        )
+    return messages
+
+
+def check_conversation(value: Sequence[Any], *, address: str) -> Messages:
+    """Return well-formed messages that a model can learn from: they end with its answer.
+
+    At most one system message begins them, the user speaks first, and neither user nor assistant
+    speaks twice in a row.
+
+    Raises:
+        DataError: a message is malformed or out of order, or there is no answer.
+    """
+    messages = check_turns(value, address=address)
+    roles = [message["role"] for message in messages]
+    start = 1 if roles[:1] and roles[0] in _SYSTEM else 0
+    if roles[start:] and roles[start] != "user":
+        raise DataError(
+            f"{address}: message {start}: the first message after the system's must be the user's, "
+            f"got role {roles[start]!r}; put the user's message before it, or leave the row out"
+        )
+    for index in range(start + 1, len(roles)):
+        if roles[index] in _SYSTEM:
+            raise DataError(
+                f"{address}: message {index}: a system message must be the first one; move its "
+                "text there"
+            )
+        if roles[index] == roles[index - 1] != "tool":
+            raise DataError(
+                f"{address}: message {index}: two messages of role {roles[index]!r} in a row; "
+                "join them, or leave the row out"
+            )
+    if "assistant" not in roles:
+        raise DataError(f"{address}: no message is the assistant's, so there is nothing to learn")
+    if roles[-1] != "assistant":
+        raise DataError(
+            f"{address}: the last message is of role {roles[-1]!r}, but what is learned ends with "
+            "the assistant's answer; add it, or remove what follows the last answer"
+        )
+    return messages
+
+
+def check_turns(value: Sequence[Any], *, address: str) -> Messages:
+    """Return well-formed messages: known roles, text contents, results after their calls.
 
     Keys with the value None are removed from messages and calls, but not from arguments.
     Arguments that are JSON text, as in OpenAI's format, become the object that templates expect.
@@ -43,14 +98,10 @@ def check_messages(value: Sequence[Any], *, address: str) -> Messages:
                 f"{where}: a tool message must follow the assistant message that calls the tool"
             )
         messages.append(kept)
-    if messages[-1]["role"] == "assistant":
-        raise DataError(
-            f"{address}: the last message is the assistant's, but a prompt must end where the "
-            "model is to answer; remove that message, or move it into the column 'completion'"
-        )
     return messages
 
 
+_SYSTEM = ("system", "developer")
 _BEFORE_TOOL = ("assistant", "tool")
 
 

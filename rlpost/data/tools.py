@@ -33,7 +33,7 @@ def check_tools(value: Any, *, address: str) -> Tools:
         DataError: a schema is malformed; the error has its index and the rule.
     """
     where = f"{address}: column {COLUMN!r}"
-    value = _parsed(value, where=where)
+    value = parsed_tools(value, address=address)
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -47,6 +47,15 @@ def check_tools(value: Any, *, address: str) -> Tools:
         if names.count(name) > 1:
             raise DataError(f"{where} has {names.count(name)} functions called {name!r}")
     return tools
+
+
+def parsed_tools(value: Any, *, address: str) -> Any:
+    """Return what the column holds, parsed if it is JSON text; None where it is empty.
+
+    Raises:
+        DataError: the text is not valid JSON.
+    """
+    return _parsed(value, where=f"{address}: column {COLUMN!r}")
 
 
 def _parsed(value: Any, *, where: str) -> Any:
