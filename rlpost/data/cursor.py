@@ -7,9 +7,13 @@ another dataset.
 """
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def prompt_uid(epoch: int, row: int) -> str:
@@ -21,6 +25,21 @@ def parse_uid(uid: str) -> tuple[int, int]:
     """Return ``(epoch, row)`` of ``prompt_uid``."""
     epoch, row = uid.split(":")
     return int(epoch), int(row)
+
+
+def shuffled(num_rows: int, *, key: str) -> "npt.NDArray[np.int64]":
+    """Return the rows in an order that ``key`` alone decides, in every version and machine.
+
+    Rows are sorted by the numbers of ``random.Random(key).random()``, whose sequence Python
+    guarantees, unlike that of ``shuffle``. NumPy's frozen ``RandomState`` continues from the same
+    state with the same numbers, many times faster.
+    """
+    import numpy as np  # late, so that settings are read without it
+
+    _, state, _ = random.Random(key).getstate()
+    generator = np.random.RandomState()
+    generator.set_state(("MT19937", np.array(state[:-1], np.uint32), state[-1], 0, 0.0))
+    return np.argsort(generator.random_sample(num_rows), kind="stable")
 
 
 class PromptCursor:
@@ -81,14 +100,11 @@ class PromptCursor:
         self._order = self._permutation(self._epoch)
 
     def _permutation(self, epoch: int) -> list[int]:
-        rows = range(self._identity["num_rows"])
+        rows = self._identity["num_rows"]
         if not self._identity["shuffle"]:
-            return list(rows)
-        # Sorted by random(), because Python guarantees the same sequence of random() in every
-        # version, but not that of shuffle().
-        generator = random.Random(f"{self._identity['seed']}:{epoch}")
-        keys = [generator.random() for _ in rows]
-        return sorted(rows, key=keys.__getitem__)
+            return list(range(rows))
+        order: list[int] = shuffled(rows, key=f"{self._identity['seed']}:{epoch}").tolist()
+        return order
 
 
 _WAY_OUT = "; resume with the setting and data of the first run, or start anew with resume=never"

@@ -1,12 +1,13 @@
 """The cursor: every row once an epoch, and a resumed order equals an unbroken one."""
 
 import json
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlpost.data.cursor import PromptCursor, parse_uid, prompt_uid
+from rlpost.data.cursor import PromptCursor, parse_uid, prompt_uid, shuffled
 from rlpost.errors import UserError
 
 
@@ -80,3 +81,10 @@ def test_state_of_another_dataset_is_refused(other: dict, field: str) -> None:
 def test_uid_names_epoch_and_row(epoch: int, row: int) -> None:
     assert prompt_uid(2, 17) == "2:17"
     assert parse_uid(prompt_uid(epoch, row)) == (epoch, row)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_shuffled_sorts_by_pythons_own_numbers(rows: int) -> None:
+    generator = random.Random("7:3")
+    keys = [generator.random() for _ in range(rows)]
+    assert shuffled(rows, key="7:3").tolist() == sorted(range(rows), key=keys.__getitem__)
