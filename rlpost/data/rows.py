@@ -53,7 +53,7 @@ class SourceRequest:
 RowStream = Iterator[Row | DataError]
 
 
-class Block(Protocol):
+class RowBlock(Protocol):
     """Consecutive rows of a source as they are stored; picklable, and decoded where needed."""
 
     def rows(self) -> RowStream:
@@ -75,7 +75,7 @@ class StoredRows:
         place: the addresses of all rows begin with it.
     """
 
-    blocks: Iterator[Block]
+    blocks: Iterator[RowBlock]
     identity: Callable[[], str]
     place: str
 

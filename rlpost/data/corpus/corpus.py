@@ -23,7 +23,7 @@ from rlpost.data.corpus.files import VERSION, CorpusFiles, open_corpus, write_co
 from rlpost.data.dataset import OnBadRow
 from rlpost.data.example import Example, ExampleEncoder
 from rlpost.data.formats.reader import RecordReader
-from rlpost.data.rows import Block, StoredRows
+from rlpost.data.rows import RowBlock, StoredRows
 from rlpost.data.sources.load import admitted
 from rlpost.errors import DataError
 
@@ -176,8 +176,8 @@ def load_corpus(
 
 
 def _settled(
-    blocks: Iterator[Block], reader: RecordReader, *, place: str
-) -> tuple[Iterator[Block], RecordReader]:
+    blocks: Iterator[RowBlock], reader: RecordReader, *, place: str
+) -> tuple[Iterator[RowBlock], RecordReader]:
     """Return all blocks, and the reader with the format of the first row that has one.
 
     Raises:
@@ -185,7 +185,7 @@ def _settled(
     """
     if reader.format is not None:
         return blocks, reader
-    seen: list[Block] = []
+    seen: list[RowBlock] = []
     for block in islice(blocks, _BLOCKS_TO_SETTLE):
         seen.append(block)
         found = reader.settled(admitted(block.rows(), name=place))

@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from rlpost.data.example import Example, ExampleEncoder
 from rlpost.data.formats.reader import RecordReader
-from rlpost.data.rows import Block, Row
+from rlpost.data.rows import Row, RowBlock
 from rlpost.data.sources.load import admitted
 from rlpost.errors import DataError, InfrastructureError
 
@@ -45,7 +45,7 @@ class RowEncoding:
     encoder: ExampleEncoder
     place: str
 
-    def block(self, block: Block) -> "EncodedBlock":
+    def block(self, block: RowBlock) -> "EncodedBlock":
         """Encode the rows of a block.
 
         Raises:
@@ -116,7 +116,7 @@ def _content_hash(columns: Any) -> int:
 
 
 def encoded_blocks(
-    blocks: Iterator[Block], encoding: RowEncoding, *, workers: int | None
+    blocks: Iterator[RowBlock], encoding: RowEncoding, *, workers: int | None
 ) -> Iterator[EncodedBlock]:
     """Yield the encoded blocks in their order.
 
@@ -150,7 +150,7 @@ def encoded_blocks(
 
 
 def _in_order(
-    executor: ProcessPoolExecutor, blocks: Iterator[Block], *, ahead: int
+    executor: ProcessPoolExecutor, blocks: Iterator[RowBlock], *, ahead: int
 ) -> Iterator[EncodedBlock]:
     waiting: deque[Future[EncodedBlock]] = deque()
     try:
@@ -187,7 +187,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode(block: Block) -> EncodedBlock:
+def _encode(block: RowBlock) -> EncodedBlock:
     assert _encoding is not None
     signal.alarm(_BLOCK_DEADLINE_S)  # its default ends the process, whatever the process does
     try:

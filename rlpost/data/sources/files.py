@@ -11,14 +11,14 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from rlpost.data.rows import Block, SourceRequest, StoredRows
+from rlpost.data.rows import RowBlock, SourceRequest, StoredRows
 from rlpost.data.sources.columnar import arrow_blocks, parquet_blocks
 from rlpost.data.sources.directory import data_files, saved_dataset
 from rlpost.data.sources.hub import saved_rows
 from rlpost.data.sources.json_files import json_blocks
 from rlpost.errors import UserError
 
-_READERS: Mapping[str, Callable[[Path], Iterator[Block]]] = {
+_READERS: Mapping[str, Callable[[Path], Iterator[RowBlock]]] = {
     ".jsonl": json_blocks,
     ".json": json_blocks,
     ".parquet": parquet_blocks,
@@ -75,7 +75,7 @@ def _stored(files: Sequence[Path], *, place: Path) -> StoredRows:
     )
 
 
-def _blocks(path: Path) -> Iterator[Block]:
+def _blocks(path: Path) -> Iterator[RowBlock]:
     return next(read for end, read in _READERS.items() if path.name.endswith(end))(path)
 
 

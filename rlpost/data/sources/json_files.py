@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from rlpost.data import json_text
 from rlpost.data.plain import Unfit
-from rlpost.data.rows import Block, DecodedBlock, Row, RowStream
+from rlpost.data.rows import DecodedBlock, Row, RowBlock, RowStream
 from rlpost.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -52,7 +52,7 @@ class LinesBlock:
                 yield _parse_line(raw, address=f"{self.path}:{number}")
 
 
-def json_blocks(path: Path) -> Iterator[Block]:
+def json_blocks(path: Path) -> Iterator[RowBlock]:
     """Yield the rows of a file whose name ends in ``.json`` or ``.jsonl``, or these and ``.gz``.
 
     Raises:
@@ -91,7 +91,7 @@ def _require_text(path: Path, start: bytes) -> None:
             raise DataError(f"{path}: the {inner or 'file '}{what}")
 
 
-def _line_blocks(path: Path) -> Iterator[Block]:
+def _line_blocks(path: Path) -> Iterator[RowBlock]:
     first = 1
     with _opened(path) as file:
         while text := file.read(_BLOCK_BYTES):
@@ -146,7 +146,7 @@ def _starts_array(path: Path) -> bool:
     return False
 
 
-def _array_blocks(path: Path) -> Iterator[Block]:
+def _array_blocks(path: Path) -> Iterator[RowBlock]:
     rows = _array(path)
     while block := tuple(islice(rows, _BLOCK_ROWS)):
         yield DecodedBlock(decoded=block)
