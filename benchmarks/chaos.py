@@ -34,7 +34,7 @@ ACTORS = {
     "trainer rank": "ray::TrainedRank",
     "verifier": "ray::VerifierService",
 }
-VICTIMS = [*ACTORS, "engine", "engine worker", "driver"]
+VICTIMS = [*ACTORS, "engine", "driver"]
 REWARD = '''
 def even_share(prompts, completions, completion_ids, **columns):
     """Any response earns something, so groups differ."""
@@ -145,10 +145,7 @@ class Run:
                 if _title(process).startswith(title):
                     found.setdefault(kind, []).append(process)
         for generator in found.get("generator", []):
-            engines = _forked(generator)
-            found.setdefault("engine", []).extend(engines)
-            workers = [worker for engine in engines for worker in _forked(engine)]
-            found.setdefault("engine worker", []).extend(workers)
+            found.setdefault("engine", []).extend(_forked(generator))
         return found
 
     def hit(self, kind: str, blow: signal.Signals, rng: random.Random) -> Kill | None:
@@ -233,7 +230,6 @@ def lines(run: Run) -> Iterator[tuple[float, str]]:
 RECOVERED = {
     "generator": "serves again",
     "engine": "serves again",
-    "engine worker": "serves again",
     "trainer rank": "going on from step",
     "driver": "set-up took",
 }

@@ -1,7 +1,8 @@
 """How much memory vLLM needs, for each process of generators and of reward models served by it.
 
-Owns the arithmetic; ``benchmarks/memory.py`` compares it with measurements. An engine on CPU has
-three kinds of process: the actor, vLLM's core, and a worker for each part of the model.
+Owns the arithmetic; ``benchmarks/memory.py`` compares it with measurements. An engine has
+two processes, the actor and vLLM's core, and a worker for each part of a model in several parts;
+a model in one part is in the core.
 """
 
 from rlpost.models.footprint import Footprint
@@ -38,12 +39,11 @@ def generator_footprint(
     # The previous payload stays mapped until the new one is committed, and on CPU the weights
     # in the kernels' format are created while the old ones still exist.
     loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
-    footprints = [
-        Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES}),
-        Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}),
-    ]
+    footprints = [Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES})]
+    if workers > 1:
+        footprints.append(Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}))
     for worker in range(workers):
-        name = f"{process}: worker {worker}"
+        name = f"{process}: core" if workers == 1 else f"{process}: worker {worker}"
         kept = {"libraries": WORKER_BYTES, **payload}
         if gpu_bytes is None:
             kept |= {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}

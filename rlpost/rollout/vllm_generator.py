@@ -158,6 +158,7 @@ class VllmGenerator:
             max_model_len=self._cfg.max_model_len,
             max_num_seqs=self._cfg.max_num_seqs,
             tensor_parallel_size=self._cfg.tensor_parallel_size,
+            distributed_executor_backend=self._executor(),
             gpu_memory_utilization=self._cfg.gpu_memory_utilization,
             enforce_eager=self._cfg.enforce_eager,
             enable_prefix_caching=True,
@@ -172,6 +173,16 @@ class VllmGenerator:
             disable_log_stats=False,  # vllm_load.py listens
         )
         return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
+
+    def _executor(self) -> Any:
+        """Return the class that runs a lone worker in the engine's process; None: vLLM chooses.
+
+        On a GPU vLLM chooses the same. On a CPU it starts a process for it, to bind its threads
+        to cores, which ours are not: one more import of vLLM and a queue between the two.
+        """
+        from vllm.v1.executor import UniProcExecutor
+
+        return UniProcExecutor if self._cfg.tensor_parallel_size == 1 else None
 
     def _on_load(self, load: Load) -> None:
         self._load = load

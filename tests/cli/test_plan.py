@@ -29,7 +29,7 @@ def tiny(tiny_model, monkeypatch):
 def test_this_machine(capsys, tiny):
     code, text = run(capsys, "rl", "experiment=quickstart", tiny)
     assert code == 0, text
-    for word in ("trainer rank 0", "generator 0: worker 0", "KV cache 1.00", "driver", "verifiers"):
+    for word in ("trainer rank 0", "generator 0: core", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
 
 

@@ -45,7 +45,7 @@ def test_every_process_may_die(run):
     wait_until(run, lambda: steps_done(run) > 3)
     blows = [
         ("trainer rank", signal.SIGKILL),
-        ("engine worker", signal.SIGKILL),
+        ("engine", signal.SIGKILL),
         ("verifier", signal.SIGKILL),
         ("generator", signal.SIGSTOP),
     ]
