@@ -19,6 +19,7 @@ from typing import Any
 from rlpost.bounds import WEEK_S, number, option
 from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, RequestAborted, WeightPushError
+from rlpost.garbage import without_collection
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import Shape
 from rlpost.network import LOOPBACK, use_interface_to
@@ -114,7 +115,7 @@ class VllmGenerator:
             # Not in vLLM's worker: there it replaces parts of transformers.
             self._expected = ModelDirectory.read(self._model_path).checkpoint_shapes()
             self._set_environment()
-            with _its_death_named():
+            with _its_death_named(), without_collection():
                 self._engine = self._build_engine()
             config = self._engine.model_config
             self._info = GeneratorInfo(

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from rlpost.checkpoint.manifest import read_manifest
 from rlpost.cluster.session import Session
 from rlpost.errors import RunStuck
+from rlpost.garbage import without_collection
 from rlpost.models.card import exported_step
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
@@ -59,7 +60,8 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     """
     assert cfg.run.name is not None
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
-    plan = stage.part("plan")(cfg, resolved, directory=directory)
+    with without_collection():  # it imports most of what a run needs
+        plan = stage.part("plan")(cfg, resolved, directory=directory)
     step = _step_of(plan)
     exported = exported_step(directory.export)
     if step is not None and step >= cfg.trainer.steps and exported == step:
