@@ -51,7 +51,8 @@ class DataConfig:
     A row has a prompt, which is a string or a list of messages, the column ``tools`` where the
     model may call functions (data/tools.py), and any other columns, which verifiers see.
     A source is a ``.jsonl``, ``.json``, ``.parquet`` or ``.arrow`` file,
-    ``reasoning_gym:TASK``, ``arithmetic`` or a hub id ``OWNER/NAME[:CONFIG][@SPLIT]``.
+    ``reasoning_gym:TASK``, ``suite:NAME``, ``arithmetic`` or a hub id
+    ``OWNER/NAME[:CONFIG][@SPLIT]``.
     """
 
     train: str = option(

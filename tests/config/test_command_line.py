@@ -67,7 +67,7 @@ UNKNOWN = [f"{prefix}{key}=1" for prefix, key in itertools.product(
 WORDS = {
     "experiment=null": "experiment=null chooses nothing; leave it out",
     "algorithm=null": "algorithm=null chooses nothing",
-    "verifier=null": "one of exact, function, math, numeric",
+    "verifier=null": "one of exact, format, function, math, names, numeric",
     "loss=null": "loss=null chooses nothing",
     "algorithm/corrections=null": "chooses nothing",
     "loss=true": "loss must be one of",

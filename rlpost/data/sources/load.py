@@ -33,6 +33,7 @@ from rlpost.data.rows import (
 from rlpost.data.sources import files, hub
 from rlpost.data.sources.arithmetic import read_arithmetic
 from rlpost.data.sources.reasoning_gym import read_reasoning_gym
+from rlpost.data.sources.suites import read_suite
 from rlpost.errors import DataError, UserError
 
 
@@ -91,6 +92,7 @@ _SOURCES["file"] = Source(scheme="file", find=files.file_rows, generated=False)
 _SOURCES["hub"] = Source(scheme="hub", find=hub.hub_rows, generated=False)
 register_source("arithmetic", read_arithmetic, generated=True)
 register_source("reasoning_gym", read_reasoning_gym, generated=True)
+register_source("suite", read_suite, generated=True)
 
 
 def find_source(name: str, *, field: str) -> tuple[Source, str]:
@@ -111,7 +113,7 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(
         f"{field}: no data source is called {name!r}{hint}; give a file "
-        f"({', '.join(files.SUFFIXES)}), a directory of these, arithmetic, "
+        f"({', '.join(files.SUFFIXES)}), a directory of these, arithmetic, suite:NAME, "
         "reasoning_gym:TASK or a hub id OWNER/NAME"
     )
 

@@ -18,8 +18,10 @@ from rlpost.verifiers.base import Sample, VerifierConfig
 from rlpost.verifiers.kinds import verifiers
 from rlpost.verifiers.kinds.build import build
 from rlpost.verifiers.kinds.exact import ExactConfig
+from rlpost.verifiers.kinds.format import FormatConfig
 from rlpost.verifiers.kinds.function import FunctionConfig
 from rlpost.verifiers.kinds.math import MathConfig
+from rlpost.verifiers.kinds.names import NamesConfig
 from rlpost.verifiers.kinds.numeric import NumericConfig
 from rlpost.verifiers.workers.service import VerifierService
 
@@ -27,8 +29,10 @@ CASES = {
     "exact": ExactConfig,
     "function": FunctionConfig,
     "math": MathConfig,
+    "names": NamesConfig,
     "numeric": NumericConfig,
 }
+NO_ANSWER = {"format": FormatConfig}  # judges by no answer; test_format.py holds it to the same
 ANSWERS = ["6", "-3", "1,234", "0.5"]
 FUNCTION = """
     def f(completions, answer, **kwargs):
@@ -54,7 +58,7 @@ def _judge(service, *samples):
 
 
 def test_every_registered_kind_is_held_to_the_contract():
-    assert {entry.name: entry.config for entry in verifiers} == CASES
+    assert {entry.name: entry.config for entry in verifiers} == CASES | NO_ANSWER
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
