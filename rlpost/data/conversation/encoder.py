@@ -8,22 +8,21 @@ trained that generation would not produce at this place; every example has passe
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from rlpost.data.conversation.checks import check_answers, check_bos
 from rlpost.data.conversation.continuation import decoded
 from rlpost.data.conversation.identity import encoder_identity
 from rlpost.data.conversation.joining import Joined, join
 from rlpost.data.conversation.marks import TrainOn, trained_messages, without_marks
-from rlpost.data.conversation.shown import require_shown
+from rlpost.data.conversation.shown import text_parts
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.conversation.text import text_example
 from rlpost.data.conversation.truncation import truncated
 from rlpost.data.conversation.turn import TurnEncoder, has_marks
+from rlpost.data.conversation.whole import whole_conversation
 from rlpost.data.example import Example
 from rlpost.data.messages import Messages
 from rlpost.data.records import Completion, Content, Conversation, Record
-from rlpost.data.template import ChatTokenizer, rendered_text, require_tools, tokens
+from rlpost.data.template import ChatTokenizer, require_tools
 from rlpost.errors import DataError
 
 _VERSION = 1  # changes whenever the same record would get other tokens or another mask
@@ -98,7 +97,15 @@ class ConversationEncoder:
         require_tools(self._tokenizer, messages, record.tools, address=address)
         self._require_no_bos(messages, address=address)
         if self._train_on is TrainOn.all:
-            return [self._every_token(messages, chosen, record)]
+            whole = whole_conversation(
+                self._tokenizer,
+                messages,
+                answers=chosen,
+                tools=record.tools,
+                stops=self._stops,
+                address=address,
+            )
+            return [whole]
         turns = [
             self._turns.encode(messages[: at + 1], tools=record.tools, address=address)
             for at in chosen
@@ -116,35 +123,12 @@ class ConversationEncoder:
         )
         return Example(ids=joined.ids, trained=joined.trained, address=record.address)
 
-    def _every_token(
-        self, messages: Messages, answers: Sequence[int], record: Conversation | Completion
-    ) -> Example:
-        """Encode the whole rendered conversation, which must show and end every answer."""
-        address = record.address
-        text = rendered_text(
-            self._tokenizer, messages, record.tools, address=address, add_generation_prompt=False
-        )
-        for at in answers:
-            where = f"{address}: message {at}"
-            require_shown(messages[at], text, stops=self._stops, where=where)
-        ids = np.array(tokens(self._tokenizer, text, address=address), np.int32)
-        num_stops = sum(number in self._stops.ids for number in ids.tolist())
-        if num_stops < len(answers):
-            raise DataError(
-                f"{address}: {len(answers)} answers of the assistant are rendered with "
-                f"{num_stops} end-of-turn tokens ({self._stops}), so the model would not learn to "
-                "stop; name the right token as eos_token_id in generation_config.json"
-            )
-        trained = np.ones(len(ids), np.bool_)
-        trained[0] = False
-        return Example(ids=ids, trained=trained, address=address)
-
     def _require_no_bos(self, messages: Messages, *, address: str) -> None:
         bos = self._bos_text
         for index, message in enumerate(messages):
-            if bos and bos in str(message.get("content") or ""):
+            if bos and any(bos in part for _, part in text_parts(message)):
                 raise DataError(
-                    f"{address}: message {index}: its content contains {bos!r}, the "
+                    f"{address}: message {index}: its text contains {bos!r}, the "
                     "beginning-of-sequence token, which the template alone may write; remove it"
                 )
 

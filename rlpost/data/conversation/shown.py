@@ -29,7 +29,7 @@ def require_shown(message: Mapping[str, Any], text: str, *, stops: Stops, where:
         DataError: a part is missing, or contains an end-of-turn token.
     """
     shown = _squeezed(text)
-    for name, part in _parts(message):
+    for name, part in text_parts(message):
         if (stop := stops.within(part)) is not None:
             raise DataError(
                 f"{where}: its {name} contains {stop!r}, the token that ends a turn, so generation "
@@ -48,7 +48,8 @@ def require_shown(message: Mapping[str, Any], text: str, *, stops: Stops, where:
             )
 
 
-def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def text_parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a message: content, reasoning, names of called functions, each by name."""
     for key in ("content", *REASONING):
         value = message.get(key)
         if isinstance(value, str):

@@ -161,7 +161,7 @@ def test_an_answer_begins_where_rl_lets_the_model_begin(name: str) -> None:
 def test_a_conversation_with_a_text_of_beginning(llama_style: PreTrainedTokenizerFast) -> None:
     (example,) = encode(llama_style, conversation(USER, ANSWER))
     assert example.ids.tolist().count(llama_style.bos_token_id) == 1
-    with pytest.raises(DataError, match=r"message 0: its content contains '<\|endoftext\|>', the"):
+    with pytest.raises(DataError, match=r"message 0: its text contains '<\|endoftext\|>', the"):
         encode(llama_style, conversation({**USER, "content": "a<|endoftext|>"}, ANSWER))
     llama_style.chat_template = "{{ bos_token }}" + llama_style.chat_template
     with pytest.raises(DataError, match=r"^t\.jsonl:7: two beginning-of-sequence tokens"):
@@ -172,13 +172,23 @@ def test_the_end_of_a_turn_must_be_where_generation_stops(chat: PreTrainedTokeni
     chat.eos_token = "<|endoftext|>"
     with pytest.raises(DataError, match=r"message 1: .*none of the tokens that end a turn \("):
         encode(chat, conversation(USER, ANSWER))
-    with pytest.raises(DataError, match="1 answers of the assistant are rendered with 0 end-of-tu"):
+    with pytest.raises(DataError, match=r"message 1: .*none of the tokens that end a turn \("):
         encode(chat, conversation(USER, ANSWER), train_on="all")
     stop = chat.convert_tokens_to_ids("<|im_end|>")
     assert learned(chat, conversation(USER, ANSWER), stop_ids=[stop]) == ["It is 4.<|im_end|>"]
     chat.eos_token = None
     with pytest.raises(UserError, match="names no end-of-sequence token"):
         ConversationEncoder(chat)
+
+
+def test_an_end_of_another_turn_is_no_end_of_an_answer(chat: PreTrainedTokenizerFast) -> None:
+    end = "<|im_end|>\n{% endfor %}"
+    ends = "{{ '' if message['role'] == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
+    assert end in chat.chat_template
+    chat.chat_template = chat.chat_template.replace(end, ends)
+    for train_on in ("assistant", "all"):
+        with pytest.raises(DataError, match="message 1: the rendered answer has none of the tok"):
+            encode(chat, conversation(*CONVERSATION), train_on=train_on)
 
 
 def test_a_template_that_hides_an_answer_is_refused(chat: PreTrainedTokenizerFast) -> None:
