@@ -11,14 +11,16 @@ import os
 import statistics
 import tempfile
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import torch
 
+from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.config.compose import compose_stage
 from rlpost.stages.rl.boot import boot
-from rlpost.stages.rl.plan import RLPlan, prepare
+from rlpost.stages.rl.plan import prepare
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
@@ -27,14 +29,20 @@ from rlpost.weights.protocol import PushReport
 PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 
 
-def plan_of(overrides: list[str], root: Path) -> RLPlan:
-    cfg, resolved = compose_stage(["experiment=quickstart", *overrides], stage="rl")
-    return prepare(cfg, resolved, directory=RunDirectory(root=root))
-
-
-async def pushes(plan: RLPlan, count: int) -> list[PushReport]:
-    with Session(plan.cfg.cluster) as session:
-        async with boot(plan, Run.of(plan, session=session, tracker=Trackers([]))) as job:
+async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushReport]:
+    cfg, _ = compose_stage(["experiment=quickstart", *overrides], stage="rl")
+    directory = RunDirectory(root=root)
+    plan = prepare(cfg, directory=directory)
+    run = Run(
+        cfg=cfg,
+        directory=directory,
+        store=CheckpointStore(directory.checkpoints),
+        config_hash="",
+        resume_from=None,
+        tracker=Trackers([]),
+    )
+    with Session(cfg.cluster) as run.session:
+        async with aclosing(run), boot(plan, run) as job:
             return [await job.parts.bus.publish() for _ in range(count)]
 
 
@@ -55,7 +63,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        reports = asyncio.run(pushes(plan_of(args.overrides, Path(root) / "push"), args.pushes))
+        reports = asyncio.run(pushes(args.overrides, Path(root) / "push", count=args.pushes))
     first, *later = reports
     print(
         f"{first.size_bytes / 1e6:.0f} MB; first push {first.push_s:.2f} s; then, median (worst):"

@@ -23,7 +23,7 @@ from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
 from rlpost.cluster.supervision import Supervisor, generator_name
-from rlpost.cluster.trained import TrainedGroup, sender_settings, spawn_trained
+from rlpost.cluster.trained import TrainedGroup, spawn_trained
 from rlpost.control.failures import Budget, FailureConfig
 from rlpost.control.fleet import Fleet
 from rlpost.control.placement import ActorSpec
@@ -46,7 +46,7 @@ from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.protocol import BusConfig
-from rlpost.weights.publisher import Transport
+from rlpost.weights.publisher import WeightsConfig, sender_factory
 
 __all__ = ["LikelihoodObjective", "Parts", "SamplingConfig", "TrainerConfig", "open_parts"]
 
@@ -166,7 +166,18 @@ async def open_parts(
     with Session(cluster) as session, tempfile.TemporaryDirectory() as scratch:
         session.place(_actors(cluster, trainer, names))
         policy = spawn_trained(
-            session, trainer, group="trainer", call_timeout_s=cluster.call_timeout_s
+            session,
+            trainer,
+            group="trainer",
+            model=TrainedModel.policy(path, trainer),
+            seed=seed,
+            call_timeout_s=cluster.call_timeout_s,
+            make_sender=sender_factory(
+                WeightsConfig(),
+                one_host=cluster.address is None,
+                run_id=Path(scratch).name,
+                root=Path(scratch),
+            ),
         )
         supervisor = Supervisor(
             fleet,
@@ -186,17 +197,7 @@ async def open_parts(
             # Whoever owns the loop decides how long it may take.
             watchdog=Watchdog(stuck_after_s=math.inf, now_s=time.monotonic()),
         )
-        one_host = cluster.address is None
-        sender = sender_settings(
-            transport=Transport.shared_memory if one_host else Transport.gloo,
-            run_id=Path(scratch).name,
-            root=Path(scratch),
-            timeout_s=cluster.call_timeout_s,
-        )
-        trained = TrainedModel.policy(path, trainer)
-        await asyncio.gather(
-            supervisor.boot(), policy.setup(trainer, model=trained, seed=seed, sender=sender)
-        )
+        await asyncio.gather(supervisor.boot(), policy.setup())
         bus = WeightBus(
             policy.source,
             fleet=fleet,

@@ -7,24 +7,23 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.bounds import check_config
-from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
-from rlpost.cluster.session import ClusterConfig
+from rlpost.checkpoint.store import CheckpointConfig
+from rlpost.cluster.session import ClusterConfig, resolve_device
 from rlpost.config.schema import EvaluationConfig, RunConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.data.cursor import PromptCursor
 from rlpost.stages.fit import Fit
 from rlpost.stages.registry import Stage
-from rlpost.stages.roles import trained_policy
+from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run import Run
-from rlpost.stages.run_directory import RunDirectory, find_resume_point
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
 from rlpost.training.settings import DType, TrainerConfig
@@ -48,6 +47,7 @@ class CopyConfig:
     model: str
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = 0
+    resume: str = "auto"
     examples_per_step: int = 8
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(steps=6, lr=1e-2, dtype=DType.float32, threads=1)
@@ -68,11 +68,7 @@ class CopyPlan:
     """A run that can start."""
 
     cfg: CopyConfig
-    resolved: dict[str, Any]
-    directory: RunDirectory
-    store: CheckpointStore
-    resume_from: Path | None
-    processes: tuple[str, ...] = ("1 trainer rank",)
+    roles: list[Role]
 
 
 def check(cfg: CopyConfig) -> None:
@@ -80,37 +76,40 @@ def check(cfg: CopyConfig) -> None:
     check_config(cfg)
 
 
-def prepare(cfg: CopyConfig, resolved: dict[str, Any], *, directory: RunDirectory) -> CopyPlan:
-    store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
-    resume_from = find_resume_point(directory, store, resume="auto", resolved=resolved)
-    return CopyPlan(
-        cfg=cfg, resolved=resolved, directory=directory, store=store, resume_from=resume_from
+def prepare(cfg: CopyConfig, *, directory: RunDirectory) -> CopyPlan:
+    policy = trained_role(
+        "trainer",
+        cfg.trainer,
+        model=TrainedModel.policy(cfg.model, cfg.trainer),
+        seed=cfg.seed,
+        cluster=cfg.cluster,
+        device=resolve_device(cfg.cluster.device),
     )
+    return CopyPlan(cfg=cfg, roles=[policy])
 
 
 @asynccontextmanager
 async def boot(plan: CopyPlan, run: Run) -> AsyncIterator[Fit]:
     cfg = plan.cfg
+    (policy,) = await run.start(plan.roles)
     cursor = run.keep("cursor", PromptCursor(ROWS, seed=cfg.seed))
 
     async def batch() -> Packed:
         return packed([row for _, row in cursor.take(cfg.examples_per_step)])
 
-    async with trained_policy(run, model_path=cfg.model) as policy:
+    async def heldout() -> dict[str, float]:
+        said = await policy.score(packed(range(ROWS, ROWS + 8)).batches)
+        return {"val-core/copy/nll": -float(said[0][0].mean())}
 
-        async def heldout() -> dict[str, float]:
-            said = await policy.score(packed(range(ROWS, ROWS + 8)).batches)
-            return {"val-core/copy/nll": -float(said[0][0].mean())}
-
-        yield Fit(
-            run=run,
-            policy=policy,
-            objective=LikelihoodObjective(),
-            batch=batch,
-            base=cfg.model,
-            stage="copy",
-            heldout=heldout,
-        )
+    yield Fit(
+        run=run,
+        policy=policy,
+        objective=LikelihoodObjective(),
+        batch=batch,
+        base=cfg.model,
+        stage="copy",
+        heldout=heldout,
+    )
 
 
 def packed(rows: Sequence[int]) -> Packed:

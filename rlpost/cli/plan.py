@@ -7,7 +7,6 @@ joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 
 import argparse
 import re
-import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -86,16 +85,14 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     from rlpost.stages.run_directory import RunDirectory
     from rlpost.training.settings import DType
 
-    cfg, resolved = compose_stage(overrides, stage=stage)
+    cfg, _ = compose_stage(overrides, stage=stage)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus else Device.cpu
         if device is Device.cuda and cfg.trainer.dtype is DType.auto:
             cfg = replace(cfg, trainer=replace(cfg.trainer, dtype=DType.bfloat16))
-    with tempfile.TemporaryDirectory() as scratch:  # a plan is of no run that is there already
-        directory = RunDirectory(root=Path(scratch) / "plan")
-        prepare = STAGES[stage].part("plan")
-        return prepare(replace(cfg, resume="never"), resolved, directory=directory, device=device)
+    directory = RunDirectory(root=Path(cfg.run.dir) / cfg.run.name)
+    return STAGES[stage].part("plan")(cfg, directory=directory, device=device)
 
 
 def _imagined(hardware: Hardware) -> _Machines:

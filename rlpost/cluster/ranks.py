@@ -5,7 +5,7 @@ Owns the fan-out and the replacement of the whole group. Refuses to know what th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from rlpost.cluster.handle import Handle
@@ -31,30 +31,30 @@ class Ranks:
 
     Args:
         spawn: starts a whole group of actors.
+        settings: of every rank's ``setup``, by name.
     """
 
-    def __init__(self, spawn: Callable[[], Sequence[Handle]]) -> None:
+    def __init__(
+        self, spawn: Callable[[], Sequence[Handle]], *, settings: Mapping[str, Any]
+    ) -> None:
         self._spawn = spawn
+        self._settings = settings
         self._handles = spawn()
-        self._settings: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
-    async def setup(self, *args: Any, **settings: Any) -> Any:
+    async def setup(self) -> Any:
         """Have every rank build its engine; returns rank 0's answer."""
-        self._settings = args, settings
         (master,) = await _together([self._handles[0].call("address")])
         answers = await self.all(
-            "setup", *args, world_size=len(self._handles), master=master, **settings
+            "setup", world_size=len(self._handles), master=master, **self._settings
         )
         return answers[0]
 
     async def restart(self) -> None:
         """Kill every rank and set new ones up as the first were."""
-        assert self._settings is not None, "setup comes first"
         for handle in self._handles:
             handle.kill()
         self._handles = self._spawn()
-        args, settings = self._settings
-        await self.setup(*args, **settings)
+        await self.setup()
 
     async def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         """Call every rank with the same arguments.
@@ -103,7 +103,13 @@ def rank_name(group: str, rank: int) -> str:
 
 
 def spawn_ranks(
-    session: Session, cls: type, *, group: str, num: int, call_timeout_s: float
+    session: Session,
+    cls: type,
+    *,
+    group: str,
+    num: int,
+    call_timeout_s: float,
+    settings: Mapping[str, Any],
 ) -> Ranks:
     """Create ``num`` actors of ``cls(rank=...)``, each in the slot of its name."""
 
@@ -115,4 +121,4 @@ def spawn_ranks(
             handles.append(Handle(actor, name=name, timeout_s=call_timeout_s))
         return handles
 
-    return Ranks(spawn)
+    return Ranks(spawn, settings=settings)

@@ -17,7 +17,7 @@ from rlpost.control.fleet import Fleet, Health
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import GroupLost, InfrastructureError, ProcessDied, RunStuck
 from rlpost.rollout.dispatch import Dispatcher
-from rlpost.rollout.protocol import GeneratorInfo, RestartableGenerator
+from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
 
@@ -76,7 +76,7 @@ class Supervisor:
         self._refused: set[str] = set()  # those of this request that could not join
         self._pinged_s = clock()
 
-    async def boot(self) -> dict[str, GeneratorInfo]:
+    async def boot(self) -> None:
         """Start every member for the first time, side by side.
 
         Raises:
@@ -89,8 +89,8 @@ class Supervisor:
         for name, info in zip(names, infos, strict=True):
             self._workers[name] = info.num_workers
             self._fleet.booted(name)
+            log.info("%s: %s", name, info)
         self._signal.notify()
-        return dict(zip(names, infos, strict=True))
 
     async def run(self, bus: WeightBus) -> None:
         """Look after the fleet until cancelled.

@@ -5,7 +5,7 @@ own arithmetic and the frozen scorers (reference.py). Invariant: verbs are colle
 fails as a whole when one rank fails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Batches, Packed
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
-from rlpost.weights.publisher import Transport, WeightPublisher, make_sender
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.publisher import WeightPublisher
+from rlpost.weights.transports.protocol import Locator, Sender
 
-Sender = dict[str, Any]  # arguments of ``make_sender`` that the driver knows
+MakeSender = Callable[..., Sender]  # given the ``host`` of rank 0; see ``sender_factory``
 
 
 class TrainedRank:
@@ -39,23 +39,23 @@ class TrainedRank:
 
     def setup(
         self,
-        cfg: TrainerConfig,
         *,
+        cfg: TrainerConfig,
         model: TrainedModel,
         world_size: int,
         master: tuple[str, int],
         seed: int,
-        sender: Sender | None,
+        make_sender: MakeSender | None,
     ) -> int:
         """Build the engine; returns the number of parameters."""
         host, port = master
         place = Rank(rank=self._rank, world_size=world_size, master_address=host, master_port=port)
         self._trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=seed)
-        if sender is not None:
+        if make_sender is not None:
             self._publisher = WeightPublisher(
                 self._trainer.iter_weights,
                 shapes=self._trainer.weight_shapes(),
-                sender=make_sender(**sender, host=host) if self._rank == 0 else None,
+                sender=make_sender(host=host) if self._rank == 0 else None,
             )
         return self._trainer.num_parameters
 
@@ -107,22 +107,13 @@ class TrainedGroup:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
 
-    async def setup(
-        self, cfg: TrainerConfig, *, model: TrainedModel, seed: int, sender: Sender | None = None
-    ) -> int:
-        """Build the engines; returns the number of parameters.
-
-        Args:
-            cfg: the options of what is trained.
-            model: what is trained.
-            seed: of the random generators.
-            sender: from ``sender_settings``, if ``source`` is to push weights.
-        """
-        return await self._ranks.setup(cfg, model=model, seed=seed, sender=sender)
+    async def setup(self) -> int:
+        """Build the engines; returns the number of parameters."""
+        return await self._ranks.setup()
 
     @property
     def source(self) -> "WeightSource":
-        """The sending end of the weight bus; ``setup`` was given a sender."""
+        """The sending end of the weight bus, of a group that can build a sender."""
         return WeightSource(self._ranks)
 
     async def restart(self) -> None:
@@ -217,27 +208,32 @@ class WeightSource:
 
 
 def spawn_trained(
-    session: Session, cfg: TrainerConfig, *, group: str, call_timeout_s: float
+    session: Session,
+    cfg: TrainerConfig,
+    *,
+    group: str,
+    model: TrainedModel,
+    seed: int,
+    call_timeout_s: float,
+    make_sender: MakeSender | None = None,
 ) -> TrainedGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines.
 
     Args:
         session: the run's.
-        cfg: gives the number of ranks.
+        cfg: the options of what is trained.
         group: names the ranks' slots: ``trainer`` or ``critic``.
+        model: what is trained.
+        seed: of the random generators.
         call_timeout_s: deadline of a verb.
+        make_sender: builds the sending end of a weight bus; None: no weights are pushed.
     """
     ranks = spawn_ranks(
-        session, TrainedRank, group=group, num=cfg.num_ranks, call_timeout_s=call_timeout_s
+        session,
+        TrainedRank,
+        group=group,
+        num=cfg.num_ranks,
+        call_timeout_s=call_timeout_s,
+        settings={"cfg": cfg, "model": model, "seed": seed, "make_sender": make_sender},
     )
     return TrainedGroup(ranks)
-
-
-def sender_settings(*, transport: Transport, run_id: str, root: Path, timeout_s: float) -> Sender:
-    """Arguments of ``make_sender`` that the driver knows; rank 0 adds its host."""
-    return {
-        "transport": transport,
-        "run_id": run_id,
-        "root": root,
-        "timeout_s": timeout_s,
-    }

@@ -11,11 +11,13 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlpost.checkpoint.manifest import read_manifest
+from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.errors import RunStuck
 from rlpost.garbage import without_collection
@@ -23,11 +25,12 @@ from rlpost.models.card import exported_step
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
 from rlpost.stages.registry import Stage
+from rlpost.stages.roles import checkpoint_bytes_of
 from rlpost.stages.run import Plan, Run
-from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.run_directory import RunDirectory, config_hash, find_resume_point
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
-from rlpost.tracking.tracker import Phase, RunStatus, Trackers
+from rlpost.tracking.tracker import Phase, RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +63,12 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     """
     assert cfg.run.name is not None
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
+    store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
+    resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     with without_collection():  # it imports most of what a run needs
-        plan = stage.part("plan")(cfg, resolved, directory=directory)
-    step = _step_of(plan)
+        plan = stage.part("plan")(cfg, directory=directory)
+    store.require_space(checkpoint_bytes_of(plan.roles))
+    step = None if resume_from is None else read_manifest(resume_from).step
     exported = exported_step(directory.export)
     if step is not None and step >= cfg.trainer.steps and exported == step:
         return RunOutcome(
@@ -83,22 +89,33 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
             resume_step=step,
             terminal=stdout,
         )
+        run = Run(
+            cfg=cfg,
+            directory=directory,
+            store=store,
+            config_hash=config_hash(resolved),
+            resume_from=resume_from,
+            tracker=tracker,
+        )
+        for line in _setup_words(run, plan, step=step):
+            log.info("setting up: %s", line)
+            tracker.phase(Phase.setting_up, line)
         status, at_once = RunStatus.failed, False
         try:
-            status = asyncio.run(_drive(stage, plan, tracker))
+            status = asyncio.run(_drive(stage, plan, run))
         except asyncio.CancelledError:  # by a second signal
             status, at_once = RunStatus.interrupted, True
         finally:
             tracker.close(status)
-        outcome = RunOutcome(status=status, message=_farewell(status, plan, at_once=at_once))
+        outcome = RunOutcome(status=status, message=_farewell(status, run, at_once=at_once))
         log.info("%s: %s", status.value, outcome.message)
     return outcome
 
 
-def _farewell(status: RunStatus, plan: Plan, *, at_once: bool) -> str:
-    directory = plan.directory
+def _farewell(status: RunStatus, run: Run, *, at_once: bool) -> str:
+    directory = run.directory
     if status is RunStatus.interrupted:
-        saved = plan.store.latest(hashes=False)
+        saved = run.store.latest(hashes=False)
         where = "the last checkpoint is" if at_once else "saved as"
         where = f"{where} {saved}" if saved else "nothing was saved yet"
         return f"interrupted, {where}; run the same command again to resume"
@@ -106,40 +123,31 @@ def _farewell(status: RunStatus, plan: Plan, *, at_once: bool) -> str:
     return f"model: {directory.export}{report}"
 
 
-def _setup_words(plan: Plan) -> list[str]:
+def _setup_words(run: Run, plan: Plan, *, step: int | None) -> list[str]:
     """Return where the run goes on, if it does, and what is being started."""
     lines = []
-    if plan.resume_from is not None:
-        lines.append(f"going on after step {_step_of(plan)} from {plan.resume_from}")
-    *some, last = plan.processes
+    if step is not None:
+        lines.append(f"going on after step {step} from {run.resume_from}")
+    *some, last = [role.processes for role in plan.roles]
     lines.append(f"starting {', '.join(some)} and {last}" if some else f"starting {last}")
     return lines
 
 
-def _step_of(plan: Plan) -> int | None:
-    return None if plan.resume_from is None else read_manifest(plan.resume_from).step
-
-
-async def _drive(stage: Stage, plan: Plan, tracker: Trackers) -> RunStatus:
-    stop = asyncio.Event()
-    _listen_for_signals(stop)
-    for line in _setup_words(plan):
-        log.info("setting up: %s", line)
-        tracker.phase(Phase.setting_up, line)
+async def _drive(stage: Stage, plan: Plan, run: Run) -> RunStatus:
+    _listen_for_signals(run.stop)
     start = time.perf_counter()
-    with Session(plan.cfg.cluster) as session:
-        run = Run.of(plan, session=session, tracker=tracker, stop=stop)
-        async with stage.part("boot")(plan, run) as job:
+    with Session(run.cfg.cluster) as run.session:
+        async with aclosing(run), stage.part("boot")(plan, run) as job:
             log.info("set-up took %.1f s", time.perf_counter() - start)
 
             def dump(error: BaseException) -> None:
                 if isinstance(error, RunStuck):
-                    write_dump(run, plan.directory.stuck, reason=str(error))
+                    write_dump(run, run.directory.stuck, reason=str(error))
 
             try:
                 return await guarded(run_loop(job, run), by=run.watch(), alarm=dump)
             except RunStuck as error:
-                raise RunStuck(f"{error}; see {plan.directory.stuck}") from error
+                raise RunStuck(f"{error}; see {run.directory.stuck}") from error
 
 
 async def guarded(

@@ -21,7 +21,7 @@ class Stage:
     help: str  # one line
     config: str  # the dataclass that holds all its options
     check: str  # (cfg): refuses impossible combinations of options
-    plan: str  # (cfg, resolved, *, directory, device): refuses what files and machine cannot do
+    plan: str  # (cfg, *, directory, device): refuses what files and machine cannot do
     boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
     groups: Mapping[str, str] = field(

@@ -1,22 +1,35 @@
 """The models of a run, and the actors that hold them.
 
-Owns the record that a plan's list is made of: placement, the estimate of memory, spawning and
-what is said of a run iterate over the list, so that who exists is decided once. Refuses to own
-which roles a stage has and what is trained on.
+Owns the record that a plan's list is made of, the roles that several stages have, and how a
+list comes up and ends: placement, the estimate of memory, spawning, set-up, checkpoints and what
+is said of a run iterate over the list, so that who exists is decided once. Refuses to own which
+roles a stage has and what is trained on.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.session import Device, Session, resolve_device
-from rlpost.cluster.trained import TrainedGroup, spawn_trained
-from rlpost.control.placement import ActorSpec
-from rlpost.models.footprint import Footprint
-from rlpost.stages.run import Run
+from rlpost.cluster.reference import REFERENCE, spawn_reference
+from rlpost.cluster.session import ClusterConfig, Device, Session
+from rlpost.cluster.trained import MakeSender, spawn_trained
+from rlpost.control.placement import ActorSpec, picture
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.models.footprint import Footprint, in_turn
+from rlpost.models.locate import parameter_count
+from rlpost.models.shape import model_shape
+from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.precision import resolve_dtype
+from rlpost.training.settings import TrainerConfig
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_BYTES_PER_PARAMETER = 13  # fp32 masters and two moments, and slack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,7 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """One model, or several alike, and the actors that hold it.
+    """One model, or several alike, or what judges, and the actors that hold it.
 
     ``spawn`` starts the actors and returns the group that the driver calls; None where a
     supervisor does that. ``trained`` groups are set up after their spawning and belong to
@@ -38,10 +51,96 @@ class Role:
     """
 
     name: str
-    actors: tuple[ActorSpec, ...]
+    processes: str  # what is started, in words; see ``counted``
+    actors: tuple[ActorSpec, ...]  # those that need a slot, because they hold a model
     memory: Callable[[Workload], list[Footprint]]  # at the peak of each process
     spawn: Callable[[Session], Any] | None = None
     trained: bool = False
+    checkpoint_bytes: int = 0  # of one checkpoint, at most
+
+
+def trained_role(
+    name: str,
+    cfg: TrainerConfig,
+    *,
+    model: TrainedModel,
+    seed: int,
+    cluster: ClusterConfig,
+    device: Device,
+    make_sender: MakeSender | None = None,
+) -> Role:
+    """Return the ranks that train ``model``, in rank order; ``spawn_trained`` has the arguments."""
+    gpus = int(device is Device.cuda)
+    return Role(
+        name=name,
+        processes=counted(cfg.num_ranks, f"{name} rank"),
+        actors=tuple(
+            ActorSpec(name=rank_name(name, rank), role=name, num_gpus=gpus)
+            for rank in range(cfg.num_ranks)
+        ),
+        memory=partial(_trained_memory, name, cfg, model, cluster),
+        spawn=partial(
+            spawn_trained,
+            cfg=cfg,
+            group=name,
+            model=model,
+            seed=seed,
+            call_timeout_s=cluster.call_timeout_s,
+            make_sender=make_sender,
+        ),
+        trained=True,
+        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(model.path),
+    )
+
+
+def reference_role(
+    cfg: TrainerConfig, *, model: TrainedModel, cluster: ClusterConfig, device: Device
+) -> Role:
+    """Return the frozen copy of ``model`` that log-probs are compared with."""
+    gpus = int(device is Device.cuda)
+    return Role(
+        name="reference",
+        processes=counted(1, "reference"),
+        actors=(ActorSpec(name=REFERENCE, role="reference", num_gpus=gpus),),
+        memory=partial(_reference_memory, cfg, model, cluster),
+        spawn=partial(spawn_reference, cfg=cfg, model=model, call_timeout_s=cluster.call_timeout_s),
+    )
+
+
+def _trained_memory(
+    name: str, cfg: TrainerConfig, model: TrainedModel, cluster: ClusterConfig, work: Workload
+) -> list[Footprint]:
+    ranks = [
+        trained_footprint(
+            rank_name(name, rank),
+            model_shape(model.path),
+            cfg,
+            num_tokens=work.micro_batch_tokens,
+            value_bytes=resolve_dtype(cfg.dtype).itemsize,
+            on_gpu=work.on_gpu,
+            has_head=model.head.kind is ModelKind.policy,
+        )
+        for rank in range(cfg.num_ranks)
+    ]
+    return [
+        each
+        for rank in ranks
+        for each in (in_turn(rank, "training") if cluster.offload_idle else rank)
+    ]
+
+
+def _reference_memory(
+    cfg: TrainerConfig, model: TrainedModel, cluster: ClusterConfig, work: Workload
+) -> list[Footprint]:
+    needs = frozen_footprint(
+        REFERENCE,
+        model_shape(model.path),
+        num_tokens=work.micro_batch_tokens,
+        value_bytes=resolve_dtype(cfg.dtype).itemsize,
+        logprob_chunk=cfg.logprob_chunk,
+        on_gpu=work.on_gpu,
+    )
+    return in_turn(needs, "reference") if cluster.offload_idle else needs
 
 
 def actors_of(roles: Sequence[Role]) -> list[ActorSpec]:
@@ -49,39 +148,79 @@ def actors_of(roles: Sequence[Role]) -> list[ActorSpec]:
     return [actor for role in roles for actor in role.actors]
 
 
-def processes_of(roles: Sequence[Role]) -> list[str]:
-    """Return what is started, in words. Example: ``["2 trainer ranks", "1 generator"]``."""
-    found = []
-    for role in roles:
-        words = f"{role.actors[0].role} rank" if role.trained else role.actors[0].role
-        count = len(role.actors)
-        found.append(f"{count} {words}{'s' if count > 1 else ''}")
-    return found
+def checkpoint_bytes_of(roles: Sequence[Role]) -> int:
+    """Return the size of one checkpoint, at most."""
+    return sum(role.checkpoint_bytes for role in roles)
 
 
-@asynccontextmanager
-async def trained_policy(run: Run, *, model_path: str) -> AsyncIterator[TrainedGroup]:
-    """Start the ranks of ``cfg.trainer`` on a model; the group belongs to checkpoints.
+def counted(number: int, noun: str) -> str:
+    """Example: ``counted(2, "trainer rank") == "2 trainer ranks"``."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+async def start_roles(
+    roles: Sequence[Role],
+    session: Session,
+    *,
+    offload_idle: bool,
+    supervised: Callable[[], Awaitable[None]] | None = None,
+) -> list[Any]:
+    """Place all actors, spawn the groups and set them up side by side.
+
+    Args:
+        roles: who exists.
+        session: where they run.
+        offload_idle: memory is short, so each model leaves it before the next one loads.
+        supervised: boots the actors of the roles whose ``spawn`` is None.
+
+    Returns:
+        The group of each role, None for one that a supervisor spawned.
 
     Raises:
-        UserError: not every rank fits into the cluster, or the model cannot be trained.
+        UserError: not every actor fits into the cluster, or a model cannot be trained.
+        InfrastructureError: an actor did not come up.
     """
-    cfg, session = run.cfg, run.session
-    assert session is not None
-    on_gpu = resolve_device(cfg.cluster.device) is Device.cuda
-    session.place(
-        [
-            ActorSpec(name=rank_name("trainer", rank), role="trainer", num_gpus=int(on_gpu))
-            for rank in range(cfg.trainer.num_ranks)
-        ]
-    )
-    group = spawn_trained(
-        session, cfg.trainer, group="trainer", call_timeout_s=cfg.cluster.call_timeout_s
-    )
-    model = TrainedModel.policy(model_path, cfg.trainer)
-    await group.setup(cfg.trainer, model=model, seed=cfg.seed)
-    run.train("trainer", group)
-    try:
-        yield group
-    finally:
-        await group.close()
+    for line in picture(session.place(actors_of(roles))):
+        log.info("slots: %s", line)
+    groups = []
+    for role in roles:
+        group = None if role.spawn is None else role.spawn(session)
+        groups.append(group)
+        is_frozen_model = bool(group is not None and role.actors and not role.trained)
+        if offload_idle and is_frozen_model:  # it loads when it is spawned
+            await group.sleep()
+    trained = [group for role, group in zip(roles, groups, strict=True) if role.trained]
+    if offload_idle:
+        await asyncio.gather(*(group.setup() for group in trained))
+        await sleep_all(*trained)
+        trained = []
+    booting = [] if supervised is None else [supervised()]
+    await asyncio.gather(*booting, *(group.setup() for group in trained))
+    return groups
+
+
+class CanSleep(Protocol):
+    """A group of actors whose model can leave memory while it waits."""
+
+    async def sleep(self) -> int:
+        """Leave until the next verb, which brings it back; returns the bytes."""
+
+
+async def sleep_all(*models: CanSleep | None) -> int:
+    """Have all that exist leave memory, side by side; returns the bytes."""
+    return sum(await asyncio.gather(*(model.sleep() for model in models if model is not None)))
+
+
+class CanClose(Protocol):
+    """Actors that end when they are told to."""
+
+    async def close(self) -> None:
+        """End the actors."""
+
+
+async def close_all(groups: Iterable[CanClose]) -> None:
+    """Close in parallel; whoever does not answer is killed with the session."""
+    results = await asyncio.gather(*(group.close() for group in groups), return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            log.warning("closing: %s", result)

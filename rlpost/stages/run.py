@@ -1,24 +1,27 @@
 """One run of a stage: what its parts, its loop and its driver share.
 
-Owns the registration of what is trained and what checkpoints hold, and the order in which
-trained groups boot. Refuses to own the order of steps (loop.py), saving (progress.py) and every
-decision of a stage.
+Owns the registration of what is trained and what checkpoints hold, and the end of what was
+started. Refuses to own the order of steps (loop.py), saving (progress.py) and every decision of a
+stage.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.config.schema import RunConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import RunStuck
-from rlpost.stages.run_directory import RunDirectory, config_hash
+from rlpost.stages.roles import CanClose, Role, close_all, start_roles
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.config import TrackingConfig
 from rlpost.tracking.tracker import Trackers
 from rlpost.training.settings import TrainerConfig
 
@@ -44,7 +47,7 @@ class Kept(Protocol):
 K = TypeVar("K", bound=Kept)
 
 
-class Trained(Protocol):
+class Trained(CanClose, Protocol):
     """A group of ranks that learns: what saving and going back need of it."""
 
     async def restart(self) -> None:
@@ -59,9 +62,6 @@ class Trained(Protocol):
     async def load(self, directory: Path) -> None:
         """Restore what was saved."""
 
-    async def close(self) -> None:
-        """End the ranks."""
-
 
 class EvaluationSchedule(Protocol):
     """When held-out data is looked at."""
@@ -72,26 +72,21 @@ class EvaluationSchedule(Protocol):
 class StageConfig(Protocol):
     """The options that every stage with a loop has."""
 
+    run: RunConfig
     seed: int
+    resume: str  # auto, never or a checkpoint
     trainer: TrainerConfig
     evaluation: EvaluationSchedule
     checkpoint: CheckpointConfig
     failures: FailureConfig
     cluster: ClusterConfig
+    tracking: TrackingConfig
 
 
 class Plan(Protocol):
     """What the driver needs of a stage's plan: a run that passed every check."""
 
-    cfg: Any  # a StageConfig, with ``run`` and ``tracking``
-    resolved: dict[str, Any]  # the configuration as plain data
-    directory: RunDirectory
-    store: CheckpointStore
-    resume_from: Path | None
-
-    @property
-    def processes(self) -> Sequence[str]:
-        """What is started, in words. Example: ``["2 trainer ranks", "1 generator"]``."""
+    roles: Sequence[Role]  # who exists
 
 
 @dataclass(kw_only=True)
@@ -100,7 +95,7 @@ class Run:
 
     Example::
 
-        policy = run.train("policy", group)
+        (policy,) = await run.start(plan.roles)
         cursor = run.keep("cursor", Cursor(rows, seed=cfg.seed))
     """
 
@@ -108,7 +103,7 @@ class Run:
     directory: RunDirectory
     store: CheckpointStore
     config_hash: str
-    resume_from: Path | None
+    resume_from: Path | None  # a checkpoint; None: the run begins
     tracker: Trackers
     session: Session | None = None  # None: nothing runs in actors
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # the person asked to stop
@@ -123,27 +118,28 @@ class Run:
     def __post_init__(self) -> None:
         self.watchdog = Watchdog(stuck_after_s=self.cfg.failures.stuck_after_s, now_s=self.clock())
 
-    @classmethod
-    def of(
-        cls, plan: Plan, *, session: Session, tracker: Trackers, stop: asyncio.Event | None = None
-    ) -> "Run":
-        """Return the run of ``plan``, whose actors live in ``session``."""
-        return cls(
-            cfg=plan.cfg,
-            directory=plan.directory,
-            store=plan.store,
-            config_hash=config_hash(plan.resolved),
-            resume_from=plan.resume_from,
-            tracker=tracker,
-            session=session,
-            stop=stop or asyncio.Event(),
-        )
+    async def start(
+        self, roles: Sequence[Role], *, supervised: Callable[[], Awaitable[None]] | None = None
+    ) -> list[Any]:
+        """Start every role; what is trained is saved, restored and closed under its role's name.
 
-    def train(self, name: str, group: Any) -> Any:
-        """Have ``group`` saved and restored under ``name``; returns it."""
-        assert name not in self.trained, name
-        self.trained[name] = group
-        return group
+        Arguments, returned groups and errors are those of ``start_roles``.
+        """
+        assert self.session is not None
+        groups = await start_roles(
+            roles,
+            self.session,
+            offload_idle=self.cfg.cluster.offload_idle,
+            supervised=supervised,
+        )
+        self.trained |= {
+            role.name: group for role, group in zip(roles, groups, strict=True) if role.trained
+        }
+        return groups
+
+    async def aclose(self) -> None:
+        """End what is trained."""
+        await close_all(self.trained.values())
 
     def keep(self, name: str, kept: K) -> K:
         """Have the state of ``kept`` saved and restored under ``name``; returns it."""

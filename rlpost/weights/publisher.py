@@ -8,6 +8,7 @@ under ZeRO-3; only rank 0 holds a sender.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,6 +83,23 @@ def make_sender(
             return GlooSender(host=host, timeout_s=timeout_s)
         case Transport.auto:
             raise AssertionError("transport must be resolved before a sender is built")
+
+
+def sender_factory(
+    cfg: WeightsConfig, *, one_host: bool, run_id: str, root: Path
+) -> Callable[..., Sender]:
+    """Return what builds the sending end where it is called with its ``host``.
+
+    Args:
+        cfg: which transport, and its deadline.
+        one_host: trainer and generators share a machine.
+        run_id: names the run among all of a host.
+        root: directory for payloads that travel in files.
+    """
+    transport = cfg.transport
+    if transport is Transport.auto:
+        transport = Transport.shared_memory if one_host else Transport.gloo
+    return partial(make_sender, transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
 
 
 class WeightPublisher:

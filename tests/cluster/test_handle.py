@@ -115,8 +115,8 @@ async def test_a_group_is_lost_with_one_rank_and_comes_back_whole(session):
     def spawn() -> list[Handle]:
         return [handle(session) for _ in range(2)]
 
-    ranks = Ranks(spawn)
-    assert await ranks.setup(7, seed=3) == 7
+    ranks = Ranks(spawn, settings={"answer": 7, "seed": 3})
+    assert await ranks.setup() == 7
     assert await ranks.all("add", 1, b=1) == [2, 2]
     with pytest.raises(KeyError):  # a bug of every rank is no loss
         await ranks.all("bug")

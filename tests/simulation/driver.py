@@ -5,7 +5,7 @@ but calls of the checker.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulation import toy
@@ -33,6 +33,7 @@ from rlpost.control.failures import Budget, FailureConfig
 from rlpost.control.fleet import Fleet
 from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
+from rlpost.control.placement import ActorSpec, Slot
 from rlpost.control.staleness import Staleness, StalenessConfig
 from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import PromptDataset
@@ -46,6 +47,7 @@ from rlpost.stages.loop import run_loop
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
+from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.settings import TrainerConfig
@@ -183,22 +185,18 @@ def dataset(seed: int, rows: int, *, name: str) -> PromptDataset:
 
 async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
     """Build everything, run the loop, close everything."""
-    parts, dispatcher = _build(world, stop)
-    setups = [parts.supervisor.boot(), parts.trainer.setup()]  # type: ignore[call-arg]
-    if parts.critic is not None:
-        setups.append(parts.critic.setup())  # type: ignore[call-arg,arg-type]
-    await asyncio.gather(*setups)
-    world.parts = parts
+    run = _run(world, stop)
+    generation = Generation(world, run)
+    await run.start(_roles(world), supervised=generation.supervisor.boot)
+    world.parts = parts = _parts(world, run, generation)
     world.checker.born()
     try:
-        status = await guarded(run_loop(RLJob(parts), parts.run), by=parts.run.watch())
-        world.checker.finished(dispatcher)
+        status = await guarded(run_loop(RLJob(parts), run), by=run.watch())
+        world.checker.finished(generation.dispatcher)
         return status
     finally:
         await parts.supervisor.close()
-        await asyncio.gather(
-            *(group.close() for group in parts.run.trained.values()), return_exceptions=True
-        )
+        await run.aclose()
 
 
 def _interruption(s: Any) -> Interruption | None:
@@ -266,20 +264,45 @@ class Generation:
         )
 
 
-def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
-    s, cfg, clock = world.scenario, config_of(world), asyncio.get_running_loop().time
-    store = world.disk.store(s.keep)
-    run = Run(
-        cfg=cfg,
+class Seats:
+    """A session in which there is room for everyone."""
+
+    def place(self, actors: Sequence[ActorSpec]) -> list[Slot]:
+        return []
+
+
+def _run(world: Any, stop: asyncio.Event) -> Run:
+    store = world.disk.store(world.scenario.keep)
+    return Run(
+        cfg=config_of(world),
         directory=None,  # type: ignore[arg-type]
         store=store,
         config_hash="simulated",
         resume_from=store.latest(),
         tracker=Trackers([Sink(world)]),
+        session=Seats(),  # type: ignore[arg-type]
         stop=stop,
-        clock=clock,
+        clock=asyncio.get_running_loop().time,
     )
-    generation = Generation(world, run)
+
+
+def _roles(world: Any) -> list[Role]:
+    names = ["trainer", "critic"] if world.scenario.critic else ["trainer"]
+    return [
+        Role(
+            name=name,
+            processes=name,
+            actors=(),
+            memory=lambda work: [],
+            spawn=lambda session, name=name: TrainedGroup(world, name),  # type: ignore[misc]
+            trained=True,
+        )
+        for name in names
+    ]
+
+
+def _parts(world: Any, run: Run, generation: "Generation") -> Parts:
+    s, cfg, clock = world.scenario, run.cfg, run.clock
     train_set = dataset(s.seed, s.rows, name="train")
     cursor = PromptCursor(s.rows, seed=s.seed, shuffle=True, fingerprint=train_set.fingerprint)
     ledger, staleness, training = (
@@ -296,8 +319,9 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
     )
     for checked in (ledger, producer, generation.dispatcher):
         checked.checker = world.checker
-    trainer = TrainedGroup(world, "trainer")
-    parts = Parts(
+    trainer: Any = run.trained["trainer"]
+    critic: Any = run.trained.get("critic")
+    return Parts(
         cfg=cfg,
         run=run,
         train_set=train_set,
@@ -310,8 +334,8 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
         producer=producer,
         collector=training,
         examiner=generation.collector("heldout"),
-        trainer=trainer,  # type: ignore[arg-type]
-        critic=TrainedGroup(world, "critic") if s.critic else None,  # type: ignore[arg-type]
+        trainer=trainer,
+        critic=critic,
         reference=None,
         rewards=None,
         objective=PolicyObjective(loss=cfg.loss, kl=cfg.algorithm.kl, proximal=s.proximal),
@@ -319,4 +343,3 @@ def _build(world: Any, stop: asyncio.Event) -> tuple[Parts, Dispatcher]:
         learning=Learning(cfg.failures),
         bus=generation.bus(trainer),
     )
-    return parts, generation.dispatcher

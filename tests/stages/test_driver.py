@@ -13,6 +13,7 @@ from rlpost.config.schema import RLConfig, RunConfig
 from rlpost.errors import RunStuck, UserError
 from rlpost.models.card import write_model_card
 from rlpost.stages import driver
+from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.scale_request import request_generators
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
@@ -21,28 +22,23 @@ from rlpost.tracking.tracker import RunStatus
 QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, report=False)
 
 
-def stage_of(plan):
-    """A stage that has nothing but a plan."""
-    return SimpleNamespace(part={"plan": plan}.__getitem__)
+GENERATOR = Role(name="generators", processes="1 generator", actors=(), memory=lambda work: [])
+PLAN = SimpleNamespace(roles=[GENERATOR])
+STAGE = SimpleNamespace(part={"plan": lambda cfg, *, directory: PLAN}.__getitem__)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run a driver whose loop is ``work``, and return the outcome."""
 
-    def prepare(cfg, resolved, *, directory):
-        store = CheckpointStore(directory.checkpoints, keep=1)
-        return SimpleNamespace(directory=directory, resume_from=None, store=store)
-
     def run_with(work):
-        async def drive(stage, plan, tracker):
-            stop = asyncio.Event()
-            driver._listen_for_signals(stop)
-            return await work(stop)
+        async def drive(stage, plan, run):
+            driver._listen_for_signals(run.stop)
+            return await work(run.stop)
 
         monkeypatch.setattr(driver, "_drive", drive)
         cfg = RLConfig(run=RunConfig(name="cut", dir=str(tmp_path)), tracking=QUIET)
-        return driver.run_stage(stage_of(prepare), cfg, {})
+        return driver.run_stage(STAGE, cfg, {})
 
     return run_with
 
@@ -103,19 +99,19 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
     with store.saving(20, config_hash="h") as scratch:
         (scratch / "x").write_text("1")
     copy = shutil.copytree(directory.checkpoints / "step_000020", tmp_path / "best")
-    plan = SimpleNamespace(directory=directory, resume_from=copy, store=store)
-    stage = stage_of(lambda cfg, resolved, *, directory: plan)
+    directory.write_config({})
 
-    async def drive(stage, plan, tracker):
+    async def drive(stage, plan, run):
         return RunStatus.done
 
     monkeypatch.setattr(driver, "_drive", drive)
-    cfg = RLConfig(run=RunConfig(name="long", dir=str(tmp_path)), tracking=QUIET)
+    where = RunConfig(name="long", dir=str(tmp_path))
+    cfg = RLConfig(run=where, tracking=QUIET, resume=str(copy))
     cfg.trainer.steps = 20
     for exported, complete in ((10, False), (20, True)):
         directory.export.mkdir(exist_ok=True)
         write_model_card(directory.export, base="b", stage="rl", step=exported, run="long")
-        outcome = driver.run_stage(stage, cfg, {})
+        outcome = driver.run_stage(STAGE, cfg, {})
         assert outcome.exit_code == 0
         assert ("is complete at step 20" in outcome.message) is complete
 

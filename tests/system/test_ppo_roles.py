@@ -41,9 +41,9 @@ def packed() -> Packed:
 async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_reward, tmp_path):
     policy = TrainerConfig(dtype=DType.float32, threads=1, num_ranks=2)
     cfg = CriticConfig(lr=1e-3).trainer(policy)
-    critic = spawn_trained(session, cfg, group="critic", **COMMON)
     model = TrainedModel.critic(str(tiny_reward), policy_path=str(tiny_model))
-    size = await critic.setup(cfg, model=model, seed=0)
+    critic = spawn_trained(session, cfg, group="critic", model=model, seed=0, **COMMON)
+    size = await critic.setup()
     plain = load_plain_classifier(tiny_reward)
     assert size == sum(p.numel() for p in plain.parameters())
     batches = packed().batches

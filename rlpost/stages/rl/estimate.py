@@ -10,15 +10,13 @@ from rlpost.cluster.session import Device
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
 from rlpost.stages.rl.plan import RLPlan
-from rlpost.stages.roles import Workload
+from rlpost.stages.roles import Workload, checkpoint_bytes_of
 from rlpost.training.precision import resolve_dtype
 
 GIB = 2**30
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
-VERIFIER_BYTES = 0.165 * GIB  # the service
 SAMPLE_BYTES = 400  # of a line of rollouts/, without the response
 CHARACTERS_PER_TOKEN = 4
-VERIFIER_WORKER_BYTES = 0.025 * GIB  # and each of its workers, before what a judge imports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +70,12 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         on_gpu=plan.device is Device.cuda,
         gpu_bytes=gpu_bytes,
     )
-    found = [each for role in plan.roles for each in role.memory(work)]
-    service = VERIFIER_BYTES + cfg.cluster.verifier_workers * VERIFIER_WORKER_BYTES
-    unplaced = {"driver": DRIVER_BYTES, "verifiers": cfg.cluster.verifier_actors * service}
+    driver = Footprint(process="driver", kept={"libraries": DRIVER_BYTES})
+    placed = [role for role in plan.roles if role.actors]
+    others = [role for role in plan.roles if not role.actors]
     return Estimate(
-        footprints=found,
-        unplaced=[Footprint(process=p, kept={"libraries": b}) for p, b in unplaced.items()],
+        footprints=[each for role in placed for each in role.memory(work)],
+        unplaced=[driver, *(each for role in others for each in role.memory(work))],
         tokens_per_step=tokens,
         micro_batch_tokens=in_micro_batch,
         offloads=cfg.cluster.offload_idle,
@@ -89,7 +87,7 @@ def _disk_use(plan: RLPlan, policy_parameters: int) -> DiskUse:
     cfg = plan.cfg
     responses = cfg.rollout.prompts_per_step * cfg.rollout.group_size * cfg.trainer.steps
     return DiskUse(
-        checkpoint_bytes=plan.checkpoint_bytes,
+        checkpoint_bytes=checkpoint_bytes_of(plan.roles),
         num_checkpoints=cfg.checkpoint.keep + 1,
         export_bytes=policy_parameters * resolve_dtype(cfg.trainer.dtype).itemsize,
         samples_bytes=responses * (SAMPLE_BYTES + cfg.rollout.max_tokens * CHARACTERS_PER_TOKEN),

@@ -68,7 +68,7 @@ class Generation:
             failures=cfg.failures,
             budget=self._budget,
             watchdog=run.watchdog,
-            wanted=requested_generators(plan.directory.scale_request),
+            wanted=requested_generators(run.directory.scale_request),
         )
 
     def collector(

@@ -3,9 +3,7 @@
 Owns which of them belong to checkpoints. Refuses to own how they come to be (boot.py).
 """
 
-import asyncio
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.policy_objective import PolicyObjective
@@ -27,18 +25,6 @@ from rlpost.stages.rl.generation_state import GenerationState
 from rlpost.stages.run import Run
 from rlpost.types import Prompt, SamplingConfig
 from rlpost.weights.bus import WeightBus
-
-
-class CanSleep(Protocol):
-    """A group of actors whose model can leave memory while it waits."""
-
-    async def sleep(self) -> int:
-        """Leave until the next verb, which brings it back; returns the bytes."""
-
-
-async def sleep_all(*models: CanSleep | None) -> int:
-    """Have all that exist leave memory, side by side; returns the bytes."""
-    return sum(await asyncio.gather(*(model.sleep() for model in models if model is not None)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +53,8 @@ class RLParts:
     bus: WeightBus
 
     def __post_init__(self) -> None:
-        """Register what checkpoints hold."""
+        """Register what checkpoints hold beside the trained groups."""
         run = self.run
-        run.train("trainer", self.trainer)
-        if self.critic is not None:
-            run.train("critic", self.critic)
         for name in ("cursor", "ledger", "kl_controller", "learning", "rewards"):
             if (kept := getattr(self, name)) is not None:
                 run.keep(name, kept)

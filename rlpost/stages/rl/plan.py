@@ -7,26 +7,24 @@ written or a process started.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
 from rlpost.data.dataset import DataConfig, OnBadRow, PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
-from rlpost.models.locate import context_length, parameter_count
+from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.models import check_models
 from rlpost.stages.rl.roles import roles_of
-from rlpost.stages.roles import Role, processes_of
-from rlpost.stages.run_directory import RunDirectory, find_resume_point
+from rlpost.stages.roles import Role
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.base import VerifierConfig
@@ -36,7 +34,6 @@ from rlpost.verifiers.golds import failed_golds, sampled_rows
 log = logging.getLogger(__name__)
 
 READ_PROMPTS = 256  # about so many are tried with every reward model's template
-CHECKPOINT_BYTES_PER_PARAMETER = 13  # fp32 masters and two moments, and slack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,43 +41,21 @@ class RLPlan:
     """An RL run that passed every check; nothing was written or started yet."""
 
     cfg: RLConfig
-    resolved: dict[str, Any]  # the configuration as plain data
-    directory: RunDirectory
     model_path: str
     device: Device
     generator: GeneratorConfig  # with dtype, threads and length resolved
     verifiers: dict[str, VerifierConfig]
-    decode: Callable[[Sequence[int]], str]
-    roles: list[Role]  # every model that exists
-    critic_path: str
-    reward_paths: dict[str, str]
+    roles: list[Role]  # who exists
     train_set: PromptDataset
     heldout_set: PromptDataset | None
-    store: CheckpointStore
-    checkpoint_bytes: int  # of one, at most
-    resume_from: Path | None
     interruption: Interruption | None  # of training responses
 
-    @property
-    def processes(self) -> list[str]:
-        """What is started, in words."""
-        cluster = self.cfg.cluster
-        workers = cluster.verifier_actors * cluster.verifier_workers
-        return [*processes_of(self.roles), f"{workers} verifier worker{'s' if workers > 1 else ''}"]
 
-
-def prepare(
-    cfg: RLConfig,
-    resolved: dict[str, Any],
-    *,
-    directory: RunDirectory,
-    device: Device | None = None,
-) -> RLPlan:
+def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = None) -> RLPlan:
     """Check everything that can be checked without starting anything.
 
     Args:
         cfg: checked by ``config/checks.py``.
-        resolved: the same as plain data.
         directory: where the run will live.
         device: where models will run; None: what this machine has.
 
@@ -89,8 +64,6 @@ def prepare(
     """
     models = check_models(cfg)
     model_path, tokenizer = models.policy, models.tokenizer
-    store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
-    resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     device = device or resolve_device(cfg.cluster.device)
     generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
     require_in_vocabulary(
@@ -121,30 +94,22 @@ def prepare(
         longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
     )
     _require_readable(train_set, models.rewards, policy_path=model_path)
-    parameters = parameter_count(model_path)
-    if cfg.critic.enabled:
-        parameters += parameter_count(models.critic)
-    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    store.require_space(checkpoint_bytes)
     return RLPlan(
         cfg=cfg,
-        resolved=resolved,
-        directory=directory,
         model_path=model_path,
         device=device,
         generator=generator,
         verifiers=verifiers,
-        decode=partial(
-            tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        roles=roles_of(
+            cfg,
+            models=models,
+            generator=generator,
+            verifiers=verifiers,
+            directory=directory,
+            device=device,
         ),
-        roles=roles_of(cfg, models=models, generator=generator, device=device),
-        critic_path=models.critic,
-        reward_paths=models.rewards,
         train_set=train_set,
         heldout_set=heldout_set,
-        store=store,
-        checkpoint_bytes=checkpoint_bytes,
-        resume_from=resume_from,
         interruption=interruption,
     )
 

@@ -1,18 +1,18 @@
 """Which models an RL run has: the one place that decides who exists.
 
-Owns the list, in the order of slots. Refuses to own the arithmetic of memory (``*/memory.py``)
-and the order of set-up (boot.py).
+Owns the list, in the order of slots, and the schedules of what is trained. Refuses to own the
+arithmetic of memory (``*/memory.py``) and the order of set-up (stages/roles.py).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.reference import REFERENCE, spawn_reference
 from rlpost.cluster.reward import reward_name, spawn_reward
-from rlpost.cluster.session import Device
+from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.cluster.supervision import generator_name
-from rlpost.cluster.trained import spawn_trained
+from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
@@ -20,44 +20,91 @@ from rlpost.models.shape import model_shape
 from rlpost.rollout.memory import classifier_footprint, generator_footprint
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.models import RunModels
-from rlpost.stages.roles import Role, Workload
-from rlpost.training.memory import frozen_footprint, trained_footprint
+from rlpost.stages.roles import Role, Workload, counted, reference_role, trained_role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.training.memory import frozen_footprint
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
 from rlpost.training.settings import TrainerConfig
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.weights.publisher import sender_factory
+
+GIB = 2**30
+VERIFIER_BYTES = 0.165 * GIB  # the service
+VERIFIER_WORKER_BYTES = 0.025 * GIB  # each of its workers, before what a judge imports
 
 
 def roles_of(
-    cfg: RLConfig, *, models: RunModels, generator: GeneratorConfig, device: Device
+    cfg: RLConfig,
+    *,
+    models: RunModels,
+    generator: GeneratorConfig,
+    verifiers: Mapping[str, VerifierConfig],
+    directory: RunDirectory,
+    device: Device,
 ) -> list[Role]:
     """Return every role of a run, the ranks of a group in rank order."""
-    gpus = 1 if device is Device.cuda else 0
-    common = {"call_timeout_s": cfg.cluster.call_timeout_s}
-    roles = [_trained("trainer", cfg, cfg.trainer, path=models.policy, gpus=gpus)]
+    common: dict[str, Any] = {"cluster": cfg.cluster, "device": device}
+    policy = TrainedModel.policy(models.policy, cfg.trainer)
+    # The policy's schedule begins with its first update, after the critic's head start.
+    steps = cfg.trainer.steps - cfg.critic.warmup_only_steps
+    trainer = _per_update(replace(cfg.trainer, steps=steps), cfg)
+    make_sender = sender_factory(
+        cfg.weights,
+        one_host=cfg.cluster.address is None,
+        run_id=directory.host_wide_id,
+        root=directory.root / ".weights",
+    )
+    roles = [
+        trained_role(
+            "trainer", trainer, model=policy, seed=cfg.seed, make_sender=make_sender, **common
+        )
+    ]
     if cfg.critic.enabled:
-        critic = cfg.critic.trainer(cfg.trainer)
-        roles.append(_trained("critic", cfg, critic, path=models.critic, gpus=gpus))
+        critic = _per_update(cfg.critic.trainer(cfg.trainer), cfg)
+        model = TrainedModel.critic(models.critic, policy_path=models.policy)
+        roles.append(trained_role("critic", critic, model=model, seed=cfg.seed, **common))
     if cfg.algorithm.kl.needs_reference:
-        reference = ActorSpec(name=REFERENCE, role="reference", num_gpus=gpus)
-        model = TrainedModel.policy(models.policy, cfg.trainer)
-        spawn = partial(spawn_reference, cfg=cfg.trainer, model=model, **common)
-        memory = partial(_reference_memory, cfg, models.policy)
-        roles.append(Role(name="reference", actors=(reference,), memory=memory, spawn=spawn))
+        roles.append(reference_role(cfg.trainer, model=policy, **common))
+    gpus = int(device is Device.cuda)
     if cfg.reward_models:
-        actors = tuple(
+        roles.append(_rewards(cfg, models, gpus=gpus))
+    return [
+        *roles,
+        _generators(generator, models.policy, gpus=gpus),
+        _verifiers(cfg.cluster, verifiers, tokenizer=models.tokenizer),
+    ]
+
+
+def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
+    """The trainer's schedule counts optimizer updates; the configuration counts steps."""
+    updates = cfg.algorithm.updates_per_step
+    return replace(
+        trainer, steps=trainer.steps * updates, warmup_steps=trainer.warmup_steps * updates
+    )
+
+
+def _rewards(cfg: RLConfig, models: RunModels, *, gpus: int) -> Role:
+    return Role(
+        name="rewards",
+        processes=counted(len(cfg.reward_models), "reward model"),
+        actors=tuple(
             ActorSpec(name=reward_name(name), role="reward model", num_gpus=gpus)
             for name in cfg.reward_models
-        )
-        spawn = partial(
+        ),
+        memory=partial(_reward_memory, cfg, models.rewards),
+        spawn=partial(
             spawn_reward,
             configs=cfg.reward_models,
             model_paths=models.rewards,
             policy_path=models.policy,
-            **common,
-        )
-        memory = partial(_reward_memory, cfg, models.rewards)
-        roles.append(Role(name="rewards", actors=actors, memory=memory, spawn=spawn))
+            call_timeout_s=cfg.cluster.call_timeout_s,
+        ),
+    )
+
+
+def _generators(generator: GeneratorConfig, path: str, *, gpus: int) -> Role:
     generators = tuple(
         ActorSpec(
             name=generator_name(index),
@@ -66,46 +113,26 @@ def roles_of(
         )
         for index in range(generator.num)
     )
-    memory = partial(_generator_memory, generator, models.policy)
-    return [*roles, Role(name="generators", actors=generators, memory=memory)]
+    memory = partial(_generator_memory, generator, path)
+    processes = counted(generator.num, "generator")
+    return Role(name="generators", processes=processes, actors=generators, memory=memory)
 
 
-def _trained(name: str, cfg: RLConfig, trainer: TrainerConfig, *, path: str, gpus: int) -> Role:
-    ranks = range(trainer.num_ranks)
-    timeout_s = cfg.cluster.call_timeout_s
+def _verifiers(
+    cluster: ClusterConfig, verifiers: Mapping[str, VerifierConfig], *, tokenizer: Any
+) -> Role:
+    decode = partial(
+        tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    workers = cluster.verifier_actors * cluster.verifier_workers
+    size_bytes = cluster.verifier_actors * VERIFIER_BYTES + workers * VERIFIER_WORKER_BYTES
     return Role(
-        name=name,
-        actors=tuple(
-            ActorSpec(name=rank_name(name, rank), role=name, num_gpus=gpus) for rank in ranks
-        ),
-        memory=partial(_trained_memory, name, cfg, trainer, path),
-        spawn=partial(spawn_trained, cfg=cfg.trainer, group=name, call_timeout_s=timeout_s),
-        trained=True,
+        name="verifiers",
+        processes=counted(workers, "verifier worker"),
+        actors=(),
+        memory=lambda work: [Footprint(process="verifiers", kept={"libraries": size_bytes})],
+        spawn=partial(spawn_verifiers, cfg=cluster, configs=verifiers, decode=decode),
     )
-
-
-def _trained_memory(
-    name: str, cfg: RLConfig, trainer: TrainerConfig, path: str, work: Workload
-) -> list[Footprint]:
-    head = {} if name == "trainer" else {"has_head": False}
-    common = _common(cfg, work)
-    needs = [
-        trained_footprint(rank_name(name, rank), model_shape(path), trainer, **common, **head)
-        for rank in range(trainer.num_ranks)
-    ]
-    return [
-        each
-        for rank in needs
-        for each in (in_turn(rank, "training") if cfg.cluster.offload_idle else rank)
-    ]
-
-
-def _reference_memory(cfg: RLConfig, path: str, work: Workload) -> list[Footprint]:
-    chunk = cfg.trainer.logprob_chunk
-    needs = frozen_footprint(
-        REFERENCE, model_shape(path), logprob_chunk=chunk, **_common(cfg, work)
-    )
-    return in_turn(needs, "reference") if cfg.cluster.offload_idle else needs
 
 
 def _reward_memory(cfg: RLConfig, paths: Mapping[str, str], work: Workload) -> list[Footprint]:
@@ -128,8 +155,14 @@ def _one_reward_memory(
             gpu_share=own.gpu_memory_utilization,
             gpu_bytes=work.gpu_bytes,
         )
-    common = _common(cfg, work) | {"value_bytes": value_bytes}
-    needs = frozen_footprint(name, model_shape(path), logprob_chunk=0, **common)
+    needs = frozen_footprint(
+        name,
+        model_shape(path),
+        num_tokens=work.micro_batch_tokens,
+        value_bytes=value_bytes,
+        logprob_chunk=0,
+        on_gpu=work.on_gpu,
+    )
     in_turns = cfg.cluster.offload_idle and not cfg.rl.runs_ahead
     return in_turn(needs, "judging") if in_turns else needs
 
@@ -147,11 +180,3 @@ def _generator_memory(generator: GeneratorConfig, path: str, work: Workload) -> 
             gpu_bytes=work.gpu_bytes,
         )
     ]
-
-
-def _common(cfg: RLConfig, work: Workload) -> dict[str, float | bool]:
-    return {
-        "num_tokens": work.micro_batch_tokens,
-        "value_bytes": resolve_dtype(cfg.trainer.dtype).itemsize,
-        "on_gpu": work.on_gpu,
-    }

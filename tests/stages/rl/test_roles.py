@@ -8,9 +8,11 @@ from rlpost.algorithms.advantages import GAEConfig
 from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
-from rlpost.stages.roles import Workload, actors_of, processes_of
+from rlpost.stages.roles import Workload, actors_of
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 
@@ -18,15 +20,28 @@ WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
 
 
 @pytest.fixture
-def roles(tiny_model, tiny_reward):
+def roles(tiny_model, tiny_reward, tmp_path):
     def of(device=Device.cpu, **options):
         cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), **options)
         paths = dict.fromkeys(cfg.reward_models, str(tiny_reward))
-        models = SimpleNamespace(policy=str(tiny_model), critic=str(tiny_model), rewards=paths)
+        models = SimpleNamespace(
+            policy=str(tiny_model),
+            critic=str(tiny_model),
+            rewards=paths,
+            tokenizer=ModelDirectory.read(str(tiny_model)).tokenizer(),
+        )
         generator = GeneratorConfig(
             num=1, tensor_parallel_size=2, max_model_len=64, dtype=GeneratorDtype.float32
         )
-        return roles_of(cfg, models=models, generator=generator, device=device)
+        directory = RunDirectory(root=tmp_path / "run")
+        return roles_of(
+            cfg,
+            models=models,
+            generator=generator,
+            verifiers={},
+            directory=directory,
+            device=device,
+        )
 
     return of
 
@@ -40,14 +55,17 @@ EVERY = {
 
 def test_a_run_without_options_has_a_trainer_and_generators(roles):
     found = roles()
-    assert [role.name for role in found] == ["trainer", "generators"]
-    assert processes_of(found) == ["2 trainer ranks", "1 generator"]
+    assert [role.name for role in found] == ["trainer", "generators", "verifiers"]
+    assert [role.processes for role in found] == [
+        "2 trainer ranks", "1 generator", "2 verifier workers",
+    ]  # fmt: skip
 
 
 def test_every_role_has_slots_words_and_memory(roles):
     found = roles(**EVERY, device=Device.cuda)
-    assert processes_of(found) == [
+    assert [role.processes for role in found] == [
         "2 trainer ranks", "2 critic ranks", "1 reference", "1 reward model", "1 generator",
+        "2 verifier workers",
     ]  # fmt: skip
     actors = {actor.name: actor.num_gpus for actor in actors_of(found)}
     assert actors == {
@@ -58,4 +76,4 @@ def test_every_role_has_slots_words_and_memory(roles):
     assert [role.name for role in found if role.spawn is None] == ["generators"]
     for role in found:
         processes = {each.process.partition(":")[0] for each in role.memory(WORK)}
-        assert processes == {actor.name for actor in role.actors}
+        assert processes == ({actor.name for actor in role.actors} or {"verifiers"})
