@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlpost.data.template import tokens
+from rlpost.data.conversation.segments import Encode
 from rlpost.errors import DataError
 
 
@@ -34,7 +34,13 @@ class Continued:
 
 
 def continued(
-    tokenizer: Any, given: str, rest: str, *, address: str, before: Sequence[int] = ()
+    tokenizer: Any,
+    given: str,
+    rest: str,
+    *,
+    encode: Encode,
+    address: str,
+    before: Sequence[int] = (),
 ) -> Continued:
     """Return the tokens of ``given`` followed by ``rest``.
 
@@ -42,6 +48,7 @@ def continued(
         tokenizer: a transformers tokenizer.
         given: what the model is given.
         rest: what follows it.
+        encode: returns the tokens of a text.
         address: of the row, for errors.
         before: tokens in front of the text, such as the beginning-of-sequence token.
 
@@ -49,13 +56,13 @@ def continued(
         DataError: the texts cannot be tokenized, or their tokens by themselves do not read as the
             whole text.
     """
-    first = [*before, *tokens(tokenizer, given, address=address)]
-    whole = [*before, *tokens(tokenizer, given + rest, address=address)]
+    first = [*before, *encode(given)]
+    whole = [*before, *encode(given + rest)]
     if whole[: len(first)] == first:
         return Continued(ids=whole, start=len(first), cut=False)
     whole_text = decoded(tokenizer, whole)
     for front in _FRONTS:
-        parts = [*first, *_behind(tokenizer, front, rest, address=address)]
+        parts = [*first, *_behind(front, rest, encode)]
         if decoded(tokenizer, parts) == whole_text:
             return Continued(ids=parts, start=len(first), cut=True)
     raise DataError(
@@ -69,11 +76,9 @@ def continued(
 _FRONTS = ("", "\n")
 
 
-def _behind(tokenizer: Any, front: str, rest: str, *, address: str) -> list[int]:
+def _behind(front: str, rest: str, encode: Encode) -> list[int]:
     """Return the tokens that ``rest`` has after ``front``."""
-    whole = tokens(tokenizer, front + rest, address=address)
-    size = len(tokens(tokenizer, front, address=address)) if front else 0
-    return whole[size:]
+    return encode(front + rest)[len(encode(front)) if front else 0 :]
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from rlpost.data.conversation.continuation import decoded
 from rlpost.data.conversation.identity import encoder_identity
 from rlpost.data.conversation.joining import Joined, join
 from rlpost.data.conversation.marks import TrainOn, trained_messages, without_marks
+from rlpost.data.conversation.segments import added_tokens
 from rlpost.data.conversation.shown import text_parts
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.conversation.text import text_example
@@ -59,7 +60,9 @@ class ConversationEncoder:
         bos = tokenizer.bos_token_id
         self._bos_text = None if bos is None else decoded(tokenizer, [bos])
         self._stops = Stops(tokenizer, stop_ids)
-        self._turns = TurnEncoder(tokenizer=tokenizer, stops=self._stops)
+        self._turns = TurnEncoder(
+            tokenizer=tokenizer, stops=self._stops, added=added_tokens(tokenizer)
+        )
         self.fingerprint = encoder_identity(
             tokenizer,
             version=_VERSION,
@@ -106,10 +109,7 @@ class ConversationEncoder:
                 address=address,
             )
             return [whole]
-        turns = [
-            self._turns.encode(messages[: at + 1], tools=record.tools, address=address)
-            for at in chosen
-        ]
+        turns = self._turns.encode_all(messages, chosen, tools=record.tools, address=address)
         return [self._checked(each, record) for each in join(turns)]
 
     def _checked(self, joined: Joined, record: Conversation | Completion) -> Example:

@@ -9,6 +9,7 @@ A text may contain special tokens as their names; they are encoded as such.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,10 +84,11 @@ def text_example(
             f"{address}: the completion contains {stop!r}, at which generation would stop; remove "
             "it from the text"
         )
+    encode = partial(tokens, tokenizer, address=address)
     before = automatic_bos(tokenizer)
-    if tokens(tokenizer, prompt, address=address)[:1] == before:
+    if encode(prompt)[:1] == before:
         before = []
-    joined = continued(tokenizer, prompt, completion, address=address, before=before)
+    joined = continued(tokenizer, prompt, completion, encode=encode, address=address, before=before)
     return _example(_ended(joined.ids, eos), start=1 if whole else joined.start, address=address)
 
 

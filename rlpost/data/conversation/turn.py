@@ -15,8 +15,10 @@ never reaches it.
 T: tokens of the sequence.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,11 @@ import numpy as np
 from rlpost.data.boundary import refusal
 from rlpost.data.conversation.checks import Ids, Mask
 from rlpost.data.conversation.continuation import Continued, continued
+from rlpost.data.conversation.segments import Encode, segment_encoder
 from rlpost.data.conversation.shown import require_shown
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.records import Schemas
-from rlpost.data.template import ChatTokenizer, rendered_text
+from rlpost.data.template import ChatTokenizer, rendered_text, tokens
 from rlpost.errors import DataError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -54,14 +57,41 @@ class TurnEncoder:
 
     tokenizer: ChatTokenizer
     stops: Stops
+    added: re.Pattern[str]  # names of the tokens that were added to the vocabulary
 
-    def encode(self, messages: Messages, *, tools: Schemas, address: str) -> TrainedTurn:
+    def encode_all(
+        self, messages: Messages, answers: Sequence[int], *, tools: Schemas, address: str
+    ) -> list[TrainedTurn]:
+        """Return the turns of the messages at ``answers``, which are the assistant's.
+
+        Args:
+            messages: the conversation.
+            answers: places of the messages that are trained, in order.
+            tools: function schemas that the template shows.
+            address: of the row, for errors.
+
+        Raises:
+            DataError: as for ``encode``.
+        """
+        encode: Encode = partial(tokens, self.tokenizer, address=address)
+        if len(answers) > _FEW_ANSWERS:
+            longest = self._text(messages[: answers[-1] + 1], tools, address, prompt=False)
+            encode = segment_encoder(self.tokenizer, self.added, longest=longest, address=address)
+        return [
+            self.encode(messages[: at + 1], tools=tools, address=address, encode=encode)
+            for at in answers
+        ]
+
+    def encode(
+        self, messages: Messages, *, tools: Schemas, address: str, encode: Encode
+    ) -> TrainedTurn:
         """Return the turn of the last message, which is the assistant's.
 
         Args:
             messages: the conversation up to and with the answer, which is not the first message.
             tools: function schemas that the template shows.
             address: of the row, for errors.
+            encode: returns the tokens of a text.
 
         Raises:
             DataError: the template refuses the messages, leaves out a part of the answer, ends it
@@ -79,7 +109,7 @@ class TurnEncoder:
             answer = whole[len(given) :]
         else:
             answer = self._continuing(messages, tools, given=given, whole=whole, address=address)
-        joined = continued(self.tokenizer, given, answer, address=where)
+        joined = continued(self.tokenizer, given, answer, encode=encode, address=where)
         end = self.stops.first(joined.ids, start=joined.start)
         if end is None:
             raise DataError(
@@ -183,6 +213,7 @@ class TurnEncoder:
         )
 
 
+_FEW_ANSWERS = 2  # up to so many are tokenized as whole texts, which is as quick
 _MARKER = "rlpost_answer_"  # occurs in no other text
 
 
