@@ -15,10 +15,12 @@ from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig, resolve_device
 from rlpost.config.schema import EvaluationConfig, RunConfig
+from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.data.cursor import PromptCursor
 from rlpost.stages.fit import Fit
 from rlpost.stages.registry import Stage
+from rlpost.stages.results import ExportConfig, check_results
 from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
@@ -53,6 +55,8 @@ class CopyConfig:
         default_factory=lambda: TrainerConfig(steps=6, lr=1e-2, dtype=DType.float32, threads=1)
     )
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(every=3))
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=1, keep=9))
     failures: FailureConfig = field(default_factory=FailureConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -74,6 +78,7 @@ class CopyPlan:
 def check(cfg: CopyConfig) -> None:
     """Refuse numbers beyond their bounds."""
     check_config(cfg)
+    check_results(cfg)
 
 
 def prepare(cfg: CopyConfig, *, directory: RunDirectory) -> CopyPlan:

@@ -1,11 +1,13 @@
 """The directory of a run's checkpoints.
 
-Owns the protocol begin -> commit | abort, the pointer ``latest`` and retention. Refuses to
-own what is inside a checkpoint. One process writes to a store; any number may read.
+Owns the protocol begin -> commit | abort, the pointers ``latest`` and ``best``, and retention.
+Refuses to own what is inside a checkpoint and which one is the best. One process writes to a
+store; any number may read.
 
 Invariants: a directory named ``step_NNNNNN`` was complete when it got that name; ``latest``
-names a committed checkpoint; an old checkpoint is removed only after a newer one is
-committed; whichever process is killed at whichever point, the newest committed one still loads.
+and ``best`` name committed checkpoints; an old checkpoint is removed only after a newer one is
+committed, and the best one never; whichever process is killed at whichever point, the newest
+committed one still loads.
 """
 
 import logging
@@ -13,12 +15,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlpost.bounds import number
+from rlpost.bounds import number, option
 from rlpost.checkpoint.manifest import CheckpointManifest, read_manifest, verify, write_manifest
 from rlpost.checkpoint.space import (
     CheckpointWriteError,
@@ -29,6 +31,7 @@ from rlpost.checkpoint.space import (
     tree_bytes,
 )
 from rlpost.checkpoint.state import fsync_path, write_text
+from rlpost.control.result_metrics import BestMode, wants_low
 from rlpost.errors import DataError, UserError
 from rlpost.umask import follow_umask
 
@@ -38,6 +41,7 @@ _STEP_NAME = re.compile(r"(?:\.replaced-)?step_\d{6,}")
 _SCRATCH = ".scratch-"
 _TRASH = ".trash-"
 _REPLACED = ".replaced-"
+_LEFT_BEHIND = (_SCRATCH, _TRASH, ".latest.", ".best.")  # by a killed writer
 
 
 @dataclass(kw_only=True)
@@ -58,6 +62,27 @@ class CheckpointConfig:
         hint="checkpoint.every=0 saves only at the end",
         help="checkpoints that stay on disk, of 12 bytes a trained parameter each",
     )
+    best_metric: str | None = option(
+        None, help="metric of evaluations whose best checkpoint stays, too; null: none"
+    )
+    best_mode: BestMode | None = option(
+        None, help="which end of best_metric is good: max or min; null: as its name tells"
+    )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: a mode without a metric, or a metric without a direction."""
+        if self.best_metric is not None:
+            wants_low(self.best_metric, self.best_mode, field=f"{path}.best_mode")
+        elif self.best_mode is not None:
+            raise UserError(
+                f"{path}.best_mode has no effect without {path}.best_metric; set "
+                f"{path}.best_metric=NAME, for example the held-out result of the stage"
+            )
+
+    @property
+    def num_kept(self) -> int:
+        """Checkpoints that stay on disk, the best one included."""
+        return self.keep + (self.best_metric is not None)
 
 
 class CheckpointStore:
@@ -94,10 +119,11 @@ class CheckpointStore:
         self._open.add(scratch)
         return scratch
 
-    def commit(self, scratch: Path, *, step: int, config_hash: str) -> Path:
+    def commit(self, scratch: Path, *, step: int, config_hash: str, is_best: bool = False) -> Path:
         """Make ``scratch`` the newest checkpoint, then prune; return its final path.
 
-        A checkpoint of the same step is replaced: a resumed run reaches old steps again.
+        A checkpoint of the same step is replaced: a resumed run reaches old steps again. With
+        ``is_best`` the pointer ``best`` names it from then on.
 
         Raises:
             CheckpointWriteError: the write fails; ``scratch`` is removed, older
@@ -115,18 +141,45 @@ class CheckpointStore:
             self.abort(scratch)
             raise
         self._open.discard(scratch)
-        try:
-            with disk_errors(self.root):
-                write_text(self.root / "latest", final.name + "\n")
-        except CheckpointWriteError as error:  # the checkpoint itself is complete
-            logger.warning(
-                "%s is saved, but `latest` still names the previous checkpoint: %s",
-                final.name,
-                error,
-            )
-        else:
+        if self._point(["latest", "best"] if is_best else ["latest"], final):
             self._prune()
         return final
+
+    def _point(self, pointers: Sequence[str], final: Path) -> bool:
+        """Have ``pointers`` name a checkpoint that is complete; return whether they do."""
+        try:
+            with disk_errors(self.root):
+                for pointer in pointers:
+                    write_text(self.root / pointer, final.name + "\n")
+        except CheckpointWriteError as error:  # the checkpoint itself is complete
+            logger.warning(
+                "%s is saved, but `%s` still names the previous checkpoint: %s",
+                final.name,
+                pointer,
+                error,
+            )
+            return False
+        return True
+
+    def mark_best(self, step: int | None) -> bool:
+        """Have ``best`` name the checkpoint of ``step``, or nothing.
+
+        Returns False, and leaves no pointer, where there is no such checkpoint, or a damaged one.
+        """
+        path = None if step is None else self.root / _name(step)
+        if path is not None and _is_complete(path):
+            return path == self.best() or self._point(["best"], path)
+        (self.root / "best").unlink(missing_ok=True)
+        return step is None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint that ``best`` names, complete or damaged; None: there is none."""
+        try:
+            name = (self.root / "best").read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+        path = self.root / name
+        return path if _STEP_NAME.fullmatch(name) and path.is_dir() else None
 
     def abort(self, scratch: Path) -> None:
         """Remove ``scratch``; the checkpoint is given up."""
@@ -172,11 +225,11 @@ class CheckpointStore:
         """Return the newest checkpoint, complete or damaged; None if there is none."""
         return next(iter(self._newest_first()), None)
 
-    def require_space(self, size_bytes: int) -> None:
+    def require_space(self, size_bytes: int, *, num_kept: int | None = None) -> None:
         """Refuse to start a run whose checkpoints cannot fit; creates nothing.
 
-        Space is needed for ``keep`` checkpoints and the one being written; the space of earlier
-        checkpoints of this run counts as free, because they will be pruned.
+        Space is needed for the checkpoints that stay and the one being written; the space of
+        earlier checkpoints of this run counts as free, because they will be pruned.
 
         Raises:
             UserError: too little space, or ``root`` cannot be created or written.
@@ -189,12 +242,13 @@ class CheckpointStore:
                 f"checkpoints cannot be written to {self.root}: {error}; set run.dir to a "
                 "directory you can write to"
             ) from error
-        needed = size_bytes * (self.keep + 1)
+        num_kept = num_kept or self.keep
+        needed = size_bytes * (num_kept + 1)
         available = free_bytes(self.root) + tree_bytes(self.root)
         if needed > available:
             raise UserError(
                 f"checkpoint.keep={self.keep} needs {format_bytes(needed)} in {self.root} "
-                f"({self.keep} kept and 1 being written, {format_bytes(size_bytes)} each), "
+                f"({num_kept} kept and 1 being written, {format_bytes(size_bytes)} each), "
                 f"{format_bytes(available)} available; free some space, set run.dir to a larger "
                 "disk, or lower checkpoint.keep"
             )
@@ -208,7 +262,10 @@ class CheckpointStore:
                 path.name.startswith(_REPLACED)
                 and (self.root / path.name.removeprefix(_REPLACED)).is_dir()
             )
-            stale = path.name.startswith((_SCRATCH, _TRASH, ".latest.")) and path not in self._open
+            stale = (
+                path.name.startswith((_SCRATCH, _TRASH, ".latest.", ".best."))
+                and path not in self._open
+            )
             if path.is_dir() and (superseded or stale):
                 shutil.rmtree(path, ignore_errors=True)
             elif stale:
@@ -226,9 +283,11 @@ class CheckpointStore:
         self._discard(replaced)
 
     def _prune(self) -> None:
-        complete = 0
+        complete, best = 0, self.best()
         for path in self._newest_first():
-            if complete >= self.keep or not _is_complete(path):
+            if path == best:
+                complete += complete < self.keep
+            elif complete >= self.keep or not _is_complete(path):
                 self._discard(path)
             else:
                 complete += 1

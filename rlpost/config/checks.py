@@ -15,6 +15,7 @@ from rlpost.config.judges import check_judges
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
+from rlpost.stages.results import check_results
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -31,6 +32,7 @@ def check_rl(cfg: RLConfig) -> None:
     check_judges(cfg)
     _check_sizes(cfg)
     _check_deadlines(cfg)
+    check_results(cfg)
 
 
 def _check_estimator(cfg: RLConfig) -> None:

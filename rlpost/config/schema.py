@@ -19,6 +19,7 @@ from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import number, numbers, option
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
+from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.control.staleness import StalenessConfig
 from rlpost.data.dataset import DataConfig
@@ -27,6 +28,7 @@ from rlpost.models.embedded import NAME as EMBEDDED_MODEL
 from rlpost.rollout.collector import OnVerifierError
 from rlpost.rollout.interruption import InterruptionConfig
 from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.results import ExportConfig
 from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.settings import TrainerConfig
@@ -255,7 +257,9 @@ class RLConfig:
     critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -71,12 +71,16 @@ def write_model_card(
     stage: str,
     step: int,
     run: str,
+    run_step: int | None = None,
+    which: str = "last",
     location: Path | None = None,
     system_prompt: str | None = None,
     measured: str | None = None,
 ) -> None:
     """Write ``README.md`` with the metadata that model hubs read, and ``rlpost.json``.
 
+    ``step`` is that of the weights, ``run_step`` (None: the same) the last one of the run, and
+    ``which`` says which weights were asked for.
     ``location`` is the final path of the directory (None: its present one), ``system_prompt``
     the one of every prompt of the run, and ``measured`` the result of the run.
     """
@@ -98,7 +102,14 @@ def write_model_card(
         ask=_ask(run, messages, chats=chats),
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
-    origin = {"base": base, "stage": stage, "step": step, "run": run}
+    origin = {
+        "base": base,
+        "stage": stage,
+        "step": step,
+        "run_step": step if run_step is None else run_step,
+        "which": which,
+        "run": run,
+    }
     (directory / "rlpost.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 
 
@@ -144,9 +155,11 @@ def _read(path: Path) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
-def exported_step(directory: Path) -> int | None:
-    """Return the step whose weights ``directory`` holds, None if it holds no export."""
-    try:
-        return int(json.loads((directory / "rlpost.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def export_record(directory: Path) -> dict[str, Any] | None:
+    """Return ``rlpost.json`` of an export; None: ``directory`` holds no complete export.
+
+    ``step`` is that of the weights, ``run_step`` the last one of the run that wrote it.
+    """
+    record = _read(directory / "rlpost.json")
+    step = record.get("step")
+    return {"run_step": step, "which": "last", **record} if isinstance(step, int) else None

@@ -21,9 +21,10 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.errors import RunStuck
 from rlpost.garbage import without_collection
-from rlpost.models.card import exported_step
+from rlpost.models.card import export_record
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
+from rlpost.stages.progress import ended_early
 from rlpost.stages.registry import Stage
 from rlpost.stages.roles import checkpoint_bytes_of
 from rlpost.stages.run import Plan, Run
@@ -67,14 +68,13 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     with without_collection():  # it imports most of what a run needs
         plan = stage.part("plan")(cfg, directory=directory)
-    store.require_space(checkpoint_bytes_of(plan.roles))
+    store.require_space(checkpoint_bytes_of(plan.roles), num_kept=cfg.checkpoint.num_kept)
     step = None if resume_from is None else read_manifest(resume_from).step
-    exported = exported_step(directory.export)
-    if step is not None and step >= cfg.trainer.steps and exported == step:
+    if way_on := _way_on(cfg, directory, resume_from=resume_from, step=step):
         return RunOutcome(
             status=RunStatus.done,
             message=f"{directory.root} is complete at step {step}: see {directory.report}; "
-            "raise trainer.steps to train on, or choose another run.name",
+            f"{way_on} to train on, or choose another run.name",
         )
     check_trackers(cfg.tracking)
     with directory.lock(), run_log(directory.log) as stdout:
@@ -112,6 +112,20 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     return outcome
 
 
+def _way_on(
+    cfg: Any, directory: RunDirectory, *, resume_from: Path | None, step: int | None
+) -> str | None:
+    """Return which option leads on from a run that is complete; None: it is not complete."""
+    record = export_record(directory.export)
+    if resume_from is None or record is None or step is None:
+        return None
+    if (record["run_step"], record["which"]) != (step, cfg.export.which.value):
+        return None
+    if step >= cfg.trainer.steps:
+        return "raise trainer.steps"
+    return "raise early_stopping.patience" if ended_early(resume_from, cfg) else None
+
+
 def _farewell(status: RunStatus, run: Run, *, at_once: bool) -> str:
     directory = run.directory
     if status is RunStatus.interrupted:
@@ -120,7 +134,8 @@ def _farewell(status: RunStatus, run: Run, *, at_once: bool) -> str:
         where = f"{where} {saved}" if saved else "nothing was saved yet"
         return f"interrupted, {where}; run the same command again to resume"
     report = f"\nreport: {directory.report}" if directory.report.exists() else ""
-    return f"model: {directory.export}{report}"
+    why = f"{run.ending}\n" if run.ending else ""
+    return f"{why}model: {directory.export}{report}"
 
 
 def _setup_words(run: Run, plan: Plan, *, step: int | None) -> list[str]:

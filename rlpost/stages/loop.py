@@ -71,12 +71,16 @@ async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
     try:
         await job.begin(record)
         while True:
-            if progress.evaluation_due() and await job.evaluate(record):
-                progress.evaluated_step = run.step
-                _report(run, record)
+            if progress.evaluation_due():
+                before = set(record.metrics)
+                measured = await job.evaluate(record)
+                found = {n: v for n, v in record.metrics.items() if measured and n not in before}
+                progress.evaluated(found)
+                if measured:
+                    _report(run, record)
             record.take()
             start_s = time.monotonic()
-            if progress.due(run.cfg.checkpoint.every) and run.step > 0:
+            if progress.save_due():
                 with record.timed("save_checkpoint"):  # training stops for the copy
                     await progress.begin_save()
             if progress.complete:
@@ -95,6 +99,7 @@ async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
         await progress.save()
         raise
     await progress.saved()
+    await progress.choose_exported()
     await job.export()
     return RunStatus.done
 

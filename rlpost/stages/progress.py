@@ -8,16 +8,18 @@ checkpoint are of the same step; after a return everything is as it was at that 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rlpost.checkpoint.manifest import verify
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.control.failures import Budget
-from rlpost.errors import GroupLost
-from rlpost.stages.run import Run
+from rlpost.errors import DataError, GroupLost, RunFailed
+from rlpost.stages.results import ExportedModel, RunResults
+from rlpost.stages.run import Run, StageConfig
 from rlpost.tracking.tracker import Phase
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class Progress:
     def __init__(self, run: Run, *, halt: Callable[[], Awaitable[None]]) -> None:
         self._run, self._halt = run, halt
         self.saved_step = self.evaluated_step = -1
+        self._results = RunResults(run.cfg)
         self._restarts = Budget(
             run.cfg.failures.trainer_restarts,
             of="losses of the trainer",
@@ -41,13 +44,16 @@ class Progress:
         )
         self._farthest = 0  # step that was reached before any return
         self._saved_here = False  # this process has committed a checkpoint
+        self._saved_best: dict[str, Any] | None = None  # the best evaluation that has a checkpoint
         self._scratch: Path | None = None  # a checkpoint whose files are being written
         self._committing: asyncio.Task[None] | None = None
         self._origin = self._snapshot = self._taken()  # before step 1; after the last whole step
 
     @property
     def complete(self) -> bool:
-        return self._run.step >= self._run.cfg.trainer.steps
+        """Whether the last step is done, or evaluations say that going on is of no use."""
+        last = self._run.step >= self._run.cfg.trainer.steps
+        return last or self._results.stop_reason is not None
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, is due."""
@@ -58,6 +64,50 @@ class Progress:
         if self.evaluated_step == self._run.step:
             return False
         return self._run.step == 0 or self.due(self._run.cfg.evaluation.every)
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Take in what the weights of this step reached; empty: there is nothing to measure.
+
+        Raises:
+            UserError: an option names a metric that is not measured.
+        """
+        self._results.evaluated(self._run.step, metrics)
+        if metrics:
+            self.evaluated_step = self._run.step
+        self._run.ending = self._results.stop_reason
+
+    def save_due(self) -> bool:
+        """Whether the state of this step is to be saved, or was and need not be again."""
+        step = self._run.step
+        is_best = self._results.best_step == step
+        return step > 0 and (is_best or self.due(self._run.cfg.checkpoint.every))
+
+    async def choose_exported(self) -> None:
+        """Bring the weights that are to be exported back; they are the last ones, or the best.
+
+        Raises:
+            GroupLost: the trainer is gone.
+            RunFailed: the best checkpoint is damaged.
+        """
+        run, best = self._run, self._results.best_step
+        run.exported_step = run.step
+        if run.cfg.export.which is not ExportedModel.best or best == run.step:
+            return
+        path = run.store.best()
+        if path is None:
+            run.warn(
+                "export.which=best: there is no best checkpoint, so the last weights are exported"
+            )
+            return
+        try:
+            await asyncio.to_thread(verify, path, hashes=True)
+        except DataError as error:
+            raise RunFailed(
+                f"export.which=best: {error}; run the same command again with export.which=last"
+            ) from error
+        for name, group in run.trained.items():
+            await group.load(path / name)
+        run.exported_step = best
 
     def finish_step(self) -> None:
         """A whole step is done: it is what the next checkpoint holds."""
@@ -97,7 +147,8 @@ class Progress:
                 await group.begin_save(scratch / name)
                 writing.append(group)
             state = {name: v() if callable(v) else v for name, v in self._snapshot.items()}
-            write_json(scratch / "driver.json", {**state, "evaluated_step": self.evaluated_step})
+            state |= {"evaluated_step": self.evaluated_step, "results": self._results.state_dict()}
+            write_json(scratch / "driver.json", state)
         except (OSError, CheckpointWriteError) as error:
             for group in writing:
                 with suppress(CheckpointWriteError):  # one reason is enough
@@ -113,7 +164,9 @@ class Progress:
         would answer nothing.
         """
         if self._scratch is not None and self._committing is None:
-            self._committing = asyncio.create_task(self._commit(self._scratch, self.saved_step))
+            self._committing = asyncio.create_task(
+                self._commit(self._scratch, self.saved_step, best=self._best_of(self.saved_step))
+            )
 
     async def saved(self) -> None:
         """Return when no checkpoint is under way."""
@@ -122,14 +175,24 @@ class Progress:
             await self._committing
         self._scratch = self._committing = None
 
-    async def _commit(self, scratch: Path, step: int) -> None:
+    def _best_of(self, step: int) -> dict[str, Any] | None:
+        """Return what is recorded of ``step`` if it is the best so far, else None."""
+        best = self._results.best
+        return best.state_dict() if best is not None and best.step == step else None
+
+    async def _commit(self, scratch: Path, step: int, *, best: dict[str, Any] | None) -> None:
         run = self._run
         try:
             await self._files_written()
             await asyncio.to_thread(
-                run.store.commit, scratch, step=step, config_hash=run.config_hash
+                run.store.commit,
+                scratch,
+                step=step,
+                config_hash=run.config_hash,
+                is_best=best is not None,
             )
             self._saved_here = True
+            self._saved_best = best or self._saved_best
         except CheckpointWriteError as error:
             self._give_up(error, step)
 
@@ -143,6 +206,8 @@ class Progress:
 
     def _give_up(self, error: Exception, step: int) -> None:
         self._run.warn(f"step {step} was not saved, the run goes on: {error}")
+        if self._results.best is not None and self._best_of(step):
+            self._results.best.load_state_dict(self._saved_best)
         self.saved_step = -1
         if self._scratch is not None:
             self._run.store.abort(self._scratch)
@@ -208,6 +273,27 @@ class Progress:
         run.step = state["step"]
         self.saved_step = -1 if checkpoint is None else run.step
         self.evaluated_step = state.get("evaluated_step", -1)
+        self._restore_results(state.get("results"))
         for name, kept in run.kept.items():
             kept.load_state_dict(state[name])
         self._snapshot = self._taken()
+
+    def _restore_results(self, state: dict[str, Any] | None) -> None:
+        """Take up what evaluations said; the pointer to the best checkpoint follows."""
+        run, results = self._run, self._results
+        results.load_state_dict(state)
+        run.ending = results.stop_reason
+        if results.best is not None and not run.store.mark_best(results.best_step):
+            run.warn(
+                f"the checkpoint of step {results.best_step}, the best by {results.best.metric}, "
+                "is gone or damaged: the best is sought from here on"
+            )
+            results.best.forget()
+        self._saved_best = None if results.best is None else results.best.state_dict()
+
+
+def ended_early(checkpoint: Path, cfg: StageConfig) -> bool:
+    """Whether the run that wrote ``checkpoint`` ends there by the early stopping of ``cfg``."""
+    results = RunResults(cfg)
+    results.load_state_dict(read_json(checkpoint / "driver.json").get("results"))
+    return results.stop_reason is not None

@@ -16,9 +16,11 @@ from typing import Any, Protocol, TypeVar
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.config.schema import RunConfig
+from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import RunStuck
+from rlpost.stages.results import EvaluationSchedule, ExportConfig
 from rlpost.stages.roles import CanClose, Role, close_all, start_roles
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import TrackingConfig
@@ -63,12 +65,6 @@ class Trained(CanClose, Protocol):
         """Restore what was saved."""
 
 
-class EvaluationSchedule(Protocol):
-    """When held-out data is looked at."""
-
-    every: int  # steps; 0: at the beginning and the end
-
-
 class StageConfig(Protocol):
     """The options that every stage with a loop has."""
 
@@ -77,7 +73,9 @@ class StageConfig(Protocol):
     resume: str  # auto, never or a checkpoint
     trainer: TrainerConfig
     evaluation: EvaluationSchedule
+    early_stopping: EarlyStoppingConfig
     checkpoint: CheckpointConfig
+    export: ExportConfig
     failures: FailureConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
@@ -109,6 +107,8 @@ class Run:
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # the person asked to stop
     clock: Callable[[], float] = time.monotonic
     step: int = 0  # completed; set by Progress
+    exported_step: int | None = None  # whose weights are exported; set by Progress at the end
+    ending: str | None = None  # why it ends before its last step; set by Progress
     trained: dict[str, Trained] = field(default_factory=dict)  # by directory in a checkpoint
     kept: dict[str, Kept] = field(default_factory=dict)  # by key in driver.json, in order
     describes: list[Callable[[], str]] = field(default_factory=list)  # for stuck.txt

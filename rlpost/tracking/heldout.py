@@ -1,7 +1,8 @@
-"""The held-out result of a run: which metric it is, and whether a high one is good.
+"""The held-out result of a run, read from its metrics.
 
-Owns the reading of a row of metrics and the words for it. Refuses to own when anything is
-evaluated. Invariant: a result that was not measured is absent, never 0.
+Owns the reading of rows and the words for a result. Refuses to own which metrics are results
+(control/result_metrics.py) and when anything is evaluated. Invariant: a result that was not
+measured is absent, never 0.
 """
 
 import re
@@ -10,39 +11,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-# Words in names of metrics of which a low, or a high, value is good.
-_LOW = {"loss", "nll", "perplexity", "ppl", "error", "rate", "kl"}
-_HIGH = {"acc", "accuracy", "accuracies", "reward", "rewards", "score", "margins", "throughput"}
+from rlpost.control.result_metrics import ACCURACY, KINDS, HeldoutKind, lowest_is_best
+
 _GRADED = re.compile(r"val-core/.+/graded_frac")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldoutKind:
-    """One kind of result; ``pattern`` matches its metric, of one source or over all of them."""
-
-    words: str
-    pattern: re.Pattern[str]
-    lowest_is_best: bool
-
-
-ACCURACY = HeldoutKind(
-    words="held-out accuracy",
-    pattern=re.compile(r"val-core/(?P<source>.+)/acc/mean@\d+"),
-    lowest_is_best=False,
-)
-KINDS = (
-    ACCURACY,
-    HeldoutKind(
-        words="held-out loss",
-        pattern=re.compile(r"\w+/heldout_loss(?:/(?P<source>.+))?"),
-        lowest_is_best=True,
-    ),
-    HeldoutKind(
-        words="held-out perplexity",
-        pattern=re.compile(r"\w+/heldout_perplexity(?:/(?P<source>.+))?"),
-        lowest_is_best=True,
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +30,6 @@ class Reached:
 
     value: float
     lowest_is_best: bool | None
-
-
-def kind_of(metric: str) -> HeldoutKind | None:
-    """Return the kind of result that ``metric`` is; None: it is no held-out result."""
-    return next((kind for kind in KINDS if kind.pattern.fullmatch(metric)), None)
 
 
 def heldout_result(metrics: Mapping[str, Any]) -> HeldoutResult | None:
@@ -113,15 +79,6 @@ def heldout_change(rows: Sequence[Mapping[str, Any]]) -> str | None:
     said = ", ".join(f"{result.value:.3f} at step {step}" for step, result in ends)
     words = heldout_words(found[-1][1].kind, graded=any(map(is_graded, rows)))
     return f"{words} {said}"
-
-
-def lowest_is_best(metric: str) -> bool | None:
-    """Return whether a low value of ``metric`` is good; None: its name does not tell."""
-    if (kind := kind_of(metric)) is not None:
-        return kind.lowest_is_best
-    words = set(re.split(r"[^a-z]+", metric.lower()))
-    low, high = bool(words & _LOW), bool(words & _HIGH)
-    return None if low == high else low
 
 
 def last_reached(rows: Iterable[Mapping[str, Any]], metric: str | None) -> Reached | None:

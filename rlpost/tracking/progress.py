@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlpost.tracking.heldout import ACCURACY, HeldoutKind, heldout_result, is_graded
+from rlpost.control.result_metrics import ACCURACY, HeldoutKind
+from rlpost.tracking.heldout import heldout_result, is_graded
 
 _COMPONENT = re.compile(r"verifier/(?P<verifier>.+)/mean")
 THROUGHPUT = "perf/throughput"

@@ -80,6 +80,37 @@ def test_the_newest_are_kept_and_older_ones_pruned(tmp_path):
     assert steps(store) == ["step_000020", "step_000030"]
 
 
+def test_the_best_one_is_never_pruned(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    scratch = store.begin(10)
+    best = store.commit(scratch, step=10, config_hash="x", is_best=True)
+    for step in (20, 30):
+        save(store, step)
+    assert steps(store) == ["step_000010", "step_000030"]
+    assert (tmp_path / "best").read_text() == "step_000010\n"
+    assert (store.best(), store.latest()) == (best, tmp_path / "step_000030")
+    store.commit(store.begin(40), step=40, config_hash="x", is_best=True)
+    assert steps(store) == ["step_000040"]
+
+
+def test_the_pointer_to_the_best_names_whole_checkpoints_only(tmp_path):
+    store = CheckpointStore(tmp_path, keep=3)
+    for step in (10, 20):
+        save(store, step)
+    assert store.mark_best(10) and store.best() == tmp_path / "step_000010"
+    assert not store.mark_best(15) and store.best() is None  # there is none
+    truncate(tmp_path / "step_000010" / "driver.json")
+    assert not store.mark_best(10) and store.best() is None
+    assert store.mark_best(20) and store.mark_best(None) and store.best() is None
+
+
+@pytest.mark.parametrize("text", ["", "../step_000010", "latest", "step_000099", "\0"])
+def test_a_pointer_that_names_no_checkpoint_is_none(tmp_path, text):
+    save(CheckpointStore(tmp_path), 10)
+    (tmp_path / "best").write_text(text)
+    assert CheckpointStore(tmp_path).best() is None
+
+
 def test_nothing_is_pruned_before_the_new_one_is_committed(tmp_path):
     store = CheckpointStore(tmp_path, keep=1)
     first = save(store, 1)

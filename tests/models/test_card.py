@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from rlpost.models.card import exported_step, write_model_card
+from rlpost.models.card import export_record, write_model_card
 
 
 def blocks(directory, language):
@@ -77,4 +77,4 @@ def test_what_was_measured_and_the_step_are_on_it(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "after 3 steps of `rlpost rl`: held-out accuracy 0.111 at step 0" in text
     assert text.startswith("---\n") and "base_model: org/base" in text  # what hubs read
-    assert exported_step(tmp_path) == 3
+    assert export_record(tmp_path)["step"] == 3

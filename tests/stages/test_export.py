@@ -6,6 +6,7 @@ import pytest
 
 from rlpost.errors import GroupLost, RunFailed
 from rlpost.stages.export import export_model
+from rlpost.stages.results import ExportConfig
 from rlpost.stages.run_directory import RunDirectory
 
 
@@ -22,6 +23,8 @@ class Trainer:
 async def export(tmp_path, error=None, step=4):
     run = SimpleNamespace(
         step=step,
+        exported_step=None,
+        cfg=SimpleNamespace(export=ExportConfig()),
         directory=RunDirectory(root=tmp_path),
         store=SimpleNamespace(latest=lambda hashes: tmp_path / "checkpoints" / "step_000004"),
     )

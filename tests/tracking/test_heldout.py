@@ -1,15 +1,10 @@
-import pytest
-
+from rlpost.control.result_metrics import ACCURACY, KINDS
 from rlpost.tracking.heldout import (
-    ACCURACY,
-    KINDS,
     heldout_change,
     heldout_result,
     heldout_words,
     is_graded,
-    kind_of,
     last_reached,
-    lowest_is_best,
 )
 
 
@@ -59,34 +54,9 @@ def test_a_sentence_says_what_the_run_achieved():
     assert heldout_change([{"step": 4, "sft/heldout_loss": 1.5}]) == "held-out loss 1.500 at step 4"
 
 
-@pytest.mark.parametrize(
-    ("metric", "lowest"),
-    [
-        ("val-core/loss-data/acc/mean@2", False),  # by its form, whatever the data is called
-        ("sft/heldout_loss/accuracy", True),
-        ("sft/loss", True),
-        ("critic/score/mean", False),
-        ("actor/ppo_kl", True),
-        ("verifier/math/error_rate", True),
-        ("rewards/accuracies", False),
-        ("response_length/mean", None),
-        ("reward/loss", None),  # both words
-    ],
-)
-def test_the_name_tells_which_end_is_good(metric, lowest):
-    assert lowest_is_best(metric) is lowest
-
-
 def test_what_was_reached_is_the_last_finite_value():
     rows = [{"a/loss": 2.0}, {"a/loss": 1.0}, {"a/loss": None}, {"a/loss": float("nan")}]
     reached = last_reached(rows, "a/loss")
     assert (reached.value, reached.lowest_is_best) == (1.0, True)
     assert last_reached(rows, None) is None
     assert last_reached([{"sft/heldout_loss/x": 2.0}, {}], None).lowest_is_best
-
-
-def test_no_name_is_of_two_kinds():
-    for metric in ("val-core/a/acc/mean@1", "sft/heldout_loss", "pretrain/heldout_perplexity/x"):
-        assert sum(bool(kind.pattern.fullmatch(metric)) for kind in KINDS) == 1
-        assert kind_of(metric) is not None
-    assert kind_of("sft/loss") is None

@@ -123,7 +123,7 @@ class OptunaSweeper(Sweeper):
 
     def _check_goal(self) -> None:
         """Raises UserError: nobody says whether the metric should become large or small."""
-        from rlpost.tracking.heldout import lowest_is_best
+        from rlpost.control.result_metrics import lowest_is_best
 
         metric = self.cfg.metric
         if metric is not None and self.cfg.goal is None and lowest_is_best(metric) is None:

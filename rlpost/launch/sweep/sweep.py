@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.override_parser.types import Glob
 
 from rlpost.config.quoting import quoted
+from rlpost.control.result_metrics import BestMode
 from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
 from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, read_members, write_member
@@ -94,7 +95,7 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name
     place_override = f"hydra.sweep.dir={quoted(str(directory))}"
-    goal = composed.hydra.sweeper.get("goal")
+    metric, lowest_first = _ranking(composed)
     return Sweep(
         stage=stage,
         name=name,
@@ -103,9 +104,19 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
         found_by=(*flags, *searched),
         argv=("-m", *flags, *args.overrides, *choices, place_override),
         token=secrets.token_hex(4),
-        metric=composed.hydra.sweeper.get("metric"),
-        lowest_first=None if goal is None else str(goal).endswith("minimize"),
+        metric=metric,
+        lowest_first=lowest_first,
     )
+
+
+def _ranking(composed: Any) -> tuple[str | None, bool | None]:
+    """Return what ranks the members: the search's metric, or else that of the best checkpoint."""
+    if (metric := composed.hydra.sweeper.get("metric")) is not None:
+        goal = composed.hydra.sweeper.get("goal")
+        return metric, None if goal is None else str(goal).endswith("minimize")
+    checkpoint = composed.get("checkpoint", {})
+    mode = checkpoint.get("best_mode")
+    return checkpoint.get("best_metric"), None if mode is None else mode is BestMode.min
 
 
 def _chooses(overrides: Sequence[str], group: str) -> bool:

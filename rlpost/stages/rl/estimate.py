@@ -88,7 +88,7 @@ def _disk_use(plan: RLPlan, policy_parameters: int) -> DiskUse:
     responses = cfg.rollout.prompts_per_step * cfg.rollout.group_size * cfg.trainer.steps
     return DiskUse(
         checkpoint_bytes=checkpoint_bytes_of(plan.roles),
-        num_checkpoints=cfg.checkpoint.keep + 1,
+        num_checkpoints=cfg.checkpoint.num_kept + 1,
         export_bytes=policy_parameters * resolve_dtype(cfg.trainer.dtype).itemsize,
         samples_bytes=responses * (SAMPLE_BYTES + cfg.rollout.max_tokens * CHARACTERS_PER_TOKEN),
     )

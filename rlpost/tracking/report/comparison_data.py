@@ -14,11 +14,12 @@ from typing import Any
 
 import yaml
 
+from rlpost.control.result_metrics import KINDS, kind_of, lowest_is_best
 from rlpost.errors import UserError
 from rlpost.tracking.curves.table import STAGE_SECTIONS
 from rlpost.tracking.files.jsonl import Row
 from rlpost.tracking.files.sweep_record import MemberState, read_members
-from rlpost.tracking.heldout import KINDS, is_graded, kind_of, lowest_is_best
+from rlpost.tracking.heldout import is_graded
 from rlpost.tracking.report.charts import panels_with_curves
 from rlpost.tracking.report.report_data import columns, planned_steps, rows_of, thin
 

@@ -37,6 +37,11 @@ def test_a_recipe_may_say_what_varies_and_what_ranks():
     sweep = planned(["-m", "sweep=optuna", *ranked])
     assert sweep.keys == ("trainer.lr",)
     assert (sweep.metric, sweep.lowest_first) == ("actor/kl_loss", True)
+    best = ["checkpoint.best_metric=actor/ppo_kl", "checkpoint.best_mode=min"]
+    sweep = planned(["-m", "seed=1,2", *best])
+    assert (sweep.metric, sweep.lowest_first) == ("actor/ppo_kl", True)
+    sweep = planned(["-m", "seed=1,2", best[0]])
+    assert (sweep.metric, sweep.lowest_first) == ("actor/ppo_kl", None)  # by its name
 
 
 def test_options_that_exist_only_with_a_swept_choice_are_understood():
