@@ -23,6 +23,7 @@ from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.tracking.open import open_trackers
 
 LOSS = "toy/heldout_loss"
+TOKENS = 100.0  # trained in a step
 QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, report=False)
 
 
@@ -83,7 +84,7 @@ class ToyJob:
         if self.run.step + 1 == self.kill_before:
             os.kill(os.getpid(), signal.SIGKILL)
         self.group.updates += 1
-        record.add({"toy/updates": float(self.group.updates)})
+        record.add({"toy/updates": float(self.group.updates), "perf/trained_tokens": TOKENS})
 
     async def evaluate(self, record):
         if self.losses is None:

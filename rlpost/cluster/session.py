@@ -127,6 +127,12 @@ class Session:
         )
         return self._reservations.taken
 
+    @property
+    def num_gpus(self) -> float:
+        """GPUs that the run's actors occupy at this moment; parts of one add up."""
+        slots = [] if self._reservations is None else self._reservations.taken
+        return sum(slot.num_gpus for slot in slots)
+
     def spawn(
         self, cls: type, *args: Any, slot: str | None = None, concurrency: int = 1, **kwargs: Any
     ) -> Any:

@@ -61,6 +61,8 @@ async def run_loop(job: Job, run: Run) -> RunStatus:
                 await progress.go_back(error)
     finally:
         await job.halt()
+        run.cost.note()
+        run.cost.write()
 
 
 async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
@@ -100,11 +102,13 @@ async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
         raise
     await progress.saved()
     await progress.choose_exported()
+    run.cost.note()
     await job.export()
     return RunStatus.done
 
 
 def _report(run: Run, record: StepRecord) -> None:
-    """Hand the record to the trackers."""
-    record.add({"training/global_step": float(run.step)})
+    """Hand the record to the trackers, and to the ledger."""
+    run.cost.note(record.metrics)
+    record.add({"training/global_step": float(run.step), **run.cost.metrics()})
     run.tracker.log(run.step, record.take())

@@ -147,7 +147,12 @@ class Progress:
                 await group.begin_save(scratch / name)
                 writing.append(group)
             state = {name: v() if callable(v) else v for name, v in self._snapshot.items()}
-            state |= {"evaluated_step": self.evaluated_step, "results": self._results.state_dict()}
+            run.cost.note()
+            state |= {
+                "evaluated_step": self.evaluated_step,
+                "results": self._results.state_dict(),
+                "cost": run.cost.state_dict(),
+            }
             write_json(scratch / "driver.json", state)
         except (OSError, CheckpointWriteError) as error:
             for group in writing:
@@ -218,7 +223,8 @@ class Progress:
     async def resume(self) -> None:
         """Take up the state of the checkpoint that set-up chose, if any."""
         try:
-            await self._restore(self._run.resume_from)
+            state = await self._restore(self._run.resume_from)
+            self._run.cost.resume(state.get("cost"))
         except GroupLost as error:
             await self.go_back(error)
         self._farthest = self._run.step
@@ -237,10 +243,11 @@ class Progress:
             self._restarts.spend(str(error))
             try:
                 await asyncio.gather(*(group.restart() for group in run.trained.values()))
-                await self._restore(await self._checkpoint())
+                state = await self._restore(await self._checkpoint())
                 break
             except GroupLost as again:
                 error = again
+        run.cost.go_back(state.get("cost"))
         run.tracker.rewind(run.step)
         run.progress(f"return to step {run.step}")
         log.warning("going on from step %d", run.step)
@@ -262,7 +269,8 @@ class Progress:
             self._run.store.abort(self._scratch)
         self._scratch = self._committing = None
 
-    async def _restore(self, checkpoint: Path | None) -> None:
+    async def _restore(self, checkpoint: Path | None) -> dict[str, Any]:
+        """Have everything be as it was; returns the driver's record of that moment."""
         run = self._run
         if checkpoint is None:
             state = {name: v() if callable(v) else v for name, v in self._origin.items()}
@@ -277,6 +285,7 @@ class Progress:
         for name, kept in run.kept.items():
             kept.load_state_dict(state[name])
         self._snapshot = self._taken()
+        return state
 
     def _restore_results(self, state: dict[str, Any] | None) -> None:
         """Take up what evaluations said; the pointer to the best checkpoint follows."""

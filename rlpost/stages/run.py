@@ -16,10 +16,12 @@ from typing import Any, Protocol, TypeVar
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.config.schema import RunConfig
+from rlpost.control.cost import DevicesInUse
 from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import RunStuck
+from rlpost.stages.ledger import CostLedger, cores_here
 from rlpost.stages.results import EvaluationSchedule, ExportConfig
 from rlpost.stages.roles import CanClose, Role, close_all, start_roles
 from rlpost.stages.run_directory import RunDirectory
@@ -114,9 +116,16 @@ class Run:
     describes: list[Callable[[], str]] = field(default_factory=list)  # for stuck.txt
     guard: Callable[[], Coroutine[Any, Any, None]] | None = None  # None: the watchdog alone
     watchdog: Watchdog = field(init=False)
+    cost: CostLedger = field(init=False)
 
     def __post_init__(self) -> None:
         self.watchdog = Watchdog(stuck_after_s=self.cfg.failures.stuck_after_s, now_s=self.clock())
+        self.cost = CostLedger(self.directory.cost, devices=self._devices, clock=self.clock)
+
+    def _devices(self) -> DevicesInUse:
+        """Return what the run occupies: its GPUs, or the cores of the driver's host."""
+        num_gpus = self.session.num_gpus if self.session is not None else 0.0
+        return DevicesInUse(unit="gpu_s", number=num_gpus) if num_gpus else cores_here()
 
     async def start(
         self, roles: Sequence[Role], *, supervised: Callable[[], Awaitable[None]] | None = None

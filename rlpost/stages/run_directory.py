@@ -46,6 +46,7 @@ _FREE = (
 _WRITTEN = (
     "checkpoints",
     "config.yaml",
+    "cost.json",
     "dataset",
     "export",
     "metrics.jsonl",
@@ -80,6 +81,11 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def cost(self) -> Path:
+        """What the run has cost so far; see ledger.py."""
+        return self.root / "cost.json"
 
     @property
     def dataset(self) -> Path:

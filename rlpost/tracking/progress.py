@@ -139,6 +139,19 @@ class StepForecast:
         return max(self.heldout, key=lambda pair: sign * pair[1], default=None)
 
 
+def cost_words(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the device time of a run as text, and what of it was lost; None: it is unknown.
+
+    Example: ``("1.25 GPU hours", "0.20 of them lost")``
+    """
+    for unit, device in (("gpu_s", "GPU"), ("core_s", "core")):
+        if (spent_s := metrics.get(f"cost/{unit}")) is not None:
+            lost_s = metrics.get(f"cost/lost/{unit}") or 0.0
+            lost = f"{lost_s / 3600:.2f} of them lost" if lost_s else ""
+            return f"{spent_s / 3600:.2f} {device} hours", lost
+    return None
+
+
 def sparkline(values: list[float], *, width: int) -> str:
     """Return the last ``width`` values as bars from their lowest to their highest."""
     shown = [value for value in values[-width:] if value == value]

@@ -188,7 +188,7 @@ def test_trackers_hold_every_metric_and_panels_name_real_ones(place, killed_swee
     # model leaves memory.
     absent = ("critic/grad_norm", "critic/vf_loss", "critic/rewards", "actor/kl_loss",
               "timing_s/ref", "timing_s/old_log_prob", "timing_s/values", "timing_s/update_critic",
-              "timing_s/offload")  # fmt: skip
+              "timing_s/offload", "cost/gpu_s", "cost/lost/gpu_s")  # fmt: skip
     for panel in (panel for section in sections_of(["rl"]) for panel in section.panels):
         unknown = {each for each in panel.curves if not each.startswith(absent)} - real
         assert not unknown, panel.title

@@ -151,6 +151,10 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path, kill_before):
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     toy_run.main(tmp_path / "cut", None)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    last = read_metrics(tmp_path / "cut" / "metrics.jsonl")[-1]
+    assert last["cost/tokens/trained"] >= 6 * toy_run.TOKENS
+    lost = last["cost/lost/tokens/trained"]
+    assert last["cost/tokens/trained"] - lost == 6 * toy_run.TOKENS
     for root in (tmp_path / "cut", tmp_path / "whole"):
         assert (best_of(root), exported(root)) == ("step_000003", 3)
         state = json.loads((root / "checkpoints" / "step_000006" / "driver.json").read_text())

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from rlpost.tracking.progress import (
     StepForecast,
+    cost_words,
     duration,
     one_line,
     reward_components,
@@ -97,6 +98,14 @@ def test_a_rewind_forgets_later_steps_and_measures_the_pace_anew():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_cost_is_told_in_hours_of_devices():
+    assert cost_words({"cost/gpu_s": 4500.0, "cost/lost/gpu_s": 720.0}) == (
+        "1.25 GPU hours", "0.20 of them lost",
+    )  # fmt: skip
+    assert cost_words({"cost/core_s": 36.0, "cost/lost/core_s": 0.0}) == ("0.01 core hours", "")
+    assert cost_words({"cost/wall_s": 3.0}) is None
 
 
 def test_sparkline_spans_lowest_to_highest():

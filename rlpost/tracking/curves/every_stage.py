@@ -5,6 +5,30 @@ Invariant: runs record every metric here.
 
 from rlpost.tracking.curves.panel import CurveSection, Panel, timings
 
+COST = CurveSection(
+    title="What did it cost?",
+    help="Added up over all processes of the run; what a crash took away counts, too.",
+    panels=(
+        Panel(
+            title="Device time",
+            unit="seconds x devices",
+            help="GPUs, or cores on CPU, times wall time; what a crash took away again is lost.",
+            curves={
+                "cost/gpu_s": "GPUs",
+                "cost/core_s": "cores",
+                "cost/lost/gpu_s": "GPUs, lost",
+                "cost/lost/core_s": "cores, lost",
+            },
+        ),
+        Panel(
+            title="Tokens",
+            unit="tokens",
+            help="Read as prompts, sampled and trained on, in all steps together.",
+            pattern=r"cost/tokens/(.+)",
+        ),
+    ),
+)
+
 TIME = CurveSection(
     title="Where does the time go?",
     help="Wall time of a step by its parts, and what comes out of it.",

@@ -21,4 +21,6 @@ def sections_of(stages: list[str] | None = None) -> list[CurveSection]:
     """Return the sections of ``stages``, in their order; None: of every stage."""
     chosen = list(STAGE_SECTIONS) if stages is None else stages
     own = [section for stage in chosen for section in STAGE_SECTIONS[stage]]
-    return list({section.title: section for section in (*own, every_stage.TIME)}.values())
+    return list(
+        {section.title: section for section in (*own, every_stage.TIME, every_stage.COST)}.values()
+    )

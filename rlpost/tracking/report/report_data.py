@@ -22,7 +22,7 @@ from rlpost.tracking.files.rollouts import rollout_files
 from rlpost.tracking.files.run_log import read_warnings
 from rlpost.tracking.heldout import heldout_result, heldout_words, is_graded
 from rlpost.tracking.learning_watch import patience_of
-from rlpost.tracking.progress import STEP_NUMBERS, THROUGHPUT, duration
+from rlpost.tracking.progress import STEP_NUMBERS, THROUGHPUT, cost_words, duration
 from rlpost.tracking.report.charts import charts_for
 from rlpost.tracking.report.timeline_view import timeline_view
 from rlpost.tracking.sample import evenly
@@ -177,6 +177,8 @@ def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> lis
             )
         )
         found.append(Headline(label="Wall time", value=duration(float(rows[-1]["time_s"]))))
+    if rows and (cost := cost_words(rows[-1])) is not None:
+        found.append(Headline(label="Cost", value=cost[0], note=cost[1]))
     throughput = _values(rows, THROUGHPUT)
     if throughput:
         middle = sorted(throughput)[len(throughput) // 2]

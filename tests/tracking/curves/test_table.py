@@ -11,7 +11,16 @@ from rlpost.stages.registry import STAGES
 from rlpost.tracking.curves.panel import Panel
 from rlpost.tracking.curves.table import STAGE_SECTIONS, sections_of
 
-ROOMS = ("algorithms", "cluster", "rollout", "stages", "training", "verifiers", "weights")
+ROOMS = (
+    "algorithms",
+    "cluster",
+    "control",
+    "rollout",
+    "stages",
+    "training",
+    "verifiers",
+    "weights",
+)
 STAGE_NAMES = [name for name in STAGE_SECTIONS if name in STAGES]
 PANELS = [panel for section in sections_of(STAGE_NAMES) for panel in section.panels]
 
@@ -68,6 +77,7 @@ LIKE = (  # what a pattern stands for
     "verifier/math/timeout_rate",
     "verifier/math/latency_s",
     "verifier/math/mean",
+    "cost/tokens/trained/code",
     "sft/heldout_loss/code",
     "sft/heldout_perplexity/code",
     "pretrain/heldout_loss/code",
@@ -115,7 +125,11 @@ def test_titles_tell_panels_and_sections_apart():
 
 def test_sections_of_one_stage_leave_out_those_of_others():
     titles = [section.title for section in sections_of(["sft"])]
-    assert titles == ["Does sft learn?", "Where does the time go?"]
+    assert titles == [
+        "Does sft learn?",
+        "Where does the time go?",
+        "What did it cost?",
+    ]
 
 
 @pytest.mark.parametrize(("curves", "pattern"), [({}, None), ({"a": "a"}, "b")])
