@@ -23,8 +23,8 @@ _MAX_VAIN_DRAWS = 2000
 class SuiteItem:
     """One question with its right answer.
 
-    Example: ``SuiteItem(kind="steps", key=(3, "add", 4), prompt="Start with 3. Add 4. ...", answer="7",
-    completion="3 + 4 = 7. The answer is 7.")``
+    Example: ``SuiteItem(kind="steps", key=(3, "add", 4), prompt="Start with 3. Add 4. ...",
+    answer="7", completion="3 + 4 = 7. The answer is 7.")``
     """
 
     kind: str  # the part of the suite that it belongs to
