@@ -4,6 +4,7 @@ Owns the file and which devices a run occupies. Refuses to own the sums (control
 Invariant: what the file says is never less than what it said before.
 """
 
+import json
 import logging
 import os
 import time
@@ -11,14 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlpost.checkpoint.state import read_json, write_json
+from rlpost.checkpoint.state import read_json
 from rlpost.control.cost import DevicesInUse, RunCost, Sums
 from rlpost.errors import DataError
 from rlpost.tracking.boundary import attempt
 
 log = logging.getLogger(__name__)
-
-_WRITE_EVERY_S = 2.0  # a step may take a hundredth of that
 
 
 class CostLedger:
@@ -42,20 +41,15 @@ class CostLedger:
         spent, lost = _read(path)
         self._cost = RunCost(now_s=clock(), spent=spent, lost=lost)
         self._before = dict(spent)  # by earlier processes
-        self._written_s = clock()
 
     def note(self, metrics: Mapping[str, float] | None = None) -> None:
-        """Add the time since the last note, and what the metrics of a step count."""
-        now_s = self._clock()
-        self._cost.spend(now_s=now_s, devices=self._devices(), metrics=metrics)
-        if now_s - self._written_s >= _WRITE_EVERY_S:
-            self.write()
+        """Add the time since the last note, and what the metrics of a step count; write it down.
 
-    def write(self) -> None:
-        """Write the sums; a failure is a warning."""
-        self._written_s = self._clock()
+        A failure to write is a warning.
+        """
+        self._cost.spend(now_s=self._clock(), devices=self._devices(), metrics=metrics)
         sums = {"spent": self._cost.spent, "lost": self._cost.lost}
-        attempt(f"writing {self._path}", lambda: write_json(self._path, sums))
+        attempt(f"writing {self._path}", lambda: _replace(self._path, json.dumps(sums)))
 
     def metrics(self) -> dict[str, float]:
         """Return ``cost/*``."""
@@ -78,6 +72,13 @@ class CostLedger:
 def cores_here() -> DevicesInUse:
     """Return the cores that processes of this host may use, which the actors share in turn."""
     return DevicesInUse(unit="core_s", number=float(len(os.sched_getaffinity(0))))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file in one rename; it survives a killed process, though not a power failure."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text + "\n", encoding="utf-8")
+    scratch.replace(path)
 
 
 def _read(path: Path) -> tuple[Sums, Sums]:

@@ -62,7 +62,6 @@ async def run_loop(job: Job, run: Run) -> RunStatus:
     finally:
         await job.halt()
         run.cost.note()
-        run.cost.write()
 
 
 async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:

@@ -5,6 +5,7 @@ see; compares it with what the real controller says. Refuses to own faults. What
 first ends the run at the next turn of the loop.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Checker:
         self.trained_on: dict[int, list[Any]] = {}  # step -> what it consumed
         self.accounts: dict[str, str] = {}  # uid -> outstanding | consumed | dropped <reason>
         self.snapshots: dict[int, Snapshot] = {}
+        self.costs: dict[str, float] = {}  # as they were reported last
         self.longest_gap_s = 0.0
         self._last_step_s = 0.0
         self._staged_in_life = 0
@@ -91,6 +93,13 @@ class Checker:
         now_s = self._world.now_s
         self.longest_gap_s = max(self.longest_gap_s, now_s - self._last_step_s)
         self._last_step_s = now_s
+
+    def reported(self, metrics: Mapping[str, float]) -> None:
+        """The driver tells what the run has cost: in whichever life, a sum never falls."""
+        for name, amount in metrics.items():
+            if name.startswith("cost/"):
+                self.expect(amount >= self.costs.get(name, 0.0), f"{name} fell to {amount}")
+                self.costs[name] = amount
 
     def committing(self, step: int, scratch: Path) -> None:
         """A checkpoint is about to get its name: everything in it is of that step."""

@@ -49,6 +49,7 @@ from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
@@ -135,6 +136,7 @@ class Sink:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._world.log(f"step {step} reported")
+        self._world.checker.reported(metrics)
 
     def log_samples(self, step: int, samples: Any) -> None:
         self._world.checker.step_done(step)
@@ -267,6 +269,8 @@ class Generation:
 class Seats:
     """A session in which there is room for everyone."""
 
+    num_gpus = 4.0
+
     def place(self, actors: Sequence[ActorSpec]) -> list[Slot]:
         return []
 
@@ -275,7 +279,7 @@ def _run(world: Any, stop: asyncio.Event) -> Run:
     store = world.disk.store(world.scenario.keep)
     return Run(
         cfg=config_of(world),
-        directory=None,  # type: ignore[arg-type]
+        directory=RunDirectory(root=world.disk.root),
         store=store,
         config_hash="simulated",
         resume_from=store.latest(),
