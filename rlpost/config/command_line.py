@@ -80,7 +80,9 @@ def check_override(text: str, *, stage: str) -> None:
     if (override.is_add() or override.is_force_add()) and not _may_be_added(group, stage):
         raise UserError(unknown_option(group, stage=stage))
     known = known_choices(group, stage=stage)
-    named = group.startswith(("reward_models.", "verifiers.", "algorithm.corrections."))
+    named = group.startswith(
+        ("reward_models.", "verifiers.", "algorithm.corrections.", "data.sources.", "data.columns.")
+    )
     if override.is_delete() and not named and not known:
         raise UserError(
             f"~{group} cannot be removed: every option has a value; leave the override out to get "

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlpost.config.command_line import read_command_line
 from rlpost.config.convert import to_config
 from rlpost.config.quoting import quoted
+from rlpost.config.recipes import with_plus
 from rlpost.config.search_path import config_dir
 from rlpost.stages.registry import STAGES
 
@@ -44,7 +45,9 @@ def compose_command(
     place = Path(args.config_path or config_dir()).resolve()
     with initialize_config_dir(str(place), version_base="1.3"):
         return compose(
-            args.config_name or stage, [*overrides, *searched], return_hydra_config=with_hydra
+            args.config_name or stage,
+            [*map(with_plus, overrides), *searched],
+            return_hydra_config=with_hydra,
         )
 
 

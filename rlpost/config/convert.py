@@ -15,11 +15,12 @@ from omegaconf.errors import InterpolationResolutionError
 
 from rlpost.config.explain import unknown_option
 from rlpost.config.groups import COMPOSABLE, registries
+from rlpost.config.options import named_options
+from rlpost.config.recipes import ADDED_WITHOUT_PLUS
 from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.registry import Registry
 from rlpost.stages.registry import STAGES
-from rlpost.training.reward.settings import RewardModelConfig
 
 _SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
@@ -27,9 +28,9 @@ _SECRET = re.compile(r"\$\{oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\
 def to_config(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]:
     """Return the configuration of a stage as objects of its dataclasses and as plain data.
 
-    Models are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do to a
-    dictionary of dataclasses, so their types are put in here. ``verifier`` may have been removed
-    where ``verifiers`` holds some.
+    Models and sources are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do
+    to a dictionary of dataclasses, so their types are put in here. ``verifier`` may have been
+    removed where ``verifiers`` holds some.
 
     Raises:
         UserError: an option does not exist, was removed, or would record a secret.
@@ -39,8 +40,8 @@ def to_config(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]
     _resolve(composed)
     kind = STAGES[stage].part("config")
     declared = {each.name for each in fields(kind)}
-    if "reward_models" in declared:
-        _type_reward_models(composed)
+    for place, each in named_options(kind).items():
+        _type_named(composed, place, each)
     if "verifiers" in declared:
         _check_verifiers(composed, registries(stage)["verifier"])
     _refuse_strangers(composed, "", stage=stage)
@@ -84,26 +85,28 @@ def _resolves(composed: DictConfig, key: str) -> bool:
     return True
 
 
-def _type_reward_models(composed: DictConfig) -> None:
-    models = composed.get("reward_models")
-    if not isinstance(models, DictConfig):
+def _type_named(composed: DictConfig, place: str, kind: type[Any]) -> None:
+    """Give what was added by name to the dictionary at ``place`` the type ``kind``."""
+    named = OmegaConf.select(composed, place)
+    plus = "" if place in ADDED_WITHOUT_PLUS else "+"
+    if not isinstance(named, DictConfig):
         raise UserError(
-            f"reward_models must hold models by names of your choice, got {models!r}; add one with "
-            "+reward_models.NAME.path=PATH"
+            f"{place} must hold options by names of your choice, got {named!r}; add one with "
+            f"{plus}{place}.NAME.path=PATH"
         )
-    for name in map(str, models):
-        options = models[name]
+    for name in map(str, named):
+        options = named[name]
         if not isinstance(options, DictConfig):
             raise UserError(
-                f"reward_models.{name} must hold the options of a model, got {options!r}; give "
-                f"+reward_models.{name}.path=PATH"
+                f"{place}.{name} must hold options, got {options!r}; give "
+                f"{plus}{place}.{name}.path=PATH"
             )
-        # The parent gives errors the full path of a field.
-        parent = OmegaConf.create(
-            {"reward_models": {name: OmegaConf.structured(RewardModelConfig)}}
-        )
-        parent.reward_models[name].merge_with(options)
-        models[name] = parent.reward_models[name]
+        # The parents give errors the full path of a field.
+        parent = OmegaConf.create({})
+        OmegaConf.update(parent, f"{place}.{name}", OmegaConf.structured(kind), force_add=True)
+        typed = OmegaConf.select(parent, f"{place}.{name}")
+        typed.merge_with(options)
+        named[name] = typed
 
 
 def _check_verifiers(composed: DictConfig, registry: Registry) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 from rlpost.bounds import bound_of, help_of
 from rlpost.config.groups import COMPOSABLE, option_path, registries
+from rlpost.data.supervised import SourceConfig
 from rlpost.registry import Registry
 from rlpost.stages.registry import STAGES
 from rlpost.training.reward.settings import RewardModelConfig
 
 # Dictionaries of dataclasses, to which people add by names of their own choice.
-NAMED = {"reward_models": RewardModelConfig}
+NAMED: Mapping[str, type] = {"reward_models": RewardModelConfig, "data.sources": SourceConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,8 @@ def summary(config: type) -> str:
 def every_path(stage: str) -> Iterator[str]:
     """Yield the paths of a stage's options, those of every registered variant among them."""
     config = STAGES[stage].part("config")
-    declared = {each.name for each in dataclasses.fields(config)}
     roots = [(config, "")]
-    roots += [(each, f"{name}.NAME") for name, each in NAMED.items() if name in declared]
+    roots += [(each, f"{place}.NAME") for place, each in named_options(config).items()]
     for group, registry in registries(stage).items():
         if group == "verifier":
             roots += [(entry.config, "verifiers.NAME") for entry in registry]
@@ -97,6 +97,12 @@ def every_path(stage: str) -> Iterator[str]:
         for _, _, options in _dataclasses(root, path, ""):
             yield from (each.path for each in options)
     yield from (f"{path}.kind" for root, path in roots if hasattr(root, "kind"))
+
+
+def named_options(config: type) -> dict[str, type]:
+    """Return the places below ``config`` to which people add by name, and what they add."""
+    own = {each.path for _, _, options in _dataclasses(config, "", "") for each in options}
+    return {place: each for place, each in NAMED.items() if place in own}
 
 
 @functools.cache

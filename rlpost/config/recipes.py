@@ -16,6 +16,8 @@ from rlpost.config.search_path import config_dir
 from rlpost.config.stage_yaml import read_choices
 
 _GLOBAL = "# @package _global_"
+# Dictionaries that are empty until people add to them, which they may do without hydra's +.
+ADDED_WITHOUT_PLUS = ("data.sources", "data.columns")
 
 
 @functools.cache
@@ -33,8 +35,19 @@ def fitting(group: str, *, stage: str) -> Mapping[str, str]:
 
 
 def general(key: str) -> str:
-    """Return an option's path with NAME in place of a name of the user's choice."""
-    return re.sub(r"^(reward_models|verifiers)\.[^.]+", r"\1.NAME", key)
+    """Return an option's path with NAME in place of a name of the user's choice.
+
+    An entry of ``data.columns``, or of a source's ``columns``, is of that option.
+    """
+    named = re.sub(r"^(reward_models|verifiers|data\.sources)\.[^.]+", r"\1.NAME", key)
+    return re.sub(r"^(data(\.sources\.NAME)?\.columns)\..*", r"\1", named)
+
+
+def with_plus(override: str) -> str:
+    """Return an override in the form that hydra adds a name of the user's choice with."""
+    key = override.partition("=")[0]
+    free = any(key == place or key.startswith(f"{place}.") for place in ADDED_WITHOUT_PLUS)
+    return f"++{override}" if free else override
 
 
 def _fits(group: str, name: str, stage: str) -> bool:

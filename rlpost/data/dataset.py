@@ -12,11 +12,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
 from rlpost.bounds import check_config, number, option
+from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
 from rlpost.data.rows import RowStream, Split
@@ -28,20 +28,6 @@ DEFAULT_SIZE = 1000
 
 # Returns why no verifier can judge a row with these columns, None if one can.
 Refuse = Callable[[Mapping[str, Any]], str | None]
-
-
-class OnBadRow(Enum):
-    """What happens at a bad row: the run stops, or the row is skipped and listed."""
-
-    error = "error"
-    skip = "skip"
-
-
-class OnLongPrompt(Enum):
-    """What happens at a prompt that is too long: the run stops, or it is skipped and listed."""
-
-    error = "error"
-    skip = "skip"
 
 
 @dataclass(kw_only=True)

@@ -1,24 +1,18 @@
-"""The data of a stage that learns from a data set: its options, and what is made of them.
+"""The ``data.*`` options of a stage that learns from a data set.
 
-Owns the ``data.*`` options of these stages, the shares of several sources and what is held out.
-Refuses to own encoding (corpus/), order (mixture.py) and tokens (the encoder that a stage gives).
-Invariants: no row is both trained on and held out by the same rule; every refusal names the option.
+Owns these and the rules between them. Refuses to own what is made of them (splits.py). Invariant:
+no data is read here, and every refusal names the option.
 """
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
+from typing import Any
 
-from rlpost.bounds import check_config, number, option
-from rlpost.data.corpus.corpus import Corpus, CorpusRules, OnLong, load_corpus
-from rlpost.data.dataset import DEFAULT_SIZE, OnBadRow
-from rlpost.data.example import ExampleEncoder
-from rlpost.data.formats.reader import RecordReader
-from rlpost.data.mixture import Mixture, Share
-from rlpost.data.rows import Split
-from rlpost.data.sources.load import find_rows, find_source, short_name
+from rlpost.bounds import number, option
+from rlpost.data.bad_rows import OnBadRow, OnLong
+from rlpost.data.sources.load import find_source, short_name
 from rlpost.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -44,12 +38,15 @@ class SourceConfig:
 
 @dataclass(kw_only=True)
 class SupervisedDataConfig:
-    """Where examples come from: one source (``train``), or several with shares (``sources``)."""
+    """Where examples come from: one source (``train``), or several with shares (``sources``).
+
+    ``sources`` holds a ``SourceConfig`` by the name of each source.
+    """
 
     train: str | None = option(
         None, help="rows to train on: a file, a directory, a hub id or a generated source"
     )
-    sources: dict[str, SourceConfig] = option(
+    sources: dict[str, Any] = option(
         {}, help="several sources by names of your choice, in place of data.train"
     )
     size: int | None = number(
@@ -101,8 +98,8 @@ class SupervisedDataConfig:
                 f"{path}.size, {path}.format and {path}.columns belong to {path}.train; set them "
                 f"for a source with {path}.sources.NAME"
             )
-        for name, source in self._named(path).items():
-            _check_source(source, option=self._option(name, path), generated_only=f"{path}.size")
+        for name, source in self.named_sources(path).items():
+            _check_source(source, option=self.option_of(name, path), generated_only=f"{path}.size")
         if self.sources:
             _check_shares(self.sources, f"{path}.sources")
         self._check_heldout(path)
@@ -116,15 +113,15 @@ class SupervisedDataConfig:
                 f"{self.heldout_fraction} both say what is held out; remove one of them"
             )
         find_source(self.heldout, field=f"{path}.heldout")
-        for name, source in self._named(path).items():
+        for name, source in self.named_sources(path).items():
             if _same_file(source.path, self.heldout):
                 raise UserError(
-                    f"{path}.heldout and {self._option(name, path)} are the same file "
+                    f"{path}.heldout and {self.option_of(name, path)} are the same file "
                     f"{self.heldout!r}, so the score would measure memory; split the file, or "
                     f"set {path}.heldout_fraction=0.05 instead"
                 )
 
-    def _named(self, path: str) -> dict[str, SourceConfig]:
+    def named_sources(self, path: str) -> dict[str, SourceConfig]:
         """Return every source by its name; ``train`` is one, called after its file."""
         if self.train is None:
             return self.sources
@@ -134,7 +131,8 @@ class SupervisedDataConfig:
         find_source(self.train, field=f"{path}.train")
         return {short_name(self.train): source}
 
-    def _option(self, name: str, path: str) -> str:
+    def option_of(self, name: str, path: str) -> str:
+        """Return the option that says where the rows of a source are."""
         return f"{path}.train" if self.train is not None else f"{path}.sources.{name}.path"
 
 
@@ -194,142 +192,3 @@ def _real(name: str) -> str:
 
 def _same_file(a: str, b: str) -> bool:
     return os.path.isfile(a) and _real(a) == _real(b)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """What a stage trains on, and what it evaluates on by the name of its source."""
-
-    train: Mixture
-    heldout: Mapping[str, Corpus] = field(default_factory=dict)
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Address and reason of every row that was left out."""
-        corpora = {
-            each.key: each for each in (*self.train.corpora.values(), *self.heldout.values())
-        }
-        return tuple(reason for corpus in corpora.values() for reason in corpus.skipped)
-
-
-def load_splits(
-    cfg: SupervisedDataConfig,
-    *,
-    encoder: ExampleEncoder,
-    seed: int,
-    max_tokens: int | None = None,
-    path: str = "data",
-) -> Splits:
-    """Read, encode and check all sources, or take them from the cache.
-
-    Args:
-        cfg: the settings.
-        encoder: makes examples of records.
-        seed: of generated training rows and of the order; held-out rows do not depend on it.
-        max_tokens: the caller's bound of an example, such as the model's context; the smaller of
-            it and ``cfg.max_tokens`` applies. None: no bound.
-        path: where the options are, for errors.
-
-    Raises:
-        UserError: a setting is wrong or a source does not exist.
-        DataError: a row is bad or too long (unless skipped), or no row is left.
-        InfrastructureError: a process that encodes died.
-    """
-    check_config(cfg, path)
-    loader = _Loader(cfg=cfg, encoder=encoder, seed=seed, max_tokens=max_tokens, path=path)
-    sources = {n: s for n, s in cfg._named(path).items() if s.weight != 0}
-    train: dict[str, Corpus] = {}
-    heldout: dict[str, Corpus] = {}
-    for name, source in sources.items():
-        option = cfg._option(name, path)
-        corpus = loader.corpus(name, source, Split.TRAIN, option=option)
-        if cfg.heldout_fraction:
-            corpus, held = corpus.split(cfg.heldout_fraction)
-            _require_both(corpus, held, cfg, path=path)
-            heldout[name] = held.first(cfg.heldout_size)
-        elif cfg.heldout is None and find_source(source.path, field=path)[0].generated:
-            held = loader.corpus(name, source, Split.HELDOUT, option=option)
-            heldout[name] = held.first(cfg.heldout_size)
-        train[name] = corpus
-    if cfg.heldout is not None:
-        source = SourceConfig(path=cfg.heldout, format=cfg.format, columns=cfg.columns)
-        held = loader.corpus(
-            short_name(cfg.heldout), source, Split.HELDOUT, option=f"{path}.heldout"
-        )
-        for name, corpus in train.items():
-            if held.key == corpus.key:
-                raise UserError(
-                    f"{path}.heldout={cfg.heldout} has the same rows as the source {name}, so the "
-                    f"score would measure memory; set {path}.heldout_fraction=0.05 instead"
-                )
-        heldout[held.name] = held.first(cfg.heldout_size)
-    return Splits(train=_mixture(train, sources, cfg, seed=seed), heldout=heldout)
-
-
-def _require_both(train: Corpus, held: Corpus, cfg: SupervisedDataConfig, *, path: str) -> None:
-    for part, what in ((train, "leaves no row to train on"), (held, "holds out no row")):
-        if not len(part):
-            raise UserError(
-                f"{path}.heldout_fraction={cfg.heldout_fraction} {what} of the source "
-                f"{part.name}, which has {len(train) + len(held)} rows; change it, or name a file "
-                f"with {path}.heldout"
-            )
-
-
-def _mixture(
-    corpora: Mapping[str, Corpus],
-    sources: Mapping[str, SourceConfig],
-    cfg: SupervisedDataConfig,
-    *,
-    seed: int,
-) -> Mixture:
-    """Weights: an epoch has as many draws as there are rows. Fractions: they say how many."""
-    rows = {name: len(corpus) for name, corpus in corpora.items()}
-    for name, source in sources.items():
-        if source.fraction is not None:
-            rows[name] = max(1, round(source.fraction * rows[name]))
-    weights = {
-        name: Fraction(rows[name] if source.weight is None else source.weight)
-        for name, source in sources.items()
-    }
-    shares = [Share(corpus=corpora[name], weight=weights[name]) for name in corpora]
-    return Mixture(shares, rows_per_epoch=sum(rows.values()), seed=seed, shuffle=cfg.shuffle)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loader:
-    cfg: SupervisedDataConfig
-    encoder: ExampleEncoder
-    seed: int
-    max_tokens: int | None
-    path: str
-
-    def corpus(self, name: str, source: SourceConfig, split: Split, *, option: str) -> Corpus:
-        train = split is Split.TRAIN
-        stored = find_rows(
-            source.path,
-            split=split,
-            size=(source.size or DEFAULT_SIZE) if train else self.cfg.heldout_size,
-            seed=self.seed,
-            field=option,
-        )
-        reader = RecordReader(
-            accepts=self.encoder.accepts,
-            format=source.format,
-            columns=source.columns,
-            option=option.removesuffix(".path") if option.endswith(".path") else self.path,
-        )
-        limits = [n for n in (self.cfg.max_tokens, self.max_tokens) if n is not None]
-        return load_corpus(
-            stored,
-            name=name,
-            reader=reader,
-            encoder=self.encoder,
-            rules=CorpusRules(
-                on_bad_row=self.cfg.on_bad_row,
-                max_tokens=min(limits, default=None),
-                on_long=self.cfg.on_long,
-                option=self.path,
-            ),
-            workers=self.cfg.workers,
-        )

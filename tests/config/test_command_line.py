@@ -98,7 +98,7 @@ WORDS = {
     "data.train=": "data.train: no data source is called ''",
     "resume=[]": "resume",
     "reward_models=null": "reward_models",
-    "+reward_models.rm=3": "reward_models.rm must hold the options of a model",
+    "+reward_models.rm=3": "reward_models.rm must hold options, got 3",
     "reward_models.rm.path=x": "+reward_models.rm.path=VALUE",
     "algorithm.corrections=[tis]": "algorithm.corrections",
     "+algorithm.corrections.mine.kind=tis": "algorithm/corrections=[NAME]",

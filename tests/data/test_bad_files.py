@@ -13,7 +13,8 @@ from bad_data import BadFile, bad_files, bad_rows
 from chat_templates import SYSTEM_FIRST
 
 from rlpost.cli.main import main
-from rlpost.data.dataset import DataConfig, OnBadRow, OnLongPrompt, PromptDataset
+from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
+from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.errors import DataError, UserError
 from rlpost.models.tiny import byte_tokenizer
 from rlpost.verifiers.kinds.exact import ExactConfig

@@ -16,14 +16,9 @@ from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
 from rlpost.bounds import check_config
+from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.cursor import PromptCursor
-from rlpost.data.dataset import (
-    DataConfig,
-    OnBadRow,
-    OnLongPrompt,
-    PromptDataset,
-    heldout_source,
-)
+from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
 
 

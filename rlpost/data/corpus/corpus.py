@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlpost.cache import cache_root, publish_directory
+from rlpost.data.bad_rows import OnBadRow, OnLong
 from rlpost.data.corpus.encoding import EncodedBlock, RowEncoding, encoded_blocks
 from rlpost.data.corpus.files import VERSION, CorpusFiles, open_corpus, write_corpus
-from rlpost.data.dataset import OnBadRow
 from rlpost.data.example import Example, ExampleEncoder
 from rlpost.data.formats.reader import RecordReader
 from rlpost.data.rows import RowBlock, StoredRows
@@ -28,14 +27,6 @@ from rlpost.data.sources.load import admitted
 from rlpost.errors import DataError
 
 _BLOCKS_TO_SETTLE = 8
-
-
-class OnLong(Enum):
-    """What happens to a row that is too long: an error, left out and listed, or its end cut off."""
-
-    error = "error"
-    skip = "skip"
-    truncate = "truncate"
 
 
 @dataclass(frozen=True, kw_only=True)

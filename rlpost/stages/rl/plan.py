@@ -14,7 +14,8 @@ from typing import Any
 
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
-from rlpost.data.dataset import DataConfig, OnBadRow, PromptDataset, heldout_source
+from rlpost.data.bad_rows import OnBadRow
+from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from byte_encoder import ByteEncoder, StoppingEncoder, decoded
 
-from rlpost.data.corpus.corpus import Corpus, CorpusRules, OnLong, load_corpus
-from rlpost.data.dataset import OnBadRow
+from rlpost.data.bad_rows import OnBadRow, OnLong
+from rlpost.data.corpus.corpus import Corpus, CorpusRules, load_corpus
 from rlpost.data.formats.reader import RecordReader
 from rlpost.data.sources.load import find_rows
 from rlpost.errors import DataError, InfrastructureError

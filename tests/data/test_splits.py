@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from byte_encoder import ByteEncoder, decoded
 
-from rlpost.data.corpus.corpus import OnLong
-from rlpost.data.dataset import OnBadRow
-from rlpost.data.supervised import SourceConfig, Splits, SupervisedDataConfig, load_splits
+from rlpost.data.bad_rows import OnBadRow, OnLong
+from rlpost.data.splits import Splits, load_splits
+from rlpost.data.supervised import SourceConfig, SupervisedDataConfig
 from rlpost.errors import DataError, UserError
 
 
