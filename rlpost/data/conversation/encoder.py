@@ -97,7 +97,8 @@ class ConversationEncoder:
         marked, first = _conversation(record)
         chosen = trained_messages(marked, train_on=self._train_on, first=first, address=address)
         messages = without_marks(marked)
-        require_tools(self._tokenizer, messages, record.tools, address=address)
+        prompt = messages[: max(chosen[-1], 1)]
+        require_tools(self._tokenizer, prompt, record.tools, address=address)
         self._require_no_bos(messages, address=address)
         if self._train_on is TrainOn.all:
             whole = whole_conversation(

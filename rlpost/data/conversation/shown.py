@@ -26,9 +26,13 @@ def require_shown(message: Mapping[str, Any], text: str, *, stops: Stops, where:
         where: the message's address, for errors.
 
     Raises:
-        DataError: a part is missing, or contains an end-of-turn token.
+        DataError: the message is empty, a part is missing, or one has an end-of-turn token.
     """
     shown = _squeezed(text)
+    if not any(part.strip() for _, part in text_parts(message)):
+        raise DataError(
+            f'{where}: the answer is empty; leave the row out, or mark the message with "weight": 0'
+        )
     for name, part in text_parts(message):
         if (stop := stops.within(part)) is not None:
             raise DataError(

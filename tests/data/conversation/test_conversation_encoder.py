@@ -91,6 +91,7 @@ def test_marks_are_not_shown_to_the_template(chat: PreTrainedTokenizerFast) -> N
         ((USER, {**ANSWER, "weight": 0}), "nothing of the conversation is trained, because mess"),
         ((ANSWER, USER, LAST), "message 0: an answer that comes first has no prompt"),
         ((USER, {**ANSWER, "content": "a<|im_end|>b"}), "message 1: its content contains '<|im_"),
+        ((USER, {**ANSWER, "content": " \n"}), "message 1: the answer is empty"),
         ((USER, {**ANSWER, "reasoning_content": THOUGHT}), "does not show its reasoning_content"),
         ((USER, {**CALL, "content": "x"}), "does not show its tool_calls ('weather'), so it"),
     ],
