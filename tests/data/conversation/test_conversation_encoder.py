@@ -200,6 +200,19 @@ def test_a_template_that_hides_an_answer_is_refused(chat: PreTrainedTokenizerFas
             encode(chat, conversation(USER, ANSWER), train_on=train_on)
 
 
+def test_a_continued_answer_must_be_the_text_of_the_row() -> None:
+    """DeepSeek-R1's template with a change of what it shows after the thinking."""
+    name = "DeepSeek-R1"
+    tokenizer = pickle.loads(pickle.dumps(tokenizer_of(name)))
+    record = conversation(*FAMILIES[name].messages[:2])
+    assert len(encode(tokenizer, record)) == 1
+    shown = "m.content.split('</think>')[-1]"
+    assert shown in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(shown, f"{shown}.replace('4', '5')")
+    with pytest.raises(DataError, match=r"message 1: generation begins with '<think>\\n' where"):
+        encode(tokenizer, record)
+
+
 def test_white_space_may_be_trimmed(chat: PreTrainedTokenizerFast) -> None:
     shown = "{{ message['content'] }}"
     chat.chat_template = chat.chat_template.replace(shown, "{{ message['content'] | trim }}")
