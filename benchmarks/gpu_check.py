@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from compared_models import lone_trainer, packed_policy, plain_policy
 from gpu_speed import run_speed
 from torch import Tensor, nn
 from trainer_throughput import Mix, build_llama, find_model
@@ -33,16 +34,14 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
-from rlpost.network import free_port
 from rlpost.stages.rl.units import Packing, pack_to_train
 from rlpost.training.model import attention_varlen
-from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.logprobs import token_logprobs
 from rlpost.training.model.packed_model import ModelInputs, PackedModel
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.weights.manifest import read_payload, refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
@@ -77,16 +76,9 @@ class Finding:
         return self.value <= self.bound  # false for NaN
 
 
-@contextmanager
-def trainer(path: str, **options: object) -> Iterator[DeepSpeedTrainer]:
+def trainer(path: str, **options: object) -> AbstractContextManager[DeepSpeedTrainer]:
     defaults = {"dtype": DType.float32, "lr": 1e-3, "steps": 1000, "logprob_chunk": 64}
-    cfg = TrainerConfig(**defaults | options)
-    place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
-    built = DeepSpeedTrainer(cfg, model=TrainedModel.policy(path, cfg), place=place, seed=0)
-    try:
-        yield built
-    finally:
-        built.close()
+    return lone_trainer(path, TrainerConfig(**defaults | options))
 
 
 def batches(count: int = 1, *, share_prompts: bool = True) -> list[MicroBatch]:
@@ -103,13 +95,6 @@ def batches(count: int = 1, *, share_prompts: bool = True) -> list[MicroBatch]:
     raise AssertionError(f"no budget gives {count} micro-batches")
 
 
-def plain_model(path: str, dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-    return model.to(compute_device())
-
-
 def plain_logprobs(model: nn.Module, batch: MicroBatch) -> Tensor:
     """By one ordinary forward pass per sequence."""
     found = []
@@ -124,10 +109,8 @@ def plain_logprobs(model: nn.Module, batch: MicroBatch) -> Tensor:
     return torch.cat(found)
 
 
-def policy_of(path: str, dtype: torch.dtype) -> PackedModel:
-    """The model as a trainer loads it."""
-    model = TrainedModel.policy(path, TrainerConfig(logprob_chunk=64))
-    return model.load(dtype=dtype).to(compute_device())
+def policy_of(path: str, dtype: DType) -> PackedModel:
+    return packed_policy(path, TrainerConfig(dtype=dtype, logprob_chunk=64))
 
 
 def packed_logprobs(policy: PackedModel, batch: MicroBatch) -> Tensor:
@@ -190,16 +173,16 @@ def changed(ours: Gradients, theirs: Gradients) -> float:
 
 def check_logprobs(path: str) -> Iterator[Finding]:
     with torch.no_grad():
-        exact = plain_model(path, torch.float32)
-        policy = policy_of(path, torch.float32)
+        exact = plain_policy(path, torch.float32)
+        policy = policy_of(path, DType.float32)
         for shared in (True, False):
             (batch,) = batches(share_prompts=shared)
             gap = (packed_logprobs(policy, batch) - plain_logprobs(exact, batch)).abs().max()
             how = "shared prompts" if shared else "own prompts"
             yield Finding(check=f"log-probs, float32, {how}", value=gap.item(), bound=1e-4)
         # In bfloat16 the measure is transformers' own distance from float32.
-        rough = plain_model(path, torch.bfloat16)
-        policy = policy_of(path, torch.bfloat16)
+        rough = plain_policy(path, torch.bfloat16)
+        policy = policy_of(path, DType.bfloat16)
         for shared in (True, False):
             (batch,) = batches(share_prompts=shared)
             truth = plain_logprobs(exact, batch)
@@ -237,9 +220,9 @@ def check_entropy() -> Iterator[Finding]:
 
 
 def check_bfloat16_gradient(path: str) -> Iterator[Finding]:
-    exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
-    theirs = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
-    policy = policy_of(path, torch.bfloat16)
+    exact = gradient_of(plain_policy(path, torch.float32), plain_logprobs)
+    theirs = relative(gradient_of(plain_policy(path, torch.bfloat16), plain_logprobs), exact)
+    policy = policy_of(path, DType.bfloat16)
     ours = relative(gradient_of(policy, packed_logprobs), exact)
     check = f"gradient, bfloat16: error over transformers' ({theirs:.2g})"
     yield Finding(check=check, value=ours / theirs, bound=1.25)
@@ -249,8 +232,8 @@ def check_bfloat16_gradient(path: str) -> Iterator[Finding]:
 
 
 def check_gradients(path: str) -> Iterator[Finding]:
-    exact = gradient_of(plain_model(path, torch.float32), plain_logprobs)
-    rough = relative(gradient_of(plain_model(path, torch.bfloat16), plain_logprobs), exact)
+    exact = gradient_of(plain_policy(path, torch.float32), plain_logprobs)
+    rough = relative(gradient_of(plain_policy(path, torch.bfloat16), plain_logprobs), exact)
     for dtype, bound in ((DType.float32, 1e-5), (DType.bfloat16, 1.5 * rough)):
         for stage in STAGES:
             for count in MICRO_BATCHES:

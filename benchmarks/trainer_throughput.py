@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from compared_models import lone_trainer, packed_policy, plain_policy
 from independent_loop import Samples, independent_step
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
@@ -38,15 +39,12 @@ from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.cache import publish_directory
 from rlpost.models.locate import locate_model
 from rlpost.models.tiny import build_tiny_llama, byte_tokenizer
-from rlpost.network import free_port
 from rlpost.stages.rl.units import Packing, pack_to_train
 from rlpost.training.model.attention import PackedLayout
-from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.types import Group, Prompt, Span, Trajectory
 
 OBJECTIVE = PolicyObjective(loss=ClipConfig(), kl=KLConfig())
@@ -202,10 +200,7 @@ class MasterAdam:
 @contextmanager
 def bare_side(model_path: str, cfg: TrainerConfig, batches: list[MicroBatch]) -> Iterator[Step]:
     device = compute_device()
-    policy = TrainedModel.policy(model_path, cfg).load(
-        dtype=resolve_dtype(cfg.dtype), gradient_checkpointing=cfg.gradient_checkpointing
-    )
-    policy = policy.to(device)
+    policy = packed_policy(model_path, cfg)
     adam = MasterAdam(policy)
 
     def step() -> None:
@@ -237,13 +232,8 @@ def independent_side(
 def padded_side(
     model_path: str, cfg: TrainerConfig, groups: list[Group], advantages: np.ndarray
 ) -> Iterator[Step]:
-    from transformers import AutoModelForCausalLM
-
     device = compute_device()
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=resolve_dtype(cfg.dtype), attn_implementation="sdpa"
-    ).to(device)
-    model.train()
+    model = plain_policy(model_path, resolve_dtype(cfg.dtype)).train()
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     adam = MasterAdam(model)
@@ -272,18 +262,14 @@ def padded_side(
 def deepspeed_side(
     model_path: str, cfg: TrainerConfig, batches: list[MicroBatch]
 ) -> Iterator[Step]:
-    place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
-    trainer = DeepSpeedTrainer(cfg, model=TrainedModel.policy(model_path, cfg), place=place, seed=0)
     steps = iter(range(1, 2**31))
+    with lone_trainer(model_path, cfg) as trainer:
 
-    def step() -> None:
-        trainer.forward_backward(batches, OBJECTIVE)
-        trainer.optim_step(next(steps))
+        def step() -> None:
+            trainer.forward_backward(batches, OBJECTIVE)
+            trainer.optim_step(next(steps))
 
-    try:
         yield step
-    finally:
-        trainer.close()
 
 
 def measure(step: Step, repetitions: int) -> tuple[float, float | None]:
