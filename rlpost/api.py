@@ -8,44 +8,33 @@ that was started ends with the context, also when the loop fails.
 
 import asyncio
 import math
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.algorithms.supervised import LikelihoodObjective
-from rlpost.cluster.generators import GeneratorFactory
-from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
-from rlpost.cluster.supervision import Supervisor, generator_name
-from rlpost.cluster.trained import TrainedGroup, spawn_trained
-from rlpost.control.failures import Budget, FailureConfig
-from rlpost.control.fleet import Fleet
-from rlpost.control.placement import ActorSpec
+from rlpost.cluster.session import ClusterConfig, Session, resolve_device
+from rlpost.cluster.trained import TrainedGroup
+from rlpost.control.failures import FailureConfig
 from rlpost.control.watchdog import Watchdog
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
-from rlpost.rollout.collector import Collector
-from rlpost.rollout.dispatch import Dispatcher
-from rlpost.rollout.protocol import RestartableGenerator
-from rlpost.rollout.signal import Signal
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.generation import Generation, generators_role, resolved_generator
+from rlpost.stages.roles import close_all, start_roles, trained_role
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
-from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig, sender_factory
 
 __all__ = ["LikelihoodObjective", "Parts", "SamplingConfig", "TrainerConfig", "open_parts"]
@@ -75,9 +64,8 @@ class Parts:
     policy: TrainedGroup
     bus: WeightBus
     trainer: TrainerConfig
-    _dispatcher: Dispatcher
+    _generation: Generation
     _encoder: PromptEncoder
-    _failures: FailureConfig
     _guard: "asyncio.Task[None]"  # restarts generators
 
     def prompts(self, questions: Sequence[str]) -> list[Prompt]:
@@ -101,13 +89,8 @@ class Parts:
         Raises:
             RunFailed: too many failures in a row.
         """
-        collector = Collector(
-            self._dispatcher,
-            judges=[_Own(reward)],
-            combination=Combination(weights={OWN: 1.0}),
-            purpose=OWN,
-            failures=self._failures,
-            budget=Budget(self._failures.failures_in_a_row, of="failures", field="failures"),
+        collector = self._generation.collector(
+            [_Own(reward)], combination=Combination(weights={OWN: 1.0}), purpose=OWN
         )
         collecting = asyncio.ensure_future(
             collector.collect(prompts, num_samples=num_samples, sampling=sampling, seed=seed)
@@ -156,88 +139,53 @@ async def open_parts(
     """
     cluster, failures = cluster or ClusterConfig(), FailureConfig()
     directory = ModelDirectory.read(locate_model(model))
-    path = str(directory.path)
-    engines = _resolved(generator or GeneratorConfig(), trainer)
-    names = [generator_name(index) for index in range(engines.num)]
-    generators: dict[str, RestartableGenerator] = {}
-    workers: dict[str, int] = {}
-    fleet, signal = Fleet(names), Signal()
-    dispatcher = Dispatcher(fleet, generators, signal=signal)
+    path, device = str(directory.path), resolve_device(cluster.device)
+    engines = resolved_generator(generator or GeneratorConfig(), trainer)
+    weights = WeightsConfig()
     with Session(cluster) as session, tempfile.TemporaryDirectory() as scratch:
-        session.place(_actors(cluster, trainer, names))
-        policy = spawn_trained(
+        generation = Generation(
             session,
+            engines,
+            model_path=path,
+            cluster=cluster,
+            failures=failures,
+            # Whoever owns the loop decides how long it may take.
+            watchdog=Watchdog(stuck_after_s=math.inf, now_s=time.monotonic()),
+        )
+        ranks = trained_role(
+            "trainer",
             trainer,
-            group="trainer",
             model=TrainedModel.policy(path, trainer),
             seed=seed,
-            call_timeout_s=cluster.call_timeout_s,
+            cluster=cluster,
+            device=device,
             make_sender=sender_factory(
-                WeightsConfig(),
+                weights,
                 one_host=cluster.address is None,
                 run_id=Path(scratch).name,
                 root=Path(scratch),
             ),
         )
-        supervisor = Supervisor(
-            fleet,
-            generators,
-            workers=workers,
-            spawn=GeneratorFactory(
-                session,
-                engines,
-                model_path=path,
-                call_timeout_s=cluster.call_timeout_s,
-                ping_timeout_s=failures.ping_timeout_s,
-            ),
-            dispatcher=dispatcher,
-            signal=signal,
-            failures=failures,
-            budget=Budget(failures.failures_in_a_row, of="failures", field="failures"),
-            # Whoever owns the loop decides how long it may take.
-            watchdog=Watchdog(stuck_after_s=math.inf, now_s=time.monotonic()),
+        policy, _ = await start_roles(
+            [ranks, generators_role(engines, model_path=path, device=device)],
+            session,
+            offload_idle=cluster.offload_idle,
+            supervised=generation.supervisor.boot,
         )
-        await asyncio.gather(supervisor.boot(), policy.setup())
-        bus = WeightBus(
-            policy.source,
-            fleet=fleet,
-            receivers=generators,
-            workers=workers,
-            probe=[list(range(1, 9))],
-            cfg=BusConfig(exact=engines.dtype is GeneratorDtype.float32),
-            changed=signal.wait,
+        bus = generation.bus(
+            policy.source, trainer=trainer, weights=weights, probe=[list(range(1, 9))]
         )
-        guard = asyncio.create_task(supervisor.run(bus))
+        guard = asyncio.create_task(generation.supervisor.run(bus))
         try:
             await bus.publish()
             yield Parts(
                 policy=policy,
                 bus=bus,
                 trainer=trainer,
-                _dispatcher=dispatcher,
+                _generation=generation,
                 _encoder=PromptEncoder(directory.tokenizer(), prompt_column="prompt"),
-                _failures=failures,
                 _guard=guard,
             )
         finally:
             guard.cancel()
-            await supervisor.close()
-            await policy.close()
-
-
-def _resolved(generator: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:
-    """Fill in what depends on the machine: threads, and the trainer's dtype."""
-    dtype = generator.dtype
-    if dtype is GeneratorDtype.auto:
-        dtype = GeneratorDtype(str(resolve_dtype(trainer.dtype)).removeprefix("torch."))
-    threads = generator.threads or max(1, len(os.sched_getaffinity(0)) // generator.num)
-    return replace(generator, dtype=dtype, threads=threads)
-
-
-def _actors(cluster: ClusterConfig, trainer: TrainerConfig, names: list[str]) -> list[ActorSpec]:
-    one: Any = 1 if resolve_device(cluster.device) is Device.cuda else 0
-    ranks = [
-        ActorSpec(name=rank_name("trainer", rank), role="trainer", num_gpus=one)
-        for rank in range(trainer.num_ranks)
-    ]
-    return ranks + [ActorSpec(name=name, role="generator", num_gpus=one) for name in names]
+            await close_all([generation.supervisor, policy])

@@ -209,7 +209,7 @@ def _interruption(s: Any) -> Interruption | None:
 
 
 class Generation:
-    """What samples and judges, as in ``stages/rl/generation.py``."""
+    """What samples and judges, as in ``stages/generation.py``."""
 
     def __init__(self, world: Any, run: Run) -> None:
         s, cfg, clock = world.scenario, run.cfg, run.clock

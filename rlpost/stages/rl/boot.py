@@ -7,6 +7,7 @@ the steps (job.py).
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.policy_objective import PolicyObjective
@@ -17,13 +18,15 @@ from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor
 from rlpost.rollout.collector import GroupJudge
 from rlpost.rollout.producer import Producer
-from rlpost.stages.rl.generation import Generation
+from rlpost.stages.generation import Generation
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.plan import RLPlan
+from rlpost.stages.rl.probe import probe_of
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import close_all
 from rlpost.stages.run import Run
+from rlpost.stages.scale_request import requested_generators
 from rlpost.verifiers.golds import GoldWatch
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,21 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     """
     cfg = plan.cfg
     _log_skipped_rows(plan)
-    generation = Generation(plan, run)
+    assert run.session is not None
+    groups_at_once = -(-2 * plan.generator.max_num_seqs // cfg.rollout.group_size)
+    generation = Generation(
+        run.session,
+        plan.generator,
+        model_path=plan.model_path,
+        cluster=cfg.cluster,
+        failures=cfg.failures,
+        watchdog=run.watchdog,
+        permits=groups_at_once,
+        span=lambda lane, name, start_s, end_s: run.tracker.span(
+            lane, name, start_s=start_s, end_s=end_s
+        ),
+        wanted=requested_generators(run.directory.scale_request),
+    )
     objective = PolicyObjective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
@@ -59,7 +76,12 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     ledger = Ledger()
     staleness = Staleness(cfg.rl, batch=cfg.rollout.prompts_per_step)
     judges: list[GroupJudge] = [verifiers, *([] if rewards is None else [rewards])]
-    collector = generation.collector(
+    collecting = partial(
+        generation.collector,
+        on_verifier_error=cfg.rollout.on_verifier_error,
+        finished=run.progress,
+    )
+    collector = collecting(
         judges, combination=cfg.combination, purpose="train", interruption=plan.interruption
     )
     try:
@@ -80,7 +102,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
                 staleness=staleness,
             ),
             collector=collector,
-            examiner=generation.collector(
+            examiner=collecting(
                 [verifiers],
                 combination=cfg.combination.measuring(plan.verifiers),
                 purpose="heldout",
@@ -92,7 +114,12 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
             objective=objective,
             kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
             learning=Learning(cfg.failures),
-            bus=generation.bus(trainer.source),
+            bus=generation.bus(
+                trainer.source,
+                trainer=cfg.trainer,
+                weights=cfg.weights,
+                probe=probe_of(plan.train_set, cfg.weights),
+            ),
         )
         data = [rows for rows in (plan.train_set, plan.heldout_set) if rows is not None]
         with GoldWatch(plan.verifiers, data, warn=run.warn):

@@ -21,12 +21,12 @@ from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.generation import resolved_generator
 from rlpost.stages.rl.models import check_models
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
@@ -193,8 +193,4 @@ def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> Genera
             f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
             f"got {cfg.rollout.max_tokens}"
         )
-    dtype = generator.dtype
-    if dtype is GeneratorDtype.auto:
-        dtype = GeneratorDtype(str(resolve_dtype(cfg.trainer.dtype)).removeprefix("torch."))
-    threads = generator.threads or max(1, cores // generator.num)
-    return replace(generator, max_model_len=length, dtype=dtype, threads=threads)
+    return replace(resolved_generator(generator, cfg.trainer), max_model_len=length)

@@ -11,14 +11,14 @@ from typing import Any
 
 from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import ClusterConfig, Device
-from rlpost.cluster.supervision import generator_name
 from rlpost.cluster.verifiers import spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.shape import model_shape
-from rlpost.rollout.memory import classifier_footprint, generator_footprint
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.rollout.memory import classifier_footprint
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.generation import generators_role
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, Workload, counted, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
@@ -67,12 +67,11 @@ def roles_of(
         roles.append(trained_role("critic", critic, model=model, seed=cfg.seed, **common))
     if cfg.algorithm.kl.needs_reference:
         roles.append(reference_role(cfg.trainer, model=policy, **common))
-    gpus = int(device is Device.cuda)
     if cfg.reward_models:
-        roles.append(_rewards(cfg, models, gpus=gpus))
+        roles.append(_rewards(cfg, models, gpus=int(device is Device.cuda)))
     return [
         *roles,
-        _generators(generator, models.policy, gpus=gpus),
+        generators_role(generator, model_path=models.policy, device=device),
         _verifiers(cfg.cluster, verifiers, tokenizer=models.tokenizer),
     ]
 
@@ -102,20 +101,6 @@ def _rewards(cfg: RLConfig, models: RunModels, *, gpus: int) -> Role:
             call_timeout_s=cfg.cluster.call_timeout_s,
         ),
     )
-
-
-def _generators(generator: GeneratorConfig, path: str, *, gpus: int) -> Role:
-    generators = tuple(
-        ActorSpec(
-            name=generator_name(index),
-            role="generator",
-            num_gpus=gpus * generator.tensor_parallel_size,
-        )
-        for index in range(generator.num)
-    )
-    memory = partial(_generator_memory, generator, path)
-    processes = counted(generator.num, "generator")
-    return Role(name="generators", processes=processes, actors=generators, memory=memory)
 
 
 def _verifiers(
@@ -165,18 +150,3 @@ def _one_reward_memory(
     )
     in_turns = cfg.cluster.offload_idle and not cfg.rl.runs_ahead
     return in_turn(needs, "judging") if in_turns else needs
-
-
-def _generator_memory(generator: GeneratorConfig, path: str, work: Workload) -> list[Footprint]:
-    value_bytes = 4 if generator.dtype is GeneratorDtype.float32 else 2
-    return [
-        each
-        for index in range(generator.num)
-        for each in generator_footprint(
-            generator_name(index),
-            model_shape(path),
-            generator,
-            value_bytes=value_bytes,
-            gpu_bytes=work.gpu_bytes,
-        )
-    ]

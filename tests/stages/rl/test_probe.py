@@ -3,7 +3,7 @@
 import pytest
 
 from rlpost.data.dataset import PromptDataset
-from rlpost.stages.rl import generation as module
+from rlpost.stages.rl.probe import probe_of
 from rlpost.types import Prompt
 from rlpost.weights.publisher import WeightsConfig
 
@@ -26,4 +26,4 @@ def prompts(*lengths: int) -> PromptDataset:
 )
 def test_a_probe_has_at_least_two_tokens(lengths, expected):
     """With one token there is no log-prob to compare, and the first push failed."""
-    assert module._probe(prompts(*lengths), WeightsConfig()) == expected
+    assert probe_of(prompts(*lengths), WeightsConfig()) == expected

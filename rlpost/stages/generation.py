@@ -1,0 +1,186 @@
+"""What samples: generators, their supervisor and dispatcher, and the bus to them.
+
+Owns their assembly, for a stage and for loops of one's own. Refuses to own when they run and
+what is trained.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from rlpost.cluster.generators import GeneratorFactory
+from rlpost.cluster.session import ClusterConfig, Device, Session
+from rlpost.cluster.supervision import Supervisor, generator_name
+from rlpost.cluster.trained import WeightSource
+from rlpost.control.failures import Budget, FailureConfig
+from rlpost.control.fleet import Fleet
+from rlpost.control.placement import ActorSpec
+from rlpost.control.watchdog import Watchdog
+from rlpost.models.footprint import Footprint
+from rlpost.models.shape import model_shape
+from rlpost.rollout.collector import Collector, GroupJudge, OnVerifierError
+from rlpost.rollout.dispatch import Dispatcher, Span, no_span
+from rlpost.rollout.interruption import Interruption
+from rlpost.rollout.memory import generator_footprint
+from rlpost.rollout.protocol import RestartableGenerator
+from rlpost.rollout.signal import Signal
+from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.stages.roles import Role, Workload, counted
+from rlpost.training.precision import resolve_dtype
+from rlpost.training.settings import TrainerConfig
+from rlpost.verifiers.combine import Combination
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.protocol import BusConfig
+from rlpost.weights.publisher import WeightsConfig
+
+
+class Generation:
+    """Fleet, supervisor and dispatcher of the generators, and what they share.
+
+    Args:
+        session: where they run.
+        cfg: the engines', resolved.
+        model_path: what they load.
+        cluster: gives the deadline of a call.
+        failures: pace of pings and restarts.
+        watchdog: looked at by the supervisor.
+        permits: most groups that a generator works on at once.
+        span: called after every request.
+        wanted: how many generators there should be; None: as many as there are.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        cfg: GeneratorConfig,
+        *,
+        model_path: str,
+        cluster: ClusterConfig,
+        failures: FailureConfig,
+        watchdog: Watchdog,
+        permits: int = 64,
+        span: Span = no_span,
+        wanted: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._cfg, self._failures = cfg, failures
+        self._signal = Signal()
+        self._budget = Budget(
+            failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
+        )
+        self._generators: dict[str, RestartableGenerator] = {}
+        self._workers: dict[str, int] = {}
+        names = [generator_name(index) for index in range(cfg.num)]
+        self.fleet = Fleet(names, missed_until_dead=failures.missed_pings)
+        self._dispatcher = Dispatcher(
+            self.fleet, self._generators, signal=self._signal, permits=permits, span=span
+        )
+        self.supervisor = Supervisor(
+            self.fleet,
+            self._generators,
+            workers=self._workers,
+            spawn=GeneratorFactory(
+                session,
+                cfg,
+                model_path=model_path,
+                call_timeout_s=cluster.call_timeout_s,
+                ping_timeout_s=failures.ping_timeout_s,
+            ),
+            dispatcher=self._dispatcher,
+            signal=self._signal,
+            failures=failures,
+            budget=self._budget,
+            watchdog=watchdog,
+            wanted=wanted,
+        )
+
+    def collector(
+        self,
+        judges: Sequence[GroupJudge],
+        *,
+        combination: Combination,
+        purpose: str,
+        on_verifier_error: OnVerifierError = OnVerifierError.sample,
+        interruption: Interruption | None = None,
+        finished: Callable[[str], None] = lambda what: None,
+    ) -> Collector:
+        """Return what samples groups and has them judged; ``Collector`` has the arguments."""
+        return Collector(
+            self._dispatcher,
+            judges=judges,
+            combination=combination,
+            purpose=purpose,
+            on_verifier_error=on_verifier_error,
+            failures=self._failures,
+            budget=self._budget,
+            interruption=interruption,
+            finished=finished,
+        )
+
+    def bus(
+        self,
+        source: WeightSource,
+        *,
+        trainer: TrainerConfig,
+        weights: WeightsConfig,
+        probe: Sequence[Sequence[int]],
+    ) -> WeightBus:
+        """Return the bus from ``source`` to the fleet; ``probe`` is what both sides score."""
+        float32 = self._cfg.dtype is GeneratorDtype.float32
+        return WeightBus(
+            source,
+            fleet=self.fleet,
+            receivers=self._generators,
+            workers=self._workers,
+            probe=probe,
+            cfg=BusConfig(
+                exact=float32 and generator_dtype(trainer) is GeneratorDtype.float32,
+                max_diff=weights.probe_max_diff,
+                timeout_s=weights.timeout_s,
+                boot_timeout_s=2 * self._cfg.setup_timeout_s,
+            ),
+            changed=self._signal.wait,
+        )
+
+
+def generators_role(cfg: GeneratorConfig, *, model_path: str, device: Device) -> Role:
+    """Return the engines, which a ``Generation`` spawns."""
+    names = [generator_name(index) for index in range(cfg.num)]
+    gpus = cfg.tensor_parallel_size if device is Device.cuda else 0
+    return Role(
+        name="generators",
+        processes=counted(cfg.num, "generator"),
+        actors=tuple(ActorSpec(name=name, role="generator", num_gpus=gpus) for name in names),
+        memory=partial(_memory, names, cfg, model_path),
+    )
+
+
+def _memory(
+    names: Sequence[str], cfg: GeneratorConfig, model_path: str, work: Workload
+) -> list[Footprint]:
+    return [
+        each
+        for name in names
+        for each in generator_footprint(
+            name,
+            model_shape(model_path),
+            cfg,
+            value_bytes=4 if cfg.dtype is GeneratorDtype.float32 else 2,
+            gpu_bytes=work.gpu_bytes,
+        )
+    ]
+
+
+def generator_dtype(trainer: TrainerConfig) -> GeneratorDtype:
+    """Return the dtype in which ``trainer`` computes."""
+    return GeneratorDtype(str(resolve_dtype(trainer.dtype)).removeprefix("torch."))
+
+
+def resolved_generator(cfg: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:
+    """Fill in what depends on the machine: threads, and the trainer's dtype."""
+    auto = cfg.dtype is GeneratorDtype.auto
+    return replace(
+        cfg,
+        dtype=generator_dtype(trainer) if auto else cfg.dtype,
+        threads=cfg.threads or max(1, len(os.sched_getaffinity(0)) // cfg.num),
+    )
