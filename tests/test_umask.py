@@ -20,8 +20,10 @@ from rlpost.models.tiny import build_tiny_llama
 
 root = Path(sys.argv[1])
 write_json(root / "record.json", {"a": 1})
-with CheckpointStore(root / "checkpoints").saving(1, config_hash="x") as scratch:
-    (scratch / "state.bin").write_bytes(b"x")
+store = CheckpointStore(root / "checkpoints")
+scratch = store.begin(1)
+(scratch / "state.bin").write_bytes(b"x")
+store.commit(scratch, step=1, config_hash="x")
 build_tiny_llama(root / "models" / "tiny")
 """
 

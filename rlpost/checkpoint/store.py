@@ -15,8 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +90,10 @@ class CheckpointStore:
     Example::
 
         store = CheckpointStore(run_dir / "checkpoints", keep=2)
-        with store.saving(step=20, config_hash=config_hash) as scratch:
-            save_model(scratch / "model")
-            write_json(scratch / "driver.json", state)
-        path = store.latest()
+        scratch = store.begin(20)
+        save_model(scratch / "model")
+        write_json(scratch / "driver.json", state)
+        path = store.commit(scratch, step=20, config_hash=config_hash)
     """
 
     def __init__(self, root: Path, *, keep: int = 2) -> None:
@@ -185,22 +184,6 @@ class CheckpointStore:
         """Remove ``scratch``; the checkpoint is given up."""
         self._open.discard(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
-
-    @contextmanager
-    def saving(self, step: int, *, config_hash: str) -> Iterator[Path]:
-        """Yield a scratch directory; commit it at the end of the block, abort on an error.
-
-        Raises:
-            CheckpointWriteError: a write failed, in the block or at the commit.
-        """
-        scratch = self.begin(step)
-        try:
-            with disk_errors(scratch):
-                yield scratch
-        except BaseException:
-            self.abort(scratch)
-            raise
-        self.commit(scratch, step=step, config_hash=config_hash)
 
     def latest(self, *, hashes: bool = True) -> Path | None:
         """Return the newest checkpoint that verifies, or None when there is none.

@@ -14,18 +14,18 @@ import pytest
 
 from rlpost.bounds import check_config
 from rlpost.checkpoint.manifest import MANIFEST_NAME, verify
-from rlpost.checkpoint.space import CheckpointWriteError
+from rlpost.checkpoint.space import CheckpointWriteError, disk_errors
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore, load_manifest
 from rlpost.errors import DataError, InfrastructureError, UserError
 
 
 def save(store: CheckpointStore, step: int, *, text: str = "weights") -> Path:
-    with store.saving(step, config_hash="c0ffee") as scratch:
-        (scratch / "trainer").mkdir()
-        (scratch / "trainer" / "rank_0.bin").write_bytes(text.encode() * 100)
-        write_json(scratch / "driver.json", {"step": step, "text": text})
-    return store.root / f"step_{step:06d}"
+    scratch = store.begin(step)
+    (scratch / "trainer").mkdir()
+    (scratch / "trainer" / "rank_0.bin").write_bytes(text.encode() * 100)
+    write_json(scratch / "driver.json", {"step": step, "text": text})
+    return store.commit(scratch, step=step, config_hash="c0ffee")
 
 
 def steps(store: CheckpointStore) -> list[str]:
@@ -64,12 +64,12 @@ def test_own_open_scratch_is_not_swept(tmp_path):
     assert scratch.is_dir()
 
 
-def test_an_error_while_saving_leaves_nothing(tmp_path):
+def test_an_aborted_checkpoint_leaves_nothing(tmp_path):
     store = CheckpointStore(tmp_path)
     save(store, 1)
-    with pytest.raises(KeyError), store.saving(2, config_hash="x") as scratch:
-        (scratch / "part").write_text("x")
-        raise KeyError("bug")
+    scratch = store.begin(2)
+    (scratch / "part").write_text("x")
+    store.abort(scratch)
     assert steps(store) == ["step_000001"]
 
 
@@ -239,9 +239,10 @@ step = 0 if latest is None else int(latest.name[-6:])
 print("ready", flush=True)
 while True:
     step += 1
-    with store.saving(step, config_hash="x") as scratch:
-        for name in "abcd":
-            (scratch / name).write_bytes(bytes([step % 256]) * 200_000)
+    scratch = store.begin(step)
+    for name in "abcd":
+        (scratch / name).write_bytes(bytes([step % 256]) * 200_000)
+    store.commit(scratch, step=step, config_hash="x")
 """
 
 
@@ -273,11 +274,10 @@ def test_a_full_disk_is_an_error_the_loop_survives(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a file over 4 kB: EFBIG
     try:
-        with (
-            pytest.raises(CheckpointWriteError, match="step_000002"),
-            store.saving(2, config_hash="x") as scratch,
-        ):
+        scratch = store.begin(2)
+        with pytest.raises(CheckpointWriteError, match="step_000002"), disk_errors(scratch):
             (scratch / "big.bin").write_bytes(b"x" * 10_000)
+        store.abort(scratch)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert issubclass(CheckpointWriteError, InfrastructureError)
@@ -295,11 +295,10 @@ def test_a_really_full_disk(tmp_path):
     try:
         store = CheckpointStore(tmp_path)
         good = save(store, 1)
-        with (
-            pytest.raises(CheckpointWriteError, match="No space left"),
-            store.saving(2, config_hash="x") as scratch,
-        ):
+        scratch = store.begin(2)
+        with pytest.raises(CheckpointWriteError, match="No space left"), disk_errors(scratch):
             (scratch / "big.bin").write_bytes(b"x" * 1_000_000)
+        store.abort(scratch)
         assert store.latest() == good
         with pytest.raises(UserError, match=r"checkpoint\.keep=2 needs 1\.5 MB"):
             store.require_space(500_000)

@@ -96,8 +96,9 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
     """Extended and killed in the middle of the export, it holds the model of an older step."""
     directory = RunDirectory(root=tmp_path / "long")
     store = CheckpointStore(directory.checkpoints, keep=2)
-    with store.saving(20, config_hash="h") as scratch:
-        (scratch / "x").write_text("1")
+    scratch = store.begin(20)
+    (scratch / "x").write_text("1")
+    store.commit(scratch, step=20, config_hash="h")
     copy = shutil.copytree(directory.checkpoints / "step_000020", tmp_path / "best")
     directory.write_config({})
 

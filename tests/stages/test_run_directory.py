@@ -24,8 +24,9 @@ def resume_point(directory, resume="auto", config=CONFIG):
 
 def save(directory, step):
     store = CheckpointStore(directory.checkpoints)
-    with store.saving(step, config_hash="h") as scratch:
-        (scratch / "x").write_text("1")
+    scratch = store.begin(step)
+    (scratch / "x").write_text("1")
+    store.commit(scratch, step=step, config_hash="h")
 
 
 def test_fresh_then_latest(directory):
