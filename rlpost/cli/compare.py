@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 
 
 def main(argv: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.tracking.curves.table import STAGE_SECTIONS, sections_of
 
 

@@ -1,7 +1,7 @@
 """``rlpost doctor --node``: the nodes of a job examine themselves and each other.
 
 Owns the order of the meeting: readings, a collective, the table. The judgement is
-rlpost/doctor/nodes.py. Exit code: 0 when a job can start on these nodes; 1 otherwise.
+rlpost/doctor/node_checks.py. Exit code: 0 when a job can start on these nodes; 1 otherwise.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.cluster.rendezvous import Rendezvous
-from rlpost.doctor.node import NodeReading, read_node
-from rlpost.doctor.nodes import judge, lacking
+from rlpost.doctor.node_checks import judge, lacking
+from rlpost.doctor.node_reading import NodeReading, read_node
 from rlpost.errors import InfrastructureError
 
 COLLECTIVE_TIMEOUT_S = 30.0

@@ -7,7 +7,7 @@ exit code that Ray sees and the one in the last line are the stage's own.
 import sys
 
 from rlpost import __version__
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.errors import UserError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.bounds import check_config, help_of, number
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.models.footprint import together_bytes
 from rlpost.stages.registry import STAGES
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.scale_request import request_generators
 

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
-from rlpost.models.directory.boundary import reading_model
 from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.directory.weight_files import read_json_object
 from rlpost.umask import follow_umask
 

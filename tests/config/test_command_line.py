@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlpost.bounds import bound_of
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.config.compose import compose_stage
 from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.open import open_trackers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.directory.weight_files import read_json_object
 
 CONFIG = "config.json"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rlpost.errors import UserError
-from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.directory.weight_files import Shape, StoredTensor
 
 # Constants that older versions of transformers saved with the weights; loaders ignore them.

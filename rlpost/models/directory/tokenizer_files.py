@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import UserError
-from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.read_errors import reading_model
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 

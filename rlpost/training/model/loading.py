@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
-from rlpost.models.directory.boundary import reading_model
 from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
+from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.training.model.attention import ATTENTION, register_packed_attention
 from rlpost.training.model.dropout import is_random, switch_off_dropout

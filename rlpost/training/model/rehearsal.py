@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlpost.errors import UserError
-from rlpost.models.directory.boundary import reading_model
+from rlpost.models.directory.read_errors import reading_model
 from rlpost.training.model.dropout import switch_off_dropout
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from rlpost.verifiers.answers.reading import (
     is_relation,
     read,
 )
-from rlpost.verifiers.answers.units import contradict, differ
+from rlpost.verifiers.answers.units_of_measure import contradict, differ
 from rlpost.verifiers.answers.wording import Shape, says, shape_of, spelled_alike
 
 _MAX_WHOLE = 400  # characters of prose that is tried as one expression

@@ -9,7 +9,7 @@ import re
 
 from rlpost.verifiers.answers.notation import BREAK, commands
 from rlpost.verifiers.answers.quantity import NUMBER
-from rlpost.verifiers.answers.units import FUNCTIONS, is_known, split_unit
+from rlpost.verifiers.answers.units_of_measure import FUNCTIONS, is_known, split_unit
 
 _WORDLIKE = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 _TOKEN = re.compile(

@@ -17,8 +17,8 @@ from typing import Any
 
 from rlpost.verifiers.answers.notation import closes
 from rlpost.verifiers.answers.quantity import Quantity, same_number
-from rlpost.verifiers.answers.units import FUNCTIONS
-from rlpost.verifiers.workers.boundary import attempt
+from rlpost.verifiers.answers.units_of_measure import FUNCTIONS
+from rlpost.verifiers.workers.safe_call import attempt
 
 _MAX_LENGTH = 600
 _MAX_EXPONENT = 60  # of an expression with variables

@@ -11,7 +11,12 @@ from enum import Enum
 
 from rlpost.verifiers.answers.notation import commands, peeled, without_currency
 from rlpost.verifiers.answers.quantity import Form, NotPlain, Quantity, TooLarge, quantity
-from rlpost.verifiers.answers.units import FUNCTIONS, currency, split_formula_unit, split_unit
+from rlpost.verifiers.answers.units_of_measure import (
+    FUNCTIONS,
+    currency,
+    split_formula_unit,
+    split_unit,
+)
 
 _MAX_DEPTH = 6  # of brackets inside brackets that are read as values
 _MAX_ITEMS = 200

@@ -1,7 +1,7 @@
 """What a user's function returned -> one score per response.
 
 Owns the forms that a list of rewards may have. Refuses to judge a single number
-(workers/boundary.py). Invariant: a list of another length is an error, never cut or filled.
+(workers/safe_call.py). Invariant: a list of another length is an error, never cut or filled.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -24,7 +24,7 @@ from rlpost.errors import DataError, InfrastructureError
 from rlpost.verifiers.base import Declaration, Sample, VerifierConfig
 from rlpost.verifiers.kinds import verifiers
 from rlpost.verifiers.kinds.build import entry_of
-from rlpost.verifiers.workers.boundary import MAX_ITEMS, MAX_TEXT, summary
+from rlpost.verifiers.workers.safe_call import MAX_ITEMS, MAX_TEXT, summary
 
 MAX_REPLY_BYTES = 1 << 19  # of one sample; bounded text written as JSON escapes stays below it
 _REPLY_KEYS = {"reward", "error", "info"}

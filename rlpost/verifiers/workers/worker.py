@@ -16,9 +16,9 @@ from typing import Any
 
 from rlpost.verifiers.base import DeclaredJudge, Judge
 from rlpost.verifiers.kinds.build import build
-from rlpost.verifiers.workers.boundary import answer_of, attempt, failed_reply
 from rlpost.verifiers.workers.channel import Channel
 from rlpost.verifiers.workers.isolation import isolate
+from rlpost.verifiers.workers.safe_call import answer_of, attempt, failed_reply
 from rlpost.verifiers.workers.wire import decode_config, decode_sample
 
 

@@ -6,7 +6,7 @@ import torch
 
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.contracts.returned import per_response, rewards_of, scored
-from rlpost.verifiers.workers.boundary import reply_of
+from rlpost.verifiers.workers.safe_call import reply_of
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from rlpost.errors import DataError, UserError
 from rlpost.verifiers.base import Sample
 from rlpost.verifiers.contracts.adapter import Contract
-from rlpost.verifiers.workers.boundary import attempt
+from rlpost.verifiers.workers.safe_call import attempt
 
 ROW = {
     "data_source": "openai/gsm8k",

@@ -12,7 +12,7 @@ from rlpost.verifiers.base import Declaration, Sample, VerifierConfig
 from rlpost.verifiers.kinds.exact import ExactConfig, Take
 from rlpost.verifiers.kinds.function import FunctionConfig
 from rlpost.verifiers.kinds.math import MathConfig
-from rlpost.verifiers.workers.boundary import MAX_ITEMS, MAX_TEXT, reply_of
+from rlpost.verifiers.workers.safe_call import MAX_ITEMS, MAX_TEXT, reply_of
 from rlpost.verifiers.workers.wire import (
     MAX_REPLY_BYTES,
     BadReply,

@@ -2,7 +2,7 @@
 
 import socket
 
-from rlpost.doctor.node import NodeReading, can_listen, read_node
+from rlpost.doctor.node_reading import NodeReading, can_listen, read_node
 
 
 def test_a_reading_survives_its_journey(tmp_path):

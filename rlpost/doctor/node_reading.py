@@ -1,6 +1,6 @@
 """Readings of one node of a job, which can be sent to the node that judges them.
 
-Owns the reading of versions, disks, ports and the interface. Refuses to judge (nodes.py).
+Owns the reading of versions, disks, ports and the interface. Refuses to judge (node_checks.py).
 Invariant: a value that cannot be read is an error text or empty, never guessed.
 """
 

@@ -1,6 +1,6 @@
 """Whether the nodes of a job are alike, reachable and healthy, and if not, which one is not.
 
-Owns the judgement of node.py's readings. Refuses to own their collection
+Owns the judgement of node_reading.py's readings. Refuses to own their collection
 (cluster/rendezvous.py). Invariants: pure; a finding that blocks names the node and says how to
 fix it.
 """
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from rlpost.doctor.checks import GB, Finding, Level, graded
-from rlpost.doctor.node import NodeReading
+from rlpost.doctor.node_reading import NodeReading
 
 CLOCK_WARN_S, CLOCK_BLOCK_S = 2.0, 60.0  # munge, too, allows no more than minutes
 DISK_WARN_BYTES, DISK_BLOCK_BYTES = 10 * GB, 3 * GB

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from rlpost.cli.boundary import exit_code
+from rlpost.cli.exit_code import exit_code
 from rlpost.errors import InfrastructureError, RunFailed, UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 from rlpost.doctor import nodes
 from rlpost.doctor.checks import Level
 from rlpost.doctor.machine import Gpu
-from rlpost.doctor.node import NodeReading
+from rlpost.doctor.node_reading import NodeReading
 
 GB = 10**9
 H100 = Gpu(name="NVIDIA H100", memory_mib=81_559, used_mib=300, uncorrected_errors=0)

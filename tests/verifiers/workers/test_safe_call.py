@@ -6,7 +6,7 @@ import pytest
 
 from rlpost.errors import DataError
 from rlpost.verifiers.base import Sample
-from rlpost.verifiers.workers.boundary import attempt, reply_of
+from rlpost.verifiers.workers.safe_call import attempt, reply_of
 from rlpost.verifiers.workers.wire import MAX_REPLY_BYTES
 
 SAMPLE = Sample(prompt="q", text="a")
@@ -74,9 +74,9 @@ class _Evil(Exception):
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (ValueError("no"), "ValueError: no (test_boundary.py:"),
-        (SystemExit(3), "SystemExit: 3 (test_boundary.py:"),
-        (KeyboardInterrupt(), "KeyboardInterrupt (test_boundary.py:"),
+        (ValueError("no"), "ValueError: no (test_safe_call.py:"),
+        (SystemExit(3), "SystemExit: 3 (test_safe_call.py:"),
+        (KeyboardInterrupt(), "KeyboardInterrupt (test_safe_call.py:"),
         (DataError("f.jsonl:3: bad"), "DataError: f.jsonl:3: bad"),
         (ValueError("x" * 10**6), "ValueError: xxx"),
     ],
