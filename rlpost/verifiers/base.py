@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rlpost.bounds import number, option
 from rlpost.errors import DataError
@@ -134,6 +134,43 @@ class Sample:
         return [{"role": "assistant", "content": self.text}]
 
 
+@dataclass(kw_only=True)
+class AnswerConfig(VerifierConfig):
+    """What the kinds have in common that compare with the right answer in a column."""
+
+    answer_column: str = option("answer", help="column of the right answer")
+
+    def required_columns(self) -> tuple[str, ...]:
+        return (self.answer_column,)
+
+    def refusal(self, columns: Mapping[str, Any]) -> str | None:
+        return self.gold_refusal(columns[self.answer_column])
+
+    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
+        return str(columns[self.answer_column])
+
+    def gold_refusal(self, gold: object) -> str | None:
+        """Return why a value cannot be a right answer of this kind, None when it can."""
+        return refusal_of(gold, column=self.answer_column)
+
+    def gold_of(self, sample: Sample) -> str:
+        """Return the right answer of a sample's row as stripped text.
+
+        Raises:
+            DataError: the column is missing, or holds what ``gold_refusal`` refuses.
+        """
+        at = f"{sample.address}: " if sample.address else ""
+        if self.answer_column not in sample.columns:
+            raise DataError(
+                f"{at}the row has no column {self.answer_column!r} (it has "
+                f"{sorted(sample.columns)}); set verifier.answer_column"
+            )
+        gold = sample.columns[self.answer_column]
+        if (reason := self.gold_refusal(gold)) is not None:
+            raise DataError(f"{at}{reason}")
+        return str(gold).strip()
+
+
 Score = float | None | dict[str, Any]  # a dict holds "reward"; its other keys are information
 Judge = Callable[[Sample], Score]
 # As many as samples; an exception in the place of a score is that response's own failure.
@@ -177,12 +214,6 @@ def sample_of(prompt: Prompt, trajectory: Trajectory, *, prompt_text: str = "") 
     )
 
 
-class Refusal(Protocol):
-    """A kind's rule of what can be its reference answer; see ``refusal_of``."""
-
-    def __call__(self, gold: object, *, column: str) -> str | None: ...
-
-
 def refusal_of(gold: object, *, column: str) -> str | None:
     """Return why a value can be nobody's reference answer, None when it can."""
     if isinstance(gold, bool) or not isinstance(gold, str | int | float):
@@ -194,24 +225,6 @@ def refusal_of(gold: object, *, column: str) -> str | None:
     if isinstance(gold, int) and gold.bit_length() > _MAX_BITS:
         return f"column {column!r} must be text where a number has more than 4,000 digits"
     return None
-
-
-def gold_of(sample: Sample, column: str, *, refusal: Refusal = refusal_of) -> str:
-    """Return the reference answer of a sample's row as stripped text.
-
-    Raises:
-        DataError: the column is missing, or holds what ``refusal`` refuses.
-    """
-    at = f"{sample.address}: " if sample.address else ""
-    if column not in sample.columns:
-        raise DataError(
-            f"{at}the row has no column {column!r} (it has {sorted(sample.columns)}); "
-            "set verifier.answer_column"
-        )
-    gold = sample.columns[column]
-    if (reason := refusal(gold, column=column)) is not None:
-        raise DataError(f"{at}{reason}")
-    return str(gold).strip()
 
 
 def _shown(value: object) -> str:

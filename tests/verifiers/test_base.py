@@ -2,7 +2,9 @@ import pytest
 
 from rlpost.errors import DataError
 from rlpost.types import Prompt, Span, Trajectory
-from rlpost.verifiers.base import Sample, gold_of, refusal_of, sample_of
+from rlpost.verifiers.base import AnswerConfig, Sample, refusal_of, sample_of
+
+CONFIG = AnswerConfig(kind="any")
 
 
 def _trajectory(text):
@@ -43,7 +45,7 @@ def test_messages_prompt_has_one_assistant_message():
 
 @pytest.mark.parametrize(("gold", "text"), [("  6 ", "6"), (6, "6"), (0.5, "0.5"), (0, "0")])
 def test_gold_is_stripped_text(gold, text):
-    assert gold_of(Sample(prompt="q", text="", columns={"answer": gold}), "answer") == text
+    assert CONFIG.gold_of(Sample(prompt="q", text="", columns={"answer": gold})) == text
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_gold_is_stripped_text(gold, text):
 def test_gold_that_nobody_can_judge_by_names_row_and_column(gold):
     sample = Sample(prompt="q", text="", columns={"answer": gold}, address="train.jsonl:18")
     with pytest.raises(DataError, match=r"train\.jsonl:18: column 'answer' must"):
-        gold_of(sample, "answer")
+        CONFIG.gold_of(sample)
     assert len(refusal_of(gold, column="answer")) < 200
 
 
@@ -65,4 +67,4 @@ def test_what_can_be_judged_by_is_not_refused():
 def test_missing_gold_column_lists_what_the_row_has():
     sample = Sample(prompt="q", text="", columns={"ground_truth": "6"}, address="train.jsonl:18")
     with pytest.raises(DataError, match=r"no column 'answer' \(it has \['ground_truth'\]\)"):
-        gold_of(sample, "answer")
+        CONFIG.gold_of(sample)

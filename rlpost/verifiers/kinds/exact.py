@@ -12,15 +12,7 @@ from typing import Any
 
 from rlpost.bounds import option
 from rlpost.errors import UserError
-from rlpost.verifiers.base import (
-    Judge,
-    Sample,
-    Score,
-    VerifierConfig,
-    gold_of,
-    refusal_of,
-    verifiers,
-)
+from rlpost.verifiers.base import AnswerConfig, Judge, Sample, Score, verifiers
 
 
 class Take(Enum):
@@ -31,29 +23,22 @@ class Take(Enum):
 
 
 @dataclass(kw_only=True)
-class ExactConfig(VerifierConfig):
+class ExactConfig(AnswerConfig):
     """1 when the selected text equals the answer, else 0.
 
     Example: ``ExactConfig(extract=r"<answer>(.*?)</answer>")``
     """
 
     kind: str = "exact"
-    answer_column: str = option("answer", help="column of the right answer")
     take: Take = option(Take.WHOLE, help="which part of the response is compared")
     extract: str | None = option(
         None, help="regular expression whose last match is compared; null: none"
     )
     ignore_case: bool = option(False, help="take capital and small letters for the same")
 
-    def required_columns(self) -> tuple[str, ...]:
-        return (self.answer_column,)
-
-    def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        return refusal_of(columns[self.answer_column], column=self.answer_column)
-
     def own_answer(self, columns: Mapping[str, Any]) -> str | None:
         # What an expression extracts an answer from cannot be made from the answer alone.
-        return str(columns[self.answer_column]) if self.extract is None else None
+        return super().own_answer(columns) if self.extract is None else None
 
 
 @verifiers.register("exact", ExactConfig)
@@ -66,7 +51,7 @@ def exact(cfg: ExactConfig) -> Judge:
     pattern = _compiled(cfg.extract) if cfg.extract is not None else None
 
     def judge(sample: Sample) -> Score:
-        gold = gold_of(sample, cfg.answer_column)
+        gold = cfg.gold_of(sample)
         text = sample.text.strip()
         if cfg.take is Take.LAST_LINE:
             text = text.splitlines()[-1].strip() if text else ""

@@ -12,21 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlpost.bounds import option
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
 from rlpost.verifiers.answers.compare import read_gold
 from rlpost.verifiers.answers.find import answer_part, is_boxable
 from rlpost.verifiers.answers.notation import characters, commands
-from rlpost.verifiers.base import (
-    Judge,
-    Sample,
-    Score,
-    VerifierConfig,
-    gold_of,
-    refusal_of,
-    verifiers,
-)
+from rlpost.verifiers.base import AnswerConfig, Judge, Sample, Score, verifiers
 
 # What a page does not show: tags, and letters that are blank.
 _UNSEEN = re.compile(
@@ -35,20 +26,22 @@ _UNSEEN = re.compile(
 
 
 @dataclass(kw_only=True)
-class MathConfig(VerifierConfig):
+class MathConfig(AnswerConfig):
     """1 when the answer of the response equals the column's by value, else 0.
 
     Words, choices, times, dates and based numerals are compared as text.
     """
 
     kind: str = "math"
-    answer_column: str = option("answer", help="column of the right answer")
 
-    def required_columns(self) -> tuple[str, ...]:
-        return (self.answer_column,)
-
-    def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        return _refusal(columns[self.answer_column], column=self.answer_column)
+    def gold_refusal(self, gold: object) -> str | None:
+        reason = super().gold_refusal(gold)
+        if reason is None and not _says_something(str(gold)):
+            return (
+                f"column {self.answer_column!r} must hold a letter or a digit, got "
+                f"{str(gold).strip()!r:.80}"
+            )
+        return reason
 
     def own_answer(self, columns: Mapping[str, Any]) -> str | None:
         gold = str(columns[self.answer_column])
@@ -62,7 +55,7 @@ def math(cfg: MathConfig) -> Judge:
     formula.prepare()
 
     def judge(sample: Sample) -> Score:
-        gold = gold_of(sample, cfg.answer_column, refusal=_refusal)
+        gold = cfg.gold_of(sample)
         outcome = judge_answer(read_gold(gold), sample.text)
         if outcome.reason:
             return {"reward": float(outcome.right), "reason": outcome.reason}
@@ -71,13 +64,10 @@ def math(cfg: MathConfig) -> Judge:
     return judge
 
 
-def _refusal(gold: object, *, column: str) -> str | None:
-    """Text without a letter, digit or command says nothing that an answer could equal."""
-    if (reason := refusal_of(gold, column=column)) is not None:
-        return reason
-    part = answer_part(characters(str(gold)))
-    if part is not None:
-        seen = commands(_UNSEEN.sub("", html.unescape(part.text)))
-        if any(map(str.isalnum, seen)) or "\\" in seen.replace("\\ ", ""):
-            return None
-    return f"column {column!r} must hold a letter or a digit, got {str(gold).strip()!r:.80}"
+def _says_something(gold: str) -> bool:
+    """Whether there is a letter, digit or command that an answer could equal."""
+    part = answer_part(characters(gold))
+    if part is None:
+        return False
+    seen = commands(_UNSEEN.sub("", html.unescape(part.text)))
+    return any(map(str.isalnum, seen)) or "\\" in seen.replace("\\ ", "")

@@ -11,23 +11,14 @@ from typing import Any
 
 from rlpost.bounds import option
 from rlpost.verifiers.answers.find import without_thinking
-from rlpost.verifiers.base import (
-    Judge,
-    Sample,
-    Score,
-    VerifierConfig,
-    gold_of,
-    refusal_of,
-    verifiers,
-)
+from rlpost.verifiers.base import AnswerConfig, Judge, Sample, Score, verifiers
 
 
 @dataclass(kw_only=True)
-class NamesConfig(VerifierConfig):
+class NamesConfig(AnswerConfig):
     """1 when the response names the answer, or another spelling of it, and no wrong answer."""
 
     kind: str = "names"
-    answer_column: str = option("answer", help="column of the right answer")
     accepted_column: str = option(
         "accepted", help="column with a list of other spellings of the answer; it may be missing"
     )
@@ -35,11 +26,8 @@ class NamesConfig(VerifierConfig):
         "others", help="column with a list of wrong answers; it may be missing"
     )
 
-    def required_columns(self) -> tuple[str, ...]:
-        return (self.answer_column,)
-
     def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        reason = refusal_of(columns[self.answer_column], column=self.answer_column)
+        reason = super().refusal(columns)
         if reason is not None:
             return reason
         for column in (self.accepted_column, self.others_column):
@@ -52,9 +40,6 @@ class NamesConfig(VerifierConfig):
                 return f"column {self.others_column!r} holds the right answer {name!r:.80}"
         return None
 
-    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
-        return str(columns[self.answer_column])
-
     def accepted(self, columns: Mapping[str, Any]) -> list[str]:
         """Return every spelling of the right answer."""
         return [str(columns[self.answer_column]), *(columns.get(self.accepted_column) or [])]
@@ -65,7 +50,7 @@ def names(cfg: NamesConfig) -> Judge:
     """Build the judge."""
 
     def judge(sample: Sample) -> Score:
-        gold_of(sample, cfg.answer_column)  # raises where the row has none
+        cfg.gold_of(sample)  # raises where the row has none
         text = without_thinking(sample.text)
         right = _pattern(cfg.accepted(sample.columns))
         if not right.search(text):

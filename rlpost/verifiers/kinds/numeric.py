@@ -7,12 +7,10 @@ is applied to.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
-from rlpost.bounds import number, option
+from rlpost.bounds import number
 from rlpost.verifiers.answers.find import answer_part, without_thinking
 from rlpost.verifiers.answers.notation import (
     characters,
@@ -22,15 +20,7 @@ from rlpost.verifiers.answers.notation import (
     without_emphasis,
 )
 from rlpost.verifiers.answers.quantity import NUMBER, NotPlain, Quantity, TooLarge, quantity
-from rlpost.verifiers.base import (
-    Judge,
-    Sample,
-    Score,
-    VerifierConfig,
-    gold_of,
-    refusal_of,
-    verifiers,
-)
+from rlpost.verifiers.base import AnswerConfig, Judge, Sample, Score, verifiers
 
 DEFAULT_REL_TOL = 1e-6  # of an answer that is no integer
 
@@ -51,7 +41,7 @@ _ASSIGNED = re.compile(r"[^=\d]*=\s*")
 
 
 @dataclass(kw_only=True)
-class NumericConfig(VerifierConfig):
+class NumericConfig(AnswerConfig):
     """1 when ``|x - answer| <= max(abs_tol, rel_tol * |answer|)``, else 0.
 
     Without a ``rel_tol``, an integer must be equal and any other number may differ by a
@@ -60,7 +50,6 @@ class NumericConfig(VerifierConfig):
     """
 
     kind: str = "numeric"
-    answer_column: str = option("answer", help="column of the right answer")
     abs_tol: float = number(
         0.0,
         at_least=0,
@@ -76,14 +65,15 @@ class NumericConfig(VerifierConfig):
         help="largest difference as a share of the answer; null: 0 for integers, else 1e-6",
     )
 
-    def required_columns(self) -> tuple[str, ...]:
-        return (self.answer_column,)
-
-    def refusal(self, columns: Mapping[str, Any]) -> str | None:
-        return _refusal(columns[self.answer_column], column=self.answer_column)
-
-    def own_answer(self, columns: Mapping[str, Any]) -> str | None:
-        return str(columns[self.answer_column])
+    def gold_refusal(self, gold: object) -> str | None:
+        reason = super().gold_refusal(gold)
+        if reason is None and single_number(str(gold)) is None:
+            return (
+                f"column {self.answer_column!r} must be one plain number for verifier=numeric, got "
+                f"{str(gold).strip()!r:.80}; use verifier=math for fractions, units, times and "
+                "formulas"
+            )
+        return reason
 
 
 @verifiers.register("numeric", NumericConfig)
@@ -91,7 +81,7 @@ def numeric(cfg: NumericConfig) -> Judge:
     """Build the judge."""
 
     def judge(sample: Sample) -> Score:
-        gold = single_number(gold_of(sample, cfg.answer_column, refusal=_refusal))
+        gold = single_number(cfg.gold_of(sample))
         assert gold is not None, "its row would have been refused"
         value = last_number(sample.text)
         if value is None:
@@ -150,13 +140,3 @@ def _tolerance(gold: Fraction, cfg: NumericConfig) -> Fraction:
     if gold and abs(gold) <= absolute:
         absolute = Fraction(0)  # it would make every small answer equal to every other
     return max(absolute, Fraction(relative) * abs(gold))
-
-
-def _refusal(gold: object, *, column: str) -> str | None:
-    reason = refusal_of(gold, column=column)
-    if reason is None and single_number(str(gold)) is None:
-        return (
-            f"column {column!r} must be one plain number for verifier=numeric, got "
-            f"{str(gold).strip()!r:.80}; use verifier=math for fractions, units, times and formulas"
-        )
-    return reason
