@@ -119,6 +119,7 @@ def run_toy(root, cfg, losses, *, kill_before=None, group=None):
     )
     run = Run(
         cfg=cfg,
+        stage="toy",
         directory=directory,
         store=store,
         config_hash="toy",

@@ -1,7 +1,7 @@
-"""The model card of an export, and the record of the step that it is from.
+"""The model card of an export.
 
-Owns the text of the card and its two examples, which can be run unchanged. Refuses to own the
-weights and what was measured (the caller gives it as one sentence).
+Owns the text of the card and its two examples, which can be run unchanged. Refuses to own what is
+known of the model (origin.py). Invariant: model hubs can read the metadata.
 """
 
 import json
@@ -11,20 +11,59 @@ from typing import Any
 
 from jinja2 import Template
 
+from rlpost.models.origin import BaseModel, ModelOrigin, read_base, read_plain, write_origin
+
 _QUESTION = "What is 7 * 8?"
 _SERVED_LENGTH = 4096  # tokens; bounds the memory of one conversation
 _CARD = Template(
     """---
-library_name: transformers
-base_model: {{ base }}
-tags: [rlpost, {{ stage }}]
+{{ metadata }}
 ---
-# {{ run }}
+# {{ origin.run }}
 
-`{{ base }}` after {{ step }} steps of `rlpost {{ stage }}`{{ measured }}.
+`{{ origin.base }}` after {{ origin.step }} steps of `rlpost {{ origin.stage }}`{{ measured }}.
 The run's configuration, curves and samples are in `config.yaml` and `report.html` beside this
-directory.
+directory; the hash of the settings that decide the result is `{{ origin.config_hash }}`.
 
+{% if base.licence.license %}
+Licence: `{{ base.licence.license }}`, as the card of the base says.
+{% else %}
+Licence: null. The base has no card that names one, so what may be done with this model is unknown.
+{% endif %}
+
+## Where it comes from
+
+| run | what it did |
+|---|---|
+{% for each in [origin] + base.lineage %}
+| `{{ each.run }}` | {{ each.step }} steps of {{ each.stage }} on `{{ each.base }}` |
+{% endfor %}
+
+{% if origin.data %}
+| data | split | rows used | content |
+|---|---|---|---|
+{% for each in origin.data %}
+| `{{ each.source }}` | {{ each.split }} | {{ "{:,}".format(each.num_rows) }} \
+| `{{ each.fingerprint }}` |
+{% endfor %}
+
+{% endif %}
+{% if origin.results %}
+| result at step {{ origin.step }} | value |
+|---|---|
+{% for name, value in origin.results.items() %}
+| `{{ name }}` | {{ "{:.6g}".format(value) }} |
+{% endfor %}
+
+{% endif %}
+{% if origin.cost %}
+| cost of the run | |
+|---|---|
+{% for name, value in origin.cost.items() %}
+| `{{ name }}` | {{ "{:,.1f}".format(value) }} |
+{% endfor %}
+
+{% endif %}
 Both examples are for the directory in which the run was started and the Python that ran it.
 
 ## With transformers
@@ -66,51 +105,54 @@ the model first, for minutes, and answers faster. Then, in another terminal:
 
 def write_model_card(
     directory: Path,
+    origin: ModelOrigin,
     *,
-    base: str,
-    stage: str,
-    step: int,
-    run: str,
-    run_step: int | None = None,
-    which: str = "last",
     location: Path | None = None,
     system_prompt: str | None = None,
     measured: str | None = None,
 ) -> None:
     """Write ``README.md`` with the metadata that model hubs read, and ``rlpost.json``.
 
-    ``step`` is that of the weights, ``run_step`` (None: the same) the last one of the run, and
-    ``which`` says which weights were asked for.
     ``location`` is the final path of the directory (None: its present one), ``system_prompt``
-    the one of every prompt of the run, and ``measured`` the result of the run.
+    the one of every prompt of the run, and ``measured`` the result of the run as a sentence.
     """
     path = str(location or directory)
     messages = [{"role": "user", "content": _QUESTION}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
     chats = _has_chat_template(directory)
+    base = read_base(origin.base)
     text = _CARD.render(
+        metadata=_metadata(origin, base),
+        origin=origin,
         base=base,
-        stage=stage,
-        step=step,
-        run=run,
         measured=f": {measured}" if measured else "",
         path=repr(path),
         question=repr(_QUESTION),
         messages=repr(messages) if chats else None,
-        serve=_serve(path, run, context=_context(directory)),
-        ask=_ask(run, messages, chats=chats),
+        serve=_serve(path, origin.run, context=_context(directory)),
+        ask=_ask(origin.run, messages, chats=chats),
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
-    origin = {
-        "base": base,
-        "stage": stage,
-        "step": step,
-        "run_step": step if run_step is None else run_step,
-        "which": which,
-        "run": run,
-    }
-    (directory / "rlpost.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    write_origin(directory, origin, base)
+
+
+def _metadata(origin: ModelOrigin, base: BaseModel) -> str:
+    """Return the YAML at the top of the card; hubs take hub ids only for base and data sets."""
+    from huggingface_hub import ModelCardData
+
+    datasets = sorted({each.hub_id for each in origin.data if each.hub_id is not None})
+    relation = {} if base.hub_id is None else {"base_model_relation": "finetune"}
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=base.hub_id,
+        datasets=datasets or None,
+        tags=["rlpost", origin.stage],
+        **base.licence,
+        **relation,
+    )
+    return data.to_yaml().strip()
 
 
 def _serve(path: str, run: str, *, context: int | None) -> str:
@@ -137,29 +179,11 @@ def _ask(run: str, messages: list[dict[str, str]], *, chats: bool) -> str:
 
 
 def _has_chat_template(directory: Path) -> bool:
-    kept = "chat_template" in _read(directory / "tokenizer_config.json")
+    kept = "chat_template" in read_plain(directory / "tokenizer_config.json")
     return kept or (directory / "chat_template.jinja").exists()
 
 
 def _context(directory: Path) -> int | None:
-    config = _read(directory / "config.json")
+    config = read_plain(directory / "config.json")
     length = {**config, **config.get("text_config", {})}.get("max_position_embeddings")
     return length if isinstance(length, int) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plain if isinstance(plain, dict) else {}
-
-
-def export_record(directory: Path) -> dict[str, Any] | None:
-    """Return ``rlpost.json`` of an export; None: ``directory`` holds no complete export.
-
-    ``step`` is that of the weights, ``run_step`` the last one of the run that wrote it.
-    """
-    record = _read(directory / "rlpost.json")
-    step = record.get("step")
-    return {"run_step": step, "which": "last", **record} if isinstance(step, int) else None

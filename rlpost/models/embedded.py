@@ -13,6 +13,8 @@ from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
 
 NAME = "smollm2-135m-instruct"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the model that the package holds
+LICENCE = "apache-2.0"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -41,7 +41,7 @@ def _hub_snapshot(repo_id: str) -> str:
     try:
         return snapshot_download(
             repo_id,
-            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md"],
             ignore_patterns=["consolidated*", "original/*"],  # the same weights, other names
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

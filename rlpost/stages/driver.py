@@ -21,7 +21,7 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.errors import RunStuck
 from rlpost.garbage import without_collection
-from rlpost.models.card import export_record
+from rlpost.models.origin import export_record
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
 from rlpost.stages.progress import ended_early
@@ -91,6 +91,7 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
         )
         run = Run(
             cfg=cfg,
+            stage=stage.name,
             directory=directory,
             store=store,
             config_hash=config_hash(resolved),

@@ -4,11 +4,12 @@ Owns the order batch, update, report. Refuses to own the batch, the objective an
 happen (loop.py).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlpost.algorithms.loss import Objective
+from rlpost.models.origin import DataUsed
 from rlpost.stages.export import export_model
 from rlpost.stages.run import Run
 from rlpost.stages.step_record import StepRecord
@@ -45,6 +46,7 @@ class Fit:
     batch: Callable[[], Awaitable[Packed]]  # the next optimizer batch, packed; moves the cursor
     base: str  # the model that the run started from, as the user called it
     stage: str
+    data: Sequence[DataUsed] = ()  # for the model card
     heldout: Callable[[], Awaitable[Mapping[str, float]]] | None = None  # metrics of now
 
     async def begin(self, record: StepRecord) -> None:
@@ -73,7 +75,7 @@ class Fit:
     async def export(self) -> None:
         """Write the policy in Hugging Face layout."""
         self.run.tracker.phase(Phase.exporting, "the model")
-        await export_model(self.run, self.policy, base=self.base, stage=self.stage)
+        await export_model(self.run, self.policy, base=self.base, stage=self.stage, data=self.data)
 
     async def halt(self) -> None:
         """Nothing goes on behind the loop."""

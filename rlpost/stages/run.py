@@ -100,6 +100,7 @@ class Run:
     """
 
     cfg: Any  # a StageConfig
+    stage: str  # its name
     directory: RunDirectory
     store: CheckpointStore
     config_hash: str

@@ -279,6 +279,7 @@ def _run(world: Any, stop: asyncio.Event) -> Run:
     store = world.disk.store(world.scenario.keep)
     return Run(
         cfg=config_of(world),
+        stage="rl",
         directory=RunDirectory(root=world.disk.root),
         store=store,
         config_hash="simulated",

@@ -12,6 +12,7 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.config.schema import RLConfig, RunConfig
 from rlpost.errors import RunStuck, UserError
 from rlpost.models.card import write_model_card
+from rlpost.models.origin import ModelOrigin
 from rlpost.stages import driver
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
@@ -24,7 +25,7 @@ QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, repo
 
 GENERATOR = Role(name="generators", processes="1 generator", actors=(), memory=lambda work: [])
 PLAN = SimpleNamespace(roles=[GENERATOR])
-STAGE = SimpleNamespace(part={"plan": lambda cfg, *, directory: PLAN}.__getitem__)
+STAGE = SimpleNamespace(name="rl", part={"plan": lambda cfg, *, directory: PLAN}.__getitem__)
 
 
 @pytest.fixture
@@ -111,7 +112,8 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
     cfg.trainer.steps = 20
     for exported, complete in ((10, False), (20, True)):
         directory.export.mkdir(exist_ok=True)
-        write_model_card(directory.export, base="b", stage="rl", step=exported, run="long")
+        origin = ModelOrigin(base="b", stage="rl", run="long", step=exported, run_step=exported)
+        write_model_card(directory.export, origin)
         outcome = driver.run_stage(STAGE, cfg, {})
         assert outcome.exit_code == 0
         assert ("is complete at step 20" in outcome.message) is complete

@@ -24,6 +24,8 @@ async def export(tmp_path, error=None, step=4):
     run = SimpleNamespace(
         step=step,
         exported_step=None,
+        config_hash="c0ffee",
+        cost=SimpleNamespace(metrics=lambda: {"cost/wall_s": 3.0}),
         cfg=SimpleNamespace(export=ExportConfig()),
         directory=RunDirectory(root=tmp_path),
         store=SimpleNamespace(latest=lambda hashes: tmp_path / "checkpoints" / "step_000004"),

@@ -14,7 +14,7 @@ from rlpost.checkpoint.store import CheckpointConfig, CheckpointStore
 from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.result_metrics import BestMode
 from rlpost.errors import RunFailed, UserError
-from rlpost.models.card import export_record
+from rlpost.models.origin import export_record
 from rlpost.stages.progress import ended_early
 from rlpost.stages.results import ExportConfig, ExportedModel, check_results
 from rlpost.tracking.files.jsonl import read_metrics

@@ -136,6 +136,17 @@ def short_name(name: str) -> str:
     return locator or source.scheme
 
 
+def hub_id(name: str) -> str | None:
+    """Return ``owner/name`` of a source on the hub; None: it is no such source.
+
+    Raises:
+        UserError: there is no source with this name.
+    """
+    source, locator = find_source(name, field="data.train")
+    match = hub.NAME.fullmatch(locator) if source.scheme == "hub" else None
+    return None if match is None else match["repo"]
+
+
 def find_rows(
     name: str,
     *,

@@ -17,7 +17,9 @@ from rlpost.control.learning import Learning
 from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor, parse_uid
-from rlpost.data.dataset import PromptDataset
+from rlpost.data.dataset import PromptDataset, heldout_source
+from rlpost.data.sources.load import hub_id
+from rlpost.models.origin import DataUsed
 from rlpost.rollout.collector import Collector
 from rlpost.rollout.producer import Producer
 from rlpost.stages.export import export_model
@@ -73,12 +75,31 @@ class RLParts:
         """Return the training prompt of a uid."""
         return self.train_set.prompt(*parse_uid(uid))
 
+    def data_used(self) -> list[DataUsed]:
+        """Return what the run reads, for the model card."""
+        cfg = self.cfg.data
+        sources = {"train": (cfg.train, self.train_set)}
+        if self.heldout_set is not None:
+            sources["heldout"] = (heldout_source(cfg) or cfg.train, self.heldout_set)
+        return [
+            DataUsed(
+                split=split,
+                name=rows.name,
+                source=source,
+                num_rows=len(rows),
+                fingerprint=rows.fingerprint,
+                hub_id=hub_id(source),
+            )
+            for split, (source, rows) in sources.items()
+        ]
+
     async def export(self) -> None:
         """Write ``export/``; see ``stages.export``."""
         await export_model(
             self.run,
             self.trainer,
             base=self.cfg.model.path,
-            stage="rl",
+            stage=self.run.stage,
+            data=self.data_used(),
             system_prompt=self.cfg.data.system_prompt,
         )
