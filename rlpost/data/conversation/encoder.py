@@ -8,6 +8,7 @@ trained that generation would not produce at this place; every example has passe
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rlpost.data.conversation.blocks import has_blocks
 from rlpost.data.conversation.checks import check_answers, check_bos
 from rlpost.data.conversation.continuation import decoded
 from rlpost.data.conversation.identity import encoder_identity
@@ -18,7 +19,7 @@ from rlpost.data.conversation.shown import text_parts
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.conversation.text import text_example
 from rlpost.data.conversation.truncation import truncated
-from rlpost.data.conversation.turn import TurnEncoder, has_marks
+from rlpost.data.conversation.turn import TurnEncoder
 from rlpost.data.conversation.whole import whole_conversation
 from rlpost.data.example import Example
 from rlpost.data.messages import Messages
@@ -119,7 +120,7 @@ class ConversationEncoder:
             joined.trained,
             prompts=joined.prompts,
             stops=self._stops,
-            narrowed=has_marks(self._tokenizer, record.tools),
+            narrowed=has_blocks(self._tokenizer, record.tools),
             address=record.address,
         )
         return Example(ids=joined.ids, trained=joined.trained, address=record.address)

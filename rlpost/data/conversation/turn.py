@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from rlpost.data.boundary import refusal
+from rlpost.data.conversation.blocks import block_mask, has_blocks
 from rlpost.data.conversation.checks import Ids, Mask
-from rlpost.data.conversation.continuation import Continued, continued
+from rlpost.data.conversation.continuation import continued
 from rlpost.data.conversation.segments import Encode, segment_encoder
 from rlpost.data.conversation.shown import require_shown
 from rlpost.data.conversation.stops import Stops
@@ -121,10 +121,17 @@ class TurnEncoder:
         self._require_shown(messages, tools, answer, given=given, address=address)
         trained = np.zeros(end + 1, np.bool_)
         trained[joined.start :] = True
-        if has_marks(self.tokenizer, tools):
-            marked = self._marked(messages, tools, joined, size=len(given), address=where)
-            trained &= marked[: end + 1]
-            _require_whole_end(trained, where=where)
+        if has_blocks(self.tokenizer, tools):
+            trained &= block_mask(
+                self.tokenizer,
+                messages,
+                tools,
+                joined=joined,
+                size=len(given),
+                end=end,
+                stops=self.stops,
+                where=where,
+            )
         return TrainedTurn(
             ids=np.array(joined.ids[: end + 1], np.int32), trained=trained, start=joined.start
         )
@@ -179,39 +186,6 @@ class TurnEncoder:
             )
         return content[len(begun) :] + closing
 
-    def _marked(
-        self, messages: Messages, tools: Schemas, joined: Continued, *, size: int, address: str
-    ) -> Mask:
-        """Return which of the tokens lie in the template's ``{% generation %}`` blocks.
-
-        This is transformers' mask. Where the prompt and the answer share a token, its tokens are
-        not ours; then only a mask of the whole answer, after ``size`` characters, has a meaning.
-        """
-        with refusal(
-            address,
-            "transformers cannot apply the template's {% generation %} blocks",
-            way_out="remove the blocks from the template, which masks do not need",
-        ):
-            result = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-                tokenizer_kwargs={"return_offsets_mapping": True},
-            )
-        ids, mask = list(result["input_ids"]), np.array(result["assistant_masks"], np.bool_)
-        if ids == joined.ids:
-            return mask
-        first = sum(end <= size for _, end in result["offset_mapping"])
-        last = self.stops.first(ids, start=first)
-        if joined.cut and last is not None and mask[first : last + 1].all():
-            return np.ones(len(joined.ids), np.bool_)
-        raise DataError(
-            f"{address}: the template's {{% generation %}} blocks hold a part of an answer that "
-            "shares a token with the prompt, or that continues the generation prompt, so their "
-            "places are unknown; remove the blocks from the template, which masks do not need"
-        )
-
 
 _FEW_ANSWERS = 2  # up to so many are tokenized as whole texts, which is as quick
 _MARKER = "rlpost_answer_"  # occurs in no other text
@@ -221,19 +195,3 @@ def _common(a: str, b: str) -> int:
     """Return how many characters both texts begin with."""
     pairs = enumerate(zip(a, b, strict=False))
     return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
-
-
-def has_marks(tokenizer: ChatTokenizer, tools: Schemas) -> bool:
-    """Return whether the chat template marks what is trained by ``{% generation %}`` blocks."""
-    template = tokenizer.get_chat_template(tools=list(tools) or None)
-    return "endgeneration" in template
-
-
-def _require_whole_end(trained: Mask, *, where: str) -> None:
-    if not trained[-1]:
-        raise DataError(
-            f"{where}: the template's {{% generation %}} blocks do not hold the end-of-turn "
-            "token, so the model would not learn to stop; move {% endgeneration %} behind it "
-            "(transformers misplaces a block inside a macro), or remove the blocks, which masks "
-            "do not need"
-        )

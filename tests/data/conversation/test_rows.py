@@ -13,7 +13,8 @@ from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.conversation.text import DocumentEncoder
 from rlpost.data.corpus.corpus import Corpus, OnLong
 from rlpost.data.dataset import OnBadRow
-from rlpost.data.supervised import SupervisedDataConfig, load_splits
+from rlpost.data.splits import load_splits
+from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import DataError
 
 USER, ANSWER, AGAIN, LAST = CONVERSATION
