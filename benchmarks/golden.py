@@ -69,7 +69,7 @@ def main() -> int:
         print("running this checkout", flush=True)
         new = Side(ROOT, place / "new", models, {})
         differences = [*old.differences(new, new_of), *new.not_resumed_exactly()]
-    print("\n".join(differences) or f"bit-equal: {new.summary()}")
+        print("\n".join(differences) or f"bit-equal: {new.summary()}")
     return 1 if differences else 0
 
 
