@@ -23,7 +23,16 @@ from rlpost.rollout.collector import Collector
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.producer import Producer, PromptStream
 from rlpost.rollout.signal import Signal
-from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Span, Trajectory, Verdict
+from rlpost.types import (
+    Episode,
+    GenerationRequest,
+    Group,
+    Prompt,
+    SamplingConfig,
+    Span,
+    Trajectory,
+    Verdict,
+)
 from rlpost.verifiers.combine import Combination
 
 GROUP, BATCH, ROWS, TOKENS = 8, 128, 10_000, 32
@@ -35,17 +44,21 @@ class SimulatedGenerator:
     def __init__(self, served: list[int], *, delay_s: float) -> None:
         self._served, self._delay_s = served, delay_s
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         version = self._served[0]
         await asyncio.sleep(self._delay_s)
         return tuple(
-            Trajectory(
+            Episode(
                 uid=request.prompt.uid,
                 sample=sample,
-                prompt_ids=request.prompt.token_ids,
-                response_ids=tuple(range(TOKENS)),
-                rollout_logprobs=(-1.0,) * TOKENS,
-                spans=(Span(start=0, end=TOKENS, version=version),),
+                trajectories=(
+                    Trajectory(
+                        prompt_ids=request.prompt.token_ids,
+                        response_ids=tuple(range(TOKENS)),
+                        spans=(Span(start=0, end=TOKENS, version=version),),
+                        rollout_logprobs=(-1.0,) * TOKENS,
+                    ),
+                ),
                 finish_reason="stop",
                 text="",
                 seed=request.seed + sample,
@@ -61,7 +74,7 @@ class SimulatedJudge:
     """Agrees at once."""
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        return [(Verdict(verifier="v", reward=1.0),)] * len(group.trajectories)
+        return [(Verdict(verifier="v", reward=1.0),)] * len(group.episodes)
 
 
 class World:
@@ -122,7 +135,7 @@ async def measure(args: argparse.Namespace) -> None:
     while True:
         batch = await producer.next_batch()
         step += 1
-        num += sum(len(group.trajectories) for group in batch.groups)
+        num += sum(len(group.episodes) for group in batch.groups)
         producer.trained(step=step)
         world.push(step + 1)
         producer.committed(version=step + 1, step=step)

@@ -84,7 +84,9 @@ def trainer(path: str, **options: object) -> AbstractContextManager[DeepSpeedTra
 def batches(count: int = 1, *, share_prompts: bool = True) -> list[MicroBatch]:
     """The mix in ``count`` micro-batches."""
     groups, advantages = MIX.groups(VOCABULARY)
-    everything = sum(len(t.prompt_ids + t.response_ids) for g in groups for t in g.trajectories)
+    everything = sum(
+        len(g.prompt.token_ids) + len(e.response_ids) for g in groups for e in g.episodes
+    )
     for budget in range(everything, 0, -8):
         packing = Packing(num_ranks=1, max_tokens=budget, share_prompts=share_prompts)
         (found,) = pack_to_train(

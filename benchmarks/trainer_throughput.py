@@ -45,7 +45,7 @@ from rlpost.training.model.packed_model import ModelInputs, loss_batch
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.types import Group, Prompt, Span, Trajectory
+from rlpost.types import Episode, Group, Prompt, Span, Trajectory
 
 OBJECTIVE = PolicyObjective(loss=ClipConfig(), kl=KLConfig())
 PEAK_TFLOPS = {  # dense bfloat16, from the data sheets
@@ -75,23 +75,29 @@ class Mix:
         for p in range(self.prompts):
             prompt_ids = ids(self.prompt_tokens)
             lengths = rng.integers(*self.response_tokens, size=self.samples, endpoint=True)
-            trajectories = tuple(
+            sampled = (
                 Trajectory(
-                    uid=f"0:{p}",
-                    sample=s,
                     prompt_ids=prompt_ids,
                     response_ids=ids(length),
-                    rollout_logprobs=(-float(np.log(vocabulary)),) * length,
                     spans=(Span(start=0, end=length, version=1),),
+                    rollout_logprobs=(-float(np.log(vocabulary)),) * length,
+                )
+                for length in lengths.tolist()
+            )
+            episodes = tuple(
+                Episode(
+                    uid=f"0:{p}",
+                    sample=s,
+                    trajectories=(trajectory,),
                     finish_reason="stop",
                     text="",
                     seed=0,
                     reward=0.0,
                 )
-                for s, length in enumerate(lengths.tolist())
+                for s, trajectory in enumerate(sampled)
             )
             prompt = Prompt(uid=f"0:{p}", token_ids=prompt_ids, text="")
-            groups.append(Group(prompt=prompt, trajectories=trajectories))
+            groups.append(Group(prompt=prompt, episodes=episodes))
         return groups, rng.normal(size=(self.prompts, self.samples))
 
     def batches(
@@ -217,7 +223,7 @@ def bare_side(model_path: str, cfg: TrainerConfig, batches: list[MicroBatch]) ->
 def independent_side(
     model_path: str, cfg: TrainerConfig, groups: list[Group], advantages: np.ndarray
 ) -> Iterator[Step]:
-    responses = [t.response_ids for group in groups for t in group.trajectories]
+    responses = [episode.response_ids for group in groups for episode in group.episodes]
     # At ratio 1 the clipped loss and its gradient are those of -A * log-prob.
     weights = advantages.flatten() / sum(map(len, responses))
     samples = Samples(
@@ -237,11 +243,11 @@ def padded_side(
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     adam = MasterAdam(model)
-    total = sum(len(t.response_ids) for g in groups for t in g.trajectories)
+    total = sum(len(e.response_ids) for g in groups for e in g.episodes)
 
     def step() -> None:
         for group, row in zip(groups, advantages, strict=True):
-            rows = [[*t.prompt_ids, *t.response_ids] for t in group.trajectories]
+            rows = [[*group.prompt.token_ids, *e.response_ids] for e in group.episodes]
             longest, prompt = max(map(len, rows)), len(group.prompt.token_ids)
             padded = [ids + [0] * (longest - len(ids)) for ids in rows]
             ids_ST = torch.tensor(padded, device=device)

@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.cluster.session import ClusterConfig, Session, resolve_device
@@ -27,12 +29,12 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.generation import Generation, generators_role, resolved_generator
+from rlpost.stages.rl.units import unit_of
 from rlpost.stages.roles import close_all, start_roles, trained_role
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed, pack
-from rlpost.training.packing.units import Unit
 from rlpost.training.settings import TrainerConfig
-from rlpost.types import Group, Prompt, SamplingConfig, Trajectory, Verdict
+from rlpost.types import Episode, Group, Prompt, SamplingConfig, Verdict
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.publisher import WeightsConfig, sender_factory
@@ -50,7 +52,7 @@ class _Own:
         self._reward = reward
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        rewards = [self._reward(group.prompt, t.text) for t in group.trajectories]
+        rewards = [self._reward(group.prompt, e.text) for e in group.episodes]
         return [
             (Verdict(verifier=OWN, reward=r, error=None if r is not None else "abstained"),)
             for r in rewards
@@ -101,18 +103,17 @@ class Parts:
             self._guard.result()
         return (await collecting).groups
 
-    def pack(self, trajectories: Sequence[Trajectory]) -> Packed:
-        """Pack responses for an update; ``weight_R`` is the mean over all their tokens."""
-        units = [
-            Unit.sharing(t.prompt_ids, {n: t.response_ids}) for n, t in enumerate(trajectories)
-        ]
-        weights = loss_weights([u.items[0].scored for u in units], config=ReductionConfig())
+    def pack(self, episodes: Sequence[Episode]) -> Packed:
+        """Pack episodes for an update; ``weight_R`` is the mean over all their sampled tokens."""
+        trajectories = [t for episode in episodes for t in episode.trajectories]
+        lengths = [t.num_sampled for t in trajectories]
+        weights = loss_weights(lengths, config=ReductionConfig())
         packed = pack(
-            units,
+            [unit_of(trajectory, number=n) for n, trajectory in enumerate(trajectories)],
             num_ranks=self.trainer.num_ranks,
             max_tokens=self.trainer.max_tokens_per_micro_batch,
         )
-        return packed.attach(weight_R=dict(enumerate(weights)))
+        return packed.attach(weight_R=dict(enumerate(map(np.full, lengths, weights))))
 
 
 @asynccontextmanager

@@ -2,12 +2,13 @@
 
 Owns the types exchanged by generators, verifiers, trainers and the driver. Refuses to own tensors
 (training/packing/pack.py packs them) and any policy. Invariants: tokens travel as ids and are never
-re-tokenised; spans partition the response with versions that never decrease; a verifier's failure
-is ``reward=None``, never 0.
+re-tokenised; spans cover exactly the tokens that were sampled, with versions that never decrease,
+and every log-prob is one of a sampled token; a verifier's failure is ``reward=None``, never 0.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 
@@ -33,7 +34,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Response tokens ``[start, end)`` were sampled by weights ``version``."""
+    """Tokens ``[start, end)`` of a trajectory's response were sampled by weights ``version``."""
 
     start: int
     end: int
@@ -62,49 +63,82 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One sampled response with everything that training needs.
+    """One token sequence that only ever grew at its end: a prompt, and what followed it.
 
-    ``rollout_logprobs[i]`` is the sampler's own log-probability (nats, after temperature)
-    of ``response_ids[i]``; it includes the end-of-sequence token when there is one.
+    The spans cover the tokens that the policy sampled. What lies outside of them is an
+    observation, such as a phrase that was written into the response: the policy read it, and
+    it is neither trained on nor counted. ``rollout_logprobs`` has the sampler's own log-probability
+    (nats, after temperature) of each sampled token, an end-of-sequence token included.
+
+    Example: ``Trajectory(prompt_ids=(5, 9), response_ids=(7, 90, 91, 2), spans=(Span(start=0,
+    end=1, version=3), Span(start=3, end=4, version=4)), rollout_logprobs=(-0.2, -1.5))``
     """
 
-    uid: str
-    sample: int  # index in the group
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    rollout_logprobs: tuple[float, ...]
     spans: tuple[Span, ...]
-    finish_reason: str  # "stop" | "length" | "abort"
+    rollout_logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        end, version = 0, 0
+        for span in self.spans:
+            assert end <= span.start < span.end and version <= span.version, self.spans
+            end, version = span.end, span.version
+        assert end <= len(self.response_ids), (self.spans, len(self.response_ids))
+        assert self.num_sampled == len(self.rollout_logprobs), self.spans
+
+    @property
+    def num_sampled(self) -> int:
+        return sum(span.end - span.start for span in self.spans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One attempt at a prompt: what is judged, and what a reward and an advantage belong to.
+
+    Its trajectories share them, and each sampled token is in exactly one trajectory. A response
+    sampled in one request is an episode of one trajectory.
+    """
+
+    uid: str  # of the prompt
+    sample: int  # index in the group
+    trajectories: tuple[Trajectory, ...]
+    finish_reason: str  # "stop" | "length"
     text: str  # decoded response without special tokens, up to the end of a stop string
     seed: int
     verdicts: tuple[Verdict, ...] = ()
     reward: float | None = None  # of all verdicts, by the rule of the run; None: not known
-    num_stale: int = 0  # leading response tokens that are too old to train on
-    written: tuple[int, int] = (0, 0)  # response tokens [start, end) that were not sampled
-
-    def __post_init__(self) -> None:
-        assert len(self.response_ids) == len(self.rollout_logprobs)
+    interrupted: bool = False  # a phrase was written into it (rollout/interruption.py)
 
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
 
     @property
-    def interrupted(self) -> bool:
-        """Whether a phrase was written into the response (rollout/interruption.py)."""
-        return self.written != (0, 0)
+    def num_sampled(self) -> int:
+        return sum(trajectory.num_sampled for trajectory in self.trajectories)
+
+    @property
+    def response_ids(self) -> tuple[int, ...]:
+        """What follows the prompts of its trajectories, observations included."""
+        return tuple(chain.from_iterable(each.response_ids for each in self.trajectories))
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions of weights that sampled it, ascending."""
+        return tuple(sorted({span.version for t in self.trajectories for span in t.spans}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All usable trajectories of one prompt."""
+    """All usable episodes of one prompt."""
 
     prompt: Prompt
-    trajectories: tuple[Trajectory, ...]
+    episodes: tuple[Episode, ...]
 
     @property
     def rewards(self) -> tuple[float | None, ...]:
-        return tuple(t.reward for t in self.trajectories)
+        return tuple(episode.reward for episode in self.episodes)
 
 
 @dataclass(frozen=True, kw_only=True)

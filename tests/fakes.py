@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+from episodes import episode, trajectory
+
 from rlpost.control.concurrency import Load
 from rlpost.control.fleet import Fleet
 from rlpost.errors import NoAnswer, WeightPushError
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
-from rlpost.types import GenerationRequest, Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Episode, GenerationRequest, Group, Prompt, Verdict
 from rlpost.weights.transports.protocol import Locator
 
 
@@ -37,21 +39,22 @@ class FakeGenerator:
             max_model_len=64, dtype="float32", num_workers=1, processes=(), host="here"
         )
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         self.num_requests += 1
         if self._failures:
             self._failures -= 1
             raise NoAnswer("fake engine does not answer")
         await asyncio.sleep(0)
         return tuple(
-            Trajectory(
+            episode(
+                trajectory(
+                    ((request.seed + k) % 97, 2),
+                    prompt_ids=request.prompt.token_ids,
+                    versions=self.version,
+                    logprobs=(-1.0, -0.5),
+                ),
                 uid=request.prompt.uid,
                 sample=k,
-                prompt_ids=request.prompt.token_ids,
-                response_ids=((request.seed + k) % 97, 2),
-                rollout_logprobs=(-1.0, -0.5),
-                spans=(Span(start=0, end=2, version=self.version),),
-                finish_reason="stop",
                 text=str((request.seed + k) % 97),
                 seed=request.seed + k,
             )
@@ -142,8 +145,8 @@ class FakeJudge:
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         judged: list[tuple[Verdict, ...]] = []
-        for trajectory in group.trajectories:
-            token = trajectory.response_ids[0]
+        for each in group.episodes:
+            token = each.response_ids[0]
             if self.fail_on and token % self.fail_on == 0:
                 judged.append((Verdict(verifier="fake", reward=None, error="timeout"),))
             else:

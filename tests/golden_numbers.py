@@ -26,6 +26,7 @@ from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
+from rlpost.stages.rl.units import numbered
 from rlpost.types import Group
 from rlpost.verifiers.kinds.exact import ExactConfig
 
@@ -112,9 +113,9 @@ def _judged() -> list[Group]:
     return [
         replace(
             group,
-            trajectories=tuple(
-                replace(t, reward=float(reward))
-                for t, reward in zip(group.trajectories, row, strict=True)
+            episodes=tuple(
+                replace(e, reward=float(reward))
+                for e, reward in zip(group.episodes, row, strict=True)
             ),
         )
         for group, row in zip(groups, np.round(np.tanh(rewards), 2), strict=True)
@@ -125,18 +126,19 @@ def _sampled_by_the_policy(groups: list[Group], logprobs: Mapping[int, np.ndarra
     """Give responses log-probs near the policy's own, so that some ratios are clipped."""
     number, told, draw = 0, [], np.random.default_rng(3)
     for group in groups:
-        trajectories = []
-        for trajectory in group.trajectories:
+        episodes = []
+        for episode in group.episodes:
             near = logprobs[number] + draw.normal(scale=0.3, size=len(logprobs[number]))
-            trajectories.append(replace(trajectory, rollout_logprobs=tuple(near.tolist())))
+            (sampled,) = episode.trajectories
+            sampled = replace(sampled, rollout_logprobs=tuple(near.tolist()))
+            episodes.append(replace(episode, trajectories=(sampled,)))
             number += 1
-        told.append(replace(group, trajectories=tuple(trajectories)))
+        told.append(replace(group, episodes=tuple(episodes)))
     return told
 
 
 def _shifted(groups: list[Group]) -> dict[int, np.ndarray]:
-    trajectories = [t for group in groups for t in group.trajectories]
-    return {n: np.asarray(t.rollout_logprobs) - 0.5 for n, t in enumerate(trajectories)}
+    return {e.number: np.asarray(e.trajectory.rollout_logprobs) - 0.5 for e in numbered(groups)}
 
 
 def _named(update: str, metrics: Mapping[str, float]) -> dict[str, float]:

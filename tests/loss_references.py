@@ -244,4 +244,6 @@ def tensors(responses, *, dtype=torch.float64):
 def weights(responses, reduction=None):
     """The reducer's weights of the whole batch, one array per response."""
     counted = [np.array([t.counted for t in response]) for response in responses]
-    return loss_weights(counted, config=reduction or ReductionConfig())
+    lengths = [int(each.sum()) for each in counted]
+    weights = loss_weights(lengths, config=reduction or ReductionConfig())
+    return [np.where(each, weight, 0.0) for each, weight in zip(counted, weights, strict=True)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from episodes import episode, trajectory
 from torch import Tensor
 
 from rlpost.algorithms.reduce import ReductionConfig
@@ -13,7 +14,7 @@ from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
-from rlpost.types import Group, Prompt, Span, Trajectory
+from rlpost.types import Group, Prompt
 
 Sequences = list[tuple[list[int], list[int]]]  # (prompt, response)
 
@@ -26,25 +27,17 @@ def random_groups(
     groups = []
     for p in range(num_prompts):
         prompt_ids = tuple(rng.integers(0, vocabulary, rng.integers(3, 9)).tolist())
-        trajectories = []
+        episodes = []
         for g in range(group_size):
             length = int(rng.integers(1, 12))
-            trajectories.append(
-                Trajectory(
-                    uid=f"0:{p}",
-                    sample=g,
-                    prompt_ids=prompt_ids,
-                    response_ids=tuple(rng.integers(0, vocabulary, length).tolist()),
-                    rollout_logprobs=tuple(rng.normal(-5.5, 1.5, length).tolist()),
-                    spans=(Span(start=0, end=length, version=0),),
-                    finish_reason="stop",
-                    text="",
-                    seed=0,
-                    reward=0.0,
-                )
+            sampled = trajectory(
+                rng.integers(0, vocabulary, length).tolist(),
+                prompt_ids=prompt_ids,
+                logprobs=rng.normal(-5.5, 1.5, length).tolist(),
             )
+            episodes.append(episode(sampled, uid=f"0:{p}", sample=g, reward=0.0))
         prompt = Prompt(uid=f"0:{p}", token_ids=prompt_ids, text="")
-        groups.append(Group(prompt=prompt, trajectories=tuple(trajectories)))
+        groups.append(Group(prompt=prompt, episodes=tuple(episodes)))
     return groups, rng.normal(size=(num_prompts, group_size))
 
 
@@ -58,11 +51,16 @@ def pack_into(
 ) -> Packed:
     """Pack with the largest token budget that gives ``num_micro_batches`` a rank."""
     everything = sum(
-        len(t.prompt_ids) + len(t.response_ids) for g in groups for t in g.trajectories
+        len(t.prompt_ids) + len(t.response_ids)
+        for g in groups
+        for e in g.episodes
+        for t in e.trajectories
     )
     for max_tokens in range(everything, 20, -1):
         packing = Packing(num_ranks=num_ranks, max_tokens=max_tokens, share_prompts=share_prompts)
-        packed = pack_to_train(groups, advantages, packing=packing, reduction=ReductionConfig())
+        packed = pack_to_train(
+            groups, advantages[..., None], packing=packing, reduction=ReductionConfig()
+        )
         if len(packed.batches[0]) == num_micro_batches:
             return packed
     raise AssertionError("no budget gives that many micro-batches")

@@ -27,11 +27,11 @@ async def main(model: str) -> list[float]:
             groups = await parts.sample(
                 prompts, num_samples=8, sampling=sampling, reward=reward, seed=step
             )
-            best = [max(group.trajectories, key=lambda t: t.reward) for group in groups]
+            best = [max(group.episodes, key=lambda e: e.reward) for group in groups]
             metrics = await parts.policy.forward_backward(parts.pack(best), LikelihoodObjective())
             await parts.policy.optim_step(step)
             await parts.bus.publish()
-            means.append(sum(t.reward for t in best) / len(best))
+            means.append(sum(episode.reward for episode in best) / len(best))
             print(f"step {step}: best reward {means[-1]:.3f}, nll {metrics['actor/nll']:.3f}")
     return means
 

@@ -4,7 +4,7 @@ Owns the clipped regression on returns and its diagnostics. Refuses to own retur
 (advantages/), masks and denominators (reduce.py). Invariant: one value per token and no
 average, so the gradient cannot depend on how tokens were packed.
 
-Legend: R response tokens of one micro-batch. The value of a token is read *before* it.
+Legend: R sampled tokens of one micro-batch. The value of a token is read *before* it.
 """
 
 from dataclasses import dataclass

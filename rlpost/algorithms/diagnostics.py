@@ -5,7 +5,7 @@ Owns the carrier ``Diagnostics`` (per-token tensors, sorted by how they combine)
 logging. Invariant: a metric is finalised once, from global sums, so it does not depend on
 how tokens were split over micro-batches and ranks.
 
-Legend: R response tokens of one micro-batch, K metrics.
+Legend: R sampled tokens of one micro-batch, K metrics.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

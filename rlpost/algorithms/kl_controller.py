@@ -53,7 +53,7 @@ class KLController:
     def update(self, kl: float, *, num_samples: int) -> None:
         """coefficient *= 1 + clip(kl / target - 1, +-0.2) * num_samples / horizon.
 
-        ``kl`` is the batch's mean over response tokens, in nats. More samples than the
+        ``kl`` is the batch's mean over sampled tokens, in nats. More samples than the
         horizon count as the horizon. A batch without a measurement (NaN) changes nothing.
         """
         if not self._config.enabled or math.isnan(kl):

@@ -4,7 +4,7 @@ Owns the rollout-correction metrics (verl's names). Refuses to own the correctio
 themselves. In synchronous training both sides hold the same weights, so anything but
 rounding here is a fault: a stale head, a wrong temperature, a broken push.
 
-Legend: R response tokens of one micro-batch, sampled by the rollout policy.
+Legend: R sampled tokens of one micro-batch, sampled by the rollout policy.
 """
 
 from torch import Tensor

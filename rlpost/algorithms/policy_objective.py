@@ -2,7 +2,7 @@
 
 Owns the assembly per token. Refuses to own masks and denominators (reduce.py) and each term.
 
-Legend: R response tokens of one micro-batch. A unit is one response.
+Legend: R sampled tokens of one micro-batch. A unit is one trajectory.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from rlpost.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyObjective:
-    """``weight * loss + kl.coefficient * KL - entropy_coefficient * H``, per response token.
+    """``weight * loss + kl.coefficient * KL - entropy_coefficient * H``, per sampled token.
 
     The weight is the product of the corrections; it does not touch KL and entropy. A KL placed
     in the reward is already in the advantages and is no term here.

@@ -1,8 +1,8 @@
-"""Masks and denominators: the one reducer.
+"""Denominators: the one reducer.
 
-Owns the weight of every response token in the loss of one optimizer batch. Refuses to own
-losses and packing. Invariant: weights are computed once over the *whole* optimizer batch,
-before it is split, so that
+Owns the weight of a token in the loss of one optimizer batch. Refuses to own losses, packing
+and which tokens there are: only those that were sampled have a place in a batch. Invariant:
+weights are computed once over the *whole* optimizer batch, before it is split, so that
 
     loss = sum over ranks and micro-batches of sum(weight_R * values_R)
 
@@ -10,7 +10,7 @@ is the same number and the same gradient for every split. (An engine that averag
 ranks must be given this sum times the number of ranks.) numpy only: packing runs where
 torch is not loaded.
 
-Legend: S sequences (responses) of the optimizer batch.
+Legend: S sequences (episodes) of the optimizer batch.
 """
 
 from collections.abc import Sequence
@@ -98,39 +98,35 @@ def example_weights(
     config = ReductionConfig(
         aggregation=Aggregation.token_mean if per_token else Aggregation.sequence_mean
     )
-    return loss_weights([np.ones(num, dtype=bool) for num in num_trained_S], config=config)
+    weights_S = loss_weights(num_trained_S, config=config)
+    return [np.full(num, weight) for num, weight in zip(num_trained_S, weights_S, strict=True)]
 
 
 def loss_weights(
-    counted_S: Sequence[np.ndarray],
+    lengths_S: Sequence[int],
     *,
     config: ReductionConfig,
     kept_S: Sequence[bool] | None = None,
     prompt_S: Sequence[int] | None = None,
-) -> list[np.ndarray]:
-    """Weigh every token of an optimizer batch.
+) -> np.ndarray:
+    """Weigh the tokens of an optimizer batch; those of one sequence weigh the same.
 
     Args:
-        counted_S: one bool array per sequence: the tokens that count in denominators.
+        lengths_S: sampled tokens of each sequence.
         config: see ReductionConfig.
         kept_S: sequences to train on; the others get weight 0 but stay in the
             denominators, so masking does not scale up what remains. Default: all.
         prompt_S: which prompt each sequence answers; ``prompt_mean`` needs it.
 
     Returns:
-        One float64 array per sequence. But for ``constant`` they sum to 1 when everything is
-        kept; if no token counts, they are all 0.
+        The weight of a token of each sequence, float64. But for ``constant`` the weights of all
+        tokens sum to 1 when everything is kept; without a token they are all 0.
     """
-    lengths_S = np.array([int(counted.sum()) for counted in counted_S], dtype=np.float64)
-    scale_S = _scales(lengths_S, config, prompt_S)
-    if kept_S is not None:
-        scale_S = np.where(np.asarray(kept_S, dtype=bool), scale_S, 0.0)
-    return [
-        np.where(counted, scale, 0.0) for counted, scale in zip(counted_S, scale_S, strict=True)
-    ]
+    weight_S = _weights(np.asarray(lengths_S, dtype=np.float64), config, prompt_S)
+    return weight_S if kept_S is None else np.where(np.asarray(kept_S, dtype=bool), weight_S, 0.0)
 
 
-def _scales(
+def _weights(
     lengths_S: np.ndarray, config: ReductionConfig, prompt_S: Sequence[int] | None
 ) -> np.ndarray:
     num_tokens, num_sequences = lengths_S.sum(), np.count_nonzero(lengths_S)
@@ -140,8 +136,8 @@ def _scales(
         case Aggregation.token_mean:
             return np.full_like(lengths_S, 1 / num_tokens)
         case Aggregation.sequence_mean:
-            scale_S: np.ndarray = 1 / (num_sequences * np.maximum(lengths_S, 1))
-            return scale_S
+            weight_S: np.ndarray = 1 / (num_sequences * np.maximum(lengths_S, 1))
+            return weight_S
         case Aggregation.prompt_mean:
             assert prompt_S is not None, "prompt_mean needs the sequences' prompts"
             prompts, index_S = np.unique(np.asarray(prompt_S), return_inverse=True)

@@ -4,7 +4,8 @@ Owns the reduction from tokens to responses. Refuses to own what is summed. Inva
 counted tokens contribute, and a response is found by its number, not by its place, so the
 result does not depend on packing.
 
-Legend: R response tokens of one micro-batch, which holds whole responses; I responses.
+Legend: R sampled tokens of one micro-batch, which holds whole responses; I responses.
+A response of several trajectories is one for each of them here.
 ``item_R`` is the number of each token's response (int64, 0 to I - 1), ``counted_R`` a bool mask.
 """
 

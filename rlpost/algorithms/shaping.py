@@ -76,7 +76,7 @@ def shape_rewards(
 
     Args:
         rewards_PG: raw rewards.
-        lengths_PG: response tokens.
+        lengths_PG: sampled tokens; a phrase that was written into a response costs nothing.
         max_tokens: the response limit, where the penalty reaches its full size.
     """
     if config.clip_min is not None or config.clip_max is not None:

@@ -17,7 +17,7 @@ from rlpost.checkpoint.state import fsync_path, write_json
 from rlpost.errors import DataError
 
 MANIFEST_NAME = "MANIFEST.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from rlpost.cluster.reaper import reap_on
 from rlpost.cluster.session import Session
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
-from rlpost.types import GenerationRequest, Trajectory
+from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
 
 CONCURRENCY = 10_000  # requests wait in vLLM's scheduler, not in Ray's queue
@@ -28,7 +28,7 @@ class RemoteGenerator:
         self._info = info
         return info
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         return await self._handle.call("generate", request, timeout_s=self._cfg.request_timeout_s)
 
     async def cancel(self, key: str) -> list[int]:

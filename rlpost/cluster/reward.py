@@ -39,8 +39,8 @@ class RewardGroup:
         self._fresh: dict[str, list[float]] = {name: [] for name in self._statistics}
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        """Score every trajectory with every model; see ``GroupJudge``."""
-        samples = [RewardSample.of(group.prompt, t) for t in group.trajectories]
+        """Score every episode with every model; see ``GroupJudge``."""
+        samples = [RewardSample.of(group.prompt, episode) for episode in group.episodes]
         columns = await asyncio.gather(*(h.call("judge", samples) for h in self._handles.values()))
         return [tuple(map(self._normalized, row)) for row in zip(*columns, strict=True)]
 

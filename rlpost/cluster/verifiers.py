@@ -47,7 +47,7 @@ class RemoteVerifiers:
         (verifiers/workers/groups.py); a service is given that time even beyond its ``timeout_s``.
         """
         prompt_text = self._decode(group.prompt.token_ids)
-        samples = [sample_of(group.prompt, t, prompt_text=prompt_text) for t in group.trajectories]
+        samples = [sample_of(group.prompt, e, prompt_text=prompt_text) for e in group.episodes]
         together_s = [cfg.timeout_s for cfg in self._configs.values() if cfg.judges_groups]
         timeout_s = max(self._timeout_s, 3 * len(samples) * max(together_s, default=0.0))
         verdicts: list[tuple[Verdict, ...]] = await next(self._turn).call(

@@ -121,6 +121,11 @@ class Staleness:
         """Steps between ``version`` and the newest weights."""
         return self.step - self._step_of[version]
 
+    def oldest_version(self) -> int:
+        """The oldest version whose tokens may be trained on now."""
+        bound = self.config.max_staleness
+        return min((v for v, s in self._step_of.items() if self.step - s <= bound), default=0)
+
     def admissible(self, *, running: int, ready: int, training: int) -> int:
         """How many prompts may be admitted now.
 

@@ -20,7 +20,7 @@ from rlpost.control.failures import Attempts, Budget, FailureConfig, backoff
 from rlpost.errors import InfrastructureError, RequestAborted
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
-from rlpost.types import GenerationRequest, Group, Prompt, SamplingConfig, Trajectory, Verdict
+from rlpost.types import Episode, GenerationRequest, Group, Prompt, SamplingConfig, Verdict
 from rlpost.verifiers.combine import Combination
 
 
@@ -39,7 +39,7 @@ class GroupJudge(Protocol):
     """What gives verdicts: all verifiers, or all reward models."""
 
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
-        """Return the verdicts on every trajectory, in order."""
+        """Return the verdicts on every episode, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,6 @@ class Collection:
     failed: Mapping[str, str] = field(default_factory=dict)  # uid -> reason
     generation_s: float = 0.0  # until the last response
     verification_s: float = 0.0  # after that, until the last verdict
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(t.response_ids) for g in self.groups for t in g.trajectories)
 
 
 def request_seed(run_seed: int, *key: object) -> int:
@@ -210,16 +206,16 @@ class Collector:
     async def _attempt(
         self, request: GenerationRequest, on_start: Callable[[int], None]
     ) -> Collected:
-        trajectories = await self._sample(request, on_start)
+        episodes = await self._sample(request, on_start)
         generated_s = self._clock()
-        group = await self._verify(Group(prompt=request.prompt, trajectories=trajectories))
+        group = await self._verify(Group(prompt=request.prompt, episodes=episodes))
         self._budget.progress()
         self._finished(f"group {request.key}")
         return Collected(group=group, generated_s=generated_s, judged_s=self._clock())
 
     async def _sample(
         self, request: GenerationRequest, on_start: Callable[[int], None]
-    ) -> tuple[Trajectory, ...]:
+    ) -> tuple[Episode, ...]:
         """Generate; where a response has to be interrupted, in two requests."""
         interruption = self._interruption
         if interruption is None:
@@ -232,17 +228,17 @@ class Collector:
         for each in ended:
             if isinstance(each, BaseException):
                 raise each
-        return tuple(each for each in ended if isinstance(each, Trajectory))
+        return tuple(each for each in ended if isinstance(each, Episode))
 
     async def _ended(
-        self, request: GenerationRequest, first: Trajectory, interruption: Interruption
-    ) -> Trajectory:
+        self, request: GenerationRequest, first: Episode, interruption: Interruption
+    ) -> Episode:
         """Return ``first``, interrupted if it has not ended."""
         if not first.truncated:
             return first
         seed = request_seed(request.seed, "interrupted", first.sample)
         (continuation,) = await self._request(
-            interruption.continuation(request, first, seed=seed), tokens=len(first.response_ids)
+            interruption.continuation(request, first, seed=seed), tokens=first.num_sampled
         )
         return interruption.joined(first, continuation)
 
@@ -252,7 +248,7 @@ class Collector:
         on_start: Callable[[int], None] = lambda version: None,
         *,
         tokens: int = 0,
-    ) -> tuple[Trajectory, ...]:
+    ) -> tuple[Episode, ...]:
         """One request to some generator, from ``tokens`` of the response on.
 
         The last attempt of a prompt runs alone.
@@ -272,19 +268,19 @@ class Collector:
 
     async def _verify(self, group: Group) -> Group:
         columns = await asyncio.gather(*(judge.judge(group) for judge in self._judges))
-        trajectories: tuple[Trajectory, ...] = tuple(
-            self._rewarded(trajectory, chain(*parts))
-            for trajectory, *parts in zip(group.trajectories, *columns, strict=True)
+        episodes: tuple[Episode, ...] = tuple(
+            self._rewarded(episode, chain(*parts))
+            for episode, *parts in zip(group.episodes, *columns, strict=True)
         )
         if self._on_verifier_error is OnVerifierError.group and any(
-            t.reward is None for t in trajectories
+            e.reward is None for e in episodes
         ):
-            trajectories = tuple(replace(t, reward=None) for t in trajectories)
-        return replace(group, trajectories=trajectories)
+            episodes = tuple(replace(e, reward=None) for e in episodes)
+        return replace(group, episodes=episodes)
 
-    def _rewarded(self, trajectory: Trajectory, verdicts: Iterable[Verdict]) -> Trajectory:
+    def _rewarded(self, episode: Episode, verdicts: Iterable[Verdict]) -> Episode:
         usable, reward = self._combination.judged(tuple(verdicts))
-        return replace(trajectory, verdicts=usable, reward=reward)
+        return replace(episode, verdicts=usable, reward=reward)
 
 
 async def _lengths(cancelled: Sequence[tuple[int, Awaitable[list[int]]]]) -> list[int]:

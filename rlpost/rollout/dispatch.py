@@ -17,7 +17,7 @@ from rlpost.control.fleet import Fleet
 from rlpost.errors import InfrastructureError, ProcessDied, RequestAborted
 from rlpost.rollout.protocol import Generator
 from rlpost.rollout.signal import Signal
-from rlpost.types import GenerationRequest, Trajectory
+from rlpost.types import Episode, GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Dispatcher:
         *,
         alone: bool = False,
         on_start: Callable[[int], None] = lambda version: None,
-    ) -> tuple[Trajectory, ...]:
+    ) -> tuple[Episode, ...]:
         """Sample on a healthy generator; wait for one if there is none.
 
         Args:

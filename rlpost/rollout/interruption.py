@@ -1,9 +1,9 @@
 """Interrupts responses that get too long with a phrase that asks for the answer.
 
-Owns the two requests of an interrupted response and how they become one trajectory. Refuses
-to own when they are sent (collector.py). Invariants: the tokens of the phrase are marked, so
-that they are neither trained on nor counted as sampled; the joined response never has more
-tokens than an uninterrupted response may have.
+Owns the two requests of an interrupted response and how they become one episode. Refuses
+to own when they are sent (collector.py). Invariants: the tokens of the phrase are an
+observation, in no span, so that they are neither trained on nor counted as sampled; the joined
+response never has more tokens than an uninterrupted response may have.
 
 ScaleRL (arXiv 2510.13786) interrupts long reasoning this way, instead of punishing it. Bias:
 what follows the phrase is conditioned on it, so the policy learns to answer when told to, and
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
-from rlpost.types import GenerationRequest, Span, Trajectory
+from rlpost.types import Episode, GenerationRequest, Trajectory
 
 
 @dataclass(kw_only=True)
@@ -82,47 +82,34 @@ class Interruption:
         return replace(request, sampling=replace(request.sampling, max_tokens=self.after))
 
     def continuation(
-        self, request: GenerationRequest, first: Trajectory, *, seed: int
+        self, request: GenerationRequest, first: Episode, *, seed: int
     ) -> GenerationRequest:
         """Return the request for the part of ``first`` after the phrase."""
-        prompt = request.prompt
-        token_ids = (*prompt.token_ids, *first.response_ids, *self.token_ids)
-        left = request.sampling.max_tokens - len(first.response_ids) - len(self.token_ids)
+        prompt, written = request.prompt, (*first.response_ids, *self.token_ids)
+        left = request.sampling.max_tokens - len(written)
         return GenerationRequest(
             key=f"{request.key}/{first.sample}",
-            prompt=replace(prompt, token_ids=token_ids),
+            prompt=replace(prompt, token_ids=(*prompt.token_ids, *written)),
             num_samples=1,
             seed=seed,
             sampling=replace(request.sampling, max_tokens=left),
         )
 
-    def joined(self, first: Trajectory, continuation: Trajectory) -> Trajectory:
-        """Return one response: ``first``, the phrase and ``continuation``."""
-        begin = len(first.response_ids)
-        end = begin + len(self.token_ids)
+    def joined(self, first: Episode, continuation: Episode) -> Episode:
+        """Return one response: ``first``, the phrase and ``continuation``, each one request."""
+        (before,), (after,) = first.trajectories, continuation.trajectories
+        shift = len(before.response_ids) + len(self.token_ids)
+        later = (replace(s, start=s.start + shift, end=s.end + shift) for s in after.spans)
+        whole = Trajectory(
+            prompt_ids=before.prompt_ids,
+            response_ids=(*before.response_ids, *self.token_ids, *after.response_ids),
+            spans=(*before.spans, *later),
+            rollout_logprobs=before.rollout_logprobs + after.rollout_logprobs,
+        )
         return replace(
             first,
-            response_ids=(*first.response_ids, *self.token_ids, *continuation.response_ids),
-            # The phrase was not sampled: 0 is a placeholder that must not be used.
-            rollout_logprobs=(
-                *first.rollout_logprobs,
-                *(0.0 for _ in self.token_ids),
-                *continuation.rollout_logprobs,
-            ),
-            spans=_joined_spans(first.spans, continuation.spans, shift=end),
+            trajectories=(whole,),
             finish_reason=continuation.finish_reason,
             text=first.text + self.phrase + continuation.text,
-            written=(begin, end),
+            interrupted=True,
         )
-
-
-def _joined_spans(
-    first: tuple[Span, ...], continuation: tuple[Span, ...], *, shift: int
-) -> tuple[Span, ...]:
-    """Return the spans of the joined response; the phrase gets the version of what follows."""
-    later = [replace(s, start=s.start + shift, end=s.end + shift) for s in continuation]
-    later[0] = replace(later[0], start=first[-1].end)
-    if later[0].version == first[-1].version:
-        later[0] = replace(later[0], start=first[-1].start)
-        first = first[:-1]
-    return (*first, *later)

@@ -23,7 +23,7 @@ from rlpost.control.staleness import OnOverage, Staleness
 from rlpost.errors import InfrastructureError
 from rlpost.rollout.collector import Collected, Collector
 from rlpost.rollout.signal import Signal
-from rlpost.types import Group, Prompt, SamplingConfig, Trajectory
+from rlpost.types import Group, Prompt, SamplingConfig
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,15 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The groups that one step trains on, and how long it took to get them."""
+    """The groups that one step trains on, and how long it took to get them.
+
+    ``oldest_version`` is that of the oldest weights whose tokens may still be trained on.
+    """
 
     groups: tuple[Group, ...]
     sampled: tuple[Group, ...]  # these, and finished groups dropped since the last batch
     lags: tuple[int, ...]  # steps, per group
+    oldest_version: int
     dropped: tuple[Dropped, ...]  # since the last batch
     generation_s: float  # time that the step waited for responses
     verification_s: float  # time that it then waited for verdicts
@@ -219,7 +223,7 @@ class Producer:
             self._finish(collected)
         except InfrastructureError as error:
             log.warning("prompt %s is dropped: %s", uid, error)
-            self._drop(uid, INFRASTRUCTURE, [])
+            self._drop(uid, INFRASTRUCTURE)
 
     def _ended(self, uid: str, task: "asyncio.Task[None]") -> None:
         """Record the end of a task; its error is raised in ``next_batch``."""
@@ -237,13 +241,14 @@ class Producer:
         uid = group.prompt.uid
         self._since.generated_s = max(self._since.generated_s, collected.generated_s)
         if self._source.useful(group):
-            oldest = min(_oldest_version(t) for t in group.trajectories)
-            self._buffer.finish(uid, group, version=oldest)
+            versions = (version for episode in group.episodes for version in episode.versions)
+            self._buffer.finish(uid, group, version=min(versions, default=self._version))
         else:
             self._since.unused.append(group)
-            self._drop(uid, NO_GRADIENT, [len(t.response_ids) for t in group.trajectories])
+            self._drop(uid, NO_GRADIENT, group)
 
-    def _drop(self, uid: str, reason: str, lengths: list[int]) -> None:
+    def _drop(self, uid: str, reason: str, group: Group | None = None) -> None:
+        lengths = [episode.num_sampled for episode in group.episodes] if group else []
         self._ledger.drop(uid, reason)
         self._buffer.discard(uid)
         mean_tokens = sum(lengths) / len(lengths) if lengths else 0.0
@@ -263,14 +268,12 @@ class Producer:
         for entry in self._buffer.ready:
             if self._staleness.too_old(entry):
                 self._since.unused.append(entry.group)
-                self._drop(
-                    entry.uid, STALE, [len(t.response_ids) for t in entry.group.trajectories]
-                )
+                self._drop(entry.uid, STALE, entry.group)
         for running in self._buffer.running:
             if self._staleness.too_old(running):
                 given_up = self._collector.cancel(running.uid)
                 self._tasks.pop(running.uid).cancel()
-                self._drop(running.uid, STALE, [])
+                self._drop(running.uid, STALE)
                 measuring = self._measure(given_up, len(self._since.dropped) - 1)
                 task = asyncio.create_task(measuring)
                 self._measuring.add(task)
@@ -290,9 +293,7 @@ class Producer:
         since, now_s = self._since, self._clock()
         lags = tuple(self._staleness.lag(entry.version) for entry in entries)
         groups = self._buffer.reserve(entry.uid for entry in entries)
-        if self._staleness.config.on_overage is OnOverage.mask:
-            groups = [self._masked(group) for group in groups]
-        else:
+        if self._staleness.config.on_overage is not OnOverage.mask:
             assert all(lag <= self._staleness.config.max_staleness for lag in lags), lags
         if self._idle_from is not None:
             since.idle_s += now_s - max(self._idle_from, since.start_s)
@@ -302,21 +303,12 @@ class Producer:
             groups=tuple(groups),
             sampled=tuple(sorted([*groups, *since.unused], key=_uid_order)),
             lags=lags,
+            oldest_version=self._staleness.oldest_version(),
             dropped=tuple(since.dropped),
             generation_s=generated_s - asked_s,
             verification_s=now_s - generated_s,
             idle_s=since.idle_s,
         )
-
-    def _masked(self, group: Group) -> Group:
-        """Exclude tokens from training that were sampled by weights that are too old."""
-        bound = self._staleness.config.max_staleness
-
-        def masked(trajectory: Trajectory) -> Trajectory:
-            old = [s.end for s in trajectory.spans if self._staleness.lag(s.version) > bound]
-            return replace(trajectory, num_stale=max(old, default=0))
-
-        return replace(group, trajectories=tuple(map(masked, group.trajectories)))
 
     # -- state ------------------------------------------------------------------------------
 
@@ -348,10 +340,6 @@ class Producer:
             f"{len(buffer.training)} in training, step {self._staleness.step}, "
             f"version {self._version}"
         )
-
-
-def _oldest_version(trajectory: Trajectory) -> int:
-    return min(span.version for span in trajectory.spans)
 
 
 def _uid_order(group: Group) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Protocol
 import psutil
 
 from rlpost.control.concurrency import Load
-from rlpost.types import GenerationRequest, Trajectory
+from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
 
 
@@ -59,8 +59,8 @@ class Generator(Protocol):
     async def setup(self) -> GeneratorInfo:
         """Start the engine; idempotent."""
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
-        """Sample ``request.num_samples`` responses.
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
+        """Sample ``request.num_samples`` responses, each an episode of one trajectory.
 
         Raises:
             ProcessDied: the engine died; the request may be retried elsewhere.

@@ -24,7 +24,7 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import Shape
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
-from rlpost.types import GenerationRequest, SamplingConfig, Span, Trajectory
+from rlpost.types import Episode, GenerationRequest, SamplingConfig, Span, Trajectory
 from rlpost.weights.manifest import PushManifest, refuse_other_model
 from rlpost.weights.transports.protocol import Locator
 
@@ -194,7 +194,7 @@ class VllmGenerator:
 
         return torch.cuda.is_available()
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         await self._serving.wait()
         key = request.key
         try:
@@ -210,16 +210,19 @@ class VllmGenerator:
                 lengths = [len(child.token_ids) for child in output.outputs]
                 self._cancelled.pop(key).set_result(lengths)
             raise RequestAborted(f"request {key} was given up")
-        trajectories = []
+        episodes = []
         for child in sorted(output.outputs, key=lambda c: c.index):
-            trajectories.append(
-                Trajectory(
+            trajectory = Trajectory(
+                prompt_ids=request.prompt.token_ids,
+                response_ids=tuple(child.token_ids),
+                spans=_spans(child, version=self._version),
+                rollout_logprobs=_sampled_logprobs(child),
+            )
+            episodes.append(
+                Episode(
                     uid=request.prompt.uid,
                     sample=child.index,
-                    prompt_ids=request.prompt.token_ids,
-                    response_ids=tuple(child.token_ids),
-                    rollout_logprobs=_sampled_logprobs(child),
-                    spans=_spans(child, version=self._version),
+                    trajectories=(trajectory,),
                     finish_reason=str(child.finish_reason),
                     text=child.text,
                     seed=request.seed + child.index,
@@ -227,9 +230,9 @@ class VllmGenerator:
             )
         # Tokens of a version that is loaded and not committed count only once it is.
         await self._serving.wait()
-        if any(t.spans[-1].version > self._version for t in trajectories):
+        if any(version > self._version for each in episodes for version in each.versions):
             raise RequestAborted(f"request {key} was sampled by a refused version")
-        return tuple(trajectories)
+        return tuple(episodes)
 
     async def cancel(self, key: str) -> list[int]:
         if key not in self._running:
@@ -416,7 +419,7 @@ def _sampled_logprobs(child: Any) -> tuple[float, ...]:
 
 
 def _spans(child: Any, *, version: int) -> tuple[Span, ...]:
-    """Translate the engine's own version spans; they partition the response."""
+    """Translate the engine's own version spans; they cover the response without gaps."""
     num_tokens = len(child.token_ids)
     spans = [
         Span(
@@ -429,5 +432,5 @@ def _spans(child: Any, *, version: int) -> tuple[Span, ...]:
         if min(s.end, num_tokens) > s.start
     ]
     if not spans:
-        return (Span(start=0, end=num_tokens, version=version),)
+        return (Span(start=0, end=num_tokens, version=version),) if num_tokens else ()
     return (*spans[:-1], replace(spans[-1], end=num_tokens))

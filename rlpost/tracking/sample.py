@@ -1,16 +1,16 @@
 """One judged response as plain data, for sample tables and files.
 
-Owns the record and its conversion from a trajectory. Refuses to own where it is written
+Owns the record and its conversion from an episode. Refuses to own where it is written
 (files/rollouts.py, wandb/tracker.py). Invariant: a failed verifier's reward is null, never 0.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from rlpost.types import Group, Prompt, Trajectory
+from rlpost.types import Episode, Group, Prompt
 
 T = TypeVar("T")
 
@@ -20,6 +20,8 @@ _MAX_DIGITS = 200  # hexadecimal, of a whole number that does not fit 64 bits
 @dataclass(frozen=True, kw_only=True)
 class SampleRecord:
     """One judged response as plain data; the fields are the keys on disk, in this order.
+
+    ``spans`` say which of the ``num_tokens`` were sampled; the others are observations.
 
     Example: ``SampleRecord(uid="0:17", sample=3, prompt="What is 2 * 3?", response="6",
     reward=1.0, verdicts=({"verifier": "math", "reward": 1.0, ...},), finish_reason="stop",
@@ -35,21 +37,26 @@ class SampleRecord:
     finish_reason: str
     num_tokens: int
     spans: tuple[Mapping[str, int], ...]
-    written: tuple[int, int] = (0, 0)  # tokens [start, end) of an interruption's phrase
 
     def to_json(self) -> str:
         """Return one line without its newline; non-finite numbers become null."""
         return json.dumps(_finite(asdict(self)), ensure_ascii=False, allow_nan=False)
 
 
-def record_of(prompt: Prompt, trajectory: Trajectory) -> SampleRecord:
-    """Return the record of one trajectory."""
+def record_of(prompt: Prompt, episode: Episode) -> SampleRecord:
+    """Return the record of one episode; the tokens of its trajectories are laid end to end."""
+    spans, start = [], 0
+    for trajectory in episode.trajectories:
+        for span in trajectory.spans:
+            moved = replace(span, start=start + span.start, end=start + span.end)
+            spans.append(asdict(moved))
+        start += len(trajectory.response_ids)
     return SampleRecord(
-        uid=trajectory.uid,
-        sample=trajectory.sample,
+        uid=episode.uid,
+        sample=episode.sample,
         prompt=prompt.text,
-        response=trajectory.text,
-        reward=trajectory.reward,
+        response=episode.text,
+        reward=episode.reward,
         verdicts=tuple(
             {
                 "verifier": verdict.verifier,
@@ -58,18 +65,17 @@ def record_of(prompt: Prompt, trajectory: Trajectory) -> SampleRecord:
                 "latency_s": verdict.latency_s,
                 "info": dict(verdict.info),
             }
-            for verdict in trajectory.verdicts
+            for verdict in episode.verdicts
         ),
-        finish_reason=trajectory.finish_reason,
-        num_tokens=len(trajectory.response_ids),
-        spans=tuple(asdict(span) for span in trajectory.spans),
-        written=trajectory.written,
+        finish_reason=episode.finish_reason,
+        num_tokens=start,
+        spans=tuple(spans),
     )
 
 
 def records_of(groups: Iterable[Group]) -> list[SampleRecord]:
-    """Return one record per trajectory, group by group."""
-    return [record_of(group.prompt, each) for group in groups for each in group.trajectories]
+    """Return one record per episode, group by group."""
+    return [record_of(group.prompt, each) for group in groups for each in group.episodes]
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:

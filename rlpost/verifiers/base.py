@@ -15,7 +15,7 @@ from typing import Any, Self
 from rlpost.bounds import number, option
 from rlpost.errors import DataError
 from rlpost.registry import Registry
-from rlpost.types import Prompt, Trajectory
+from rlpost.types import Episode, Prompt
 
 TIMEOUT = "timeout"  # Verdict.error of a response that outlived its deadline
 ABSTAINED = "abstained"  # Verdict.error when the verifier returned None
@@ -200,16 +200,16 @@ class DeclaredJudge:
         return score
 
 
-def sample_of(prompt: Prompt, trajectory: Trajectory, *, prompt_text: str = "") -> Sample:
-    """Return what a verifier sees of one trajectory; ``prompt_text`` as in ``Sample``."""
+def sample_of(prompt: Prompt, episode: Episode, *, prompt_text: str = "") -> Sample:
+    """Return what a verifier sees of one episode; ``prompt_text`` as in ``Sample``."""
     messages = prompt.messages
     return Sample(
         prompt=prompt.text if messages is None else [dict(message) for message in messages],
-        text=trajectory.text,
+        text=episode.text,
         prompt_text=prompt_text,
-        completion_ids=trajectory.response_ids,
+        completion_ids=episode.response_ids,
         columns=dict(prompt.columns),
-        finish_reason=trajectory.finish_reason,
+        finish_reason=episode.finish_reason,
         address=prompt.address,
     )
 

@@ -30,15 +30,15 @@ def verdict_means(groups: Sequence[Group]) -> dict[str, float]:
 
 def errors_of_unjudged(groups: Sequence[Group]) -> Counter[str]:
     """Count the responses that have no reward because a verdict failed, by the first error."""
-    unjudged = (t for group in groups for t in group.trajectories if t.reward is None)
-    errors = ([v.error for v in t.verdicts if v.error not in (None, ABSTAINED)] for t in unjudged)
+    unjudged = (e for group in groups for e in group.episodes if e.reward is None)
+    errors = ([v.error for v in e.verdicts if v.error not in (None, ABSTAINED)] for e in unjudged)
     return Counter(each[0] for each in errors if each and each[0])
 
 
 def _by_name(groups: Sequence[Group]) -> dict[str, list[Verdict]]:
     by_name: dict[str, list[Verdict]] = {}
     for group in groups:
-        for trajectory in group.trajectories:
-            for verdict in trajectory.verdicts:
+        for episode in group.episodes:
+            for verdict in episode.verdicts:
                 by_name.setdefault(verdict.verifier, []).append(verdict)
     return by_name

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from episodes import episode, trajectory
 
 from rlpost.cluster.reward import RewardGroup
 from rlpost.training.reward.settings import RewardModelConfig
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Verdict
 
 
 class ScoresByText:
@@ -26,21 +27,8 @@ class ScoresByText:
 
 
 def group_of(*texts: str) -> Group:
-    trajectories = tuple(
-        Trajectory(
-            uid="0:0",
-            sample=i,
-            prompt_ids=(1,),
-            response_ids=(2,),
-            rollout_logprobs=(-1.0,),
-            spans=(Span(start=0, end=1, version=0),),
-            finish_reason="stop",
-            text=text,
-            seed=0,
-        )
-        for i, text in enumerate(texts)
-    )
-    return Group(prompt=Prompt(uid="0:0", token_ids=(1,), text="hi"), trajectories=trajectories)
+    episodes = tuple(episode(trajectory((2,)), sample=i, text=t) for i, t in enumerate(texts))
+    return Group(prompt=Prompt(uid="0:0", token_ids=(1,), text="hi"), episodes=episodes)
 
 
 SCORES = {"a": 1.0, "b": 3.0, "c": 5.0, "long": "exceeds"}

@@ -2,23 +2,15 @@
 
 from dataclasses import replace
 
+from episodes import episode, trajectory
+
 from rlpost.cluster.verifiers import RemoteVerifiers
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Verdict
 from rlpost.verifiers.kinds.function import Call, FunctionConfig
 
 PROMPT = Prompt(uid="0:0", token_ids=(1, 2), text="2+3?", columns={"answer": "5"})
-TRAJECTORY = Trajectory(
-    uid="0:0",
-    sample=0,
-    prompt_ids=(1, 2),
-    response_ids=(7,),
-    rollout_logprobs=(-0.1,),
-    spans=(Span(start=0, end=1, version=0),),
-    finish_reason="stop",
-    text="5",
-    seed=0,
-)
-GROUP = Group(prompt=PROMPT, trajectories=(TRAJECTORY,) * 4)
+EPISODE = episode(trajectory((7,)), text="5")
+GROUP = Group(prompt=PROMPT, episodes=(EPISODE,) * 4)
 
 
 class Service:
@@ -62,6 +54,6 @@ async def test_a_service_has_time_for_every_call_of_a_group():
     service = Service()
     await _verifiers(service).judge(GROUP)
     await _verifiers(service, timeout_s=30.0).judge(GROUP)
-    await _verifiers(service, timeout_s=30.0).judge(replace(GROUP, trajectories=(TRAJECTORY,)))
+    await _verifiers(service, timeout_s=30.0).judge(replace(GROUP, episodes=(EPISODE,)))
     await _verifiers(service, timeout_s=30.0, call=Call.sample).judge(GROUP)
     assert [timeout_s for _, _, timeout_s in service.calls] == [300.0, 360.0, 300.0, 300.0]

@@ -40,7 +40,7 @@ async def test_every_prompt_comes_back_once_in_order():
     assert [g.prompt.uid for g in result.groups] == [p.uid for p in prompts]
     assert not result.failed
     assert [g.num_requests for g in generators.values()] == [10, 10]  # least outstanding
-    assert all(t.reward is not None for g in result.groups for t in g.trajectories)
+    assert all(e.reward is not None for g in result.groups for e in g.episodes)
 
 
 async def test_a_failed_request_is_tried_again_then_given_up():
@@ -76,7 +76,7 @@ async def test_failed_verdict_costs_the_sample_or_the_group_never_a_zero():
         {"a": FakeGenerator()}, judge, prompts, on_verifier_error=OnVerifierError.group
     )
     for by_sample, by_group in zip(samples.groups, groups.groups, strict=True):
-        failed = [t.verdicts[0].error is not None for t in by_sample.trajectories]
+        failed = [e.verdicts[0].error is not None for e in by_sample.episodes]
         assert [r is None for r in by_sample.rewards] == failed
         assert all(r is None for r in by_group.rewards) == any(failed)
 
@@ -104,7 +104,7 @@ class OtherJudge:
     async def judge(self, group):
         good = Verdict(verifier="other", reward=10.0)
         failed = Verdict(verifier="other", reward=None, error="e")
-        return [(failed if n % 2 else good,) for n in range(len(group.trajectories))]
+        return [(failed if n % 2 else good,) for n in range(len(group.episodes))]
 
 
 async def test_several_judges_give_verdicts_and_the_rule_makes_the_reward():
@@ -114,7 +114,7 @@ async def test_several_judges_give_verdicts_and_the_rule_makes_the_reward():
         result = await collect(
             {"a": FakeGenerator()}, judges, [prompt("0:0")], combination=combination
         )
-        for n, t in enumerate(result.groups[0].trajectories):
+        for n, t in enumerate(result.groups[0].episodes):
             fake, other = t.verdicts
             assert (fake.verifier, other.verifier) == ("fake", "other")
             failed = weight != 0 and n % 2

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import pytest
+from episodes import episode, trajectory
 from fakes import prompt
 
 from rlpost.control.ledger import Ledger
@@ -11,7 +12,7 @@ from rlpost.control.staleness import OnOverage, Staleness, StalenessConfig
 from rlpost.errors import InfrastructureError, RunFailed
 from rlpost.rollout.collector import Collected
 from rlpost.rollout.producer import INFRASTRUCTURE, NO_GRADIENT, STALE, Producer, PromptStream
-from rlpost.types import Group, SamplingConfig, Span, Trajectory
+from rlpost.types import Group, SamplingConfig
 
 BATCH = 2
 
@@ -32,22 +33,9 @@ class Hand:
             length = await done
         finally:
             self.waiting.pop(prompt.uid, None)
-        spans = [Span(start=0, end=1, version=version)]
-        if self.version > version:
-            spans.append(Span(start=1, end=length, version=self.version))
-        trajectory = Trajectory(
-            uid=prompt.uid,
-            sample=0,
-            prompt_ids=prompt.token_ids,
-            response_ids=(1,) * length,
-            rollout_logprobs=(-1.0,) * length,
-            spans=tuple(spans),
-            finish_reason="stop",
-            text="",
-            seed=0,
-            reward=1.0,
-        )
-        group = Group(prompt=prompt, trajectories=(trajectory,))
+        versions = [version, *[self.version] * (length - 1)]
+        sampled = trajectory((1,) * length, prompt_ids=prompt.token_ids, versions=versions)
+        group = Group(prompt=prompt, episodes=(episode(sampled, uid=prompt.uid, reward=1.0),))
         return Collected(group=group, generated_s=0.0, judged_s=0.0)
 
     async def cancel(self, uid):
@@ -192,8 +180,8 @@ async def test_masking_leaves_out_the_tokens_that_are_too_old():
     batch = await asked(producer)
     await hand.finish("0:0", "0:5", length=6)
     first, second = (await batch).groups
-    assert first.trajectories[0].num_stale == 1, "one token of version 1, two steps ago"
-    assert second.trajectories[0].num_stale == 0
+    assert first.episodes[0].versions == (1, 3), "one token of version 1, two steps ago"
+    assert (await batch).oldest_version == 2 <= min(second.episodes[0].versions)
 
 
 async def test_a_bug_is_raised_where_the_batch_is_awaited():

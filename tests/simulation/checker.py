@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from episodes import sampled_places
 from simulation import toy
 from simulation.toy import Weights
 
@@ -17,7 +18,9 @@ from rlpost.checkpoint.state import read_json
 from rlpost.control.fleet import Health
 from rlpost.control.staleness import OnOverage
 from rlpost.rollout.producer import INFRASTRUCTURE, STALE, Batch
-from rlpost.types import Group, Trajectory
+from rlpost.stages.rl.units import numbered
+from rlpost.training.packing.pack import Packed
+from rlpost.types import Episode, Group
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,13 @@ class Checker:
             f"a batch of {size} groups",
         )
         for group in batch.sampled:
-            for trajectory in group.trajectories:
-                self._sampled_truly(trajectory)
+            for episode in group.episodes:
+                self._sampled_truly(episode)
         for group in batch.groups:
             uid = group.prompt.uid
             self.expect(self.accounts.get(uid) == "outstanding", f"{uid} is trained on, not open")
-            for trajectory in group.trajectories:
-                self._sampled_truly(trajectory)
-                self._in_time(trajectory)
+            for episode in group.episodes:
+                self._in_time(episode, batch.oldest_version)
         self.look()
 
     def trained(self, step: int) -> None:
@@ -231,40 +233,59 @@ class Checker:
             engine._weights == self.published.get(version), f"{name} does not hold {version}"
         )
 
-    def _sampled_truly(self, trajectory: Trajectory) -> None:
-        where, end = f"{trajectory.uid}/{trajectory.sample}", 0
-        last_version = -1
+    def _sampled_truly(self, episode: Episode) -> None:
+        """Spans cover exactly what an engine sampled: all but the phrase of an interruption."""
+        where = f"{episode.uid}/{episode.sample}"
+        (trajectory,) = episode.trajectories
+        ids = [trajectory.prompt_ids[-1], *trajectory.response_ids]
+        said, end, observed = iter(trajectory.rollout_logprobs), 0, []
         for span in trajectory.spans:
-            self.expect(span.start == end < span.end, f"{where}: {trajectory.spans}")
-            self.expect(span.version > last_version, f"{where}: {trajectory.spans}")
             self.expect(span.version in self.decided, f"{where}: {span} was never committed")
-            end, last_version = span.end, span.version
             weights = self.published.get(span.version)
             if weights is None:
                 return
             for place in range(span.start, span.end):
-                if place in range(*trajectory.written):
-                    continue
-                before = ([trajectory.prompt_ids[-1], *trajectory.response_ids])[place]
-                truth = toy.logprob(weights, before, trajectory.response_ids[place])
-                if truth != trajectory.rollout_logprobs[place]:
+                if next(said) != toy.logprob(weights, ids[place], ids[place + 1]):
                     self.fail(f"{where}: token {place} was not sampled by version {span.version}")
-        self.expect(end == len(trajectory.response_ids), f"{where}: {trajectory.spans}")
-        longest = self._world.scenario.max_tokens
-        self.expect(end <= longest, f"{where}: {end} tokens, {longest} allowed")
+            observed += range(end, span.start)
+            end = span.end
+        written = [self._world.scenario.interrupt_after] if episode.interrupted else []
+        self.expect(
+            observed == written, f"{where}: {trajectory.spans} of a response with {written}"
+        )
+        longest, num_tokens = self._world.scenario.max_tokens, len(trajectory.response_ids)
+        self.expect(
+            end == num_tokens <= longest, f"{where}: {num_tokens} tokens, {longest} allowed"
+        )
 
-    def _in_time(self, trajectory: Trajectory) -> None:
-        bound = self._world.scenario.max_staleness
-        for span in trajectory.spans:
-            lag = self._lag(self.published[span.version])
-            old = lag is None or lag > bound
-            if span.end <= trajectory.num_stale:
-                self.expect(old or span is not trajectory.spans[0], f"masked in vain: {trajectory}")
-            else:
-                self.expect(
-                    not old,
-                    f"{trajectory.uid}: lag {lag} of {span} at step {len(self.weights_after)}",
-                )
+    def _in_time(self, episode: Episode, oldest_version: int) -> None:
+        scenario = self._world.scenario
+        for version in episode.versions:
+            lag = self._lag(self.published[version])
+            old, masked = lag is None or lag > scenario.max_staleness, version < oldest_version
+            step = len(self.weights_after)
+            self.expect(old == masked, f"{episode.uid}: lag {lag} of {version} at step {step}")
+            if scenario.on_overage is not OnOverage.mask:
+                self.expect(not masked, f"{episode.uid}: {version} is consumed too late")
+
+    def trains(self, packed: Packed) -> None:
+        """A trainer computes gradients: what carries a loss was sampled, and is not too old."""
+        assert self._batch is not None
+        rows = {each.number: each.trajectory for each in numbered(self._batch.groups)}
+        weights, targets = (
+            packed.column("weight_R"),
+            packed.by_item([[batch.target_R for batch in mine] for mine in packed.batches]),
+        )
+        for number, target_R in targets.items():
+            row = rows[number]
+            sampled = [row.response_ids[place] for place in sampled_places(row)]
+            self.expect(target_R.tolist() == sampled, f"{target_R} carry a loss, not {sampled}")
+            young = [
+                span.version >= self._batch.oldest_version
+                for span in row.spans
+                for _ in range(span.start, span.end)
+            ]
+            self.expect((weights[number] > 0).tolist() == young, f"{row} weighs {weights[number]}")
 
     def _lag(self, weights: Weights) -> int | None:
         for lag, then in enumerate(reversed(self.weights_after)):
@@ -314,4 +335,4 @@ class Checker:
 
 
 def _identity(group: Group) -> Any:
-    return (group.prompt.uid, [(t.seed, t.response_ids) for t in group.trajectories])
+    return (group.prompt.uid, [(e.seed, e.response_ids) for e in group.episodes])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from simulation.driver import CheckedProducer
@@ -9,7 +10,9 @@ from simulation.driver import CheckedProducer
 from rlpost.control.fleet import Fleet
 from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import Staleness
+from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Producer
+from rlpost.types import Episode, Span
 
 
 @contextmanager
@@ -39,6 +42,24 @@ def _frozen_step() -> AbstractContextManager[None]:
     return replaced(Staleness, "committed", committed)
 
 
+def _sampled_phrase() -> AbstractContextManager[None]:
+    """What is written into a response passes for sampled, with a log-prob that is made up."""
+    original = Interruption.joined
+
+    def joined(self: Interruption, first: Episode, continuation: Episode) -> Episode:
+        whole = original(self, first, continuation)
+        (trajectory,) = whole.trajectories
+        begin, end = first.num_sampled, first.num_sampled + len(self.token_ids)
+        written = Span(start=begin, end=end, version=first.versions[-1])
+        spans = sorted((*trajectory.spans, written), key=lambda span: span.start)
+        said = trajectory.rollout_logprobs
+        padded = (*said[:begin], *[0.0] * len(self.token_ids), *said[begin:])
+        trajectory = replace(trajectory, spans=tuple(spans), rollout_logprobs=padded)
+        return replace(whole, trajectories=(trajectory,))
+
+    return replaced(Interruption, "joined", joined)
+
+
 CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "sweep": _no_sweep,
     "consume": lambda: replaced(Ledger, "consume", lambda self, uid, step: None),
@@ -48,6 +69,8 @@ CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     ),
     "version boundary": _frozen_step,
     "eviction": lambda: replaced(Producer, "_evict", lambda self: None),
+    "observation": _sampled_phrase,
+    "age of tokens": lambda: replaced(Staleness, "oldest_version", lambda self: 0),
     "earliest deadline": lambda: replaced(Staleness, "_in_time", lambda self, left: True),
 }
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from episodes import episode, trajectory
 from simulation import toy
 from simulation.process import Process
 
@@ -17,7 +18,7 @@ from rlpost.control.concurrency import Load
 from rlpost.data.cursor import parse_uid
 from rlpost.errors import RequestAborted, WeightPushError
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
-from rlpost.types import GenerationRequest, Span, Trajectory
+from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
 
 RPC_S = 0.02
@@ -45,15 +46,6 @@ class _Child:
         elif len(self.ids) == max_tokens:
             self.finish_reason = "length"
 
-    def spans(self) -> tuple[Span, ...]:
-        spans: list[Span] = []
-        for place, version in enumerate(self.versions):
-            if spans and spans[-1].version == version:
-                spans[-1] = Span(start=spans[-1].start, end=place + 1, version=version)
-            else:
-                spans.append(Span(start=place, end=place + 1, version=version))
-        return tuple(spans)
-
 
 class Request:
     """Children that are sampled in step."""
@@ -68,16 +60,18 @@ class Request:
     def growing(self) -> list[_Child]:
         return [child for child in self.children if not child.finish_reason]
 
-    def trajectories(self) -> tuple[Trajectory, ...]:
+    def episodes(self) -> tuple[Episode, ...]:
         prompt = self.request.prompt
         return tuple(
-            Trajectory(
+            episode(
+                trajectory(
+                    child.ids,
+                    prompt_ids=prompt.token_ids,
+                    versions=child.versions,
+                    logprobs=child.logprobs,
+                ),
                 uid=prompt.uid,
                 sample=k,
-                prompt_ids=prompt.token_ids,
-                response_ids=tuple(child.ids),
-                rollout_logprobs=tuple(child.logprobs),
-                spans=child.spans(),
                 finish_reason=child.finish_reason,
                 text=" ".join(map(str, child.ids)),
                 seed=child.seed,
@@ -115,7 +109,7 @@ class Engine:
             host="here",
         )
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         await self._serving.wait()
         running = self._running[request.key] = Request(request)
         self.requests[running] = None
@@ -134,11 +128,11 @@ class Engine:
         finally:
             self._running.pop(request.key, None)
             self.requests.pop(running, None)
-        trajectories = running.trajectories()
+        episodes = running.episodes()
         await self._serving.wait()
-        if any(t.spans[-1].version > self._version for t in trajectories):
+        if any(each.versions[-1] > self._version for each in episodes):
             raise RequestAborted(f"request {request.key} was sampled by a refused version")
-        return trajectories
+        return episodes
 
     def _poisoned(self, request: GenerationRequest) -> None:
         training = request.key.startswith("train/")
@@ -236,7 +230,7 @@ class RemoteEngine:
     async def setup(self) -> GeneratorInfo:
         return await self.process.call("setup", timeout_s=self._world.limits.setup_s)
 
-    async def generate(self, request: GenerationRequest) -> tuple[Trajectory, ...]:
+    async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
         limit_s = self._world.limits.request_s
         return await self.process.call("generate", request, timeout_s=limit_s)
 

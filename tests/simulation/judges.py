@@ -20,8 +20,8 @@ class Verifier:
     async def judge(self, group: Group) -> list[tuple[Verdict, ...]]:
         await self._process.work(JUDGE_S)
         judged: list[tuple[Verdict, ...]] = []
-        for trajectory in group.trajectories:
-            reward = float(sum(trajectory.response_ids) % 2 == 0)
+        for episode in group.episodes:
+            reward = float(sum(episode.response_ids) % 2 == 0)
             judged.append((Verdict(verifier="parity", reward=reward),))
         return judged
 

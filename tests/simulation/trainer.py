@@ -43,6 +43,7 @@ class Learner:
     async def forward_backward(self, packed: Packed) -> dict[str, float]:
         assert self._gradient is None, "optim_step must consume the gradients first"
         assert not packed.is_empty, "an optimizer batch without micro-batches"
+        self._world.checker.trains(packed)
         await self._process.work(UPDATE_S)
         self._gradient = toy.gradient_of(packed)
         return {"actor/pg_loss": 0.0}

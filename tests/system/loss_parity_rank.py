@@ -66,15 +66,15 @@ def groups_for(loss) -> Callable[[int, int], Packed]:
     """The same responses in any number of micro-batches, with the tokens the loss chooses."""
     groups, advantages = random_groups()
     select = token_selection(loss) if loss is not None else None
-    trajectories = [t for group in groups for t in group.trajectories]
+    episodes = [episode for group in groups for episode in group.episodes]
     chosen = None
     if select is not None:
         parts = select(
             [
-                np.repeat(a, len(t.response_ids))
-                for a, t in zip(advantages.ravel(), trajectories, strict=True)
+                np.repeat(a, e.num_sampled)
+                for a, e in zip(advantages.ravel(), episodes, strict=True)
             ],
-            rollout_logprobs=[np.array(t.rollout_logprobs) for t in trajectories],
+            rollout_logprobs=[np.array(e.trajectories[0].rollout_logprobs) for e in episodes],
             config=loss,
             seed=0,
         )
@@ -93,7 +93,7 @@ def pairs(ranks: int, count: int) -> Packed:
     units = [
         Unit.sharing(
             group.prompt.token_ids,
-            {2 * p + i: t.response_ids for i, t in enumerate(group.trajectories)},
+            {2 * p + i: e.response_ids for i, e in enumerate(group.episodes)},
         )
         for p, group in enumerate(groups)
     ]

@@ -2,21 +2,24 @@
 
     python parity_rank.py ROLE MODEL RANK WORLD_SIZE PORTS.json RESULT.json CONTROL
 
-ROLE: policy | critic (MODEL is then a reward model, so that no gradient is zero).
+ROLE: policy | critic (MODEL is then a reward model, so that no gradient is zero). The policy's
+episodes have observations, and every second one has two trajectories.
 CONTROL: none | local_mean (each micro-batch normalised by its own tokens) | no_boundary (the
 engine is not told which backward pass is the last).
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from episodes import in_two_trajectories, sampled_places
 from packed_groups import (
     load_plain,
     pack_into,
-    plain_scores,
     random_groups,
     relative_difference,
     with_columns,
@@ -32,6 +35,7 @@ from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Batches
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.types import Group
 
 CLIP = 0.3
 STAGES = (0, 1, 2, 3)
@@ -57,8 +61,22 @@ class PolicyRole:
         return module.model
 
     @staticmethod
-    def plain_loss(model, batch: MicroBatch) -> torch.Tensor:
-        return -torch.from_numpy(batch.columns["advantages_R"]) * plain_scores(model, batch)[0]
+    def groups() -> tuple[list[Group], np.ndarray]:
+        groups, advantages = random_groups()
+        return [_with_two_trajectories(group) for group in groups], advantages
+
+    @staticmethod
+    def plain_loss(model, groups: list[Group], advantages: np.ndarray, batches: Batches):
+        """The mean over sampled tokens, from the episodes themselves."""
+        losses = []
+        for group, row in zip(groups, advantages, strict=True):
+            for episode, advantage in zip(group.episodes, row, strict=True):
+                for each in episode.trajectories:
+                    ids = [*each.prompt_ids, *each.response_ids]
+                    logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+                    places = [len(each.prompt_ids) + place for place in sampled_places(each)]
+                    losses += [-advantage * logprobs[place - 1, ids[place]] for place in places]
+        return torch.stack(losses).mean()
 
     load_plain = staticmethod(load_plain)
 
@@ -76,14 +94,21 @@ class CriticRole:
     def parameters(module: torch.nn.Module) -> torch.nn.Module:
         return module
 
+    groups = staticmethod(random_groups)
+
     @staticmethod
-    def plain_loss(model, batch: MicroBatch) -> torch.Tensor:
-        values_R = plain_values(model, batch)
-        old_R, returns_R = (
-            torch.from_numpy(batch.columns[name]) for name in ("rollout_values_R", "returns_R")
-        )
-        near_R = torch.minimum(torch.maximum(values_R, old_R - CLIP), old_R + CLIP)
-        return 0.5 * torch.maximum((values_R - returns_R) ** 2, (near_R - returns_R) ** 2)
+    def plain_loss(model, groups: list[Group], advantages: np.ndarray, batches: Batches):
+        total = torch.zeros(())
+        for batch in (b for rank_batches in batches for b in rank_batches if not b.is_dummy):
+            values_R = plain_values(model, batch)
+            weight_R, old_R, returns_R = (
+                torch.from_numpy(batch.columns[name])
+                for name in ("weight_R", "rollout_values_R", "returns_R")
+            )
+            near_R = torch.minimum(torch.maximum(values_R, old_R - CLIP), old_R + CLIP)
+            losses_R = torch.maximum((values_R - returns_R) ** 2, (near_R - returns_R) ** 2)
+            total = total + 0.5 * (weight_R * losses_R).sum()
+        return total
 
     load_plain = staticmethod(load_plain_classifier)
 
@@ -91,16 +116,18 @@ class CriticRole:
 ROLES = {"policy": PolicyRole, "critic": CriticRole}
 
 
-def reference_gradient(role: type, path: str, batches: Batches) -> dict[str, torch.Tensor]:
+def _with_two_trajectories(group: Group) -> Group:
+    episodes = [
+        in_two_trajectories(episode) if episode.sample % 2 and episode.num_sampled > 1 else episode
+        for episode in group.episodes
+    ]
+    return replace(group, episodes=tuple(episodes))
+
+
+def reference_gradient(role: type, path: str, *whole: Any) -> dict[str, torch.Tensor]:
     """One plain backward pass over the whole optimizer batch."""
     model = role.load_plain(path)
-    loss = sum(
-        (torch.from_numpy(b.columns["weight_R"]) * role.plain_loss(model, b)).sum()
-        for rank_batches in batches
-        for b in rank_batches
-        if not b.is_dummy
-    )
-    loss.backward()
+    role.plain_loss(model, *whole).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -129,7 +156,8 @@ def main() -> None:
         DeepSpeedTrainer._set_boundary = lambda self, is_last: None
     found = {}
     for stage, count in CASES[control]:
-        packed = pack_into(*random_groups(), num_ranks=world_size, num_micro_batches=count)
+        groups, advantages = role.groups()
+        packed = pack_into(groups, advantages, num_ranks=world_size, num_micro_batches=count)
         batches = [[with_returns(b) for b in rank_batches] for rank_batches in packed.batches]
         place = Rank(
             rank=rank,
@@ -146,7 +174,7 @@ def main() -> None:
         built.forward_backward(mine, role.objective)
         ours = engine_gradient(role.parameters(built.module), plain=stage == 0)
         built.close()
-        theirs = reference_gradient(role, path, batches)
+        theirs = reference_gradient(role, path, groups, advantages, batches)
         found[f"stage {stage}, {count} micro-batches"] = relative_difference(ours, theirs)
     if rank == 0:
         Path(result).write_text(json.dumps(found))

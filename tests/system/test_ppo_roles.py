@@ -78,7 +78,7 @@ async def test_a_reward_model_judges_groups(session, tiny_model, tiny_reward):
     (group, *_), _ = random_groups()
     judged = await rewards.judge(group)
     plain = load_plain_classifier(tiny_reward)
-    for trajectory, (verdict,) in zip(group.trajectories, judged, strict=True):
-        ids = [*trajectory.prompt_ids, *trajectory.response_ids]
+    for episode, (verdict,) in zip(group.episodes, judged, strict=True):
+        ids = [*group.prompt.token_ids, *episode.response_ids]
         if ids[-1] != plain.config.pad_token_id:
             assert verdict.reward == pytest.approx(plain_score(plain, ids), abs=1e-5)

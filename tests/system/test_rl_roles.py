@@ -68,13 +68,16 @@ def test_every_role_reports(whole_run):
 
 def test_an_interrupted_response_is_one_response_with_the_phrase_in_it(whole_run):
     rows = responses(whole_run)
-    interrupted = [row for row in rows if row["written"] != [0, 0]]
+    interrupted = [row for row in rows if " so" in row["response"]]
     assert interrupted and all(row["num_tokens"] <= 8 for row in rows)
     for row in interrupted:
-        start, end = row["written"]
-        assert start == 3 < end < row["num_tokens"] and " so" in row["response"]
-    ended_before = [row for row in rows if row["written"] == [0, 0]]
-    assert all(row["num_tokens"] <= 3 for row in ended_before)
+        before, after = row["spans"]
+        assert (before["start"], before["end"]) == (0, 3)
+        assert 3 < after["start"] < after["end"] == row["num_tokens"]
+    for row in rows:
+        if row not in interrupted:
+            (span,) = row["spans"]
+            assert span["start"] == 0 and span["end"] == row["num_tokens"] <= 3
     for step in metrics(whole_run)[1:]:
         assert step["response_length/interrupted_ratio"] > 0
 

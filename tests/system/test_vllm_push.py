@@ -125,9 +125,9 @@ async def started(generator, **options) -> asyncio.Task:
     return task
 
 
-def worst_gap(publisher, trajectories, temperature=1.0) -> float:
+def worst_gap(publisher, episodes, temperature=1.0) -> float:
     gaps = []
-    for t in trajectories:
+    for (t,) in (episode.trajectories for episode in episodes):
         truth = publisher.logprobs(t.prompt_ids + t.response_ids, temperature)
         truth = truth[len(t.prompt_ids) - 1 :]
         gaps += [abs(a - b) for a, b in zip(truth, t.rollout_logprobs, strict=True)]
@@ -195,9 +195,9 @@ async def _every_push_is_exact(publisher, generator, bus):
         publisher.perturb(seed)
         report = await bus.publish()
         assert report.probe_logprob_diff_max < 1e-3
-        trajectories = await sample(generator)  # the same prompt: a stale prefix would show
-        assert worst_gap(publisher, trajectories) < 1e-3
-        assert {s.version for t in trajectories for s in t.spans} == {report.version}
+        episodes = await sample(generator)  # the same prompt: a stale prefix would show
+        assert worst_gap(publisher, episodes) < 1e-3
+        assert {version for e in episodes for version in e.versions} == {report.version}
 
 
 async def _wrong_pushes_are_refused(publisher, generator, bus, *, untied):
@@ -262,7 +262,7 @@ async def _stops_end_a_response(publisher, generator):
     for before, after in zip(free, cut, strict=True):
         num_tokens = len(after.response_ids)
         assert after.response_ids == before.response_ids[:num_tokens]
-        assert len(after.rollout_logprobs) == after.spans[-1].end == num_tokens
+        assert after.num_sampled == after.trajectories[0].spans[-1].end == num_tokens
         if shared in before.text:
             assert after.text == before.text[: before.text.index(shared) + len(shared)]
             assert after.finish_reason == "stop"
@@ -282,7 +282,7 @@ async def _requests_go_on_over_a_push(publisher, generator, bus):
     old = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
     publisher.perturb(21)
     report = await bus.publish()
-    trajectories = await running
+    trajectories = [t for episode in await running for t in episode.trajectories]
     new = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
     crossed = [t for t in trajectories if len(t.spans) == 2]
     assert crossed, [t.spans for t in trajectories]
@@ -331,7 +331,7 @@ async def _a_finished_response_waits_for_the_push(publisher, generator, bus):
         assert not running.done()
         if commits:
             await generator.commit_push(version)
-            assert {t.spans[-1].version for t in await running} == {version}
+            assert {e.versions[-1] for e in await running} == {version}
         else:
             await generator.abort_push(version)
             with pytest.raises(RequestAborted):

@@ -1,33 +1,30 @@
 import json
 
+from episodes import episode, trajectory
+
 from rlpost.tracking.sample import evenly, record_of, records_of
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Verdict
 
 
-def _trajectory(**changes):
+def _episode(*trajectories, **changes):
     fields = {
         "uid": "0:17",
         "sample": 3,
-        "prompt_ids": (1, 2),
-        "response_ids": (7, 8, 9),
-        "rollout_logprobs": (-0.1, -0.2, -0.3),
-        "spans": (Span(start=0, end=2, version=4), Span(start=2, end=3, version=5)),
-        "finish_reason": "stop",
         "text": "6 ✓",
-        "seed": 0,
         "verdicts": (Verdict(verifier="math", reward=1.0, latency_s=0.25),),
         "reward": 1.0,
     }
-    return Trajectory(**{**fields, **changes})
+    return episode(
+        *(trajectories or [trajectory((7, 8, 9), versions=[4, 4, 5])]), **fields | changes
+    )
 
 
 PROMPT = Prompt(uid="0:17", token_ids=(1, 2), text="What is 2 * 3?")
 
 
 def test_the_keys_on_disk_are_the_public_contract():
-    row = json.loads(record_of(PROMPT, _trajectory()).to_json())
+    row = json.loads(record_of(PROMPT, _episode()).to_json())
     keys = "uid, sample, prompt, response, reward, verdicts, finish_reason, num_tokens, spans"
-    keys += ", written"
     assert ", ".join(row) == keys
     assert row["prompt"] == "What is 2 * 3?" and row["response"] == "6 ✓"
     assert row["num_tokens"] == 3
@@ -40,9 +37,20 @@ def test_the_keys_on_disk_are_the_public_contract():
     ]
 
 
+def test_the_tokens_of_all_trajectories_are_counted_and_those_that_were_sampled_are_marked():
+    first = trajectory((7, 90, 91, 8), versions=[4, None, None, 4])
+    row = json.loads(record_of(PROMPT, _episode(first, trajectory((9,), versions=5))).to_json())
+    assert row["num_tokens"] == 5
+    assert row["spans"] == [
+        {"start": 0, "end": 1, "version": 4},
+        {"start": 3, "end": 4, "version": 4},
+        {"start": 4, "end": 5, "version": 5},
+    ]
+
+
 def test_a_failed_verifier_stays_null():
     verdict = Verdict(verifier="math", reward=None, error="timeout")
-    row = json.loads(record_of(PROMPT, _trajectory(verdicts=(verdict,), reward=None)).to_json())
+    row = json.loads(record_of(PROMPT, _episode(verdicts=(verdict,), reward=None)).to_json())
     assert row["reward"] is None and row["verdicts"][0]["error"] == "timeout"
 
 
@@ -50,7 +58,7 @@ def test_what_json_cannot_carry_is_still_one_valid_line():
     info = {"ratio": float("nan"), "kind": {1, 2}.__class__, "half": "\ud800", "line": "a\nb"}
     info |= {"\udc80": 1, "large": 10**5000}
     verdict = Verdict(verifier="math", reward=1.0, info=info)
-    line = record_of(PROMPT, _trajectory(verdicts=(verdict,))).to_json()
+    line = record_of(PROMPT, _episode(verdicts=(verdict,))).to_json()
     assert "\n" not in line
     line.encode()
     read = json.loads(line)["verdicts"][0]["info"]
@@ -61,7 +69,7 @@ def test_what_json_cannot_carry_is_still_one_valid_line():
 
 
 def test_records_come_group_by_group():
-    group = Group(prompt=PROMPT, trajectories=(_trajectory(sample=0), _trajectory(sample=1)))
+    group = Group(prompt=PROMPT, episodes=(_episode(sample=0), _episode(sample=1)))
     assert [each.sample for each in records_of([group, group])] == [0, 1, 0, 1]
 
 

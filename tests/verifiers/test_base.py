@@ -1,29 +1,20 @@
 import pytest
+from episodes import episode, trajectory
 
 from rlpost.errors import DataError
-from rlpost.types import Prompt, Span, Trajectory
+from rlpost.types import Prompt
 from rlpost.verifiers.base import AnswerConfig, Sample, refusal_of, sample_of
 
 CONFIG = AnswerConfig(kind="any")
 
 
-def _trajectory(text):
-    return Trajectory(
-        uid="0:1",
-        sample=0,
-        prompt_ids=(1, 2),
-        response_ids=(7, 8),
-        rollout_logprobs=(-0.5, -0.25),
-        spans=(Span(start=0, end=2, version=0),),
-        finish_reason="length",
-        text=text,
-        seed=3,
-    )
+def _episode(text):
+    return episode(trajectory((7, 8)), finish_reason="length", text=text)
 
 
 def test_string_prompt_has_string_completion():
     prompt = Prompt(uid="0:1", token_ids=(1, 2), text="2+3?", columns={"answer": 5}, address="f:2")
-    sample = sample_of(prompt, _trajectory("5"))
+    sample = sample_of(prompt, _episode("5"))
     assert sample == Sample(
         prompt="2+3?",
         text="5",
@@ -38,7 +29,7 @@ def test_string_prompt_has_string_completion():
 def test_messages_prompt_has_one_assistant_message():
     messages = ({"role": "user", "content": "2+3?"},)
     prompt = Prompt(uid="0:1", token_ids=(1, 2), text="2+3?", messages=messages)
-    sample = sample_of(prompt, _trajectory("5"))
+    sample = sample_of(prompt, _episode("5"))
     assert sample.prompt == [{"role": "user", "content": "2+3?"}]
     assert sample.completion == [{"role": "assistant", "content": "5"}]
 

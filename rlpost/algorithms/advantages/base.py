@@ -7,7 +7,7 @@ reward (NaN) takes part in no mean and no deviation, its advantage is NaN, and N
 train on this"; in a group without a baseline (fewer than two usable rewards) every advantage is
 NaN, never the raw reward.
 
-Legend: P prompts, G group (padded with NaN when groups differ in size), L response tokens
+Legend: P prompts, G group (padded with NaN when groups differ in size), L sampled tokens
 (padded), K reward components. An estimator is ``estimator(inputs, config) -> Advantages``.
 """
 
@@ -66,7 +66,7 @@ class EstimatorConfig:
 class AdvantageInputs:
     """The inputs of an estimator, usually float64; estimators never modify them.
 
-    ``values_PGL[..., t]`` is the critic's value of the state *before* response token t.
+    ``values_PGL[..., t]`` is the critic's value of the state *before* sampled token t.
     Past a response's end, token rewards and values may hold anything.
 
     Example: ``AdvantageInputs(rewards_PG=rewards_matrix([[1, 0]]),
@@ -74,7 +74,7 @@ class AdvantageInputs:
     """
 
     rewards_PG: Tensor  # NaN where missing
-    lengths_PG: Tensor  # int64: response tokens; 0 where there is no sample
+    lengths_PG: Tensor  # int64: sampled tokens; 0 where there is no sample
     components_PGK: Tensor | None = None  # rewards by source; NaN where missing
     component_weights_K: Tensor | None = None
     greedy_rewards_P: Tensor | None = None  # reward of the greedy response; NaN where missing
@@ -109,7 +109,7 @@ class AdvantageInputs:
 
     @property
     def tokens_PGL(self) -> Tensor:
-        """Which positions hold a response token (bool)."""
+        """Which positions hold a sampled token (bool)."""
         positions_L = torch.arange(self.num_tokens, device=self.lengths_PG.device)
         return positions_L < self.lengths_PG[..., None]
 

@@ -6,7 +6,7 @@ weights of all stages are multiplied, so their order does not matter; denominato
 before masking, so dropping a token does not scale up the others; where the policies agree
 every weight is 1.
 
-Legend: R response tokens of one micro-batch, I responses. A stage is
+Legend: R sampled tokens of one micro-batch, I responses. A stage is
 ``stage(inputs, config) -> Correction``; rho = anchor / rollout per token, which is 1
 everywhere unless the anchor was recomputed: stages that read it set ``needs_proximal``.
 """

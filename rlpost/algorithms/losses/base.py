@@ -5,7 +5,7 @@ Owns the carrier and the shared diagnostics. Refuses to own masks, denominators
 loss returns one value per token and never averages over the batch, so the gradient cannot
 depend on how responses were packed.
 
-Legend: R response tokens of one micro-batch. Log-probs are nats in float32 or wider, with
+Legend: R sampled tokens of one micro-batch. Log-probs are nats in float32 or wider, with
 the sampling temperature applied. A loss is ``loss(inputs, config) -> Loss``.
 """
 

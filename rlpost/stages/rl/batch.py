@@ -1,12 +1,12 @@
 """Groups -> mini-batches: scores of other models, shaped rewards, advantages, packing.
 
-Owns the order of these and the bookkeeping between groups and sequence numbers. Refuses to
+Owns the order of these and the bookkeeping between episodes and trajectories. Refuses to
 own formulas (algorithms/), units and weights (units.py) and when a model is asked (job.py).
-Invariants: what a model said about a response stays with that response whatever the split;
+Invariants: what a model said about a token stays with that token whatever the split;
 every mini-batch has denominators of its own, over all its micro-batches and ranks.
 
-Legend: P groups, G trajectories of a group (padded), L response tokens (padded). A sequence
-number is a trajectory's place in ``[t for g in groups for t in g.trajectories]``.
+Legend: P groups, G episodes of a group (padded), L sampled tokens of an episode, those of its
+trajectories laid end to end (padded).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,37 +29,29 @@ from rlpost.algorithms.kl import KLPlacement, kl_token_rewards
 from rlpost.algorithms.losses.covariance import token_selection
 from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
-from rlpost.stages.rl.units import (
-    Packing,
-    numbered,
-    pack_to_score,
-    pack_to_train,
-    sampled_tokens,
-)
+from rlpost.stages.rl.units import Packing, by_number, numbered, pack_to_score, pack_to_train
 from rlpost.training.packing.pack import Packed
-from rlpost.types import Group, Trajectory
+from rlpost.types import Episode, Group
 
-BySequence = Mapping[int, np.ndarray]  # sequence number -> one value per response token
+Scored = Mapping[int, np.ndarray]  # number of a trajectory -> one value per sampled token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What other models said about the responses; None where nobody was asked."""
 
-    ref_logprobs: BySequence | None = None
-    proximal_logprobs: BySequence | None = None
-    values: BySequence | None = None
+    ref_logprobs: Scored | None = None
+    proximal_logprobs: Scored | None = None
+    values: Scored | None = None
     greedy_rewards: Sequence[float | None] | None = None  # per group
 
     def kl(self, groups: Sequence[Group]) -> float:
-        """Mean of log pi - log pi_ref over response tokens (nats), of the sampler."""
+        """Mean of log pi - log pi_ref over sampled tokens (nats), of the sampler."""
         assert self.ref_logprobs is not None
         gaps = [
-            (np.asarray(trajectory.rollout_logprobs) - self.ref_logprobs[number])[
-                sampled_tokens(trajectory)
-            ]
-            for number, trajectory in numbered(groups)
-            if number in self.ref_logprobs
+            np.asarray(each.trajectory.rollout_logprobs) - self.ref_logprobs[each.number]
+            for each in numbered(groups)
+            if each.number in self.ref_logprobs
         ]
         return float(np.concatenate(gaps).mean()) if gaps else float("nan")
 
@@ -78,7 +70,7 @@ def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
         return group_statistics(rewards_matrix([g.rewards for g in groups]))
     measured = cfg.combination.measuring(cfg.all_verifiers)
     return group_statistics(
-        rewards_matrix([[measured.combine(t.verdicts) for t in g.trajectories] for g in groups])
+        rewards_matrix([[measured.combine(e.verdicts) for e in g.episodes] for g in groups])
     )
 
 
@@ -118,21 +110,34 @@ def estimate(
 
 
 def mini_batches(
-    groups: Sequence[Group], advantages: Advantages, scores: Scores, *, cfg: RLConfig, seed: int
+    groups: Sequence[Group],
+    advantages: Advantages,
+    scores: Scores,
+    *,
+    cfg: RLConfig,
+    seed: int,
+    oldest_version: int = 0,
 ) -> list[Packed]:
     """Deal the groups that carry a gradient to the mini-batches in turn, and pack each.
 
-    The result has at most ``algorithm.mini_batches`` entries, none of them empty.
+    The result has at most ``algorithm.mini_batches`` entries, none of them empty. Tokens of
+    weights older than ``oldest_version`` are not trained on.
     """
     advantages_PGL = advantages.advantages_PGL.numpy()
     trained = np.flatnonzero(~np.isnan(advantages_PGL[:, :, 0]).all(axis=1))
+    returns_PGL = advantages.returns_PGL
+    returns = None if returns_PGL is None else by_number(groups, returns_PGL.numpy())
     result = []
     for first in range(cfg.algorithm.mini_batches):
         mine_PGL = np.full_like(advantages_PGL, np.nan)
         rows = trained[first :: cfg.algorithm.mini_batches]
         mine_PGL[rows] = advantages_PGL[rows]
         packed = pack_to_train(
-            groups, mine_PGL, packing=_packing(cfg), reduction=cfg.algorithm.reduction
+            groups,
+            mine_PGL,
+            packing=_packing(cfg),
+            reduction=cfg.algorithm.reduction,
+            oldest_version=oldest_version,
         )
         if packed.is_empty:
             continue
@@ -140,7 +145,7 @@ def mini_batches(
             ref_logprobs_R=scores.ref_logprobs,
             proximal_logprobs_R=scores.proximal_logprobs,
             rollout_values_R=scores.values,
-            returns_R=_by_sequence(groups, advantages.returns_PGL),
+            returns_R=returns,
             selected_R=_selection(groups, mine_PGL, cfg=cfg, seed=seed),
         )
         result.append(packed)
@@ -156,36 +161,22 @@ def _packing(cfg: RLConfig) -> Packing:
 
 
 def _lengths(groups: Sequence[Group]) -> Tensor:
-    width = max((len(g.trajectories) for g in groups), default=1) or 1
+    width = max((len(g.episodes) for g in groups), default=1) or 1
     lengths_PG = torch.zeros(len(groups), width, dtype=torch.int64)
     for p, group in enumerate(groups):
-        for g, trajectory in enumerate(group.trajectories):
-            lengths_PG[p, g] = len(trajectory.response_ids)
+        for g, episode in enumerate(group.episodes):
+            lengths_PG[p, g] = episode.num_sampled
     return lengths_PG
 
 
-def _padded(groups: Sequence[Group], values: BySequence) -> Tensor:
-    """Lay values per sequence out as float64 (P, G, L), 0 beyond the end and where missing."""
+def _padded(groups: Sequence[Group], values: Scored) -> Tensor:
+    """Undo ``by_number``: float64 (P, G, L), 0 beyond the end and where missing."""
     lengths_PG = _lengths(groups)
     padded_PGL = torch.zeros(*lengths_PG.shape, max(1, int(lengths_PG.max())), dtype=torch.float64)
-    number = 0
-    for p, group in enumerate(groups):
-        for g in range(len(group.trajectories)):
-            if number in values:
-                padded_PGL[p, g, : len(values[number])] = torch.tensor(values[number])
-            number += 1
+    for each in numbered(groups):
+        if each.number in values:
+            padded_PGL[each.group, each.place, each.tokens] = torch.tensor(values[each.number])
     return padded_PGL
-
-
-def _by_sequence(groups: Sequence[Group], values_PGL: Tensor | None) -> BySequence | None:
-    """Undo ``_padded``; NaN stays where nothing is trained on."""
-    if values_PGL is None:
-        return None
-    places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
-    return {
-        number: values_PGL[place].numpy()[: len(trajectory.response_ids)]
-        for (number, trajectory), place in zip(numbered(groups), places, strict=True)
-    }
 
 
 def _greedy(scores: Scores) -> Tensor | None:
@@ -201,11 +192,10 @@ def _kl_penalty(
     if kl.placement is not KLPlacement.reward or kl.coefficient == 0:
         return None
     assert scores.ref_logprobs is not None
-    # What was written into a response costs nothing.
     rollout = {
-        n: np.where(sampled_tokens(t), t.rollout_logprobs, scores.ref_logprobs[n])
-        for n, t in numbered(groups)
-        if n in scores.ref_logprobs
+        each.number: np.asarray(each.trajectory.rollout_logprobs)
+        for each in numbered(groups)
+        if each.number in scores.ref_logprobs
     }
     return kl_token_rewards(
         _padded(groups, rollout),
@@ -219,7 +209,7 @@ def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
     """Rewards by judge, for estimators that normalise each."""
     weights = {name: weight for name, weight in cfg.combination.weights.items() if weight}
     components = [
-        rewards_matrix([[_reward_of(t, name) for t in g.trajectories] for g in groups])
+        rewards_matrix([[_reward_of(e, name) for e in g.episodes] for g in groups])
         for name in weights
     ]
     return {
@@ -228,24 +218,21 @@ def _components(groups: Sequence[Group], cfg: RLConfig) -> dict[str, Tensor]:
     }
 
 
-def _reward_of(trajectory: Trajectory, name: str) -> float | None:
-    return next((v.reward for v in trajectory.verdicts if v.verifier == name), None)
+def _reward_of(episode: Episode, name: str) -> float | None:
+    return next((v.reward for v in episode.verdicts if v.verifier == name), None)
 
 
 def _selection(
     groups: Sequence[Group], advantages_PGL: np.ndarray, *, cfg: RLConfig, seed: int
-) -> BySequence | None:
+) -> Scored | None:
     """Choose the tokens that a loss treats differently, over the whole mini-batch."""
     select = token_selection(cfg.loss)
     if select is None:
         return None
-    places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
-    advantages, logprobs = [], []
-    for (_, trajectory), place in zip(numbered(groups), places, strict=True):
-        length = len(trajectory.response_ids)
-        values_L = advantages_PGL[place]
-        values_L = np.repeat(values_L, length) if len(values_L) == 1 else values_L[:length]
-        advantages.append(np.where(sampled_tokens(trajectory), values_L, np.nan))
-        logprobs.append(np.asarray(trajectory.rollout_logprobs))
-    chosen = select(advantages, rollout_logprobs=logprobs, config=cfg.loss, seed=seed)
+    chosen = select(
+        list(by_number(groups, advantages_PGL).values()),
+        rollout_logprobs=[np.asarray(e.trajectory.rollout_logprobs) for e in numbered(groups)],
+        config=cfg.loss,
+        seed=seed,
+    )
     return dict(enumerate(chosen))

@@ -60,7 +60,7 @@ class RLJob:
         self.record = record
         batch = await self.collect()
         scores = await self.score(batch.groups)
-        await self.train(self.prepare(batch.groups, scores))
+        await self.train(self.prepare(batch.groups, scores, oldest_version=batch.oldest_version))
         await self.push_weights(self.steps_done + 1)
         self.finish(batch)
 
@@ -82,12 +82,12 @@ class RLJob:
             return groups
         kept = []
         for group in groups:
-            ids = [t.response_ids for t in group.trajectories]
+            ids = [episode.response_ids for episode in group.episodes]
             chosen = select(group.rewards, response_ids=ids, config=rule)
-            kept.append(replace(group, trajectories=tuple(group.trajectories[i] for i in chosen)))
+            kept.append(replace(group, episodes=tuple(group.episodes[i] for i in chosen)))
         directory, step = parts.run.directory.dataset, self.steps_done + 1
         num = write_kept(directory, step, kept, model=parts.cfg.model.path)
-        total = sum(len(group.trajectories) for group in groups)
+        total = sum(len(group.episodes) for group in groups)
         self.record.add({"selection/kept": float(num), "selection/kept_frac": num / max(1, total)})
         return kept
 
@@ -129,16 +129,25 @@ class RLJob:
             size_bytes = await sleep_all(*models)
         self.record.add_up("perf/offloaded_gb", size_bytes / 1e9)
 
-    def prepare(self, groups: Sequence[Group], scores: Scores) -> list[Packed]:
+    def prepare(
+        self, groups: Sequence[Group], scores: Scores, *, oldest_version: int
+    ) -> list[Packed]:
         """Advantages, then mini-batches of the groups that carry a gradient."""
         cfg, controller = self.parts.cfg, self.parts.kl_controller
-        if not any(t.reward is not None for group in groups for t in group.trajectories):
+        if not any(reward is not None for group in groups for reward in group.rewards):
             return []
         with self.record.timed("adv"):
             advantages, rewards_PG = estimate(
                 groups, scores, cfg=cfg, kl_coefficient=controller.coefficient
             )
-            batches = mini_batches(groups, advantages, scores, cfg=cfg, seed=self.steps_done)
+            batches = mini_batches(
+                groups,
+                advantages,
+                scores,
+                cfg=cfg,
+                seed=self.steps_done,
+                oldest_version=oldest_version,
+            )
         self.record.add(step_metrics.advantages(advantages))
         self.record.add(step_metrics.shaped_rewards(rewards_PG))
         if scores.values is not None:
@@ -147,7 +156,7 @@ class RLJob:
             kl = scores.kl(groups)
             self.record.add({"actor/ref_kl": kl, "actor/kl_coef": controller.coefficient})
             if self.steps_done >= cfg.critic.warmup_only_steps:  # before, the policy stands still
-                controller.update(kl, num_samples=sum(len(g.trajectories) for g in groups))
+                controller.update(kl, num_samples=sum(len(g.episodes) for g in groups))
         return batches
 
     async def train(self, batches: Sequence[Packed]) -> None:
@@ -208,7 +217,7 @@ class RLJob:
             StepOutcome(
                 updated=not metrics["training/skipped"],
                 solved=metrics.get("group/all_pass_frac") == 1,
-                num_responses=sum(len(group.trajectories) for group in batch.sampled),
+                num_responses=sum(len(group.episodes) for group in batch.sampled),
                 failures=errors_of_unjudged(batch.sampled),
             )
         )

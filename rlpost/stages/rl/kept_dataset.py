@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.checkpoint.state import write_text
-from rlpost.types import Group, Prompt, Trajectory
+from rlpost.types import Episode, Group, Prompt
 
 
 def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) -> int:
-    """Write one line per trajectory, replacing an earlier file; returns how many.
+    """Write one line per episode, replacing an earlier file; returns how many.
 
     Args:
         root: the run's ``dataset/``.
@@ -25,25 +25,25 @@ def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) ->
         groups: only what was kept.
         model: what the policy started from; ``version`` says how far it was trained.
     """
-    records = [_record(g.prompt, t, model) for g in groups for t in g.trajectories]
+    records = [_record(g.prompt, e, model) for g in groups for e in g.episodes]
     root.mkdir(parents=True, exist_ok=True)
     lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
     write_text(root / f"step_{step:06d}.jsonl", lines)
     return len(records)
 
 
-def _record(prompt: Prompt, trajectory: Trajectory, model: str) -> dict[str, Any]:
+def _record(prompt: Prompt, episode: Episode, model: str) -> dict[str, Any]:
     return {
-        **_dialogue(prompt, trajectory.text),
+        **_dialogue(prompt, episode.text),
         "provenance": {
             "source": prompt.address,
-            "uid": trajectory.uid,
-            "sample": trajectory.sample,
+            "uid": episode.uid,
+            "sample": episode.sample,
             "model": model,
-            "version": max((span.version for span in trajectory.spans), default=0),
-            "seed": trajectory.seed,
-            "reward": trajectory.reward,
-            "verdicts": {v.verifier: v.reward for v in trajectory.verdicts},
+            "version": max(episode.versions, default=0),
+            "seed": episode.seed,
+            "reward": episode.reward,
+            "verdicts": {v.verifier: v.reward for v in episode.verdicts},
         },
     }
 

@@ -1,6 +1,6 @@
 """``ready.json``: finished groups that no step has taken, inside a checkpoint.
 
-Owns the format. Prompts are found again by uid, so only trajectories are written. Invariant:
+Owns the format. Prompts are found again by uid, so only episodes are written. Invariant:
 what is read equals what was written.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rlpost.control.buffer import Ready
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Episode, Group, Prompt, Span, Trajectory, Verdict
 
 
 def to_records(entries: Iterable[Ready[Group]]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def to_records(entries: Iterable[Ready[Group]]) -> list[dict[str, Any]]:
             "uid": entry.uid,
             "order": entry.order,
             "version": entry.version,
-            "trajectories": [asdict(t) for t in entry.group.trajectories],
+            "episodes": [asdict(episode) for episode in entry.group.episodes],
         }
         for entry in entries
     ]
@@ -36,17 +36,21 @@ def from_records(
             version=record["version"],
             group=Group(
                 prompt=find(record["uid"]),
-                trajectories=tuple(_trajectory(each) for each in record["trajectories"]),
+                episodes=tuple(_episode(each) for each in record["episodes"]),
             ),
         )
         for record in records
     ]
 
 
-def _trajectory(record: Mapping[str, Any]) -> Trajectory:
+def _episode(record: Mapping[str, Any]) -> Episode:
     fields = dict(record)
-    for name in ("prompt_ids", "response_ids", "rollout_logprobs", "written"):
-        fields[name] = tuple(fields[name])
-    fields["spans"] = tuple(Span(**span) for span in fields["spans"])
+    fields["trajectories"] = tuple(_trajectory(each) for each in fields["trajectories"])
     fields["verdicts"] = tuple(Verdict(**verdict) for verdict in fields["verdicts"])
+    return Episode(**fields)
+
+
+def _trajectory(record: Mapping[str, Any]) -> Trajectory:
+    fields = {name: tuple(value) for name, value in record.items()}
+    fields["spans"] = tuple(Span(**span) for span in fields["spans"])
     return Trajectory(**fields)

@@ -41,10 +41,10 @@ def shaped_rewards(rewards_PG: Tensor) -> dict[str, float]:
 def values_and_returns(
     values: Mapping[int, np.ndarray], advantages: Advantages
 ) -> dict[str, float]:
-    """``critic/values/*`` and ``critic/returns/*``, per response token, before the update.
+    """``critic/values/*`` and ``critic/returns/*``, per sampled token, before the update.
 
     Args:
-        values: the critic's, by sequence.
+        values: the critic's, by trajectory.
         advantages: with the returns that the critic is trained towards.
     """
     said = [value for each in values.values() for value in each.tolist() if value == value]
@@ -57,23 +57,20 @@ def values_and_returns(
 
 def rollout(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards, lengths, versions and verifier figures of one batch of groups."""
-    trajectories = [t for group in groups for t in group.trajectories]
-    rewards = [t.reward for t in trajectories if t.reward is not None]
-    lengths = [float(len(t.response_ids)) for t in trajectories]
+    episodes = [episode for group in groups for episode in group.episodes]
+    rewards = [e.reward for e in episodes if e.reward is not None]
+    lengths = [float(e.num_sampled) for e in episodes]
     metrics = _spread("critic/score", rewards) | _spread("response_length", lengths)
-    metrics["response_length/clip_ratio"] = sum(t.truncated for t in trajectories) / len(
-        trajectories
-    )
-    interrupted = sum(t.interrupted for t in trajectories)
+    metrics["response_length/clip_ratio"] = sum(e.truncated for e in episodes) / len(episodes)
+    interrupted = sum(e.interrupted for e in episodes)
     if interrupted:
-        metrics["response_length/interrupted_ratio"] = interrupted / len(trajectories)
+        metrics["response_length/interrupted_ratio"] = interrupted / len(episodes)
     metrics["prompt_length/mean"] = sum(len(g.prompt.token_ids) for g in groups) / len(groups)
-    metrics["training/off_policy/trajectory_spans/mean"] = sum(
-        len(t.spans) for t in trajectories
-    ) / len(trajectories)
+    versions = sum(len(e.versions) for e in episodes)
+    metrics["training/off_policy/trajectory_spans/mean"] = versions / len(episodes)
     metrics["rollout/tokens"] = sum(lengths)
-    metrics["rollout/num_tokens"] = sum(lengths) + sum(
-        len(g.prompt.token_ids) * len(g.trajectories) for g in groups
+    metrics["rollout/num_tokens"] = float(
+        sum(len(t.prompt_ids) + len(t.response_ids) for e in episodes for t in e.trajectories)
     )
     return metrics | verdict_metrics(groups)
 
@@ -82,7 +79,7 @@ def off_policy(batch: Batch) -> dict[str, float]:
     """``training/off_policy/*``: how old the groups are, and what was dropped on the way.
 
     ``staleness/<k>`` is the share of groups with a lag of k steps. ``drop_rate/q1`` to ``q4``
-    are the shares dropped as too old by quartile of response length, over the groups that
+    are the shares dropped as too old by quartile of sampled tokens, over the groups that
     ended in this step: dropping is biased against long responses.
     """
     prefix = "training/off_policy"
@@ -110,7 +107,7 @@ def off_policy(batch: Batch) -> dict[str, float]:
 
 
 def _mean_tokens(group: Group) -> float:
-    return sum(len(t.response_ids) for t in group.trajectories) / max(1, len(group.trajectories))
+    return sum(episode.num_sampled for episode in group.episodes) / max(1, len(group.episodes))
 
 
 def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, float]:

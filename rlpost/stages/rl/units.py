@@ -1,24 +1,91 @@
 """Groups -> units to pack, and the weights of their tokens.
 
 Owns which trajectories are trained on or scored, and their columns. Refuses to own advantages,
-denominators (algorithms/reduce.py) and the layout (training/packing/pack.py). Invariant: weights
-are made over the whole optimizer batch, so how it is split changes no loss and no gradient.
+denominators (algorithms/reduce.py) and the layout (training/packing/pack.py). Invariants: weights
+are made over the whole optimizer batch, so how it is split changes no loss and no gradient; a
+token that was not sampled has no place in a column, so it carries no loss.
 
-An item's number is its trajectory's place in ``[t for g in groups for t in g.trajectories]``,
-those left out included, so that results map back without a table.
+Each trajectory is one item, so a loss that needs a whole sequence sees a whole trajectory.
+
+Legend: P groups, G episodes of a group (padded), L sampled tokens of an episode (padded).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.training.packing.pack import Packed, pack
-from rlpost.training.packing.units import Unit
-from rlpost.types import Group, Trajectory
+from rlpost.training.packing.units import Item, Unit
+from rlpost.types import Episode, Group, Trajectory
 
-Advantages = Sequence[Sequence[float]] | np.ndarray
+ByNumber = dict[int, np.ndarray]  # number of a trajectory -> one value per sampled token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """A trajectory of a batch of groups, and where its sampled tokens lie in (P, G, L).
+
+    ``number`` is its place among all trajectories of the batch, in order, those left out included,
+    so that results map back without a table. It is the number of its item.
+    """
+
+    number: int
+    group: int  # P
+    place: int  # G
+    tokens: slice  # L
+    episode: Episode
+    trajectory: Trajectory
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is something to train on: a reward, and sampled tokens."""
+        return self.episode.reward is not None and self.trajectory.num_sampled > 0
+
+
+def numbered(groups: Sequence[Group]) -> Iterator[Numbered]:
+    """Yield the trajectories of all episodes in order; an episode's tokens are laid end to end."""
+    number = 0
+    for p, group in enumerate(groups):
+        for g, episode in enumerate(group.episodes):
+            end = 0
+            for trajectory in episode.trajectories:
+                start, end = end, end + trajectory.num_sampled
+                yield Numbered(
+                    number=number,
+                    group=p,
+                    place=g,
+                    tokens=slice(start, end),
+                    episode=episode,
+                    trajectory=trajectory,
+                )
+                number += 1
+
+
+def unit_of(
+    trajectory: Trajectory, *, number: int, family: int | None = None, name: str = ""
+) -> Unit:
+    """Return a trajectory as a unit whose scored tokens are those that were sampled.
+
+    What follows the last of them is left out: nothing is predicted from it.
+    """
+    scored = np.zeros(trajectory.spans[-1].end, dtype=bool)
+    for span in trajectory.spans:
+        scored[span.start : span.end] = True
+    item = Item(number=number, ids=trajectory.response_ids[: len(scored)], scored=scored)
+    return Unit(prompt=trajectory.prompt_ids, items=(item,), family=family, name=name)
+
+
+def by_number(groups: Sequence[Group], values_PGL: np.ndarray) -> ByNumber:
+    """Return the tokens' values of every trajectory; with L = 1 an episode's tokens share one."""
+    shared = values_PGL.shape[2] == 1
+    return {
+        each.number: np.repeat(values_PGL[each.group, each.place], each.trajectory.num_sampled)
+        if shared
+        else values_PGL[each.group, each.place, each.tokens]
+        for each in numbered(groups)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +96,16 @@ class Packing:
     max_tokens: int
     share_prompts: bool = True
 
-    def pack(self, groups: Sequence[Group], chosen: Collection[int]) -> Packed:
-        """Pack the trajectories of these numbers, each a unit; those of a group are a family."""
+    def pack(self, chosen: Sequence[Numbered]) -> Packed:
+        """Pack trajectories, each a unit; those of a group are a family."""
         units = [
-            Unit.sharing(
-                t.prompt_ids,
-                {number: t.response_ids},
-                family=p,
-                name=f"prompt {t.uid}, sample {t.sample}",
+            unit_of(
+                each.trajectory,
+                number=each.number,
+                family=each.group,
+                name=f"prompt {each.episode.uid}, sample {each.episode.sample}",
             )
-            for (number, t), p in zip(numbered(groups), prompts_of(groups), strict=True)
-            if number in chosen
+            for each in chosen
         ]
         return pack(
             units,
@@ -49,94 +115,74 @@ class Packing:
         )
 
 
-def numbered(groups: Sequence[Group]) -> Iterator[tuple[int, Trajectory]]:
-    """Yield every trajectory with its number."""
-    return enumerate(t for group in groups for t in group.trajectories)
-
-
-def prompts_of(groups: Sequence[Group]) -> list[int]:
-    """Return the place of the group that each trajectory belongs to."""
-    return [p for p, group in enumerate(groups) for _ in group.trajectories]
-
-
-def is_usable(trajectory: Trajectory) -> bool:
-    """Whether there is something to train on: a reward, and tokens."""
-    return trajectory.reward is not None and len(trajectory.response_ids) > 0
-
-
-def sampled_tokens(trajectory: Trajectory) -> np.ndarray:
-    """Which response tokens (R,) the policy sampled, and were not written into the response."""
-    sampled_R = np.ones(len(trajectory.response_ids), dtype=bool)
-    sampled_R[slice(*trajectory.written)] = False
-    return sampled_R
-
-
 def pack_to_score(groups: Sequence[Group], packing: Packing) -> Packed:
-    """Pack every usable response, without columns."""
-    return packing.pack(groups, {n for n, t in numbered(groups) if is_usable(t)})
+    """Pack every usable trajectory, without columns."""
+    return packing.pack([each for each in numbered(groups) if each.is_usable])
 
 
 def pack_to_train(
     groups: Sequence[Group],
-    advantages: Advantages,
+    advantages_PGL: np.ndarray,
     *,
     packing: Packing,
     reduction: ReductionConfig,
+    oldest_version: int = 0,
 ) -> Packed:
     """Pack one optimizer batch with the columns of every policy loss.
 
     Args:
         groups: any sizes.
-        advantages: one row per group, one value per trajectory, which may be an array over
-            its tokens (padded at the end); NaN means "do not train on this". Longer rows
-            must be NaN beyond the group (a padded matrix).
+        advantages_PGL: of the episodes' tokens, or with L = 1 of the episodes; NaN means "do not
+            train on this", and there must be nothing else beyond a group.
         packing: how.
         reduction: denominators; see algorithms/reduce.py.
+        oldest_version: tokens of older weights are not trained on, but still counted in the
+            denominators.
 
     Returns:
         The batch with ``advantages_R``, ``rollout_logprobs_R`` (nats) and ``weight_R``.
-        Trajectories without a reward, with a NaN advantage or without tokens are left out, also
-        of the denominators. It is empty if nothing remains (say, all groups have zero variance).
+        Episodes without a reward, with a NaN advantage or without sampled tokens are left out,
+        also of the denominators. It is empty if nothing remains (say, all groups have zero
+        variance).
 
     Raises:
         UserError: a prompt with one of its responses is longer than a micro-batch.
     """
-    values: list[float | np.ndarray] = []
-    for group, row in zip(groups, advantages, strict=True):
-        size = len(group.trajectories)
-        assert len(row) >= size, (group.prompt.uid, len(row))
-        assert np.isnan(np.asarray(row[size:], dtype=float)).all(), row
-        values.extend(row[:size])
-    chosen: dict[int, Trajectory] = {}
-    advantages_of: dict[int, np.ndarray] = {}
-    for (number, trajectory), value in zip(numbered(groups), values, strict=True):
-        advantage_R = _per_token(value, len(trajectory.response_ids))
-        assert not np.isinf(advantage_R).any(), (trajectory.uid, trajectory.sample)
-        if is_usable(trajectory) and not np.isnan(advantage_R).any():
-            chosen[number], advantages_of[number] = trajectory, advantage_R
-    return packing.pack(groups, chosen).attach(
-        weight_R=_weights(groups, chosen, reduction),
-        advantages_R=advantages_of,
-        rollout_logprobs_R={n: np.asarray(t.rollout_logprobs) for n, t in chosen.items()},
+    assert not np.isinf(advantages_PGL).any()
+    for group, rows_GL in zip(groups, advantages_PGL, strict=True):
+        assert len(rows_GL) >= len(group.episodes), (group.prompt.uid, len(rows_GL))
+        assert np.isnan(rows_GL[len(group.episodes) :]).all(), group.prompt.uid
+    advantages = by_number(groups, advantages_PGL)
+    chosen = [
+        each
+        for each in numbered(groups)
+        if each.is_usable and not np.isnan(advantages[each.number]).any()
+    ]
+    return packing.pack(chosen).attach(
+        weight_R=_weights(chosen, reduction, oldest_version),
+        advantages_R=advantages,
+        rollout_logprobs_R={
+            each.number: np.asarray(each.trajectory.rollout_logprobs) for each in chosen
+        },
     )
 
 
 def _weights(
-    groups: Sequence[Group], chosen: dict[int, Trajectory], reduction: ReductionConfig
-) -> dict[int, np.ndarray]:
-    trajectories, prompt_of = list(chosen.values()), prompts_of(groups)
+    chosen: Sequence[Numbered], reduction: ReductionConfig, oldest_version: int
+) -> ByNumber:
+    """Weigh tokens by their episodes."""
+    episodes = {(each.group, each.place): each.episode for each in chosen}
     weights_S = loss_weights(
-        [sampled_tokens(trajectory) for trajectory in trajectories],
+        [episode.num_sampled for episode in episodes.values()],
         config=reduction,
-        kept_S=[not (reduction.mask_truncated and t.truncated) for t in trajectories],
-        prompt_S=[prompt_of[number] for number in chosen],
+        kept_S=[not (reduction.mask_truncated and e.truncated) for e in episodes.values()],
+        prompt_S=[group for group, _ in episodes],
     )
-    for trajectory, weight_R in zip(trajectories, weights_S, strict=True):
-        weight_R[: trajectory.num_stale] = 0.0  # still counted in the denominators
-    return dict(zip(chosen, weights_S, strict=True))
+    weight_of = dict(zip(episodes, weights_S, strict=True))
 
+    def weights(each: Numbered) -> np.ndarray:
+        weight, spans = weight_of[each.group, each.place], each.trajectory.spans
+        by_span = [weight if span.version >= oldest_version else 0.0 for span in spans]
+        return np.repeat(by_span, [span.end - span.start for span in spans])
 
-def _per_token(value: float | np.ndarray, length: int) -> np.ndarray:
-    """One number for all tokens, or the tokens' own without their padding."""
-    values = np.atleast_1d(np.asarray(value, dtype=float))
-    return np.repeat(values, length) if len(values) == 1 else values[:length]
+    return {each.number: weights(each) for each in chosen}

@@ -12,7 +12,7 @@ That arithmetic is a dozen passes over (C, V) numbers in float32, which would ta
 the head's matrix products. On CUDA torch.compile fuses them into a kernel each way; on a CPU a
 few rows at a time go through all of them while they are in the cache.
 
-Legend: T packed tokens, E width, R response tokens, C a chunk of them, V vocabulary.
+Legend: T packed tokens, E width, R scored tokens, C a chunk of them, V vocabulary.
 """
 
 import functools

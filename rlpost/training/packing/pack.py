@@ -11,7 +11,6 @@ Legend: T packed tokens, R scored tokens of one micro-batch, I items, U units.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 
@@ -96,8 +95,7 @@ def pack(
     """Pack one optimizer batch.
 
     Args:
-        units: what to pack. Neighbours of one family with equal prompts share a block where
-            they fit.
+        units: what to pack. Units of one family with equal prompts share a block where they fit.
         num_ranks: data-parallel ranks.
         max_tokens: token budget of a micro-batch, prompts included.
         share_prompts: compute a prompt once for all items in its block; otherwise each item
@@ -114,10 +112,13 @@ def pack(
     """
     numbers = [item.number for unit in units for item in unit.items]
     assert len(set(numbers)) == len(numbers), "two items have the same number"
-    places = [_Placed(place=place, unit=unit) for place, unit in enumerate(units)]
+    sharing: dict[tuple[object, ...], list[_Placed]] = {}
+    for place, unit in enumerate(units):
+        placed = _Placed(place=place, unit=unit)
+        sharing.setdefault(_shared_prompt(placed), []).append(placed)
     drafts: list[_Draft] = []
-    for _, neighbours in groupby(places, key=_shared_prompt):
-        drafts += _split_to_budget(list(neighbours), max_tokens, share_prompts)
+    for together in sharing.values():
+        drafts += _split_to_budget(together, max_tokens, share_prompts)
     drafts = _split_for_ranks(drafts, num_ranks)
     if not drafts:
         return Packed(batches=[[] for _ in range(num_ranks)])

@@ -31,9 +31,9 @@ class Item:
 class Unit:
     """Items that stay together in one micro-batch: a response, a pair, a document.
 
-    They share the prompt, which no head reads. Units of one ``family`` that follow each other
-    with equal prompts share it too, where they fit into one block; without a family a unit
-    shares with no other. ``name`` is how an error calls the unit.
+    They share the prompt, which no head reads. Units of one ``family`` with equal prompts share
+    it too, where they fit into one block; without a family a unit shares with no other.
+    ``name`` is how an error calls the unit.
 
     Example: ``Unit.sharing((5, 9), {0: (7, 2), 1: (8, 2)})`` is a pair of responses.
     """

@@ -14,7 +14,7 @@ from rlpost.data.boundary import refusal
 from rlpost.data.template import render
 from rlpost.errors import DataError
 from rlpost.models.vocabulary import same_vocabulary
-from rlpost.types import Prompt, Trajectory
+from rlpost.types import Episode, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,10 @@ class RewardSample:
     address: str = ""  # file:line of the row
 
     @classmethod
-    def of(cls, prompt: Prompt, trajectory: Trajectory) -> "RewardSample":
-        return cls.of_text(
-            prompt,
-            text=trajectory.text,
-            token_ids=trajectory.prompt_ids + trajectory.response_ids,
-        )
+    def of(cls, prompt: Prompt, episode: Episode) -> "RewardSample":
+        """Take what the policy had read and written when the episode ended."""
+        last = episode.trajectories[-1]
+        return cls.of_text(prompt, text=episode.text, token_ids=last.prompt_ids + last.response_ids)
 
     @classmethod
     def of_text(

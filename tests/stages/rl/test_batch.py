@@ -5,14 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from episodes import in_two_trajectories
 from packed_groups import random_groups
 
 from rlpost.algorithms.advantages import GAEConfig, GDPOConfig, GRPOConfig, ReMaxConfig
 from rlpost.algorithms.kl import KLConfig, KLForm, KLPlacement
 from rlpost.algorithms.losses import ClipConfig
 from rlpost.algorithms.losses.covariance import KLCovConfig
+from rlpost.algorithms.reduce import Aggregation, ReductionConfig
+from rlpost.algorithms.shaping import ShapingConfig
 from rlpost.config.schema import AlgorithmConfig, RLConfig
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, raw_statistics, scoring_batch
+from rlpost.stages.rl.units import numbered
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.types import Verdict
 from rlpost.verifiers.kinds.exact import ExactConfig
@@ -25,8 +29,8 @@ def judged_groups(rewards):
     return [
         replace(
             group,
-            trajectories=tuple(
-                replace(t, reward=reward) for t, reward in zip(group.trajectories, row, strict=True)
+            episodes=tuple(
+                replace(e, reward=reward) for e, reward in zip(group.episodes, row, strict=True)
             ),
         )
         for group, row in zip(groups, rewards, strict=True)
@@ -41,11 +45,17 @@ def config(advantage, loss=None, **algorithm):
     )
 
 
-def numbered(groups, value):
-    """One array per sequence number, as a model's answer would be."""
-    trajectories = [t for g in groups for t in g.trajectories]
-    return {n: np.array([value(n, i) for i in range(len(t.response_ids))]) for n, t in
-            enumerate(trajectories)}  # fmt: skip
+def answers(groups, value):
+    """One array per trajectory, as a model's answer would be."""
+    return {
+        each.number: np.array([value(each.number, i) for i in range(each.trajectory.num_sampled)])
+        for each in numbered(groups)
+    }
+
+
+def shifted(groups, by):
+    """The sampler's log-probs, and something added: those of another model."""
+    return {e.number: np.asarray(e.trajectory.rollout_logprobs) + by for e in numbered(groups)}
 
 
 GROUPS = judged_groups([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.5, None, 0.0], [1.0, 0.0, 0.0]])
@@ -83,8 +93,8 @@ def test_mini_batches_share_the_groups_out_with_denominators_of_their_own():
 def test_scores_follow_their_responses():
     cfg = config(GAEConfig(whiten=False), mini_batches=2)
     scores = Scores(
-        values=numbered(GROUPS, lambda n, i: n + i / 100),
-        ref_logprobs=numbered(GROUPS, lambda n, i: -n - i / 100),
+        values=answers(GROUPS, lambda n, i: n + i / 100),
+        ref_logprobs=answers(GROUPS, lambda n, i: -n - i / 100),
     )
     advantages, _ = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.0)
     for part in mini_batches(GROUPS, advantages, scores, cfg=cfg, seed=0):
@@ -93,7 +103,7 @@ def test_scores_follow_their_responses():
                 c = batch.columns
                 np.testing.assert_allclose(c["rollout_values_R"], -c["ref_logprobs_R"])
                 # gamma = lambda = 1: the return of every token is the response's reward
-                rewards = [t.reward for g in GROUPS for t in g.trajectories]
+                rewards = [e.reward for g in GROUPS for e in g.episodes]
                 wanted = [rewards[n] for n in batch.number_I[batch.item_R]]
                 np.testing.assert_allclose(c["returns_R"], wanted, atol=1e-6)
                 np.testing.assert_allclose(
@@ -104,47 +114,66 @@ def test_scores_follow_their_responses():
 def test_kl_in_the_reward_is_paid_token_by_token():
     kl = KLConfig(coefficient=0.5, placement=KLPlacement.reward, form=KLForm.k1)
     cfg = config(GAEConfig(whiten=False), kl=kl)
-    trajectories = [t for g in GROUPS for t in g.trajectories]
-    scores = Scores(
-        values=numbered(GROUPS, lambda n, i: 0.0),
-        ref_logprobs={n: np.asarray(t.rollout_logprobs) - 1.0 for n, t in enumerate(trajectories)},
-    )
+    scores = Scores(values=answers(GROUPS, lambda n, i: 0.0), ref_logprobs=shifted(GROUPS, -1.0))
     assert scores.kl(GROUPS) == pytest.approx(1.0)
     advantages, rewards_PG = estimate(GROUPS, scores, cfg=cfg, kl_coefficient=0.5)
-    length = len(trajectories[0].response_ids)
+    length = GROUPS[0].episodes[0].num_sampled
     expected = [1.0 - 0.5 * (length - i) for i in range(length)]
     assert advantages.advantages_PGL[0, 0, :length].tolist() == pytest.approx(expected)
     assert rewards_PG[0, 0] == pytest.approx(1.0 - 0.5 * length)
     assert rewards_PG[2, 1].isnan()
 
 
-def written(groups, start, end):
-    """The same groups, with tokens [start, end) of the first response written into it."""
+def of_two_trajectories(groups):
+    """The same groups; the first response's tokens lie in two trajectories."""
     first, *rest = groups
-    response, *others = first.trajectories
-    assert end < len(response.response_ids)
-    response = replace(response, written=(start, end))
-    return [replace(first, trajectories=(response, *others)), *rest]
+    response, *others = first.episodes
+    return [replace(first, episodes=(in_two_trajectories(response), *others)), *rest]
 
 
-def test_what_was_written_into_a_response_is_nobodys_kl_and_never_selected():
+def in_two(values):
+    """The same answers by the numbers that trajectories have in ``of_two_trajectories``."""
+    half = len(values[0]) // 2
+    moved = {number + 1: each for number, each in values.items() if number > 0}
+    return {0: values[0][:half], 1: values[0][half:], **moved}
+
+
+@pytest.mark.parametrize("reduction", list(Aggregation), ids=lambda each: each.value)
+def test_how_an_episodes_tokens_lie_in_trajectories_changes_none_of_their_numbers(reduction):
+    """Observations and a second trajectory: advantage, return, weight and selection stay."""
     kl = KLConfig(coefficient=0.5, placement=KLPlacement.reward, form=KLForm.k1)
-    groups = written(GROUPS, 0, 2)
-    trajectories = [t for g in groups for t in g.trajectories]
-    ref = {n: np.asarray(t.rollout_logprobs) - 1.0 for n, t in enumerate(trajectories)}
-    ref[0][:2] = -50.0  # what the reference says of the phrase
-    scores = Scores(values=numbered(groups, lambda n, i: 0.0), ref_logprobs=ref)
-    assert scores.kl(groups) == pytest.approx(1.0)
-    cfg = config(GAEConfig(whiten=False), kl=kl)
-    _, rewards_PG = estimate(groups, scores, cfg=cfg, kl_coefficient=0.5)
-    sampled = len(trajectories[0].response_ids) - 2
-    assert rewards_PG[0, 0] == pytest.approx(1.0 - 0.5 * sampled)
+    constant = 9 if reduction is Aggregation.constant else None
+    cfg = config(
+        GAEConfig(gamma=0.9, lam=0.8),
+        kl=kl,
+        loss=KLCovConfig(fraction=0.5),
+        reduction=ReductionConfig(aggregation=reduction, constant_tokens=constant),
+        shaping=ShapingConfig(overlong_buffer=10),
+    )
+    cfg.rollout.max_tokens = 12
 
-    cfg = config(GRPOConfig(), loss=KLCovConfig(fraction=0.999))
-    advantages, _ = estimate(groups, Scores(), cfg=cfg, kl_coefficient=0.0)
-    (part,) = mini_batches(groups, advantages, Scores(), cfg=cfg, seed=0)
-    chosen = part.column("selected_R")
-    assert chosen[0][:2].tolist() == [False, False] and chosen[0][2:].any()
+    def columns(groups, split=lambda values: values):
+        scores = Scores(
+            values=split(answers(GROUPS, lambda n, i: n / 10 + i / 7)),
+            ref_logprobs=split(shifted(GROUPS, -1.0)),
+        )
+        advantages, rewards_PG = estimate(groups, scores, cfg=cfg, kl_coefficient=0.5)
+        (part,) = mini_batches(groups, advantages, scores, cfg=cfg, seed=0)
+        return part, scores.kl(groups), rewards_PG
+
+    whole, whole_kl, whole_rewards_PG = columns(GROUPS)
+    parts, parts_kl, parts_rewards_PG = columns(of_two_trajectories(GROUPS), in_two)
+    assert GROUPS[0].episodes[0].num_sampled > 3 and parts_kl == whole_kl
+    assert torch.equal(parts_rewards_PG.nan_to_num(9.0), whole_rewards_PG.nan_to_num(9.0))
+    names = (
+        *("weight_R", "advantages_R", "returns_R", "rollout_logprobs_R"),
+        *("ref_logprobs_R", "rollout_values_R", "selected_R"),
+    )
+    for name in names:
+        found, wanted = parts.column(name), in_two(whole.column(name))
+        assert found.keys() == wanted.keys()
+        for number, values in wanted.items():
+            np.testing.assert_array_equal(found[number], values, err_msg=name)
 
 
 def test_the_greedy_response_is_the_baseline():
@@ -161,7 +190,7 @@ def test_components_are_the_verdicts_of_each_source():
         return replace(t, verdicts=parts, reward=1.0)
 
     groups = [
-        replace(g, trajectories=tuple(with_verdicts(t, n) for n, t in enumerate(g.trajectories)))
+        replace(g, episodes=tuple(with_verdicts(e, n) for n, e in enumerate(g.episodes)))
         for g in GROUPS[:2]
     ]
     cfg = config(GDPOConfig(batch_normalize=False))
@@ -182,7 +211,7 @@ def two_functions(weights):
         return replace(t, verdicts=parts, reward=cfg.combination.combine(parts))
 
     groups = [
-        replace(g, trajectories=tuple(judged(t, n) for n, t in enumerate(g.trajectories)))
+        replace(g, episodes=tuple(judged(e, n) for n, e in enumerate(g.episodes)))
         for g in GROUPS[:2]
     ]
     return groups, cfg
@@ -202,9 +231,9 @@ def test_each_function_is_a_component():
 def test_beside_a_reward_model_groups_are_solved_by_the_verifiers_alone():
     groups, cfg = two_functions([1.0, 0.0])
     alike = [
-        replace(g, trajectories=tuple(replace(t, reward=float(n), verdicts=(
+        replace(g, episodes=tuple(replace(t, reward=float(n), verdicts=(
             Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=float(n)),
-            Verdict(verifier="rm", reward=n / 7))) for n, t in enumerate(g.trajectories)))
+            Verdict(verifier="rm", reward=n / 7))) for n, t in enumerate(g.episodes)))
         for g in groups
     ]  # fmt: skip
     assert not raw_statistics(alike, cfg).zero_variance_P.any()  # by the rewards as they are

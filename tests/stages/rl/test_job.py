@@ -41,10 +41,9 @@ def test_a_step_without_any_reward_trains_on_nothing(algorithm):
     """Every verdict failed: no model was asked for what such a step would need."""
     groups, _ = random_groups(num_prompts=2, group_size=3)
     failed = [
-        replace(g, trajectories=tuple(replace(t, reward=None) for t in g.trajectories))
-        for g in groups
+        replace(g, episodes=tuple(replace(e, reward=None) for e in g.episodes)) for g in groups
     ]
     run = run_of(algorithm)
-    assert run.prepare(failed, Scores()) == []
-    assert run.prepare([], Scores()) == []
+    assert run.prepare(failed, Scores(), oldest_version=0) == []
+    assert run.prepare([], Scores(), oldest_version=0) == []
     assert not run.record.take()

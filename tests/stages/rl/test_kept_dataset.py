@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from chat_templates import TOOLS_IN_SYSTEM
+from episodes import episode, trajectory
 
 from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.tiny import byte_tokenizer
 from rlpost.stages.rl.kept_dataset import write_kept
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Verdict
 
 USER = {"role": "user", "content": "weather?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -22,20 +23,11 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 
 def kept(prompt: Prompt) -> Group:
     verdict = Verdict(verifier="exact", reward=1.0)
-    trajectory = Trajectory(
-        uid="0:3",
-        sample=1,
-        prompt_ids=prompt.token_ids,
-        response_ids=(5,),
-        rollout_logprobs=(0.0,),
-        spans=(Span(start=0, end=1, version=2),),
-        finish_reason="stop",
-        text="sunny",
-        seed=9,
-        verdicts=(verdict,),
-        reward=1.0,
+    sampled = trajectory((5,), prompt_ids=prompt.token_ids, versions=2)
+    judged = episode(
+        sampled, uid="0:3", sample=1, text="sunny", seed=9, verdicts=(verdict,), reward=1.0
     )
-    return Group(prompt=prompt, trajectories=(trajectory,))
+    return Group(prompt=prompt, episodes=(judged,))
 
 
 @pytest.mark.parametrize(

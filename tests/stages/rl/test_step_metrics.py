@@ -5,35 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from episodes import episode, trajectory
 
 from rlpost.algorithms.advantages import Advantages
 from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch, Dropped
 from rlpost.stages.performance import over_updates, performance
 from rlpost.stages.rl import step_metrics
-from rlpost.types import Group, Prompt, Span, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Verdict
 
 
-def trajectory(reward, length, finish="stop"):
+def judged(reward, length, finish="stop"):
     verdict = Verdict(verifier="v", reward=reward, error=None if reward is not None else "timeout")
-    return Trajectory(
-        uid="0:0",
-        sample=0,
-        prompt_ids=(1, 2, 3),
-        response_ids=(4,) * length,
-        rollout_logprobs=(-1.0,) * length,
-        spans=(Span(start=0, end=length, version=1),),
-        finish_reason=finish,
-        text="",
-        seed=0,
-        verdicts=(verdict,),
-        reward=reward,
-    )
+    sampled = trajectory((4,) * length, prompt_ids=(1, 2, 3))
+    return episode(sampled, finish_reason=finish, verdicts=(verdict,), reward=reward)
 
 
 GROUP = Group(
     prompt=Prompt(uid="0:0", token_ids=(1, 2, 3), text=""),
-    trajectories=(trajectory(1.0, 2), trajectory(0.0, 4, "length"), trajectory(None, 6)),
+    episodes=(judged(1.0, 2), judged(0.0, 4, "length"), judged(None, 6)),
 )
 
 
@@ -47,20 +37,32 @@ def test_rollout_metrics():
     assert metrics["verifier/v/error_rate"] == 0.0
 
 
+def test_an_observation_is_no_token_of_the_response():
+    written = trajectory((4, 90, 91, 4), prompt_ids=(1, 2, 3), versions=[1, None, None, 1])
+    group = Group(
+        prompt=GROUP.prompt, episodes=(episode(written, interrupted=True), judged(1.0, 4))
+    )
+    metrics = step_metrics.rollout([group])
+    assert (metrics["response_length/min"], metrics["response_length/max"]) == (2, 4)
+    assert metrics["response_length/interrupted_ratio"] == 0.5
+    assert metrics["training/off_policy/trajectory_spans/mean"] == 1, "one version each"
+    assert (metrics["rollout/tokens"], metrics["rollout/num_tokens"]) == (6, 14)
+
+
 def test_heldout_counts_what_is_missing():
     metrics = step_metrics.heldout(Collection(groups=(GROUP,)), dataset="d", samples=3)
     assert metrics == {
         "val-core/d/missing": 1.0, "val-core/d/acc/mean@3": 0.5, "val-core/d/graded_frac": 0.0,
     }  # fmt: skip
-    nothing = Group(prompt=GROUP.prompt, trajectories=(trajectory(None, 1),))
+    nothing = Group(prompt=GROUP.prompt, episodes=(judged(None, 1),))
     metrics = step_metrics.heldout(Collection(groups=(nothing,)), dataset="d", samples=1)
     assert "val-core/d/acc/mean@1" not in metrics  # left out, never 0
 
 
 def test_each_of_several_rewards_has_its_own_heldout_mean():
     verdicts = (Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=0.5))
-    judged = replace(trajectory(1.1, 2), verdicts=verdicts)
-    group = Group(prompt=GROUP.prompt, trajectories=(judged,))
+    twice = replace(judged(1.1, 2), verdicts=verdicts)
+    group = Group(prompt=GROUP.prompt, episodes=(twice,))
     metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
     assert metrics["val-core/d/acc/mean@1"] == 1.1
     assert (metrics["val-aux/d/f/mean@1"], metrics["val-aux/d/g/mean@1"]) == (1.0, 0.5)
@@ -68,7 +70,7 @@ def test_each_of_several_rewards_has_its_own_heldout_mean():
 
 def test_heldout_says_how_many_rewards_are_no_verdict_of_right_or_wrong():
     rewards = (0.0, 1.0, 0.5, 2.0, None)
-    group = Group(prompt=GROUP.prompt, trajectories=tuple(trajectory(r, 1) for r in rewards))
+    group = Group(prompt=GROUP.prompt, episodes=tuple(judged(r, 1) for r in rewards))
     metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
     assert metrics["val-core/d/graded_frac"] == 0.5
 
@@ -104,13 +106,14 @@ def test_updates_of_a_step_combine_by_what_their_numbers_are():
 
 def test_off_policy_metrics():
     def group(length):
-        return Group(prompt=GROUP.prompt, trajectories=(trajectory(1.0, length),))
+        return Group(prompt=GROUP.prompt, episodes=(judged(1.0, length),))
 
     stale = [Dropped(reason="stale", mean_tokens=n) for n in (9.0, 8.0)]
     batch = Batch(
         groups=(group(1), group(2), group(3), group(7)),
         sampled=(),
         lags=(0, 1, 1, 2),
+        oldest_version=0,
         dropped=(*stale, Dropped(reason="no_gradient", mean_tokens=1.0)),
         generation_s=0.0,
         verification_s=0.0,
@@ -127,7 +130,7 @@ def test_off_policy_metrics():
     assert rates == [0.0, 0.0, 0.0, 1.0], "the two longest of six were dropped"
 
 
-def test_values_and_returns_are_of_response_tokens():
+def test_values_and_returns_are_of_sampled_tokens():
     returns_PGL = torch.tensor([[[1.0, 2.0], [4.0, float("nan")]]])
     said = {0: np.array([0.5, 1.5]), 1: np.array([1.0])}
     advantages = Advantages(advantages_PGL=returns_PGL, returns_PGL=returns_PGL)

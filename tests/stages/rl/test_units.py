@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from episodes import episode, sampled_places, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlpost.algorithms.losses import ClipConfig, PolicyLossInputs, clip
 from rlpost.algorithms.reduce import Aggregation, ReductionConfig
 from rlpost.errors import UserError
-from rlpost.stages.rl.units import Packing, pack_to_train
+from rlpost.stages.rl.units import Packing, numbered, pack_to_train
 from rlpost.training.packing.pack import Packed
-from rlpost.types import Group, Prompt, Span, Trajectory
+from rlpost.types import Group, Prompt
 
 VOCAB = 11
 TOKEN_MEAN = ReductionConfig()
@@ -27,37 +28,59 @@ REDUCTIONS = [
 ]
 
 
-def make_group(row, prompt_length, lengths, *, seed=0, truncated=()):
+def make_group(row, prompt_length, episodes, *, seed=0, truncated=()):
+    """A group of random tokens.
+
+    An episode is a number of sampled tokens, or says of each token whether it was sampled (s)
+    or observed (.): ``"s.s/s"`` has two trajectories, the second with a prompt of its own.
+    """
     rng = random.Random(f"{seed}:{row}")
     prompt_ids = tuple(rng.randrange(VOCAB) for _ in range(prompt_length))
-    uid = f"0:{row}"
-    trajectories = []
-    for sample, length in enumerate(lengths):
-        trajectories.append(
-            Trajectory(
+    uid, made = f"0:{row}", []
+    for sample, shape in enumerate(episodes):
+        parts = ["s" * shape] if isinstance(shape, int) else shape.split("/")
+        trajectories = [
+            trajectory(
+                [rng.randrange(VOCAB) for _ in part],
+                prompt_ids=(*prompt_ids, number)[: prompt_length + number],
+                versions=[0 if token == "s" else None for token in part],
+                logprobs=[-3 * rng.random() for _ in range(part.count("s"))],
+            )
+            for number, part in enumerate(parts)
+        ]
+        made.append(
+            episode(
+                *trajectories,
                 uid=uid,
                 sample=sample,
-                prompt_ids=prompt_ids,
-                response_ids=tuple(rng.randrange(VOCAB) for _ in range(length)),
-                rollout_logprobs=tuple(-3 * rng.random() for _ in range(length)),
-                spans=(Span(start=0, end=length, version=0),),
                 finish_reason="length" if sample in truncated else "stop",
-                text="",
-                seed=sample,
                 reward=float(rng.random() < 0.5),
             )
         )
-    prompt = Prompt(uid=uid, token_ids=prompt_ids, text="")
-    return Group(prompt=prompt, trajectories=tuple(trajectories))
+    return Group(prompt=Prompt(uid=uid, token_ids=prompt_ids, text=""), episodes=tuple(made))
 
 
 def make_advantages(groups, seed=0):
     rng = random.Random(seed)
-    return [[rng.uniform(-2, 2) for _ in group.trajectories] for group in groups]
+    return [[rng.uniform(-2, 2) for _ in group.episodes] for group in groups]
 
 
-def pack(groups, advantages, *, reduction, **packing) -> Packed:
-    return pack_to_train(groups, advantages, packing=Packing(**packing), reduction=reduction)
+def pack(groups, advantages, *, reduction, oldest_version=0, **packing) -> Packed:
+    return pack_to_train(
+        groups,
+        as_matrix(advantages)[..., None],
+        packing=Packing(**packing),
+        reduction=reduction,
+        oldest_version=oldest_version,
+    )
+
+
+def as_matrix(rows):
+    """Rows of different length as a matrix with NaN behind their ends."""
+    matrix = np.full((len(rows), max(map(len, rows), default=0)), math.nan)
+    for place, row in enumerate(rows):
+        matrix[place, : len(row)] = row
+    return matrix
 
 
 def all_batches(packed):
@@ -77,12 +100,12 @@ def numbers_of(batch):
 
 @st.composite
 def batches_of_groups(draw):
-    shapes = draw(
-        st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(0, 9), max_size=5)), max_size=6)
-    )
+    several = st.lists(st.text("s.", max_size=8), min_size=1, max_size=3).map("/".join)
+    episodes = st.lists(st.integers(0, 9) | several, max_size=5)
+    shapes = draw(st.lists(st.tuples(st.integers(1, 5), episodes), max_size=6))
     groups = [
-        make_group(row, prompt, lengths, truncated={1})
-        for row, (prompt, lengths) in enumerate(shapes)
+        make_group(row, prompt, episodes, truncated={1})
+        for row, (prompt, episodes) in enumerate(shapes)
     ]
     advantages = make_advantages(groups)
     for row in advantages:
@@ -106,9 +129,10 @@ layouts = st.fixed_dictionaries(
 
 def test_one_shared_block_by_hand():
     group = make_group(0, 2, [2, 1])
-    first, second = group.trajectories
+    first, second = group.episodes
+    prompt_ids = group.prompt.token_ids
     (batch,) = only([group], [[1.0, -1.0]], num_ranks=1, max_tokens=100, reduction=TOKEN_MEAN)
-    assert tuple(batch.token_ids_T) == first.prompt_ids + first.response_ids + second.response_ids
+    assert tuple(batch.token_ids_T) == prompt_ids + first.response_ids + second.response_ids
     assert batch.position_ids_T.tolist() == [0, 1, 2, 3, 2]
     assert batch.read_R.tolist() == [1, 2, 1]
     assert tuple(batch.target_R) == first.response_ids + second.response_ids
@@ -161,15 +185,10 @@ def test_packing_laws(data, layout):
     assert len(packed.batches) == layout["num_ranks"]
     assert len({len(rank_batches) for rank_batches in packed.batches}) == 1
 
-    flat = [
-        (t, a)
-        for g, row in zip(groups, advantages, strict=True)
-        for t, a in zip(g.trajectories, row, strict=True)
-    ]
     expected = {
-        number: (trajectory, advantage)
-        for number, (trajectory, advantage) in enumerate(flat)
-        if not math.isnan(advantage) and trajectory.response_ids
+        each.number: (each.trajectory, advantages[each.group][each.place])
+        for each in numbered(groups)
+        if not math.isnan(advantages[each.group][each.place]) and each.trajectory.spans
     }
     seen = []
     for batch in all_batches(packed):
@@ -178,26 +197,27 @@ def test_packing_laws(data, layout):
             assert batch.num_tokens == 2
             assert batch.columns["weight_R"].tolist() == [0]
             continue
-        covered = []
+        covered, places = [], []
         for block in batch.blocks:
             covered += range(*block.prompt)
-            prompt = tuple(batch.token_ids_T[slice(*block.prompt)])
             for start, end in block.responses:
                 covered += range(start, end)
-                (at,) = np.flatnonzero(batch.read_R == start) if end - start > 1 else [None]
-                offset = len(prompt)
-                assert batch.position_ids_T[start:end].tolist() == list(
-                    range(offset, offset + end - start)
-                )
-                assert at is None or batch.read_R[at - 1] == block.prompt[1] - 1
+                places.append((block.prompt, start, end))
         assert covered == list(range(batch.num_tokens))
-        for number in dict.fromkeys(numbers_of(batch).tolist()):
-            trajectory, advantage = expected[number]
-            mine = numbers_of(batch) == number
-            assert tuple(batch.target_R[mine]) == trajectory.response_ids
-            assert batch.columns["rollout_logprobs_R"][mine] == pytest.approx(
-                trajectory.rollout_logprobs
-            )
+        for number, (prompt, start, end) in zip(batch.number_I.tolist(), places, strict=True):
+            row, advantage = expected[number]
+            sampled = sampled_places(row)
+            mine, length = numbers_of(batch) == number, prompt[1] - prompt[0]
+            assert tuple(batch.token_ids_T[slice(*prompt)]) == row.prompt_ids
+            read = row.response_ids[: end - start]  # observations too
+            assert tuple(batch.token_ids_T[start:end]) == read and end - start > sampled[-1]
+            assert batch.position_ids_T[start:end].tolist() == [
+                *range(length, length + end - start)
+            ]
+            assert batch.target_R[mine].tolist() == [row.response_ids[i] for i in sampled]
+            before = [start + i - 1 if i else prompt[1] - 1 for i in sampled]
+            assert batch.read_R[mine].tolist() == before
+            assert batch.columns["rollout_logprobs_R"][mine] == pytest.approx(row.rollout_logprobs)
             assert batch.columns["advantages_R"][mine] == pytest.approx(advantage)
             seen.append(number)
     assert sorted(seen) == sorted(expected)
@@ -240,27 +260,26 @@ def bigram_loss(packed, logits, *, local_mean=False):
 
 
 def reference_loss(groups, advantages, logits, reduction):
-    """The same loss straight from the trajectories: no packing, no shared code."""
+    """The same loss straight from the episodes: no packing, no shared code."""
     kept = [
-        (t, a)
+        (e, a)
         for g, row in zip(groups, advantages, strict=True)
-        for t, a in zip(g.trajectories, row, strict=True)
-        if not math.isnan(a) and t.response_ids
+        for e, a in zip(g.episodes, row, strict=True)
+        if not math.isnan(a) and e.num_sampled
     ]
-    num_tokens = sum(len(t.response_ids) for t, _ in kept)
+    num_tokens = sum(e.num_sampled for e, _ in kept)
     table = logits.log_softmax(-1)
     total = 0 * logits.sum()  # connected to the graph even when nothing is trained
-    for trajectory, advantage in kept:
-        if reduction.mask_truncated and trajectory.truncated:
+    for attempt, advantage in kept:
+        if reduction.mask_truncated and attempt.truncated:
             continue
-        previous = trajectory.prompt_ids[-1]
         losses = []
-        for token, rollout in zip(
-            trajectory.response_ids, trajectory.rollout_logprobs, strict=True
-        ):
-            ratio = (table[previous, token] - rollout).exp()
-            losses.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
-            previous = token
+        for part in attempt.trajectories:
+            ids = (*part.prompt_ids, *part.response_ids)
+            places = [len(part.prompt_ids) + place for place in sampled_places(part)]
+            for place, rollout in zip(places, part.rollout_logprobs, strict=True):
+                ratio = (table[ids[place - 1], ids[place]] - rollout).exp()
+                losses.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
         scale = {
             Aggregation.token_mean: num_tokens,
             Aggregation.sequence_mean: len(kept) * len(losses),
@@ -317,8 +336,8 @@ def test_a_local_mean_depends_on_the_split():
 
 def test_missing_rewards_and_nan_advantages_are_left_out_of_denominators():
     group = make_group(0, 2, [1, 3, 2])
-    first, second, third = group.trajectories
-    group = replace(group, trajectories=(first, replace(second, reward=None), third))
+    first, second, third = group.episodes
+    group = replace(group, episodes=(first, replace(second, reward=None), third))
     (batch,) = only(
         [group], [[1.0, 1.0, math.nan]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN
     )
@@ -338,14 +357,44 @@ def test_truncated_responses_weigh_nothing_but_stay_in_the_denominator():
     assert batch.columns["weight_R"].tolist() == [0.25, 0, 0, 0]
 
 
-def test_what_was_written_into_a_response_is_read_and_never_trained_on():
-    group = make_group(0, 2, [5, 3])
-    first, second = group.trajectories
-    group = replace(group, trajectories=(replace(first, written=(1, 4)), second))
+def test_what_was_observed_is_read_and_has_no_place_in_the_loss():
+    group = make_group(0, 2, ["s..s.", 3])
     (batch,) = only([group], [[1.0, -1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
-    weights = [0.2, 0, 0, 0, 0.2, 0.2, 0.2, 0.2]
-    assert batch.columns["weight_R"].tolist() == pytest.approx(weights)
-    assert batch.target_R.tolist() == [*first.response_ids, *second.response_ids]
+    first, second = (e.response_ids for e in group.episodes)
+    assert batch.columns["weight_R"].tolist() == pytest.approx([0.2] * 5)
+    assert batch.target_R.tolist() == [first[0], first[3], *second]
+    read = (*group.prompt.token_ids, *first[:4], *second)  # nothing is predicted behind the fourth
+    assert tuple(batch.token_ids_T) == read
+    assert batch.read_R.tolist()[:2] == [1, 4]
+
+
+def test_an_episode_of_two_trajectories_weighs_as_one():
+    group = make_group(0, 2, ["ss/s", 1], truncated={0})
+    for reduction, weights in (
+        (TOKEN_MEAN, [1 / 4] * 4),
+        (REDUCTIONS[1], [1 / 6] * 3 + [1 / 2]),
+        (REDUCTIONS[2], [1 / 18] * 4),
+        (REDUCTIONS[3], [0, 0, 0, 1 / 4]),
+    ):
+        packed = pack([group], [[1.0, -1.0]], num_ranks=1, max_tokens=50, reduction=reduction)
+        found = packed.column("weight_R")
+        assert [*found[0], *found[1], *found[2]] == pytest.approx(weights)
+
+
+def test_trajectories_of_a_group_with_equal_prompts_share_one_block():
+    group = make_group(0, 4, ["s/ss", "s/ss"])
+    (batch,) = only([group], [[1.0, -1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN)
+    assert [len(block.responses) for block in batch.blocks] == [2, 2]
+    assert batch.num_tokens == (4 + 1 + 1) + (5 + 2 + 2)
+
+
+def test_tokens_of_weights_that_are_too_old_weigh_nothing_but_stay_in_the_denominator():
+    aged = trajectory([1, 2, 3], prompt_ids=[4, 5], versions=[1, 2, 3])
+    group = replace(make_group(0, 2, [1]), episodes=(episode(aged, reward=1.0),))
+    packed = pack(
+        [group], [[1.0]], num_ranks=1, max_tokens=50, reduction=TOKEN_MEAN, oldest_version=2
+    )
+    assert packed.column("weight_R")[0] == pytest.approx([0, 1 / 3, 1 / 3])
 
 
 def test_a_padded_matrix_of_advantages_is_accepted_and_a_wrong_one_is_not():
@@ -424,7 +473,7 @@ def test_fewer_responses_than_ranks_leaves_dummies():
 @given(data=batches_of_groups(), layout=layouts, other=layouts)
 def test_values_travel_between_splits_by_sequence(data, layout, other):
     groups, advantages = data
-    trajectories = [t for group in groups for t in group.trajectories]
+    trajectories = [each.trajectory for each in numbered(groups)]
     scored = pack(groups, advantages, reduction=TOKEN_MEAN, **other)
     by_sequence = scored.by_item(
         [[b.columns["rollout_logprobs_R"] - 1 for b in mine] for mine in scored.batches]

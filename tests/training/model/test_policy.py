@@ -170,6 +170,8 @@ def test_the_test_helper_undoes_the_packing():
     groups, advantages = random_groups()
     found = sorted(sequences_of(pack_into(groups, advantages).batches[0][0]))
     expected = [
-        (list(t.prompt_ids), list(t.response_ids)) for group in groups for t in group.trajectories
+        (list(group.prompt.token_ids), list(e.response_ids))
+        for group in groups
+        for e in group.episodes
     ]
     assert found == sorted(expected)

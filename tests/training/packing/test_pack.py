@@ -53,7 +53,7 @@ def test_only_a_family_shares_a_prompt():
         return len(only(units).blocks)
 
     assert prompts(0, 0, 0) == 1
-    assert prompts(0, 0, 1) == 2
+    assert prompts(0, 0, 1) == prompts(0, 1, 0) == 2
     assert prompts(None, None, None) == 3
 
 

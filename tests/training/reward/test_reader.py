@@ -1,11 +1,13 @@
 """What a reward model reads: its own template's text, wherever it has one."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_templates import STRICT_TURNS, TOOLS_IN_SYSTEM
+from episodes import episode, trajectory
 from tokenizers import processors
 
 from rlpost.data.encoder import PromptEncoder
@@ -13,7 +15,7 @@ from rlpost.data.rows import Row
 from rlpost.errors import DataError
 from rlpost.models.tiny import CHAT_TEMPLATE, byte_tokenizer
 from rlpost.training.reward.reader import RewardReader, RewardSample
-from rlpost.types import Prompt, Span, Trajectory
+from rlpost.types import Episode, Prompt
 
 USER = {"role": "user", "content": "hi"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -58,7 +60,7 @@ def read(tmp_path: Path) -> Any:
         encoder = PromptEncoder(policy_tokenizer, system_prompt=system_prompt)
         encoded = encoder.encode(row, uid="0:0")
         response = policy_tokenizer("ho", add_special_tokens=False)["input_ids"]
-        sample = RewardSample.of(encoded, trajectory(encoded, tuple(response)))
+        sample = RewardSample.of(encoded, ended(encoded, response))
         reader = RewardReader(model_path=reward_path, policy_path=policy_path, name="helpful")
         reader.check(encoded)
         return policy_tokenizer.decode(reader.ids(sample))
@@ -66,18 +68,8 @@ def read(tmp_path: Path) -> Any:
     return read
 
 
-def trajectory(prompt: Prompt, response_ids: tuple[int, ...]) -> Trajectory:
-    return Trajectory(
-        uid=prompt.uid,
-        sample=0,
-        prompt_ids=prompt.token_ids,
-        response_ids=response_ids,
-        rollout_logprobs=(0.0,) * len(response_ids),
-        spans=(Span(start=0, end=len(response_ids), version=0),),
-        finish_reason="stop",
-        text="ho",
-        seed=0,
-    )
+def ended(prompt: Prompt, response_ids: Sequence[int]) -> Episode:
+    return episode(trajectory(response_ids, prompt_ids=prompt.token_ids), text="ho")
 
 
 BOS = "<|endoftext|>"
@@ -126,7 +118,7 @@ def test_without_a_template_only_a_string_that_stands_alone(read: Any, tmp_path:
     def sample(prompt: Any, **options: Any) -> RewardSample:
         row = Row(columns={"prompt": prompt}, address="t.jsonl:7")
         encoded = PromptEncoder(policy, **options).encode(row, uid="0:0")
-        return RewardSample.of(encoded, trajectory(encoded, (5,)))
+        return RewardSample.of(encoded, ended(encoded, (5,)))
 
     assert other.decode(reader.ids(sample("hi"))) == f"{BOS}hiho"
     for bad in (sample([USER]), sample("hi", system_prompt="Be brief.")):
