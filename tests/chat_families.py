@@ -194,7 +194,9 @@ _QWEN3 = (
     "{% if m.role == 'assistant' %}"
     + _SPLIT
     + "<|im_start|>assistant\n{% if loop.index0 > ns.last and (loop.last or thought) %}"
-    "<think>\n{{ thought.strip('\n') }}\n</think>\n\n{% endif %}{{ said.lstrip('\n') }}<|im_end|>\n"
+    "<think>\n{{ thought.strip('\n') }}\n</think>\n\n{% endif %}{{ said.lstrip('\n') }}"
+    "{% for call in m.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>"
+    "{% endfor %}<|im_end|>\n"
     "{% else %}" + _TURN + "{% endif %}"
 )
 _QWEN_SYSTEM = (
@@ -296,6 +298,33 @@ FAMILIES = {
             f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n{SAY}<|im_end|>\n"
             f"<|im_start|>user\n{ASK_AGAIN}<|im_end|>\n<|im_start|>assistant\n"
             f"⟦<think>\n{THOUGHT}\n</think>\n\n{SAY_AGAIN}<|im_end|>⟧",
+        ),
+    ),
+    # Thinking is kept until the next question, also in front of calls.
+    "Qwen3 with calls": Family(
+        template=_LAST_QUESTION + _each(_QWEN3, prompt="<|im_start|>assistant\n"),
+        special=_CHATML,
+        eos="<|im_end|>",
+        stops=("<|endoftext|>",),
+        messages=(
+            CONVERSATION[0],
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning_content": THOUGHT,
+                "tool_calls": [
+                    {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+                ],
+            },
+            {"role": "tool", "content": "4"},
+            {"role": "assistant", "content": SAY, "reasoning_content": "Done."},
+        ),
+        marked=(
+            f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n"
+            f"⟦<think>\n{THOUGHT}\n</think>\n\n<tool_call>\n"
+            '{"name": "add", "arguments": {"a": 2}}\n</tool_call><|im_end|>⟧\n'
+            "<|im_start|>tool\n4<|im_end|>\n<|im_start|>assistant\n"
+            f"⟦<think>\nDone.\n</think>\n\n{SAY}<|im_end|>⟧",
         ),
     ),
     "Qwen3-Thinking": Family(

@@ -3,6 +3,7 @@
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_families import CONVERSATION, FAMILIES, THOUGHT, stop_ids, tokenizer_of
 from chat_templates import FIRST_TOOL_ONLY, TOOLS_IN_SYSTEM
@@ -149,14 +150,24 @@ def test_of_completions_the_prompt_is_given(
 
 
 @pytest.mark.parametrize("name", [n for n, family in FAMILIES.items() if family.marked])
-def test_an_answer_begins_where_rl_lets_the_model_begin(name: str) -> None:
-    """The first answer's example goes on from the tokens of the RL prompt."""
+def test_answers_begin_where_rl_lets_the_model_begin(name: str) -> None:
+    """In front of every answer stand the tokens of the RL prompt that ends there."""
     tokenizer, messages = tokenizer_of(name), FAMILIES[name].messages
-    row = Row(columns={"prompt": list(messages[:1])}, address="t.jsonl:7")
-    prompt = PromptEncoder(tokenizer).encode(row, uid="0:0")
-    first = encode(tokenizer, conversation(*messages), stop_ids=stop_ids(name))[0]
-    start = first.trained.argmax()
-    assert tuple(first.ids[:start].tolist()) == prompt.token_ids
+    examples = encode(tokenizer, conversation(*messages), stop_ids=stop_ids(name))
+    found = [tuple(each.ids[:at].tolist()) for each in examples for at in starts(each)]
+    prompts = [
+        Row(columns={"prompt": list(messages[:at])}, address="t.jsonl:7")
+        for at, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    encoder = PromptEncoder(tokenizer)
+    assert found == [encoder.encode(prompt, uid="0:0").token_ids for prompt in prompts]
+
+
+def starts(example: Example) -> list[int]:
+    """Places where a trained token follows one that is not."""
+    before = np.append(False, example.trained[:-1])
+    return np.flatnonzero(example.trained & ~before).tolist()
 
 
 def test_a_conversation_with_a_text_of_beginning(llama_style: PreTrainedTokenizerFast) -> None:
