@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="rlpost",
-        description="RL post-training for language models with Ray, vLLM and DeepSpeed.",
+        description="Post-training for language models with Ray, vLLM and DeepSpeed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

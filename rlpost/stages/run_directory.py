@@ -48,6 +48,7 @@ _WRITTEN = (
     "config.yaml",
     "cost.json",
     "dataset",
+    "examples.jsonl",
     "export",
     "metrics.jsonl",
     "report.html",
@@ -86,6 +87,11 @@ class RunDirectory:
     def cost(self) -> Path:
         """What the run has cost so far; see ledger.py."""
         return self.root / "cost.json"
+
+    @property
+    def examples(self) -> Path:
+        """Training examples with their masks, for the report."""
+        return self.root / "examples.jsonl"
 
     @property
     def dataset(self) -> Path:

@@ -17,6 +17,7 @@ import yaml
 
 from rlpost.control.learning_signs import Sign, SignKind, signs_of
 from rlpost.errors import DataError
+from rlpost.tracking.files.examples import read_examples
 from rlpost.tracking.files.jsonl import Row, read_metrics
 from rlpost.tracking.files.rollouts import rollout_files
 from rlpost.tracking.files.run_log import read_warnings
@@ -32,6 +33,7 @@ _MAX_SAMPLE_STEPS = 60
 _MAX_SAMPLES_PER_STEP = 64
 _MAX_SAMPLE_BYTES = 2_400_000  # of the page; plotly.js takes 4.8 MB
 _MAX_TEXT = 6000  # characters of a prompt or response
+_MAX_STRETCH = 1200  # characters of a stretch of a training example
 _MAX_INFO = 300  # characters of each value in a verdict's info
 _MAX_WARNINGS = 100
 
@@ -59,6 +61,8 @@ class ReportData:
     sections: list[dict[str, Any]]  # of charts
     samples: list[dict[str, Any]]
     num_samples: int  # on disk
+    examples: list[dict[str, Any]]  # training examples with their masks
+    num_examples: int  # on disk
     timeline: dict[str, Any] | None
     warnings: list[dict[str, Any]]
     num_rows: int
@@ -69,6 +73,7 @@ def report_data(run_dir: Path) -> ReportData:
     problems: list[str] = []
     rows = rows_of(run_dir / "metrics.jsonl", problems)
     samples, num_samples = _samples(run_dir / "rollouts", problems)
+    examples = _examples(run_dir / "examples.jsonl", problems)
     config_path = run_dir / "config.yaml"
     config = config_path.read_text("utf-8", errors="replace") if config_path.exists() else ""
     planned = planned_steps(config)
@@ -87,6 +92,8 @@ def report_data(run_dir: Path) -> ReportData:
         sections=charts_for(metrics, graded=graded),
         samples=samples,
         num_samples=num_samples,
+        examples=_within_budget([_cut_example(each) for each in examples]),
+        num_examples=len(examples),
         timeline=_timeline(run_dir / "trace.json", problems),
         warnings=_warnings(run_dir / "run.log", problems),
         num_rows=len(rows),
@@ -202,6 +209,27 @@ def _samples(root: Path, problems: list[str]) -> tuple[list[dict[str, Any]], int
         if step in chosen:
             found += _parse(evenly(lines, _MAX_SAMPLES_PER_STEP), step, path, problems)
     return _within_budget(found), total
+
+
+def _examples(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    try:
+        return read_examples(path)
+    except DataError as error:
+        problems.append(str(error))
+        return []
+
+
+def _cut_example(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an example whose stretches are cut in their middle: their ends show the mask."""
+    runs = [[_without_middle(text), trained] for text, trained in example["runs"]]
+    return {**example, "runs": runs}
+
+
+def _without_middle(text: str) -> str:
+    if len(text) <= _MAX_STRETCH:
+        return text
+    half, left_out = _MAX_STRETCH // 2, len(text) - _MAX_STRETCH
+    return f"{text[:half]}… {left_out:,} characters …{text[-half:]}"
 
 
 def _parse(

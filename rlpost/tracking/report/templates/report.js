@@ -337,5 +337,24 @@
     byId("more").addEventListener("click", () => { rows += PAGE_ROWS; drawSamples(); });
     window.addEventListener("hashchange", () => { readAddress(); drawSamples(); });
   }
+  // ---- training examples ----------------------------------------------------------------
+  const exampleForm = byId("example-filters");
+
+  function filterExamples() {
+    const { source, q } = exampleForm.elements, query = q.value.toLowerCase();
+    const all = [...document.querySelectorAll(".example")];
+    all.forEach((each) => {
+      const apart = source.value !== "" && each.dataset.source !== source.value;
+      each.hidden = apart || !each.textContent.toLowerCase().includes(query);
+    });
+    const shown = all.filter((each) => !each.hidden).length;
+    byId("examples-shown").textContent = `${shown} of ${all.length} examples match`;
+  }
+
+  if (exampleForm) {
+    exampleForm.addEventListener("input", filterExamples);
+    exampleForm.addEventListener("submit", (event) => event.preventDefault());
+    exampleForm.addEventListener("reset", () => setTimeout(filterExamples));
+  }
   document.documentElement.dataset.ready = "yes";
 })();
