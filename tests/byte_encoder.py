@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlpost.data.example import Example
-from rlpost.data.records import Completion, Conversation, Document, Pair, Record
+from rlpost.data.records import Completion, Content, Conversation, Document, Pair, Record
 from rlpost.errors import DataError
 
 
@@ -30,11 +30,15 @@ class ByteEncoder:
         if isinstance(record, Conversation):
             *before, last = (str(message.get("content")) for message in record.messages)
             return [_example("|".join(before), last, record.address)]
-        assert isinstance(record, Completion | Pair) and isinstance(record.prompt, str)
+        assert isinstance(record, Completion | Pair)
         ends = [record.completion] if isinstance(record, Completion) else [
             record.chosen, record.rejected,
         ]  # fmt: skip
-        return [_example(record.prompt, str(end), record.address) for end in ends]
+        return [_example(_text(record.prompt), _text(end), record.address) for end in ends]
+
+
+def _text(content: Content) -> str:
+    return content if isinstance(content, str) else "|".join(str(m["content"]) for m in content)
 
 
 def _example(read: str, learned: str, address: str) -> Example:

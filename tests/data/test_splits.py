@@ -1,4 +1,4 @@
-"""The options of data for stages that learn from a data set, and what is made of them."""
+"""What is made of the options of data: shares, held-out rows, and what was left out."""
 
 import json
 from pathlib import Path
@@ -105,59 +105,7 @@ def test_the_smaller_bound_of_length_applies() -> None:
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({}, r"data\.train and data\.sources name the rows to train on, and neither is given"),
-        ({"train": "chat.jsonl", "sources": sources(code={})}, "and both are given"),
         ({"train": "nowhere.jsonl"}, r"data\.train: 'nowhere\.jsonl' does not exist"),
-        ({"train": "no such"}, r"data\.train: no data source is called"),
-        ({"train": "chat.jsonl", "size": 3}, r"data\.size=3 applies to generated sources"),
-        ({"sources": sources(chat={"size": 3})}, r"data\.sources\.chat\.size=3 applies to gener"),
-        ({"sources": {"a": SourceConfig()}}, r"data\.sources\.a\.path: no data source is called"),
-        (
-            {"sources": {"a:b": SourceConfig(path="chat.jsonl")}},
-            r"data\.sources\.'a:b': the name of a source must be letters",
-        ),
-        (
-            {"sources": {n: SourceConfig(path=f"{n}.jsonl") for n in ("chat", "code")} | {
-                "Chat": SourceConfig(path="books.jsonl")}},
-            "differ in capital letters only",
-        ),
-        (
-            {"sources": {n: SourceConfig(path="./chat.jsonl") for n in ("a", "b")}},
-            r"data\.sources\.b\.path and data\.sources\.a\.path are the same",
-        ),
-        (
-            {"sources": sources(chat={"weight": 1}, code={})},
-            r"data\.sources\.code\.weight is not given, but other sources have one",
-        ),
-        (
-            {"sources": sources(chat={"weight": 1, "fraction": 1})},
-            "both weight and fraction",
-        ),
-        (
-            {"sources": sources(chat={"weight": 0}, code={"weight": 0})},
-            r"data\.sources: the weights of all sources sum to 0",
-        ),
-        (
-            {"sources": sources(chat={"weight": -1}, code={"weight": 1})},
-            r"data\.sources\.chat\.weight must be in \[0, 1e9\], got -1",
-        ),
-        (
-            {"sources": sources(chat={"fraction": float("nan")})},
-            r"data\.sources\.chat\.fraction must be in \(0, 1000\], got nan",
-        ),
-        ({"sources": sources(chat={}), "format": "text"}, r"data\.format .* belong to data\.train"),
-        (
-            {"train": "chat.jsonl", "heldout": "./chat.jsonl"},
-            r"data\.heldout and data\.train are the same file",
-        ),
-        (
-            {"sources": sources(chat={}, code={}), "heldout": "code.jsonl"},
-            r"data\.heldout and data\.sources\.code\.path are the same file",
-        ),
-        (
-            {"train": "chat.jsonl", "heldout": "code.jsonl", "heldout_fraction": 0.5},
-            "both say what is held out",
-        ),
         (
             {"train": "books.jsonl", "heldout_fraction": 1e-9},
             r"data\.heldout_fraction=1e-09 holds out no row of the source books, which has 5",
@@ -168,8 +116,8 @@ def test_the_smaller_bound_of_length_applies() -> None:
         ),
         ({"train": "chat.jsonl", "format": "pairs"}, r"data\.format must be one of messages, "),
     ],
-)  # fmt: skip
-def test_impossible_settings_are_refused(options: dict[str, Any], rule: str) -> None:
+)
+def test_what_the_data_does_not_allow_is_refused(options: dict[str, Any], rule: str) -> None:
     with pytest.raises(UserError, match=rule):
         load(**options)
 

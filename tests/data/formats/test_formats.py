@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlpost.data.formats.table import FORMATS, recognise
 from rlpost.data.records import (
@@ -268,3 +270,28 @@ def test_formats_of_other_stages_do_not_compete() -> None:
     assert isinstance(read(both, accepts=(Conversation, Completion)), Conversation)
     assert isinstance(read(both, accepts=(Pair,)), Pair)
     assert "fit 2 formats" in said(both)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats(0, 1) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "tool_calls", "function",
+                                       "name", "arguments"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+turn = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": values},
+    optional={"tool_calls": values},
+)
+names = sorted({name for each in FORMATS.values() for name in (*each.required, *each.optional)})
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(names), values | st.lists(turn, max_size=3), max_size=6))
+def test_any_row_is_read_or_refused(columns: dict[str, Any]) -> None:
+    try:
+        record = read(columns)
+    except DataError as error:
+        assert str(error).startswith(f"{AT}: ")
+    else:
+        assert isinstance(record, ALL) and record.address == AT
