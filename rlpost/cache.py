@@ -5,14 +5,20 @@ command and `make` of one checkout use the same cache; a directory with the fina
 complete, even if writers were killed or several wrote at once.
 """
 
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rlpost.umask import follow_umask
+
+_PRIVATE = ".rlpost-partial"  # ends the name of a directory that is being written
+_ABANDONED_AFTER_S = 3600.0
 
 
 def cache_root() -> Path:
@@ -41,13 +47,17 @@ def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:
     """Let ``write`` fill a private directory, then rename it to ``final``.
 
     An existing ``final`` is kept and ``write`` is not called. If two processes write at the same
-    time, the first to finish wins and the other copy is discarded.
+    time, the first to finish wins and the other copy is discarded. What killed writers left beside
+    it is removed.
     """
     if final.exists():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    _remove_abandoned(final.parent)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=_PRIVATE, dir=final.parent))
+    lock = os.open(scratch, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # the system releases it when this process ends
         write(scratch)
         follow_umask(scratch)
         try:
@@ -56,5 +66,20 @@ def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:
             if not final.exists():
                 raise
     finally:
+        os.close(lock)
         shutil.rmtree(scratch, ignore_errors=True)
     return final
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the private directories of writers that were killed."""
+    for scratch in parent.glob(f".*{_PRIVATE}"):
+        with suppress(OSError):  # its writer is alive or has just finished, or there are no locks
+            # A directory exists for a moment before its writer locks it.
+            if time.time() - scratch.stat().st_mtime > _ABANDONED_AFTER_S:
+                lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(scratch, ignore_errors=True)
+                finally:
+                    os.close(lock)

@@ -1,5 +1,7 @@
 """Where the cache is, and directories that are there as a whole or not at all."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,29 @@ def test_the_command_and_make_of_a_checkout_share_a_cache(tmp_path, monkeypatch)
     assert cache_root() == ours / ".cache"  # Makefile: RLPOST_CACHE ?= $(CURDIR)/.cache
     monkeypatch.setenv("RLPOST_CACHE", "~/elsewhere")
     assert cache_root() == home / "elsewhere"
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    left = tmp_path / ".model.killed.rlpost-partial"
+    recent, strange = tmp_path / ".model.recent.rlpost-partial", tmp_path / ".git"
+    long_ago = time.time() - 2 * cache._ABANDONED_AFTER_S
+    for each in (left, recent, strange):
+        each.mkdir()
+        (each / "half").touch()
+    for each in (left, strange):
+        os.utime(each, (long_ago, long_ago))
+
+    def slow(target: Path) -> None:
+        """Another process publishes while this one has been writing for hours."""
+        os.utime(target, (long_ago, long_ago))
+        publish_directory(tmp_path / "other", lambda _: None)
+        (target / "whole").touch()
+
+    publish_directory(tmp_path / "model", slow)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "model",
+        "other",
+        recent.name,
+        strange.name,
+    }
+    assert (tmp_path / "model" / "whole").exists()
