@@ -16,7 +16,8 @@ import time
 import psutil
 
 from rlpost.cli.plan import prepared
-from rlpost.stages.rl.estimate import GIB, estimate
+from rlpost.stages.estimate import GIB
+from rlpost.stages.rl.estimate import estimate
 
 # Name of a process in the system -> in the plan, without its number.
 KINDS = {

@@ -30,6 +30,9 @@ class _StandIn(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return args[0] if args and callable(args[0]) else self  # a decorator, or a call
 
+    def __getitem__(self, item: Any) -> Any:  # the type of an array's elements
+        return self
+
     def __or__(self, other: Any) -> Any:
         return other
 

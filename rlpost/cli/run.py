@@ -22,13 +22,14 @@ def _compose_and_run(argv: list[str], stage: Stage) -> int:
 
     from rlpost.config.command_line import read_command_line
     from rlpost.config.compose import checked, compose_command
+    from rlpost.config.recipes import with_plus
     from rlpost.config.search_path import config_dir
     from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
 
     args = read_command_line(argv, stage=stage.name)
 
     def start(task: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:
-        sys.argv = [f"rlpost {stage.name}", *argv]
+        sys.argv = [f"rlpost {stage.name}", *map(with_plus, argv)]
         hydra.main(config_path=str(config_dir()), config_name=stage.name, version_base="1.3")(
             task
         )()

@@ -49,18 +49,8 @@ class ClusterConfig:
     place_timeout_s: float = number(
         60.0, above=0, at_most=WEEK_S, help="deadline of reserving the slots of all actors"
     )
-    verifier_actors: int = number(1, at_least=1, at_most=1000, help="actors that judge responses")
-    verifier_workers: int = number(
-        2, at_least=1, at_most=1000, help="worker processes per verifier actor"
-    )
     call_timeout_s: float = number(
         1800.0, above=0, at_most=WEEK_S, help="deadline of any single actor call"
-    )
-    judge_timeout_s: float = number(
-        300.0,
-        above=0,
-        at_most=WEEK_S,
-        help="deadline of judging one group; a late verifier is replaced",
     )
 
 

@@ -133,12 +133,9 @@ class TrainedGroup:
         tallies = await self._ranks.each("forward_backward", packed.batches, objective, temperature)
         return merge(tallies).metrics()
 
-    async def measure(self, packed: Packed, objective: Objective) -> dict[str, float]:
-        """Return the metrics of an objective on data that is not learned from.
-
-        Means are over every token that counts, on all ranks; arguments as of ``forward_backward``.
-        """
-        return merge(await self._ranks.each("measure", packed.batches, objective)).metrics()
+    async def measure(self, packed: Packed, objective: Objective) -> Tally:
+        """Evaluate an objective on data that is not learned from; returns the sums of all ranks."""
+        return merge(await self._ranks.each("measure", packed.batches, objective))
 
     async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Score every micro-batch's scored tokens: log-probs of a policy, values of a critic.

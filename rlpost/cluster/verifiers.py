@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
+from rlpost.bounds import WEEK_S, number
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.types import Group, Verdict
@@ -60,9 +62,25 @@ class RemoteVerifiers:
             await handle.call("close", timeout_s=30)
 
 
+@dataclass(kw_only=True)
+class JudgedClusterConfig(ClusterConfig):
+    """Which Ray cluster and which devices, and who judges responses there."""
+
+    verifier_actors: int = number(1, at_least=1, at_most=1000, help="actors that judge responses")
+    verifier_workers: int = number(
+        2, at_least=1, at_most=1000, help="worker processes per verifier actor"
+    )
+    judge_timeout_s: float = number(
+        300.0,
+        above=0,
+        at_most=WEEK_S,
+        help="deadline of judging one group; a late verifier is replaced",
+    )
+
+
 def spawn_verifiers(
     session: Session,
-    cfg: ClusterConfig,
+    cfg: JudgedClusterConfig,
     *,
     configs: Mapping[str, VerifierConfig],
     decode: Decode,

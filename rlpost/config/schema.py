@@ -18,7 +18,7 @@ from rlpost.algorithms.selection import SelectionConfig
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import number, numbers, option
 from rlpost.checkpoint.store import CheckpointConfig
-from rlpost.cluster.session import ClusterConfig
+from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.control.staleness import StalenessConfig
@@ -262,7 +262,7 @@ class RLConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: JudgedClusterConfig = field(default_factory=JudgedClusterConfig)
 
     @property
     def all_verifiers(self) -> dict[str, VerifierConfig]:

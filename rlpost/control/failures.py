@@ -12,8 +12,26 @@ from rlpost.errors import RunFailed
 
 
 @dataclass(kw_only=True)
-class FailureConfig:
+class RestartConfig:
     """What a run survives before it gives up."""
+
+    trainer_restarts: int = number(
+        3,
+        at_least=0,
+        at_most=1000,
+        help="restarts of the trainer without a finished step in between",
+    )
+    stuck_after_s: float = number(
+        3600.0,
+        above=0,
+        at_most=WEEK_S,
+        help="time without any progress, after which the run ends with a dump",
+    )
+
+
+@dataclass(kw_only=True)
+class FailureConfig(RestartConfig):
+    """What a run, its generators and its verifiers survive before the run gives up."""
 
     attempts: int = number(
         3, at_least=1, at_most=1000, help="generations of one prompt, before it is dropped"
@@ -23,12 +41,6 @@ class FailureConfig:
         at_least=1,
         at_most=10**6,
         help="restarts and dropped prompts, without a finished group in between",
-    )
-    trainer_restarts: int = number(
-        3,
-        at_least=0,
-        at_most=1000,
-        help="restarts of the trainer without a finished step in between",
     )
     backoff_s: float = number(
         0.5, at_least=0, at_most=3600, help="wait before the first retry; it doubles each time"
@@ -47,12 +59,6 @@ class FailureConfig:
         at_least=1,
         at_most=1000,
         help="answers missed in a row, after which the process is killed and restarted",
-    )
-    stuck_after_s: float = number(
-        3600.0,
-        above=0,
-        at_most=WEEK_S,
-        help="time without any progress, after which the run ends with a dump",
     )
     idle_steps: int = number(
         10,

@@ -68,6 +68,7 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     with without_collection():  # it imports most of what a run needs
         plan = stage.part("plan")(cfg, directory=directory)
+    cfg = plan.cfg  # which has the number of steps, where data decides it
     store.require_space(checkpoint_bytes_of(plan.roles), num_kept=cfg.checkpoint.num_kept)
     step = None if resume_from is None else read_manifest(resume_from).step
     if way_on := _way_on(cfg, directory, resume_from=resume_from, step=step):

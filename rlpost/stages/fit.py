@@ -48,6 +48,7 @@ class Fit:
     stage: str
     data: Sequence[DataUsed] = ()  # for the model card
     heldout: Callable[[], Awaitable[Mapping[str, float]]] | None = None  # metrics of now
+    drawn: Callable[[], Mapping[str, float]] = dict  # metrics of the data drawn so far
 
     async def begin(self, record: StepRecord) -> None:
         """Nothing waits for the first step."""
@@ -58,6 +59,7 @@ class Fit:
         run.tracker.phase(Phase.training)
         with record.timed("wait_batch"):
             batch = await self.batch()
+        record.add({**batch.sizes(), **self.drawn()})
         with record.timed("update_actor"):
             record.add(await self.policy.forward_backward(batch, self.objective))
             record.add(await self.policy.optim_step(number))

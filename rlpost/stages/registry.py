@@ -63,4 +63,25 @@ _RFT = replace(
     help="rejection-sampling fine-tuning: sample, keep what is good, imitate it",
 )
 
-STAGES = {stage.name: stage for stage in (_RL, _RFT)}
+_SFT = Stage(
+    name="sft",
+    help="supervised fine-tuning: learn the answers of conversations, or completions of prompts",
+    config="rlpost.stages.supervised.sft_config:SFTConfig",
+    check="rlpost.stages.supervised.sft_config:check_sft",
+    plan="rlpost.stages.supervised.sft:prepare",
+    boot="rlpost.stages.supervised.likelihood:boot",
+    estimate="rlpost.stages.supervised.estimate:estimate",
+    groups={"loss": "rlpost.algorithms.supervised:losses"},
+)
+
+_PRETRAIN = replace(
+    _SFT,
+    name="pretrain",
+    help="further pre-training: learn documents, mixed with general ones against forgetting",
+    config="rlpost.stages.supervised.pretrain_config:PretrainConfig",
+    check="rlpost.stages.supervised.pretrain_config:check_pretrain",
+    plan="rlpost.stages.supervised.pretrain:prepare",
+    groups={},
+)
+
+STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN)}

@@ -18,7 +18,7 @@ from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.config.schema import RunConfig
 from rlpost.control.cost import DevicesInUse
 from rlpost.control.early_stopping import EarlyStoppingConfig
-from rlpost.control.failures import FailureConfig
+from rlpost.control.failures import RestartConfig
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import RunStuck
 from rlpost.stages.ledger import CostLedger, cores_here
@@ -78,7 +78,7 @@ class StageConfig(Protocol):
     early_stopping: EarlyStoppingConfig
     checkpoint: CheckpointConfig
     export: ExportConfig
-    failures: FailureConfig
+    failures: RestartConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
 
@@ -86,6 +86,7 @@ class StageConfig(Protocol):
 class Plan(Protocol):
     """What the driver needs of a stage's plan: a run that passed every check."""
 
+    cfg: Any  # a StageConfig, complete with what files and models decide
     roles: Sequence[Role]  # who exists
 
 

@@ -1,6 +1,6 @@
 """Every model of a run, looked at before anything starts.
 
-Owns what is asked of which model. Refuses to own the questions (models/,
+Owns what is asked of which model. Refuses to own the questions (stages/policy.py, models/,
 training/model/rehearsal.py, rollout/vllm_architectures.py). Invariant: a model that passes can be
 loaded, trained on packed tokens, pushed to generators and exported, as far as that can be known
 without its weights.
@@ -12,10 +12,10 @@ from typing import Any
 from rlpost.config.schema import RLConfig
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.stages.policy import check_policy
 from rlpost.training.model.rehearsal import Rehearsal, rehearse
 from rlpost.training.reward.scorer import check_reward_model
 
@@ -37,12 +37,9 @@ def check_models(cfg: RLConfig) -> RunModels:
     Raises:
         UserError: one cannot do what the run needs of it.
     """
-    policy = ModelDirectory.read(locate_model(cfg.model.path))
-    rehearsal = rehearse(policy.shell())
+    checked = check_policy(cfg.model.path)
+    policy = checked.directory
     require_vllm_architecture(policy.config.architectures[0], field=policy.field)
-    policy.checkpoint_shapes()
-    tokenizer = policy.tokenizer()
-    try_export(policy)
     rewards = {}
     for name, reward in cfg.reward_models.items():
         field = f"reward_models.{name}.path"
@@ -54,8 +51,8 @@ def check_models(cfg: RLConfig) -> RunModels:
         policy=str(policy.path),
         critic=_check_critic(cfg, policy),
         rewards=rewards,
-        tokenizer=tokenizer,
-        rehearsal=rehearsal,
+        tokenizer=checked.tokenizer,
+        rehearsal=checked.rehearsal,
     )
 
 

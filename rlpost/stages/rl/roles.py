@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from rlpost.cluster.reward import reward_name, spawn_reward
-from rlpost.cluster.session import ClusterConfig, Device
-from rlpost.cluster.verifiers import spawn_verifiers
+from rlpost.cluster.session import Device
+from rlpost.cluster.verifiers import JudgedClusterConfig, spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
@@ -104,7 +104,7 @@ def _rewards(cfg: RLConfig, models: RunModels, *, gpus: int) -> Role:
 
 
 def _verifiers(
-    cluster: ClusterConfig, verifiers: Mapping[str, VerifierConfig], *, tokenizer: Any
+    cluster: JudgedClusterConfig, verifiers: Mapping[str, VerifierConfig], *, tokenizer: Any
 ) -> Role:
     decode = partial(
         tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False

@@ -1,0 +1,109 @@
+"""What a run needs in memory and on disk, before anything starts.
+
+Owns the records and the sum over the roles; the arithmetic is each room's own (``*/memory.py``).
+Refuses to own what a stage trains and writes in a step (its own ``estimate``) and how it is shown
+(cli/plan.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlpost.cluster.session import Device
+from rlpost.models.footprint import Footprint
+from rlpost.models.shape import model_shape
+from rlpost.stages.roles import Role, Workload, checkpoint_bytes_of
+from rlpost.training.precision import resolve_dtype
+
+GIB = 2**30
+DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUse:
+    """What a run's directory will hold, in bytes."""
+
+    checkpoint_bytes: int  # of one
+    num_checkpoints: int  # at most: those kept and the one being written
+    export_bytes: int
+    samples_bytes: int  # all steps, if every response gets as long as it may
+
+    @property
+    def total_bytes(self) -> int:
+        return self.num_checkpoints * self.checkpoint_bytes + self.export_bytes + self.samples_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Every process of a run."""
+
+    footprints: list[Footprint]  # of those who have a slot
+    unplaced: list[Footprint]  # the driver, and roles without a slot
+    tokens_per_step: int  # at most, those that are only read included
+    micro_batch_tokens: int
+    offloads: bool  # idle models leave memory
+    disk: DiskUse
+
+    def of(self, actor: str) -> list[Footprint]:
+        """Return the footprints of one slot's processes."""
+        own = f"{actor}: "
+        return [f for f in self.footprints if f.process == actor or f.process.startswith(own)]
+
+
+class Estimated(Protocol):
+    """What is asked of a plan here."""
+
+    @property
+    def cfg(self) -> Any:
+        """A ``StageConfig``."""
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        """Who exists."""
+
+    @property
+    def device(self) -> Device:
+        """Where models run."""
+
+    @property
+    def model_path(self) -> str:
+        """The model that is exported."""
+
+
+def add_up(
+    plan: Estimated, *, tokens_per_step: int, samples_bytes: int = 0, gpu_bytes: float | None
+) -> Estimate:
+    """Add up every process of ``plan``.
+
+    Args:
+        plan: a checked run.
+        tokens_per_step: that a step packs, at most.
+        samples_bytes: what all steps write to ``rollouts/``, at most.
+        gpu_bytes: memory of one GPU; None: the run is on CPU.
+    """
+    cfg = plan.cfg
+    in_micro_batch = min(
+        cfg.trainer.max_tokens_per_micro_batch, -(-tokens_per_step // cfg.trainer.num_ranks)
+    )
+    work = Workload(
+        micro_batch_tokens=in_micro_batch,
+        on_gpu=plan.device is Device.cuda,
+        gpu_bytes=gpu_bytes,
+    )
+    driver = Footprint(process="driver", kept={"libraries": DRIVER_BYTES})
+    placed = [role for role in plan.roles if role.actors]
+    others = [role for role in plan.roles if not role.actors]
+    parameters = model_shape(plan.model_path).parameters
+    return Estimate(
+        footprints=[each for role in placed for each in role.memory(work)],
+        unplaced=[driver, *(each for role in others for each in role.memory(work))],
+        tokens_per_step=tokens_per_step,
+        micro_batch_tokens=in_micro_batch,
+        offloads=cfg.cluster.offload_idle,
+        disk=DiskUse(
+            checkpoint_bytes=checkpoint_bytes_of(plan.roles),
+            num_checkpoints=cfg.checkpoint.num_kept + 1,
+            export_bytes=parameters * resolve_dtype(cfg.trainer.dtype).itemsize,
+            samples_bytes=samples_bytes,
+        ),
+    )

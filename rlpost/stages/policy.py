@@ -1,0 +1,41 @@
+"""A model that is to be trained as a policy, looked at before anything starts.
+
+Owns what is asked of every policy. Refuses to own the questions (models/,
+training/model/rehearsal.py) and what a stage asks beyond them. Invariant: a model that passes can
+be loaded, trained on packed tokens and exported, as far as can be known without its weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.export import try_export
+from rlpost.models.locate import locate_model
+from rlpost.training.model.rehearsal import Rehearsal, rehearse
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedPolicy:
+    """A policy that passed."""
+
+    directory: ModelDirectory
+    tokenizer: Any
+    rehearsal: Rehearsal
+
+    @property
+    def path(self) -> str:
+        return str(self.directory.path)
+
+
+def check_policy(path: str) -> CheckedPolicy:
+    """Locate and check the model called ``path``.
+
+    Raises:
+        UserError: it cannot be trained as a policy.
+    """
+    directory = ModelDirectory.read(locate_model(path))
+    rehearsal = rehearse(directory.shell())
+    directory.checkpoint_shapes()
+    tokenizer = directory.tokenizer()
+    try_export(directory)
+    return CheckedPolicy(directory=directory, tokenizer=tokenizer, rehearsal=rehearsal)
