@@ -6,6 +6,7 @@ out of the trained text without an error. Only white space may differ, because t
 """
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,31 @@ def require_shown(message: Mapping[str, Any], text: str, *, stops: Stops, where:
             )
 
 
+def require_readable(read: str, text: str, *, where: str) -> None:
+    """Check that the tokens of an answer read as its text.
+
+    A tokenizer drops characters whose bytes its vocabulary lacks. White space and forms of one
+    character (Unicode's NFKC) may differ, because tokenizers normalize them.
+
+    Args:
+        read: the tokens of the answer, decoded.
+        text: what was tokenized.
+        where: the message's address, for errors.
+
+    Raises:
+        DataError: they differ.
+    """
+    kept, wanted = (_squeezed(unicodedata.normalize("NFKC", each)) for each in (read, text))
+    if kept == wanted:
+        return
+    at = shared_length(kept, wanted)
+    raise DataError(
+        f"{where}: the tokenizer does not keep the text of the answer: {wanted[at : at + 20]!a} "
+        f"became {kept[at : at + 20]!a}; remove characters that the model does not know, or leave "
+        "the row out"
+    )
+
+
 def text_parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the texts of a message: content, reasoning, names of called functions, each by name."""
     for key in ("content", *REASONING):
@@ -88,6 +114,12 @@ def _forms(leaf: Any) -> list[str]:
     escaped = [json.dumps(leaf, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
     again = [json.dumps(each, ensure_ascii=False)[1:-1] for each in escaped]  # JSON within JSON
     return [leaf, *escaped, *again, repr(leaf)[1:-1]]
+
+
+def shared_length(a: str, b: str) -> int:
+    """Return how many characters both texts begin with."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def _squeezed(text: str) -> str:

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlpost.data.conversation.continuation import continued
+from rlpost.data.conversation.continuation import continued, decoded
 from rlpost.data.conversation.identity import encoder_identity
+from rlpost.data.conversation.shown import require_readable
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.encoder import automatic_bos
 from rlpost.data.example import Example
@@ -71,7 +72,8 @@ def text_example(
 
     Raises:
         UserError: the tokenizer has no end-of-sequence token.
-        DataError: the record has messages or tools, an empty text, or a completion that ends early.
+        DataError: the record has messages or tools, an empty text, or a completion that ends early
+            or has characters that the tokenizer drops.
     """
     address = record.address
     prompt, completion = _texts(record)
@@ -89,6 +91,7 @@ def text_example(
     if encode(prompt)[:1] == before:
         before = []
     joined = continued(tokenizer, prompt, completion, encode=encode, address=address, before=before)
+    require_readable(decoded(tokenizer, joined.ids[joined.start :]), completion, where=address)
     return _example(_ended(joined.ids, eos), start=1 if whole else joined.start, address=address)
 
 

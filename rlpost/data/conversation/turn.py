@@ -25,9 +25,9 @@ import numpy as np
 
 from rlpost.data.conversation.blocks import block_mask, has_blocks
 from rlpost.data.conversation.checks import Ids, Mask
-from rlpost.data.conversation.continuation import continued
+from rlpost.data.conversation.continuation import continued, decoded
 from rlpost.data.conversation.segments import Encode, segment_encoder
-from rlpost.data.conversation.shown import require_shown
+from rlpost.data.conversation.shown import require_readable, require_shown, shared_length
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.records import Schemas
 from rlpost.data.template import ChatTokenizer, rendered_text, tokens
@@ -119,6 +119,8 @@ class TurnEncoder:
                 "or repair the chat template"
             )
         self._require_shown(messages, tools, answer, given=given, address=address)
+        read = decoded(self.tokenizer, joined.ids[joined.start : end])
+        require_readable(read, self.stops.before_first(answer), where=where)
         trained = np.zeros(end + 1, np.bool_)
         trained[joined.start :] = True
         if has_blocks(self.tokenizer, tools):
@@ -149,7 +151,7 @@ class TurnEncoder:
         if content.strip() not in learned:
             # What the generation prompt begins, such as "<think>", the content may repeat.
             plain = self._text(messages[:-1], tools, address, prompt=False)
-            learned = given[_common(given, plain) :] + learned
+            learned = given[shared_length(given, plain) :] + learned
         where = f"{address}: message {len(messages) - 1}"
         require_shown(messages[-1], learned, stops=self.stops, where=where)
 
@@ -166,7 +168,7 @@ class TurnEncoder:
         content = str(messages[-1].get("content") or "").strip()
         marker = [*messages[:-1], {**messages[-1], "content": _MARKER}]
         marked = self._text(marker, tools, address, prompt=False)
-        common = min(_common(given, whole), _common(given, marked))
+        common = min(shared_length(given, whole), shared_length(given, marked))
         begun, shown = given[common:], whole[common:]
         closing = marked[common:].removeprefix(_MARKER)
         kept = shown.removesuffix(closing)
@@ -189,9 +191,3 @@ class TurnEncoder:
 
 _FEW_ANSWERS = 2  # up to so many are tokenized as whole texts, which is as quick
 _MARKER = "rlpost_answer_"  # occurs in no other text
-
-
-def _common(a: str, b: str) -> int:
-    """Return how many characters both texts begin with."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))

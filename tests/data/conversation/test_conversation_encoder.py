@@ -238,6 +238,24 @@ def test_a_character_of_several_tokens_stays_whole() -> None:
     assert learned(tokenizer, record) == ["é🙂<|im_end|>"]
 
 
+@pytest.mark.parametrize("text", ["x\U00040000y", "x\x04y"])
+def test_characters_that_the_tokenizer_drops_are_refused(text: str) -> None:
+    """The vocabulary of SmolLM2 lacks some bytes; their characters vanish without an error."""
+    tokenizer = tokenizer_of("ChatML")
+    kept = tokenizer.decode(tokenizer(text)["input_ids"])
+    assert kept != text
+    with pytest.raises(DataError, match=r"^t\.jsonl:7: message 1: the tokenizer does not keep the"):
+        encode(tokenizer, conversation(USER, {**ANSWER, "content": text}))
+    (whole,) = learned(byte_tokenizer(), conversation(USER, {**ANSWER, "content": text}))
+    assert whole == text + "<|im_end|>"
+
+
+def test_forms_of_one_character_may_be_normalized(chat: PreTrainedTokenizerFast) -> None:
+    chat.backend_tokenizer.normalizer = normalizers.NFC()
+    record = conversation(USER, {**ANSWER, "content": "cafe\u0301"})
+    assert learned(chat, record) == ["caf\u00e9<|im_end|>"]
+
+
 def test_a_prompt_and_an_answer_that_share_a_token_are_cut() -> None:
     """The bracket that ends the prompt and the one that begins the answer are one token."""
     tokenizer = pickle.loads(pickle.dumps(tokenizer_of("Llama-2")))
