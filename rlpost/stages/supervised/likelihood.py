@@ -5,6 +5,7 @@ what they look like (sft.py, pretrain.py). Invariant: the reference exists only 
 reads it.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 from rlpost.algorithms.reduce import ExampleAggregation
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.cluster.session import Device
+from rlpost.data.conversation.preflight import as_json, preflight
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import Example
 from rlpost.data.mixture import Mixture
@@ -23,9 +25,14 @@ from rlpost.stages.roles import Role, reference_role, sleep_all, trained_role
 from rlpost.stages.run import Run
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import HeldoutLoss
+from rlpost.tracking.files.examples import write_examples
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
+
+log = logging.getLogger(__name__)
+
+SHOWN_ROWS = 3  # of each source
 
 Sequences = Callable[[Sequence[Example]], list[Example]]  # drawn examples -> what is packed
 
@@ -40,6 +47,8 @@ class LikelihoodPlan:
     roles: list[Role]  # who exists
     objective: LikelihoodObjective
     train: Mixture
+    shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
+    skipped: Sequence[str]  # rows that were left out, and why
     heldout: Mapping[str, Sequence[Example]]  # by source
     sequences: Sequences = list
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
@@ -69,6 +78,16 @@ def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
     return limit if policy.rehearsal.window is None else min(limit, policy.rehearsal.window)
 
 
+def shown_examples(train: Mixture, tokenizer: Any) -> list[dict[str, Any]]:
+    """Return the first examples of each source with what is trained of them marked."""
+    return [
+        {"source": name, **each}
+        for name, corpus in train.corpora.items()
+        for row in range(min(SHOWN_ROWS, len(corpus)))
+        for each in as_json(preflight(corpus.examples(row), tokenizer))
+    ]
+
+
 def drawn_in_order(corpus: Corpus) -> list[Example]:
     """Return the examples of all rows of a held-out corpus."""
     return [each for row in range(len(corpus)) for each in corpus.examples(row)]
@@ -83,6 +102,11 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         InfrastructureError: an actor did not come up.
     """
     cfg = plan.cfg
+    write_examples(run.directory.examples, plan.shown)
+    if plan.skipped:
+        log.warning("%d rows of the data were skipped", len(plan.skipped))
+    for reason in plan.skipped:
+        log.info("skipped: %s", reason)
     policy, *frozen = await run.start(plan.roles)
     mixture = run.keep("mixture", plan.train)
     packer = ExamplePacker(

@@ -20,6 +20,7 @@ from rlpost.stages.supervised.likelihood import (
     drawn_in_order,
     longest_example,
     roles_of,
+    shown_examples,
 )
 from rlpost.stages.supervised.sft_config import SFTConfig
 
@@ -60,6 +61,8 @@ def prepare(
         roles=roles_of(cfg, policy=policy, objective=objective, device=device),
         objective=objective,
         train=splits.train,
+        shown=shown_examples(splits.train, policy.tokenizer),
+        skipped=splits.skipped,
         heldout={name: drawn_in_order(corpus) for name, corpus in splits.heldout.items()},
         aggregation=cfg.reduction,
         neftune_alpha=cfg.neftune_alpha,
