@@ -50,6 +50,7 @@ from rlpost.training.zero.deepspeed_checkpoint import (
     take_snapshot,
     write_snapshot,
 )
+from rlpost.training.zero.deepspeed_gradients import LoneGradients
 from rlpost.training.zero.deepspeed_state import engine_state
 from rlpost.training.zero.deepspeed_weights import iter_checkpoint, save_model, weight_shapes
 
@@ -97,6 +98,7 @@ class DeepSpeedTrainer:
         self._device = ds.join_ranks(**vars(place))
         module = model.load(dtype=self.dtype, gradient_checkpointing=cfg.gradient_checkpointing)
         self._engine = ds.build_engine(module, cfg, dtype=self.dtype)
+        self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._meter = self._make_meter()
         self._pending = False  # gradients wait for optim_step
@@ -124,6 +126,8 @@ class DeepSpeedTrainer:
         """Move weights and optimizer out of memory until the next verb; returns the bytes."""
         assert not self._pending, "gradients wait for optim_step"
         ds.release_gathered(self.engine)
+        if self._gradients is not None:
+            self._gradients.release()
         return self._parking.park()
 
     def forward_backward(
