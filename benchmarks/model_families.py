@@ -24,9 +24,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rlpost.models.tiny_families import FAMILIES, build_tiny_family
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from tiny_families import FAMILIES, build_tiny_family  # noqa: E402
+
 DOCUMENT = ROOT / "docs" / "models.md"
 RECORDS = ROOT / "benchmarks" / "model_families.json"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"

@@ -100,7 +100,7 @@ class Run:
         cursor = run.keep("cursor", Cursor(rows, seed=cfg.seed))
     """
 
-    cfg: Any  # a StageConfig
+    cfg: StageConfig
     stage: str  # its name
     directory: RunDirectory
     store: CheckpointStore

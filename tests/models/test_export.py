@@ -5,13 +5,13 @@ import tempfile
 
 import pytest
 import torch
+from tiny_families import build_tiny_family
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import generation_config, try_export, write_model
 from rlpost.models.tiny import build_tiny_llama
-from rlpost.models.tiny_families import build_tiny_family
 
 INVALID = {
     "a temperature without sampling": (

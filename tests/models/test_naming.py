@@ -3,13 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_families import FAMILIES, build_tiny_family
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
 from rlpost.models import naming
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.naming import pieces_of, state_shapes
-from rlpost.models.tiny_families import FAMILIES, build_tiny_family
 
 RENAMED = {"gpt_neox", "qwen3_moe", "mixtral", "qwen2_moe", "qwen3_next", "deepseek_v2"}
 RENAMED |= {"granitemoe", "glm4_moe", "olmoe"}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import serving_fleet
+from tiny_families import build_tiny_family
 
 from rlpost.errors import RequestAborted, WeightPushError
 from rlpost.models.naming import pieces_of
-from rlpost.models.tiny_families import build_tiny_family
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype, VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_families import build_tiny_family
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.tiny import build_tiny_llama
-from rlpost.models.tiny_families import build_tiny_family
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"

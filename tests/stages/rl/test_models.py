@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from tiny_families import build_tiny_family
 
 from rlpost.config.schema import ModelConfig, RLConfig
 from rlpost.errors import UserError
-from rlpost.models.tiny_families import build_tiny_family
 from rlpost.stages.rl.models import check_models
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.reward.settings import RewardModelConfig

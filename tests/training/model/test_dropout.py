@@ -3,12 +3,12 @@
 import pytest
 import torch
 from packed_groups import load_policy, pack_into, random_groups
+from tiny_families import build_tiny_family
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.tiny_families import build_tiny_family
 from rlpost.training.model.dropout import is_random, switch_off_dropout
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import verify_packing

@@ -1,10 +1,10 @@
 """Architectures that packed training would compute wrongly are refused without their weights."""
 
 import pytest
+from tiny_families import FAMILIES, build_tiny_family
 
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.tiny_families import FAMILIES, build_tiny_family
 from rlpost.training.model import rehearsal as module
 from rlpost.training.model.rehearsal import rehearse
 

@@ -17,13 +17,13 @@ from packed_groups import (
     with_columns,
 )
 from safetensors.torch import load_file
+from tiny_families import build_tiny_family
 
 from rlpost.algorithms.diagnostics import merge
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ClipConfig, ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.errors import RunFailed
-from rlpost.models.tiny_families import build_tiny_family
 from rlpost.training.settings import DType, LRSchedule
 
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
