@@ -16,18 +16,13 @@ from rlpost.verifiers.workers.environment import NAME
 from rlpost.verifiers.workers.sandbox import Sandbox
 
 
-def check(
-    configs: Mapping[str, VerifierConfig],
-    *,
-    memory_limit_mb: int | None = None,
-) -> dict[str, VerifierConfig]:
+def check(configs: Mapping[str, VerifierConfig]) -> dict[str, VerifierConfig]:
     """Return configs that are valid and mean the same on every process of this host.
 
     Takes about as long as one worker needs to start (0.3 s; 1 s with ``math``).
 
     Args:
         configs: name -> config, as for ``VerifierService``.
-        memory_limit_mb: as for ``VerifierService``.
 
     Raises:
         UserError: a setting is out of range, or a verifier cannot be built.
@@ -40,7 +35,7 @@ def check(
         _check_env(cfg.env, f"{cfg.place}.env")
         verifiers.get(cfg.kind)
     resolved = {name: _resolved(cfg) for name, cfg in configs.items()}
-    sandbox = Sandbox(resolved, memory_limit_mb=memory_limit_mb)
+    sandbox = Sandbox(resolved)
     try:
         refusals = sandbox.wait_ready()
     finally:

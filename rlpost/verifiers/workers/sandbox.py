@@ -43,12 +43,10 @@ class Sandbox:
     when the *thread* that started it ends: start it from a thread that lives as long as it should.
     """
 
-    def __init__(
-        self, configs: Mapping[str, VerifierConfig], *, memory_limit_mb: int | None = None
-    ) -> None:
+    def __init__(self, configs: Mapping[str, VerifierConfig]) -> None:
         self._names = tuple(configs)
         self._hello_id = new_id()
-        self._hello = encode_hello(configs, id=self._hello_id, memory_limit_mb=memory_limit_mb)
+        self._hello = encode_hello(configs, id=self._hello_id)
         self._lock = threading.Lock()  # guards _process and _closed against interrupt()
         self._process: WorkerProcess | None = None
         self._closed = False

@@ -1,6 +1,6 @@
 """The verifier service: many samples in, one verdict per verifier and sample out.
 
-Owns the bounded retry of infrastructure faults and the counts. Refuses to know about Ray (cluster/
+Owns the bounded retry of infrastructure faults. Refuses to know about Ray (cluster/
 wraps this class in an actor), about the weights of verdicts (combine.py) and about who works where
 (pool.py). Invariants: ``judge`` keeps order and never raises for a sample; a failure is a verdict
 without a reward; every verdict arrives within ``MAX_ATTEMPTS`` deadlines of its turn, or of each
@@ -13,13 +13,12 @@ import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
 import tenacity
 
 from rlpost.errors import DataError, InfrastructureError, UserError
 from rlpost.types import Verdict
-from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample, VerifierConfig
+from rlpost.verifiers.base import TIMEOUT, Sample, VerifierConfig
 from rlpost.verifiers.workers.groups import TogetherFailed, judge_together
 from rlpost.verifiers.workers.pool import Pool
 from rlpost.verifiers.workers.sandbox import Sandbox, SandboxClosed
@@ -28,17 +27,6 @@ from rlpost.verifiers.workers.wire import CallFailed, encode_sample
 MAX_ATTEMPTS = 3  # of a sample whose worker dies
 OVERDUE_SHARE = 0.2  # of one response's deadline, after which a spare worker may step in
 SPARES_PER_WORKER = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifierStats:
-    """Counts since the service started; ``errors`` holds neither time-outs nor abstentions."""
-
-    calls: int = 0
-    errors: int = 0
-    timeouts: int = 0
-    abstained: int = 0
-    latency_s: float = 0.0  # sum over calls, queueing excluded
 
 
 class VerifierService:
@@ -63,7 +51,6 @@ class VerifierService:
         configs: Mapping[str, VerifierConfig],
         num_workers: int,
         *,
-        memory_limit_mb: int | None = None,
         spares_per_worker: int = SPARES_PER_WORKER,
     ) -> None:
         """Start the workers in the background.
@@ -71,8 +58,6 @@ class VerifierService:
         Args:
             configs: name (as in ``Verdict.verifier``) -> config; ``check`` them first.
             num_workers: worker processes, >= 1.
-            memory_limit_mb: address space of one worker in MiB; a judge that asks for more
-                gets a MemoryError.
             spares_per_worker: bound on the workers beyond ``num_workers`` that are started
                 while calls are overdue.
         """
@@ -82,8 +67,7 @@ class VerifierService:
             raise UserError("at least one verifier must be configured; choose verifier=math")
         self._configs = dict(configs)
         self._closed = False
-        self._stats = {name: VerifierStats() for name in configs}
-        make = functools.partial(Sandbox, self._configs, memory_limit_mb=memory_limit_mb)
+        make = functools.partial(Sandbox, self._configs)
         make()  # says now what is wrong with the configs
         num_spares = num_workers * spares_per_worker
         self._pool = Pool(make, num_workers=num_workers, num_spares=num_spares)
@@ -110,10 +94,6 @@ class VerifierService:
         payloads = [_encoded(sample) for sample in samples]
         columns = await asyncio.gather(*(self._judge_all(name, payloads) for name in self._configs))
         return list(zip(*columns, strict=True))
-
-    def stats(self) -> dict[str, VerifierStats]:
-        """Return the counts per verifier."""
-        return dict(self._stats)
 
     def alive(self) -> int:
         """Return the number of running worker processes."""
@@ -144,13 +124,10 @@ class VerifierService:
         else:
             judged = await asyncio.gather(*(self._alone(name, each) for each in sendable))
         verdicts = iter(judged)
-        ordered = [
+        return [
             next(verdicts) if isinstance(payload, bytes) else _failed(name, payload)
             for payload in payloads
         ]
-        for verdict in ordered:
-            self._count(verdict)
-        return ordered
 
     async def _alone(self, name: str, payload: bytes) -> Verdict:
         try:
@@ -199,18 +176,6 @@ class VerifierService:
             Verdict(verifier=name, **(reply | {"latency_s": reply["latency_s"] / len(replies)}))
             for reply in replies
         ]
-
-    def _count(self, verdict: Verdict) -> None:
-        old = self._stats[verdict.verifier]
-        failed = verdict.error is not None and verdict.error not in (TIMEOUT, ABSTAINED)
-        self._stats[verdict.verifier] = replace(
-            old,
-            calls=old.calls + 1,
-            errors=old.errors + failed,
-            timeouts=old.timeouts + (verdict.error == TIMEOUT),
-            abstained=old.abstained + (verdict.error == ABSTAINED),
-            latency_s=old.latency_s + verdict.latency_s,
-        )
 
 
 def _encoded(sample: Sample) -> bytes | str:

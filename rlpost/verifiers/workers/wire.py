@@ -4,7 +4,7 @@ Owns the form of every message. Refuses to own sockets and deadlines (channel.py
 Invariants: nothing that crosses the process border can execute code when it is read; a reply
 is accepted only when it answers the one request that was asked, number for number.
 
-- ``{"id", "configs", "memory_limit_mb"}`` -> ``{"id", "refusals", "declared"}``, once
+- ``{"id", "configs"}`` -> ``{"id", "refusals", "declared"}``, once
 - ``{"id", "verifier", "samples": [...]}`` -> ``{"id", "replies": [...]}``, one reply a sample,
   or ``{"id", "failure"}`` when one call for all of them failed
 
@@ -63,16 +63,14 @@ def decode_sample(fields: Mapping[str, Any]) -> Sample:
     return Sample(**{**fields, "completion_ids": tuple(fields["completion_ids"])})
 
 
-def encode_hello(
-    configs: Mapping[str, VerifierConfig], *, id: str, memory_limit_mb: int | None
-) -> bytes:
+def encode_hello(configs: Mapping[str, VerifierConfig], *, id: str) -> bytes:
     """Return the first message to a worker: what it shall be able to judge.
 
     Raises:
         UserError: unknown kind, or a config of another kind.
     """
     plain = {name: _plain_config(cfg) for name, cfg in configs.items()}
-    return dumps({"id": id, "configs": plain, "memory_limit_mb": memory_limit_mb}).encode()
+    return dumps({"id": id, "configs": plain}).encode()
 
 
 def decode_config(plain: Mapping[str, Any]) -> VerifierConfig:

@@ -8,7 +8,6 @@ only after the walls of isolation.py stand, so that nothing of it outlives the p
 import dataclasses
 import functools
 import os
-import resource
 import socket
 import sys
 from json import dumps, loads  # bound now: what a judge later does to the module changes nothing
@@ -30,9 +29,6 @@ def main(fd: int, parent_pid: int) -> None:
     if first is None:
         return
     hello = loads(first)
-    if hello["memory_limit_mb"] is not None:
-        limit = hello["memory_limit_mb"] << 20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     judges: dict[str, Judge] = {}
     refusals: dict[str, str | None] = {}
     for name, plain in hello["configs"].items():

@@ -208,20 +208,6 @@ def test_worker_killed_while_idle_is_replaced(sandbox):
     assert _pid(sandbox) != before
 
 
-def test_memory_limit(configs):
-    greedy = "reward = float(len(bytearray(2**29)) > 0)"
-    sandbox = Sandbox(configs, memory_limit_mb=512)
-    try:
-        assert _call(sandbox, greedy).startswith("MemoryError")
-        assert _call(sandbox, "reward = 0.5") == 0.5
-    finally:
-        sandbox.close()
-
-
-def test_without_a_limit_memory_is_free(sandbox):
-    assert _call(sandbox, "reward = float(len(bytearray(2**29)) > 0)") == 1.0
-
-
 def test_one_thread_per_library(sandbox):
     assert _call(sandbox, "import os; reward = float(os.environ['OMP_NUM_THREADS'])") == 1.0
 

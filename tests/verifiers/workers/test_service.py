@@ -92,10 +92,7 @@ async def test_a_failure_stays_with_its_sample_and_is_never_a_reward(service):
     assert errors["die"].startswith("worker died (exit code 3)")
     assert errors["exit"].startswith("SystemExit: 1")
     assert errors["abstain"] == ABSTAINED
-    stats = service.stats()["f"]
-    assert (stats.calls, stats.errors, stats.timeouts, stats.abstained) == (9, 3, 1, 1)
-    assert stats.latency_s == pytest.approx(sum(v.latency_s for v in verdicts.values()))
-    assert stats.latency_s >= 2.0
+    assert sum(v.latency_s for v in verdicts.values()) >= 2.0
     assert service.num_lost() == 1 + MAX_ATTEMPTS
 
 
@@ -173,7 +170,6 @@ async def test_every_verifier_gives_its_verdict_in_config_order(path):
         [verdicts] = await service.judge([sample])
         assert [(v.verifier, v.reward) for v in verdicts] == [("b", None), ("a", 1.0)]
         assert isinstance(verdicts[0], Verdict)
-        assert {name: s.errors for name, s in service.stats().items()} == {"b": 1, "a": 0}
     finally:
         service.close()
 

@@ -100,15 +100,15 @@ CONFIGS = {
 
 
 def test_configs_survive():
-    hello = json.loads(encode_hello(CONFIGS, id="1", memory_limit_mb=None))
+    hello = json.loads(encode_hello(CONFIGS, id="1"))
     assert {n: decode_config(plain) for n, plain in hello["configs"].items()} == CONFIGS
 
 
 def test_configs_of_a_wrong_kind_are_refused():
     with pytest.raises(UserError, match="did you mean 'math'"):
-        encode_hello({"m": VerifierConfig(kind="maths")}, id="1", memory_limit_mb=None)
+        encode_hello({"m": VerifierConfig(kind="maths")}, id="1")
     with pytest.raises(UserError, match="kind=math takes a MathConfig, got ExactConfig"):
-        encode_hello({"m": ExactConfig(kind="math")}, id="1", memory_limit_mb=None)
+        encode_hello({"m": ExactConfig(kind="math")}, id="1")
 
 
 class _Color(Enum):
