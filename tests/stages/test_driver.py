@@ -24,8 +24,13 @@ QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, repo
 
 
 GENERATOR = Role(name="generators", processes="1 generator", actors=(), memory=lambda work: [])
-PLAN = SimpleNamespace(roles=[GENERATOR])
-STAGE = SimpleNamespace(name="rl", part={"plan": lambda cfg, *, directory: PLAN}.__getitem__)
+
+
+def prepare(cfg, *, directory):
+    return SimpleNamespace(cfg=cfg, roles=[GENERATOR])
+
+
+STAGE = SimpleNamespace(name="rl", part={"plan": prepare}.__getitem__)
 
 
 @pytest.fixture
