@@ -170,6 +170,6 @@ def _unknown_flag(word: str, *, stage: str) -> str:
     name = name.replace("-", "_")
     if name in known_keys(stage):
         return f"{word}: options have no dashes here; type {name}={value or 'VALUE'}"
-    if (answer := foreign_answer(name)) is not None:
+    if (answer := foreign_answer(name, stage=stage)) is not None:
         return f"{word.partition('=')[0]} is not an option of rlpost; {answer}"
     return f"{word.partition('=')[0]}: {unknown_option(name, stage=stage)}"

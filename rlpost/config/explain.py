@@ -114,7 +114,7 @@ def unknown_option(key: str, *, stage: str) -> str:
     """Return what to say of an option that ``stage`` does not have."""
     known = known_keys(stage)
     every = f"`rlpost {stage} --help` lists all"
-    answer = foreign_answer(key)
+    answer = foreign_answer(key, stage=stage)
     if answer is not None:
         return f"{key} is not an option of rlpost; {answer}"
     model = re.match(r"reward_models\.(\w+)\.(.+)", key)

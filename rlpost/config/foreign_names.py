@@ -1,16 +1,20 @@
-"""Names that users of TRL, verl and OpenRLHF type, and what they are called here.
+"""Names that users of other libraries type, and what they are called here.
 
-Owns the look-up; the names lie in foreign_names.yaml. A foreign name is refused with the right
-one, never translated silently: the defaults around it differ. A name is looked up as it was
-typed, then without its first parts (``actor_rollout_ref.rollout.n``, ``rollout.n``, ``n``), so
-that verl's paths need one entry each.
+Owns the look-up; the names lie in foreign_names.yaml, and those of stages that learn from a data
+set in foreign_names_supervised.yaml, which is looked up first for them. A foreign name is refused
+with the right one, never translated silently: the defaults around it differ. A name is looked up
+as it was typed, then without its first parts (``actor_rollout_ref.rollout.n``, ``rollout.n``,
+``n``), so that verl's paths need one entry each.
 """
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from rlpost.config.options import known_keys
+from rlpost.stages.registry import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +27,29 @@ class ForeignNames:
 
 
 @functools.cache
-def foreign_names() -> ForeignNames:
-    """Read the tables."""
+def foreign_names(table: str = "foreign_names") -> ForeignNames:
+    """Read a table."""
     import yaml
 
-    tables = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    tables = yaml.safe_load(Path(__file__).with_name(f"{table}.yaml").read_text())
     return ForeignNames(
         renamed=_by_name(tables["renamed"].items()),
         reasons=_by_name(_answers(tables["reasons"])),
-        families=_by_name(_answers(tables["families"])),
+        families=_by_name(_answers(tables.get("families", ()))),
     )
+
+
+def tables_of(stage: str) -> list[ForeignNames]:
+    """Return the tables of a stage, in the order in which they are looked up.
+
+    An answer that names an option which the stage does not have is left out.
+    """
+    own = ["foreign_names_supervised"] if "examples_per_step" in known_keys(stage) else []
+    exists = {*known_keys(stage), *STAGES[stage].groups}
+    return [
+        replace(found, renamed={k: v for k, v in found.renamed.items() if v in exists})
+        for found in map(foreign_names, [*own, "foreign_names"])
+    ]
 
 
 def _answers(groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, list[str]]]:
@@ -48,9 +65,16 @@ def _by_name(groups: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
     return answers
 
 
-def foreign_answer(name: str) -> str | None:
-    """Return what to do instead of ``name``; None where no library calls anything so."""
-    tables, parts = foreign_names(), name.split(".")
+def foreign_answer(name: str, *, stage: str) -> str | None:
+    """Return what to do in ``stage`` instead of ``name``; None where nobody calls anything so."""
+    for tables in tables_of(stage):
+        if (answer := _answer(name, tables)) is not None:
+            return answer
+    return None
+
+
+def _answer(name: str, tables: ForeignNames) -> str | None:
+    parts = name.split(".")
     for start in range(len(parts)):
         key = ".".join(parts[start:])
         if key in tables.reasons:

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from rlpost.config.explain import unknown_option
-from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names
+from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names, tables_of
 from rlpost.config.options import known_keys
+from rlpost.stages.registry import STAGES
 
 TABLES = foreign_names()
 GROUPS = {"algorithm/advantage", "algorithm/corrections", "loss", "verifier"}
@@ -90,7 +91,7 @@ TYPED = {
 def test_every_name_that_is_typed_has_an_answer(library):
     # A few have the same name and meaning here.
     names = set(TYPED[library].split()) - set(known_keys("rl"))
-    assert [name for name in sorted(names) if foreign_answer(name) is None] == []
+    assert [name for name in sorted(names) if foreign_answer(name, stage="rl") is None] == []
 
 
 def test_the_answers_name_options_that_exist():
@@ -161,3 +162,41 @@ def test_what_is_near_is_suggested(name, meant):
 def test_a_name_with_two_answers_is_our_bug():
     with pytest.raises(AssertionError, match="lr has two answers"):
         _by_name([("trainer.lr", ["lr"]), ("critic.lr", ["lr"])])
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "answer"),
+    [
+        ("sft", "num_train_epochs", "it is called trainer.epochs here"),
+        ("sft", "trainer.total_epochs", "it is called trainer.epochs here"),
+        ("sft", "warmup_ratio", "it is called trainer.warmup_fraction here"),
+        ("sft", "cutoff_len", "it is called data.max_tokens here"),
+        ("sft", "sample_packing", "it is called trainer.packing here"),
+        ("sft", "assistant_only_loss", "it is called data.train_on here"),
+        ("sft", "loss_type", "it is called loss here"),
+        ("sft", "neftune_noise_alpha", "it is called neftune_alpha here"),
+        ("sft", "per_device_train_batch_size", "examples_per_step is what one"),
+        ("sft", "learning_rate", "it is called trainer.lr here"),
+        ("sft", "lora_r", "adapters"),
+        ("pretrain", "max_seq_length", "it is called data.max_tokens here"),
+        ("pretrain", "output_dir", "it is called run.dir here"),
+    ],
+)
+def test_answers_of_supervised_stages(stage, name, answer):
+    assert answer in unknown_option(name, stage=stage)
+
+
+@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+def test_no_answer_names_an_option_that_the_stage_lacks(stage):
+    known = {*known_keys(stage), *STAGES[stage].groups}
+    own, general = tables_of(stage)
+    assert {*own.renamed.values(), *general.renamed.values()} <= known
+    assert not {*own.renamed, *own.reasons} & known
+    assert "it is called" not in unknown_option("num_generations", stage=stage)
+
+
+def test_every_name_for_supervised_stages_leads_somewhere():
+    every = foreign_names("foreign_names_supervised").renamed
+    assert {name for stage in ("sft", "pretrain") for name in tables_of(stage)[0].renamed} == {
+        *every
+    }
