@@ -90,7 +90,7 @@ def batches(count: int = 1, *, share_prompts: bool = True) -> list[MicroBatch]:
     for budget in range(everything, 0, -8):
         packing = Packing(num_ranks=1, max_tokens=budget, share_prompts=share_prompts)
         (found,) = pack_to_train(
-            groups, advantages, packing=packing, reduction=ReductionConfig()
+            groups, advantages[:, :, None], packing=packing, reduction=ReductionConfig()
         ).batches
         if len(found) == count:
             return found

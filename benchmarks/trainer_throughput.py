@@ -106,7 +106,7 @@ class Mix:
         groups, advantages = self.groups(vocabulary)
         packing = Packing(num_ranks=1, max_tokens=budget, share_prompts=share_prompts)
         (found,) = pack_to_train(
-            groups, advantages, packing=packing, reduction=ReductionConfig()
+            groups, advantages[:, :, None], packing=packing, reduction=ReductionConfig()
         ).batches
         return found
 
