@@ -62,7 +62,7 @@ def load_splits(
     """
     check_config(cfg, path)
     loader = _Loader(cfg=cfg, encoder=encoder, seed=seed, max_tokens=max_tokens, path=path)
-    sources = {n: s for n, s in cfg.named_sources(path).items() if s.weight != 0}
+    sources = cfg.named_sources(path)
     train: dict[str, Corpus] = {}
     heldout: dict[str, Corpus] = {}
     for name, source in sources.items():
@@ -75,7 +75,8 @@ def load_splits(
         elif cfg.heldout is None and find_source(source.path, field=path)[0].generated:
             held = loader.corpus(name, source, Split.HELDOUT, option=option)
             heldout[name] = held.first(cfg.heldout_size)
-        train[name] = corpus
+        if source.weight != 0:
+            train[name] = corpus
     if cfg.heldout is not None:
         source = SourceConfig(path=cfg.heldout, format=cfg.format, columns=cfg.columns)
         held = loader.corpus(
@@ -110,13 +111,11 @@ def _mixture(
 ) -> Mixture:
     """Weights: an epoch has as many draws as there are rows. Fractions: they say how many."""
     rows = {name: len(corpus) for name, corpus in corpora.items()}
-    for name, source in sources.items():
-        if source.fraction is not None:
-            rows[name] = max(1, round(source.fraction * rows[name]))
-    weights = {
-        name: Fraction(rows[name] if source.weight is None else source.weight)
-        for name, source in sources.items()
-    }
+    for name in corpora:
+        if (fraction := sources[name].fraction) is not None:
+            rows[name] = max(1, round(fraction * rows[name]))
+    given = {name: sources[name].weight for name in corpora}
+    weights = {name: Fraction(rows[name] if w is None else w) for name, w in given.items()}
     shares = [Share(corpus=corpora[name], weight=weights[name]) for name in corpora]
     return Mixture(shares, rows_per_epoch=sum(rows.values()), seed=seed, shuffle=cfg.shuffle)
 

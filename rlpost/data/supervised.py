@@ -24,7 +24,10 @@ class SourceConfig:
 
     path: str = option("", help="rows: a file, a directory, a hub id or a generated source")
     weight: float | None = number(
-        None, at_least=0, at_most=10**9, help="share of all draws, relative to the other sources"
+        None,
+        at_least=0,
+        at_most=10**9,
+        help="share of all draws, relative to the other sources; 0: held-out rows alone are used",
     )
     fraction: float | None = number(
         None, above=0, at_most=1000, help="share of its rows drawn in an epoch; 2: each row twice"

@@ -55,6 +55,17 @@ def test_weights_are_shares_of_the_draws() -> None:
     assert list(splits.train.corpora) == ["chat", "code"]
 
 
+def test_a_source_of_weight_0_is_measured_and_never_drawn() -> None:
+    def held(weight: float) -> list[str]:
+        shares = sources(chat={"weight": 1}, books={"weight": weight})
+        splits = load(sources=shares, heldout_fraction=0.3)
+        assert (set(drawn(splits, 60)) == {"chat"}) is (weight == 0)
+        books = splits.heldout["books"]
+        return [decoded(books.examples(row)[0]) for row in range(len(books))]
+
+    assert held(0) == held(1)
+
+
 def test_fractions_are_shares_of_the_rows() -> None:
     splits = load(
         sources=sources(chat={"fraction": 0.5}, code={"fraction": 1}, books={"fraction": 3})
