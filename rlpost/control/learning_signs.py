@@ -5,6 +5,7 @@ run. Invariants: a sign describes the latest steps, so it goes away when they ge
 that are all solved after the run has learned give no sign; each cause has one sign. Pure.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from enum import Enum
 from math import isfinite
 from typing import Any
 
+from rlpost.control.result_metrics import kind_of
+
 PATIENCE = 2  # steps in a row, because equal rewards in a single step may be chance
+_LOSS = re.compile(r"\w+/loss")  # what a stage that learns from a data set minimises
 _ALL = 0.999  # a share from which on all responses count as affected
 
 Metrics = Mapping[str, Any]  # a row of metrics.jsonl; None where a value was not finite
@@ -59,11 +63,14 @@ class LearningSigns:
     def __init__(self, *, patience: int = PATIENCE) -> None:
         """``patience``: the steps that must agree, except for verdicts that failed."""
         self._latest: deque[Metrics] = deque(maxlen=max(1, patience))
-        self._rewarded = self._learned = self._heldout = False
+        self._rewarded = self._learned = self._heldout = self._supervised = False
 
     def observe(self, row: Metrics) -> None:
         """Read a row; a row without responses only tells whether there is held-out data."""
-        self._heldout = self._heldout or any(name.startswith("val-core/") for name in row)
+        self._heldout = self._heldout or any(
+            name.startswith("val-core/") or kind_of(name) is not None for name in row
+        )
+        self._supervised = self._supervised or any(_LOSS.fullmatch(name) for name in row)
         if _number(row, "response_length/mean") is None or not row["step"]:
             return
         self._latest.append(row)
@@ -73,7 +80,8 @@ class LearningSigns:
     def now(self) -> list[Sign]:
         """Return the signs of the latest steps, the most serious first."""
         if not self._latest:
-            return []
+            sign = self._no_heldout() if self._supervised else None
+            return [] if sign is None else [sign]
         found = [self._unjudged()]
         if len(self._latest) == self._latest.maxlen:
             found += [self._rewards(), self._truncated()]

@@ -33,6 +33,13 @@ def spread(name, low, mean, high):
     return {f"{name}/min": low, f"{name}/mean": mean, f"{name}/max": high}
 
 
+def test_a_supervised_run_is_told_that_nothing_is_held_out():
+    losses = [{"step": number, "sft/loss": 2.0} for number in (1, 2)]
+    assert kinds(*losses, heldout=False) == [SignKind.no_heldout]
+    assert kinds({"step": 0, "sft/heldout_loss/chat": 3.0}, *losses, heldout=False) == []
+    assert kinds({"step": 1, "timing_s/step": 3.0}, heldout=False) == []
+
+
 FAIL, PASS, SOME = [0.0] * 4, [1.0] * 4, [0.0, 1.0, 0.0, 0.0]
 
 

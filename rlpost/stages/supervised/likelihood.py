@@ -23,6 +23,10 @@ from rlpost.stages.fit import Fit
 from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.roles import Role, reference_role, sleep_all, trained_role
 from rlpost.stages.run import Run
+from rlpost.stages.supervised.account import (
+    data_used,
+    trained_tokens_by_source,
+)
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import HeldoutLoss
 from rlpost.tracking.files.examples import write_examples
@@ -116,8 +120,13 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         aggregation=plan.aggregation,
     )
 
+    by_source: dict[str, float] = {}
+
     async def batch() -> Packed:
-        examples = plan.sequences(mixture.take(cfg.examples_per_step))
+        nonlocal by_source
+        rows = mixture.take(cfg.examples_per_step)
+        by_source = trained_tokens_by_source(rows)
+        examples = plan.sequences(rows)
         packed = packer(examples)
         for reference in frozen:
             if cfg.cluster.offload_idle:
@@ -145,5 +154,6 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         base=cfg.model.path,
         stage=plan.stage,
         heldout=heldout if plan.heldout else None,
-        drawn=lambda: {"training/epoch": mixture.epoch},
+        drawn=lambda: {"training/epoch": mixture.epoch, **by_source},
+        data=data_used(cfg.data, mixture, plan.heldout),
     )

@@ -222,3 +222,24 @@ def test_a_member_ends_in_words(tmp_path):
     write_member(tmp_path, replace(record, number=1))
     write_member(tmp_path, replace(record, name="b"))
     assert [each.name for each in read_members(tmp_path)] == ["b", "a"]
+
+
+def test_supervised_runs_are_ranked_by_the_lowest_heldout_loss(tmp_path):
+    """Without an option, and with a caution where the loss itself differs."""
+    for name, losses, loss in (("a", (3.0, 1.5), "nll"), ("b", (3.0, 1.25), "dft")):
+        root = tmp_path / name
+        root.mkdir()
+        rows = [{"step": 0, "time_s": 0.0, "sft/heldout_loss": losses[0]}]
+        rows += [{"step": 1, "time_s": 1.0, "sft/loss": 2.0, "sft/heldout_loss": losses[1]}]
+        (root / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (root / "config.yaml").write_text(f"loss: {loss}\n")
+    runs = [tmp_path / "a", tmp_path / "b"]
+    data = compare(runs)
+    assert (data.metric, data.lowest_first) == ("sft/heldout_loss", True)
+    assert [run.name for run in data.runs] == ["b", "a"]
+    assert "differ in loss, which changes what sft/heldout_loss measures" in data.cautions[0]
+    titles = [chart["title"] for chart in data.charts]
+    assert titles == ["Held-out loss of sft", "Training loss of sft"]
+    assert [run.name for run in compare(runs, lowest_first=False).runs] == ["a", "b"]
+    trained = compare(runs, metric="sft/loss")
+    assert trained.lowest_first and "the loss of the last training batch" in trained.cautions[0]
