@@ -9,7 +9,6 @@ column changes.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
 from rlpost.data.rows import RowStream, Split
-from rlpost.data.sources.load import find_source, load_rows, short_name
+from rlpost.data.sources.load import find_source, load_rows, same_file, short_name
 from rlpost.errors import DataError, UserError
 from rlpost.types import Prompt
 
@@ -78,7 +77,7 @@ class DataConfig:
             raise UserError(f"{path}.prompt_column must not be empty; the usual name is prompt")
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise UserError(f"{path}.system_prompt must not be blank; use null for none")
-        source, locator = find_source(self.train, field=f"{path}.train")
+        source, _ = find_source(self.train, field=f"{path}.train")
         if self.size is not None and not source.generated:
             raise UserError(
                 f"{path}.size={self.size} applies to generated sources (arithmetic, "
@@ -86,16 +85,12 @@ class DataConfig:
             )
         if self.heldout is None:
             return
-        other, other_locator = find_source(self.heldout, field=f"{path}.heldout")
-        if source.scheme == other.scheme == "file" and _same_file(locator, other_locator):
+        find_source(self.heldout, field=f"{path}.heldout")
+        if same_file(self.train, self.heldout, field=path):
             raise UserError(
-                f"{path}.heldout and {path}.train are the same file {locator!r}, so the score "
+                f"{path}.heldout and {path}.train are the same file {self.heldout!r}, so the score "
                 f"would measure memory; split the file, or set {path}.heldout=null"
             )
-
-
-def _same_file(a: str, b: str) -> bool:
-    return os.path.realpath(os.path.expanduser(a)) == os.path.realpath(os.path.expanduser(b))
 
 
 def heldout_source(cfg: DataConfig) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlpost.bounds import number, option
 from rlpost.data.bad_rows import OnBadRow, OnLong
-from rlpost.data.sources.load import find_source, short_name
+from rlpost.data.sources.load import find_source, same_file, short_name
 from rlpost.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -96,13 +96,14 @@ class SupervisedDataConfig:
                 f"give one source with {path}.train=FILE, or several with "
                 f"{path}.sources.NAME.path=FILE"
             )
-        if self.sources and (self.size or self.format or self.columns) and self.heldout is None:
+        unused = [self.size] if self.heldout else [self.size, self.format, self.columns]
+        if self.sources and any(unused):
             raise UserError(
-                f"{path}.size, {path}.format and {path}.columns belong to {path}.train; set them "
-                f"for a source with {path}.sources.NAME"
+                f"{path}.size belongs to {path}.train, and {path}.format and {path}.columns to it "
+                f"and {path}.heldout; set them for a source with {path}.sources.NAME"
             )
         for name, source in self.named_sources(path).items():
-            _check_source(source, option=self.option_of(name, path), generated_only=f"{path}.size")
+            _check_source(source, place=self.option_of(name, path), size=f"{path}.size")
         if self.sources:
             _check_shares(self.sources, f"{path}.sources")
         self._check_heldout(path)
@@ -117,7 +118,7 @@ class SupervisedDataConfig:
             )
         find_source(self.heldout, field=f"{path}.heldout")
         for name, source in self.named_sources(path).items():
-            if _same_file(source.path, self.heldout):
+            if same_file(source.path, self.heldout, field=path):
                 raise UserError(
                     f"{path}.heldout and {self.option_of(name, path)} are the same file "
                     f"{self.heldout!r}, so the score would measure memory; split the file, or "
@@ -139,13 +140,13 @@ class SupervisedDataConfig:
         return f"{path}.train" if self.train is not None else f"{path}.sources.{name}.path"
 
 
-def _check_source(source: SourceConfig, *, option: str, generated_only: str) -> None:
-    found, _ = find_source(source.path, field=option)
+def _check_source(source: SourceConfig, *, place: str, size: str) -> None:
+    found, _ = find_source(source.path, field=place)
     if source.size is not None and not found.generated:
-        where = option.replace(".path", ".size") if option.endswith(".path") else generated_only
+        where = f"{place.removesuffix('.path')}.size" if place.endswith(".path") else size
         raise UserError(
             f"{where}={source.size} applies to generated sources (arithmetic, "
-            f"reasoning_gym:TASK), but {option} is {source.path!r}; remove {where}"
+            f"reasoning_gym:TASK), but {place} is {source.path!r}; remove {where}"
         )
 
 
@@ -191,7 +192,3 @@ def _check_shares(sources: Mapping[str, SourceConfig], path: str) -> None:
 
 def _real(name: str) -> str:
     return os.path.realpath(os.path.expanduser(name)) if os.path.exists(name) else name
-
-
-def _same_file(a: str, b: str) -> bool:
-    return os.path.isfile(a) and _real(a) == _real(b)

@@ -63,7 +63,8 @@ def sources(**options: Any) -> dict[str, SourceConfig]:
             {"sources": sources(chat={"fraction": float("nan")})},
             r"data\.sources\.chat\.fraction must be in \(0, 1000\], got nan",
         ),
-        ({"sources": sources(chat={}), "format": "text"}, r"data\.format .* belong to data\.train"),
+        ({"sources": sources(chat={}), "format": "text"}, r"data\.format and data\.columns to it"),
+        ({"sources": sources(chat={}), "heldout": "code.jsonl", "size": 3}, r"^data\.size belongs"),
         (
             {"train": "chat.jsonl", "heldout": "./chat.jsonl"},
             r"data\.heldout and data\.train are the same file",

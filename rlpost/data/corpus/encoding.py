@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,7 @@ def encoded_blocks(
     if workers == 0:
         yield from map(encoding.block, everything)
         return
+    sys.stderr.write(f"encoding {encoding.place}, only this once ({workers} processes)\n")
     executor = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),  # a fork would copy locks of threads

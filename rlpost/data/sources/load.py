@@ -118,6 +118,19 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     )
 
 
+def same_file(a: str, b: str, *, field: str) -> bool:
+    """Whether two names mean one file; a directory may hold several splits.
+
+    Raises:
+        UserError: there is no source with one of these names.
+    """
+    found = [find_source(name, field=field) for name in (a, b)]
+    if any(source.scheme != "file" for source, _ in found):
+        return False
+    one, other = (os.path.realpath(os.path.expanduser(locator)) for _, locator in found)
+    return one == other and not os.path.isdir(one)
+
+
 def short_name(name: str) -> str:
     """Return the name for metrics: without scheme, folders, suffix, config and split.
 

@@ -6,7 +6,13 @@ import pytest
 
 from rlpost.data.rows import Row
 from rlpost.data.sources import load
-from rlpost.data.sources.load import find_source, load_rows, register_source, short_name
+from rlpost.data.sources.load import (
+    find_source,
+    load_rows,
+    register_source,
+    same_file,
+    short_name,
+)
 from rlpost.errors import UserError
 
 
@@ -55,3 +61,17 @@ def test_a_new_source_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPat
     assert row.columns == {"prompt": "hello"}
     with pytest.raises(ValueError, match="'echo' is already registered"):
         register_source("echo", echo, generated=True)
+
+
+def test_one_file_under_two_names_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").touch()
+    Path("b.jsonl").symlink_to("a.jsonl")
+    Path("folder").mkdir()
+    for other in ("./a.jsonl", "b.jsonl", str(tmp_path / "a.jsonl"), "file:a.jsonl"):
+        assert same_file("a.jsonl", other, field="f")
+    for other in ("c.jsonl", "arithmetic", "owner/a.jsonl"):
+        assert not same_file("a.jsonl", other, field="f")
+    assert not same_file("folder", "./folder", field="f")  # it may hold both splits
