@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.config.foreign_names import foreign_answer
 from rlpost.config.options import known_keys
+from rlpost.config.recipes import general
 from rlpost.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -134,7 +135,7 @@ def unknown_option(key: str, *, stage: str) -> str:
         )
     if key in known:
         return f"{key} is not an option of what is chosen here ({every})"
-    close = _closest(key, known)
+    close = _closest(general(key), known)
     hint = f"; did you mean {close}?" if close else ""
     return f"{key} is not an option{hint} ({every})"
 

@@ -10,7 +10,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlpost.config.compose import compose_stage
 from rlpost.config.convert import _type_named
+from rlpost.config.explain import unknown_option
 from rlpost.config.options import named_options
 from rlpost.config.recipes import general, with_plus
 from rlpost.data.supervised import SourceConfig, SupervisedDataConfig
@@ -88,3 +90,14 @@ def test_only_what_is_empty_at_first_gets_a_plus() -> None:
     assert with_plus("data.sources_of=a") == "data.sources_of=a"
     assert with_plus("+data.columns.text=a") == "+data.columns.text=a"
     assert with_plus("data.columns.text=a") == "++data.columns.text=a"
+
+
+def test_sft_takes_sources_and_names_what_is_meant() -> None:
+    cfg, resolved = compose_stage(
+        ["data.sources.chat.path=a.jsonl", "data.sources.chat.columns.text=body"], stage="sft"
+    )
+    assert cfg.data.sources == {"chat": SourceConfig(path="a.jsonl", columns={"text": "body"})}
+    assert resolved["data"]["sources"]["chat"]["path"] == "a.jsonl"
+    assert "did you mean data.sources.NAME.weight?" in unknown_option(
+        "data.sources.chat.wieght", stage="sft"
+    )
