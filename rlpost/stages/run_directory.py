@@ -34,11 +34,14 @@ _FREE = (
     "failures",
     "weights",
     "trainer.steps",
+    "trainer.epochs",
     "trainer.threads",
     # The gradient is the same sum and checkpoints hold whole tensors: only rounding changes.
     "trainer.num_ranks",
     "trainer.zero_stage",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
+    "trainer.packing",
+    "data.workers",
     "generator",
 )
 
