@@ -96,7 +96,7 @@ def estimate_mean(clusters: Clusters, *, confidence: float = CONFIDENCE) -> Mean
     else:
         ends = (None, None) if unknown else _unbounded(known, confidence)
     return MeanEstimate(
-        mean=math.fsum(values) / len(values),
+        mean=sum(values) / len(values),
         low=ends[0],
         high=ends[1],
         num_items=len(known),

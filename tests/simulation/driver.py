@@ -6,6 +6,7 @@ but calls of the checker.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from simulation import toy
@@ -43,6 +44,7 @@ from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
 from rlpost.stages.driver import guarded
+from rlpost.stages.examiner import Examiner
 from rlpost.stages.loop import run_loop
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
@@ -338,7 +340,12 @@ def _parts(world: Any, run: Run, generation: "Generation") -> Parts:
         supervisor=generation.supervisor,
         producer=producer,
         collector=training,
-        examiner=generation.collector("heldout"),
+        examiner=Examiner(
+            collector=generation.collector("heldout"),
+            sampling=replace(cfg.rollout.sampling, temperature=cfg.evaluation.temperature),
+            samples=cfg.evaluation.samples,
+            seed=cfg.seed,
+        ),
         trainer=trainer,
         critic=critic,
         reference=None,

@@ -7,6 +7,7 @@ the steps (job.py).
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from rlpost.algorithms.kl_controller import KLController
@@ -18,6 +19,7 @@ from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor
 from rlpost.rollout.collector import GroupJudge
 from rlpost.rollout.producer import Producer
+from rlpost.stages.examiner import Examiner
 from rlpost.stages.generation import Generation
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
@@ -102,10 +104,15 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
                 staleness=staleness,
             ),
             collector=collector,
-            examiner=collecting(
-                [verifiers],
-                combination=cfg.combination.measuring(plan.verifiers),
-                purpose="heldout",
+            examiner=Examiner(
+                collector=collecting(
+                    [verifiers],
+                    combination=cfg.combination.measuring(plan.verifiers),
+                    purpose="heldout",
+                ),
+                sampling=replace(cfg.rollout.sampling, temperature=cfg.evaluation.temperature),
+                samples=cfg.evaluation.samples,
+                seed=cfg.seed,
             ),
             trainer=trainer,
             critic=groups.get("critic"),

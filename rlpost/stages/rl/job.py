@@ -14,6 +14,7 @@ from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
 from rlpost.control.learning import StepOutcome
 from rlpost.rollout.producer import Batch
+from rlpost.stages.examiner import heldout_metrics
 from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
@@ -230,10 +231,10 @@ class RLJob:
         if parts.heldout_set is None:
             return False
         with record.timed("testing"):
-            collection = await self.sampler.heldout()
+            examination = await self.sampler.heldout()
         record.add(
-            step_metrics.heldout(
-                collection, dataset=parts.heldout_set.name, samples=parts.cfg.evaluation.samples
+            heldout_metrics(
+                examination, dataset=parts.heldout_set.name, samples=parts.cfg.evaluation.samples
             )
         )
         return True

@@ -3,7 +3,7 @@
 Owns which of them belong to checkpoints. Refuses to own how they come to be (boot.py).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.policy_objective import PolicyObjective
@@ -22,10 +22,11 @@ from rlpost.data.sources.load import hub_id
 from rlpost.models.origin import DataUsed
 from rlpost.rollout.collector import Collector
 from rlpost.rollout.producer import Producer
+from rlpost.stages.examiner import Examiner
 from rlpost.stages.export import export_model
 from rlpost.stages.rl.generation_state import GenerationState
 from rlpost.stages.run import Run
-from rlpost.types import Prompt, SamplingConfig
+from rlpost.types import Prompt
 from rlpost.weights.bus import WeightBus
 
 
@@ -44,7 +45,7 @@ class RLParts:
     supervisor: Supervisor
     producer: Producer
     collector: Collector  # training: verifiers and reward models
-    examiner: Collector  # evaluation: verifiers alone
+    examiner: Examiner  # of held-out prompts: verifiers alone
     trainer: TrainedGroup
     critic: TrainedGroup | None
     reference: ReferenceGroup | None
@@ -65,11 +66,6 @@ class RLParts:
         run.guard = lambda: self.supervisor.run(self.bus)
         run.describes += [self.producer.describe, self.fleet.describe]
         run.describes.append(lambda: f"ledger: {self.ledger.counts}")
-
-    @property
-    def evaluation_sampling(self) -> SamplingConfig:
-        rollout = self.cfg.rollout
-        return replace(rollout.sampling, temperature=self.cfg.evaluation.temperature)
 
     def find_prompt(self, uid: str) -> Prompt:
         """Return the training prompt of a uid."""

@@ -6,28 +6,26 @@ written or a process started.
 """
 
 import logging
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.config.schema import RLConfig
 from rlpost.data.bad_rows import OnBadRow
 from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
-from rlpost.errors import DataError, UserError
+from rlpost.errors import DataError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig
-from rlpost.stages.generation import resolved_generator
+from rlpost.stages.generator_settings import resolve_generator
 from rlpost.stages.rl.models import check_models
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.reward.reader import RewardReader
+from rlpost.verifiers.admission import refusal_of_row, required_columns
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
 from rlpost.verifiers.golds import failed_golds, sampled_rows
@@ -66,7 +64,15 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
     models = check_models(cfg)
     model_path, tokenizer = models.policy, models.tokenizer
     device = device or resolve_device(cfg.cluster.device)
-    generator = _resolve_generator(cfg, device=device, context=context_length(model_path))
+    generator = resolve_generator(
+        cfg.generator,
+        cluster=cfg.cluster,
+        device=device,
+        context=context_length(model_path),
+        max_tokens=cfg.rollout.max_tokens,
+        field="rollout.max_tokens",
+        trainer=cfg.trainer,
+    )
     require_in_vocabulary(
         cfg.rollout.stop_token_ids,
         size=model_shape(model_path).vocabulary,
@@ -84,8 +90,8 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
         "tokenizer": tokenizer,
         "max_prompt_tokens": longest_prompt,
         "seed": cfg.seed,
-        "columns": _required_columns(verifiers),
-        "refuse": partial(_refusal, verifiers, cfg.combination.deciding),
+        "columns": required_columns(verifiers),
+        "refuse": partial(refusal_of_row, verifiers, cfg.combination.deciding),
     }
     train_set = PromptDataset.load(cfg.data, split="train", **load)
     has_heldout = heldout_source(cfg.data) is not None
@@ -125,32 +131,6 @@ def _require_readable(
             reader.check(prompts.prompt(0, row))
 
 
-def _required_columns(verifiers: dict[str, VerifierConfig]) -> dict[str, str]:
-    """Columns without which a verifier could only answer with an error -> which verifier."""
-    return {
-        column: str(cfg)
-        for cfg in verifiers.values()
-        if not cfg.abstains
-        for column in cfg.required_columns()
-    }
-
-
-def _refusal(
-    verifiers: dict[str, VerifierConfig], deciding: frozenset[str], columns: Mapping[str, Any]
-) -> str | None:
-    """Why nobody can judge responses to a row: a verifier cannot, or all abstain."""
-    abstained: dict[str, str] = {}
-    for name, cfg in verifiers.items():
-        reason = cfg.unjudgeable(columns) if cfg.abstains else cfg.refusal(columns)
-        if reason is not None:
-            abstained[name] = cfg.addressed(f"{reason} ({cfg})")
-            if not cfg.abstains:
-                return abstained[name]
-    if deciding <= abstained.keys():
-        return f"every judge abstains: {'; '.join(abstained[name] for name in sorted(deciding))}"
-    return None
-
-
 def _with_right_golds(
     verifiers: dict[str, VerifierConfig],
     train_set: PromptDataset,
@@ -169,28 +149,3 @@ def _with_right_golds(
     reasons = {each.address: str(each) for each in failed}
     kept = [rows.without(reasons) for rows in given]
     return kept[0], kept[1] if len(kept) > 1 else None
-
-
-def _resolve_generator(cfg: RLConfig, *, device: Device, context: int) -> GeneratorConfig:
-    """Fill in what depends on machine and model; refuse what neither can give."""
-    generator = cfg.generator
-    cores = len(os.sched_getaffinity(0))
-    local_cpu = device is Device.cpu and cfg.cluster.address is None
-    if local_cpu and generator.num > cores:
-        raise UserError(
-            f"generator.num must be at most the number of cores, {cores} here, got "
-            f"{generator.num}; one engine with more threads is faster than several with less"
-        )
-    length = generator.max_model_len or context
-    if length > context:
-        raise UserError(
-            f"generator.max_model_len must be at most the model's context of {context} tokens, "
-            f"got {length}"
-        )
-    if cfg.rollout.max_tokens >= length:
-        raise UserError(
-            f"rollout.max_tokens must leave room for a prompt in the {length} tokens of "
-            f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
-            f"got {cfg.rollout.max_tokens}"
-        )
-    return replace(resolved_generator(generator, cfg.trainer), max_model_len=length)

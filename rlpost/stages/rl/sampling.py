@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from rlpost.data.cursor import parse_uid
 from rlpost.errors import RunFailed
-from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch
+from rlpost.stages.examiner import Examination
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import raw_statistics
@@ -74,20 +74,13 @@ class Sampler:
         rewards = {g.prompt.uid: g.rewards[0] for g in collection.groups}
         return [rewards.get(group.prompt.uid) for group in groups]
 
-    async def heldout(self) -> Collection:
+    async def heldout(self) -> Examination:
         """Sample and verify the held-out prompts; their seeds are the same at every step."""
         parts = self.parts
         assert parts.heldout_set is not None
         parts.run.tracker.phase(Phase.evaluating)
         prompts = [parts.heldout_set.prompt(0, row) for row in range(len(parts.heldout_set))]
-        return await self._wait(
-            parts.examiner.collect(
-                prompts,
-                num_samples=parts.cfg.evaluation.samples,
-                sampling=parts.evaluation_sampling,
-                seed=parts.cfg.seed,
-            )
-        )
+        return await self._wait(parts.examiner.examine(prompts))
 
     async def _wait(self, work: Awaitable[T]) -> T:
         """Await what generators do; it may be thrown away.

@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from rlpost.algorithms.advantages import Advantages
-from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import STALE, Batch
 from rlpost.types import Group
-from rlpost.verifiers.metrics import verdict_means, verdict_metrics
+from rlpost.verifiers.metrics import verdict_metrics
 
 
 def _spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
@@ -108,23 +107,3 @@ def off_policy(batch: Batch) -> dict[str, float]:
 
 def _mean_tokens(group: Group) -> float:
     return sum(episode.num_sampled for episode in group.episodes) / max(1, len(group.episodes))
-
-
-def heldout(collection: Collection, *, dataset: str, samples: int) -> dict[str, float]:
-    """``val-core/<dataset>/acc/mean@N``: mean reward over all judged held-out samples.
-
-    Where there are several rewards, ``val-aux/<dataset>/<name>/mean@N`` is each one's own mean.
-    ``graded_frac`` is the share of rewards other than 0 and 1: with any, the mean is no accuracy.
-    """
-    rewards = [r for group in collection.groups for r in group.rewards]
-    judged = [r for r in rewards if r is not None]
-    missing = len(rewards) - len(judged) + samples * len(collection.failed)
-    metrics = {f"val-core/{dataset}/missing": float(missing)}
-    if judged:
-        metrics[f"val-core/{dataset}/acc/mean@{samples}"] = sum(judged) / len(judged)
-        graded = sum(reward not in (0.0, 1.0) for reward in judged)
-        metrics[f"val-core/{dataset}/graded_frac"] = graded / len(judged)
-    means = verdict_means(collection.groups)
-    if len(means) > 1:
-        metrics |= {f"val-aux/{dataset}/{n}/mean@{samples}": mean for n, mean in means.items()}
-    return metrics

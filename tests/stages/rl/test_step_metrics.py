@@ -1,14 +1,11 @@
 """The driver's own numbers, by hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from episodes import episode, trajectory
 
 from rlpost.algorithms.advantages import Advantages
-from rlpost.rollout.collector import Collection
 from rlpost.rollout.producer import Batch, Dropped
 from rlpost.stages.performance import over_updates, performance
 from rlpost.stages.rl import step_metrics
@@ -47,32 +44,6 @@ def test_an_observation_is_no_token_of_the_response():
     assert metrics["response_length/interrupted_ratio"] == 0.5
     assert metrics["training/off_policy/trajectory_spans/mean"] == 1, "one version each"
     assert (metrics["rollout/tokens"], metrics["rollout/num_tokens"]) == (6, 14)
-
-
-def test_heldout_counts_what_is_missing():
-    metrics = step_metrics.heldout(Collection(groups=(GROUP,)), dataset="d", samples=3)
-    assert metrics == {
-        "val-core/d/missing": 1.0, "val-core/d/acc/mean@3": 0.5, "val-core/d/graded_frac": 0.0,
-    }  # fmt: skip
-    nothing = Group(prompt=GROUP.prompt, episodes=(judged(None, 1),))
-    metrics = step_metrics.heldout(Collection(groups=(nothing,)), dataset="d", samples=1)
-    assert "val-core/d/acc/mean@1" not in metrics  # left out, never 0
-
-
-def test_each_of_several_rewards_has_its_own_heldout_mean():
-    verdicts = (Verdict(verifier="f", reward=1.0), Verdict(verifier="g", reward=0.5))
-    twice = replace(judged(1.1, 2), verdicts=verdicts)
-    group = Group(prompt=GROUP.prompt, episodes=(twice,))
-    metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
-    assert metrics["val-core/d/acc/mean@1"] == 1.1
-    assert (metrics["val-aux/d/f/mean@1"], metrics["val-aux/d/g/mean@1"]) == (1.0, 0.5)
-
-
-def test_heldout_says_how_many_rewards_are_no_verdict_of_right_or_wrong():
-    rewards = (0.0, 1.0, 0.5, 2.0, None)
-    group = Group(prompt=GROUP.prompt, episodes=tuple(judged(r, 1) for r in rewards))
-    metrics = step_metrics.heldout(Collection(groups=(group,)), dataset="d", samples=1)
-    assert metrics["val-core/d/graded_frac"] == 0.5
 
 
 def test_driver_overhead_is_what_nobody_else_used():

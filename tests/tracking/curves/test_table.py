@@ -15,6 +15,7 @@ ROOMS = (
     "algorithms",
     "cluster",
     "control",
+    "evaluation",
     "rollout",
     "stages",
     "training",

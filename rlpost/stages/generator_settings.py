@@ -1,0 +1,60 @@
+"""Settings of generators that fit the machine and the model, or a refusal.
+
+Owns what is refused. Refuses to own the settings (rollout/vllm_generator.py) and the values of
+``null`` and ``auto`` (generation.py).
+"""
+
+import os
+from dataclasses import replace
+
+from rlpost.cluster.session import ClusterConfig, Device
+from rlpost.errors import UserError
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.generation import resolved_generator
+from rlpost.training.settings import TrainerConfig
+
+
+def resolve_generator(
+    generator: GeneratorConfig,
+    *,
+    cluster: ClusterConfig,
+    device: Device,
+    context: int,
+    max_tokens: int,
+    field: str,
+    trainer: TrainerConfig,
+) -> GeneratorConfig:
+    """Fill in what depends on machine and model; refuse what neither can give.
+
+    Args:
+        generator: as the user set it.
+        cluster: where it will run.
+        device: what it will run on.
+        context: tokens that the model can read.
+        max_tokens: of a response.
+        field: the setting of ``max_tokens``, for errors.
+        trainer: whose number format ``generator.dtype=auto`` follows.
+
+    Raises:
+        UserError: names the field, its value and the way out.
+    """
+    cores = len(os.sched_getaffinity(0))
+    local_cpu = device is Device.cpu and cluster.address is None
+    if local_cpu and generator.num > cores:
+        raise UserError(
+            f"generator.num must be at most the number of cores, {cores} here, got "
+            f"{generator.num}; one engine with more threads is faster than several with less"
+        )
+    length = generator.max_model_len or context
+    if length > context:
+        raise UserError(
+            f"generator.max_model_len must be at most the model's context of {context} tokens, "
+            f"got {length}"
+        )
+    if max_tokens >= length:
+        raise UserError(
+            f"{field} must leave room for a prompt in the {length} tokens of "
+            f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
+            f"got {max_tokens}"
+        )
+    return replace(resolved_generator(generator, trainer), max_model_len=length)
