@@ -18,7 +18,14 @@ from rlpost.config.compose import compose_stage
 from rlpost.stages.registry import STAGES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/data.md", "docs/running.md", "docs/supervised.md", "docs/verifiers.md")
+PAGES = (
+    "README.md",
+    "docs/data.md",
+    "docs/evaluation.md",
+    "docs/running.md",
+    "docs/supervised.md",
+    "docs/verifiers.md",
+)
 LAUNCHERS = ("launch/ray_job.sh", "launch/slurm/train.sbatch", "launch/slurm/sweep.sbatch")
 
 

@@ -56,8 +56,6 @@ def _run(composed: Any, stage: Stage) -> int:
 
     cfg, resolved = checked(composed, stage=stage.name)
 
-    from rlpost.stages.driver import run_stage
-
-    outcome = run_stage(stage, cfg, resolved)
+    outcome = stage.part("drive")(stage, cfg, resolved)
     print(outcome.message)
     return outcome.exit_code

@@ -120,7 +120,7 @@ def _as_composed(
     tree = OmegaConf.to_container(composed, enum_to_str=True)
     for group in registries(stage.name):
         node = OmegaConf.select(composed, group.replace("/", "."))
-        chosen[group] = list(node) if group in COMPOSABLE else node.kind
+        chosen[group] = list(node) if group in COMPOSABLE else getattr(node, "kind", None)
     return flat(tree), chosen
 
 

@@ -19,7 +19,7 @@ from rlpost.errors import GroupLost, InfrastructureError, ProcessDied, RunStuck
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
-from rlpost.weights.bus import WeightBus
+from rlpost.weights.standing import WeightSync
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Supervisor:
             log.info("%s: %s", name, info)
         self._signal.notify()
 
-    async def run(self, bus: WeightBus) -> None:
+    async def run(self, bus: WeightSync) -> None:
         """Look after the fleet until cancelled.
 
         Raises:
@@ -111,7 +111,7 @@ class Supervisor:
             for task in self._busy.values():
                 task.cancel()
 
-    def _round(self, bus: WeightBus) -> None:
+    def _round(self, bus: WeightSync) -> None:
         self._collect_finished()
         stuck = self._watchdog.look(now_s=self._clock())
         if stuck is not None:
@@ -144,7 +144,7 @@ class Supervisor:
                 del self._busy[key]
                 task.result()  # raises what must end the run
 
-    async def _ping(self, name: str, bus: WeightBus) -> None:
+    async def _ping(self, name: str, bus: WeightSync) -> None:
         incarnation = self._fleet.members[name].incarnation
         try:
             pulse = await self._generators[name].health()
@@ -157,7 +157,7 @@ class Supervisor:
             self._fleet.answered(name, incarnation=incarnation)
             self._dispatcher.observe(name, pulse.load)
 
-    async def _catch_up(self, name: str, bus: WeightBus) -> None:
+    async def _catch_up(self, name: str, bus: WeightSync) -> None:
         try:
             if await bus.catch_up(name):
                 log.info("%s serves again", name)
@@ -243,6 +243,12 @@ class Supervisor:
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, InfrastructureError):
                 log.warning("closing: %s", result)
+
+    async def dismiss(self) -> None:
+        """Close every generator and end its process, so that others can have its slot."""
+        await self.close()
+        for generator in self._generators.values():
+            await generator.kill()
 
 
 def generator_name(index: int) -> str:

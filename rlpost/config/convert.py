@@ -46,7 +46,7 @@ def to_config(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]
         _check_verifiers(composed, registries(stage)["verifier"])
     _refuse_strangers(composed, "", stage=stage)
     for group, registry in registries(stage).items():
-        _refuse_unregistered(composed, group, registry)
+        _refuse_unregistered(composed, group, registry, stage=stage)
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, kind)
     resolved = OmegaConf.to_container(composed, enum_to_str=True)
@@ -149,11 +149,20 @@ def _refuse_nested(values: Sequence[Any], path: str) -> None:
             )
 
 
-def _refuse_unregistered(composed: DictConfig, group: str, registry: Registry) -> None:
+def _optional(stage: str) -> set[str]:
+    """Return the options of a stage that are null unless something is chosen."""
+    return {each.name for each in fields(STAGES[stage].part("config")) if each.default is None}
+
+
+def _refuse_unregistered(
+    composed: DictConfig, group: str, registry: Registry, *, stage: str
+) -> None:
     """Raise UserError unless what was chosen from ``group`` is what its registry knows."""
     path = group.replace("/", ".")
     chosen = OmegaConf.select(composed, path)
-    if group == "verifier" and chosen is None and composed.verifiers:
+    if chosen is None and (
+        (group == "verifier" and composed.verifiers) or path in _optional(stage)
+    ):
         return
     if group not in COMPOSABLE:
         _check_choice(chosen, path, group, registry)

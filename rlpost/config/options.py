@@ -114,7 +114,7 @@ def known_keys(stage: str) -> tuple[str, ...]:
 def _group_section(
     group: str, option: Option, registry: Registry, chosen: Mapping[str, Any]
 ) -> Section:
-    names = chosen.get(group) or ([] if group in COMPOSABLE else "")
+    names = chosen.get(group) or ([] if group in COMPOSABLE else None)  # None: nothing is chosen
     choice = dataclasses.replace(
         option,
         path=group,
@@ -122,7 +122,7 @@ def _group_section(
         default=names,
     )
     below: list[Option] = []
-    for name in [names] if isinstance(names, str) else names:
+    for name in names if isinstance(names, list) else [names]:
         if name:
             config = registry.get(name).config
             for _, _, options in _dataclasses(config, option_path(group, name), ""):

@@ -151,7 +151,7 @@ def _setup_words(run: Run, plan: Plan, *, step: int | None) -> list[str]:
 
 
 async def _drive(stage: Stage, plan: Plan, run: Run) -> RunStatus:
-    _listen_for_signals(run.stop)
+    listen_for_signals(run.stop)
     start = time.perf_counter()
     with Session(run.cfg.cluster) as run.session:
         async with aclosing(run), stage.part("boot")(plan, run) as job:
@@ -191,7 +191,8 @@ async def guarded(
         await asyncio.gather(task, guard, return_exceptions=True)
 
 
-def _listen_for_signals(stop: asyncio.Event) -> None:
+def listen_for_signals(stop: asyncio.Event) -> None:
+    """Have the first Ctrl-C or SIGTERM set ``stop``, and the second cancel the current task."""
     loop = asyncio.get_running_loop()
     main_task = asyncio.current_task()
     assert main_task is not None

@@ -23,13 +23,15 @@ class Stage:
     check: str  # (cfg): refuses impossible combinations of options
     plan: str  # (cfg, *, directory, device): refuses what files and machine cannot do
     boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
+    # (stage, cfg, resolved): the driver process, to its outcome
+    drive: str = "rlpost.stages.driver:run_stage"
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
     groups: Mapping[str, str] = field(
         default_factory=dict
     )  # ``loss=NAME`` and the like: registries
 
     def part(self, name: str) -> Any:
-        """Import ``config``, ``check``, ``plan``, ``boot`` or ``estimate``."""
+        """Import ``config``, ``check``, ``plan``, ``boot``, ``drive`` or ``estimate``."""
         return _imported(getattr(self, name))
 
     def registries(self) -> dict[str, Any]:
@@ -84,4 +86,15 @@ _PRETRAIN = replace(
     groups={},
 )
 
-STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN)}
+_EVALUATE = Stage(
+    name="evaluate",
+    help="scores with intervals: suites or your own data, one model or two side by side",
+    config="rlpost.stages.evaluate.config:EvaluateConfig",
+    check="rlpost.stages.evaluate.config:check_evaluate",
+    plan="rlpost.stages.evaluate.plan:prepare",
+    boot="rlpost.stages.evaluate.boot:boot",
+    drive="rlpost.stages.evaluate.drive:evaluate",
+    groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
+)
+
+STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _EVALUATE)}

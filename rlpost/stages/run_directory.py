@@ -33,6 +33,7 @@ _FREE = (
     "cluster",
     "failures",
     "weights",
+    "k",  # of pass@k: a question about answers that are there
     "trainer.steps",
     "trainer.epochs",
     "trainer.threads",
@@ -51,6 +52,7 @@ _WRITTEN = (
     "config.yaml",
     "cost.json",
     "dataset",
+    "evaluation.jsonl",
     "examples.jsonl",
     "export",
     "metrics.jsonl",
@@ -81,6 +83,11 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """The answers of ``rlpost evaluate``."""
+        return self.root / "evaluation.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -130,7 +137,8 @@ class RunDirectory:
     @property
     def holds_a_run(self) -> bool:
         """Whether there is something that starting anew would lose."""
-        recorded = self.metrics.exists() and self.metrics.stat().st_size > 0
+        records = (self.metrics, self.evaluation)
+        recorded = any(each.exists() and each.stat().st_size > 0 for each in records)
         return recorded or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def refuse_strangers(self) -> None:

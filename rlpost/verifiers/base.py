@@ -103,6 +103,14 @@ class VerifierConfig:
         """
         return None
 
+    def stated_answer(self, text: str, columns: Mapping[str, Any]) -> str | None:
+        """Return what a response says in a form in which equal answers are equal texts.
+
+        None where it says nothing, and for a kind that cannot tell. It decides what wrong
+        responses vote for in maj@k, and never whether a response is right.
+        """
+        return None
+
     def resolved(self) -> Self:
         """Return a config that means the same in another process's working directory."""
         return self

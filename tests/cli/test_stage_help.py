@@ -35,7 +35,7 @@ def test_the_values_are_those_that_hydra_composes(stage):
     plain = pages(stage)
     shown = [list(PIPE.page(stage, each, [])) for each in (plain, composed)]
     assert shown[0] == shown[1]
-    assert any("trainer.lr=" in line for line in shown[0])
+    assert any("seed=0" in line for line in shown[0])
 
 
 def test_a_stage_shows_its_own_values():
@@ -57,7 +57,7 @@ def test_every_option_is_shown_once(stage):
         hidden |= {
             k for k in known_keys(stage.name) if k.startswith(below) and k not in chosen_paths
         }
-        assert names == [] or names in {entry.name for entry in registry}
+        assert not names or names in {entry.name for entry in registry}
     assert set(known_keys(stage.name)) - hidden <= set(shown)
 
 
@@ -70,7 +70,7 @@ def test_lines_fit_the_terminal_and_a_pipe_gets_one_an_option(stage, width):
     piped = list(PIPE.page(stage, pages(stage), []))
     for line in piped:
         assert "\x1b" not in line and line == line.rstrip()
-    assert len([line for line in piped if line.startswith("  trainer.lr=")]) == 1
+    assert len([line for line in piped if line.startswith("  seed=")]) == 1
 
 
 def test_colors_are_for_terminals():

@@ -61,7 +61,7 @@ REFUSED = [
     (["verifiers=null"], "verifiers cannot be null"),
     (["+verifiers.style=math"], "verifiers.style is chosen by name, got 'math'"),
     (["+verifiers.style=null"], "verifiers.style is chosen by name, got null"),
-    (["+verifier@verifiers.style=maths"], "verifier must be one of exact, function, math, numeric"),
+    (["+verifier@verifiers.style=maths"], "verifier must be one of exact, format, function, math"),
     (["verifier@verifiers.style=math"], "or +verifier@verifiers.NAME=KIND to add one"),
     ([*STRICT, "verifiers.strict.kind=math"], "does not change what was chosen, exact"),
     ([*STRICT, "verifiers.strict.path=r.py:f"], "verifiers.strict.path"),

@@ -179,8 +179,8 @@ REASONING: dict[str, Draw] = {
 }
 EACH = 64  # held-out items of each kind
 
-_REQUEST = "Solve it step by step and end with the sentence: The answer is"
-_ANSWERS = {"ranking": "NAME", "calendar": "DAY"}  # else NUMBER
+_REQUEST = 'Solve it step by step and end with "The answer is", followed by the'
+_ANSWERS = {"ranking": "name", "calendar": "day"}  # else number
 
 
 def _item(
@@ -189,7 +189,7 @@ def _item(
     return SuiteItem(
         kind=kind,
         key=(kind, *key),
-        prompt=f"{question} {_REQUEST} {_ANSWERS.get(kind, 'NUMBER')}.",
+        prompt=f"{question} {_REQUEST} {_ANSWERS.get(kind, 'number')}.",
         answer=answer,
         completion=f"{' '.join(lines)} The answer is {answer}.",
     )

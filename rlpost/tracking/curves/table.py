@@ -14,6 +14,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "rft": _REWARDED,
     "sft": (learning("sft"),),
     "pretrain": (learning("pretrain"),),
+    "evaluate": (),  # one row of scores is no curve
 }
 
 

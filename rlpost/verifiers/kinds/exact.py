@@ -40,6 +40,18 @@ class ExactConfig(AnswerConfig):
         # What an expression extracts an answer from cannot be made from the answer alone.
         return super().own_answer(columns) if self.extract is None else None
 
+    def stated_answer(self, text: str, columns: Mapping[str, Any]) -> str | None:
+        # A user's expression may take for ever, so it is applied nowhere but in a worker.
+        said = self.taken(text) if self.extract is None else ""
+        return (said.casefold() if self.ignore_case else said) or None
+
+    def taken(self, text: str) -> str:
+        """Return the part of a response that ``take`` names."""
+        text = text.strip()
+        if self.take is Take.LAST_LINE:
+            return text.splitlines()[-1].strip() if text else ""
+        return text
+
 
 @verifiers.register("exact", ExactConfig)
 def exact(cfg: ExactConfig) -> Judge:
@@ -52,9 +64,7 @@ def exact(cfg: ExactConfig) -> Judge:
 
     def judge(sample: Sample) -> Score:
         gold = cfg.gold_of(sample)
-        text = sample.text.strip()
-        if cfg.take is Take.LAST_LINE:
-            text = text.splitlines()[-1].strip() if text else ""
+        text = cfg.taken(sample.text)
         if pattern is not None:
             matches = pattern.findall(text)  # the group's text where there is a group
             if not matches:

@@ -15,14 +15,17 @@ from typing import Any
 from rlpost.verifiers.answers import formula
 from rlpost.verifiers.answers.compare import judge as judge_answer
 from rlpost.verifiers.answers.compare import read_gold
-from rlpost.verifiers.answers.find import answer_part, is_boxable
+from rlpost.verifiers.answers.find import Origin, Part, answer_part, is_boxable
 from rlpost.verifiers.answers.notation import characters, commands
 from rlpost.verifiers.base import AnswerConfig, Judge, Sample, Score, verifiers
+from rlpost.verifiers.kinds.numeric import last_number
 
 # What a page does not show: tags, and letters that are blank.
 _UNSEEN = re.compile(
     r"</?(?:p|br|hr|div|span|em|strong|b|i|u)\b[^<>]*>|[\u115f\u1160\u3164\uffa0]", re.IGNORECASE
 )
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+_MAX_VOTE = 200  # characters of words that are voted for
 
 
 @dataclass(kw_only=True)
@@ -48,6 +51,10 @@ class MathConfig(AnswerConfig):
         answer = read_gold(gold.strip()).text
         return f"\\boxed{{{answer}}}" if is_boxable(answer) else gold
 
+    def stated_answer(self, text: str, columns: Mapping[str, Any]) -> str | None:
+        part = answer_part(characters(text))
+        return None if part is None else _vote(part)
+
 
 @verifiers.register("math", MathConfig)
 def math(cfg: MathConfig) -> Judge:
@@ -62,6 +69,19 @@ def math(cfg: MathConfig) -> Judge:
         return float(outcome.right)
 
     return judge
+
+
+def _vote(part: Part) -> str | None:
+    """Return the number that an answer is, or else its words."""
+    lines = part.text.strip().splitlines()
+    if not lines:
+        return None
+    said = lines[-1] if part.origin is Origin.TEXT else lines[0]
+    if part.origin is Origin.PHRASE:
+        said = _SENTENCE_END.split(said)[0]
+    value = last_number(said)
+    words = " ".join(re.findall(r"\w+", said.casefold()))
+    return str(value) if value is not None else words[:_MAX_VOTE] or None
 
 
 def _says_something(gold: str) -> bool:

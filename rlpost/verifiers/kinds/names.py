@@ -40,6 +40,11 @@ class NamesConfig(AnswerConfig):
                 return f"column {self.others_column!r} holds the right answer {name!r:.80}"
         return None
 
+    def stated_answer(self, text: str, columns: Mapping[str, Any]) -> str | None:
+        known = [*self.accepted(columns), *(columns.get(self.others_column) or [])]
+        found = _pattern(known).findall(without_thinking(text))
+        return " / ".join(sorted({" ".join(name.casefold().split()) for name in found})) or None
+
     def accepted(self, columns: Mapping[str, Any]) -> list[str]:
         """Return every spelling of the right answer."""
         return [str(columns[self.answer_column]), *(columns.get(self.accepted_column) or [])]

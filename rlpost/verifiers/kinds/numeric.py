@@ -7,8 +7,10 @@ is applied to.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from rlpost.bounds import number
 from rlpost.verifiers.answers.find import answer_part, without_thinking
@@ -74,6 +76,10 @@ class NumericConfig(AnswerConfig):
                 "formulas"
             )
         return reason
+
+    def stated_answer(self, text: str, columns: Mapping[str, Any]) -> str | None:
+        value = last_number(text)
+        return None if value is None else str(value)
 
 
 @verifiers.register("numeric", NumericConfig)

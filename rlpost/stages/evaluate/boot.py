@@ -1,0 +1,96 @@
+"""How the parts of an evaluation come to be, and how they end.
+
+Owns assembly and tear-down. Refuses to own the checks (plan.py) and the order (job.py). Invariant:
+the engines of one model are gone before those of the next one start, so two models need the memory
+of one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from rlpost.cluster.session import Session
+from rlpost.cluster.verifiers import spawn_verifiers
+from rlpost.control.watchdog import Watchdog
+from rlpost.rollout.collector import Collector
+from rlpost.stages.evaluate.answers_file import AnswersFile
+from rlpost.stages.evaluate.job import Evaluation, OpenModel
+from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee, JudgedSource
+from rlpost.stages.generation import Generation, generators_role
+from rlpost.tracking.tracker import Trackers
+from rlpost.weights.standing import StandingWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """What the parts of one evaluation share."""
+
+    session: Session
+    tracker: Trackers
+    file: AnswersFile
+    stop: asyncio.Event
+    clock: Callable[[], float]
+    watchdog: Watchdog
+
+    def progress(self, what: str) -> None:
+        """Something was finished: the run is not stuck."""
+        self.watchdog.progress(what, now_s=self.clock())
+
+
+@asynccontextmanager
+async def boot(plan: EvaluatePlan, run: EvaluationRun) -> AsyncIterator[Evaluation]:
+    """Reserve the slots of the generators and yield the evaluation, which starts them.
+
+    Raises:
+        UserError: not every generator fits into the cluster.
+    """
+    first = plan.examinees[0]  # the engines of the others take the same slots
+    role = generators_role(first.generator, model_path=first.path, device=plan.device)
+    run.session.place(role.actors)
+    yield Evaluation(
+        plan=plan,
+        file=run.file,
+        tracker=run.tracker,
+        stop=run.stop,
+        open=partial(_opened, plan, run),
+    )
+
+
+@asynccontextmanager
+async def _opened(
+    plan: EvaluatePlan, run: EvaluationRun, examinee: Examinee
+) -> AsyncIterator[OpenModel]:
+    """Start the engines of one model and look after them; end them."""
+    cfg = plan.cfg
+    generation = Generation(
+        run.session,
+        examinee.generator,
+        model_path=examinee.path,
+        cluster=cfg.cluster,
+        failures=cfg.failures,
+        watchdog=run.watchdog,
+        permits=-(-2 * examinee.generator.max_num_seqs // cfg.samples),
+        span=lambda lane, name, start_s, end_s: run.tracker.span(
+            lane, name, start_s=start_s, end_s=end_s
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(generation.supervisor.dismiss)
+
+        def collector_of(source: JudgedSource) -> Collector:
+            judges = spawn_verifiers(
+                run.session, cfg.cluster, configs=source.verifiers, decode=examinee.decode
+            )
+            stack.push_async_callback(judges.close)
+            return generation.collector(
+                [judges],
+                combination=source.combination,
+                purpose=source.name,
+                finished=run.progress,
+            )
+
+        await generation.supervisor.boot()
+        weights = StandingWeights(generation.fleet)
+        yield OpenModel(collector_of=collector_of, guard=lambda: generation.supervisor.run(weights))

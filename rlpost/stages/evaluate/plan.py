@@ -1,0 +1,192 @@
+"""Everything an evaluation needs to know before anything starts.
+
+Owns the checks that need files, models and the machine. Refuses to own processes (boot.py).
+Invariant: everything that can be refused is refused here, before a file is written or a process
+started.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlpost.cluster.session import Device, resolve_device
+from rlpost.data.bad_rows import OnBadRow
+from rlpost.data.dataset import DataConfig, PromptDataset
+from rlpost.data.sources.load import short_name
+from rlpost.errors import DataError, UserError
+from rlpost.evaluation.suites.catalog import SUITES
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.locate import context_length, locate_model
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.evaluate.config import EvaluateConfig
+from rlpost.stages.generator_settings import resolve_generator
+from rlpost.training.settings import TrainerConfig
+from rlpost.verifiers.admission import refusal_of_row, required_columns
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.check import check as check_verifiers
+from rlpost.verifiers.combine import Combination
+from rlpost.verifiers.golds import failed_golds, sampled_rows
+from rlpost.verifiers.kinds import verifiers as kinds
+
+log = logging.getLogger(__name__)
+
+MODEL, BASELINE = "model", "baseline"  # what the models are called in rows
+ALL_ITEMS = 10**6  # more than any suite has
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSource:
+    """A data source and who judges the responses to it."""
+
+    name: str  # in metrics
+    data: DataConfig
+    verifiers: dict[str, VerifierConfig]
+    combination: Combination
+
+    @property
+    def speaker(self) -> VerifierConfig | None:
+        """The verifier that can tell what a response says; None: there are several."""
+        return next(iter(self.verifiers.values())) if len(self.verifiers) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examinee:
+    """A model and the prompts that it answers, in its own tokens."""
+
+    role: str  # MODEL or BASELINE
+    path: str
+    generator: GeneratorConfig  # with dtype, threads and length resolved
+    decode: Callable[[Sequence[int]], str]
+    prompts: dict[str, PromptDataset]  # by the name of the source
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePlan:
+    """An evaluation that passed every check; nothing was written or started yet."""
+
+    cfg: EvaluateConfig
+    device: Device
+    sources: tuple[JudgedSource, ...]
+    examinees: tuple[Examinee, ...]
+
+
+def prepare(cfg: EvaluateConfig, *, device: Device | None = None) -> EvaluatePlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``check_evaluate``.
+        device: where models will run; None: what this machine has.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    device = device or resolve_device(cfg.cluster.device)
+    sources = tuple(_sources(cfg))
+    given = {MODEL: cfg.model.path, BASELINE: cfg.baseline.path}
+    examinees = tuple(
+        _examinee(role, path, cfg=cfg, sources=sources, device=device)
+        for role, path in given.items()
+        if path is not None
+    )
+    _require_same_rows(examinees)
+    return EvaluatePlan(cfg=cfg, device=device, sources=sources, examinees=examinees)
+
+
+def _sources(cfg: EvaluateConfig) -> list[JudgedSource]:
+    found = []
+    for name in cfg.chosen_suites:
+        own = {SUITES[name].verifier: kinds.get(SUITES[name].verifier).config()}
+        found.append(
+            JudgedSource(
+                name=name,
+                data=cfg.data.of(f"suite:{name}", size=ALL_ITEMS),
+                verifiers=check_verifiers(own),
+                combination=Combination(weights=dict.fromkeys(own, 1.0)),
+            )
+        )
+    if cfg.data.heldout is not None:
+        name = short_name(cfg.data.heldout)
+        if name in cfg.chosen_suites:
+            raise UserError(
+                f"data.heldout={cfg.data.heldout} would have the name of the suite {name} in "
+                "metrics; rename the file, or leave the suite out of suites"
+            )
+        found.append(
+            JudgedSource(
+                name=name,
+                data=cfg.data.of(cfg.data.heldout, size=cfg.data.heldout_size),
+                verifiers=check_verifiers(cfg.all_verifiers),
+                combination=cfg.combination,
+            )
+        )
+    return found
+
+
+def _examinee(
+    role: str, given: str, *, cfg: EvaluateConfig, sources: Sequence[JudgedSource], device: Device
+) -> Examinee:
+    field = f"{role}.path"
+    directory = ModelDirectory.read(locate_model(given), field=field)
+    require_vllm_architecture(directory.config.architectures[0], field=field)
+    directory.checkpoint_shapes()
+    tokenizer, path = directory.tokenizer(), str(directory.path)
+    generator = resolve_generator(
+        cfg.generator,
+        cluster=cfg.cluster,
+        device=device,
+        context=context_length(path),
+        max_tokens=cfg.max_tokens,
+        field="max_tokens",
+        trainer=TrainerConfig(),
+    )
+    assert generator.max_model_len is not None
+    longest = generator.max_model_len - cfg.max_tokens
+    return Examinee(
+        role=role,
+        path=path,
+        generator=generator,
+        decode=partial(
+            tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ),
+        prompts={each.name: _prompts(each, tokenizer, longest=longest) for each in sources},
+    )
+
+
+def _prompts(source: JudgedSource, tokenizer: Any, *, longest: int) -> PromptDataset:
+    """Load the rows; refuse, or leave out, those whose own answer is not judged right."""
+    rows = PromptDataset.load(
+        source.data,
+        split="heldout",
+        tokenizer=tokenizer,
+        max_prompt_tokens=longest,
+        columns=required_columns(source.verifiers),
+        refuse=partial(refusal_of_row, source.verifiers, source.combination.deciding),
+    )
+    if source.name in SUITES:  # whose golds are tested
+        return rows
+    tried = [rows.prompt(0, row) for row in sampled_rows(len(rows))]
+    failed = failed_golds(source.verifiers, tried)
+    if failed and source.data.on_bad_row is OnBadRow.error:
+        raise DataError(f"{failed[0]}, or leave such rows out with data.on_bad_row=skip")
+    return rows.without({each.address: str(each) for each in failed}) if failed else rows
+
+
+def _require_same_rows(examinees: Sequence[Examinee]) -> None:
+    """Refuse a comparison in which one model skipped rows that the other can read."""
+    if len(examinees) < 2:
+        return
+    first, second = examinees
+    for name, rows in first.prompts.items():
+        other = second.prompts[name]
+        mine = {rows.prompt(0, row).address for row in range(len(rows))}
+        theirs = {other.prompt(0, row).address for row in range(len(other))}
+        if mine != theirs:
+            lone = sorted(mine ^ theirs)
+            raise UserError(
+                f"data.on_long_prompt=skip leaves {len(lone)} rows of {name} to one model alone, "
+                f"first {lone[0]}; a comparison needs the same rows: leave them out of the data, "
+                "or lower max_tokens"
+            )

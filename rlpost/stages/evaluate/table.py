@@ -1,0 +1,91 @@
+"""The results of an evaluation as text for a terminal, and as rows for a page.
+
+Owns the columns and the words. Refuses to own the numbers (results.py).
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rlpost.evaluation.intervals import MeanEstimate
+from rlpost.stages.evaluate.results import Result, Results
+
+WIDTH = 400  # characters: no table is so wide, so none is wrapped
+SAME_AS_MEAN = ("pass@1", "maj@1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """One table as text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids_of(results: Results) -> list[Grid]:
+    """Return the tables: scores, and differences where two models were compared."""
+    found = dict.fromkeys(name for each in results.scores for name in each.sheet.at)
+    names = [name for name in found if name not in SAME_AS_MEAN]
+    samples = results.scores[0].sheet.samples
+    scores = Grid(
+        title="Scores, with intervals of 95 %",
+        header=(
+            "model", "data", "items", f"mean@{samples}", *names, "cut off", "not judged",
+        ),
+        rows=tuple(_row(each, names) for each in results.scores),
+    )  # fmt: skip
+    if not results.differences:
+        return [scores]
+    differences = Grid(
+        title="Model minus baseline, on the same items and seeds",
+        header=("data", "items", "difference", "p", "pairs not judged"),
+        rows=tuple(
+            (
+                dataset,
+                str(each.num_items),
+                f"{each.difference:+.3f}  [{each.low:+.3f}, {each.high:+.3f}]",
+                f"{each.p_value:.2g}",
+                str(each.num_unknown),
+            )
+            for dataset, each in results.differences.items()
+        ),
+    )
+    return [scores, differences]
+
+
+def as_text(grids: Sequence[Grid]) -> str:
+    """Return the tables as plain text."""
+    output = io.StringIO()
+    console = Console(file=output, width=WIDTH)
+    for grid in grids:
+        table = Table(*grid.header, title=grid.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
+
+
+def _row(result: Result, names: Sequence[str]) -> tuple[str, ...]:
+    sheet = result.sheet
+    return (
+        result.model,
+        f"  {result.part}" if result.part else result.dataset,
+        str(sheet.num_items),
+        _estimate(sheet.mean),
+        *(_estimate(sheet.at.get(name)) for name in names),
+        f"{sheet.truncated_frac:.1%}",
+        str(sheet.num_missing),
+    )
+
+
+def _estimate(estimate: MeanEstimate | None) -> str:
+    if estimate is None:
+        return "-"  # nothing was judged, or no verifier can tell what a response says
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"
