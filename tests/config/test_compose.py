@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlpost.cli.main import main
+from rlpost.config.recipes import fitting
 
 WRONG = {
     "trainer.lrr=1": "did you mean trainer.lr?",
@@ -130,10 +131,16 @@ def test_help_is_instant_in_imports(tmp_path):
 
 def test_every_experiment_composes(run_cli, capsys):
     root = Path(__file__).parents[2] / "configs" / "experiment"
-    for path in root.glob("*.yaml"):
-        needed = ["reward_models.learned.path=x"] if path.stem == "ppo" else []
-        assert main(["rl", f"experiment={path.stem}", *needed, "--cfg", "job"]) == 0
-        assert f"name: {path.stem}" in capsys.readouterr().out
+    needed = {"ppo": ["reward_models.learned.path=x"]}
+    composed = set()
+    for stage in ("rl", "sft", "pretrain"):
+        own = [] if stage == "rl" else ["data.train=x.jsonl"]
+        for name in fitting("experiment", stage=stage):
+            words = [*own, *needed.get(name, [])]
+            assert main([stage, f"experiment={name}", *words, "--cfg", "job"]) == 0
+            assert f"name: {name}" in capsys.readouterr().out
+            composed.add(name)
+    assert composed == {path.stem for path in root.glob("*.yaml")}
 
 
 def test_rows_without_the_columns_of_a_function_are_refused(run_cli, tmp_path):

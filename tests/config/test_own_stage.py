@@ -50,4 +50,4 @@ def test_it_is_offered_only_files_that_it_can_use(monkeypatch):
     }
     for group in FILES:
         files = {path.stem for path in (config_dir() / group).glob("*.yaml")}
-        assert set(fitting(group, stage="rl")) == files
+        assert set().union(*(fitting(group, stage=stage) for stage in STAGES)) == files
