@@ -43,6 +43,7 @@ def load_splits(
     encoder: ExampleEncoder,
     seed: int,
     max_tokens: int | None = None,
+    more_tokens: str = "use a model with a longer context",
     path: str = "data",
 ) -> Splits:
     """Read, encode and check all sources, or take them from the cache.
@@ -53,6 +54,7 @@ def load_splits(
         seed: of generated training rows and of the order; held-out rows do not depend on it.
         max_tokens: the caller's bound of an example, such as the model's context; the smaller of
             it and ``cfg.max_tokens`` applies. None: no bound.
+        more_tokens: how the caller's bound can be raised, for errors.
         path: where the options are, for errors.
 
     Raises:
@@ -61,7 +63,15 @@ def load_splits(
         InfrastructureError: a process that encodes died.
     """
     check_config(cfg, path)
-    loader = _Loader(cfg=cfg, encoder=encoder, seed=seed, max_tokens=max_tokens, path=path)
+    own = cfg.max_tokens is not None and (max_tokens is None or cfg.max_tokens < max_tokens)
+    loader = _Loader(
+        cfg=cfg,
+        encoder=encoder,
+        seed=seed,
+        max_tokens=cfg.max_tokens if own else max_tokens,
+        more_tokens=f"raise {path}.max_tokens" if own else more_tokens,
+        path=path,
+    )
     sources = cfg.named_sources(path)
     train: dict[str, Corpus] = {}
     heldout: dict[str, Corpus] = {}
@@ -88,7 +98,14 @@ def load_splits(
                     f"{path}.heldout={cfg.heldout} has the same rows as the source {name}, so the "
                     f"score would measure memory; set {path}.heldout_fraction=0.05 instead"
                 )
-        heldout[held.name] = held.first(cfg.heldout_size)
+        held = held.first(cfg.heldout_size)
+        if held.within(train.values()):
+            raise UserError(
+                f"{path}.heldout={cfg.heldout}: each of its rows is also trained on, so the score "
+                f"would measure memory; take them out of the training data, or set "
+                f"{path}.heldout_fraction=0.05 instead"
+            )
+        heldout[held.name] = held
     return Splits(train=_mixture(train, sources, cfg, seed=seed), heldout=heldout)
 
 
@@ -126,6 +143,7 @@ class _Loader:
     encoder: ExampleEncoder
     seed: int
     max_tokens: int | None
+    more_tokens: str
     path: str
 
     def corpus(self, name: str, source: SourceConfig, split: Split, *, option: str) -> Corpus:
@@ -143,7 +161,6 @@ class _Loader:
             columns=source.columns,
             option=option.removesuffix(".path") if option.endswith(".path") else self.path,
         )
-        limits = [n for n in (self.cfg.max_tokens, self.max_tokens) if n is not None]
         return load_corpus(
             stored,
             name=name,
@@ -151,9 +168,10 @@ class _Loader:
             encoder=self.encoder,
             rules=CorpusRules(
                 on_bad_row=self.cfg.on_bad_row,
-                max_tokens=min(limits, default=None),
+                max_tokens=self.max_tokens,
                 on_long=self.cfg.on_long,
                 option=self.path,
+                more_tokens=self.more_tokens,
             ),
             workers=self.cfg.workers,
         )

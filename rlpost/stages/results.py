@@ -6,7 +6,7 @@ are no candidate, because they have no checkpoint; a metric that no evaluation m
 run at the first one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -73,20 +73,50 @@ def check_results(cfg: ResultOptions) -> None:
         )
 
 
+def require_measured(cfg: ResultOptions, measured: Collection[str]) -> None:
+    """Refuse a metric that evaluations of this run do not measure.
+
+    Args:
+        cfg: names metrics.
+        measured: names of what an evaluation measures; none: there is nothing to measure.
+
+    Raises:
+        UserError: names the option, the metric, and the metrics that there are.
+    """
+    for field, metric in _named_metrics(cfg).items():
+        if metric not in measured:
+            known = sorted(name for name in measured if not name.startswith(_TIMES))
+            raise UserError(
+                f"{field}: no evaluation measures {metric!r}; "
+                + (
+                    f"evaluations measure: {', '.join(known)}"
+                    if known
+                    else "nothing is evaluated: set data.heldout=FILE"
+                )
+            )
+
+
+def _named_metrics(cfg: ResultOptions) -> dict[str, str]:
+    """Return the metric that each option names."""
+    named = {
+        "checkpoint.best_metric": cfg.checkpoint.best_metric,
+        "early_stopping.metric": cfg.early_stopping.metric,
+    }
+    return {field: metric for field, metric in named.items() if metric is not None}
+
+
 class RunResults:
     """Reads the metrics of every evaluation of a run."""
 
     def __init__(self, cfg: ResultOptions) -> None:
         checkpoint, early_stopping = cfg.checkpoint, cfg.early_stopping
-        self._fields: dict[str, str] = {}  # option -> the metric that it names
+        self._cfg = cfg
         self.best: BestEvaluation | None = None
         self._stopping: EarlyStopping | None = None
         if (metric := checkpoint.best_metric) is not None:
-            self._fields["checkpoint.best_metric"] = metric
             lowest = wants_low(metric, checkpoint.best_mode, field="checkpoint.best_mode")
             self.best = BestEvaluation(metric=metric, lowest=lowest)
         if early_stopping.metric is not None:
-            self._fields["early_stopping.metric"] = early_stopping.metric
             self._stopping = EarlyStopping(early_stopping)
         self._seen = False  # an evaluation that measured everything
 
@@ -97,7 +127,7 @@ class RunResults:
             UserError: the first evaluation lacks a metric that an option names.
         """
         if not self._seen:
-            self._require(metrics)
+            require_measured(self._cfg, metrics)
         self._seen = True
         if step == 0:
             return
@@ -105,19 +135,6 @@ class RunResults:
             self.best.observe(step, metrics.get(self.best.metric))
         if self._stopping is not None:
             self._stopping.observe(step, metrics.get(self._stopping.metric))
-
-    def _require(self, metrics: Mapping[str, float]) -> None:
-        for field, metric in self._fields.items():
-            if metric not in metrics:
-                known = sorted(name for name in metrics if not name.startswith(_TIMES))
-                raise UserError(
-                    f"{field}: no evaluation measures {metric!r}; "
-                    + (
-                        f"evaluations measure: {', '.join(known)}"
-                        if known
-                        else "nothing is evaluated: set data.heldout=FILE"
-                    )
-                )
 
     @property
     def best_step(self) -> int | None:

@@ -137,3 +137,12 @@ def test_a_copy_under_another_name_is_no_held_out_data() -> None:
     Path("copy.jsonl").write_bytes(Path("chat.jsonl").read_bytes())
     with pytest.raises(UserError, match=r"data\.heldout=copy\.jsonl has the same rows as .* chat"):
         load(train="chat.jsonl", heldout="copy.jsonl")
+
+
+def test_rows_that_are_all_trained_on_are_no_held_out_data() -> None:
+    lines = Path("chat.jsonl").read_text().splitlines(keepends=True)
+    Path("part.jsonl").write_text("".join(lines[:2]))
+    with pytest.raises(UserError, match=r"data\.heldout=part\.jsonl: each of its rows is also"):
+        load(train="chat.jsonl", heldout="part.jsonl")
+    Path("part.jsonl").write_text(lines[0] + json.dumps({"text": "not trained on"}))
+    assert len(load(train="chat.jsonl", heldout="part.jsonl").heldout["part"]) == 2

@@ -30,8 +30,8 @@ def truncated(examples: Sequence[Example], max_tokens: int, *, stops: Stops) -> 
     shortest = min(len(each) for each in examples)
     raise DataError(
         f"{examples[0].address}: the row has {shortest} tokens, at most {max_tokens} fit, and not "
-        "even its first trained answer fits with its end; raise data.max_tokens (bounded by the "
-        "model's context), shorten the row, or leave it out"
+        "even its first trained answer fits with its end; raise what bounds it (data.max_tokens, "
+        "a micro-batch or the model's context), shorten the row, or leave it out"
     )
 
 

@@ -8,7 +8,7 @@ process leaves is never read.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -33,14 +33,15 @@ _BLOCKS_TO_SETTLE = 8
 class CorpusRules:
     """Which rows of a source are used.
 
-    ``max_tokens`` bounds each example; None: no bound. ``option`` is where these options are, for
-    errors.
+    ``max_tokens`` bounds each example; None: no bound. For errors: ``option`` is where these
+    options are, and ``more_tokens`` says how longer examples would fit.
     """
 
     on_bad_row: OnBadRow = OnBadRow.error
     max_tokens: int | None = None
     on_long: OnLong = OnLong.error
     option: str = "data"
+    more_tokens: str = "raise data.max_tokens"
 
 
 class Corpus:
@@ -103,7 +104,7 @@ class Corpus:
 
         Equal rows are on the same side, and a row stays on its side when others are added.
         """
-        content_N = self._files.content_N[self._rows_N]
+        content_N = self._contents()
         held_N = content_N.astype(np.float64) < heldout_fraction * 2.0**64
         return (
             self._of(self._rows_N[~held_N]),
@@ -113,6 +114,15 @@ class Corpus:
     def first(self, num_rows: int) -> "Corpus":
         """Return the first rows, at most so many."""
         return self._of(self._rows_N[:num_rows])
+
+    def within(self, others: Iterable["Corpus"]) -> bool:
+        """Whether each row is also in one of the others, by the hash of its columns."""
+        content_N = self._contents()
+        known_N = np.concatenate([np.empty(0, np.uint64), *(each._contents() for each in others)])
+        return bool(np.isin(content_N, known_N).all())
+
+    def _contents(self) -> npt.NDArray[np.uint64]:
+        return np.asarray(self._files.content_N[self._rows_N])
 
     def _of(self, rows_N: npt.NDArray[np.int64]) -> "Corpus":
         return Corpus(
@@ -245,8 +255,8 @@ def _too_long(files: CorpusFiles, row: int, rules: CorpusRules, *, place: str) -
     said += f"{rules.max_tokens} fit"
     if rules.on_long is not OnLong.truncate:
         return (
-            f"{said}; shorten it, raise {rules.option}.max_tokens (bounded by the model's "
-            f"context), or set {rules.option}.on_long=skip or truncate"
+            f"{said}; shorten it, {rules.more_tokens}, or set {rules.option}.on_long=skip or "
+            "truncate"
         )
     cut = [slice(span.start, span.start + rules.max_tokens) for span in spans]
     if all(files.trained_T[each].any() for each in cut):

@@ -6,7 +6,7 @@ in one call or on one rank.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,13 +58,20 @@ class HeldoutLoss:
 
     def _metrics(self, measured: Mapping[str, float], ending: str) -> dict[str, float]:
         loss = measured[f"{self.stage}/nll"]
-        return {
-            f"{self.stage}/heldout_loss{ending}": loss,
-            f"{self.stage}/heldout_perplexity{ending}": math.exp(min(loss, 700.0)),
-            f"{self.stage}/heldout_token_accuracy{ending}": measured[
-                f"{self.stage}/token_accuracy"
-            ],
-        }
+        values = (loss, math.exp(min(loss, 700.0)), measured[f"{self.stage}/token_accuracy"])
+        return dict(zip(_names(self.stage, ending), values, strict=True))
+
+
+def measured_names(stage: str, sources: Iterable[str]) -> list[str]:
+    """Return the names of all that is measured on these sources; of none, nothing."""
+    endings = [f"/{source}" for source in sources]
+    if endings:
+        endings.append("")
+    return [name for ending in endings for name in _names(stage, ending)]
+
+
+def _names(stage: str, ending: str) -> list[str]:
+    return [f"{stage}/heldout_{what}{ending}" for what in ("loss", "perplexity", "token_accuracy")]
 
 
 def _in_parts(examples: Sequence[Example]) -> Iterator[list[Example]]:

@@ -82,6 +82,13 @@ def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
     return limit if policy.rehearsal.window is None else min(limit, policy.rehearsal.window)
 
 
+def more_tokens(policy: CheckedPolicy, trainer: TrainerConfig) -> str:
+    """Return how an example may be longer than ``longest_example``."""
+    if longest_example(policy, trainer) < trainer.max_tokens_per_micro_batch:
+        return "use a model with a longer context"
+    return "raise trainer.max_tokens_per_micro_batch, which holds each example as a whole"
+
+
 def shown_examples(train: Mixture, tokenizer: Any) -> list[dict[str, Any]]:
     """Return the first examples of each source with what is trained of them marked."""
     return [

@@ -15,7 +15,9 @@ from rlpost.data.encoder import automatic_bos
 from rlpost.data.splits import load_splits
 from rlpost.errors import UserError
 from rlpost.stages.policy import check_policy
+from rlpost.stages.results import require_measured
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.supervised.heldout import measured_names
 from rlpost.stages.supervised.likelihood import (
     LikelihoodPlan,
     drawn_in_order,
@@ -51,6 +53,7 @@ def prepare(
     splits = load_splits(cfg.data, encoder=DocumentEncoder(policy.tokenizer), seed=cfg.seed)
     steps = splits.train.steps(epochs=cfg.trainer.epochs or 1, rows_per_step=cfg.examples_per_step)
     cfg = replace(cfg, trainer=cfg.trainer.of_steps(steps))
+    require_measured(cfg, measured_names("pretrain", splits.heldout))
     objective = LikelihoodObjective(metrics="pretrain")
     first = automatic_bos(policy.tokenizer)
     cut = partial(windows, size=cfg.data.window, bos=first[0] if first else None)

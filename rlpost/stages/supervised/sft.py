@@ -14,11 +14,14 @@ from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.splits import load_splits
 from rlpost.models.stops import stop_token_ids
 from rlpost.stages.policy import check_policy
+from rlpost.stages.results import require_measured
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.supervised.heldout import measured_names
 from rlpost.stages.supervised.likelihood import (
     LikelihoodPlan,
     drawn_in_order,
     longest_example,
+    more_tokens,
     roles_of,
     shown_examples,
 )
@@ -48,11 +51,18 @@ def prepare(
         truncate_to=own_limit if cfg.data.on_long is OnLong.truncate else None,
         stop_ids=stop_token_ids(policy.directory),
     )
-    splits = load_splits(cfg.data, encoder=encoder, seed=cfg.seed, max_tokens=limit)
+    splits = load_splits(
+        cfg.data,
+        encoder=encoder,
+        seed=cfg.seed,
+        max_tokens=limit,
+        more_tokens=more_tokens(policy, cfg.trainer),
+    )
     trainer = cfg.trainer.of_steps(
         splits.train.steps(epochs=cfg.trainer.epochs or 1, rows_per_step=cfg.examples_per_step)
     )
     cfg = replace(cfg, trainer=trainer)
+    require_measured(cfg, measured_names("sft", splits.heldout))
     objective = LikelihoodObjective(loss=cfg.loss, kl_coefficient=cfg.kl.coefficient, metrics="sft")
     return LikelihoodPlan(
         cfg=cfg,

@@ -52,7 +52,11 @@ def test_everything_cut_off(refused):
 
 def test_a_row_that_no_micro_batch_holds(refused):
     words = refused("trainer.max_tokens_per_micro_batch=20")
-    assert "train.jsonl:1" in words and "20" in words
+    assert "train.jsonl:1" in words and "raise trainer.max_tokens_per_micro_batch" in words
+    words = refused("trainer.max_tokens_per_micro_batch=20", "data.max_tokens=12")
+    assert "raise data.max_tokens" in words
+    words = refused(rows=[{"messages": [{**CHAT[0], "content": "x" * 600}, CHAT[1]]}])
+    assert "use a model with a longer context" in words
 
 
 def test_weights_that_sum_to_zero(refused):
@@ -82,6 +86,15 @@ def test_a_sequence_classifier_is_no_policy(refused, tiny_reward):
 )  # fmt: skip
 def test_options_that_cannot_be(refused, overrides, said):
     assert said in refused(*overrides)
+
+
+@pytest.mark.parametrize("option", ["checkpoint.best_metric", "early_stopping.metric"])
+def test_a_metric_that_no_evaluation_measures(refused, option):
+    words = refused(f"{option}=sft/heldout_loss")
+    assert option in words and "set data.heldout=FILE" in words
+    rows = [{"messages": [{**CHAT[0], "content": f"{n}?"}, CHAT[1]]} for n in range(9)]
+    words = refused(f"{option}=sft/held_loss", "data.heldout_fraction=0.5", rows=rows)
+    assert option in words and "sft/heldout_loss, sft/heldout_loss/train" in words
 
 
 def test_windows_that_do_not_fit(refused):
