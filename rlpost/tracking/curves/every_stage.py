@@ -71,6 +71,12 @@ TIME = CurveSection(
             curves={"perf/throughput": "tokens/s"},
         ),
         Panel(
+            title="Epoch",
+            unit="passes over the data",
+            help="How often the training data was read.",
+            curves={"training/epoch": "epoch"},
+        ),
+        Panel(
             title="Weight pushes",
             unit="seconds",
             help="Time from trainer to generators.",

@@ -45,11 +45,5 @@ def learning(stage: str) -> CurveSection:
                 help="The schedule as it was applied.",
                 curves={f"{stage}/lr": "learning rate"},
             ),
-            Panel(
-                title=f"Epoch of {stage}",
-                unit="passes over the data",
-                help="How often the training data was read.",
-                curves={"training/epoch": "epoch"},
-            ),
         ),
     )

@@ -84,8 +84,9 @@ def test_the_page_draws_its_curves_and_shows_masks(run_dir, browser):
     assert 'data-ready="yes"' in dom and re.search(r'id="page-errors"[^>]* hidden', dom)
     for title in ("Does sft learn?", "Where does the time go?", "What did it cost?"):
         assert title in dom
+    assert "Does pretrain learn?" not in dom  # the epoch, which every stage has, is of none
     plots = re.findall(r'id="chart-([\w-]+)"', dom)
-    assert {"held-out-loss-of-sft", "training-loss-of-sft", "epoch-of-sft", "tokens"} <= {*plots}
+    assert {"held-out-loss-of-sft", "training-loss-of-sft", "epoch", "tokens"} <= {*plots}
     assert 'id="samples"' not in dom and 'id="examples"' in dom
     assert '<mark class="trained">answer 1</mark>' in dom
     assert "question 1\n<mark" in dom  # what is not trained is not marked
