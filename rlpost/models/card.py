@@ -16,12 +16,13 @@ from rlpost.models.origin import BaseModel, ModelOrigin, read_base, read_plain, 
 _QUESTION = "What is 7 * 8?"
 _SERVED_LENGTH = 4096  # tokens; bounds the memory of one conversation
 _CARD = Template(
-    """---
+    """{% macro steps(count) %}{{ count }} step{{ "" if count == 1 else "s" }}{% endmacro %}
+---
 {{ metadata }}
 ---
 # {{ origin.run }}
 
-`{{ origin.base }}` after {{ origin.step }} steps of `rlpost {{ origin.stage }}`{{ measured }}.
+`{{ origin.base }}` after {{ steps(origin.step) }} of `rlpost {{ origin.stage }}`{{ measured }}.
 The run's configuration, curves and samples are in `config.yaml` and `report.html` beside this
 directory; the hash of the settings that decide the result is `{{ origin.config_hash }}`.
 
@@ -36,7 +37,7 @@ Licence: null. The base has no card that names one, so what may be done with thi
 | run | what it did |
 |---|---|
 {% for each in [origin] + base.lineage %}
-| `{{ each.run }}` | {{ each.step }} steps of {{ each.stage }} on `{{ each.base }}` |
+| `{{ each.run }}` | {{ steps(each.step) }} of {{ each.stage }} on `{{ each.base }}` |
 {% endfor %}
 
 {% if origin.data %}

@@ -132,7 +132,7 @@ def test_the_embedded_model_has_a_licence_and_an_id(tmp_path):
 
 def test_the_lineage_goes_back_to_the_first_base(tmp_path):
     places = [tmp_path / name for name in ("first", "second", "third")]
-    origins = [replace(ORIGIN, base=NAME, stage="sft", run="first", step=7)]
+    origins = [replace(ORIGIN, base=NAME, stage="sft", run="first", step=1)]
     origins += [replace(ORIGIN, base=str(place), run=f"after {place.name}") for place in places[:2]]
     for place, origin in zip(places, origins, strict=True):
         place.mkdir()
@@ -143,7 +143,7 @@ def test_the_lineage_goes_back_to_the_first_base(tmp_path):
     assert known(places[2])["base_model"] == HUB_ID
     assert known(places[2])["license"] == "apache-2.0"  # as each card before says
     text = (places[2] / "README.md").read_text()
-    assert f"| `first` | 7 steps of sft on `{NAME}` |" in text
+    assert f"| `first` | 1 step of sft on `{NAME}` |" in text
 
 
 def test_results_and_cost_are_on_it(tmp_path):
