@@ -1,4 +1,4 @@
-"""`rlpost sft` from files to an exported model: against plain torch, and killed at any moment."""
+"""`rlpost sft` from files to an exported model: against plain torch, killed, and ended early."""
 
 import json
 import os
@@ -8,13 +8,23 @@ import signal
 import pytest
 import torch
 from cli_runs import finish, metrics, wait_for_step
-from plain_sft import Settings, conversations, labelled, mean_loss, plain_curves
+from plain_sft import (
+    IGNORED,
+    Settings,
+    conversations,
+    labelled,
+    mean_loss,
+    plain_curves,
+    written,
+)
+from safetensors.torch import load_file
 from supervised_runs import start, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.splits import load_splits
 from rlpost.data.supervised import SourceConfig, SupervisedDataConfig
+from rlpost.models.origin import export_record
 
 pytestmark = pytest.mark.timeout(900)
 STEPS, EXAMPLES, WARMUP = 6, 5, 2
@@ -41,7 +51,7 @@ def place(tmp_path_factory):
     return place
 
 
-def run(place, model, name):
+def run(place, model, name, *overrides):
     sources = [
         override
         for source, weight in SOURCES.items()
@@ -63,6 +73,7 @@ def run(place, model, name):
         "trainer.max_tokens_per_micro_batch=512",
         "evaluation.every=3",
         "checkpoint.every=2",
+        *overrides,
     )
 
 
@@ -140,3 +151,84 @@ def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_mode
     assert measured(cut) == measured(whole), f"killed after step {moment}"
     weights = "model.safetensors"
     assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def early(place, tiny_untied_model):
+    """A run whose learning rate rises until it destroys what the first step learned."""
+    overrides = (
+        "trainer.lr=0.1",
+        "trainer.warmup_steps=4",
+        "evaluation.every=1",
+        "early_stopping.metric=sft/heldout_loss",
+        "early_stopping.patience=2",
+        "checkpoint.best_metric=sft/heldout_loss",
+        "export.which=best",
+    )
+    process = run(place, tiny_untied_model, "early", *overrides)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "stopped early: sft/heldout_loss was not better" in output
+    again = run(place, tiny_untied_model, "early", *overrides)
+    output = finish(again)
+    assert again.returncode == 0 and "raise early_stopping.patience" in output, output
+    return place / "runs" / "early"
+
+
+def masters(checkpoint):
+    """The weights that a checkpoint of one rank holds, by their names in the model."""
+    state = load_file(checkpoint / "trainer" / "state_000_000.safetensors")
+    return {
+        name.removeprefix("model.").removesuffix(".master"): weight
+        for name, weight in state.items()
+        if name.endswith(".master")
+    }
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_best_weights_are_exported_and_not_the_last(place, early):
+    losses = {
+        row["step"]: row["sft/heldout_loss"] for row in metrics(early) if "sft/heldout_loss" in row
+    }
+    best = min(set(losses) - {0}, key=losses.__getitem__)
+    last = max(losses)
+    assert last == best + 2 < STEPS
+    named = {
+        name: (early / "checkpoints" / name).read_text().strip() for name in ("best", "latest")
+    }
+    assert named == {"best": f"step_{best:06d}", "latest": f"step_{last:06d}"}
+    exported = load_file(early / "export" / "model.safetensors")
+    assert same(exported, masters(early / "checkpoints" / named["best"]))
+    assert not same(exported, masters(early / "checkpoints" / named["latest"]))
+    model = AutoModelForCausalLM.from_pretrained(early / "export", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(early / "export")
+    heldout = [labelled(tokenizer, each, "assistant") for each in rows_of(place / "heldout.jsonl")]
+    with torch.no_grad():
+        assert mean_loss(model, heldout).item() == pytest.approx(losses[best], rel=1e-5)
+    record = export_record(early / "export")
+    assert (record["step"], record["run_step"], record["which"]) == (best, last, "best")
+    assert record["results"]["sft/heldout_loss"] == losses[best]
+    card = (early / "export" / "README.md").read_text()
+    assert f"held-out loss {losses[0]:.3f} at step 0, {losses[best]:.3f} at step {best}" in card
+
+
+def test_the_records_of_an_early_end_are_of_every_step_and_row(place, early, tiny_untied_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_untied_model)
+    last = max(row["step"] for row in metrics(early))
+    rows = [row for step in drawn(place, tokenizer)[:last] for row in step]
+    trained = [sum(t != IGNORED for t in labelled(tokenizer, row, "assistant")[1]) for row in rows]
+    spent = json.loads((early / "cost.json").read_text())["spent"]
+    assert spent["tokens/trained"] == sum(trained)
+    assert spent["wall_s"] > 0
+    examples = [json.loads(line) for line in (early / "examples.jsonl").read_text().splitlines()]
+    assert {each["source"] for each in examples} == set(SOURCES)
+    for example in examples:
+        file, number = example["address"].rsplit(":", 1)
+        text, answers = written(rows_of(place / file)[int(number) - 1])
+        assert text.startswith("".join(run for run, _ in example["runs"]))
+        marked = [run for run, is_trained in example["runs"] if is_trained]
+        assert marked == [text[first:last] for first, last in answers]
