@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlpost.doctor import nodes
+from rlpost.doctor import node_checks
 from rlpost.doctor.checks import Level
 from rlpost.doctor.machine import Gpu
 from rlpost.doctor.node_reading import NodeReading
@@ -29,42 +29,54 @@ def two(**differences) -> dict[str, NodeReading]:
 @pytest.mark.parametrize(
     ("finding", "level", "words"),
     [
-        (nodes.presence(["n1", "n2"], two()), Level.OK, ""),
-        (nodes.presence(["n1", "n2", "n3"], two()), Level.BLOCK, "--exclude=n3"),
-        (nodes.versions(two()), Level.OK, ""),
+        (node_checks.presence(["n1", "n2"], two()), Level.OK, ""),
+        (node_checks.presence(["n1", "n2", "n3"], two()), Level.BLOCK, "--exclude=n3"),
+        (node_checks.versions(two()), Level.OK, ""),
         (
-            nodes.versions(two(versions={**GOOD.versions, "torch": "2.12.0"})),
+            node_checks.versions(two(versions={**GOOD.versions, "torch": "2.12.0"})),
             Level.BLOCK,
             "torch 2.12.0 on n2, 2.13.0 on n1",
         ),
         (
-            nodes.versions(two(versions={"python": "3.11.7", "torch": "2.13.0"})),
+            node_checks.versions(two(versions={"python": "3.11.7", "torch": "2.13.0"})),
             Level.BLOCK,
             "ray 2.60.0 on n1, absent on n2",
         ),
-        (nodes.disks(two()), Level.OK, ""),
-        (nodes.disks(two(disks={"/tmp": 5 * GB})), Level.WARN, "n2:/tmp"),
-        (nodes.disks(two(disks={"/tmp": 1 * GB})), Level.BLOCK, "n2:/tmp"),
-        (nodes.ports(two()), Level.OK, ""),
-        (nodes.ports(two(taken_ports=[20_006])), Level.BLOCK, "n2:20006"),
-        (nodes.network(two()), Level.OK, ""),
-        (nodes.network(two(interface="", network_error="no route")), Level.BLOCK, "n2 (no route)"),
-        (nodes.gpus(two()), Level.OK, ""),
-        (nodes.gpus(two(gpus=[])), Level.BLOCK, "n2: 0 of 1 promised"),
-        (nodes.gpus(two(gpus=[], promised_gpus=0)), Level.OK, ""),
-        (nodes.gpus(two(gpus=[], gpu_error="GPU is lost")), Level.BLOCK, "n2: nvidia-smi"),
-        (nodes.gpus(two(gpus=[replace(H100, uncorrected_errors=2)])), Level.BLOCK, "2 memory"),
-        (nodes.gpus(two(gpus=[replace(H100, used_mib=9_000)])), Level.WARN, "9000 MiB"),
-        (nodes.collective(["n1", "n2"], {"n1": "3.0", "n2": "3.0"}, two()), Level.OK, ""),
+        (node_checks.disks(two()), Level.OK, ""),
+        (node_checks.disks(two(disks={"/tmp": 5 * GB})), Level.WARN, "n2:/tmp"),
+        (node_checks.disks(two(disks={"/tmp": 1 * GB})), Level.BLOCK, "n2:/tmp"),
+        (node_checks.ports(two()), Level.OK, ""),
+        (node_checks.ports(two(taken_ports=[20_006])), Level.BLOCK, "n2:20006"),
+        (node_checks.network(two()), Level.OK, ""),
         (
-            nodes.collective(["n1", "n2"], {"n1": "3.0"}, two()),
+            node_checks.network(two(interface="", network_error="no route")),
+            Level.BLOCK,
+            "n2 (no route)",
+        ),
+        (node_checks.gpus(two()), Level.OK, ""),
+        (node_checks.gpus(two(gpus=[])), Level.BLOCK, "n2: 0 of 1 promised"),
+        (node_checks.gpus(two(gpus=[], promised_gpus=0)), Level.OK, ""),
+        (node_checks.gpus(two(gpus=[], gpu_error="GPU is lost")), Level.BLOCK, "n2: nvidia-smi"),
+        (
+            node_checks.gpus(two(gpus=[replace(H100, uncorrected_errors=2)])),
+            Level.BLOCK,
+            "2 memory",
+        ),
+        (node_checks.gpus(two(gpus=[replace(H100, used_mib=9_000)])), Level.WARN, "9000 MiB"),
+        (node_checks.collective(["n1", "n2"], {"n1": "3.0", "n2": "3.0"}, two()), Level.OK, ""),
+        (
+            node_checks.collective(["n1", "n2"], {"n1": "3.0"}, two()),
             Level.BLOCK,
             "over ib0 failed on n2 (no answer)",
         ),
-        (nodes.collective(["n1", "n2"], {"n1": "3.0", "n2": "1.0"}, two()), Level.BLOCK, "(1.0)"),
-        (nodes.clocks({"n1": 100.0, "n2": 100.5}), Level.OK, ""),
-        (nodes.clocks({"n1": 100.0, "n2": 103.5}), Level.WARN, "n2 is 3.5 s ahead of n1"),
-        (nodes.clocks({"n1": 200.0, "n2": 100.0}), Level.BLOCK, "n1 is 100.0 s ahead of n2"),
+        (
+            node_checks.collective(["n1", "n2"], {"n1": "3.0", "n2": "1.0"}, two()),
+            Level.BLOCK,
+            "(1.0)",
+        ),
+        (node_checks.clocks({"n1": 100.0, "n2": 100.5}), Level.OK, ""),
+        (node_checks.clocks({"n1": 100.0, "n2": 103.5}), Level.WARN, "n2 is 3.5 s ahead of n1"),
+        (node_checks.clocks({"n1": 200.0, "n2": 100.0}), Level.BLOCK, "n1 is 100.0 s ahead of n2"),
     ],
 )
 def test_levels(finding, level, words):
@@ -74,6 +86,6 @@ def test_levels(finding, level, words):
 
 
 def test_what_was_not_tried_is_not_judged():
-    findings = list(nodes.judge(["n1", "n2"], {"n1": GOOD}, sums={}, clocks_s={}))
-    assert [each.name for each in nodes.lacking(findings)] == ["nodes"]
+    findings = list(node_checks.judge(["n1", "n2"], {"n1": GOOD}, sums={}, clocks_s={}))
+    assert [each.name for each in node_checks.lacking(findings)] == ["nodes"]
     assert not {"collective", "clocks"} & {each.name for each in findings}

@@ -14,6 +14,13 @@ from rlpost.data.sources.load import find_rows, load_rows
 from rlpost.errors import DataError
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"}]
+
+
+def packed(content: bytes) -> bytes:
+    """Compress without a time, so that a test has the same name in every process."""
+    return gzip.compress(content, mtime=0)
+
+
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
@@ -47,13 +54,13 @@ def test_several_members_are_one_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (gzip.compress(LINES)[:-12], "the compressed data is cut off or damaged"),
-        (gzip.compress(LINES)[:20], "the compressed data is cut off or damaged"),
-        (gzip.compress(LINES)[:-8] + bytes(8), "damaged .CRC check failed"),
-        (gzip.compress(LINES)[:12] + b"\xff" * 40, "the compressed data is cut off or damaged"),
-        (gzip.compress(LINES) + b"more", "the compressed data is cut off or damaged"),
-        (gzip.compress(gzip.compress(LINES)), "the content is compressed with gzip"),
-        (gzip.compress(b"PAR1" + bytes(9)), "the content is a Parquet file"),
+        (packed(LINES)[:-12], "the compressed data is cut off or damaged"),
+        (packed(LINES)[:20], "the compressed data is cut off or damaged"),
+        (packed(LINES)[:-8] + bytes(8), "damaged .CRC check failed"),
+        (packed(LINES)[:12] + b"\xff" * 40, "the compressed data is cut off or damaged"),
+        (packed(LINES) + b"more", "the compressed data is cut off or damaged"),
+        (packed(packed(LINES)), "the content is compressed with gzip"),
+        (packed(b"PAR1" + bytes(9)), "the content is a Parquet file"),
         (LINES, "the file is not compressed with gzip; remove .gz"),
         (b"", "the file is not compressed with gzip; remove .gz"),
     ],
