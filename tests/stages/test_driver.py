@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
 
     def run_with(work):
         async def drive(stage, plan, run):
-            driver._listen_for_signals(run.stop)
+            driver.listen_for_signals(run.stop)
             return await work(run.stop)
 
         monkeypatch.setattr(driver, "_drive", drive)

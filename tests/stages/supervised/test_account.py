@@ -59,7 +59,7 @@ def test_every_source_is_listed_with_a_hash_of_its_content(config, tiny_model, t
     assert used[0].source == str(tmp_path / "chat.jsonl")
     again = described(config, load(config, tiny_model))
     assert [each.fingerprint for each in again] == [each.fingerprint for each in used]
-    write_rows(tmp_path / "held.jsonl", [{"messages": each} for each in conversations(3)[:2]])
+    write_rows(tmp_path / "held.jsonl", [{"messages": each} for each in conversations(14)[12:]])
     changed = described(config, load(config, tiny_model))
     same = [a.fingerprint == b.fingerprint for a, b in zip(changed, used, strict=True)]
     assert same == [True, True, False]
