@@ -12,17 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from push import plan_of
+from push import prepared
 
 from rlpost.cluster.session import Session
 from rlpost.stages.rl.boot import boot
 from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.run import Run
-from rlpost.tracking.tracker import Trackers
 from rlpost.types import SamplingConfig
 
 
@@ -54,11 +54,11 @@ def _title(process: psutil.Process) -> str:
     return title if title.startswith(("ray::", "VLLM::")) else "Ray's daemons and the rest"
 
 
-async def moments(plan: RLPlan) -> AsyncIterator[Moment]:
+async def moments(plan: RLPlan, run: Run) -> AsyncIterator[Moment]:
     yield Moment.now("imports, configuration, data")
-    with Session(plan.cfg.cluster) as session:
+    with Session(plan.cfg.cluster) as run.session:
         yield Moment.now("Ray")
-        async with boot(plan, Run.of(plan, session=session, tracker=Trackers([]))) as job:
+        async with aclosing(run), boot(plan, run) as job:
             yield Moment.now("trainer and generator")
             await job.parts.bus.publish()
             yield Moment.now("first push")
@@ -72,7 +72,7 @@ async def moments(plan: RLPlan) -> AsyncIterator[Moment]:
 
 
 async def measure(overrides: list[str], root: Path) -> list[Moment]:
-    return [moment async for moment in moments(plan_of(overrides, root))]
+    return [moment async for moment in moments(*prepared(overrides, root))]
 
 
 def main() -> None:

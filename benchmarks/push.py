@@ -20,7 +20,7 @@ from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.config.compose import compose_stage
 from rlpost.stages.rl.boot import boot
-from rlpost.stages.rl.plan import prepare
+from rlpost.stages.rl.plan import RLPlan, prepare
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import Trackers
@@ -29,11 +29,13 @@ from rlpost.weights.protocol import PushReport
 PHASES = ("push_s", "stage_s", "load_s", "probe_s")
 
 
-async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushReport]:
+def prepared(overrides: list[str], root: Path) -> tuple[RLPlan, Run]:
+    """Return the quickstart's plan, changed by overrides, and its run without a session."""
     cfg, _ = compose_stage(["experiment=quickstart", *overrides], stage="rl")
     directory = RunDirectory(root=root)
     plan = prepare(cfg, directory=directory)
     run = Run(
+        stage="rl",
         cfg=cfg,
         directory=directory,
         store=CheckpointStore(directory.checkpoints),
@@ -41,7 +43,12 @@ async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushRe
         resume_from=None,
         tracker=Trackers([]),
     )
-    with Session(cfg.cluster) as run.session:
+    return plan, run
+
+
+async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushReport]:
+    plan, run = prepared(overrides, root)
+    with Session(plan.cfg.cluster) as run.session:
         async with aclosing(run), boot(plan, run) as job:
             return [await job.parts.bus.publish() for _ in range(count)]
 
