@@ -114,7 +114,8 @@ def sections(text: str, *, characters: int = 1200) -> list[str]:
 def compare(run: Path, *overrides: str) -> None:
     """Evaluate the export against the embedded model on the same items."""
     rlpost(
-        *("evaluate", f"model.path={run / 'export'}", "baseline.path=smollm2-135m-instruct", *overrides),
+        *("evaluate", f"model.path={run / 'export'}", "baseline.path=smollm2-135m-instruct"),
+        *overrides,
         *(f"run.dir={run.parent}", f"run.name={run.name}-scores"),
     )
 
