@@ -13,7 +13,8 @@ def read_suite(request: SourceRequest) -> RowStream:
     """Yield at most ``request.size`` rows of the suite ``request.locator``.
 
     Columns: ``prompt``, ``answer``, ``kind`` (the part of the suite), what its verifier reads
-    beside, and in training rows ``completion``, where there is a worked solution.
+    beside, and ``completion`` where there is a worked solution: what is trained on, or what the
+    loss of held-out rows is taken of.
 
     Raises:
         UserError: there is no such suite, or it has nothing to train on.
@@ -31,6 +32,6 @@ def read_suite(request: SourceRequest) -> RowStream:
         items = list(suite.training(request.size, request.seed))
     for index, item in enumerate(items):
         columns = {"prompt": item.prompt, "answer": item.answer, "kind": item.kind, **item.columns}
-        if request.split is Split.TRAIN and item.completion:
+        if item.completion:
             columns["completion"] = item.completion
         yield Row(columns=columns, address=f"{request.name}[{index}]")
