@@ -2,9 +2,11 @@
 
 Owns the location of the cache and the atomic creation of a directory. Invariants: the
 command and `make` of one checkout use the same cache; a directory with the final name is
-complete, even if writers were killed or several wrote at once.
+complete, even if writers were killed or several wrote at once; a cache that cannot be used is
+named, with the variable that chooses another.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -15,10 +17,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from rlpost.disk import says_full
+from rlpost.errors import UserError
 from rlpost.umask import follow_umask
 
 _PRIVATE = ".rlpost-partial"  # ends the name of a directory that is being written
 _ABANDONED_AFTER_S = 3600.0
+_VARIABLE = "RLPOST_CACHE"
+# Errors of a write or a lock, which name no file.
+_OF_A_DISK = (errno.EROFS, errno.EIO, errno.EFBIG, errno.ENOLCK, errno.EACCES, errno.EPERM)
 
 
 def cache_root() -> Path:
@@ -26,8 +33,18 @@ def cache_root() -> Path:
 
     It is ``$RLPOST_CACHE`` if that is set; else the checkout's ``.cache``, which `make` uses
     too, when Python runs from the ``.venv`` of the checkout; else ``~/.cache/rlpost``.
+
+    Raises:
+        UserError: it lies in a home directory, and there is none.
     """
-    named = os.environ.get("RLPOST_CACHE")
+    try:
+        return _root()
+    except RuntimeError as error:  # of pathlib, about a home directory
+        raise _unusable(os.environ.get(_VARIABLE) or "~/.cache/rlpost", str(error)) from error
+
+
+def _root() -> Path:
+    named = os.environ.get(_VARIABLE)
     if named:
         return Path(named).expanduser()
     checkout = Path(__file__).resolve().parents[1]
@@ -41,6 +58,48 @@ def cache_of_checkout(checkout: Path, *, prefix: Path) -> Path | None:
         return None
     cache = checkout / ".cache"
     return cache if os.access(cache if cache.exists() else checkout, os.W_OK) else None
+
+
+def cached(*place: str, write: Callable[[Path], None]) -> Path:
+    """Return a directory of the cache, which ``write`` fills if it is not there yet.
+
+    Args:
+        place: names below the cache's root.
+        write: as for ``publish_directory``.
+
+    Raises:
+        UserError: the cache cannot be read or written, or its disk is full.
+    """
+    root = cache_root()
+    try:
+        return publish_directory(root.joinpath(*place), write)
+    except UserError:
+        raise
+    except Exception as error:
+        if not _is_of(root, error):
+            raise
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise _unusable(str(root), why) from error
+
+
+def _is_of(root: Path, error: Exception) -> bool:
+    """Whether it is the cache that failed, and not what ``write`` reads elsewhere."""
+    if says_full(error):  # nothing else is written
+        return True
+    if not isinstance(error, OSError):
+        return False
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        return Path(os.fsdecode(error.filename)).absolute().is_relative_to(root.absolute())
+    return error.errno in _OF_A_DISK
+
+
+def _unusable(root: str, why: str) -> UserError:
+    named = os.environ.get(_VARIABLE)
+    what = f"{_VARIABLE}={named}" if named else f"the cache {root} ({_VARIABLE} is not set)"
+    return UserError(
+        f"{what} must be a directory that can be written and whose disk has room: {why}; set "
+        f"{_VARIABLE} to another directory, or make this one usable"
+    )
 
 
 def publish_directory(final: Path, write: Callable[[Path], None]) -> Path:

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlpost.disk import says_full
 from rlpost.errors import InfrastructureError
-
-# What libraries that hide errno (safetensors, torch) write when the disk is full.
-_FULL_DISK_TEXTS = ("no space left on device", "pytorchstreamwriter failed writing")
 
 
 class CheckpointWriteError(InfrastructureError):
@@ -33,8 +31,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except CheckpointWriteError:
         raise
     except Exception as error:
-        text = str(error).lower()
-        if not isinstance(error, OSError) and not any(known in text for known in _FULL_DISK_TEXTS):
+        if not isinstance(error, OSError) and not says_full(error):
             raise
         raise CheckpointWriteError(
             f"writing the checkpoint at {path} failed: {error} "

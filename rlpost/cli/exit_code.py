@@ -10,9 +10,9 @@ import os
 import textwrap
 from collections.abc import Callable
 
+from rlpost.disk import FULL
 from rlpost.errors import InfrastructureError, RunFailed, UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -40,7 +40,7 @@ def _other(error: Exception, stage: str | None) -> int:
 
     if stage is not None and isinstance(error, COMPOSITION_ERRORS):
         return _say(explain(error, stage=stage), 2)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return _say(f"{_place(error)}: {error.strerror}; make room there, or use another disk", 1)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return _say(f"{_place(error)}: {error.strerror}; choose a place you may write to", 2)

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from rlpost.cache import cache_root, publish_directory
+from rlpost.cache import cached
 from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
 
@@ -36,9 +36,9 @@ def materialize() -> Path:
     starts from the same numbers.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or the cache cannot be used.
     """
-    return publish_directory(cache_root() / "models" / f"{NAME}-v1", _convert_quietly)
+    return cached("models", f"{NAME}-v1", write=_convert_quietly)
 
 
 def _convert_quietly(target: Path) -> None:

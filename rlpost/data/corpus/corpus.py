@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rlpost.cache import cache_root, publish_directory
+from rlpost.cache import cached
 from rlpost.data.bad_rows import OnBadRow, OnLong
 from rlpost.data.corpus.encoding import EncodedBlock, RowEncoding, encoded_blocks
 from rlpost.data.corpus.files import VERSION, CorpusFiles, open_corpus, write_corpus
@@ -157,6 +157,7 @@ def load_corpus(
 
     Raises:
         DataError: a row is bad or too long (unless skipped), or no row is left.
+        UserError: the cache cannot be used.
         InfrastructureError: a process that encodes died or hangs.
     """
     reader.check()
@@ -170,7 +171,7 @@ def load_corpus(
         encoded = encoded_blocks(blocks, encoding, workers=workers)
         write_corpus(target, _strict(encoded, place=place) if strict else encoded)
 
-    files = open_corpus(publish_directory(cache_root() / "corpora" / key, write))
+    files = open_corpus(cached("corpora", key, write=write))
     if files.skipped and strict:
         raise DataError(place + files.skipped[0])
     return _ruled(files, rules, name=name, place=place, key=key)
