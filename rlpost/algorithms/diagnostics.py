@@ -167,3 +167,8 @@ def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 def _take_maximum(into: dict[str, Tensor], name: str, value: Tensor) -> None:
     into[name] = torch.maximum(into[name], value) if name in into else value
+
+
+def half_for_ties(margin: Tensor) -> Tensor:
+    """Return the accuracy of a comparison: 1 for a positive margin, 0 below 0, 0.5 for a tie."""
+    return (margin.sign() + 1) / 2
