@@ -44,7 +44,6 @@ from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
 from rlpost.stages.driver import guarded
-from rlpost.stages.examiner import Examiner
 from rlpost.stages.loop import run_loop
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
@@ -52,6 +51,7 @@ from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.examiner import Examiner
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
@@ -211,7 +211,7 @@ def _interruption(s: Any) -> Interruption | None:
 
 
 class Generation:
-    """What samples and judges, as in ``stages/generation.py``."""
+    """What samples and judges, as in ``stages/sampling/generation.py``."""
 
     def __init__(self, world: Any, run: Run) -> None:
         s, cfg, clock = world.scenario, run.cfg, run.clock

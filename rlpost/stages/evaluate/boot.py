@@ -17,8 +17,9 @@ from rlpost.control.watchdog import Watchdog
 from rlpost.rollout.collector import Collector
 from rlpost.stages.evaluate.answers_file import AnswersFile
 from rlpost.stages.evaluate.job import Evaluation, OpenModel
-from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee, JudgedSource
-from rlpost.stages.generation import Generation, generators_role
+from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee
+from rlpost.stages.sampling.generation import Generation, generators_role
+from rlpost.stages.sampling.judged_source import JudgedSource
 from rlpost.tracking.tracker import Trackers
 from rlpost.weights.standing import StandingWeights
 

@@ -1,9 +1,9 @@
 """An evaluation: every item that is not answered yet, by one model after the other.
 
-Owns the order and the rows. Refuses to own generators (stages/engines.py), how they come and go
-(boot.py), scores (results.py) and the file (answers_file.py). Invariants: an item is answered once,
-however often the evaluation is interrupted; the seeds of an item depend on the run's seed and the
-item alone, so both models answer under the same ones.
+Owns the order and the rows. Refuses to own generators (sampling/generation.py), how they come and
+go (boot.py), scores (results.py) and the file (answers_file.py). Invariants: an item is answered
+once, however often the evaluation is interrupted; the seeds of an item depend on the run's seed and
+the item alone, so both models answer under the same ones.
 """
 
 import asyncio
@@ -17,9 +17,10 @@ from rlpost.evaluation.answer import Answer
 from rlpost.rollout.collector import Collector, request_seed
 from rlpost.stages.driver import guarded
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
-from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee, JudgedSource
-from rlpost.stages.examiner import Examiner, failure_of
+from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee
 from rlpost.stages.loop import Interrupted
+from rlpost.stages.sampling.examiner import Examiner, failure_of
+from rlpost.stages.sampling.judged_source import JudgedSource
 from rlpost.tracking.tracker import Phase, Trackers
 from rlpost.types import Episode, Group, Prompt
 

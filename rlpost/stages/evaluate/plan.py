@@ -9,47 +9,25 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rlpost.cluster.session import Device, resolve_device
-from rlpost.data.bad_rows import OnBadRow
-from rlpost.data.dataset import DataConfig, PromptDataset
+from rlpost.data.dataset import PromptDataset
 from rlpost.data.sources.load import short_name
-from rlpost.errors import DataError, UserError
-from rlpost.evaluation.suites.catalog import SUITES
+from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import context_length, locate_model
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.evaluate.config import EvaluateConfig
-from rlpost.stages.generator_settings import resolve_generator
+from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.training.settings import TrainerConfig
-from rlpost.verifiers.admission import refusal_of_row, required_columns
-from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.check import check as check_verifiers
-from rlpost.verifiers.combine import Combination
-from rlpost.verifiers.golds import failed_golds, sampled_rows
-from rlpost.verifiers.kinds import verifiers as kinds
 
 log = logging.getLogger(__name__)
 
 MODEL, BASELINE = "model", "baseline"  # what the models are called in rows
 ALL_ITEMS = 10**6  # more than any suite has
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedSource:
-    """A data source and who judges the responses to it."""
-
-    name: str  # in metrics
-    data: DataConfig
-    verifiers: dict[str, VerifierConfig]
-    combination: Combination
-
-    @property
-    def speaker(self) -> VerifierConfig | None:
-        """The verifier that can tell what a response says; None: there are several."""
-        return next(iter(self.verifiers.values())) if len(self.verifiers) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +76,7 @@ def prepare(cfg: EvaluateConfig, *, device: Device | None = None) -> EvaluatePla
 def _sources(cfg: EvaluateConfig) -> list[JudgedSource]:
     found = []
     for name in cfg.chosen_suites:
-        own = {SUITES[name].verifier: kinds.get(SUITES[name].verifier).config()}
-        found.append(
-            JudgedSource(
-                name=name,
-                data=cfg.data.of(f"suite:{name}", size=ALL_ITEMS),
-                verifiers=check_verifiers(own),
-                combination=Combination(weights=dict.fromkeys(own, 1.0)),
-            )
-        )
+        found.append(suite_source(name, cfg.data.of(f"suite:{name}", size=ALL_ITEMS)))
     if cfg.data.heldout is not None:
         name = short_name(cfg.data.heldout)
         if name in cfg.chosen_suites:
@@ -151,27 +121,8 @@ def _examinee(
         decode=partial(
             tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
         ),
-        prompts={each.name: _prompts(each, tokenizer, longest=longest) for each in sources},
+        prompts={each.name: load_prompts(each, tokenizer, longest=longest) for each in sources},
     )
-
-
-def _prompts(source: JudgedSource, tokenizer: Any, *, longest: int) -> PromptDataset:
-    """Load the rows; refuse, or leave out, those whose own answer is not judged right."""
-    rows = PromptDataset.load(
-        source.data,
-        split="heldout",
-        tokenizer=tokenizer,
-        max_prompt_tokens=longest,
-        columns=required_columns(source.verifiers),
-        refuse=partial(refusal_of_row, source.verifiers, source.combination.deciding),
-    )
-    if source.name in SUITES:  # whose golds are tested
-        return rows
-    tried = [rows.prompt(0, row) for row in sampled_rows(len(rows))]
-    failed = failed_golds(source.verifiers, tried)
-    if failed and source.data.on_bad_row is OnBadRow.error:
-        raise DataError(f"{failed[0]}, or leave such rows out with data.on_bad_row=skip")
-    return rows.without({each.address: str(each) for each in failed}) if failed else rows
 
 
 def _require_same_rows(examinees: Sequence[Examinee]) -> None:

@@ -19,15 +19,15 @@ from rlpost.control.staleness import Staleness
 from rlpost.data.cursor import PromptCursor
 from rlpost.rollout.collector import GroupJudge
 from rlpost.rollout.producer import Producer
-from rlpost.stages.examiner import Examiner
-from rlpost.stages.generation import Generation
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.plan import RLPlan
-from rlpost.stages.rl.probe import probe_of
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.roles import close_all
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.examiner import Examiner
+from rlpost.stages.sampling.generation import Generation
+from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.scale_request import requested_generators
 from rlpost.verifiers.golds import GoldWatch
 

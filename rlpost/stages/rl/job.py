@@ -14,7 +14,6 @@ from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
 from rlpost.control.learning import StepOutcome
 from rlpost.rollout.producer import Batch
-from rlpost.stages.examiner import heldout_metrics
 from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
@@ -22,6 +21,8 @@ from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.sampling import Sampler
 from rlpost.stages.roles import CanSleep, sleep_all
+from rlpost.stages.sampling.examiner import heldout_metrics
+from rlpost.stages.sampling.serving import push_policy
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase
@@ -203,11 +204,7 @@ class RLJob:
         """Bring the generators to the weights after ``step``, and let generation go on."""
         parts = self.parts
         if self._push_due:
-            parts.run.tracker.phase(Phase.pushing_weights)
-            with self.record.timed("update_weights"):
-                report = await parts.bus.publish()
-            self.record.add(report.metrics())
-            parts.run.progress(f"push of version {report.version}")
+            await push_policy(parts.bus, run=parts.run, record=self.record)
             self._push_due = False
         parts.producer.committed(version=parts.bus.last_version, step=step)
 

@@ -22,10 +22,10 @@ from rlpost.data.sources.load import hub_id
 from rlpost.models.origin import DataUsed
 from rlpost.rollout.collector import Collector
 from rlpost.rollout.producer import Producer
-from rlpost.stages.examiner import Examiner
 from rlpost.stages.export import export_model
-from rlpost.stages.rl.generation_state import GenerationState
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.examiner import Examiner
+from rlpost.stages.sampling.generation_state import GenerationState
 from rlpost.types import Prompt
 from rlpost.weights.bus import WeightBus
 

@@ -19,11 +19,11 @@ from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig
-from rlpost.stages.generator_settings import resolve_generator
 from rlpost.stages.rl.models import check_models
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.generator_settings import resolve_generator
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.admission import refusal_of_row, required_columns
 from rlpost.verifiers.base import VerifierConfig

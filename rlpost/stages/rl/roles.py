@@ -11,17 +11,17 @@ from typing import Any
 
 from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import Device
-from rlpost.cluster.verifiers import JudgedClusterConfig, spawn_verifiers
 from rlpost.config.schema import RLConfig
 from rlpost.control.placement import ActorSpec
 from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.shape import model_shape
 from rlpost.rollout.memory import classifier_footprint
 from rlpost.rollout.vllm_generator import GeneratorConfig
-from rlpost.stages.generation import generators_role
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, Workload, counted, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.verifiers_role import verifiers_role
 from rlpost.training.memory import frozen_footprint
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.precision import resolve_dtype
@@ -29,10 +29,6 @@ from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.weights.publisher import sender_factory
-
-GIB = 2**30
-VERIFIER_BYTES = 0.165 * GIB  # the service
-VERIFIER_WORKER_BYTES = 0.025 * GIB  # each of its workers, before what a judge imports
 
 
 def roles_of(
@@ -72,7 +68,7 @@ def roles_of(
     return [
         *roles,
         generators_role(generator, model_path=models.policy, device=device),
-        _verifiers(cfg.cluster, verifiers, tokenizer=models.tokenizer),
+        verifiers_role(cfg.cluster, verifiers, tokenizer=models.tokenizer),
     ]
 
 
@@ -100,23 +96,6 @@ def _rewards(cfg: RLConfig, models: RunModels, *, gpus: int) -> Role:
             policy_path=models.policy,
             call_timeout_s=cfg.cluster.call_timeout_s,
         ),
-    )
-
-
-def _verifiers(
-    cluster: JudgedClusterConfig, verifiers: Mapping[str, VerifierConfig], *, tokenizer: Any
-) -> Role:
-    decode = partial(
-        tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    workers = cluster.verifier_actors * cluster.verifier_workers
-    size_bytes = cluster.verifier_actors * VERIFIER_BYTES + workers * VERIFIER_WORKER_BYTES
-    return Role(
-        name="verifiers",
-        processes=counted(workers, "verifier worker"),
-        actors=(),
-        memory=lambda work: [Footprint(process="verifiers", kept={"libraries": size_bytes})],
-        spawn=partial(spawn_verifiers, cfg=cluster, configs=verifiers, decode=decode),
     )
 
 

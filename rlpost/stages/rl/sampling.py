@@ -4,7 +4,6 @@ Owns what the loop asks of producer and collectors, and what it reports of it. R
 generation and verification (rollout/) and the rules (algorithms/, control/).
 """
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -12,11 +11,11 @@ from typing import TypeVar
 from rlpost.data.cursor import parse_uid
 from rlpost.errors import RunFailed
 from rlpost.rollout.producer import Batch
-from rlpost.stages.examiner import Examination
-from rlpost.stages.loop import Interrupted
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import raw_statistics
 from rlpost.stages.rl.parts import RLParts
+from rlpost.stages.sampling.examiner import Examination
+from rlpost.stages.sampling.serving import wait_for_generators
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.types import Group
@@ -40,7 +39,7 @@ class Sampler:
         parts = self.parts
         parts.run.tracker.phase(Phase.generating)
         with record.timed("wait_batch"):
-            batch = await self._wait(parts.producer.next_batch())
+            batch = await self._answered(parts.producer.next_batch())
         if not batch.sampled:
             raise RunFailed("no prompt of the step could be generated; run.log has the reasons")
         record.add_time("gen", batch.generation_s)
@@ -63,7 +62,7 @@ class Sampler:
             return None
         sampling = replace(parts.cfg.rollout.sampling, temperature=0.0)
         with record.timed("greedy"):
-            collection = await self._wait(
+            collection = await self._answered(
                 parts.collector.collect(
                     [group.prompt for group in groups],
                     num_samples=1,
@@ -80,25 +79,7 @@ class Sampler:
         assert parts.heldout_set is not None
         parts.run.tracker.phase(Phase.evaluating)
         prompts = [parts.heldout_set.prompt(0, row) for row in range(len(parts.heldout_set))]
-        return await self._wait(parts.examiner.examine(prompts))
+        return await self._answered(parts.examiner.examine(prompts))
 
-    async def _wait(self, work: Awaitable[T]) -> T:
-        """Await what generators do; it may be thrown away.
-
-        Raises:
-            Interrupted: the person asked to stop.
-            GroupLost: generators need the trainer to go on, and it is gone.
-        """
-        task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self.parts.run.stop.wait())
-        lost = asyncio.ensure_future(self.parts.bus.trainer_lost())
-        try:
-            await asyncio.wait({task, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if lost.done():
-                raise lost.result()
-            raise Interrupted
-        finally:
-            for each in (task, stopped, lost):
-                each.cancel()
+    async def _answered(self, work: Awaitable[T]) -> T:
+        return await wait_for_generators(work, bus=self.parts.bus, run=self.parts.run)

@@ -7,7 +7,7 @@ from episodes import episode, trajectory
 
 from rlpost.errors import NoAnswer, RunFailed
 from rlpost.rollout.collector import Collected
-from rlpost.stages.examiner import Examination, Examiner, heldout_metrics
+from rlpost.stages.sampling.examiner import Examination, Examiner, heldout_metrics
 from rlpost.types import Group, Prompt, SamplingConfig, Verdict
 
 

@@ -6,7 +6,7 @@ from episodes import episode, trajectory
 from fakes import prompt
 
 from rlpost.control.buffer import Ready
-from rlpost.stages.rl.ready_groups import from_records, to_records
+from rlpost.stages.sampling.ready_groups import from_records, to_records
 from rlpost.types import Group, Verdict
 
 

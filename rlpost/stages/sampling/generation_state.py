@@ -9,7 +9,7 @@ from typing import Any
 
 from rlpost.control.staleness import Staleness
 from rlpost.rollout.producer import Producer
-from rlpost.stages.rl.ready_groups import from_records, to_records
+from rlpost.stages.sampling.ready_groups import from_records, to_records
 from rlpost.types import Prompt
 from rlpost.weights.bus import WeightBus
 

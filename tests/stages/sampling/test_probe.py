@@ -3,7 +3,7 @@
 import pytest
 
 from rlpost.data.dataset import PromptDataset
-from rlpost.stages.rl.probe import probe_of
+from rlpost.stages.sampling.probe import probe_of
 from rlpost.types import Prompt
 from rlpost.weights.publisher import WeightsConfig
 

@@ -1,4 +1,4 @@
-"""``ready.json``: finished groups that no step has taken, inside a checkpoint.
+"""Finished groups that no step has taken, inside a checkpoint.
 
 Owns the format. Prompts are found again by uid, so only episodes are written. Invariant:
 what is read equals what was written.

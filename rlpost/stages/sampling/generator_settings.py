@@ -10,7 +10,7 @@ from dataclasses import replace
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
 from rlpost.rollout.vllm_generator import GeneratorConfig
-from rlpost.stages.generation import resolved_generator
+from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.settings import TrainerConfig
 
 
