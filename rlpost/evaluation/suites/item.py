@@ -1,6 +1,7 @@
 """What a suite consists of, and how training and held-out items are kept apart.
 
-Owns the record and the split. Refuses to own questions (the suites) and rows (data/sources/).
+Owns the record and the split, which sets of pairs and of steps (data/synthetic/) have too. Refuses
+to own questions (the suites) and rows (data/sources/).
 Invariants: the hash of an item's parameters decides its side, whatever the seed, the number of
 items and the words around the parameters, so nothing that is trained on is asked; the items of a
 seed are the same in every process.
@@ -11,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 HELDOUT_ONE_IN = 5
 _HELDOUT_SEED = "held-out"
@@ -38,13 +39,27 @@ class SuiteItem:
 Draw = Callable[[random.Random], SuiteItem]  # one item of a kind
 
 
+class Drawn(Protocol):
+    """What the split reads of an item, of a suite or of another set."""
+
+    @property
+    def key(self) -> tuple[Any, ...]: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Drawn)
+Kinds = Mapping[str, Callable[[random.Random], Item]]  # how an item of each kind is drawn
+
+
 def is_held_out(key: tuple[Any, ...]) -> bool:
     """Return the side of the split that these parameters lie on."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELDOUT_ONE_IN == 0
 
 
-def held_out_items(kinds: Mapping[str, Draw], *, each: int) -> list[SuiteItem]:
+def held_out_items(kinds: Kinds[Item], *, each: int) -> list[Item]:
     """Return ``each`` held-out items of every kind, the kinds in turn.
 
     No two of them have the same parameters.
@@ -54,7 +69,7 @@ def held_out_items(kinds: Mapping[str, Draw], *, each: int) -> list[SuiteItem]:
     return rows
 
 
-def training_items(kinds: Mapping[str, Draw], *, size: int, seed: int) -> list[SuiteItem]:
+def training_items(kinds: Kinds[Item], *, size: int, seed: int) -> list[Item]:
     """Return at most ``size`` items to train on, the kinds in turn; no two have the same prompt.
 
     A kind that has no more different ones gives fewer than the others.
@@ -64,13 +79,13 @@ def training_items(kinds: Mapping[str, Draw], *, size: int, seed: int) -> list[S
 
 
 def _in_turn(
-    kinds: Mapping[str, Draw],
+    kinds: Kinds[Item],
     count: int,
     *,
     seed: str,
     held_out: bool,
-    distinct: Callable[[SuiteItem], Any],
-) -> Iterator[SuiteItem]:
+    distinct: Callable[[Item], Any],
+) -> Iterator[Item]:
     columns = [
         _first(name, draw, count, seed=seed, held_out=held_out, distinct=distinct)
         for name, draw in kinds.items()
@@ -81,14 +96,14 @@ def _in_turn(
 
 def _first(
     name: str,
-    draw: Draw,
+    draw: Callable[[random.Random], Item],
     count: int,
     *,
     seed: str,
     held_out: bool,
-    distinct: Callable[[SuiteItem], Any],
-) -> list[SuiteItem]:
-    rng, found, vain = random.Random(f"{name}/{seed}"), dict[Any, SuiteItem](), 0
+    distinct: Callable[[Item], Any],
+) -> list[Item]:
+    rng, found, vain = random.Random(f"{name}/{seed}"), dict[Any, Item](), 0
     while len(found) < count and vain < _MAX_VAIN_DRAWS:
         item = draw(rng)
         vain += 1
@@ -97,9 +112,9 @@ def _first(
     return list(found.values())
 
 
-def _key(item: SuiteItem) -> Any:
+def _key(item: Drawn) -> Any:
     return item.key
 
 
-def _prompt(item: SuiteItem) -> Any:
+def _prompt(item: Drawn) -> Any:
     return item.prompt
