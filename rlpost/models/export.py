@@ -47,7 +47,11 @@ def write_model(
     if shell.can_generate():
         shell.generation_config, _ = generation_config(start)
     shell.save_pretrained(directory, state_dict=dict(state))
-    AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    pad = shell.config.get_text_config().pad_token_id
+    if not shell.can_generate() and pad is not None:  # a classifier, see padding.py
+        tokenizer.pad_token, tokenizer.padding_side = tokenizer.convert_ids_to_tokens(pad), "right"
+    tokenizer.save_pretrained(directory)
     follow_umask(directory)
 
 

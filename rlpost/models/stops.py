@@ -3,7 +3,10 @@
 Owns the look-up. Refuses to own what a stop means (data/conversation/stops.py).
 """
 
-from rlpost.models.directory.model_directory import ModelDirectory
+from pathlib import Path
+from typing import Any
+
+from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
 from rlpost.models.export import generation_config
 
 
@@ -13,10 +16,15 @@ def stop_token_ids(model: ModelDirectory) -> tuple[int, ...]:
     Raises:
         UserError: generation_config.json cannot be used.
     """
-    settings, _ = generation_config(model.path, field=model.field)
+    return named_stops(model.path, model.config, field=model.field)
+
+
+def named_stops(directory: Path, config: Any, *, field: str = POLICY_FIELD) -> tuple[int, ...]:
+    """Return the same of a directory and its ``PretrainedConfig``."""
+    settings, _ = generation_config(directory, field=field)
     named = settings.eos_token_id
     if named is None:
-        named = getattr(model.config.get_text_config(), "eos_token_id", None)
+        named = getattr(config.get_text_config(), "eos_token_id", None)
     if named is None:
         return ()
     return tuple(named) if isinstance(named, list) else (int(named),)

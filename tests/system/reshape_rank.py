@@ -27,7 +27,7 @@ from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.model import heads
+from rlpost.training.model import classifier_heads
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero import deepspeed_checkpoint, deepspeed_trainer
@@ -180,14 +180,14 @@ def main() -> None:
     plan, rank, world_size, ports, result, _ = sys.argv[1:]
     plan, rank, world_size = json.loads(Path(plan).read_text()), int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
-    plain_load = heads.ValueHead.load
+    plain_load = classifier_heads.ClassifierHead.load
 
     def load_biased(*args, **kwargs):
         critic = plain_load(*args, **kwargs)
         critic.score = BiasedHead(critic.score)
         return critic
 
-    heads.ValueHead.load = load_biased
+    classifier_heads.ClassifierHead.load = load_biased
 
     def build(shape: Shape) -> Trained:
         assert shape.ranks == world_size

@@ -22,7 +22,26 @@ class ModelKind(Enum):
 
     policy = "policy"
     critic = "critic"
-    reward = "reward model"
+    reward = "reward model"  # that judges
+    outcome = "outcome reward model"  # that is trained, and the next
+    process = "process reward model"
+
+    @property
+    def with_article(self) -> str:
+        """Example: ``an outcome reward model``."""
+        return f"{'an' if self.value[0] in 'aeiou' else 'a'} {self.value}"
+
+
+_CLASSIFIERS = {
+    ModelKind.critic: "ForSequenceClassification",
+    ModelKind.outcome: "ForSequenceClassification",
+    ModelKind.process: "ForTokenClassification",
+}
+
+
+def classifier_suffix(kind: ModelKind) -> str:
+    """Return how transformers' classes of trained models of ``kind`` end."""
+    return _CLASSIFIERS[kind]
 
 
 def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
@@ -118,20 +137,21 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
     )
 
     name = config.architectures[0]
-    classifier = name.endswith("ForSequenceClassification")
+    classifier = name.endswith(tuple(_CLASSIFIERS.values()))
     if kind is ModelKind.reward:
         return  # training/reward/scorer.py checks reward models
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"{field}: {name} of {file} is an encoder with a decoder, and a {kind.value} must be "
-            "a decoder alone, such as Llama or Qwen"
+            f"{field}: {name} of {file} is an encoder with a decoder, and "
+            f"{kind.with_article} must be a decoder alone, such as Llama or Qwen"
         )
     if config.get_text_config() is not config:
         raise UserError(
-            f"{field}: {name} of {file} also reads images or sound, and a {kind.value} must be a "
-            "language model alone; save its language model by itself, or use another model"
+            f"{field}: {name} of {file} also reads images or sound, and "
+            f"{kind.with_article} must be a language model alone; save its language model by "
+            "itself, or use another model"
         )
-    if kind is ModelKind.critic and classifier:
+    if kind in _CLASSIFIERS and name.endswith(_CLASSIFIERS[kind]):
         return
     if name in CAUSAL.values() and name != CAUSAL.get(config.model_type):
         raise UserError(
@@ -142,7 +162,7 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
     if name not in CAUSAL.values():
         what = "a classifier or reward model" if classifier else "not a causal language model"
         raise UserError(
-            f"{field}: {name} of {file} is {what}, and a {kind.value} starts from a causal "
+            f"{field}: {name} of {file} is {what}, and {kind.with_article} starts from a causal "
             "language model (a class such as LlamaForCausalLM)"
         )
 

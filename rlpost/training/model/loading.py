@@ -17,8 +17,9 @@ from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.training.model.attention import ATTENTION, register_packed_attention
+from rlpost.training.model.classifier_heads import VALUE_HEAD, ClassifierHead
 from rlpost.training.model.dropout import is_random, switch_off_dropout
-from rlpost.training.model.heads import LogprobHead, TrainedHead, ValueHead
+from rlpost.training.model.heads import LogprobHead, TrainedHead
 from rlpost.training.model.packed_model import ModelInputs, PackedModel
 from rlpost.training.model.rehearsal import rehearse
 from rlpost.training.packing.pack import one_batch
@@ -68,7 +69,14 @@ class TrainedModel:
     @classmethod
     def critic(cls, path: str, *, policy_path: str) -> "TrainedModel":
         """Return a value model of the policy's responses; ``path`` may be the policy's own."""
-        return cls(path=path, tokenizer_path=policy_path, head=ValueHead(), labels=CRITIC)
+        return cls(path=path, tokenizer_path=policy_path, head=VALUE_HEAD, labels=CRITIC)
+
+    @classmethod
+    def reward(cls, path: str, *, head: ClassifierHead, metrics: str) -> "TrainedModel":
+        """Return a reward model that starts from a causal language model or a classifier."""
+        return cls(
+            path=path, tokenizer_path=path, head=head, labels=replace(POLICY, metrics=metrics)
+        )
 
     def require_vocabulary(self) -> None:
         """Raises UserError: the model does not read the tokens of ``tokenizer_path``."""

@@ -28,10 +28,15 @@ class ModelInputs:
 
     token_ids_1T: Tensor
     position_ids_1T: Tensor
-    read_R: Tensor
-    target_R: Tensor
+    read_R: Tensor  # where a token is predicted
+    token_R: Tensor  # where it stands
     layout: PackedLayout
     noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
+
+    @property
+    def target_R(self) -> Tensor:
+        """The ids of the scored tokens."""
+        return self.token_ids_1T[0, self.token_R]
 
     @classmethod
     def of(
@@ -42,7 +47,7 @@ class ModelInputs:
             token_ids_1T=on_device(batch.token_ids_T, device)[None],
             position_ids_1T=on_device(batch.position_ids_T, device)[None],
             read_R=on_device(batch.read_R, device),
-            target_R=on_device(batch.target_R, device),
+            token_R=on_device(batch.token_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
             noise=EmbeddingNoise.of(batch) if learning else None,
         )

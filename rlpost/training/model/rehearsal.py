@@ -129,7 +129,7 @@ def rehearse(model: Any, *, field: str = "model.path") -> Rehearsal:
     """
     name = type(model).__name__
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    is_classifier = name.endswith("ForSequenceClassification")
+    is_classifier = name.endswith(("ForSequenceClassification", "ForTokenClassification"))
     if decoder is None or decoder is model or not (is_classifier or isinstance(head, nn.Linear)):
         raise UserError(
             f"{field}: {name} has no separate decoder and linear output head, so it cannot be "

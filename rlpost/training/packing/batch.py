@@ -45,7 +45,7 @@ class MicroBatch:
     position_ids_T: np.ndarray  # int64
     blocks: tuple[Block, ...]
     read_R: np.ndarray  # int64: index in T whose hidden state predicts the token
-    target_R: np.ndarray  # int64: token id
+    token_R: np.ndarray  # int64: index in T of the token itself
     item_R: np.ndarray  # int64: which item of this batch, 0 to I - 1, in order
     unit_I: np.ndarray  # int64: which unit of this batch, 0 to U - 1, in order
     number_I: np.ndarray  # int64: the items' numbers in the optimizer batch
@@ -54,11 +54,16 @@ class MicroBatch:
     is_dummy: bool = False
 
     def __post_init__(self) -> None:
-        lengths = {"R": len(self.target_R), "U": len(self.number_U)}
+        lengths = {"R": len(self.token_R), "U": len(self.number_U)}
         for name, array in self.columns.items():
             expected = lengths[name.rpartition("_")[2]]
             assert array.shape == (expected,), (name, array.shape, expected)
             assert array.dtype in _DTYPES, (name, array.dtype)
+
+    @property
+    def target_R(self) -> np.ndarray:
+        """The ids of the scored tokens, int64."""
+        return self.token_ids_T[self.token_R]
 
     @property
     def num_tokens(self) -> int:

@@ -241,6 +241,7 @@ def _batch(drafts: list[_Draft]) -> MicroBatch:
     token_ids: list[int] = []
     positions: list[np.ndarray] = []
     reads: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
     blocks: list[Block] = []
     for draft in drafts:
         prompt = draft.placed[0].unit.prompt
@@ -253,8 +254,10 @@ def _batch(drafts: list[_Draft]) -> MicroBatch:
                 first, length = len(token_ids), len(item.ids)
                 token_ids += item.ids
                 positions.append(len(prompt) + np.arange(length))
-                read = np.concatenate([[end - 1], np.arange(first, first + length - 1)])
+                own = np.arange(first, first + length)
+                read = np.concatenate([[end - 1], own[:-1]])
                 reads.append(read[item.scored])
+                tokens.append(own[item.scored])
                 ranges.append((first, first + length))
             blocks.append(Block(prompt=(start, end), responses=tuple(ranges)))
     placed = [each for draft in drafts for each in draft.placed]
@@ -265,7 +268,7 @@ def _batch(drafts: list[_Draft]) -> MicroBatch:
         position_ids_T=np.concatenate(positions).astype(np.int64),
         blocks=tuple(blocks),
         read_R=np.concatenate(reads).astype(np.int64),
-        target_R=np.concatenate([np.array(i.ids)[i.scored] for i in items]).astype(np.int64),
+        token_R=np.concatenate(tokens).astype(np.int64),
         item_R=np.repeat(np.arange(len(items)), [int(item.scored.sum()) for item in items]),
         unit_I=np.repeat(np.arange(len(placed)), counts),
         number_I=np.array([item.number for item in items], dtype=np.int64),
@@ -281,7 +284,7 @@ def _dummy() -> MicroBatch:
         position_ids_T=np.arange(2, dtype=np.int64),
         blocks=(Block(prompt=(0, 1), responses=((1, 2),)),),
         read_R=zero,
-        target_R=zero,
+        token_R=zero + 1,
         item_R=zero,
         unit_I=zero,
         number_I=zero - 1,

@@ -105,16 +105,14 @@ def save_model(
         UserError: transformers has no such class for this architecture; on every rank.
     """
     start = Path(model.path)
-    shell, prefix = model.head.shell(start, dtype=dtype)
+    shell = model.head.shell(start, dtype=dtype)
     state = _full_state(module, keep=write)
     if write:
-        named = {
-            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: tensor
-            for name, tensor in state.items()
-        }
-        assert named.keys() <= shell.state_dict().keys(), named.keys() - shell.state_dict().keys()
+        named = {shell.name(name): tensor for name, tensor in state.items()}
+        places = shell.model.state_dict().keys()
+        assert named.keys() <= places, named.keys() - places
         tokenizer = Path(model.tokenizer_path)
-        write_model(shell, named, directory, start=start, tokenizer_path=tokenizer)
+        write_model(shell.model, named, directory, start=start, tokenizer_path=tokenizer)
 
 
 def _full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:

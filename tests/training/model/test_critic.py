@@ -8,8 +8,9 @@ from packed_groups import pack_into, random_groups, relative_difference
 from reward_models import load_plain_classifier, plain_values
 
 from rlpost.errors import UserError
+from rlpost.models.directory.config_file import ModelKind
 from rlpost.training.model.attention import PackedLayout
-from rlpost.training.model.heads import is_sequence_classifier
+from rlpost.training.model.classifier_heads import is_classifier
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs
 from rlpost.training.packing.batch import Block
@@ -79,7 +80,7 @@ def test_a_leak_between_responses_is_seen(tiny_reward):
 def test_a_causal_lm_starts_with_every_value_zero(fixture, request):
     path = request.getfixturevalue(fixture)
     critic = load(path)
-    assert not is_sequence_classifier(str(path))
+    assert not is_classifier(str(path), kind=ModelKind.critic)
     assert not values_of(critic, ModelInputs.of(one_batch(), device=CPU)).any()
     assert not [name for name, _ in critic.named_parameters() if "lm_head" in name]
 

@@ -30,6 +30,7 @@ def test_a_pair_and_a_masked_sequence_by_hand():
             Block(prompt=(5, 7), responses=((7, 9),)),
         )
         assert batch.read_R.tolist() == [1, 2, 1, 6]
+        assert batch.token_R.tolist() == [2, 3, 4, 7]
         assert batch.target_R.tolist() == [3, 4, 5, 8]
         assert batch.item_R.tolist() == [0, 0, 1, 2]
         assert batch.unit_I.tolist() == [0, 0, 1]
