@@ -72,7 +72,7 @@ _SFT = Stage(
     check="rlpost.stages.supervised.sft_config:check_sft",
     plan="rlpost.stages.supervised.sft:prepare",
     boot="rlpost.stages.supervised.likelihood:boot",
-    estimate="rlpost.stages.supervised.estimate:estimate",
+    estimate="rlpost.stages.learning.estimate:estimate",
     groups={"loss": "rlpost.algorithms.supervised:losses"},
 )
 

@@ -99,6 +99,10 @@ class Corpus:
             )
         return found
 
+    def all_examples(self) -> list[Example]:
+        """Return the examples of all rows, in their stored order."""
+        return [each for row in range(len(self)) for each in self.examples(row)]
+
     def split(self, heldout_fraction: float) -> tuple["Corpus", "Corpus"]:
         """Return the rows to train on and those held out, by the hash of each row's columns.
 

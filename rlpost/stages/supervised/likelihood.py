@@ -5,7 +5,6 @@ what they look like (sft.py, pretrain.py). Invariant: the reference exists only 
 reads it.
 """
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,29 +13,18 @@ from typing import Any
 from rlpost.algorithms.reduce import ExampleAggregation
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.cluster.session import Device
-from rlpost.data.conversation.preflight import as_json, preflight
-from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import Example
-from rlpost.data.mixture import Mixture
-from rlpost.models.locate import context_length
+from rlpost.data.splits import Splits
 from rlpost.stages.fit import Fit
-from rlpost.stages.policy import CheckedPolicy
+from rlpost.stages.learning.account import data_used
+from rlpost.stages.learning.begin import begin
+from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.roles import Role, reference_role, sleep_all, trained_role
 from rlpost.stages.run import Run
-from rlpost.stages.supervised.account import (
-    data_used,
-    trained_tokens_by_source,
-)
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import HeldoutLoss
-from rlpost.tracking.files.examples import write_examples
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed
-from rlpost.training.settings import TrainerConfig
-
-log = logging.getLogger(__name__)
-
-SHOWN_ROWS = 3  # of each source
 
 Sequences = Callable[[Sequence[Example]], list[Example]]  # drawn examples -> what is packed
 
@@ -50,13 +38,33 @@ class LikelihoodPlan:
     model_path: str
     roles: list[Role]  # who exists
     objective: LikelihoodObjective
-    train: Mixture
+    splits: Splits
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
-    skipped: Sequence[str]  # rows that were left out, and why
-    heldout: Mapping[str, Sequence[Example]]  # by source
     sequences: Sequences = list
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
     neftune_alpha: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        base: Foundation,
+        cfg: Any,
+        splits: Splits,
+        *,
+        objective: LikelihoodObjective,
+        **own: Any,
+    ) -> "LikelihoodPlan":
+        """Make a plan of what was prepared; ``own`` are the fields that a stage adds."""
+        return cls(
+            cfg=cfg,
+            device=base.device,
+            model_path=base.policy.path,
+            roles=_roles(cfg, base, objective),
+            objective=objective,
+            splits=splits,
+            shown=shown_examples(splits.train, base.policy.tokenizer),
+            **own,
+        )
 
     @property
     def stage(self) -> str:
@@ -64,44 +72,14 @@ class LikelihoodPlan:
         return self.objective.metrics
 
 
-def roles_of(
-    cfg: Any, *, policy: CheckedPolicy, objective: LikelihoodObjective, device: Device
-) -> list[Role]:
+def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[Role]:
     """Return the policy that is trained and, for a KL to it, a copy of where it started."""
-    model = TrainedModel.policy(policy.path, cfg.trainer, metrics=objective.metrics)
-    common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": device}
+    model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=objective.metrics)
+    common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": base.device}
     roles = [trained_role("trainer", cfg.trainer, seed=cfg.seed, **common)]
     if objective.kl_coefficient > 0:
         roles.append(reference_role(cfg.trainer, **common))
     return roles
-
-
-def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
-    """Return how many tokens an example may have: the model's context, or a micro-batch."""
-    limit = min(context_length(policy.path), trainer.max_tokens_per_micro_batch)
-    return limit if policy.rehearsal.window is None else min(limit, policy.rehearsal.window)
-
-
-def more_tokens(policy: CheckedPolicy, trainer: TrainerConfig) -> str:
-    """Return how an example may be longer than ``longest_example``."""
-    if longest_example(policy, trainer) < trainer.max_tokens_per_micro_batch:
-        return "use a model with a longer context"
-    return "raise trainer.max_tokens_per_micro_batch, which holds each example as a whole"
-
-
-def shown_examples(train: Mixture, tokenizer: Any) -> list[dict[str, Any]]:
-    """Return the first examples of each source with what is trained of them marked."""
-    return [
-        {"source": name, **each}
-        for name, corpus in train.corpora.items()
-        for row in range(min(SHOWN_ROWS, len(corpus)))
-        for each in as_json(preflight(corpus.examples(row), tokenizer))
-    ]
-
-
-def drawn_in_order(corpus: Corpus) -> list[Example]:
-    """Return the examples of all rows of a held-out corpus."""
-    return [each for row in range(len(corpus)) for each in corpus.examples(row)]
 
 
 @asynccontextmanager
@@ -113,13 +91,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         InfrastructureError: an actor did not come up.
     """
     cfg = plan.cfg
-    write_examples(run.directory.examples, plan.shown)
-    if plan.skipped:
-        log.warning("%d rows of the data were skipped", len(plan.skipped))
-    for reason in plan.skipped:
-        log.info("skipped: %s", reason)
-    policy, *frozen = await run.start(plan.roles)
-    mixture = run.keep("mixture", plan.train)
+    (policy, *frozen), rows = await begin(plan, run)
     packer = ExamplePacker(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
@@ -127,13 +99,8 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         aggregation=plan.aggregation,
     )
 
-    by_source: dict[str, float] = {}
-
     async def batch() -> Packed:
-        nonlocal by_source
-        rows = mixture.take(cfg.examples_per_step)
-        by_source = trained_tokens_by_source(rows)
-        examples = plan.sequences(rows)
+        examples = plan.sequences(rows.take())
         packed = packer(examples)
         for reference in frozen:
             if cfg.cluster.offload_idle:
@@ -146,11 +113,12 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
             packed, examples, alpha=plan.neftune_alpha, seed=cfg.seed, step=run.step + 1
         )
 
+    held = plan.splits.heldout
     heldout = HeldoutLoss(
         stage=plan.stage,
         policy=policy,
         packer=replace(packer, fill=True),
-        sources=plan.heldout,
+        sources={name: plan.sequences(corpus.all_examples()) for name, corpus in held.items()},
         progress=run.progress,
     )
     yield Fit(
@@ -160,7 +128,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         batch=batch,
         base=cfg.model.path,
         stage=plan.stage,
-        heldout=heldout if plan.heldout else None,
-        drawn=lambda: {"training/epoch": mixture.epoch, **by_source},
-        data=data_used(cfg.data, mixture, plan.heldout),
+        heldout=heldout if held else None,
+        drawn=rows.metrics,
+        data=data_used(cfg.data, plan.splits),
     )

@@ -1,21 +1,16 @@
 """The options of ``rlpost pretrain``, and the rules between them.
 
-Owns the composition. Refuses to own the options of each part, which lie above what they configure.
+Owns what no other stage has. Refuses to own what every stage has that learns from a data set
+(stages/learning/config.py).
 """
 
 from dataclasses import dataclass, field
 
-from rlpost.bounds import check_config, number, option
-from rlpost.checkpoint.store import CheckpointConfig
-from rlpost.cluster.session import ClusterConfig
-from rlpost.config.schema import ModelConfig, RunConfig
-from rlpost.control.early_stopping import EarlyStoppingConfig
-from rlpost.control.failures import RestartConfig
+from rlpost.bounds import number
+from rlpost.data.bad_rows import OnLong
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
-from rlpost.stages.results import ExportConfig, check_results
-from rlpost.stages.supervised.settings import HeldoutConfig, SupervisedTrainerConfig
-from rlpost.tracking.config import TrackingConfig
+from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
 
 
 @dataclass(kw_only=True)
@@ -32,30 +27,25 @@ class PretrainDataConfig(SupervisedDataConfig):
         help="tokens of a window, into which the documents of a step are cut one after another",
     )
 
+    def check(self, path: str) -> None:
+        """Raises UserError: a setting of the data is impossible, or has no effect."""
+        super().check(path)
+        if self.on_long is not OnLong.error and self.max_tokens is None:
+            raise UserError(
+                f"{path}.on_long={self.on_long.value} has no effect without {path}.max_tokens, "
+                "because documents of any length are cut into windows; leave it out, or set "
+                f"{path}.max_tokens"
+            )
+
 
 @dataclass(kw_only=True)
-class PretrainConfig:
+class PretrainConfig(LearningConfig, LearnedDataConfig):
     """Everything ``rlpost pretrain`` can be told."""
 
-    run: RunConfig = field(default_factory=RunConfig)
-    seed: int = number(0, at_least=0, at_most=2**31 - 1, help="of data order and initial values")
-    resume: str = option(
-        "auto",
-        help="auto: from the latest checkpoint, if there is one; never; or a checkpoint directory",
-    )
-    model: ModelConfig = field(default_factory=ModelConfig)
     data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
     examples_per_step: int = number(
         32, at_least=1, at_most=10**6, help="documents of one optimizer step, over all ranks"
     )
-    trainer: SupervisedTrainerConfig = field(default_factory=SupervisedTrainerConfig)
-    evaluation: HeldoutConfig = field(default_factory=HeldoutConfig)
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    failures: RestartConfig = field(default_factory=RestartConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 def check_pretrain(cfg: PretrainConfig) -> None:
@@ -64,12 +54,7 @@ def check_pretrain(cfg: PretrainConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    check_config(cfg)
-    check_results(cfg)
-    if cfg.cluster.offload_idle:
-        raise UserError(
-            "cluster.offload_idle=true has no effect in pretrain, which has one model; leave it out"
-        )
+    check_learning(cfg)
     if cfg.data.window > cfg.trainer.max_tokens_per_micro_batch:
         raise UserError(
             f"data.window={cfg.data.window} must be at most trainer.max_tokens_per_micro_batch="

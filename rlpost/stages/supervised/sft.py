@@ -5,26 +5,16 @@ Invariant: everything that can be refused is refused here, before a file is writ
 started.
 """
 
-from dataclasses import replace
+from functools import partial
 
 from rlpost.algorithms.supervised import LikelihoodObjective
-from rlpost.cluster.session import Device, resolve_device
-from rlpost.data.bad_rows import OnLong
+from rlpost.cluster.session import Device
 from rlpost.data.conversation.encoder import ConversationEncoder
-from rlpost.data.splits import load_splits
 from rlpost.models.stops import stop_token_ids
-from rlpost.stages.policy import check_policy
-from rlpost.stages.results import require_measured
+from rlpost.stages.learning.prepare import Foundation
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.supervised.heldout import measured_names
-from rlpost.stages.supervised.likelihood import (
-    LikelihoodPlan,
-    drawn_in_order,
-    longest_example,
-    more_tokens,
-    roles_of,
-    shown_examples,
-)
+from rlpost.stages.supervised.likelihood import LikelihoodPlan
 from rlpost.stages.supervised.sft_config import SFTConfig
 
 
@@ -41,39 +31,20 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    policy = check_policy(cfg.model.path)
-    device = device or resolve_device(cfg.cluster.device)
-    limit = longest_example(policy, cfg.trainer)
-    own_limit = min(limit, cfg.data.max_tokens or limit)
+    base = Foundation.of(cfg, device=device)
     encoder = ConversationEncoder(
-        policy.tokenizer,
+        base.policy.tokenizer,
         train_on=cfg.data.train_on,
-        truncate_to=own_limit if cfg.data.on_long is OnLong.truncate else None,
-        stop_ids=stop_token_ids(policy.directory),
+        truncate_to=base.truncate_to,
+        stop_ids=stop_token_ids(base.policy.directory),
     )
-    splits = load_splits(
-        cfg.data,
-        encoder=encoder,
-        seed=cfg.seed,
-        max_tokens=limit,
-        more_tokens=more_tokens(policy, cfg.trainer),
-    )
-    trainer = cfg.trainer.of_steps(
-        splits.train.steps(epochs=cfg.trainer.epochs or 1, rows_per_step=cfg.examples_per_step)
-    )
-    cfg = replace(cfg, trainer=trainer)
-    require_measured(cfg, measured_names("sft", splits.heldout))
+    cfg, splits = base.load(encoder, measured=partial(measured_names, "sft"))
     objective = LikelihoodObjective(loss=cfg.loss, kl_coefficient=cfg.kl.coefficient, metrics="sft")
-    return LikelihoodPlan(
-        cfg=cfg,
-        device=device,
-        model_path=policy.path,
-        roles=roles_of(cfg, policy=policy, objective=objective, device=device),
+    return LikelihoodPlan.of(
+        base,
+        cfg,
+        splits,
         objective=objective,
-        train=splits.train,
-        shown=shown_examples(splits.train, policy.tokenizer),
-        skipped=splits.skipped,
-        heldout={name: drawn_in_order(corpus) for name, corpus in splits.heldout.items()},
         aggregation=cfg.reduction,
         neftune_alpha=cfg.neftune_alpha,
     )

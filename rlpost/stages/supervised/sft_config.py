@@ -1,6 +1,7 @@
 """The options of ``rlpost sft``, and the rules between them.
 
-Owns the composition. Refuses to own the options of each part, which lie above what they configure.
+Owns what no other stage has. Refuses to own what every stage has that learns from a data set
+(stages/learning/config.py).
 """
 
 from dataclasses import dataclass, field
@@ -10,18 +11,10 @@ from omegaconf import MISSING
 
 from rlpost.algorithms.reduce import ExampleAggregation
 from rlpost.algorithms.supervised import StartKLConfig
-from rlpost.bounds import check_config, number, option
-from rlpost.checkpoint.store import CheckpointConfig
-from rlpost.cluster.session import ClusterConfig
-from rlpost.config.schema import ModelConfig, RunConfig
-from rlpost.control.early_stopping import EarlyStoppingConfig
-from rlpost.control.failures import RestartConfig
+from rlpost.bounds import number, option
 from rlpost.data.conversation.marks import TrainOn
 from rlpost.data.supervised import SupervisedDataConfig
-from rlpost.errors import UserError
-from rlpost.stages.results import ExportConfig, check_results
-from rlpost.stages.supervised.settings import HeldoutConfig, SupervisedTrainerConfig
-from rlpost.tracking.config import TrackingConfig
+from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
 
 
 @dataclass(kw_only=True)
@@ -34,22 +27,9 @@ class SFTDataConfig(SupervisedDataConfig):
 
 
 @dataclass(kw_only=True)
-class SFTConfig:
-    """Everything ``rlpost sft`` can be told."""
+class SFTLossConfig:
+    """What is minimised."""
 
-    run: RunConfig = field(default_factory=RunConfig)
-    seed: int = number(
-        0, at_least=0, at_most=2**31 - 1, help="of data order, noise and initial values"
-    )
-    resume: str = option(
-        "auto",
-        help="auto: from the latest checkpoint, if there is one; never; or a checkpoint directory",
-    )
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: SFTDataConfig = field(default_factory=SFTDataConfig)
-    examples_per_step: int = number(
-        32, at_least=1, at_most=10**6, help="rows of one optimizer step, over all ranks"
-    )
     loss: Any = option(MISSING, help="loss of a token")
     reduction: ExampleAggregation = option(
         ExampleAggregation.token_mean, help="how the losses of a step's tokens are averaged"
@@ -62,14 +42,13 @@ class SFTConfig:
         hint="the paper uses 5 to 15",
         help="noise on the embeddings while it learns (NEFTune); 0: none",
     )
-    trainer: SupervisedTrainerConfig = field(default_factory=SupervisedTrainerConfig)
-    evaluation: HeldoutConfig = field(default_factory=HeldoutConfig)
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    failures: RestartConfig = field(default_factory=RestartConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(kw_only=True)
+class SFTConfig(LearningConfig, SFTLossConfig, LearnedDataConfig):
+    """Everything ``rlpost sft`` can be told."""
+
+    data: SFTDataConfig = field(default_factory=SFTDataConfig)
 
 
 def check_sft(cfg: SFTConfig) -> None:
@@ -78,10 +57,5 @@ def check_sft(cfg: SFTConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    check_config(cfg)
-    check_results(cfg)
-    if cfg.cluster.offload_idle and cfg.kl.coefficient == 0:
-        raise UserError(
-            "cluster.offload_idle=true has no effect without a second model; leave it out, or set "
-            "kl.coefficient, which needs one"
-        )
+    models = 2 if cfg.kl.coefficient > 0 else 1
+    check_learning(cfg, models=models, way_out="set kl.coefficient")

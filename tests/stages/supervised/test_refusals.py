@@ -75,7 +75,10 @@ def test_a_sequence_classifier_is_no_policy(refused, tiny_reward):
         (["trainer.steps=3", "trainer.epochs=2"], "both say how long"),
         (["trainer.steps=3", "trainer.warmup_steps=3"], "trainer.warmup_steps must be below"),
         (["trainer.share_prompts=false"], "no effect"),
-        (["cluster.offload_idle=true"], "no effect"),
+        (["cluster.offload_idle=true"], "set kl.coefficient"),
+        (["cluster.placement=colocated"], "set kl.coefficient"),
+        (["cluster.placement=apart", "kl.coefficient=0.1"], "nothing generates"),
+        (["tracking.sample_rows=4"], "nothing generates"),
         (["loss=clip"], "loss must be one of dft, nll"),
         (["rollout.group_size=2"], "rlpost sft --help"),
         (["examples_per_step=0"], "examples_per_step must be"),
@@ -95,6 +98,17 @@ def test_a_metric_that_no_evaluation_measures(refused, option):
     rows = [{"messages": [{**CHAT[0], "content": f"{n}?"}, CHAT[1]]} for n in range(9)]
     words = refused(f"{option}=sft/held_loss", "data.heldout_fraction=0.5", rows=rows)
     assert option in words and "sft/heldout_loss, sft/heldout_loss/train" in words
+
+
+def test_an_evaluation_of_nothing(refused):
+    assert "no rows are held out" in refused("evaluation.every=7")
+
+
+def test_a_bound_of_documents_that_have_none(refused):
+    words = refused("data.on_long=skip", rows=[{"text": "a document"}], stage="pretrain")
+    assert "data.max_tokens" in words and "cluster.placement" not in words
+    words = refused("cluster.placement=colocated", rows=[{"text": "one"}], stage="pretrain")
+    assert "no effect" in words and "which needs one" not in words
 
 
 def test_windows_that_do_not_fit(refused):

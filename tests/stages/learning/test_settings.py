@@ -4,7 +4,7 @@ import pytest
 
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
-from rlpost.stages.supervised.settings import SupervisedTrainerConfig
+from rlpost.stages.learning.settings import SupervisedTrainerConfig
 from rlpost.training.schedule import lr_at
 
 

@@ -1,7 +1,7 @@
 """Options that stages which learn from a data set share.
 
-Owns their declaration and the number of steps that follows from them. Refuses to own which stage
-has which (sft.py, pretrain.py). Imports nothing that starts a process, so that help is instant.
+Owns their declaration and the number of steps that follows from them. Refuses to own their place
+among the others (config.py). Imports nothing that starts a process, so that help is instant.
 """
 
 import math

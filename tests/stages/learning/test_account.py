@@ -9,8 +9,7 @@ from transformers import AutoTokenizer
 from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.splits import load_splits
 from rlpost.data.supervised import SourceConfig, SupervisedDataConfig
-from rlpost.stages.supervised.account import data_used, trained_tokens_by_source
-from rlpost.stages.supervised.likelihood import drawn_in_order
+from rlpost.stages.learning.account import data_used, trained_tokens_by_source
 
 
 @pytest.fixture
@@ -33,11 +32,6 @@ def load(config, model):
     return load_splits(config, encoder=encoder, seed=0)
 
 
-def described(config, splits):
-    heldout = {name: drawn_in_order(corpus) for name, corpus in splits.heldout.items()}
-    return data_used(config, splits.train, heldout)
-
-
 def test_trained_tokens_of_a_draw_are_those_of_its_sources(config, tiny_model):
     drawn = load(config, tiny_model).train.take(8)
     counts = trained_tokens_by_source(drawn)
@@ -50,16 +44,16 @@ def test_trained_tokens_of_a_draw_are_those_of_its_sources(config, tiny_model):
 
 
 def test_every_source_is_listed_with_a_hash_of_its_content(config, tiny_model, tmp_path):
-    used = described(config, load(config, tiny_model))
+    used = data_used(config, load(config, tiny_model))
     assert [(each.split, each.name, each.num_rows, each.hub_id) for each in used] == [
         ("train", "chat", 6, None),
         ("train", "code", 4, None),
         ("heldout", "held", 2, None),
     ]
     assert used[0].source == str(tmp_path / "chat.jsonl")
-    again = described(config, load(config, tiny_model))
+    again = data_used(config, load(config, tiny_model))
     assert [each.fingerprint for each in again] == [each.fingerprint for each in used]
     write_rows(tmp_path / "held.jsonl", [{"messages": each} for each in conversations(14)[12:]])
-    changed = described(config, load(config, tiny_model))
+    changed = data_used(config, load(config, tiny_model))
     same = [a.fingerprint == b.fingerprint for a, b in zip(changed, used, strict=True)]
     assert same == [True, True, False]

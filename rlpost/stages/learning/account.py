@@ -1,4 +1,4 @@
-"""What the cost and the model card say of the data that a supervised stage learns from.
+"""What the cost and the model card say of the data that a stage learns from.
 
 Owns the tokens by source and the sources with the hash of their content. Refuses to own their form
 (control/cost.py, models/origin.py).
@@ -6,11 +6,11 @@ Owns the tokens by source and the sources with the hash of their content. Refuse
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rlpost.data.example import Example
-from rlpost.data.mixture import Mixture
 from rlpost.data.sources.load import hub_id
+from rlpost.data.splits import Splits
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.models.origin import DataUsed
 
@@ -23,9 +23,7 @@ def trained_tokens_by_source(drawn: Sequence[Example]) -> dict[str, float]:
     return {f"perf/trained_tokens/{name}": float(count) for name, count in counts.items()}
 
 
-def data_used(
-    cfg: SupervisedDataConfig, mixture: Mixture, heldout: Mapping[str, Sequence[Example]]
-) -> list[DataUsed]:
+def data_used(cfg: SupervisedDataConfig, splits: Splits) -> list[DataUsed]:
     """Return the sources of a run with their rows and the hash of their content."""
     named = cfg.named_sources("data")
     used = [
@@ -37,24 +35,24 @@ def data_used(
             fingerprint=corpus.fingerprint,
             hub_id=hub_id(named[name].path),
         )
-        for name, corpus in mixture.corpora.items()
+        for name, corpus in splits.train.corpora.items()
     ]
-    for name, examples in heldout.items():
+    for name, corpus in splits.heldout.items():
         source = cfg.heldout or named[name].path
         used.append(
             DataUsed(
                 split="heldout",
                 name=name,
                 source=source,
-                num_rows=len(examples),
-                fingerprint=_fingerprint(examples),
+                num_rows=len(corpus),
+                fingerprint=_fingerprint(corpus.all_examples()),
                 hub_id=hub_id(source),
             )
         )
     return used
 
 
-def _fingerprint(examples: Sequence[Example]) -> str:
+def _fingerprint(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for each in examples:
         digest.update(len(each).to_bytes(8, "little") + each.ids.tobytes() + each.trained.tobytes())

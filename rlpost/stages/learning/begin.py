@@ -1,0 +1,79 @@
+"""How every stage that learns from a data set begins to run, and how it draws rows.
+
+Owns what is written and said of the data at the start, and what a step tells of its rows. Refuses
+to own the batch that is made of rows and what is minimised.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rlpost.data.example import Example
+from rlpost.data.mixture import Mixture
+from rlpost.data.splits import Splits
+from rlpost.stages.learning.account import trained_tokens_by_source
+from rlpost.stages.roles import Role
+from rlpost.stages.run import Run
+from rlpost.tracking.files.examples import write_examples
+
+log = logging.getLogger(__name__)
+
+
+class LearningPlan(Protocol):
+    """What the plans of these stages have in common."""
+
+    @property
+    def cfg(self) -> Any:
+        """The stage's options, with the number of steps."""
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        """Who exists; the policy is the first."""
+
+    @property
+    def splits(self) -> Splits:
+        """The rows to learn, and those that are held out."""
+
+    @property
+    def shown(self) -> Sequence[Mapping[str, Any]]:
+        """Some training examples, as ``write_examples`` takes them."""
+
+
+class DrawnRows:
+    """The rows of a run, one step's after the other's."""
+
+    def __init__(self, mixture: Mixture, *, per_step: int) -> None:
+        self._mixture = mixture
+        self._per_step = per_step
+        self._by_source: dict[str, float] = {}
+
+    def take(self) -> list[Example]:
+        """Return the examples of the next step's rows, those of one row together."""
+        drawn = self._mixture.take(self._per_step)
+        self._by_source = trained_tokens_by_source(drawn)
+        return drawn
+
+    def metrics(self) -> dict[str, float]:
+        """Return the epoch, and the trained tokens of the last step by source."""
+        return {"training/epoch": self._mixture.epoch, **self._by_source}
+
+
+async def begin(plan: LearningPlan, run: Run) -> tuple[list[Any], DrawnRows]:
+    """Write the examples page's rows, say what was left out, and start every role.
+
+    Returns:
+        The group of each role, in their order, and the rows.
+
+    Raises:
+        UserError: not every actor fits into the cluster.
+        InfrastructureError: an actor did not come up.
+    """
+    write_examples(run.directory.examples, plan.shown)
+    skipped = plan.splits.skipped
+    if skipped:
+        log.warning("%d rows of the data were skipped", len(skipped))
+    for reason in skipped:
+        log.info("skipped: %s", reason)
+    groups = await run.start(plan.roles)
+    mixture = run.keep("mixture", plan.splits.train)
+    return groups, DrawnRows(mixture, per_step=plan.cfg.examples_per_step)

@@ -1,0 +1,125 @@
+"""What every stage that learns from a data set looks at before it starts.
+
+Owns the preparation of the policy, the device, the longest example, the rows and the number of
+steps. Refuses to own what a row becomes (the encoder that a stage makes) and who exists (a stage's
+roles). Invariant: nothing is written but the cache of encoded rows, and nothing is started.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlpost.cluster.session import Device, resolve_device
+from rlpost.data.bad_rows import OnLong
+from rlpost.data.conversation.preflight import as_json, preflight
+from rlpost.data.example import ExampleEncoder
+from rlpost.data.mixture import Mixture
+from rlpost.data.splits import Splits, load_splits
+from rlpost.errors import UserError
+from rlpost.models.locate import context_length
+from rlpost.stages.learning.settings import HeldoutConfig
+from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.stages.results import require_measured
+from rlpost.training.settings import TrainerConfig
+
+SHOWN_ROWS = 3  # of each source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """The policy of a run that learns from a data set, where it trains, and how long rows may be.
+
+    Example::
+
+        base = Foundation.of(cfg, device=device)
+        cfg, splits = base.load(MyEncoder(base.policy.tokenizer), measured=names)
+    """
+
+    cfg: Any  # of a stage: ``LearnedDataConfig`` and ``LearningConfig``
+    policy: CheckedPolicy
+    device: Device
+
+    @classmethod
+    def of(cls, cfg: Any, *, device: Device | None) -> "Foundation":
+        """Look at the policy; ``device`` None: what this machine has.
+
+        Raises:
+            UserError: the model cannot be trained as a policy, or there is no such device.
+        """
+        policy = check_policy(cfg.model.path)
+        return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
+
+    @property
+    def longest(self) -> int:
+        """Tokens that an example may have: the model's context, or a micro-batch."""
+        return longest_example(self.policy, self.cfg.trainer)
+
+    @property
+    def truncate_to(self) -> int | None:
+        """Where an encoder cuts; None: longer examples are an error, or left out, by the corpus."""
+        if self.cfg.data.on_long is not OnLong.truncate:
+            return None
+        return min(self.longest, self.cfg.data.max_tokens or self.longest)
+
+    def load(
+        self,
+        encoder: ExampleEncoder,
+        *,
+        measured: Callable[[Iterable[str]], list[str]],
+        bounded: bool = True,
+    ) -> tuple[Any, Splits]:
+        """Return the options with the number of steps, and the rows.
+
+        Args:
+            encoder: makes examples of rows.
+            measured: returns what an evaluation measures on held-out sources of these names.
+            bounded: an example must fit into the model's context and a micro-batch.
+
+        Raises:
+            UserError: a setting is wrong, has no effect, or a source does not exist.
+            DataError: a row is bad or too long (unless skipped), or no row is left.
+            InfrastructureError: a process that encodes died.
+        """
+        cfg = self.cfg
+        splits = load_splits(
+            cfg.data,
+            encoder=encoder,
+            seed=cfg.seed,
+            max_tokens=self.longest if bounded else None,
+            more_tokens=more_tokens(self.policy, cfg.trainer),
+        )
+        steps = splits.train.steps(
+            epochs=cfg.trainer.epochs or 1, rows_per_step=cfg.examples_per_step
+        )
+        cfg = replace(cfg, trainer=cfg.trainer.of_steps(steps))
+        require_measured(cfg, measured(splits.heldout))
+        if not splits.heldout and cfg.evaluation.every != HeldoutConfig().every:
+            raise UserError(
+                f"evaluation.every={cfg.evaluation.every} has no effect: no rows are held out; "
+                "leave it out, or set data.heldout=FILE or data.heldout_fraction=0.05"
+            )
+        return cfg, splits
+
+
+def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
+    """Return how many tokens an example may have: the model's context, or a micro-batch."""
+    limit = min(context_length(policy.path), trainer.max_tokens_per_micro_batch)
+    return limit if policy.rehearsal.window is None else min(limit, policy.rehearsal.window)
+
+
+def more_tokens(policy: CheckedPolicy, trainer: TrainerConfig) -> str:
+    """Return how an example may be longer than ``longest_example``."""
+    if longest_example(policy, trainer) < trainer.max_tokens_per_micro_batch:
+        return "use a model with a longer context"
+    return "raise trainer.max_tokens_per_micro_batch, which holds each example as a whole"
+
+
+def shown_examples(train: Mixture, tokenizer: Any) -> Sequence[Mapping[str, Any]]:
+    """Return the first examples of each source with what is trained of them marked."""
+    return [
+        {"source": name, **each}
+        for name, corpus in train.corpora.items()
+        for row in range(min(SHOWN_ROWS, len(corpus)))
+        for each in as_json(preflight(corpus.examples(row), tokenizer))
+    ]
+
