@@ -86,7 +86,7 @@ class Corpus:
         address = self._place + self._files.address_of(stored)
         found = []
         for number in self._files.examples_of(stored):
-            where = self._files.tokens_of(number)
+            where, labels = self._files.tokens_of(number), self._files.labels_of(number)
             if self._max_tokens is not None:
                 where = slice(where.start, min(where.stop, where.start + self._max_tokens))
             found.append(
@@ -95,6 +95,7 @@ class Corpus:
                     trained=np.array(self._files.trained_T[where]),
                     address=address,
                     uid=uid,
+                    labels=np.array(self._files.labels_L[labels]),
                 )
             )
         return found
@@ -102,6 +103,14 @@ class Corpus:
     def all_examples(self) -> list[Example]:
         """Return the examples of all rows, in their stored order."""
         return [each for row in range(len(self)) for each in self.examples(row)]
+
+    def all_labels(self) -> npt.NDArray[np.float32]:
+        """Return the labels of all rows, one behind the other."""
+        found = [np.empty(0, np.float32)]
+        for stored in self._rows_N.tolist():
+            for number in self._files.examples_of(stored):
+                found.append(self._files.labels_L[self._files.labels_of(number)])
+        return np.concatenate(found)
 
     def split(self, heldout_fraction: float) -> tuple["Corpus", "Corpus"]:
         """Return the rows to train on and those held out, by the hash of each row's columns.

@@ -87,11 +87,13 @@ class _EncodedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedBlock:
-    """The good rows of a block. N rows, E examples, T tokens of all examples."""
+    """The good rows of a block. N rows, E examples, T tokens and L labels of all examples."""
 
     ids_T: npt.NDArray[np.int32]
     trained_T: npt.NDArray[np.bool_]
     lengths_E: npt.NDArray[np.int64]
+    labels_L: npt.NDArray[np.float32]
+    num_labels_E: npt.NDArray[np.int64]
     examples_N: npt.NDArray[np.int64]  # examples of each row
     content_N: npt.NDArray[np.uint64]  # hash of each row's columns
     addresses: tuple[str, ...]  # N, without the place
@@ -104,6 +106,8 @@ class EncodedBlock:
             ids_T=np.concatenate([np.empty(0, np.int32), *(e.ids for e in examples)]),
             trained_T=np.concatenate([np.empty(0, np.bool_), *(e.trained for e in examples)]),
             lengths_E=np.array([len(example) for example in examples], np.int64),
+            labels_L=np.concatenate([np.empty(0, np.float32), *(e.labels for e in examples)]),
+            num_labels_E=np.array([len(example.labels) for example in examples], np.int64),
             examples_N=np.array([len(row.examples) for row in rows], np.int64),
             content_N=np.array([row.content for row in rows], np.uint64),
             addresses=tuple(row.address for row in rows),

@@ -4,7 +4,7 @@ Owns their layout and the check that they are whole. Refuses to own what is in t
 and where they lie (corpus.py). Invariant: a directory with ``corpus.json`` whose sizes match is
 complete, because that file is written last.
 
-N rows, E examples, T tokens; an ``ends`` array holds where each part of a flat one ends.
+N rows, E examples, T tokens, L labels; an ``ends`` array holds where each part of a flat one ends.
 """
 
 import json
@@ -20,11 +20,13 @@ import numpy.typing as npt
 from rlpost.data.corpus.encoding import EncodedBlock
 from rlpost.errors import DataError
 
-VERSION = 1  # of the layout and of the code that fills it; another one is encoded again
+VERSION = 2  # of the layout and of the code that fills it; another one is encoded again
 _ARRAYS = {
     "ids_T": np.int32,
     "trained_T": np.bool_,
     "example_ends_E": np.int64,
+    "labels_L": np.float32,
+    "label_ends_E": np.int64,
     "row_ends_N": np.int64,  # in examples
     "content_N": np.uint64,
     "addresses": np.uint8,  # UTF-8
@@ -40,6 +42,8 @@ class CorpusFiles:
     ids_T: npt.NDArray[np.int32]
     trained_T: npt.NDArray[np.bool_]
     example_ends_E: npt.NDArray[np.int64]
+    labels_L: npt.NDArray[np.float32]
+    label_ends_E: npt.NDArray[np.int64]
     row_ends_N: npt.NDArray[np.int64]
     content_N: npt.NDArray[np.uint64]
     addresses: npt.NDArray[np.uint8]
@@ -54,6 +58,10 @@ class CorpusFiles:
         """Return where the tokens of an example lie."""
         return slice(_start(self.example_ends_E, example), int(self.example_ends_E[example]))
 
+    def labels_of(self, example: int) -> slice:
+        """Return where the labels of an example lie."""
+        return slice(_start(self.label_ends_E, example), int(self.label_ends_E[example]))
+
     def address_of(self, row: int) -> str:
         """Return the address of a row without the place of its source."""
         start, end = _start(self.address_ends_N, row), int(self.address_ends_N[row])
@@ -67,7 +75,7 @@ def _start(ends: npt.NDArray[np.int64], index: int) -> int:
 def write_corpus(directory: Path, blocks: Iterable[EncodedBlock]) -> None:
     """Write all blocks as they come."""
     skipped: list[str] = []
-    ends = dict.fromkeys(("example_ends_E", "row_ends_N", "address_ends_N"), 0)
+    ends = {name: 0 for name in _ARRAYS if "_ends_" in name}
     with ExitStack() as stack:
         files = {name: stack.enter_context((directory / name).open("wb")) for name in _ARRAYS}
 
@@ -84,6 +92,8 @@ def write_corpus(directory: Path, blocks: Iterable[EncodedBlock]) -> None:
             append("ids_T", block.ids_T)
             append("trained_T", block.trained_T)
             append_ends("example_ends_E", block.lengths_E)
+            append("labels_L", block.labels_L)
+            append_ends("label_ends_E", block.num_labels_E)
             append_ends("row_ends_N", block.examples_N)
             append("content_N", block.content_N)
             append("addresses", np.frombuffer(b"".join(addresses), np.uint8))

@@ -76,9 +76,7 @@ def check_learning(cfg: LearningConfig, *, models: int = 1, way_out: str = "") -
     check_results(cfg)
     stays = f"leave it out{way_out and f', or {way_out}, which needs one'}"
     if cfg.cluster.offload_idle and models == 1:
-        raise UserError(
-            f"cluster.offload_idle=true has no effect without a second model; {stays}"
-        )
+        raise UserError(f"cluster.offload_idle=true has no effect without a second model; {stays}")
     if cfg.cluster.placement is Placement.colocated and models == 1:
         raise UserError(
             f"cluster.placement=colocated has no effect without a second model; {stays}"

@@ -12,7 +12,7 @@ from typing import Any
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.bad_rows import OnLong
 from rlpost.data.conversation.preflight import as_json, preflight
-from rlpost.data.example import ExampleEncoder
+from rlpost.data.example import Example, ExampleEncoder
 from rlpost.data.mixture import Mixture
 from rlpost.data.splits import Splits, load_splits
 from rlpost.errors import UserError
@@ -114,12 +114,29 @@ def more_tokens(policy: CheckedPolicy, trainer: TrainerConfig) -> str:
     return "raise trainer.max_tokens_per_micro_batch, which holds each example as a whole"
 
 
-def shown_examples(train: Mixture, tokenizer: Any) -> Sequence[Mapping[str, Any]]:
-    """Return the first examples of each source with what is trained of them marked."""
-    return [
-        {"source": name, **each}
-        for name, corpus in train.corpora.items()
-        for row in range(min(SHOWN_ROWS, len(corpus)))
-        for each in as_json(preflight(corpus.examples(row), tokenizer))
-    ]
+def _unjudged(examples: Sequence[Example]) -> list[str]:
+    return [""] * len(examples)
 
+
+def shown_examples(
+    train: Mixture,
+    tokenizer: Any,
+    *,
+    judgements: Callable[[Sequence[Example]], list[str]] = _unjudged,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the first examples of each source with what is trained of them marked.
+
+    Args:
+        train: the sources.
+        tokenizer: reads the tokens.
+        judgements: returns what is said of each example of a row, such as which is the better one.
+    """
+    found = []
+    for name, corpus in train.corpora.items():
+        for examples in map(corpus.examples, range(min(SHOWN_ROWS, len(corpus)))):
+            marked = as_json(preflight(examples, tokenizer))
+            found += [
+                {"source": name, "judgement": judgement, **each}
+                for judgement, each in zip(judgements(examples), marked, strict=False)
+            ]
+    return found

@@ -19,7 +19,8 @@ def write_examples(path: Path, examples: Sequence[Mapping[str, Any]]) -> None:
 
     Example: the line ``{"source": "chat", "address": "train.jsonl:17", "num_tokens": 9,
     "num_trained": 2, "runs": [["<|user|>2 + 2?<|assistant|>", false], ["4<|end|>", true]]}``,
-    where ``runs`` are stretches of text and whether they are trained.
+    where ``runs`` are stretches of text and whether they are trained. An example that is judged has
+    ``"judgement"``, such as ``"chosen, margin 0.5"`` or ``"bad"``.
 
     Raises:
         RunFailed: the write fails.
@@ -47,6 +48,7 @@ def _example(line: bytes, address: str) -> dict[str, Any]:
         return {
             "source": str(plain.get("source", "")),
             "address": str(plain["address"]),
+            "judgement": str(plain.get("judgement", "")),
             "num_tokens": int(plain["num_tokens"]),
             "num_trained": int(plain["num_trained"]),
             "runs": [[str(text), bool(trained)] for text, trained in plain["runs"]],

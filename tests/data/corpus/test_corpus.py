@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,25 @@ def test_both_sides_of_a_pair_are_one_row(tmp_path: Path) -> None:
     assert texts(corpus) == [["agood", "abad"], ["bx", "byz"]]
     assert corpus.lengths_N.tolist() == [9, 5]
     assert len({each.uid for each in corpus.examples(0, uid="u")}) == 1
+
+
+class LabellingEncoder(ByteEncoder):
+    """Says how many of a completion's bytes are digits, twice, and nothing of the rejected one."""
+
+    def encode(self, record: Any) -> Any:
+        first, *others = super().encode(record)
+        count = sum(chr(byte).isdigit() for byte in first.ids[first.trained].tolist())
+        return [replace(first, labels=np.array([count, -count], np.float32)), *others]
+
+
+def test_labels_come_back_with_their_example(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "12", "rejected": "b"}, {"prompt": "a", "chosen": "c1",
+             "rejected": "d"}, {"prompt": "e", "chosen": "f", "rejected": "8"}]  # fmt: skip
+    corpus = load(write(tmp_path / "a.jsonl", rows), encoder=LabellingEncoder(fingerprint="l"))
+    said = [[each.labels.tolist() for each in corpus.examples(row)] for row in range(3)]
+    assert said == [[[2.0, -2.0], []], [[1.0, -1.0], []], [[0.0, 0.0], []]]
+    assert corpus.all_labels().tolist() == [2.0, -2.0, 1.0, -1.0, 0.0, 0.0]
+    assert corpus.first(1).all_labels().tolist() == [2.0, -2.0]
 
 
 class NeverAgain(ByteEncoder):

@@ -8,6 +8,7 @@ from rlpost.tracking.files.examples import read_examples, write_examples
 EXAMPLE = {
     "source": "chat",
     "address": "train.jsonl:17",
+    "judgement": "chosen, margin 0.5",
     "num_tokens": 9,
     "num_trained": 2,
     "runs": [["<|user|>2 + 2?\n<|assistant|>", False], ["4<|end|>", True]],
