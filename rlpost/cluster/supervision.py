@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from rlpost.control.failures import Budget, FailureConfig, backoff
+from rlpost.control.failures import Budget, GenerationFailureConfig, backoff
 from rlpost.control.fleet import Fleet, Health
 from rlpost.control.watchdog import Watchdog
 from rlpost.errors import GroupLost, InfrastructureError, ProcessDied, RunStuck
@@ -54,7 +54,7 @@ class Supervisor:
         spawn: Callable[[str], RestartableGenerator],
         dispatcher: Dispatcher,
         signal: Signal,
-        failures: FailureConfig,
+        failures: GenerationFailureConfig,
         budget: Budget,
         watchdog: Watchdog,
         wanted: Callable[[], int | None] = lambda: None,

@@ -16,6 +16,7 @@ from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
 from rlpost.control.staleness import OnOverage
 from rlpost.errors import UserError
 from rlpost.stages.results import check_results
+from rlpost.stages.sampling.generator_settings import check_deadlines
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -31,7 +32,7 @@ def check_rl(cfg: RLConfig) -> None:
     _check_corrections(cfg)
     check_judges(cfg)
     _check_sizes(cfg)
-    _check_deadlines(cfg)
+    check_deadlines(cfg)
     check_results(cfg)
 
 
@@ -134,18 +135,6 @@ def _check_corrections(cfg: RLConfig) -> None:
         raise UserError(
             f"algorithm/corrections={idle[0]} compares the proximal policy with the sampler, "
             "which are the same with algorithm.anchor=rollout; set algorithm.anchor=proximal"
-        )
-
-
-def _check_deadlines(cfg: RLConfig) -> None:
-    """Whoever hangs must be replaced before the run as a whole counts as stuck."""
-    needed_s = cfg.cluster.call_timeout_s + cfg.generator.setup_timeout_s
-    if cfg.failures.stuck_after_s <= needed_s:
-        raise UserError(
-            f"failures.stuck_after_s must be above {needed_s:g} s (cluster.call_timeout_s and "
-            f"generator.setup_timeout_s together), got {cfg.failures.stuck_after_s:g}: a trainer "
-            "that hangs would end the run before it could be restarted; lower the other two as "
-            "well"
         )
 
 

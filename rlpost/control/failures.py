@@ -30,8 +30,8 @@ class RestartConfig:
 
 
 @dataclass(kw_only=True)
-class FailureConfig(RestartConfig):
-    """What a run, its generators and its verifiers survive before the run gives up."""
+class GenerationFailureConfig(RestartConfig):
+    """What a run and its generators survive before the run gives up."""
 
     attempts: int = number(
         3, at_least=1, at_most=1000, help="generations of one prompt, before it is dropped"
@@ -60,6 +60,12 @@ class FailureConfig(RestartConfig):
         at_most=1000,
         help="answers missed in a row, after which the process is killed and restarted",
     )
+
+
+@dataclass(kw_only=True)
+class FailureConfig(GenerationFailureConfig):
+    """What a run, its generators and its verifiers survive before the run gives up."""
+
     idle_steps: int = number(
         10,
         at_least=0,
@@ -120,6 +126,6 @@ class Budget:
         self.spent = 0
 
 
-def backoff(failures: int, *, config: FailureConfig) -> float:
+def backoff(failures: int, *, config: GenerationFailureConfig) -> float:
     """Return the seconds to wait after the n-th failure (n counts from 1)."""
     return min(config.max_backoff_s, config.backoff_s * 2.0 ** min(failures - 1, 64))

@@ -27,6 +27,8 @@ class SampleOutcome:
 
 UNANSWERED = SampleOutcome(reward=None, failed=True)
 
+_SHARES = ("graded_frac", "error_rate", "truncated_frac")
+
 Outcomes = Sequence[Sequence[SampleOutcome]]  # per item, its samples
 
 
@@ -64,6 +66,15 @@ class ScoreSheet:
         metrics[f"val-core/{dataset}/error_rate"] = self.error_rate
         metrics[f"val-core/{dataset}/truncated_frac"] = self.truncated_frac
         return metrics
+
+
+def measured_names(dataset: str, *, samples: int) -> list[str]:
+    """Return the names that a score without pass@k, maj@k and the like has, with its interval."""
+    names = ("", "/low", "/high")
+    return [
+        *(f"val-core/{dataset}/acc/mean@{samples}{ending}" for ending in names),
+        *(f"val-core/{dataset}/{name}" for name in ("missing", *_SHARES)),
+    ]
 
 
 def score(outcomes: Outcomes, *, samples: int, ks: Iterable[int] = ()) -> ScoreSheet:

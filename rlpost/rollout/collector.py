@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import chain
 from typing import Protocol
 
-from rlpost.control.failures import Attempts, Budget, FailureConfig, backoff
+from rlpost.control.failures import Attempts, Budget, GenerationFailureConfig, backoff
 from rlpost.errors import InfrastructureError, RequestAborted
 from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
@@ -94,7 +94,7 @@ class Collector:
         combination: Combination,
         purpose: str,
         on_verifier_error: OnVerifierError = OnVerifierError.sample,
-        failures: FailureConfig,
+        failures: GenerationFailureConfig,
         budget: Budget,
         interruption: Interruption | None = None,
         finished: Callable[[str], None] = lambda what: None,

@@ -12,6 +12,7 @@ from rlpost.algorithms.loss import Objective
 from rlpost.models.origin import DataUsed
 from rlpost.stages.export import export_model
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.suites import SuiteScores
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.training.packing.pack import Packed
@@ -48,6 +49,7 @@ class Fit:
     stage: str
     data: Sequence[DataUsed] = ()  # for the model card
     heldout: Callable[[], Awaitable[Mapping[str, float]]] | None = None  # metrics of now
+    suites: SuiteScores | None = None  # what generators answer; None: there are none
     drawn: Callable[[], Mapping[str, float]] = dict  # metrics of the data drawn so far
 
     async def begin(self, record: StepRecord) -> None:
@@ -66,12 +68,16 @@ class Fit:
         run.progress(f"update {number}")
 
     async def evaluate(self, record: StepRecord) -> bool:
-        """Measure held-out data, if there is any."""
-        if self.heldout is None:
+        """Measure held-out data, and suites where they are due, if there is any."""
+        suites = self.suites if self.suites is not None and self.suites.due(self.run.step) else None
+        if self.heldout is None and suites is None:
             return False
         self.run.tracker.phase(Phase.evaluating)
         with record.timed("testing"):
-            record.add(await self.heldout())
+            if self.heldout is not None:
+                record.add(await self.heldout())
+            if suites is not None:
+                await suites.measure(record)
         return True
 
     async def export(self) -> None:
@@ -80,4 +86,6 @@ class Fit:
         await export_model(self.run, self.policy, base=self.base, stage=self.stage, data=self.data)
 
     async def halt(self) -> None:
-        """Nothing goes on behind the loop."""
+        """End what generators know of a trainer that may be lost; nothing else goes on."""
+        if self.suites is not None:
+            self.suites.forget_pushed()

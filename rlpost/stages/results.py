@@ -83,7 +83,7 @@ def require_measured(cfg: ResultOptions, measured: Collection[str]) -> None:
     Raises:
         UserError: names the option, the metric, and the metrics that there are.
     """
-    for field, metric in _named_metrics(cfg).items():
+    for field, metric in named_metrics(cfg).items():
         if metric not in measured:
             known = sorted(name for name in measured if not name.startswith(_TIMES))
             raise UserError(
@@ -96,7 +96,7 @@ def require_measured(cfg: ResultOptions, measured: Collection[str]) -> None:
             )
 
 
-def _named_metrics(cfg: ResultOptions) -> dict[str, str]:
+def named_metrics(cfg: ResultOptions) -> dict[str, str]:
     """Return the metric that each option names."""
     named = {
         "checkpoint.best_metric": cfg.checkpoint.best_metric,

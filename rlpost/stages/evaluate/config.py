@@ -11,7 +11,6 @@ from rlpost.bounds import check_config, number, numbers, option
 from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import (
     MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
     ModelConfig,
     RunConfig,
 )
@@ -21,6 +20,7 @@ from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.catalog import SUITES, find_suite
 from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.sampling.suite_settings import check_answers
 from rlpost.tracking.config import TrackingConfig
 from rlpost.types import SamplingConfig
 from rlpost.verifiers.base import VerifierConfig
@@ -142,17 +142,7 @@ def check_evaluate(cfg: EvaluateConfig) -> None:
 
 
 def _check_sampling(cfg: EvaluateConfig) -> None:
-    greedy = cfg.temperature == 0
-    if not (greedy or cfg.temperature >= MIN_TEMPERATURE):
-        raise UserError(
-            f"temperature must be 0 (greedy) or in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], got "
-            f"{cfg.temperature}"
-        )
-    if greedy and cfg.samples > 1:
-        raise UserError(
-            f"samples={cfg.samples} with temperature=0 would repeat the same response; set "
-            "temperature=1.0, or samples=1"
-        )
+    check_answers(cfg.samples, cfg.temperature, prefix="")
     for index, k in enumerate(cfg.k):
         if k > cfg.samples:
             raise UserError(

@@ -75,14 +75,16 @@ class Examiner:
         return Examination(groups=tuple(groups), failed=failed)
 
 
-def heldout_metrics(examination: Examination, *, dataset: str, samples: int) -> dict[str, float]:
+def heldout_metrics(
+    examination: Examination, *, dataset: str, samples: int, intervals: bool = False
+) -> dict[str, float]:
     """Return ``val-core/<dataset>/...``; see ``ScoreSheet.metrics``.
 
     Where there are several rewards, ``val-aux/<dataset>/<name>/mean@N`` is each one's own mean.
     """
     outcomes = [[outcome_of(e) for e in group.episodes] for group in examination.groups]
     sheet = score([*outcomes, *[[] for _ in examination.failed]], samples=samples)
-    metrics = sheet.metrics(dataset, intervals=False)
+    metrics = sheet.metrics(dataset, intervals=intervals)
     means = verdict_means(examination.groups)
     if len(means) > 1:
         metrics |= {f"val-aux/{dataset}/{n}/mean@{samples}": mean for n, mean in means.items()}

@@ -13,7 +13,7 @@ from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.session import ClusterConfig, Device, Session
 from rlpost.cluster.supervision import Supervisor, generator_name
 from rlpost.cluster.trained import WeightSource
-from rlpost.control.failures import Budget, FailureConfig
+from rlpost.control.failures import Budget, GenerationFailureConfig
 from rlpost.control.fleet import Fleet
 from rlpost.control.placement import ActorSpec
 from rlpost.control.watchdog import Watchdog
@@ -57,7 +57,7 @@ class Generation:
         *,
         model_path: str,
         cluster: ClusterConfig,
-        failures: FailureConfig,
+        failures: GenerationFailureConfig,
         watchdog: Watchdog,
         permits: int = 64,
         span: Span = no_span,

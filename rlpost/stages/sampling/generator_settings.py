@@ -6,6 +6,7 @@ Owns what is refused. Refuses to own the settings (rollout/vllm_generator.py) an
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
@@ -58,3 +59,22 @@ def resolve_generator(
             f"got {max_tokens}"
         )
     return replace(resolved_generator(generator, trainer), max_model_len=length)
+
+
+def check_deadlines(cfg: Any) -> None:
+    """Whoever hangs must be replaced before the run as a whole counts as stuck.
+
+    Args:
+        cfg: options of a stage that trains and generates.
+
+    Raises:
+        UserError: it could not be.
+    """
+    needed_s = cfg.cluster.call_timeout_s + cfg.generator.setup_timeout_s
+    if cfg.failures.stuck_after_s <= needed_s:
+        raise UserError(
+            f"failures.stuck_after_s must be above {needed_s:g} s (cluster.call_timeout_s and "
+            f"generator.setup_timeout_s together), got {cfg.failures.stuck_after_s:g}: a trainer "
+            "that hangs would end the run before it could be restarted; lower the other two as "
+            "well"
+        )

@@ -1,0 +1,244 @@
+"""Suites scored during training: generators answer with the weights of the moment.
+
+Owns what a stage that learns from a data set needs for that: the checks, the roles, the push before
+each scoring and the scoring. Refuses to own the questions, the answers' scores (evaluation/) and
+when it happens (stages/fit.py). Invariants: without suites nothing of it exists; what is scored is
+what the trainer holds, proved by the probe of the push; the same items and seeds are asked at every
+step, as ``rlpost evaluate`` asks them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlpost.cluster.session import Device
+from rlpost.cluster.trained import MakeSender, TrainedGroup
+from rlpost.cluster.verifiers import RemoteVerifiers
+from rlpost.data.dataset import DataConfig, PromptDataset
+from rlpost.evaluation.scores import measured_names
+from rlpost.models.locate import context_length
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.policy import CheckedPolicy
+from rlpost.stages.roles import Role, close_all
+from rlpost.stages.run import Run
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
+from rlpost.stages.sampling.generation import Generation, generators_role
+from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
+from rlpost.stages.sampling.probe import probe_of
+from rlpost.stages.sampling.serving import push_policy, wait_for_generators
+from rlpost.stages.sampling.verifiers_role import verifiers_role
+from rlpost.stages.scale_request import requested_generators
+from rlpost.stages.step_record import StepRecord
+from rlpost.tracking.tracker import Phase
+from rlpost.types import Prompt, SamplingConfig
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.publisher import sender_factory
+
+ALL_ITEMS = 10**6  # more than any suite has
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitesPlan:
+    """The suites of a run and who answers and judges them; nothing was started yet."""
+
+    sources: tuple[JudgedSource, ...]
+    prompts: Mapping[str, PromptDataset]  # by the name of the suite
+    generator: GeneratorConfig  # with dtype, threads and length resolved
+    roles: tuple[Role, ...]  # the generators, then the verifiers of each suite
+    make_sender: MakeSender  # of the policy's ranks
+    measured: tuple[str, ...]  # names of what each scoring measures
+
+
+def plan_suites(
+    cfg: Any, *, policy: CheckedPolicy, device: Device, directory: RunDirectory
+) -> SuitesPlan | None:
+    """Check what suites need; None: there are none.
+
+    Args:
+        cfg: options of a stage that learns from a data set, which passed ``check_suites``.
+        policy: what answers.
+        device: where models will run.
+        directory: where the run will live.
+
+    Raises:
+        UserError: no generator can run the model, or an item does not fit into it.
+    """
+    evaluation = cfg.evaluation
+    if not evaluation.suites:
+        return None
+    require_vllm_architecture(
+        policy.directory.config.architectures[0], field=policy.directory.field
+    )
+    generator = resolve_generator(
+        cfg.generator,
+        cluster=cfg.cluster,
+        device=device,
+        context=context_length(policy.path),
+        max_tokens=evaluation.max_tokens,
+        field="evaluation.max_tokens",
+        trainer=cfg.trainer,
+    )
+    assert generator.max_model_len is not None
+    longest = generator.max_model_len - evaluation.max_tokens
+    size = evaluation.suite_size or ALL_ITEMS
+    sources = tuple(
+        suite_source(name, DataConfig(heldout=f"suite:{name}", heldout_size=size))
+        for name in evaluation.suites
+    )
+    judges = (
+        verifiers_role(
+            cfg.cluster,
+            source.verifiers,
+            tokenizer=policy.tokenizer,
+            name=f"verifiers of {source.name}",
+        )
+        for source in sources
+    )
+    return SuitesPlan(
+        sources=sources,
+        prompts={
+            each.name: load_prompts(each, policy.tokenizer, longest=longest) for each in sources
+        },
+        generator=generator,
+        roles=(generators_role(generator, model_path=policy.path, device=device), *judges),
+        make_sender=sender_factory(
+            cfg.weights,
+            one_host=cfg.cluster.address is None,
+            run_id=directory.host_wide_id,
+            root=directory.root / ".weights",
+        ),
+        measured=tuple(
+            name
+            for source in sources
+            for name in measured_names(source.name, samples=evaluation.samples)
+        ),
+    )
+
+
+class SuiteEngines:
+    """Generators of a run that scores suites, from their start to their end.
+
+    Example::
+
+        engines = SuiteEngines(plan, cfg, run)
+        policy, _, *judges = await run.start(roles, supervised=engines.boot)
+        scores = engines.scores(policy, judges)
+    """
+
+    def __init__(self, plan: SuitesPlan, cfg: Any, run: Run, *, model_path: str) -> None:
+        assert run.session is not None
+        self._plan, self._cfg, self._run = plan, cfg, run
+        self._generation = Generation(
+            run.session,
+            plan.generator,
+            model_path=model_path,
+            cluster=cfg.cluster,
+            failures=cfg.failures,
+            watchdog=run.watchdog,
+            permits=-(-2 * plan.generator.max_num_seqs // cfg.evaluation.samples),
+            span=lambda lane, name, start_s, end_s: run.tracker.span(
+                lane, name, start_s=start_s, end_s=end_s
+            ),
+            wanted=requested_generators(run.directory.scale_request),
+        )
+        self._judges: Sequence[RemoteVerifiers] = ()
+
+    async def boot(self) -> None:
+        """Start the generators.
+
+        Raises:
+            InfrastructureError: one did not come up.
+        """
+        await self._generation.supervisor.boot()
+
+    def scores(self, policy: TrainedGroup, judges: Sequence[RemoteVerifiers]) -> "SuiteScores":
+        """Connect the generators with the policy and, in the suites' order, their verifiers.
+
+        From here on they are looked after as long as the run is.
+        """
+        cfg, run, self._judges = self._cfg, self._run, judges
+        first = self._plan.prompts[self._plan.sources[0].name]
+        bus = self._generation.bus(
+            policy.source,
+            trainer=cfg.trainer,
+            weights=cfg.weights,
+            probe=probe_of(first, cfg.weights),
+        )
+        evaluation = cfg.evaluation
+        examiners = {
+            source.name: Examiner(
+                collector=self._generation.collector(
+                    [judge],
+                    combination=source.combination,
+                    purpose=source.name,
+                    finished=run.progress,
+                ),
+                sampling=SamplingConfig(
+                    max_tokens=evaluation.max_tokens, temperature=evaluation.temperature
+                ),
+                samples=evaluation.samples,
+                seed=cfg.seed,
+            )
+            for source, judge in zip(self._plan.sources, judges, strict=True)
+        }
+        run.guard = lambda: self._generation.supervisor.run(bus)
+        run.describes.append(self._generation.fleet.describe)
+        return SuiteScores(
+            run=run,
+            bus=bus,
+            examiners=examiners,
+            prompts={
+                name: [rows.prompt(0, row) for row in range(len(rows))]
+                for name, rows in self._plan.prompts.items()
+            },
+            every=evaluation.suite_every,
+            sleep=policy.sleep if cfg.cluster.offload_idle else None,
+        )
+
+    async def close(self) -> None:
+        """End generators and verifiers."""
+        await close_all([self._generation.supervisor, *self._judges])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteScores:
+    """Measures ``val-core/<suite>/acc/mean@N`` and its interval, and what else evaluations do."""
+
+    run: Run
+    bus: WeightBus
+    examiners: Mapping[str, Examiner]  # by suite
+    prompts: Mapping[str, Sequence[Prompt]]
+    every: int | None = None  # steps; None: whenever there is an evaluation
+    sleep: Any = None  # takes the policy out of memory while generators work; None: it stays
+
+    def due(self, step: int) -> bool:
+        """Whether an evaluation of the weights of ``step`` scores suites, too."""
+        whole = step == 0 or step >= self.run.cfg.trainer.steps
+        return self.every is None or whole or step % self.every == 0
+
+    async def measure(self, record: StepRecord) -> None:
+        """Push the policy, have every item answered and judged, and record the scores.
+
+        Raises:
+            Interrupted: the person asked to stop.
+            GroupLost: the trainer is gone.
+            RunFailed: too many failures in a row.
+        """
+        await push_policy(self.bus, run=self.run, record=record)
+        if self.sleep is not None:
+            await self.sleep()
+        for name, examiner in self.examiners.items():
+            self.run.tracker.phase(Phase.evaluating, f"suite {name}")
+            examination = await wait_for_generators(
+                examiner.examine(self.prompts[name]), bus=self.bus, run=self.run
+            )
+            record.add(
+                heldout_metrics(examination, dataset=name, samples=examiner.samples, intervals=True)
+            )
+
+    def forget_pushed(self) -> None:
+        """What was pushed last is gone, with the trainer that held it."""
+        self.bus.forget_served()
