@@ -60,10 +60,10 @@ async def moments(plan: RLPlan, run: Run) -> AsyncIterator[Moment]:
         yield Moment.now("Ray")
         async with aclosing(run), boot(plan, run) as job:
             yield Moment.now("trainer and generator")
-            await job.parts.bus.publish()
+            await job.parts.sampling.bus.publish()
             yield Moment.now("first push")
-            await job.parts.collector.collect(
-                [plan.train_set.prompt(0, 0)],
+            await job.parts.sampling.collector.collect(
+                [plan.sampling.train_set.prompt(0, 0)],
                 num_samples=1,
                 sampling=SamplingConfig(max_tokens=1),
                 seed=0,

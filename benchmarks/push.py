@@ -50,7 +50,7 @@ async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushRe
     plan, run = prepared(overrides, root)
     with Session(plan.cfg.cluster) as run.session:
         async with aclosing(run), boot(plan, run) as job:
-            return [await job.parts.bus.publish() for _ in range(count)]
+            return [await job.parts.sampling.bus.publish() for _ in range(count)]
 
 
 def copy_s(size_bytes: int) -> float:

@@ -1,7 +1,7 @@
 """The record of the step in progress: metrics and where the time went.
 
-Owns accumulation. Refuses to own names and definitions (rl/step_metrics.py) and sinks
-(tracking/).
+Owns accumulation. Refuses to own names and definitions (sampling/metrics.py, rl/step_metrics.py)
+and sinks (tracking/).
 """
 
 import time

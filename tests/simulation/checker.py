@@ -86,8 +86,8 @@ class Checker:
         return Snapshot(
             weights={name: group.body.weights for name, group in parts.run.trained.items()},
             accounts=dict(self.accounts),
-            cursor=parts.cursor.state_dict(),
-            ready=tuple(entry.uid for entry in parts.producer.ready()),
+            cursor=parts.sampling.cursor.state_dict(),
+            ready=tuple(entry.uid for entry in parts.sampling.producer.ready()),
         )
 
     def step_done(self, step: int) -> None:
@@ -132,7 +132,7 @@ class Checker:
             now.weights["trainer"] == self.weights_after[step], "the account of weights is off"
         )
         consumed = sum(state == "consumed" for state in self.accounts.values())
-        counts = parts.ledger.counts
+        counts = parts.sampling.ledger.counts
         self.expect(counts.consumed == consumed, f"{counts}, expected {consumed} consumed")
         self.look()
 
@@ -215,12 +215,12 @@ class Checker:
             self.published.get(version) == self.weights_after[-1],
             f"version {version} does not hold the weights after step {step}",
         )
-        for member in self._world.parts.fleet.members.values():
+        for member in self._world.parts.sampling.fleet.members.values():
             if member.health is Health.healthy:
                 self.expect(member.version == version, f"serves another version: {member}")
 
     def _note_decision(self) -> None:
-        served = self._world.parts.bus._served
+        served = self._world.parts.sampling.bus._served
         if served is not None:
             self.decided.add(served.version)
 
@@ -300,17 +300,17 @@ class Checker:
         parts, scenario = self._world.parts, self._world.scenario
         if parts is None or not self._whole:
             return
-        buffer = parts.producer._buffer
+        buffer = parts.sampling.producer._buffer
         here = {e.uid for e in (*buffer.running, *buffer.ready)}
-        here |= set(parts.producer._again)
+        here |= set(parts.sampling.producer._again)
         # Those of a step whose weights are not pushed yet are consumed, and count as room taken.
         here |= {e.uid for e in buffer.training if self.accounts.get(e.uid) != "consumed"}
-        outstanding = parts.ledger.outstanding()
+        outstanding = parts.sampling.ledger.outstanding()
         self.expect(
             here == set(outstanding),
             f"the ledger has {sorted(outstanding)}, the producer {sorted(here)}",
         )
-        self.expect(parts.ledger.balanced(), f"unbalanced: {parts.ledger.counts}")
+        self.expect(parts.sampling.ledger.balanced(), f"unbalanced: {parts.sampling.ledger.counts}")
         open_ = sorted(uid for uid, state in self.accounts.items() if state == "outstanding")
         self.expect(open_ == sorted(outstanding), f"open {open_}, ledger {outstanding}")
         room = (scenario.max_staleness + 1) * scenario.batch

@@ -1,12 +1,13 @@
 """One driver: the real controller around simulated processes.
 
-Mirrors ``stages/rl/boot.py`` with the loop's clock; the ``Checked`` classes add nothing
-but calls of the checker.
+Mirrors ``stages/rl/boot.py`` and ``stages/sampling/own_samples.py`` with the loop's clock; the
+``Checked`` classes add nothing but calls of the checker.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from simulation import toy
@@ -45,6 +46,7 @@ from rlpost.rollout.producer import Batch, Producer
 from rlpost.rollout.signal import Signal
 from rlpost.stages.driver import guarded
 from rlpost.stages.loop import run_loop
+from rlpost.stages.rl.batch import raw_statistics
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
@@ -52,6 +54,7 @@ from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examiner import Examiner
+from rlpost.stages.sampling.parts import SamplingParts
 from rlpost.tracking.tracker import RunStatus, Trackers
 from rlpost.training.settings import TrainerConfig
 from rlpost.types import Prompt
@@ -199,7 +202,7 @@ async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
         world.checker.finished(generation.dispatcher)
         return status
     finally:
-        await parts.supervisor.close()
+        await parts.sampling.supervisor.close()
         await run.aclose()
 
 
@@ -328,8 +331,7 @@ def _parts(world: Any, run: Run, generation: "Generation") -> Parts:
         checked.checker = world.checker
     trainer: Any = run.trained["trainer"]
     critic: Any = run.trained.get("critic")
-    return Parts(
-        cfg=cfg,
+    sampling = SamplingParts(
         run=run,
         train_set=train_set,
         heldout_set=dataset(s.seed, 2, name="heldout") if s.heldout else None,
@@ -346,12 +348,17 @@ def _parts(world: Any, run: Run, generation: "Generation") -> Parts:
             samples=cfg.evaluation.samples,
             seed=cfg.seed,
         ),
+        rewards=None,
+        learning=Learning(cfg.failures),
+        bus=generation.bus(trainer),
+        statistics=partial(raw_statistics, cfg=cfg),
+    )
+    return Parts(
+        cfg=cfg,
+        sampling=sampling,
         trainer=trainer,
         critic=critic,
         reference=None,
-        rewards=None,
         objective=PolicyObjective(loss=cfg.loss, kl=cfg.algorithm.kl, proximal=s.proximal),
         kl_controller=KLController(0.0, cfg.algorithm.kl.adaptive),
-        learning=Learning(cfg.failures),
-        bus=generation.bus(trainer),
     )

@@ -16,15 +16,10 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
     responses = rollout.prompts_per_step * rollout.group_size
     return add_up(
         plan,
-        tokens_per_step=rollout.prompts_per_step * _mean_prompt(plan)
+        tokens_per_step=rollout.prompts_per_step * plan.sampling.mean_prompt
         + responses * rollout.max_tokens,
         samples_bytes=responses
         * steps
         * (SAMPLE_BYTES + rollout.max_tokens * CHARACTERS_PER_TOKEN),
         gpu_bytes=gpu_bytes,
     )
-
-
-def _mean_prompt(plan: RLPlan) -> int:
-    rows = range(min(len(plan.train_set), 256))
-    return sum(len(plan.train_set.prompt(0, row).token_ids) for row in rows) // len(rows)

@@ -1,7 +1,7 @@
 """Reinforcement learning: one step.
 
 Owns the order of things in one step and the updates. Refuses to own when steps happen
-(stages/loop.py), how the parts come to be (parts.py), what is sampled (sampling.py), the batch
+(stages/loop.py), how the parts come to be (boot.py), what is sampled (stages/sampling/), the batch
 (batch.py), saving and going back (stages/progress.py) and every algorithm.
 Invariants: the first push precedes step 1; a prompt is consumed in exactly one step.
 """
@@ -12,23 +12,17 @@ from dataclasses import dataclass, field, replace
 from rlpost.algorithms.critic_loss import CriticObjective
 from rlpost.algorithms.selection import select
 from rlpost.config.schema import Anchor
-from rlpost.control.learning import StepOutcome
 from rlpost.rollout.producer import Batch
 from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
 from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.stages.rl.parts import RLParts
-from rlpost.stages.rl.sampling import Sampler
 from rlpost.stages.roles import CanSleep, sleep_all
-from rlpost.stages.sampling.examiner import heldout_metrics
-from rlpost.stages.sampling.serving import push_policy
 from rlpost.stages.step_record import StepRecord
-from rlpost.tracking.sample import records_of
 from rlpost.tracking.tracker import Phase
 from rlpost.training.packing.pack import Packed
 from rlpost.types import Group
-from rlpost.verifiers.metrics import errors_of_unjudged
 
 
 @dataclass
@@ -36,12 +30,8 @@ class RLJob:
     """The verbs of the loop (``stages.loop.Job``), and what a step is made of."""
 
     parts: RLParts
-    sampler: Sampler = field(init=False)
     record: StepRecord = field(default_factory=StepRecord)  # of the verb in progress
     _push_due: bool = True  # the generators lack the trainer's weights
-
-    def __post_init__(self) -> None:
-        self.sampler = Sampler(self.parts)
 
     @property
     def steps_done(self) -> int:
@@ -58,7 +48,7 @@ class RLJob:
         Raises:
             NothingLearned, VerifiersFailing: the steps before say that it makes no sense to go on.
         """
-        self.parts.learning.check()
+        self.parts.sampling.learning.check()
         self.record = record
         batch = await self.collect()
         scores = await self.score(batch.groups)
@@ -68,13 +58,12 @@ class RLJob:
 
     async def halt(self) -> None:
         """End generation for training, and catching up with a trainer that may be lost."""
-        await self.parts.producer.stop()
-        self.parts.bus.forget_served()
+        await self.parts.sampling.halt()
 
     async def collect(self) -> Batch:
         """What the step trains on; see ``Producer`` and ``selection``."""
         await self._sleep(self.parts.trainer, self.parts.critic)
-        batch = await self.sampler.next_batch(self.record)
+        batch = await self.parts.sampling.next_batch(self.record)
         return replace(batch, groups=tuple(self._select(batch.groups)))
 
     def _select(self, groups: Sequence[Group]) -> Sequence[Group]:
@@ -100,9 +89,9 @@ class RLJob:
         parts.run.tracker.phase(Phase.scoring)
         packed = scoring_batch(groups, cfg)
         batches, asks = packed.batches, not packed.is_empty
-        greedy = await self.sampler.greedy_rewards(groups, self.record)
+        greedy = await self._greedy_rewards(groups)
         if not cfg.rl.runs_ahead:  # else they go on judging
-            await self._sleep(parts.rewards)
+            await self._sleep(parts.sampling.rewards)
         ref = proximal = values = None
         if asks and parts.reference is not None:
             with self.record.timed("ref"):
@@ -122,6 +111,22 @@ class RLJob:
             values=values,
             greedy_rewards=greedy,
         )
+
+    async def _greedy_rewards(self, groups: Sequence[Group]) -> list[float | None] | None:
+        """Return the reward of each prompt's greedy response, if the estimator asks for it."""
+        parts, cfg = self.parts, self.parts.cfg
+        if not cfg.algorithm.advantage.needs_greedy or not groups:
+            return None
+        prompts = [group.prompt for group in groups]
+        sampling = replace(cfg.rollout.sampling, temperature=0.0)
+        with self.record.timed("greedy"):
+            collection = await parts.sampling.answered(
+                parts.sampling.collector.collect(
+                    prompts, num_samples=1, sampling=sampling, seed=cfg.seed
+                )
+            )
+        rewards = {g.prompt.uid: g.rewards[0] for g in collection.groups}
+        return [rewards.get(prompt.uid) for prompt in prompts]
 
     async def _sleep(self, *models: CanSleep | None) -> None:
         """Take models that are not needed for now out of memory, where that is wanted."""
@@ -177,7 +182,7 @@ class RLJob:
             parts.run.progress(f"update {first_id + update}")
         self.record.add(over_updates(updates))
         self.record.add({"training/skipped": float(not batches)})
-        parts.producer.trained(step=self.steps_done + 1)
+        parts.sampling.producer.trained(step=self.steps_done + 1)
 
     async def _update(self, packed: Packed, update_id: int) -> dict[str, float]:
         """One optimizer step of the critic, if there is one, and of the policy."""
@@ -204,37 +209,22 @@ class RLJob:
         """Bring the generators to the weights after ``step``, and let generation go on."""
         parts = self.parts
         if self._push_due:
-            await push_policy(parts.bus, run=parts.run, record=self.record)
+            await parts.sampling.push(self.record)
             self._push_due = False
-        parts.producer.committed(version=parts.bus.last_version, step=step)
+        parts.sampling.committed(step=step)
 
     def finish(self, batch: Batch) -> None:
         """Complete the step's record."""
-        parts, metrics = self.parts, self.record.metrics
-        parts.learning.note(
-            StepOutcome(
-                updated=not metrics["training/skipped"],
-                solved=metrics.get("group/all_pass_frac") == 1,
-                num_responses=sum(len(group.episodes) for group in batch.sampled),
-                failures=errors_of_unjudged(batch.sampled),
-            )
+        self.parts.sampling.finish(
+            batch,
+            self.record,
+            step=self.steps_done + 1,
+            updated=not self.record.metrics["training/skipped"],
         )
-        self.record.add(step_metrics.rollout(batch.sampled))
-        parts.run.tracker.log_samples(self.steps_done + 1, records_of(batch.sampled))
 
     async def evaluate(self, record: StepRecord) -> bool:
         """Rewards on held-out prompts, of the weights the generators serve."""
-        parts = self.parts
-        if parts.heldout_set is None:
-            return False
-        with record.timed("testing"):
-            examination = await self.sampler.heldout()
-        record.add(
-            heldout_metrics(
-                examination, dataset=parts.heldout_set.name, samples=parts.cfg.evaluation.samples
-            )
-        )
-        return True
+        return await self.parts.sampling.evaluate(record)
 
     async def export(self) -> None:
         """Write the policy in Hugging Face layout.
@@ -243,9 +233,9 @@ class RLJob:
             NothingLearned, VerifiersFailing: it is not worth it.
         """
         parts = self.parts
-        parts.learning.check()
-        parts.learning.end()
-        if parts.learning.changed_nothing:
+        parts.sampling.learning.check()
+        parts.sampling.learning.end()
+        if parts.sampling.learning.changed_nothing:
             parts.run.warn(
                 "every response was right from the beginning, so no step updated the model: what "
                 "is exported is what the run began with"

@@ -6,6 +6,7 @@ loaded, trained on packed tokens, pushed to generators and exported, as far as t
 without its weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +16,27 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
-from rlpost.stages.policy import check_policy
-from rlpost.training.model.rehearsal import Rehearsal, rehearse
+from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.training.model.rehearsal import rehearse
 from rlpost.training.reward.scorer import check_reward_model
+from rlpost.training.reward.settings import RewardModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunModels:
     """Where the models are, and what the policy's tokenizer and architecture are like."""
 
-    policy: str
+    checked: CheckedPolicy
     critic: str
     rewards: dict[str, str]
-    tokenizer: Any
-    rehearsal: Rehearsal
+
+    @property
+    def policy(self) -> str:
+        return self.checked.path
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.checked.tokenizer
 
 
 def check_models(cfg: RLConfig) -> RunModels:
@@ -40,20 +48,27 @@ def check_models(cfg: RLConfig) -> RunModels:
     checked = check_policy(cfg.model.path)
     policy = checked.directory
     require_vllm_architecture(policy.config.architectures[0], field=policy.field)
-    rewards = {}
-    for name, reward in cfg.reward_models.items():
+    return RunModels(
+        checked=checked,
+        critic=_check_critic(cfg, policy),
+        rewards=check_reward_models(cfg.reward_models),
+    )
+
+
+def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, str]:
+    """Locate and check reward models; returns the path of each.
+
+    Raises:
+        UserError: one is no reward model, or cannot be read.
+    """
+    paths = {}
+    for name, reward in models.items():
         field = f"reward_models.{name}.path"
         path = locate_model(reward.path)
         ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
         check_reward_model(path, field=field)
-        rewards[name] = path
-    return RunModels(
-        policy=str(policy.path),
-        critic=_check_critic(cfg, policy),
-        rewards=rewards,
-        tokenizer=checked.tokenizer,
-        rehearsal=checked.rehearsal,
-    )
+        paths[name] = path
+    return paths
 
 
 def _check_critic(cfg: RLConfig, policy: ModelDirectory) -> str:

@@ -1,40 +1,27 @@
-"""The numbers of one step, under their public names (docs: conventions).
+"""The numbers of what a step of RL makes of its samples, under their public names.
 
-Owns names and definitions of what the driver itself measures. Pure functions; a metric
-without data is left out, never 0.
+Owns names and definitions. Refuses to own those of the samples (sampling/metrics.py). Pure
+functions; a metric without data is left out, never 0.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 
 from rlpost.algorithms.advantages import Advantages
-from rlpost.rollout.producer import STALE, Batch
-from rlpost.types import Group
-from rlpost.verifiers.metrics import verdict_metrics
-
-
-def _spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {
-        f"{prefix}/mean": sum(values) / len(values),
-        f"{prefix}/max": max(values),
-        f"{prefix}/min": min(values),
-    }
+from rlpost.stages.sampling.metrics import spread
 
 
 def advantages(advantages: Advantages) -> dict[str, float]:
     """``critic/advantages/*`` over the samples, or tokens, that have one."""
     values_PGL = advantages.advantages_PGL
-    return _spread("critic/advantages", values_PGL[~values_PGL.isnan()].tolist())
+    return spread("critic/advantages", values_PGL[~values_PGL.isnan()].tolist())
 
 
 def shaped_rewards(rewards_PG: Tensor) -> dict[str, float]:
     """``critic/rewards/*``: what the estimator saw per response, after shaping and KL."""
-    return _spread("critic/rewards", rewards_PG[~rewards_PG.isnan()].tolist())
+    return spread("critic/rewards", rewards_PG[~rewards_PG.isnan()].tolist())
 
 
 def values_and_returns(
@@ -47,63 +34,8 @@ def values_and_returns(
         advantages: with the returns that the critic is trained towards.
     """
     said = [value for each in values.values() for value in each.tolist() if value == value]
-    metrics = _spread("critic/values", said)
+    metrics = spread("critic/values", said)
     if advantages.returns_PGL is not None:
         returns_PGL = advantages.returns_PGL
-        metrics |= _spread("critic/returns", returns_PGL[~returns_PGL.isnan()].tolist())
+        metrics |= spread("critic/returns", returns_PGL[~returns_PGL.isnan()].tolist())
     return metrics
-
-
-def rollout(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, lengths, versions and verifier figures of one batch of groups."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    rewards = [e.reward for e in episodes if e.reward is not None]
-    lengths = [float(e.num_sampled) for e in episodes]
-    metrics = _spread("critic/score", rewards) | _spread("response_length", lengths)
-    metrics["response_length/clip_ratio"] = sum(e.truncated for e in episodes) / len(episodes)
-    interrupted = sum(e.interrupted for e in episodes)
-    if interrupted:
-        metrics["response_length/interrupted_ratio"] = interrupted / len(episodes)
-    metrics["prompt_length/mean"] = sum(len(g.prompt.token_ids) for g in groups) / len(groups)
-    versions = sum(len(e.versions) for e in episodes)
-    metrics["training/off_policy/trajectory_spans/mean"] = versions / len(episodes)
-    metrics["rollout/tokens"] = sum(lengths)
-    metrics["rollout/num_tokens"] = float(
-        sum(len(t.prompt_ids) + len(t.response_ids) for e in episodes for t in e.trajectories)
-    )
-    return metrics | verdict_metrics(groups)
-
-
-def off_policy(batch: Batch) -> dict[str, float]:
-    """``training/off_policy/*``: how old the groups are, and what was dropped on the way.
-
-    ``staleness/<k>`` is the share of groups with a lag of k steps. ``drop_rate/q1`` to ``q4``
-    are the shares dropped as too old by quartile of sampled tokens, over the groups that
-    ended in this step: dropping is biased against long responses.
-    """
-    prefix = "training/off_policy"
-    stale = [each for each in batch.dropped if each.reason == STALE]
-    metrics = {f"{prefix}/evicted_samples": float(len(stale))}
-    for reason, count in Counter(each.reason for each in batch.dropped).items():
-        metrics[f"rollout/dropped/{reason}"] = float(count)
-    if batch.lags:
-        metrics |= {
-            f"{prefix}/trajectory_staleness/mean": sum(batch.lags) / len(batch.lags),
-            f"{prefix}/trajectory_staleness/max": float(max(batch.lags)),
-        }
-        for lag, count in Counter(batch.lags).items():
-            metrics[f"{prefix}/staleness/{lag}"] = count / len(batch.lags)
-    if stale:
-        ended = [(each.mean_tokens, True) for each in stale]
-        ended += [(_mean_tokens(group), False) for group in batch.groups]
-        ended.sort()
-        for quartile in range(4):
-            part = ended[len(ended) * quartile // 4 : len(ended) * (quartile + 1) // 4]
-            if part:
-                share = sum(was_dropped for _, was_dropped in part) / len(part)
-                metrics[f"{prefix}/drop_rate/q{quartile + 1}"] = share
-    return metrics
-
-
-def _mean_tokens(group: Group) -> float:
-    return sum(episode.num_sampled for episode in group.episodes) / max(1, len(group.episodes))

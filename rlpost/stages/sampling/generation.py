@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.session import ClusterConfig, Device, Session
@@ -27,6 +28,8 @@ from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.roles import Role, Workload, counted
+from rlpost.stages.run import Run
+from rlpost.stages.scale_request import requested_generators
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.combine import Combination
@@ -141,6 +144,34 @@ class Generation:
             ),
             changed=self._signal.wait,
         )
+
+
+def generation_of(
+    run: Run, cfg: Any, generator: GeneratorConfig, *, model_path: str, group_size: int
+) -> Generation:
+    """Return the generators of a run, whose number ``rlpost scale`` can change.
+
+    Args:
+        run: whose they are.
+        cfg: options of its stage: cluster and failures.
+        generator: the engines', resolved.
+        model_path: what they load.
+        group_size: responses per prompt.
+    """
+    assert run.session is not None
+    return Generation(
+        run.session,
+        generator,
+        model_path=model_path,
+        cluster=cfg.cluster,
+        failures=cfg.failures,
+        watchdog=run.watchdog,
+        permits=-(-2 * generator.max_num_seqs // group_size),
+        span=lambda lane, name, start_s, end_s: run.tracker.span(
+            lane, name, start_s=start_s, end_s=end_s
+        ),
+        wanted=requested_generators(run.directory.scale_request),
+    )
 
 
 def generators_role(cfg: GeneratorConfig, *, model_path: str, device: Device) -> Role:

@@ -24,13 +24,12 @@ from rlpost.stages.roles import Role, close_all
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
-from rlpost.stages.sampling.generation import Generation, generators_role
+from rlpost.stages.sampling.generation import generation_of, generators_role
 from rlpost.stages.sampling.generator_settings import resolve_generator
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.sampling.serving import push_policy, wait_for_generators
 from rlpost.stages.sampling.verifiers_role import verifiers_role
-from rlpost.stages.scale_request import requested_generators
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.types import Prompt, SamplingConfig
@@ -129,20 +128,13 @@ class SuiteEngines:
     """
 
     def __init__(self, plan: SuitesPlan, cfg: Any, run: Run, *, model_path: str) -> None:
-        assert run.session is not None
         self._plan, self._cfg, self._run = plan, cfg, run
-        self._generation = Generation(
-            run.session,
+        self._generation = generation_of(
+            run,
+            cfg,
             plan.generator,
             model_path=model_path,
-            cluster=cfg.cluster,
-            failures=cfg.failures,
-            watchdog=run.watchdog,
-            permits=-(-2 * plan.generator.max_num_seqs // cfg.evaluation.samples),
-            span=lambda lane, name, start_s, end_s: run.tracker.span(
-                lane, name, start_s=start_s, end_s=end_s
-            ),
-            wanted=requested_generators(run.directory.scale_request),
+            group_size=cfg.evaluation.samples,
         )
         self._judges: Sequence[RemoteVerifiers] = ()
 

@@ -1,0 +1,157 @@
+"""What sampling from a policy needs to know before anything starts: prompts, engines and judges.
+
+Owns the checks that need files, the policy and the machine. Refuses to own processes
+(own_samples.py) and what is learned. Invariant: everything that can be refused is refused here,
+before a file is written or a process started.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rlpost.cluster.session import Device
+from rlpost.data.bad_rows import OnBadRow
+from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
+from rlpost.errors import DataError
+from rlpost.models.locate import context_length
+from rlpost.models.shape import model_shape
+from rlpost.models.vocabulary import require_in_vocabulary
+from rlpost.rollout.interruption import Interruption
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.policy import CheckedPolicy
+from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.training.reward.reader import RewardReader
+from rlpost.verifiers.admission import refusal_of_row, required_columns
+from rlpost.verifiers.base import VerifierConfig
+from rlpost.verifiers.check import check as check_verifiers
+from rlpost.verifiers.golds import failed_golds, sampled_rows
+
+log = logging.getLogger(__name__)
+
+READ_PROMPTS = 256  # about so many are tried with every reward model's template
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlan:
+    """Prompts that passed every check, and who answers and judges them."""
+
+    model_path: str
+    data: DataConfig
+    generator: GeneratorConfig  # with dtype, threads and length resolved
+    verifiers: dict[str, VerifierConfig]
+    train_set: PromptDataset
+    heldout_set: PromptDataset | None
+    interruption: Interruption | None  # of training responses
+
+    @property
+    def mean_prompt(self) -> int:
+        """Tokens of a training prompt, by the first ones."""
+        rows = range(min(len(self.train_set), 256))
+        return sum(len(self.train_set.prompt(0, row).token_ids) for row in rows) // len(rows)
+
+    def log_skipped(self) -> None:
+        """Say which rows were left out, and why."""
+        for dataset in filter(None, (self.train_set, self.heldout_set)):
+            if dataset.skipped:
+                log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
+            for reason in dataset.skipped:
+                log.info("skipped: %s", reason)
+
+
+def plan_sampling(
+    cfg: Any,
+    data: DataConfig,
+    *,
+    policy: CheckedPolicy,
+    rewards: Mapping[str, str],
+    device: Device,
+) -> SamplingPlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: options of a stage that samples, such as ``RLConfig``; checked by its rules.
+        data: where prompts come from.
+        policy: what answers.
+        rewards: path of each reward model.
+        device: where models will run.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    generator = resolve_generator(
+        cfg.generator,
+        cluster=cfg.cluster,
+        device=device,
+        context=context_length(policy.path),
+        max_tokens=cfg.rollout.max_tokens,
+        field="rollout.max_tokens",
+        trainer=cfg.trainer,
+    )
+    require_in_vocabulary(
+        cfg.rollout.stop_token_ids,
+        size=model_shape(policy.path).vocabulary,
+        field="rollout.stop_token_ids",
+    )
+    interruption = Interruption.of(
+        cfg.rollout.interruption,
+        encode=partial(policy.tokenizer.encode, add_special_tokens=False),
+        max_tokens=cfg.rollout.max_tokens,
+    )
+    room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
+    verifiers = check_verifiers(cfg.all_verifiers)
+    load = {
+        "tokenizer": policy.tokenizer,
+        "max_prompt_tokens": room - cfg.rollout.max_tokens,
+        "seed": cfg.seed,
+        "columns": required_columns(verifiers),
+        "refuse": partial(refusal_of_row, verifiers, cfg.combination.deciding),
+    }
+    train_set = PromptDataset.load(data, split="train", **load)
+    has_heldout = heldout_source(data) is not None
+    heldout_set = PromptDataset.load(data, split="heldout", **load) if has_heldout else None
+    train_set, heldout_set = _with_right_golds(verifiers, train_set, heldout_set, cfg=data)
+    policy.rehearsal.require_window(
+        longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
+    )
+    _require_readable(train_set, rewards, policy_path=policy.path)
+    return SamplingPlan(
+        model_path=policy.path,
+        data=data,
+        generator=generator,
+        verifiers=verifiers,
+        train_set=train_set,
+        heldout_set=heldout_set,
+        interruption=interruption,
+    )
+
+
+def _require_readable(
+    prompts: PromptDataset, reward_paths: Mapping[str, str], *, policy_path: str
+) -> None:
+    """Refuse prompts that a reward model cannot be shown; looks at some, spread evenly."""
+    for name, path in reward_paths.items():
+        reader = RewardReader(model_path=path, policy_path=policy_path, name=name)
+        for row in range(0, len(prompts), max(1, len(prompts) // READ_PROMPTS)):
+            reader.check(prompts.prompt(0, row))
+
+
+def _with_right_golds(
+    verifiers: dict[str, VerifierConfig],
+    train_set: PromptDataset,
+    heldout_set: PromptDataset | None,
+    *,
+    cfg: DataConfig,
+) -> tuple[PromptDataset, PromptDataset | None]:
+    """Try some rows' answers against themselves; refuse or leave out the rows that fail."""
+    given = (train_set,) if heldout_set is None else (train_set, heldout_set)
+    prompts = [rows.prompt(0, row) for rows in given for row in sampled_rows(len(rows))]
+    failed = failed_golds(verifiers, prompts)
+    if not failed:
+        return train_set, heldout_set
+    if cfg.on_bad_row is OnBadRow.error:
+        raise DataError(f"{failed[0]}, or leave such rows out with data.on_bad_row=skip")
+    reasons = {each.address: str(each) for each in failed}
+    kept = [rows.without(reasons) for rows in given]
+    return kept[0], kept[1] if len(kept) > 1 else None
