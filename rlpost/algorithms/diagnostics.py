@@ -8,12 +8,14 @@ how tokens were split over micro-batches and ranks.
 Legend: R sampled tokens of one micro-batch, K metrics.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import torch
 from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class Diagnostics:
     ``effective_sizes`` hold importance weights w whose normalised effective sample size
     ``mean(w)^2 / mean(w^2)`` is reported (1 when all weights are equal).
     ``explained_variances`` hold (target y, prediction v): ``1 - Var(y - v) / Var(y)``.
+    ``part_means`` hold (value, flag): the mean where the flag is true. ``differences`` hold the
+    same: the mean where it is true less the mean where it is false. ``correlations`` hold (x, y):
+    Pearson's.
 
     Example: ``Diagnostics(means={"actor/ppo_kl": kl_R})``
     """
@@ -31,21 +36,24 @@ class Diagnostics:
     means: Mapping[str, Tensor] = field(default_factory=dict)
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
     effective_sizes: Mapping[str, Tensor] = field(default_factory=dict)
-    explained_variances: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    explained_variances: Mapping[str, Pair] = field(default_factory=dict)
+    part_means: Mapping[str, Pair] = field(default_factory=dict)
+    differences: Mapping[str, Pair] = field(default_factory=dict)
+    correlations: Mapping[str, Pair] = field(default_factory=dict)
 
     def __or__(self, other: "Diagnostics") -> "Diagnostics":
         """Return both; of a name that both have, the other's."""
         return Diagnostics(
-            means={**self.means, **other.means},
             maxima={**self.maxima, **other.maxima},
-            effective_sizes={**self.effective_sizes, **other.effective_sizes},
-            explained_variances={**self.explained_variances, **other.explained_variances},
+            **{name: {**getattr(self, name), **getattr(other, name)} for name in _SUMMED},
         )
 
 
 @dataclass(kw_only=True)
 class Tally:
     """Sums of diagnostics over micro-batches; plain tensors, so it can cross processes.
+
+    ``sums`` holds, by kind and name, the sums of a metric's moments and the count.
 
     Example::
 
@@ -56,41 +64,41 @@ class Tally:
         metrics = merge(tally_of_each_rank).metrics()
     """
 
-    means: dict[str, Tensor] = field(default_factory=dict)  # [sum, count]
+    sums: dict[str, dict[str, Tensor]] = field(default_factory=lambda: {k: {} for k in _SUMMED})
     maxima: dict[str, Tensor] = field(default_factory=dict)  # scalar
-    effective_sizes: dict[str, Tensor] = field(default_factory=dict)  # [sum, sum of squares, n]
-    explained_variances: dict[str, Tensor] = field(default_factory=dict)  # y, y^2, e, e^2, n
     totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
 
     def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
         """Add one micro-batch; only what ``counted_R`` (bool) marks is looked at."""
-        means, weights = diagnostics.means, diagnostics.effective_sizes
-        pairs = diagnostics.explained_variances
-        count = counted_R.sum().double()
-        if summed := [*means.values(), *weights.values(), *chain.from_iterable(pairs.values())]:
+        measured = {kind: getattr(diagnostics, kind) for kind in _SUMMED}
+        columns = [
+            column
+            for of_kind in measured.values()
+            for value in of_kind.values()
+            for column in (value if isinstance(value, tuple) else (value,))
+        ]
+        if columns:
+            count = counted_R.sum().double()
             # All of them at once: on a GPU each metric alone would cost several small kernels.
-            kept_KR = _masked(summed, counted_R, fill=0.0)
-            mean_KR, weight_KR, pair_KR = kept_KR.split([len(means), len(weights), 2 * len(pairs)])
-            error_KR = pair_KR[0::2] - pair_KR[1::2]
-            self._add_sums(self.means, means, [mean_KR], count)
-            self._add_sums(self.effective_sizes, weights, [weight_KR, weight_KR.square()], count)
-            target_KR = pair_KR[0::2]
-            moments = [target_KR, target_KR.square(), error_KR, error_KR.square()]
-            self._add_sums(self.explained_variances, pairs, moments, count)
+            kept_KR = _masked(columns, counted_R, fill=0.0)
+            for kind, of_kind in measured.items():
+                num = _SUMMED[kind].num_columns * len(of_kind)
+                mine_KR, kept_KR = kept_KR[:num], kept_KR[num:]
+                if of_kind:
+                    self._add_sums(kind, of_kind, mine_KR, count)
         if diagnostics.maxima and counted_R.numel():
             largest_K = _masked(list(diagnostics.maxima.values()), counted_R, fill=-torch.inf)
             for name, largest in zip(diagnostics.maxima, largest_K.amax(1), strict=True):
                 _take_maximum(self.maxima, name, largest)
 
-    @staticmethod
-    def _add_sums(
-        into: dict[str, Tensor], names: Iterable[str], rows: list[Tensor], count: Tensor
-    ) -> None:
-        """Add the sums of ``rows``, each (K, R), and the count, for each of K names."""
-        sums_K = [row_KR.sum(1) for row_KR in rows]
-        moments_K = torch.stack([*sums_K, count.expand_as(sums_K[0])], dim=1)
-        for name, moments in zip(names, moments_K, strict=True):
-            _accumulate(into, name, moments)
+    def _add_sums(self, kind: str, names: Iterable[str], columns_KR: Tensor, count: Tensor) -> None:
+        """Add the moments of one kind; a metric's columns follow one another."""
+        summed = _SUMMED[kind]
+        by_place = [columns_KR[place :: summed.num_columns] for place in range(summed.num_columns)]
+        sums_K = [moment_KR.sum(1) for moment_KR in summed.moments(*by_place)]
+        rows = torch.stack([*sums_K, count.expand_as(sums_K[0])], dim=1)
+        for name, row in zip(names, rows, strict=True):
+            _accumulate(self.sums[kind], name, row)
 
     def add_total(self, name: str, value: Tensor) -> None:
         """Add to a metric that is already weighted, such as ``Loss.total``."""
@@ -99,29 +107,23 @@ class Tally:
     def cpu(self) -> "Tally":
         """Copy to host memory, for sending to another process."""
         return Tally(
-            means={k: v.cpu() for k, v in self.means.items()},
-            maxima={k: v.cpu() for k, v in self.maxima.items()},
-            effective_sizes={k: v.cpu() for k, v in self.effective_sizes.items()},
-            explained_variances={k: v.cpu() for k, v in self.explained_variances.items()},
-            totals={k: v.cpu() for k, v in self.totals.items()},
+            sums={k: {name: v.cpu() for name, v in of.items()} for k, of in self.sums.items()},
+            maxima={name: v.cpu() for name, v in self.maxima.items()},
+            totals={name: v.cpu() for name, v in self.totals.items()},
         )
 
     def metrics(self) -> dict[str, float]:
         """Finalise; a metric for which no token was counted is left out, never 0."""
         result = {name: float(value) for name, value in self.totals.items()}
-        for name, (total, count) in self.means.items():
-            if count > 0:
-                result[name] = float(total / count)
         for name, value in self.maxima.items():
             if value > -torch.inf:
                 result[name] = float(value)
-        for name, (total, squares, count) in self.effective_sizes.items():
-            if squares > 0:
-                result[name] = float(total.square() / (count * squares))
-        for name, moments in self.explained_variances.items():
-            explained = _explained_variance(moments)
-            if explained is not None:
-                result[name] = explained
+        for kind, of_kind in self.sums.items():
+            for name, row in of_kind.items():
+                *moments, count = row.tolist()
+                final = _SUMMED[kind].final(*moments, count) if count else None
+                if final is not None:
+                    result[name] = final
         return result
 
 
@@ -129,17 +131,88 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     """Combine the host tallies of several ranks into a new one."""
     merged = Tally()
     for tally in tallies:
-        for mine, theirs in (
-            (merged.means, tally.means),
-            (merged.effective_sizes, tally.effective_sizes),
-            (merged.explained_variances, tally.explained_variances),
-            (merged.totals, tally.totals),
-        ):
-            for name, value in theirs.items():
-                _accumulate(mine, name, value)
+        for kind, of_kind in tally.sums.items():
+            for name, value in of_kind.items():
+                _accumulate(merged.sums[kind], name, value)
+        for name, value in tally.totals.items():
+            _accumulate(merged.totals, name, value)
         for name, value in tally.maxima.items():
             _take_maximum(merged.maxima, name, value)
     return merged
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summed:
+    """A kind of metric that is made of sums over a batch.
+
+    ``moments`` turns the columns of all metrics of the kind, each (K, R), into what is summed;
+    ``final`` makes the metric of the sums and the count, or None where they say nothing.
+    """
+
+    num_columns: int
+    moments: Callable[..., Sequence[Tensor]]
+    final: Callable[..., float | None]
+
+
+def _effective_size(total: float, squares: float, count: float) -> float | None:
+    return total**2 / (count * squares) if squares > 0 else None
+
+
+def _explained_variance(
+    total: float, squares: float, error_total: float, error_squares: float, count: float
+) -> float | None:
+    """1 - Var(e) / Var(y), e = y - v; None where the target does not vary beyond rounding."""
+    variance = _variance(total, squares, count)
+    error_variance = max(0.0, error_squares / count - (error_total / count) ** 2)
+    return None if variance is None else 1 - error_variance / variance
+
+
+def _part_mean(total: float, num: float, count: float) -> float | None:
+    return total / num if num else None
+
+
+def _difference(total: float, num: float, rest: float, count: float) -> float | None:
+    return total / num - rest / (count - num) if 0 < num < count else None
+
+
+def _correlation(x: float, y: float, xx: float, yy: float, xy: float, count: float) -> float | None:
+    """Pearson's; None where one of the two does not vary beyond rounding."""
+    x_variance, y_variance = _variance(x, xx, count), _variance(y, yy, count)
+    if x_variance is None or y_variance is None:
+        return None
+    covariance = xy / count - x / count * y / count
+    return covariance / math.sqrt(x_variance * y_variance)
+
+
+def _variance(total: float, squares: float, count: float) -> float | None:
+    variance = squares / count - (total / count) ** 2
+    return variance if variance > 1e-12 * squares / count else None
+
+
+_SUMMED: dict[str, _Summed] = {
+    "means": _Summed(num_columns=1, moments=lambda x: [x], final=lambda x, count: x / count),
+    "effective_sizes": _Summed(
+        num_columns=1, moments=lambda w: [w, w.square()], final=_effective_size
+    ),
+    "explained_variances": _Summed(
+        num_columns=2,
+        moments=lambda y, v: [y, y.square(), y - v, (y - v).square()],
+        final=_explained_variance,
+    ),
+    "part_means": _Summed(
+        num_columns=2, moments=lambda x, flag: [x * flag, flag], final=_part_mean
+    ),
+    "differences": _Summed(
+        num_columns=2,
+        moments=lambda x, flag: [x * flag, flag, x * (1 - flag)],
+        final=_difference,
+    ),
+    "correlations": _Summed(
+        num_columns=2,
+        moments=lambda x, y: [x, y, x.square(), y.square(), x * y],
+        final=_correlation,
+    ),
+}
 
 
 def _masked(values: Sequence[Tensor], counted_R: Tensor, *, fill: float) -> Tensor:
@@ -147,18 +220,6 @@ def _masked(values: Sequence[Tensor], counted_R: Tensor, *, fill: float) -> Tens
     # Not a product: a masked token may hold inf, and inf * 0 is nan.
     stacked_KR = torch.stack([values_R.detach().double() for values_R in values])
     return stacked_KR.masked_fill(~counted_R, fill)
-
-
-def _explained_variance(moments: Tensor) -> float | None:
-    """1 - Var(e) / Var(y), e = y - v; None where the target does not vary beyond rounding."""
-    total, squares, error_total, error_squares, count = map(float, moments)
-    if count == 0:
-        return None
-    variance = squares / count - (total / count) ** 2
-    if variance <= 1e-12 * squares / count:
-        return None
-    error_variance = max(0.0, error_squares / count - (error_total / count) ** 2)
-    return 1 - error_variance / variance
 
 
 def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:

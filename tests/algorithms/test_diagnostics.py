@@ -1,6 +1,7 @@
 """Metrics do not depend on how tokens were split over micro-batches and ranks."""
 
 import itertools
+import math
 import pickle
 
 import pytest
@@ -18,6 +19,9 @@ def measured(values):
         maxima={"max": values},
         effective_sizes={"size": values.abs() + 1},
         explained_variances={"explained": (values, values / 2 + values.square())},
+        part_means={"large": (values, values > 2)},
+        differences={"apart": (values, values > 2)},
+        correlations={"together": (values, values.square())},
     )
 
 
@@ -30,10 +34,35 @@ def tally_of(*batches):
 
 
 def test_metrics_by_hand():
-    assert tally_of([1.0, 3.0]).metrics() == pytest.approx(
-        # targets 1, 3 and predictions 1.5, 10.5: errors -0.5, -7.5, variance 3.5^2 over 1^2
-        {"mean": 2.0, "max": 3.0, "size": 3.0**2 / 10, "total": 4.0, "explained": 1 - 3.5**2}
+    assert tally_of([1.0, 3.0, 5.0]).metrics() == pytest.approx(
+        {
+            "mean": 3.0,
+            "max": 5.0,
+            "size": 12.0**2 / (3 * (2**2 + 4**2 + 6**2)),
+            "total": 9.0,
+            # targets 1, 3, 5 and predictions 1.5, 10.5, 27.5: errors -0.5, -7.5, -22.5
+            "explained": 1 - (562.75 / 3 - (30.5 / 3) ** 2) / (8 / 3),
+            "large": 4.0,
+            "apart": 3.0,
+            # squares 1, 9, 25: deviations -2, 0, 2 with -32/3, -8/3, 40/3
+            "together": 48 / math.sqrt(8 * (32**2 + 8**2 + 40**2) / 9),
+        }
     )
+
+
+def test_a_part_without_a_value_and_a_constant_have_no_metric():
+    constant = torch.tensor([2.0, 2.0, 2.0])
+    nobody = torch.zeros(3, dtype=torch.bool)
+    tally = Tally()
+    tally.add(
+        Diagnostics(
+            part_means={"none": (constant, nobody), "all": (constant, ~nobody)},
+            differences={"none apart": (constant, nobody), "all apart": (constant, ~nobody)},
+            correlations={"constant": (torch.tensor([1.0, 2.0, 4.0]), constant)},
+        ),
+        counted_R=~nobody,
+    )
+    assert tally.metrics() == {"all": 2.0}
 
 
 @given(
