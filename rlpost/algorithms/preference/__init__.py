@@ -4,7 +4,7 @@ A loss is its config and its function in one of these files. A new file is added
 below, and `make docs` writes its line of docs/algorithms.md.
 """
 
-from rlpost.algorithms.preference import dpo  # noqa: F401
+from rlpost.algorithms.preference import dpo, kto, reference_free  # noqa: F401
 from rlpost.algorithms.preference.inputs import (
     JudgedInputs,
     PairInputs,

@@ -33,7 +33,13 @@ class PreferenceObjective:
     A batch carries ``weight_U`` (1 / units of the optimizer batch); ``ref_logprobs_R`` with a
     reference; ``weight_R`` with an NLL: 1 / (tokens of all chosen responses of the optimizer batch)
     at these tokens and 0 at others; ``label_U`` (1 good, 0 bad) for judged responses; and ``kl_U``
-    where the loss reads it. A tie counts one half in ``rewards/accuracies``.
+    where the loss reads it.
+
+    It reports ``rewards/*``: ``beta`` times the log-ratio, or without a reference the log-prob, of
+    what the loss compares, sums or means per token; ``logps/*``; and under ``metrics`` the tokens
+    of responses, the correlation of rewards with them (of pairs: of their differences) and the NLL
+    that is trained. In ``rewards/accuracies`` a tie counts one half, and a judged response is
+    right on its side of z.
 
     Example: ``PreferenceObjective(loss=DPOConfig(beta=0.2))``
     """
@@ -125,14 +131,42 @@ class PreferenceObjective:
             "logps/rejected": x.policy_rejected_U,
             "logps/chosen_per_token": x.chosen_mean_U,
             "logps/rejected_per_token": x.rejected_mean_U,
+            f"{self.metrics}/chosen_tokens": x.chosen_tokens_U,
+            f"{self.metrics}/rejected_tokens": x.rejected_tokens_U,
         }
-        return Diagnostics(means={name: each.detach() for name, each in means.items()})
+        longer_U = x.chosen_tokens_U - x.rejected_tokens_U
+        return Diagnostics(
+            means={name: each.detach() for name, each in means.items()},
+            correlations={f"{self.metrics}/length_correlation": (margin_U, longer_U)},
+        )
 
     def _measured_judged(self, x: JudgedInputs) -> Diagnostics:
-        reward_U = self._loss.beta * x.logratio_U.detach()
+        reward_U = (self._loss.beta * x.logratio_U).detach()
         above_U = reward_U - self._loss.beta * x.kl_U
-        right_U = half_for_ties(above_U.where(x.is_good_U, -above_U))
-        return Diagnostics(means={"rewards/accuracies": right_U})
+        means = {"rewards/accuracies": half_for_ties(above_U.where(x.is_good_U, -above_U))}
+        if self._loss.needs_kl:
+            means[f"{self.metrics}/kl"] = x.kl_U
+        both = {
+            "rewards": reward_U,
+            "logps": x.policy_U.detach(),
+            "tokens": x.tokens_U,
+            "per_token": (x.policy_U / x.tokens_U).detach(),
+        }
+        parts: dict[str, tuple[Tensor, Tensor]] = {}
+        for side, flag_U in (("chosen", x.is_good_U), ("rejected", ~x.is_good_U)):
+            names = {
+                f"rewards/{side}": "rewards",
+                f"logps/{side}": "logps",
+                f"logps/{side}_per_token": "per_token",
+                f"{self.metrics}/{side}_tokens": "tokens",
+            }
+            parts |= {name: (both[what], flag_U) for name, what in names.items()}
+        return Diagnostics(
+            means=means,
+            part_means=parts,
+            differences={"rewards/margins": (reward_U, x.is_good_U)},
+            correlations={f"{self.metrics}/length_correlation": (reward_U, x.tokens_U)},
+        )
 
 
 def _response_sums(values_R: Tensor, batch: LossBatch) -> Tensor:
