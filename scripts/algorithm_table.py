@@ -23,12 +23,14 @@ import jinja2
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.losses.weighted import ROLLOUT_RATIO
+from rlpost.algorithms.preference import preference_losses
 from rlpost.algorithms.reduce import ReductionConfig
+from rlpost.algorithms.reward import reward_losses
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import help_of
 from rlpost.config.groups import COMPOSABLE, option_path, registries
 from rlpost.control.staleness import StalenessConfig
-from rlpost.registry import Entry
+from rlpost.registry import Entry, Registry
 from rlpost.rollout.interruption import InterruptionConfig
 from rlpost.training.reward.settings import RewardModelConfig
 
@@ -53,6 +55,8 @@ NEEDS = {
     "needs_components": "two or more rewards (functions of `verifier.path`, reward models)",
     "needs_selection": "tokens chosen from the whole batch (done for you)",
     "needs_proximal": "`algorithm.anchor=proximal`",
+    "needs_reference": "the start's log-probs (a reference)",
+    "needs_kl": "judged responses, or pairs, each of which is two of them",
 }
 
 
@@ -97,15 +101,24 @@ def render() -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template(TEMPLATE).render(
-        chapters={group: chapters(group) for group in registries("rl") if group != "verifier"},
+        chapters={section: chapters(group, registry) for section, group, registry in documented()},
         options={path: list(options(config, path)) for path, config in SECTIONS.items()},
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def chapters(group: str) -> list[Chapter]:
-    """Describe the variants of a hydra group, module by module."""
-    entries = sorted(registries("rl")[group], key=_module)
+def documented() -> Iterator[tuple[str, str, Registry]]:
+    """Yield the section of the document, hydra's group and the registry of what it describes."""
+    for group, registry in registries("rl").items():
+        if group != "verifier":
+            yield group, group, registry
+    yield "preference", "loss", preference_losses
+    yield "reward", "loss", reward_losses
+
+
+def chapters(group: str, registry: Registry) -> list[Chapter]:
+    """Describe the variants of a registry, module by module."""
+    entries = sorted(registry, key=_module)
     return [
         Chapter(
             title=_chapter_title(sys.modules[module].__doc__),

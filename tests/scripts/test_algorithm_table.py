@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 import rlpost
 from rlpost.bounds import option
-from rlpost.config.groups import registries
 from rlpost.config.options import known_keys
 from rlpost.registry import Entry
 
@@ -25,12 +24,7 @@ table = importlib.util.module_from_spec(spec)
 sys.modules["algorithm_table"] = table
 spec.loader.exec_module(table)
 
-VARIANTS = [
-    (group, entry)
-    for group, registry in registries("rl").items()
-    if group != "verifier"
-    for entry in registry
-]
+VARIANTS = [(group, entry) for _, group, registry in table.documented() for entry in registry]
 each_variant = pytest.mark.parametrize(
     ("group", "entry"), VARIANTS, ids=[f"{g}={e.name}" for g, e in VARIANTS]
 )
@@ -51,7 +45,8 @@ def test_the_committed_document_is_up_to_date(document):
 @each_variant
 def test_every_variant_is_described(document, group, entry):
     variant = table.describe(group, entry)
-    (row,) = [x for x in document.splitlines() if x.startswith(f"| {variant.typed}<br>")]
+    typed = f"| {variant.typed}<br>{variant.source}"
+    (row,) = [x for x in document.splitlines() if x.startswith(typed)]
     for text in (variant.formula, variant.source, variant.needs, variant.use, variant.watch):
         assert text in row
     assert variant.formula and variant.use and variant.watch
@@ -69,6 +64,7 @@ def test_use_and_watch_are_one_sentence_and_no_options(group, entry):
 
 def test_options_of_the_document_exist(document):
     keys = set(known_keys("rl"))
+    keys |= {each.path for variant in VARIANTS for each in table.describe(*variant).options}
     parents = {key.rsplit(".", n)[0] for key in keys for n in (1, 2)}
     files = {"algorithms.md.j2", "algorithm_table.py"}
     unknown = set(OPTION.findall(document)) - keys - parents - files
@@ -82,6 +78,8 @@ def test_metrics_of_the_document_exist(document):
         # Two helpers put names together: ``_spread("critic/score", ...)``, ``mask("veto", ...)``.
         prefix = name.rpartition("/")[0]
         ways = (f'"{name}"', f'_spread("{prefix}"', f'mask("{prefix.rpartition("/")[2]}"')
+        if prefix in ("preference", "reward"):
+            ways += (f'metrics}}/{name.rpartition("/")[2]}"',)  # a stage's objective puts it before
         assert any(way in SOURCE for way in ways), name
 
 

@@ -73,7 +73,7 @@ def rpo(x: PairInputs, config: RPOConfig) -> Tensor:
 
 @dataclass(kw_only=True)
 class CDPOConfig(PreferenceLossConfig):
-    """Conservative DPO: labels that are wrong at a known rate, ericmitchell.ai/cdpo.pdf."""
+    """Conservative DPO: labels that are wrong at a known rate, https://ericmitchell.ai/cdpo.pdf."""
 
     use: ClassVar[str] = "Pairs of which some are known to be the wrong way round."
     watch: ClassVar[str] = (
@@ -106,7 +106,7 @@ class RobustConfig(PreferenceLossConfig):
     use: ClassVar[str] = "Pairs with a known share of flipped labels, when DPO follows the noise."
     watch: ClassVar[str] = (
         "The loss of a pair has no lower bound, so `rewards/margins` grows without end: stop when "
-        "`rewards/accuracies` of held-out pairs does not rise."
+        "`rewards/accuracies` of held-out pairs no longer rises."
     )
 
     kind: str = "robust"

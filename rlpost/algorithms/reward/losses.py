@@ -42,8 +42,8 @@ class BradleyTerryConfig:
 
     use: ClassVar[str] = "Pairs: one score for a whole response."
     watch: ClassVar[str] = (
-        "`reward/accuracy` on held-out pairs, and `reward/length_correlation`: a model that scores "
-        "length is rewarded for length by RL."
+        "`reward/accuracy` on held-out pairs, and whether scores go with length: RL then learns "
+        "length."
     )
 
     kind: str = "bradley_terry"

@@ -53,14 +53,13 @@ class RewardObjective:
         )
         ahead_U = (pairs.chosen_U - pairs.rejected_U).detach()
         means = {
-            "chosen": pairs.chosen_U.detach(),
-            "rejected": pairs.rejected_U.detach(),
-            "margin": ahead_U,
-            "accuracy": half_for_ties(ahead_U),
+            f"{self.metrics}/chosen": pairs.chosen_U.detach(),
+            f"{self.metrics}/rejected": pairs.rejected_U.detach(),
+            f"{self.metrics}/margin": ahead_U,
+            f"{self.metrics}/accuracy": half_for_ties(ahead_U),
         }
-        named = {f"{self.metrics}/{name}": each for name, each in means.items()}
         return Loss(
-            values_U=bradley_terry(pairs, self.loss), diagnostics_U=Diagnostics(means=named)
+            values_U=bradley_terry(pairs, self.loss), diagnostics_U=Diagnostics(means=means)
         )
 
 
