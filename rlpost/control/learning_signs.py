@@ -1,52 +1,24 @@
 """Signs in a run's own metrics that it does not learn, each with what to do about it.
 
-Owns the rules and their texts. Refuses to own when they are shown (tracking/) and what ends a
-run. Invariants: a sign describes the latest steps, so it goes away when they get better; groups
-that are all solved after the run has learned give no sign; each cause has one sign. Pure.
+Owns the rules and their texts, but for those of files of their own. Refuses to own what a sign is
+(sign.py), when it is shown (tracking/) and what ends a run. Invariants: a sign describes the latest
+steps, so it goes away when they get better; groups that are all solved after the run has learned
+give no sign; each cause has one sign. Pure.
 """
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from math import isfinite
-from typing import Any
+from collections.abc import Iterable
 
+from rlpost.control.length_bias import LengthBias
 from rlpost.control.result_metrics import kind_of
+from rlpost.control.sign import Metrics, Sign, SignKind
+from rlpost.control.sign import number as _number
+from rlpost.control.sign import steps_of as _steps
 
 PATIENCE = 2  # steps in a row, because equal rewards in a single step may be chance
 _LOSS = re.compile(r"\w+/loss")  # what a stage that learns from a data set minimises
 _ALL = 0.999  # a share from which on all responses count as affected
-
-Metrics = Mapping[str, Any]  # a row of metrics.jsonl; None where a value was not finite
-
-
-class SignKind(Enum):
-    """What is wrong."""
-
-    unjudged = "responses without a verdict"
-    no_reward = "no reward above 0"
-    solved = "solved from the start"
-    equal = "equal rewards"
-    truncated = "every response truncated"
-    no_heldout = "no held-out data"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sign:
-    """One sign: what was found, as a sentence, and what a person can do.
-
-    Example: ``Sign(kind=SignKind.truncated, finding="every response of steps 1 and 2 was cut at
-    rollout.max_tokens", advice="raise rollout.max_tokens")``
-    """
-
-    kind: SignKind
-    finding: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.finding}. {self.advice}."
 
 
 class LearningSigns:
@@ -64,6 +36,7 @@ class LearningSigns:
         """``patience``: the steps that must agree, except for verdicts that failed."""
         self._latest: deque[Metrics] = deque(maxlen=max(1, patience))
         self._rewarded = self._learned = self._heldout = self._supervised = False
+        self._length_bias = LengthBias()
 
     def observe(self, row: Metrics) -> None:
         """Read a row; a row without responses only tells whether there is held-out data."""
@@ -71,6 +44,7 @@ class LearningSigns:
             name.startswith("val-core/") or kind_of(name) is not None for name in row
         )
         self._supervised = self._supervised or any(_LOSS.fullmatch(name) for name in row)
+        self._length_bias.observe(row)
         if _number(row, "response_length/mean") is None or not row["step"]:
             return
         self._latest.append(row)
@@ -79,13 +53,12 @@ class LearningSigns:
 
     def now(self) -> list[Sign]:
         """Return the signs of the latest steps, the most serious first."""
-        if not self._latest:
-            sign = self._no_heldout() if self._supervised else None
-            return [] if sign is None else [sign]
-        found = [self._unjudged()]
+        found = [self._unjudged()] if self._latest else []
         if len(self._latest) == self._latest.maxlen:
             found += [self._rewards(), self._truncated()]
-        found.append(self._no_heldout())
+        found.append(self._length_bias.now())
+        if self._latest or self._supervised:
+            found.append(self._no_heldout())
         return [sign for sign in found if sign is not None]
 
     def _unjudged(self) -> Sign | None:
@@ -203,15 +176,3 @@ def _verifiers(row: Metrics) -> set[str]:
 def _failed_share(row: Metrics, verifier: str) -> float:
     rates = (_number(row, f"verifier/{verifier}/{kind}_rate") for kind in ("error", "timeout"))
     return sum(rate or 0.0 for rate in rates)
-
-
-def _number(row: Metrics, name: str) -> float | None:
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        return None
-    return float(value)
-
-
-def _steps(rows: list[Metrics]) -> str:
-    first, last = rows[0]["step"], rows[-1]["step"]
-    return f"step {last}" if first == last else f"steps {first} and {last}"

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlpost.control.learning_signs import PATIENCE, LearningSigns, SignKind
+from rlpost.control.learning_signs import PATIENCE, LearningSigns
+from rlpost.control.sign import SignKind
 from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.sample import SampleRecord
 from rlpost.tracking.tracker import RunStatus

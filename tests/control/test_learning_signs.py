@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlpost.algorithms.advantages import group_statistics, rewards_matrix
-from rlpost.control.learning_signs import LearningSigns, SignKind, signs_of
+from rlpost.control.learning_signs import LearningSigns, signs_of
+from rlpost.control.sign import SignKind
 
 HELDOUT = {"step": 0, "val-core/a/acc/mean@1": 0.1}
 
@@ -197,5 +198,6 @@ def test_every_kind_can_be_found(kind):
         SignKind.equal: [step(n, [[0.5, 0.5]]) for n in (1, 2)],
         SignKind.truncated: [step(n, [SOME], truncated=1.0) for n in (1, 2)],
         SignKind.no_heldout: [step(1, [SOME])],
+        SignKind.length: [{"step": n, "preference/length_correlation": 0.9} for n in range(1, 5)],
     }
     assert kind in kinds(*examples[kind], heldout=kind is not SignKind.no_heldout)

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from rlpost.control.learning_signs import Sign, SignKind, signs_of
+from rlpost.control.learning_signs import signs_of
+from rlpost.control.sign import Sign, SignKind
 from rlpost.errors import DataError
 from rlpost.tracking.files.examples import read_examples
 from rlpost.tracking.files.jsonl import Row, read_metrics
