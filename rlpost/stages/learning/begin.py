@@ -5,7 +5,7 @@ to own the batch that is made of rows and what is minimised.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rlpost.data.example import Example
@@ -58,8 +58,15 @@ class DrawnRows:
         return {"training/epoch": self._mixture.epoch, **self._by_source}
 
 
-async def begin(plan: LearningPlan, run: Run) -> tuple[list[Any], DrawnRows]:
+async def begin(
+    plan: LearningPlan, run: Run, *, supervised: Callable[[], Awaitable[None]] | None = None
+) -> tuple[list[Any], DrawnRows]:
     """Write the examples page's rows, say what was left out, and start every role.
+
+    Args:
+        plan: who exists, and the rows.
+        run: what is started.
+        supervised: boots the actors that a supervisor spawns, if there are any.
 
     Returns:
         The group of each role, in their order, and the rows.
@@ -74,6 +81,6 @@ async def begin(plan: LearningPlan, run: Run) -> tuple[list[Any], DrawnRows]:
         log.warning("%d rows of the data were skipped", len(skipped))
     for reason in skipped:
         log.info("skipped: %s", reason)
-    groups = await run.start(plan.roles)
+    groups = await run.start(plan.roles, supervised=supervised)
     mixture = run.keep("mixture", plan.splits.train)
     return groups, DrawnRows(mixture, per_step=plan.cfg.examples_per_step)

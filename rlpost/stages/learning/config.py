@@ -17,15 +17,23 @@ from dataclasses import dataclass, field
 from rlpost.bounds import check_config, number, option
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.session import ClusterConfig
+from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import ModelConfig, RunConfig
 from rlpost.control.early_stopping import EarlyStoppingConfig
-from rlpost.control.failures import RestartConfig
+from rlpost.control.failures import GenerationFailureConfig, RestartConfig
 from rlpost.control.placement import Placement
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
-from rlpost.stages.learning.settings import HeldoutConfig, SupervisedTrainerConfig
+from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.learning.settings import (
+    HeldoutConfig,
+    ScoredHeldoutConfig,
+    SupervisedTrainerConfig,
+)
 from rlpost.stages.results import ExportConfig, check_results
+from rlpost.stages.sampling.suite_settings import check_suites
 from rlpost.tracking.config import TrackingConfig
+from rlpost.weights.publisher import WeightsConfig
 
 
 @dataclass(kw_only=True)
@@ -61,13 +69,36 @@ class LearningConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-def check_learning(cfg: LearningConfig, *, models: int = 1, way_out: str = "") -> None:
+@dataclass(kw_only=True)
+class ScoredLearningConfig(LearningConfig):
+    """The same where what is trained can answer, so that generators may score suites."""
+
+    evaluation: ScoredHeldoutConfig = field(default_factory=ScoredHeldoutConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    failures: GenerationFailureConfig = field(default_factory=GenerationFailureConfig)
+    cluster: JudgedClusterConfig = field(default_factory=JudgedClusterConfig)
+
+
+def check_scored_learning(
+    cfg: ScoredLearningConfig, *, models: int = 1, way_out: str = "set evaluation.suites"
+) -> None:
+    """Refuse settings that cannot work or have no effect; see ``check_learning``."""
+    generates = bool(cfg.evaluation.suites)
+    check_learning(cfg, models=models + generates, way_out=way_out, generates=generates)
+    check_suites(cfg)
+
+
+def check_learning(
+    cfg: LearningConfig, *, models: int = 1, way_out: str = "", generates: bool = False
+) -> None:
     """Refuse settings of a stage that learns from a data set which cannot work or have no effect.
 
     Args:
         cfg: all options of the stage.
-        models: models of the run, none of which generates.
+        models: models of the run.
         way_out: how it comes to have a second model, if it can.
+        generates: whether one of them generates.
 
     Raises:
         UserError: names the field, its value, the rule and the way out.
@@ -81,13 +112,13 @@ def check_learning(cfg: LearningConfig, *, models: int = 1, way_out: str = "") -
         raise UserError(
             f"cluster.placement=colocated has no effect without a second model; {stays}"
         )
-    if cfg.cluster.placement is Placement.apart:
+    if cfg.cluster.placement is Placement.apart and not generates:
         raise UserError(
             "cluster.placement=apart has no effect here: nothing generates, so there is nothing "
             "to keep apart from training; leave it out"
         )
     if cfg.tracking.sample_rows != TrackingConfig().sample_rows:
         raise UserError(
-            f"tracking.sample_rows={cfg.tracking.sample_rows} has no effect here: nothing "
-            "generates, so there are no tables of samples; leave it out"
+            f"tracking.sample_rows={cfg.tracking.sample_rows} has no effect here: nothing is "
+            "learned from samples, so there are no tables of them; leave it out"
         )

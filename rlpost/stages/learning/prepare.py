@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlpost.cluster.session import Device, resolve_device
+from rlpost.cluster.trained import MakeSender
 from rlpost.data.bad_rows import OnLong
 from rlpost.data.conversation.preflight import as_json, preflight
 from rlpost.data.example import Example, ExampleEncoder
@@ -20,6 +21,10 @@ from rlpost.models.locate import context_length
 from rlpost.stages.learning.settings import HeldoutConfig
 from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.results import require_measured
+from rlpost.stages.roles import Role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.suite_settings import require_own_schedule
+from rlpost.stages.sampling.suites import SuitesPlan, plan_suites
 from rlpost.training.settings import TrainerConfig
 
 SHOWN_ROWS = 3  # of each source
@@ -38,6 +43,7 @@ class Foundation:
     cfg: Any  # of a stage: ``LearnedDataConfig`` and ``LearningConfig``
     policy: CheckedPolicy
     device: Device
+    suites: SuitesPlan | None = None  # that generators answer; None: there are none
 
     @classmethod
     def of(cls, cfg: Any, *, device: Device | None) -> "Foundation":
@@ -48,6 +54,21 @@ class Foundation:
         """
         policy = check_policy(cfg.model.path)
         return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
+
+    def with_suites(self, directory: RunDirectory) -> "Foundation":
+        """Look at the suites of a ``ScoredLearningConfig`` as well; see ``plan_suites``."""
+        suites = plan_suites(self.cfg, policy=self.policy, device=self.device, directory=directory)
+        return replace(self, suites=suites)
+
+    @property
+    def make_sender(self) -> MakeSender | None:
+        """What builds the sending end of the weight bus; None: nothing generates."""
+        return None if self.suites is None else self.suites.make_sender
+
+    @property
+    def suite_roles(self) -> Sequence[Role]:
+        """Who answers and judges suites: the last roles of a run."""
+        return () if self.suites is None else self.suites.roles
 
     @property
     def longest(self) -> int:
@@ -92,13 +113,24 @@ class Foundation:
             epochs=cfg.trainer.epochs or 1, rows_per_step=cfg.examples_per_step
         )
         cfg = replace(cfg, trainer=cfg.trainer.of_steps(steps))
-        require_measured(cfg, measured(splits.heldout))
-        if not splits.heldout and cfg.evaluation.every != HeldoutConfig().every:
+        require_measured(cfg, [*measured(splits.heldout), *self._of_suites()])
+        if not splits.heldout:
+            self._require_use_of_schedule()
+        return cfg, splits
+
+    def _require_use_of_schedule(self) -> None:
+        """Refuse a schedule of evaluations that has nothing to measure."""
+        evaluation = self.cfg.evaluation
+        if self.suites is not None:
+            require_own_schedule(evaluation)
+        elif evaluation.every != HeldoutConfig().every:
             raise UserError(
-                f"evaluation.every={cfg.evaluation.every} has no effect: no rows are held out; "
+                f"evaluation.every={evaluation.every} has no effect: no rows are held out; "
                 "leave it out, or set data.heldout=FILE or data.heldout_fraction=0.05"
             )
-        return cfg, splits
+
+    def _of_suites(self) -> Sequence[str]:
+        return () if self.suites is None else self.suites.measured
 
 
 def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
+from rlpost.stages.sampling.suite_settings import SuitesConfig
 from rlpost.training.settings import LRSchedule, TrainerConfig
 
 
@@ -88,3 +89,8 @@ class HeldoutConfig:
         hint="0 evaluates only before and after",
         help="steps between evaluations; 0: only before and after",
     )
+
+
+@dataclass(kw_only=True)
+class ScoredHeldoutConfig(SuitesConfig, HeldoutConfig):
+    """Held-out examples, and suites that generators answer: before, every so often, and after."""

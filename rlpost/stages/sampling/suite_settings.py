@@ -4,7 +4,7 @@ Owns their declaration. Refuses to own what needs files and models (suites.py). 
 suites nothing of this has an effect, so nothing of it is accepted.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlpost.bounds import number, option
@@ -53,20 +53,6 @@ class SuitesConfig:
         if len(set(self.suites)) < len(self.suites):
             raise UserError(f"{path}.suites must name each suite once, got {self.suites}")
         check_answers(self.samples, self.temperature, prefix=f"{path}.")
-        for name in () if self.suites else _OF_SUITES:
-            if getattr(self, name) != getattr(SuitesConfig(), name):
-                raise UserError(f"{path}.{name} has no effect without {path}.suites; {WAY_OUT}")
-
-
-_OF_SUITES = ("suite_every", "suite_size", "samples", "temperature", "max_tokens")
-
-
-@dataclass(kw_only=True)
-class GeneratingConfig:
-    """The generators that answer suites, and how they get the weights."""
-
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
 
 def check_answers(samples: int, temperature: float, *, prefix: str) -> None:
@@ -106,6 +92,9 @@ def check_suites(cfg: Any) -> None:
 
 def _check_idle_options(cfg: Any) -> None:
     why = f"has no effect without evaluation.suites: nothing generates; {WAY_OUT}"
+    for name in (each.name for each in fields(SuitesConfig)):
+        if (given := getattr(cfg.evaluation, name)) != getattr(SuitesConfig(), name):
+            raise UserError(f"evaluation.{name}={given} {why}")
     for name, plain in (("generator", GeneratorConfig()), ("weights", WeightsConfig())):
         if getattr(cfg, name) != plain:
             raise UserError(f"{name}.* {why}")
@@ -135,3 +124,17 @@ def _check_schedule(cfg: Any) -> None:
                 f"scored only every {evaluation.suite_every} steps; leave evaluation.suite_every "
                 f"out, or set evaluation.every={evaluation.suite_every}"
             )
+
+
+def require_own_schedule(evaluation: Any) -> None:
+    """Refuse a second schedule where suites are all that is measured.
+
+    Raises:
+        UserError: names both options.
+    """
+    if evaluation.suite_every not in (None, evaluation.every):
+        raise UserError(
+            f"evaluation.suite_every={evaluation.suite_every} is for runs that measure held-out "
+            "rows more often, and no rows are held out; leave it out, and set "
+            f"evaluation.every={evaluation.suite_every}"
+        )

@@ -7,12 +7,12 @@ what the trainer holds, proved by the probe of the push; the same items and seed
 step, as ``rlpost evaluate`` asks them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlpost.cluster.session import Device
-from rlpost.cluster.trained import MakeSender, TrainedGroup
+from rlpost.cluster.trained import MakeSender
 from rlpost.cluster.verifiers import RemoteVerifiers
 from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.evaluation.scores import measured_names
@@ -118,81 +118,95 @@ def plan_suites(
 
 
 class SuiteEngines:
-    """Generators of a run that scores suites, from their start to their end.
+    """Generators and verifiers of a run that scores suites, from their start to their end.
+
+    Without a plan there are none, and nothing is scored.
 
     Example::
 
-        engines = SuiteEngines(plan, cfg, run)
-        policy, _, *judges = await run.start(roles, supervised=engines.boot)
-        scores = engines.scores(policy, judges)
+        async with SuiteEngines(plan.suites, cfg, run, model_path=path) as engines:
+            groups = await run.start(plan.roles, supervised=engines.boot)
+            policy, *others = engines.without_own(groups)
+            fit = Fit(..., suites=engines.scores(groups))
     """
 
-    def __init__(self, plan: SuitesPlan, cfg: Any, run: Run, *, model_path: str) -> None:
+    def __init__(self, plan: SuitesPlan | None, cfg: Any, run: Run, *, model_path: str) -> None:
+        """Keep what is needed to start ``model_path``; ``cfg`` are the options of the stage."""
         self._plan, self._cfg, self._run = plan, cfg, run
-        self._generation = generation_of(
-            run,
-            cfg,
-            plan.generator,
-            model_path=model_path,
-            group_size=cfg.evaluation.samples,
+        self._generation = (
+            None
+            if plan is None
+            else generation_of(
+                run,
+                cfg,
+                plan.generator,
+                model_path=model_path,
+                group_size=cfg.evaluation.samples,
+            )
         )
         self._judges: Sequence[RemoteVerifiers] = ()
 
-    async def boot(self) -> None:
-        """Start the generators.
+    async def __aenter__(self) -> "SuiteEngines":
+        return self
 
-        Raises:
-            InfrastructureError: one did not come up.
-        """
-        await self._generation.supervisor.boot()
+    async def __aexit__(self, *error: object) -> None:
+        if self._generation is not None:
+            await close_all([self._generation.supervisor, *self._judges])
 
-    def scores(self, policy: TrainedGroup, judges: Sequence[RemoteVerifiers]) -> "SuiteScores":
-        """Connect the generators with the policy and, in the suites' order, their verifiers.
+    @property
+    def boot(self) -> Callable[[], Awaitable[None]] | None:
+        """What starts the generators, side by side with the other roles; None: there are none."""
+        return None if self._generation is None else self._generation.supervisor.boot
+
+    def without_own(self, groups: Sequence[Any]) -> Sequence[Any]:
+        """Return the groups of the roles before those of suites, which are the last of a run."""
+        return groups if self._plan is None else groups[: -len(self._plan.roles)]
+
+    def scores(self, groups: Sequence[Any]) -> "SuiteScores | None":
+        """Connect the generators with the policy, which is the first group, and the verifiers.
 
         From here on they are looked after as long as the run is.
         """
-        cfg, run, self._judges = self._cfg, self._run, judges
-        first = self._plan.prompts[self._plan.sources[0].name]
-        bus = self._generation.bus(
+        if self._plan is None or self._generation is None:
+            return None
+        plan, cfg, run, generation = self._plan, self._cfg, self._run, self._generation
+        policy, self._judges = groups[0], groups[-len(plan.sources) :]
+        evaluation = cfg.evaluation
+        sampling = SamplingConfig(
+            max_tokens=evaluation.max_tokens, temperature=evaluation.temperature
+        )
+        bus = generation.bus(
             policy.source,
             trainer=cfg.trainer,
             weights=cfg.weights,
-            probe=probe_of(first, cfg.weights),
+            probe=probe_of(plan.prompts[plan.sources[0].name], cfg.weights),
         )
-        evaluation = cfg.evaluation
-        examiners = {
-            source.name: Examiner(
-                collector=self._generation.collector(
-                    [judge],
-                    combination=source.combination,
-                    purpose=source.name,
-                    finished=run.progress,
-                ),
-                sampling=SamplingConfig(
-                    max_tokens=evaluation.max_tokens, temperature=evaluation.temperature
-                ),
-                samples=evaluation.samples,
-                seed=cfg.seed,
-            )
-            for source, judge in zip(self._plan.sources, judges, strict=True)
-        }
-        run.guard = lambda: self._generation.supervisor.run(bus)
-        run.describes.append(self._generation.fleet.describe)
+        run.guard = lambda: generation.supervisor.run(bus)
+        run.describes.append(generation.fleet.describe)
         return SuiteScores(
             run=run,
             bus=bus,
-            examiners=examiners,
+            examiners={
+                source.name: Examiner(
+                    collector=generation.collector(
+                        [judge],
+                        combination=source.combination,
+                        purpose=source.name,
+                        finished=run.progress,
+                    ),
+                    sampling=sampling,
+                    samples=evaluation.samples,
+                    seed=cfg.seed,
+                )
+                for source, judge in zip(plan.sources, self._judges, strict=True)
+            },
             prompts={
                 name: [rows.prompt(0, row) for row in range(len(rows))]
-                for name, rows in self._plan.prompts.items()
+                for name, rows in plan.prompts.items()
             },
             every=evaluation.suite_every,
             sleep=policy.sleep if cfg.cluster.offload_idle else None,
         )
-
-    async def close(self) -> None:
-        """End generators and verifiers."""
-        await close_all([self._generation.supervisor, *self._judges])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +218,7 @@ class SuiteScores:
     examiners: Mapping[str, Examiner]  # by suite
     prompts: Mapping[str, Sequence[Prompt]]
     every: int | None = None  # steps; None: whenever there is an evaluation
-    sleep: Any = None  # takes the policy out of memory while generators work; None: it stays
+    sleep: Callable[[], Awaitable[int]] | None = None  # of the policy, while generators work
 
     def due(self, step: int) -> bool:
         """Whether an evaluation of the weights of ``step`` scores suites, too."""

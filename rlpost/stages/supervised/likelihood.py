@@ -17,10 +17,11 @@ from rlpost.data.example import Example
 from rlpost.data.splits import Splits
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used
-from rlpost.stages.learning.begin import begin
+from rlpost.stages.learning.begin import DrawnRows, begin
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.roles import Role, reference_role, sleep_all, trained_role
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import HeldoutLoss
 from rlpost.training.model.loading import TrainedModel
@@ -39,6 +40,7 @@ class LikelihoodPlan:
     roles: list[Role]  # who exists
     objective: LikelihoodObjective
     splits: Splits
+    suites: SuitesPlan | None  # that generators answer
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     sequences: Sequences = list
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
@@ -62,6 +64,7 @@ class LikelihoodPlan:
             roles=_roles(cfg, base, objective),
             objective=objective,
             splits=splits,
+            suites=base.suites,
             shown=shown_examples(splits.train, base.policy.tokenizer),
             **own,
         )
@@ -73,13 +76,15 @@ class LikelihoodPlan:
 
 
 def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[Role]:
-    """Return the policy that is trained and, for a KL to it, a copy of where it started."""
+    """Return the policy, for a KL to it a copy of where it started, and who answers suites."""
     model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=objective.metrics)
     common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": base.device}
-    roles = [trained_role("trainer", cfg.trainer, seed=cfg.seed, **common)]
+    roles = [
+        trained_role("trainer", cfg.trainer, seed=cfg.seed, make_sender=base.make_sender, **common)
+    ]
     if objective.kl_coefficient > 0:
         roles.append(reference_role(cfg.trainer, **common))
-    return roles
+    return [*roles, *base.suite_roles]
 
 
 @asynccontextmanager
@@ -91,7 +96,22 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         InfrastructureError: an actor did not come up.
     """
     cfg = plan.cfg
-    (policy, *frozen), rows = await begin(plan, run)
+    async with SuiteEngines(plan.suites, cfg, run, model_path=plan.model_path) as engines:
+        groups, rows = await begin(plan, run, supervised=engines.boot)
+        yield _fit(plan, run, rows, engines.without_own(groups), suites=engines.scores(groups))
+
+
+def _fit(
+    plan: LikelihoodPlan,
+    run: Run,
+    rows: DrawnRows,
+    groups: Sequence[Any],
+    *,
+    suites: SuiteScores | None,
+) -> Fit:
+    """Return the job of the policy and, if there is one, the reference: ``groups``."""
+    cfg = plan.cfg
+    policy, *frozen = groups
     packer = ExamplePacker(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
@@ -121,7 +141,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         sources={name: plan.sequences(corpus.all_examples()) for name, corpus in held.items()},
         progress=run.progress,
     )
-    yield Fit(
+    return Fit(
         run=run,
         policy=policy,
         objective=plan.objective,
@@ -129,6 +149,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
         base=cfg.model.path,
         stage=plan.stage,
         heldout=heldout if held else None,
+        suites=suites,
         drawn=rows.metrics,
         data=data_used(cfg.data, plan.splits),
     )

@@ -33,7 +33,7 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    base = Foundation.of(cfg, device=device)
+    base = Foundation.of(cfg, device=device).with_suites(directory)
     tokenizer, size = base.policy.tokenizer, cfg.data.window
     if size > base.longest:
         raise UserError(

@@ -10,7 +10,11 @@ from rlpost.bounds import number
 from rlpost.data.bad_rows import OnLong
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
-from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
+from rlpost.stages.learning.config import (
+    LearnedDataConfig,
+    ScoredLearningConfig,
+    check_scored_learning,
+)
 
 
 @dataclass(kw_only=True)
@@ -39,7 +43,7 @@ class PretrainDataConfig(SupervisedDataConfig):
 
 
 @dataclass(kw_only=True)
-class PretrainConfig(LearningConfig, LearnedDataConfig):
+class PretrainConfig(ScoredLearningConfig, LearnedDataConfig):
     """Everything ``rlpost pretrain`` can be told."""
 
     data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
@@ -54,7 +58,7 @@ def check_pretrain(cfg: PretrainConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    check_learning(cfg)
+    check_scored_learning(cfg)
     if cfg.data.window > cfg.trainer.max_tokens_per_micro_batch:
         raise UserError(
             f"data.window={cfg.data.window} must be at most trainer.max_tokens_per_micro_batch="

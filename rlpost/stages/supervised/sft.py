@@ -31,7 +31,7 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    base = Foundation.of(cfg, device=device)
+    base = Foundation.of(cfg, device=device).with_suites(directory)
     encoder = ConversationEncoder(
         base.policy.tokenizer,
         train_on=cfg.data.train_on,

@@ -14,7 +14,11 @@ from rlpost.algorithms.supervised import StartKLConfig
 from rlpost.bounds import number, option
 from rlpost.data.conversation.marks import TrainOn
 from rlpost.data.supervised import SupervisedDataConfig
-from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
+from rlpost.stages.learning.config import (
+    LearnedDataConfig,
+    ScoredLearningConfig,
+    check_scored_learning,
+)
 
 
 @dataclass(kw_only=True)
@@ -45,7 +49,7 @@ class SFTLossConfig:
 
 
 @dataclass(kw_only=True)
-class SFTConfig(LearningConfig, SFTLossConfig, LearnedDataConfig):
+class SFTConfig(ScoredLearningConfig, SFTLossConfig, LearnedDataConfig):
     """Everything ``rlpost sft`` can be told."""
 
     data: SFTDataConfig = field(default_factory=SFTDataConfig)
@@ -58,4 +62,4 @@ def check_sft(cfg: SFTConfig) -> None:
         UserError: names the field, its value, the rule and the way out.
     """
     models = 2 if cfg.kl.coefficient > 0 else 1
-    check_learning(cfg, models=models, way_out="set kl.coefficient")
+    check_scored_learning(cfg, models=models, way_out="set kl.coefficient or evaluation.suites")

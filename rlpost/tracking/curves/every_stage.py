@@ -5,6 +5,8 @@ Invariant: runs record every metric here.
 
 from rlpost.tracking.curves.panel import CurveSection, Panel, timings
 
+SCORES = r"val-core/(.+)/acc/mean@\d+"  # of held-out prompts and suites, by evaluation/scores.py
+
 COST = CurveSection(
     title="What did it cost?",
     help="Added up over all processes of the run; what a crash took away counts, too.",

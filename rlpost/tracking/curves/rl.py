@@ -4,9 +4,8 @@ Owns which metrics are shown, in which order and under which words. Invariant: r
 metric here.
 """
 
+from rlpost.tracking.curves.every_stage import SCORES
 from rlpost.tracking.curves.panel import CurveSection, Panel
-
-_HELDOUT = r"val-core/(.+)/acc/mean@\d+"
 
 LEARNING = CurveSection(
     title="Does it learn?",
@@ -16,14 +15,14 @@ LEARNING = CurveSection(
             title="Held-out accuracy",
             unit="accuracy",
             help="Share of held-out problems solved: the number this run is for.",
-            pattern=_HELDOUT,
+            pattern=SCORES,
             range01=True,
             wide=True,
             graded=Panel(
                 title="Held-out reward",
                 unit="mean reward",
                 help="Mean reward of held-out prompts: the number this run is for.",
-                pattern=_HELDOUT,
+                pattern=SCORES,
                 wide=True,
             ),
         ),

@@ -4,6 +4,7 @@ Owns which metrics are shown, in which order and under which words. Invariant: t
 that ``stages/`` and ``training/`` record for a stage whose metrics begin with its own name.
 """
 
+from rlpost.tracking.curves.every_stage import SCORES
 from rlpost.tracking.curves.panel import CurveSection, Panel
 
 
@@ -26,6 +27,13 @@ def learning(stage: str) -> CurveSection:
                 help="exp of the held-out loss per token, by source.",
                 pattern=rf"{stage}/heldout_perplexity(?:/(.+))?",
                 log_scale=True,
+            ),
+            Panel(
+                title=f"Suites during {stage}",
+                unit="accuracy",
+                help="Share of each suite's items that generators solve (evaluation.suites).",
+                pattern=SCORES,
+                range01=True,
             ),
             Panel(
                 title=f"Training loss of {stage}",

@@ -1,56 +1,35 @@
 """Options of suites during training: what works, and what is refused with its way out."""
 
-from dataclasses import dataclass, field
-
 import pytest
 
-from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.verifiers import JudgedClusterConfig
-from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import GenerationFailureConfig
 from rlpost.errors import UserError
 from rlpost.rollout.vllm_generator import GeneratorConfig
-from rlpost.stages.sampling.suite_settings import GeneratingConfig, SuitesConfig, check_suites
+from rlpost.stages.learning.config import ScoredLearningConfig, check_scored_learning
+from rlpost.stages.learning.settings import ScoredHeldoutConfig
 from rlpost.weights.publisher import WeightsConfig
 
 
-@dataclass(kw_only=True)
-class Evaluation(SuitesConfig):
-    every: int = 50
-
-
-@dataclass(kw_only=True)
-class Options(GeneratingConfig):
-    """As much of a stage as the rules look at."""
-
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    failures: GenerationFailureConfig = field(default_factory=GenerationFailureConfig)
-    cluster: JudgedClusterConfig = field(default_factory=JudgedClusterConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-
-
 def refusal(**options):
-    cfg = Options(**options)
+    cfg = ScoredLearningConfig(**options)
     with pytest.raises(UserError) as error:
-        check_config(cfg)
-        check_suites(cfg)
+        check_scored_learning(cfg)
     return str(error.value)
 
 
 def evaluation(**options):
-    return Evaluation(suites=["reasoning"], **options)
+    return ScoredHeldoutConfig(suites=["reasoning"], **options)
 
 
 def test_suites_may_be_scored_more_rarely_than_held_out_rows():
     for given in (
-        Options(),
-        Options(evaluation=evaluation(suite_every=100, samples=4, temperature=1.0)),
-        Options(evaluation=evaluation(every=0), generator=GeneratorConfig(num=2)),
+        ScoredLearningConfig(),
+        ScoredLearningConfig(evaluation=evaluation(suite_every=100, samples=4, temperature=1.0)),
+        ScoredLearningConfig(evaluation=evaluation(every=0), generator=GeneratorConfig(num=2)),
     ):
-        check_config(given)
-        check_suites(given)
+        check_scored_learning(given)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +39,8 @@ def test_suites_may_be_scored_more_rarely_than_held_out_rows():
         ({"weights": WeightsConfig(timeout_s=5)}, "weights.* has no effect"),
         ({"failures": GenerationFailureConfig(attempts=2)}, "failures.attempts=2 has no effect"),
         ({"cluster": JudgedClusterConfig(verifier_workers=3)}, "cluster.verifier_workers=3"),
-        ({"evaluation": Evaluation(samples=2, temperature=1.0)}, "evaluation.samples"),
-        ({"evaluation": Evaluation(suite_every=100)}, "evaluation.suite_every"),
+        ({"evaluation": ScoredHeldoutConfig(samples=2, temperature=1.0)}, "evaluation.samples"),
+        ({"evaluation": ScoredHeldoutConfig(suite_every=100)}, "evaluation.suite_every"),
     ],
 )
 def test_without_suites_nothing_of_generators_is_accepted(options, words):
@@ -70,14 +49,16 @@ def test_without_suites_nothing_of_generators_is_accepted(options, words):
 
 
 def test_without_suites_what_every_run_has_is_accepted():
-    check_suites(Options(failures=GenerationFailureConfig(trainer_restarts=1)))
+    check_scored_learning(
+        ScoredLearningConfig(failures=GenerationFailureConfig(trainer_restarts=1))
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"evaluation": Evaluation(suites=["resoning"])}, "did you mean 'reasoning'?"),
-        ({"evaluation": Evaluation(suites=["general"] * 2)}, "name each suite once"),
+        ({"evaluation": ScoredHeldoutConfig(suites=["resoning"])}, "did you mean 'reasoning'?"),
+        ({"evaluation": ScoredHeldoutConfig(suites=["general"] * 2)}, "name each suite once"),
         ({"evaluation": evaluation(samples=4)}, "would repeat the same response"),
         ({"evaluation": evaluation(temperature=0.001)}, "evaluation.temperature must be 0"),
         ({"evaluation": evaluation(suite_every=75)}, "must be a multiple of evaluation.every=50"),

@@ -78,7 +78,7 @@ def test_a_sequence_classifier_is_no_policy(refused, tiny_reward):
         (["cluster.offload_idle=true"], "set kl.coefficient"),
         (["cluster.placement=colocated"], "set kl.coefficient"),
         (["cluster.placement=apart", "kl.coefficient=0.1"], "nothing generates"),
-        (["tracking.sample_rows=4"], "nothing generates"),
+        (["tracking.sample_rows=4"], "nothing is learned from samples"),
         (["loss=clip"], "loss must be one of dft, nll"),
         (["rollout.group_size=2"], "rlpost sft --help"),
         (["examples_per_step=0"], "examples_per_step must be"),
@@ -108,7 +108,7 @@ def test_a_bound_of_documents_that_have_none(refused):
     words = refused("data.on_long=skip", rows=[{"text": "a document"}], stage="pretrain")
     assert "data.max_tokens" in words and "cluster.placement" not in words
     words = refused("cluster.placement=colocated", rows=[{"text": "one"}], stage="pretrain")
-    assert "no effect" in words and "which needs one" not in words
+    assert "no effect" in words and "evaluation.suites, which needs one" in words
 
 
 def test_windows_that_do_not_fit(refused):
