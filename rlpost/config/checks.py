@@ -11,9 +11,9 @@ from rlpost.algorithms.kl_controller import AdaptiveKLConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.shaping import DynamicSamplingConfig, ShapingConfig
 from rlpost.bounds import check_config
-from rlpost.config.judges import check_judges
+from rlpost.config.judges import check_components, check_judges
 from rlpost.config.schema import Anchor, CriticRoleConfig, RLConfig
-from rlpost.control.staleness import OnOverage
+from rlpost.control.staleness import OnOverage, StalenessConfig
 from rlpost.errors import UserError
 from rlpost.stages.results import check_results
 from rlpost.stages.sampling.generator_settings import check_deadlines
@@ -30,7 +30,9 @@ def check_rl(cfg: RLConfig) -> None:
     _check_idle_options(cfg)
     _check_critic(cfg)
     _check_corrections(cfg)
+    check_overage(cfg.rl)
     check_judges(cfg)
+    check_components(cfg)
     _check_sizes(cfg)
     check_deadlines(cfg)
     check_results(cfg)
@@ -93,7 +95,11 @@ def _check_idle_options(cfg: RLConfig) -> None:
             "algorithm.dynamic_sampling.* has no effect with algorithm.dynamic_sampling."
             "enabled=false; enable it, or leave its options out"
         )
-    if cfg.rl.on_overage is OnOverage.drop and not cfg.rl.runs_ahead:
+
+
+def check_overage(cfg: StalenessConfig) -> None:
+    """Raises UserError: what happens to old responses is said where none gets old."""
+    if cfg.on_overage is OnOverage.drop and not cfg.runs_ahead:
         raise UserError(
             "rl.on_overage=drop has no effect on-policy, where nothing ages; set "
             "rl.max_staleness or rl.oversample, or leave it out"

@@ -4,12 +4,12 @@ Owns which combinations make sense. Refuses to own the arithmetic (verifiers/com
 """
 
 from rlpost.algorithms.shaping import ShapingConfig
-from rlpost.config.schema import RLConfig
+from rlpost.config.schema import JudgedOptions, RLConfig
 from rlpost.errors import UserError
 from rlpost.verifiers.combine import Combination, RewardsConfig, Rule
 
 
-def check_judges(cfg: RLConfig) -> None:
+def check_judges(cfg: JudgedOptions) -> None:
     """Raises UserError: judges that cannot be told apart, or combined, or learned from."""
     verifiers = cfg.all_verifiers
     for name in verifiers.keys() & cfg.reward_models.keys():
@@ -20,7 +20,6 @@ def check_judges(cfg: RLConfig) -> None:
             f"{_zero_weights(cfg)} leaves nothing to learn from; give it a weight, or add a reward "
             "model: +reward_models.NAME.path=PATH"
         )
-    _check_components(cfg, combination)
     if cfg.rewards.rule is not Rule.gate and cfg.rewards != RewardsConfig(rule=cfg.rewards.rule):
         raise UserError(
             "rewards.gates, rewards.threshold and rewards.floor have no effect with rewards.rule="
@@ -35,8 +34,9 @@ def check_judges(cfg: RLConfig) -> None:
             _check_first(cfg, combination)
 
 
-def _check_components(cfg: RLConfig, combination: Combination) -> None:
-    advantage = cfg.algorithm.advantage
+def check_components(cfg: RLConfig) -> None:
+    """Raises UserError: an estimator that reads rewards one by one has nothing to tell apart."""
+    advantage, combination = cfg.algorithm.advantage, cfg.combination
     if not advantage.needs_components:
         return
     if len(combination.deciding) < 2:
@@ -59,7 +59,7 @@ def _check_components(cfg: RLConfig, combination: Combination) -> None:
         )
 
 
-def _check_product(cfg: RLConfig, combination: Combination) -> None:
+def _check_product(cfg: JudgedOptions, combination: Combination) -> None:
     _require_several(combination, Rule.product)
     for name in cfg.reward_models:
         raise UserError(
@@ -75,7 +75,7 @@ def _check_product(cfg: RLConfig, combination: Combination) -> None:
             )
 
 
-def _check_gates(cfg: RLConfig, combination: Combination) -> None:
+def _check_gates(cfg: JudgedOptions, combination: Combination) -> None:
     rewards, judges = cfg.rewards, ", ".join(combination.weights)
     if not rewards.gates or len(set(rewards.gates)) < len(rewards.gates):
         raise UserError(
@@ -102,7 +102,7 @@ def _check_gates(cfg: RLConfig, combination: Combination) -> None:
         )
 
 
-def _check_first(cfg: RLConfig, combination: Combination) -> None:
+def _check_first(cfg: JudgedOptions, combination: Combination) -> None:
     _require_several(combination, Rule.first)
     *before, _ = (name for name, weight in combination.weights.items() if weight)
     verifiers = cfg.all_verifiers
@@ -130,7 +130,7 @@ def _require_several(combination: Combination, rule: Rule) -> None:
         )
 
 
-def _zero_weights(cfg: RLConfig) -> str:
+def _zero_weights(cfg: JudgedOptions) -> str:
     if cfg.verifiers:
         return "the weight 0 of every verifier"
     if cfg.verifier.weight == 0:

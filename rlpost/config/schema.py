@@ -89,10 +89,16 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True)
-class RolloutConfig:
-    """What is sampled for one optimizer step."""
+class PromptsPerStep:
+    """How much is sampled for one optimizer step."""
 
     prompts_per_step: int = number(16, at_least=1, at_most=10**6, help="prompts of one step")
+
+
+@dataclass(kw_only=True)
+class ResponsesConfig:
+    """How a prompt is answered."""
+
     group_size: int = number(8, at_least=1, at_most=10**4, help="responses per prompt")
     max_tokens: int = number(256, at_least=1, at_most=10**7, help="longest response, in tokens")
     temperature: float = number(
@@ -146,6 +152,11 @@ class RolloutConfig:
                     f"{path}.stop must hold strings of 1 to {MAX_STOP_CHARACTERS} characters, got "
                     f"{text!r:.200}; for example {path}.stop=['</answer>']"
                 )
+
+
+@dataclass(kw_only=True)
+class RolloutConfig(ResponsesConfig, PromptsPerStep):
+    """What is sampled for one optimizer step."""
 
 
 class Anchor(Enum):
@@ -225,8 +236,29 @@ class EvaluationConfig:
             )
 
 
+class JudgedOptions:
+    """What is derived from the options of who judges, in every stage that has them."""
+
+    verifier: Any
+    verifiers: dict[str, Any]
+    rewards: RewardsConfig
+    reward_models: dict[str, Any]
+
+    @property
+    def all_verifiers(self) -> dict[str, VerifierConfig]:
+        """Every verifier of the run, by the name of its verdicts; see ``configured``."""
+        return configured(self.verifier, self.verifiers)
+
+    @property
+    def combination(self) -> Combination:
+        """All judges, verifiers before reward models, and how they make a reward."""
+        judges = {**self.all_verifiers, **self.reward_models}
+        weights = {name: judge.weight for name, judge in judges.items()}
+        return Combination(weights=weights, rewards=self.rewards)
+
+
 @dataclass(kw_only=True)
-class RLConfig:
+class RLConfig(JudgedOptions):
     """Everything ``rlpost rl`` can be told."""
 
     run: RunConfig = field(default_factory=RunConfig)
@@ -263,15 +295,3 @@ class RLConfig:
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: JudgedClusterConfig = field(default_factory=JudgedClusterConfig)
-
-    @property
-    def all_verifiers(self) -> dict[str, VerifierConfig]:
-        """Every verifier of the run, by the name of its verdicts; see ``configured``."""
-        return configured(self.verifier, self.verifiers)
-
-    @property
-    def combination(self) -> Combination:
-        """All judges, verifiers before reward models, and how they make a reward."""
-        judges = {**self.all_verifiers, **self.reward_models}
-        weights = {name: judge.weight for name, judge in judges.items()}
-        return Combination(weights=weights, rewards=self.rewards)

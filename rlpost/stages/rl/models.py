@@ -6,7 +6,6 @@ loaded, trained on packed tokens, pushed to generators and exported, as far as t
 without its weights.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,8 @@ from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.stages.sampling.rewards_role import check_reward_models
 from rlpost.training.model.rehearsal import rehearse
-from rlpost.training.reward.scorer import check_reward_model
-from rlpost.training.reward.settings import RewardModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +51,6 @@ def check_models(cfg: RLConfig) -> RunModels:
         critic=_check_critic(cfg, policy),
         rewards=check_reward_models(cfg.reward_models),
     )
-
-
-def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, str]:
-    """Locate and check reward models; returns the path of each.
-
-    Raises:
-        UserError: one is no reward model, or cannot be read.
-    """
-    paths = {}
-    for name, reward in models.items():
-        field = f"reward_models.{name}.path"
-        path = locate_model(reward.path)
-        ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
-        check_reward_model(path, field=field)
-        paths[name] = path
-    return paths
 
 
 def _check_critic(cfg: RLConfig, policy: ModelDirectory) -> str:

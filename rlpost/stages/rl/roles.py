@@ -6,26 +6,18 @@ arithmetic of memory (``*/memory.py``) and the order of set-up (stages/roles.py)
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from rlpost.cluster.reward import reward_name, spawn_reward
 from rlpost.cluster.session import Device
 from rlpost.config.schema import RLConfig
-from rlpost.control.placement import ActorSpec
-from rlpost.models.footprint import Footprint, in_turn
-from rlpost.models.shape import model_shape
-from rlpost.rollout.memory import classifier_footprint
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.rl.models import RunModels
-from rlpost.stages.roles import Role, Workload, counted, reference_role, trained_role
+from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.rewards_role import rewards_role
 from rlpost.stages.sampling.verifiers_role import verifiers_role
-from rlpost.training.memory import frozen_footprint
 from rlpost.training.model.loading import TrainedModel
-from rlpost.training.precision import resolve_dtype
-from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.weights.publisher import sender_factory
@@ -64,7 +56,7 @@ def roles_of(
     if cfg.algorithm.kl.needs_reference:
         roles.append(reference_role(cfg.trainer, model=policy, **common))
     if cfg.reward_models:
-        roles.append(_rewards(cfg, models, gpus=int(device is Device.cuda)))
+        roles.append(rewards_role(cfg, models.rewards, policy_path=models.policy, device=device))
     return [
         *roles,
         generators_role(generator, model_path=models.policy, device=device),
@@ -78,54 +70,3 @@ def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:
     return replace(
         trainer, steps=trainer.steps * updates, warmup_steps=trainer.warmup_steps * updates
     )
-
-
-def _rewards(cfg: RLConfig, models: RunModels, *, gpus: int) -> Role:
-    return Role(
-        name="rewards",
-        processes=counted(len(cfg.reward_models), "reward model"),
-        actors=tuple(
-            ActorSpec(name=reward_name(name), role="reward model", num_gpus=gpus)
-            for name in cfg.reward_models
-        ),
-        memory=partial(_reward_memory, cfg, models.rewards),
-        spawn=partial(
-            spawn_reward,
-            configs=cfg.reward_models,
-            model_paths=models.rewards,
-            policy_path=models.policy,
-            call_timeout_s=cfg.cluster.call_timeout_s,
-        ),
-    )
-
-
-def _reward_memory(cfg: RLConfig, paths: Mapping[str, str], work: Workload) -> list[Footprint]:
-    return [
-        each
-        for model, path in paths.items()
-        for each in _one_reward_memory(model, cfg, cfg.reward_models[model], path, work)
-    ]
-
-
-def _one_reward_memory(
-    model: str, cfg: RLConfig, own: RewardModelConfig, path: str, work: Workload
-) -> list[Footprint]:
-    name, value_bytes = reward_name(model), resolve_dtype(own.dtype).itemsize
-    if own.engine is RewardEngine.vllm:
-        return classifier_footprint(
-            name,
-            model_shape(path),
-            value_bytes=value_bytes,
-            gpu_share=own.gpu_memory_utilization,
-            gpu_bytes=work.gpu_bytes,
-        )
-    needs = frozen_footprint(
-        name,
-        model_shape(path),
-        num_tokens=work.micro_batch_tokens,
-        value_bytes=value_bytes,
-        logprob_chunk=0,
-        on_gpu=work.on_gpu,
-    )
-    in_turns = cfg.cluster.offload_idle and not cfg.rl.runs_ahead
-    return in_turn(needs, "judging") if in_turns else needs

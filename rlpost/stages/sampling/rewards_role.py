@@ -1,0 +1,100 @@
+"""The reward models of a run: what is asked of them, and their role.
+
+Owns the checks and the role. Refuses to own what a reward model is (training/reward/) and its
+actors (cluster/reward.py).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from rlpost.cluster.reward import reward_name, spawn_reward
+from rlpost.cluster.session import Device
+from rlpost.control.placement import ActorSpec
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.footprint import Footprint, in_turn
+from rlpost.models.locate import locate_model
+from rlpost.models.shape import model_shape
+from rlpost.rollout.memory import classifier_footprint
+from rlpost.stages.roles import Role, Workload, counted
+from rlpost.training.memory import frozen_footprint
+from rlpost.training.precision import resolve_dtype
+from rlpost.training.reward.scorer import check_reward_model
+from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
+
+
+def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, str]:
+    """Locate and check reward models; returns the path of each.
+
+    Raises:
+        UserError: one is no reward model, or cannot be read.
+    """
+    paths = {}
+    for name, reward in models.items():
+        field = f"reward_models.{name}.path"
+        path = locate_model(reward.path)
+        ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
+        check_reward_model(path, field=field)
+        paths[name] = path
+    return paths
+
+
+def rewards_role(cfg: Any, paths: Mapping[str, str], *, policy_path: str, device: Device) -> Role:
+    """Return the models that judge, each in a process of its own.
+
+    Args:
+        cfg: options of a stage that samples, such as ``RLConfig``.
+        paths: of each of ``cfg.reward_models``.
+        policy_path: whose tokens they are given.
+        device: what they run on.
+    """
+    gpus = int(device is Device.cuda)
+    return Role(
+        name="rewards",
+        processes=counted(len(cfg.reward_models), "reward model"),
+        actors=tuple(
+            ActorSpec(name=reward_name(name), role="reward model", num_gpus=gpus)
+            for name in cfg.reward_models
+        ),
+        memory=partial(_reward_memory, cfg, paths),
+        spawn=partial(
+            spawn_reward,
+            configs=cfg.reward_models,
+            model_paths=paths,
+            policy_path=policy_path,
+            call_timeout_s=cfg.cluster.call_timeout_s,
+        ),
+    )
+
+
+def _reward_memory(cfg: Any, paths: Mapping[str, str], work: Workload) -> list[Footprint]:
+    return [
+        each
+        for model, path in paths.items()
+        for each in _one_reward_memory(model, cfg, cfg.reward_models[model], path, work)
+    ]
+
+
+def _one_reward_memory(
+    model: str, cfg: Any, own: RewardModelConfig, path: str, work: Workload
+) -> list[Footprint]:
+    name, value_bytes = reward_name(model), resolve_dtype(own.dtype).itemsize
+    if own.engine is RewardEngine.vllm:
+        return classifier_footprint(
+            name,
+            model_shape(path),
+            value_bytes=value_bytes,
+            gpu_share=own.gpu_memory_utilization,
+            gpu_bytes=work.gpu_bytes,
+        )
+    needs = frozen_footprint(
+        name,
+        model_shape(path),
+        num_tokens=work.micro_batch_tokens,
+        value_bytes=value_bytes,
+        logprob_chunk=0,
+        on_gpu=work.on_gpu,
+    )
+    in_turns = cfg.cluster.offload_idle and not cfg.rl.runs_ahead
+    return in_turn(needs, "judging") if in_turns else needs
