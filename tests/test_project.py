@@ -107,6 +107,9 @@ PRELUDE = """
 from dataclasses import dataclass
 from rlpost.algorithms.losses import *
 from rlpost.algorithms.losses import ratio, ratio_diagnostics
+from rlpost.algorithms.loss import LossBatch, Outputs
+from rlpost.algorithms.preference import *
+from torch import Tensor
 from rlpost.bounds import number
 from rlpost.verifiers.base import *
 """
@@ -117,6 +120,13 @@ inputs = PolicyLossInputs(policy_logprobs_R=lp, anchor_logprobs_R=lp,
     advantages_R=torch.tensor([1.0, -2.0]), item_R=torch.zeros(2, dtype=torch.int64))
 entry = losses.get("squared")
 assert entry.target(inputs, entry.config()).values_R.tolist() == [0.5, 2.0]
+entry = preference_losses.get("target")
+objective = PreferenceObjective(loss=entry.config())
+answers = Outputs(scores_R=torch.tensor([-1.0, -3.0]))
+columns = {"weight_U": torch.ones(1), "ref_logprobs_R": torch.tensor([-2.0, -2.0])}
+numbers = {"item_R": torch.tensor([0, 1]), "unit_I": torch.tensor([0, 0])}
+pair = LossBatch(**numbers, num_items=2, num_units=1, columns=columns)
+assert abs(objective(answers, pair).total(pair).item() - (0.1 * 2 - 1) ** 2) < 1e-6
 entry = verifiers.get("starts")
 judge = entry.target(entry.config())
 assert [judge(Sample(prompt="", text=t, columns={"answer": "6"})) for t in ("6!", "5")] == [1, 0]
@@ -127,7 +137,7 @@ def test_the_readmes_examples_work_as_printed():
     text = (ROOT / "README.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     rewards, *blocks = blocks  # run by tests/operations/test_own_task.py
-    assert "def correct" in rewards and len(blocks) == 2
+    assert "def correct" in rewards and len(blocks) == 3
     code = "\n".join([PRELUDE, *blocks, USE])
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
