@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterable
 
+from rlpost.control.chosen_fall import ChosenFall
 from rlpost.control.length_bias import LengthBias
 from rlpost.control.result_metrics import kind_of
 from rlpost.control.sign import Metrics, Sign, SignKind
@@ -36,7 +37,7 @@ class LearningSigns:
         """``patience``: the steps that must agree, except for verdicts that failed."""
         self._latest: deque[Metrics] = deque(maxlen=max(1, patience))
         self._rewarded = self._learned = self._heldout = self._supervised = False
-        self._length_bias = LengthBias()
+        self._comparisons = (ChosenFall(), LengthBias())
 
     def observe(self, row: Metrics) -> None:
         """Read a row; a row without responses only tells whether there is held-out data."""
@@ -44,7 +45,8 @@ class LearningSigns:
             name.startswith("val-core/") or kind_of(name) is not None for name in row
         )
         self._supervised = self._supervised or any(_LOSS.fullmatch(name) for name in row)
-        self._length_bias.observe(row)
+        for each in self._comparisons:
+            each.observe(row)
         if _number(row, "response_length/mean") is None or not row["step"]:
             return
         self._latest.append(row)
@@ -56,7 +58,7 @@ class LearningSigns:
         found = [self._unjudged()] if self._latest else []
         if len(self._latest) == self._latest.maxlen:
             found += [self._rewards(), self._truncated()]
-        found.append(self._length_bias.now())
+        found += [each.now() for each in self._comparisons]
         if self._latest or self._supervised:
             found.append(self._no_heldout())
         return [sign for sign in found if sign is not None]

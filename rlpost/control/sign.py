@@ -22,6 +22,7 @@ class SignKind(Enum):
     truncated = "every response truncated"
     no_heldout = "no held-out data"
     length = "length is preferred"
+    chosen_fall = "chosen responses become less likely"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,5 +199,9 @@ def test_every_kind_can_be_found(kind):
         SignKind.truncated: [step(n, [SOME], truncated=1.0) for n in (1, 2)],
         SignKind.no_heldout: [step(1, [SOME])],
         SignKind.length: [{"step": n, "preference/length_correlation": 0.9} for n in range(1, 5)],
+        SignKind.chosen_fall: [
+            {"step": n, "rewards/chosen": -1.0 * (n > 4), "rewards/margins": 0.0}
+            for n in range(1, 9)
+        ],
     }
     assert kind in kinds(*examples[kind], heldout=kind is not SignKind.no_heldout)
