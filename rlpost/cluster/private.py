@@ -1,8 +1,9 @@
 """A Ray session on this host that only its own run can use.
 
-Owns how Ray is made to listen on loopback and to ask for a token. Refuses to own the cluster of
-somebody else (session.py). Invariants: no other host can connect; each session has a token of its
-own, which is in the environment of Ray's processes and in no file.
+Owns how Ray is made to listen on loopback, to ask for a token and to leave the driver's process
+group. Refuses to own the cluster of somebody else (session.py). Invariants: no other host can
+connect; each session has a token of its own, which is in the environment of Ray's processes and in
+no file; a signal to the driver's group reaches the driver alone, which saves before it ends them.
 """
 
 import logging
@@ -10,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import tenacity
@@ -39,7 +41,7 @@ def start_private() -> None:
         reraise=True,
     )
     options = {"include_dashboard": False, "object_store_memory": 256 << 20, **QUIET}
-    with _loopback_only(), _token(secrets.token_hex(32)):
+    with _loopback_only(), _own_groups(), _token(secrets.token_hex(32)):
         where = retrying(ray.init, address="local", **options).address_info
     if where["node_ip_address"] != LOOPBACK:
         ray.shutdown()
@@ -88,6 +90,24 @@ def _loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _own_groups() -> Iterator[None]:
+    """Have each process that Ray starts now lead a group of its own, with what it starts itself.
+
+    A terminal's Ctrl-C and `timeout` signal the driver's whole group, which would end Ray before
+    the driver has saved. Ray has no option for it. Its processes still end with the driver: the
+    kernel kills them when their parent dies, however it dies.
+    """
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 
+import psutil
 import pytest
 import torch
 from cli_runs import finish, metrics, wait_for_step
@@ -138,19 +139,35 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
     assert losses[6] < losses[0]
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
-    process = run(place, tiny_untied_model, "killed")
-    cut = place / "runs" / "killed"
-    moment = random.SystemRandom().randrange(1, STEPS)
-    wait_for_step(cut, moment, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = run(place, tiny_untied_model, "killed")
+def signalled(process, number):
+    """Send ``number`` to the driver's process group; returns its output, and who was below it."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in each.name() for each in started)
+    os.killpg(process.pid, number)
+    return finish(process), started
+
+
+def test_a_run_that_is_ended_twice_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+    cut = place / "runs" / "cut"
+    first, second = (random.SystemRandom().randrange(*each) for each in ((1, 3), (4, STEPS)))
+    process = run(place, tiny_untied_model, "cut")
+    wait_for_step(cut, first, process)
+    output, ended = signalled(process, signal.SIGTERM)
+    assert process.returncode == 130, output
+    done = metrics(cut)[-1]["step"]
+    assert f"saved as runs/cut/checkpoints/step_{done:06d}" in " ".join(output.split()), output
+    process = run(place, tiny_untied_model, "cut")
+    wait_for_step(cut, second, process)
+    _, killed = signalled(process, signal.SIGKILL)
+    again = run(place, tiny_untied_model, "cut")
     output = finish(again)
     assert again.returncode == 0, output
-    assert measured(cut) == measured(whole), f"killed after step {moment}"
+    assert measured(cut) == measured(whole), f"ended after steps {first} and {second}"
     weights = "model.safetensors"
     assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+    # Ray's agents of a node that was killed first try to report it for a minute.
+    _, left = psutil.wait_procs([*ended, *killed], timeout=180)
+    assert left == []
 
 
 @pytest.fixture(scope="module")
