@@ -166,6 +166,14 @@ def _unknown(word: str, pages: _Pages) -> str:
     return f"--help {word}: there is no such section or option{hint} The sections are {tops}"
 
 
+def _example(stage: Stage, pages: _Pages) -> str | None:
+    """Return a recipe to name as an example: the first of the stage's own, else any."""
+    _, recipes = pages.files.get("experiment", (None, {}))
+    own = [name for name in recipes if name == stage.name or name.startswith(f"{stage.name}_")]
+    general = [name for name in recipes if name == "quickstart"]
+    return next(iter([*own, *general, *recipes]), None)
+
+
 # -- how it is shown ------------------------------------------------------------------------
 
 
@@ -193,7 +201,7 @@ class _Layout:
             for name, (choice, described) in selected.files.items():
                 yield from self._table(f"{name}=NAME: {choice.help}", described)
         else:
-            yield from self._introduction(stage)
+            yield from self._introduction(stage, _example(stage, pages))
             choices = dict(_row(choice) for choice, _ in selected.files.values())
             yield from self._table("Files of choices, in configs/", choices)
         for section in selected.sections:
@@ -202,13 +210,14 @@ class _Layout:
             if wanted and section.group in {each.path for each in section.options}:
                 yield from self._table(f"{section.group}=NAME", section.choices)
 
-    def _introduction(self, stage: Stage) -> Iterator[str]:
+    def _introduction(self, stage: Stage, recipe: str | None) -> Iterator[str]:
         run = f"rlpost {stage.name}"
+        chosen = "seed=1" if recipe is None else f"experiment={recipe}"
         for text in (
             f"usage: {run} [option=value ...] [flag ...]",
             f"{stage.help[:1].upper()}{stage.help[1:]}.",
             f"The options are shown as `{run}` has them by default; with choices in front, as in "
-            f"`{run} experiment=quickstart --help`, as these set them.",
+            f"`{run} {chosen} --help`, as these set them.",
         ):
             yield from self._wrapped(text)
             yield ""

@@ -29,7 +29,7 @@ directory; the hash of the settings that decide the result is `{{ origin.config_
 {% if base.licence.license %}
 Licence: `{{ base.licence.license }}`, as the card of the base says.
 {% else %}
-Licence: null. The base has no card that names one, so what may be done with this model is unknown.
+Licence: unknown, because the base has no card that names one; find out what its authors allow.
 {% endif %}
 
 ## Where it comes from

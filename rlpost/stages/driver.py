@@ -68,10 +68,11 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
     with without_collection():  # it imports most of what a run needs
         plan = stage.part("plan")(cfg, directory=directory)
+    longer = "trainer.epochs" if cfg.trainer.steps is None else "trainer.steps"
     cfg = plan.cfg  # which has the number of steps, where data decides it
     store.require_space(checkpoint_bytes_of(plan.roles), num_kept=cfg.checkpoint.num_kept)
     step = None if resume_from is None else read_manifest(resume_from).step
-    if way_on := _way_on(cfg, directory, resume_from=resume_from, step=step):
+    if way_on := _way_on(cfg, directory, resume_from=resume_from, step=step, longer=longer):
         return RunOutcome(
             status=RunStatus.done,
             message=f"{directory.root} is complete at step {step}: see {directory.report}; "
@@ -115,16 +116,19 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
 
 
 def _way_on(
-    cfg: Any, directory: RunDirectory, *, resume_from: Path | None, step: int | None
+    cfg: Any, directory: RunDirectory, *, resume_from: Path | None, step: int | None, longer: str
 ) -> str | None:
-    """Return which option leads on from a run that is complete; None: it is not complete."""
+    """Return which option leads on from a run that is complete; None: it is not complete.
+
+    ``longer`` names the option that says how long the run is.
+    """
     record = export_record(directory.export)
     if resume_from is None or record is None or step is None:
         return None
     if (record["run_step"], record["which"]) != (step, cfg.export.which.value):
         return None
     if step >= cfg.trainer.steps:
-        return "raise trainer.steps"
+        return f"raise {longer}"
     return "raise early_stopping.patience" if ended_early(resume_from, cfg) else None
 
 

@@ -38,6 +38,22 @@ def test_the_values_are_those_that_hydra_composes(stage):
     assert any("seed=0" in line for line in shown[0])
 
 
+@pytest.mark.parametrize(
+    ("stage", "recipe"),
+    [
+        ("rl", "quickstart"),
+        ("rft", "rft"),
+        ("sft", "sft_chat"),
+        ("pretrain", "pretrain_domain"),
+        ("evaluate", None),
+    ],
+)
+def test_a_stage_names_a_recipe_of_its_own(stage, recipe):
+    text = "\n".join(PIPE.page(STAGES[stage], pages(STAGES[stage]), []))
+    assert (f"`rlpost {stage} experiment={recipe} --help`" in text) is (recipe is not None)
+    assert ("experiment=" in text) is (recipe is not None)
+
+
 def test_a_stage_shows_its_own_values():
     text = "\n".join(PIPE.page(STAGES["rft"], pages(STAGES["rft"]), []))
     assert "selection.min_reward=1.0" in text and "loss=nll" in text
@@ -124,11 +140,12 @@ def test_help_loads_neither_torch_nor_hydra_and_leaves_no_stand_in():
         "print('torch:', clipped.torch is torch, isinstance(torch.ones(1), torch.Tensor))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *text, loaded, torch = done.stdout.splitlines()
-    assert (loaded, torch) == ("loaded:", "torch: True True")
-    # With the real torch, which this process has, it says the same.
-    assert "torch" in sys.modules
+    *text, loaded, found = done.stdout.splitlines()
+    assert (loaded, found) == ("loaded:", "torch: True True")
+    import torch  # with the real torch, which this process has now, it says the same
+
     assert text == list(PIPE.page(STAGES["rl"], pages(STAGES["rl"]), []))
+    assert torch is sys.modules["torch"]
 
 
 def test_a_reader_that_leaves_early_is_no_failure():

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -122,6 +123,15 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
         outcome = driver.run_stage(STAGE, cfg, {})
         assert outcome.exit_code == 0
         assert ("is complete at step 20" in outcome.message) is complete
+    assert "raise trainer.steps to train on" in outcome.message
+
+    def prepare_epochs(cfg, *, directory):
+        resolved = replace(cfg, trainer=replace(cfg.trainer, steps=20))
+        return prepare(resolved, directory=directory)
+
+    cfg.trainer.steps = None  # of a stage whose epochs say how long it is
+    by_epochs = SimpleNamespace(name="sft", part={"plan": prepare_epochs}.__getitem__)
+    assert "raise trainer.epochs to train on" in driver.run_stage(by_epochs, cfg, {}).message
 
 
 def test_a_wish_ends_with_the_process_it_was_made_to(run, tmp_path):
