@@ -81,7 +81,14 @@ def check_override(text: str, *, stage: str) -> None:
         raise UserError(unknown_option(group, stage=stage))
     known = known_choices(group, stage=stage)
     named = group.startswith(
-        ("reward_models.", "verifiers.", "algorithm.corrections.", "data.sources.", "data.columns.")
+        (
+            "reward_models.",
+            "verifiers.",
+            "algorithm.corrections.",
+            "data.sources.",
+            "data.columns.",
+            "data.chat_template_kwargs.",
+        )
     )
     if override.is_delete() and not named and not known:
         raise UserError(

@@ -17,7 +17,7 @@ from rlpost.config.stage_yaml import read_choices
 
 _GLOBAL = "# @package _global_"
 # Dictionaries that are empty until people add to them, which they may do without hydra's +.
-ADDED_WITHOUT_PLUS = ("data.sources", "data.columns")
+ADDED_WITHOUT_PLUS = ("data.sources", "data.columns", "data.chat_template_kwargs")
 
 
 @functools.cache
@@ -37,10 +37,13 @@ def fitting(group: str, *, stage: str) -> Mapping[str, str]:
 def general(key: str) -> str:
     """Return an option's path with NAME in place of a name of the user's choice.
 
-    An entry of ``data.columns``, or of a source's ``columns``, is of that option.
+    An entry of ``data.columns`` or ``data.chat_template_kwargs``, or of a source's ``columns``, is
+    of that option.
     """
     named = re.sub(r"^(reward_models|verifiers|data\.sources)\.[^.]+", r"\1.NAME", key)
-    return re.sub(r"^(data(\.sources\.NAME)?\.columns)\..*", r"\1", named)
+    return re.sub(
+        r"^(data(\.sources\.NAME)?\.columns|data\.chat_template_kwargs)\..*", r"\1", named
+    )
 
 
 def with_plus(override: str) -> str:

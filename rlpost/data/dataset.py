@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rlpost.bounds import check_config, number, option
+from rlpost.data import template_variables
 from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.cursor import prompt_uid
 from rlpost.data.encoder import ChatTokenizer, PromptEncoder, PromptTooLong
@@ -55,6 +56,7 @@ class DataConfig:
     )
     prompt_column: str = option("prompt", help="column of the prompt")
     system_prompt: str | None = option(None, help="system message before each prompt; null: none")
+    chat_template_kwargs: dict[str, Any] = option({}, help=template_variables.HELP)
     on_bad_row: OnBadRow = option(OnBadRow.error, help="what to do with a row that cannot be used")
     shuffle: bool = option(True, help="draw the prompts in random order")
     max_prompt_tokens: int | None = number(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.bounds import number, option
+from rlpost.data import template_variables
 from rlpost.data.bad_rows import OnBadRow, OnLong
 from rlpost.data.sources.load import find_source, same_file, short_name
 from rlpost.errors import UserError
@@ -61,6 +62,7 @@ class SupervisedDataConfig:
     columns: dict[str, str] = option(
         {}, help="columns of data.train and data.heldout by the names that the format has"
     )
+    chat_template_kwargs: dict[str, Any] = option({}, help=template_variables.HELP)
     heldout: str | None = option(
         None, help="rows of the evaluation; null: rows that a generated source holds out, else none"
     )

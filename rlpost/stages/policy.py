@@ -8,6 +8,7 @@ be loaded, trained on packed tokens and exported, as far as can be known without
 from dataclasses import dataclass
 from typing import Any
 
+from rlpost.data.template_variables import fix_template_variables
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
@@ -27,15 +28,16 @@ class CheckedPolicy:
         return str(self.directory.path)
 
 
-def check_policy(path: str) -> CheckedPolicy:
-    """Locate and check the model called ``path``.
+def check_policy(path: str, *, template_variables: dict[str, Any]) -> CheckedPolicy:
+    """Locate and check the model called ``path``; its template has ``template_variables``.
 
     Raises:
-        UserError: it cannot be trained as a policy.
+        UserError: it cannot be trained as a policy, or its template reads no such variable.
     """
     directory = ModelDirectory.read(locate_model(path))
     rehearsal = rehearse(directory.shell())
     directory.checkpoint_shapes()
     tokenizer = directory.tokenizer()
+    fix_template_variables(tokenizer, template_variables)
     try_export(directory)
     return CheckedPolicy(directory=directory, tokenizer=tokenizer, rehearsal=rehearsal)

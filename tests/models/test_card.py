@@ -120,7 +120,8 @@ def test_a_base_on_the_hub_is_the_base_and_a_licence_that_nobody_names_is_null(t
     assert found["base_model"] == "org/base" and found["base_model_relation"] == "finetune"
     assert "license" not in found
     assert (
-        "Licence: unknown, because the base has no card that names one" in (tmp_path / "README.md").read_text()
+        "Licence: unknown, because the base has no card that names one"
+        in (tmp_path / "README.md").read_text()
     )
     assert export_record(tmp_path)["licence"] is None
 

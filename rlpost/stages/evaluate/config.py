@@ -15,6 +15,7 @@ from rlpost.config.schema import (
     RunConfig,
 )
 from rlpost.control.failures import FailureConfig
+from rlpost.data import template_variables
 from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
@@ -49,6 +50,7 @@ class HeldoutDataConfig:
     system_prompt: str | None = option(
         None, help="system message before each prompt, of the suites too; null: none"
     )
+    chat_template_kwargs: dict[str, Any] = option({}, help=template_variables.HELP)
     on_bad_row: OnBadRow = option(OnBadRow.error, help="what to do with a row that cannot be used")
     on_long_prompt: OnLongPrompt = option(
         OnLongPrompt.error, help="what to do with a prompt that is too long"

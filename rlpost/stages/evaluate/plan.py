@@ -13,6 +13,7 @@ from functools import partial
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.dataset import PromptDataset
 from rlpost.data.sources.load import short_name
+from rlpost.data.template_variables import fix_template_variables
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import context_length, locate_model
@@ -103,6 +104,7 @@ def _examinee(
     require_vllm_architecture(directory.config.architectures[0], field=field)
     directory.checkpoint_shapes()
     tokenizer, path = directory.tokenizer(), str(directory.path)
+    fix_template_variables(tokenizer, cfg.data.chat_template_kwargs)
     generator = resolve_generator(
         cfg.generator,
         cluster=cfg.cluster,

@@ -52,7 +52,7 @@ class Foundation:
         Raises:
             UserError: the model cannot be trained as a policy, or there is no such device.
         """
-        policy = check_policy(cfg.model.path)
+        policy = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
         return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
 
     def with_suites(self, directory: RunDirectory) -> "Foundation":

@@ -34,6 +34,11 @@ class PretrainDataConfig(SupervisedDataConfig):
     def check(self, path: str) -> None:
         """Raises UserError: a setting of the data is impossible, or has no effect."""
         super().check(path)
+        if self.chat_template_kwargs:
+            raise UserError(
+                f"{path}.chat_template_kwargs has no effect, because documents are not rendered "
+                "with a chat template; leave it out"
+            )
         if self.on_long is not OnLong.error and self.max_tokens is None:
             raise UserError(
                 f"{path}.on_long={self.on_long.value} has no effect without {path}.max_tokens, "

@@ -118,6 +118,13 @@ def test_windows_that_do_not_fit(refused):
     assert "data.window must be at most 512" in words
 
 
+def test_variables_of_a_template_that_nothing_reads(refused):
+    variable = "data.chat_template_kwargs.enable_thinking=false"
+    assert "chat template does not read it" in refused(variable)
+    words = refused(variable, "data.window=64", rows=[{"text": "a"}], stage="pretrain")
+    assert "data.chat_template_kwargs has no effect" in words
+
+
 def test_a_document_without_text(refused):
     rows = [{"text": "a"}, {"text": " "}]
     assert "train.jsonl:2" in refused("data.window=64", rows=rows, stage="pretrain")
