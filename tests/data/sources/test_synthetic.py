@@ -42,8 +42,8 @@ def test_rows_are_in_the_format_that_the_name_says(name):
 
 # Accuracies on different versions of a set cannot be compared: whoever changes one says so.
 FINGERPRINTS = {
-    "pairs:consistency": "8d64c40dba015adf",
-    "steps:solutions": "f00dd5a8ef351a4a",
+    "pairs:consistency": "6548abb469eb3d08",
+    "steps:solutions": "7ee786f26371013a",
 }
 
 

@@ -11,16 +11,14 @@ SET = STEP_SETS["solutions"]
 TRAINED, HELD_OUT = SET.training(1200, 0), SET.held_out()
 
 
-def solve_most(prompt, steps):
-    held = {
-        color: int(n) for color, n in re.findall(r"the (\w+) box (?:holds )?(\d)", prompt.lower())
-    }
-    assert len(held) == 3
-    best = max(held, key=held.__getitem__)
-    for step in steps:
-        color = re.match(r"The (\w+) box", step)[1]
-        count = re.search(r"holds (\d)", step)
-        yield held[color] == int(count[1]) if count else color == best
+def solve_total(prompt, steps):
+    facts = re.findall(r"(\w+) has (\d+)", prompt)
+    (first, _), (second, _) = facts
+    counts = [int(count) for _, count in facts]
+    assert [step.split()[0] for step in steps] == [first, second, "To"]
+    for count, step in zip(counts, steps, strict=False):
+        yield int(re.search(r"has (\d+)", step)[1]) == count
+    yield [int(n) for n in re.findall(r"\d+", steps[2])] == counts
 
 
 def solve_moves(prompt, steps):
@@ -30,10 +28,14 @@ def solve_moves(prompt, steps):
         yield step.endswith(f" {place}.")
 
 
-def solve_total(prompt, steps):
+def solve_most(prompt, steps):
+    held = {color: int(n) for color, n in re.findall(r"[Aa] (\w+) box (?:holds )?(\d+)", prompt)}
+    assert len(held) == 2
+    best = max(held, key=held.__getitem__)
     for step in steps:
-        left, right = re.search(r"have (.*) = (\d+)\.", step).groups()
-        yield eval(left) == int(right)  # digits and operators alone
+        color = re.match(r"The (\w+) box", step)[1]
+        count = re.search(r"holds (\d+)", step)
+        yield held[color] == int(count[1]) if count else color == best
 
 
 @pytest.mark.parametrize("kind", SET.kinds)
@@ -53,7 +55,7 @@ def test_half_of_the_steps_are_right_in_each_place():
     for kind in SET.kinds:
         mine = [item.labels for item in TRAINED if item.kind == kind]
         for place in zip(*mine, strict=True):
-            assert 0.44 < sum(place) / len(place) < 0.56
+            assert 0.42 < sum(place) / len(place) < 0.58
 
 
 def test_words_and_length_do_not_tell_which_step_is_wrong():
