@@ -6,11 +6,13 @@ Owns the wording, and the names that exist. Refuses to decide what is valid.
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.config.foreign_names import foreign_answer
+from rlpost.config.groups import option_path, registries
 from rlpost.config.options import known_keys
 from rlpost.config.recipes import general
 from rlpost.errors import UserError
@@ -133,11 +135,23 @@ def unknown_option(key: str, *, stage: str) -> str:
             f"{key} belongs to a correction that is not chosen; give "
             f"algorithm/corrections=[{correction[1]}]"
         )
+    if owners := _owners(key, stage=stage):
+        return f"{key} is not an option of what is chosen here, but of {', '.join(owners)}"
     if key in known:
         return f"{key} is not an option of what is chosen here ({every})"
     close = _closest(general(key), known)
     hint = f"; did you mean {close}?" if close else ""
     return f"{key} is not an option{hint} ({every})"
+
+
+def _owners(key: str, *, stage: str) -> list[str]:
+    """Return the choices that have an option. Example: ``["loss=cpo", "loss=rpo"]``."""
+    return [
+        f"{group}={entry.name}"
+        for group, registry in registries(stage).items()
+        for entry in registry
+        if key in {f"{option_path(group, entry.name)}.{each.name}" for each in fields(entry.config)}
+    ]
 
 
 def _absent_group(group: str, *, stage: str) -> str:

@@ -103,6 +103,7 @@ WORDS = {
     "algorithm.corrections=[tis]": "algorithm.corrections",
     "+algorithm.corrections.mine.kind=tis": "algorithm/corrections=[NAME]",
     "algorithm.corrections.tis.high=3": "give algorithm/corrections=[tis]",
+    "loss.keep_above=1": "is not an option of what is chosen here, but of loss=nll",
     "verifier.kind=numeric": "verifier.kind=numeric does not change what was chosen, math",
     "loss.kind=gspo": "loss.kind=gspo does not change what was chosen, clip",
     "algorithm.advantage=rloo": "give algorithm/advantage=NAME",
