@@ -10,8 +10,8 @@ from rlpost.models import embedded
 from rlpost.models.directory.weight_files import stored_tensors
 
 
-def locate_model(path: str) -> str:
-    """Resolve ``model.path``: the embedded model's name, a local directory, or a hub id.
+def locate_model(path: str, *, field: str = "model.path") -> str:
+    """Resolve what ``field`` names: the embedded model, a local directory, or a hub id.
 
     Raises:
         UserError: nothing of that name exists or it is not a model directory.
@@ -23,18 +23,18 @@ def locate_model(path: str) -> str:
         return str(local.resolve())
     if local.exists():
         raise UserError(
-            f"model.path: {local} is a file; give the directory that holds the model's config, "
+            f"{field}: {local} is a file; give the directory that holds the model's config, "
             "safetensors and tokenizer"
         )
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
-            f"model.path: {path!r} does not exist; give {embedded.NAME!r}, an existing local "
+            f"{field}: {path!r} does not exist; give {embedded.NAME!r}, an existing local "
             "directory or a hub id such as 'Qwen/Qwen3-0.6B'"
         )
-    return _hub_snapshot(path)
+    return _hub_snapshot(path, field=field)
 
 
-def _hub_snapshot(repo_id: str) -> str:
+def _hub_snapshot(repo_id: str, *, field: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -46,7 +46,7 @@ def _hub_snapshot(repo_id: str) -> str:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"model.path: {repo_id!r} is neither a local directory nor a model that can be "
+            f"{field}: {repo_id!r} is neither a local directory nor a model that can be "
             f"fetched from the hub ({type(error).__name__}); check the name, the network and "
             "HF_TOKEN"
         ) from error
