@@ -7,6 +7,7 @@ the source's epochs; the sequence is a function of (corpora, shares, seed) alone
 names its source.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,22 @@ class Mixture:
             taken += corpora[source].examples(row, uid=uid)
         return taken
 
+    def ahead(self, num_rows: int) -> list[list[Example]]:
+        """Return the rows among the first draws of all, each once, without drawing them.
+
+        Each is the list of its examples, whose uid is that of its first draw.
+        """
+        chooser, corpora = _Chooser(self._chooser.weights), list(self.corpora.values())
+        orders = [copy.copy(order) for order in self._orders]
+        found = []
+        for _ in range(num_rows):
+            source, drawn = chooser.next()
+            if drawn < len(corpora[source]):
+                _, row = orders[source].at(drawn)
+                uid = f"{corpora[source].name}:0:{row}"
+                found.append(corpora[source].examples(row, uid=uid))
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position and the identity of the data, as JSON data."""
         return {
@@ -175,6 +192,7 @@ class _Chooser:
 
     def __init__(self, weights: Sequence[Fraction]) -> None:
         assert all(weight > 0 for weight in weights), weights
+        self.weights = tuple(weights)
         common = math.lcm(*(weight.denominator for weight in weights))
         whole = [int(weight * common) for weight in weights]
         self._weights = [weight // math.gcd(*whole) for weight in whole]

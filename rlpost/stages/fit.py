@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import Objective
 from rlpost.models.origin import DataUsed
 from rlpost.stages.export import export_model
@@ -29,6 +30,13 @@ class Learner(Protocol):
 
     async def export(self, directory: Any) -> None:
         """Write the model."""
+
+
+class Measures(Protocol):
+    """The trained group, as what measures held-out data asks it."""
+
+    async def measure(self, packed: Packed, objective: Objective) -> Tally:
+        """Return sums over everything that counts."""
 
 
 @dataclass(kw_only=True)

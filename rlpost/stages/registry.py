@@ -86,6 +86,17 @@ _PRETRAIN = replace(
     groups={},
 )
 
+_PREFERENCE = replace(
+    _SFT,
+    name="preference",
+    help="preference learning: DPO and its family, KTO, from pairs or judged completions",
+    config="rlpost.stages.preference.config:PreferenceConfig",
+    check="rlpost.stages.preference.config:check_preference",
+    plan="rlpost.stages.preference.prepare:prepare",
+    boot="rlpost.stages.preference.boot:boot",
+    groups={"loss": "rlpost.algorithms.preference:preference_losses"},
+)
+
 _EVALUATE = Stage(
     name="evaluate",
     help="scores with intervals: suites or your own data, one model or two side by side",
@@ -97,4 +108,4 @@ _EVALUATE = Stage(
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
-STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _EVALUATE)}
+STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _EVALUATE)}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
 from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.reference import REFERENCE, spawn_reference
 from rlpost.cluster.session import ClusterConfig, Device, Session
@@ -24,6 +26,7 @@ from rlpost.models.locate import parameter_count
 from rlpost.models.shape import model_shape
 from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.pack import Batches
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 
@@ -209,6 +212,32 @@ class CanSleep(Protocol):
 async def sleep_all(*models: CanSleep | None) -> int:
     """Have all that exist leave memory, side by side; returns the bytes."""
     return sum(await asyncio.gather(*(model.sleep() for model in models if model is not None)))
+
+
+class CanScore(CanSleep, Protocol):
+    """A group of actors that scores tokens."""
+
+    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+        """Return one value for each scored token of every micro-batch."""
+
+
+def frozen_score(
+    frozen: CanScore, *, beside: CanSleep, cfg: ClusterConfig
+) -> Callable[[Batches], Awaitable[list[list[np.ndarray]]]]:
+    """Return ``frozen.score`` for a moment in which ``beside``, which trains, has nothing to do.
+
+    With ``cluster.offload_idle`` the one leaves memory before the other is asked, and after that.
+    """
+
+    async def score(batches: Batches) -> list[list[np.ndarray]]:
+        if not cfg.offload_idle:
+            return await frozen.score(batches)
+        await beside.sleep()
+        answers = await frozen.score(batches)
+        await sleep_all(frozen)
+        return answers
+
+    return score
 
 
 class CanClose(Protocol):

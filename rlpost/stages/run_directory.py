@@ -56,6 +56,7 @@ _WRITTEN = (
     "examples.jsonl",
     "export",
     "metrics.jsonl",
+    "reference.npz",
     "report.html",
     "rollouts",
     "run.log",
@@ -102,6 +103,11 @@ class RunDirectory:
     def examples(self) -> Path:
         """Training examples with their masks, for the report."""
         return self.root / "examples.jsonl"
+
+    @property
+    def reference(self) -> Path:
+        """What a reference said of the rows before the first step."""
+        return self.root / "reference.npz"
 
     @property
     def dataset(self) -> Path:

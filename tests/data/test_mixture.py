@@ -165,3 +165,13 @@ def test_a_state_of_other_data_is_refused(
     other = {**corpora, "b": corpus(tmp_path, "b", SIZES["b"], text="new")}
     with pytest.raises(UserError, match="the data source b has changed since the checkpoint"):
         mixture(other).load_state_dict(mixture(corpora).state_dict())
+
+
+def test_looking_ahead_names_the_rows_that_will_be_drawn(corpora: dict[str, Corpus]) -> None:
+    for draws in (1, 7, 40):
+        ours, twin = (mixture(corpora, {"a": 3, "b": 1}) for _ in range(2))
+        ours.take(5)
+        ahead = [row[0].uid for row in ours.ahead(draws)]
+        assert len(set(ahead)) == len(ahead)
+        drawn = {uid.split(":")[0] + uid.split(":")[2] for uid in uids(twin, draws)}
+        assert {uid.split(":")[0] + uid.split(":")[2] for uid in ahead} == drawn

@@ -6,6 +6,7 @@ among the others (config.py). Imports nothing that starts a process, so that hel
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
@@ -15,7 +16,12 @@ from rlpost.training.settings import LRSchedule, TrainerConfig
 
 @dataclass(kw_only=True)
 class SupervisedTrainerConfig(TrainerConfig):
-    """The trainer: AdamW under DeepSpeed ZeRO, for as many steps or epochs as are asked for."""
+    """The trainer: AdamW under DeepSpeed ZeRO, for as many steps or epochs as are asked for.
+
+    ``shares`` is no option: whether completions of a stage share prompts at all.
+    """
+
+    shares: ClassVar[bool] = False
 
     steps: int | None = number(  # type: ignore[assignment]
         None, at_least=1, at_most=10**8, help="optimizer steps; null: trainer.epochs says"
@@ -53,7 +59,7 @@ class SupervisedTrainerConfig(TrainerConfig):
                 f"{path}.steps={self.steps} and {path}.epochs={self.epochs:g} both say how long "
                 "the run is; give one of them"
             )
-        if not self.share_prompts:
+        if not self.share_prompts and not self.shares:
             raise UserError(
                 f"{path}.share_prompts=false has no effect here: no two examples share a prompt; "
                 "leave it out"

@@ -8,23 +8,14 @@ in one call or on one rank.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from rlpost.algorithms.diagnostics import Tally, merge
-from rlpost.algorithms.loss import Objective
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.data.example import Example
+from rlpost.stages.fit import Measures
 from rlpost.stages.supervised.batch import ExamplePacker
-from rlpost.training.packing.pack import Packed
 
 TOKENS_PER_CALL = 2**18  # so much is sent to the ranks at a time
-
-
-class Measures(Protocol):
-    """The trained group, as far as it is asked here."""
-
-    async def measure(self, packed: Packed, objective: Objective) -> Tally:
-        """Return sums over every token that counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used
 from rlpost.stages.learning.begin import DrawnRows, begin
 from rlpost.stages.learning.prepare import Foundation, shown_examples
-from rlpost.stages.roles import Role, reference_role, sleep_all, trained_role
+from rlpost.stages.roles import Role, frozen_score, reference_role, trained_role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
@@ -123,12 +123,8 @@ def _fit(
         examples = plan.sequences(rows.take())
         packed = packer(examples)
         for reference in frozen:
-            if cfg.cluster.offload_idle:
-                await policy.sleep()
-            scores = await reference.score(packed.batches)
-            packed = packed.attach(ref_logprobs_R=packed.by_item(scores))
-            if cfg.cluster.offload_idle:
-                await sleep_all(reference)
+            score = frozen_score(reference, beside=policy, cfg=cfg.cluster)
+            packed = packed.attach(ref_logprobs_R=packed.by_item(await score(packed.batches)))
         return with_noise(
             packed, examples, alpha=plan.neftune_alpha, seed=cfg.seed, step=run.step + 1
         )

@@ -35,23 +35,30 @@ def learning(stage: str) -> CurveSection:
                 pattern=SCORES,
                 range01=True,
             ),
-            Panel(
-                title=f"Training loss of {stage}",
-                unit="nats per token",
-                help="Loss of each step's batch, before its update.",
-                curves={f"{stage}/loss": "loss"},
-            ),
-            Panel(
-                title=f"Gradient norm of {stage}",
-                unit="norm before clipping",
-                help="Spikes show unstable updates.",
-                curves={f"{stage}/grad_norm": "gradient"},
-            ),
-            Panel(
-                title=f"Learning rate of {stage}",
-                unit="learning rate",
-                help="The schedule as it was applied.",
-                curves={f"{stage}/lr": "learning rate"},
-            ),
+            *update_panels(stage, unit="nats per token"),
+        ),
+    )
+
+
+def update_panels(stage: str, *, unit: str) -> tuple[Panel, ...]:
+    """Return what shows whether the updates of ``stage`` are sound; ``unit`` is of its loss."""
+    return (
+        Panel(
+            title=f"Training loss of {stage}",
+            unit=unit,
+            help="Loss of each step's batch, before its update.",
+            curves={f"{stage}/loss": "loss"},
+        ),
+        Panel(
+            title=f"Gradient norm of {stage}",
+            unit="norm before clipping",
+            help="Spikes show unstable updates.",
+            curves={f"{stage}/grad_norm": "gradient"},
+        ),
+        Panel(
+            title=f"Learning rate of {stage}",
+            unit="learning rate",
+            help="The schedule as it was applied.",
+            curves={f"{stage}/lr": "learning rate"},
         ),
     )

@@ -3,7 +3,7 @@
 Owns the table. Refuses to own the declarations. A new stage adds a line here.
 """
 
-from rlpost.tracking.curves import every_stage, rl
+from rlpost.tracking.curves import every_stage, preference, rl
 from rlpost.tracking.curves.panel import CurveSection
 from rlpost.tracking.curves.supervised import learning
 
@@ -14,6 +14,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "rft": _REWARDED,
     "sft": (learning("sft"),),
     "pretrain": (learning("pretrain"),),
+    "preference": preference.SECTIONS,
     "evaluate": (),  # one row of scores is no curve
 }
 

@@ -75,9 +75,9 @@ class Packed:
         return not any(self.batches)
 
     def sizes(self) -> dict[str, float]:
-        """Return how many tokens are packed and how many carry a loss (``weight_R`` above 0)."""
+        """Return how many tokens are packed, and how many carry a loss of their own or a unit's."""
         real = [batch for mine in self.batches for batch in mine if not batch.is_dummy]
-        trained = sum(np.count_nonzero(batch.columns["weight_R"] > 0) for batch in real)
+        trained = sum(np.count_nonzero(_carries_loss(batch)) for batch in real)
         return {
             "perf/packed_tokens": float(sum(batch.num_tokens for batch in real)),
             "perf/trained_tokens": float(trained),
@@ -291,6 +291,16 @@ def _dummy() -> MicroBatch:
         number_U=zero - 1,
         is_dummy=True,
     )
+
+
+def _carries_loss(batch: MicroBatch) -> np.ndarray:
+    """Return which scored tokens have a weight above 0, or are of a unit that has."""
+    carries_R = np.zeros(len(batch.target_R), dtype=np.bool_)
+    if "weight_R" in batch.columns:
+        carries_R |= batch.columns["weight_R"] > 0
+    if "weight_U" in batch.columns:
+        carries_R |= batch.columns["weight_U"][batch.unit_I[batch.item_R]] > 0
+    return carries_R
 
 
 def _laid_out(batch: MicroBatch, name: str, values: Column) -> np.ndarray:

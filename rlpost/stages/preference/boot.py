@@ -1,0 +1,143 @@
+"""Preference learning as it runs: who is asked what, and the job.
+
+Owns the start of the parts. Refuses to own the batch (batch.py), what models say of it (models.py)
+and the losses (algorithms/preference/). Invariant: whatever a reference says is said by the weights
+that training starts from, or by the frozen model that the options name.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import groupby
+
+from rlpost.data.corpus.corpus import Corpus
+from rlpost.data.example import Example
+from rlpost.stages.fit import Fit
+from rlpost.stages.learning.account import data_used
+from rlpost.stages.learning.begin import begin
+from rlpost.stages.preference.config import ReferenceMode
+from rlpost.stages.preference.heldout import HeldoutPreferences
+from rlpost.stages.preference.mismatched import mismatched
+from rlpost.stages.preference.models import ModelColumns
+from rlpost.stages.preference.prepare import STAGE, PreferencePlan
+from rlpost.stages.preference.reference import (
+    LiveReference,
+    PrecomputedReference,
+    Reference,
+    Score,
+)
+from rlpost.stages.roles import frozen_score
+from rlpost.stages.run import Run
+from rlpost.training.packing.pack import Packed
+
+_MISMATCHED, _HELDOUT = "mismatched/", "heldout/"  # before the name of a source, in a uid
+Rows = list[list[Example]]
+
+
+@asynccontextmanager
+async def boot(plan: PreferencePlan, run: Run) -> AsyncIterator[Fit]:
+    """Start the roles, ask the reference what it says before the first step, and yield the job.
+
+    Raises:
+        UserError: not every actor fits into the cluster, or the checkpoint is of other data.
+        InfrastructureError: an actor did not come up.
+    """
+    cfg = plan.cfg
+    (policy, *frozen), rows = await begin(plan, run)
+    held = {name: heldout_rows(name, corpus) for name, corpus in plan.splits.heldout.items()}
+    wrong = _mismatched_rows(plan) if cfg.loss.needs_kl else None
+    score = frozen_score(frozen[0], beside=policy, cfg=cfg.cluster) if frozen else policy.score
+    models = ModelColumns(
+        reference=await _reference(plan, run, score=score, held=held, wrong=wrong),
+        mismatched=wrong,
+        score=policy.score,
+        packer=plan.packer,
+    )
+
+    async def batch() -> Packed:
+        examples = rows.take()
+        kl = await models.reference_point(examples)
+        return await models.attach(plan.packer(examples), examples, kl=kl)
+
+    heldout = HeldoutPreferences(
+        policy=policy,
+        objective=plan.objective,
+        packer=replace(plan.packer, fill=True),
+        models=models,
+        sources=held,
+        progress=run.progress,
+    )
+    yield Fit(
+        run=run,
+        policy=policy,
+        objective=plan.objective,
+        batch=batch,
+        base=cfg.model.path,
+        stage=STAGE,
+        heldout=heldout if held else None,
+        drawn=rows.metrics,
+        data=data_used(cfg.data, plan.splits),
+    )
+
+
+async def _reference(
+    plan: PreferencePlan,
+    run: Run,
+    *,
+    score: Score,
+    held: dict[str, Rows],
+    wrong: Callable[[Sequence[Example]], Rows] | None,
+) -> Reference | None:
+    """Return who says what the reference finds; None for a loss that compares with none."""
+    cfg = plan.cfg
+    if not cfg.loss.needs_reference:
+        return None
+    if cfg.reference.mode is ReferenceMode.live:
+        return LiveReference(score=score)
+    train, splits = plan.splits.train, plan.splits
+    corpora = {**train.corpora, **{f"{_HELDOUT}{k}": each for k, each in splits.heldout.items()}}
+    reference = PrecomputedReference(
+        path=run.directory.reference,
+        identity={
+            "rows": {name: corpus.fingerprint for name, corpus in corpora.items()},
+            "path": cfg.reference.path or cfg.model.path,
+        },
+    )
+
+    assert cfg.trainer.steps is not None, "the plan has the number of steps"
+    drawn = train.ahead(cfg.trainer.steps * cfg.examples_per_step)
+
+    def needed() -> Iterator[list[Example]]:
+        for row in (*drawn, *(row for each in held.values() for row in each)):
+            yield row
+            yield from wrong(row) if wrong is not None else ()
+
+    await reference.complete(needed(), score=score, packer=plan.packer, progress=run.progress)
+    return reference
+
+
+def heldout_rows(name: str, corpus: Corpus) -> Rows:
+    """Return the examples of each held-out row, with uids that no row to learn has."""
+    return [corpus.examples(row, uid=f"{_HELDOUT}{name}:0:{row}") for row in range(len(corpus))]
+
+
+def _mismatched_rows(plan: PreferencePlan) -> Callable[[Sequence[Example]], Rows]:
+    """Return what gives the mismatched completions of examples, row by row; see mismatched.py."""
+    splits = plan.splits
+    corpora: dict[str, Corpus] = {
+        **splits.train.corpora,
+        **{f"{_HELDOUT}{name}": corpus for name, corpus in splits.heldout.items()},
+    }
+
+    def of_rows(examples: Sequence[Example]) -> Rows:
+        found = []
+        for uid, _ in groupby(each.uid for each in examples):
+            name, _, row = uid.rsplit(":", 2)
+            corpus = corpora[name]
+            joined = mismatched(
+                corpus.examples, int(row), num_rows=len(corpus), max_tokens=plan.longest
+            )
+            found.append([replace(each, uid=f"{_MISMATCHED}{uid}") for each in joined])
+        return [each for each in found if each]
+
+    return of_rows

@@ -1,0 +1,112 @@
+"""The options of ``rlpost preference``, and the rules between them.
+
+Owns what no other stage has. Refuses to own what every stage has that learns from a data set
+(stages/learning/config.py) and the options of each loss (algorithms/preference/).
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from rlpost.algorithms.preference import JudgedInputs
+from rlpost.bounds import number, option
+from rlpost.errors import UserError
+from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
+from rlpost.stages.learning.settings import SupervisedTrainerConfig
+
+
+class ReferenceMode(Enum):
+    """When the reference's log-probs are computed.
+
+    ``precomputed``: before the first step, of every row that the run will draw; where the reference
+    is the model that training starts from there is no second model. ``live``: in each step, by a
+    second model.
+    """
+
+    precomputed = "precomputed"
+    live = "live"
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """The model that log-probs are compared with, for losses that need one."""
+
+    mode: ReferenceMode = option(
+        ReferenceMode.precomputed,
+        help="log-probs once before the first step, or in each step by a second model",
+    )
+    path: str | None = option(
+        None, help="embedded model, local directory or hub id; null: the model training starts from"
+    )
+
+
+@dataclass(kw_only=True)
+class PairTrainerConfig(SupervisedTrainerConfig):
+    """The trainer: AdamW under DeepSpeed ZeRO, for as many steps or epochs as are asked for."""
+
+    shares: ClassVar[bool] = True
+
+    lr: float = number(
+        1e-6, above=0, at_most=1, hint="1e-6 is usual for full weights", help="learning rate"
+    )
+
+
+@dataclass(kw_only=True)
+class PreferenceOptions:
+    """What is minimised, and what it is compared with."""
+
+    loss: Any = option(MISSING, help="loss of a pair, or of a judged completion")
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+
+
+@dataclass(kw_only=True)
+class PreferenceConfig(LearningConfig, PreferenceOptions, LearnedDataConfig):
+    """Everything ``rlpost preference`` can be told."""
+
+    examples_per_step: int = number(
+        32,
+        at_least=1,
+        at_most=10**6,
+        help="pairs, or judged rows, of one optimizer step, over all ranks",
+    )
+    trainer: PairTrainerConfig = field(default_factory=PairTrainerConfig)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the loss takes single completions that are good or bad, not pairs."""
+        return self.loss.inputs is JudgedInputs
+
+    @property
+    def has_second_model(self) -> bool:
+        """Whether a frozen model runs beside the policy."""
+        reference = self.reference
+        is_live = reference.mode is ReferenceMode.live
+        return self.loss.needs_reference and (is_live or reference.path is not None)
+
+
+def check_preference(cfg: PreferenceConfig) -> None:
+    """Refuse settings of ``rlpost preference`` that cannot work.
+
+    Raises:
+        UserError: names the field, its value, the rule and the way out.
+    """
+    needs = cfg.loss.needs_reference
+    check_learning(
+        cfg,
+        models=2 if cfg.has_second_model else 1,
+        way_out="set reference.mode=live" if needs else "",
+    )
+    for name, default in vars(ReferenceConfig()).items():
+        if not needs and (value := getattr(cfg.reference, name)) != default:
+            raise UserError(
+                f"reference.{name}={getattr(value, 'value', value)} has no effect: "
+                f"loss={cfg.loss.kind} compares with no reference; leave it out"
+            )
+    if cfg.loss.needs_kl and cfg.examples_per_step < 2:
+        raise UserError(
+            f"examples_per_step must be at least 2 with loss={cfg.loss.kind}, whose reference "
+            "point is a mean over the completions of a step, got "
+            f"{cfg.examples_per_step}"
+        )

@@ -1,0 +1,152 @@
+"""Preference learning: what ``rlpost preference`` needs of files and models before it starts.
+
+Owns the plan. Refuses to own the training (boot.py). Invariant: everything that can be refused is
+refused here, before a file is written or a process started.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rlpost.algorithms.preference import PreferenceObjective
+from rlpost.cluster.session import Device
+from rlpost.data.conversation.preferences import (
+    JudgedEncoder,
+    PairEncoder,
+    judgements_of_judged,
+    judgements_of_pair,
+    shared_prompt,
+)
+from rlpost.data.corpus.corpus import Corpus
+from rlpost.data.splits import Splits
+from rlpost.errors import DataError
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.models.locate import locate_model
+from rlpost.models.stops import stop_token_ids
+from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.preference.batch import ResponsePacker
+from rlpost.stages.preference.config import PreferenceConfig
+from rlpost.stages.preference.heldout import measured_names
+from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.model.rehearsal import rehearse
+
+STAGE = "preference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePlan:
+    """A run that passed every check; nothing was written or started yet."""
+
+    cfg: PreferenceConfig  # with the number of steps
+    device: Device
+    model_path: str
+    roles: list[Role]  # who exists: the policy, and a reference that runs beside it
+    objective: PreferenceObjective
+    packer: ResponsePacker
+    splits: Splits
+    shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
+    longest: int  # tokens of an example, at most
+
+
+def prepare(
+    cfg: PreferenceConfig, *, directory: RunDirectory, device: Device | None = None
+) -> PreferencePlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``check_preference``.
+        directory: where the run will live.
+        device: where models will run; None: what this machine has.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    base = Foundation.of(cfg, device=device)
+    encoder_of = JudgedEncoder if cfg.is_judged else PairEncoder
+    encoder = encoder_of(
+        base.policy.tokenizer,
+        truncate_to=base.truncate_to,
+        stop_ids=stop_token_ids(base.policy.directory),
+    )
+    cfg, splits = base.load(encoder, measured=partial(measured_names, judged=cfg.is_judged))
+    packer = ResponsePacker(
+        num_ranks=cfg.trainer.num_ranks,
+        max_tokens=cfg.trainer.max_tokens_per_micro_batch,
+        judged=cfg.is_judged,
+        trains_chosen=cfg.loss.nll_weight > 0,
+        fill=cfg.trainer.packing,
+        share_prompts=cfg.trainer.share_prompts,
+    )
+    if cfg.is_judged:
+        _require_both_labels(list(splits.train.corpora.values()))
+    else:
+        for corpus in (*splits.train.corpora.values(), *splits.heldout.values()):
+            _require_room(corpus, packer)
+    return PreferencePlan(
+        cfg=cfg,
+        device=base.device,
+        model_path=base.policy.path,
+        roles=_roles(cfg, base),
+        objective=PreferenceObjective(loss=cfg.loss, metrics=STAGE),
+        packer=packer,
+        splits=splits,
+        shown=shown_examples(
+            splits.train,
+            base.policy.tokenizer,
+            judgements=judgements_of_judged if cfg.is_judged else judgements_of_pair,
+        ),
+        longest=base.longest,
+    )
+
+
+def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
+    model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=STAGE)
+    common: dict[str, Any] = {"cluster": cfg.cluster, "device": base.device}
+    roles = [trained_role("trainer", cfg.trainer, model=model, seed=cfg.seed, **common)]
+    if cfg.has_second_model:
+        frozen = model if cfg.reference.path is None else _reference(cfg.reference.path, model)
+        roles.append(reference_role(cfg.trainer, model=frozen, **common))
+    return roles
+
+
+def _reference(path: str, policy: TrainedModel) -> TrainedModel:
+    """Raises UserError: ``path`` is no model that can be compared with the policy."""
+    field = "reference.path"
+    directory = ModelDirectory.read(locate_model(path, field=field), field=field)
+    rehearse(directory.shell(), field=field)
+    require_same_vocabulary(str(directory.path), policy.path, field=field)
+    labels = replace(policy.labels, field=field)
+    return replace(policy, path=str(directory.path), labels=labels)
+
+
+def _require_both_labels(corpora: Sequence[Corpus]) -> None:
+    """Raises DataError: all rows are good, or all are bad."""
+    labels = np.concatenate([corpus.all_labels() for corpus in corpora])
+    if len(labels) and (labels == labels[0]).all():
+        names = ", ".join(corpus.name for corpus in corpora)
+        kind, other = ("good", "bad") if labels[0] else ("bad", "good")
+        raise DataError(
+            f"{names}: the label of all {len(labels)} completions is the same: each is {kind}, so "
+            f"there is nothing to prefer; add {other} ones, or use rlpost sft on good ones"
+        )
+
+
+def _require_room(corpus: Corpus, packer: ResponsePacker) -> None:
+    """Raises DataError: a pair does not fit into a micro-batch."""
+    for row in np.flatnonzero(corpus.lengths_N > packer.max_tokens).tolist():
+        pair = corpus.examples(row)
+        shared = shared_prompt(pair) if packer.share_prompts else 0
+        size = sum(map(len, pair)) - shared
+        if size > packer.max_tokens:
+            raise DataError(
+                f"{pair[0].address}: the pair has {size} tokens, its prompt "
+                f"{'once' if packer.share_prompts else 'twice'}, and a micro-batch holds it as a "
+                f"whole; raise trainer.max_tokens_per_micro_batch={packer.max_tokens}, shorten the "
+                "row, or leave it out"
+            )
