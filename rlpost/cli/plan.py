@@ -7,7 +7,7 @@ joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 
 import argparse
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,27 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     from rlpost.cluster.session import Device
     from rlpost.config.compose import compose_stage
     from rlpost.stages.run_directory import RunDirectory
-    from rlpost.training.settings import DType
 
     cfg, _ = compose_stage(overrides, stage=stage)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus else Device.cpu
-        if device is Device.cuda and cfg.trainer.dtype is DType.auto:
-            cfg = replace(cfg, trainer=replace(cfg.trainer, dtype=DType.bfloat16))
+        if device is Device.cuda:
+            cfg = _in_bfloat16(cfg)
     directory = RunDirectory(root=Path(cfg.run.dir) / cfg.run.name)
     return STAGES[stage].part("plan")(cfg, directory=directory, device=device)
+
+
+def _in_bfloat16(cfg: Any) -> Any:
+    """Return what ``dtype=auto`` of a stage's parts means on a GPU, which need not be here."""
+    parts = {each.name: getattr(cfg, each.name) for each in fields(cfg)}
+    auto = {
+        name: replace(part, dtype=type(part.dtype).bfloat16)
+        for name, part in parts.items()
+        if is_dataclass(part)
+        and any(each.name == "dtype" and part.dtype.name == "auto" for each in fields(part))
+    }
+    return replace(cfg, **auto)
 
 
 def _imagined(hardware: Hardware) -> _Machines:
@@ -172,31 +183,11 @@ def _report(found: Any, slots: list[Any], machines: _Machines) -> int:
             lacking.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
         lacking += _full_gpus(found, here, machines.gpu_bytes)
     console.print(_slots_table(slots), table)
-    console.print(
-        f"A step trains at most {found.tokens_per_step:,} tokens, in micro-batches of up to "
-        f"{found.micro_batch_tokens:,}."
-    )
-    console.print(_disk_sentence(found.disk))
+    for sentence in found.sentences:
+        console.print(sentence)
     if lacking:
-        offload = "" if found.offloads else "move idle models out with cluster.offload_idle=true, "
-        console.print(
-            f"It would not fit: {'; '.join(lacking)}. Lower trainer.max_tokens_per_micro_batch, "
-            "set trainer.gradient_checkpointing=true or trainer.zero_stage=3 with more "
-            f"trainer.num_ranks, {offload}or give generators less (generator.kv_cache_gib on "
-            "CPU, generator.gpu_memory_utilization on GPU)."
-        )
+        console.print(f"It would not fit: {'; '.join(lacking)}; {found.way_out}.")
     return 2 if lacking else 0
-
-
-def _disk_sentence(disk: Any) -> str:
-    from rlpost.checkpoint.space import format_bytes
-
-    return (
-        f"On disk it takes up to {format_bytes(disk.total_bytes)}: a checkpoint "
-        f"{format_bytes(disk.checkpoint_bytes)}, of which {disk.num_checkpoints - 1} stay "
-        f"(checkpoint.keep) while one more is written, the export "
-        f"{format_bytes(disk.export_bytes)}, all samples {format_bytes(disk.samples_bytes)}."
-    )
 
 
 def _table(title: str, *columns: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlpost.checkpoint.space import format_bytes
 from rlpost.cluster.session import Device
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
@@ -16,6 +17,8 @@ from rlpost.stages.roles import Role, Workload, checkpoint_bytes_of
 from rlpost.training.precision import resolve_dtype
 
 GIB = 2**30
+RESPONSE_BYTES = 400  # of a line of a file of responses, without the response's text
+CHARACTERS_PER_TOKEN = 4
 DRIVER_BYTES = 1.7 * GIB  # datasets and transformers are imported here, too
 
 
@@ -32,6 +35,15 @@ class DiskUse:
     def total_bytes(self) -> int:
         return self.num_checkpoints * self.checkpoint_bytes + self.export_bytes + self.samples_bytes
 
+    @property
+    def sentence(self) -> str:
+        return (
+            f"On disk it takes up to {format_bytes(self.total_bytes)}: a checkpoint "
+            f"{format_bytes(self.checkpoint_bytes)}, of which {self.num_checkpoints - 1} stay "
+            f"(checkpoint.keep) while one more is written, the export "
+            f"{format_bytes(self.export_bytes)}, all samples {format_bytes(self.samples_bytes)}."
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -39,15 +51,23 @@ class Estimate:
 
     footprints: list[Footprint]  # of those who have a slot
     unplaced: list[Footprint]  # the driver, and roles without a slot
-    tokens_per_step: int  # at most, those that are only read included
-    micro_batch_tokens: int
-    offloads: bool  # idle models leave memory
-    disk: DiskUse
+    sentences: Sequence[str]  # what is worked on, and what is written
+    way_out: str  # if it does not fit: what to do, as the end of a sentence
 
     def of(self, actor: str) -> list[Footprint]:
         """Return the footprints of one slot's processes."""
         own = f"{actor}: "
         return [f for f in self.footprints if f.process == actor or f.process.startswith(own)]
+
+
+def response_bytes(max_tokens: int) -> int:
+    """Return what a file of responses holds of one, if it gets as long as it may."""
+    return RESPONSE_BYTES + max_tokens * CHARACTERS_PER_TOKEN
+
+
+def driver_footprint() -> Footprint:
+    """Return the memory of the process that drives a run."""
+    return Footprint(process="driver", kept={"libraries": DRIVER_BYTES})
 
 
 class Estimated(Protocol):
@@ -90,20 +110,31 @@ def add_up(
         on_gpu=plan.device is Device.cuda,
         gpu_bytes=gpu_bytes,
     )
-    driver = Footprint(process="driver", kept={"libraries": DRIVER_BYTES})
     placed = [role for role in plan.roles if role.actors]
     others = [role for role in plan.roles if not role.actors]
-    parameters = model_shape(plan.model_path).parameters
+    disk = DiskUse(
+        checkpoint_bytes=checkpoint_bytes_of(plan.roles),
+        num_checkpoints=cfg.checkpoint.num_kept + 1,
+        export_bytes=model_shape(plan.model_path).parameters
+        * resolve_dtype(cfg.trainer.dtype).itemsize,
+        samples_bytes=samples_bytes,
+    )
     return Estimate(
         footprints=[each for role in placed for each in role.memory(work)],
-        unplaced=[driver, *(each for role in others for each in role.memory(work))],
-        tokens_per_step=tokens_per_step,
-        micro_batch_tokens=in_micro_batch,
-        offloads=cfg.cluster.offload_idle,
-        disk=DiskUse(
-            checkpoint_bytes=checkpoint_bytes_of(plan.roles),
-            num_checkpoints=cfg.checkpoint.num_kept + 1,
-            export_bytes=parameters * resolve_dtype(cfg.trainer.dtype).itemsize,
-            samples_bytes=samples_bytes,
+        unplaced=[driver_footprint(), *(each for role in others for each in role.memory(work))],
+        sentences=(
+            f"A step trains at most {tokens_per_step:,} tokens, in micro-batches of up to "
+            f"{in_micro_batch:,}.",
+            disk.sentence,
         ),
+        way_out=_less_memory(offloads=cfg.cluster.offload_idle),
+    )
+
+
+def _less_memory(*, offloads: bool) -> str:
+    offload = "" if offloads else "move idle models out with cluster.offload_idle=true, "
+    return (
+        "lower trainer.max_tokens_per_micro_batch, set trainer.gradient_checkpointing=true or "
+        f"trainer.zero_stage=3 with more trainer.num_ranks, {offload}or give generators less "
+        "(generator.kv_cache_gib on CPU, generator.gpu_memory_utilization on GPU)"
     )

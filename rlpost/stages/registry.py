@@ -105,6 +105,7 @@ _EVALUATE = Stage(
     plan="rlpost.stages.evaluate.plan:prepare",
     boot="rlpost.stages.evaluate.boot:boot",
     drive="rlpost.stages.evaluate.drive:evaluate",
+    estimate="rlpost.stages.evaluate.estimate:estimate",
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 

@@ -1,6 +1,7 @@
 """`rlpost plan`: what it says of hardware that is not here."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -31,6 +32,26 @@ def test_this_machine(capsys, tiny):
     assert code == 0, text
     for word in ("trainer rank 0", "generator 0: core", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
+
+
+def test_an_evaluation(capsys, tiny, tiny_untied_model):
+    asked = ["evaluate", "suites=[format]", "samples=4", "temperature=1", "max_tokens=16", tiny]
+    code, text = run(capsys, *asked)
+    assert code == 0, text
+    for word in ("generator 0: core", "KV cache 1.00", "driver", "verifiers of format"):
+        assert word in text
+    assert "trainer" not in text and "checkpoint" not in text
+    items = int(re.search(r"makes (\d+) requests", text)[1])
+    assert items >= 100 and f"{items * 4:,} responses of at most 16 tokens" in text
+    assert f": {items * 64:,} tokens at most. On disk it takes up to " in text
+    assert format_bytes(items * 4 * (400 + 16 * 4)) in text
+    _, both = run(capsys, *asked, f"baseline.path={tiny_untied_model}")
+    assert f"makes {2 * items} requests" in both
+    assert both.count("generator 0: core") == 1  # they take turns
+    code, text = run(capsys, "--gpus", "1", "--gpu-gib", "0.01", *asked)
+    assert code == 0 and "generator 0 (1 GPU)" in text, text
+    code, text = run(capsys, "--node-gib", "1", *asked)
+    assert code == 2 and "It would not fit: node 1: " in text and "generator.kv_cache_gib" in text
 
 
 def test_the_disk_that_a_run_takes(capsys, tiny, tiny_model):

@@ -18,7 +18,8 @@ from rlpost.rollout.collector import Collector
 from rlpost.stages.evaluate.answers_file import AnswersFile
 from rlpost.stages.evaluate.job import Evaluation, OpenModel
 from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee
-from rlpost.stages.sampling.generation import Generation, generators_role
+from rlpost.stages.roles import actors_of
+from rlpost.stages.sampling.generation import Generation
 from rlpost.stages.sampling.judged_source import JudgedSource
 from rlpost.tracking.tracker import Trackers
 from rlpost.weights.standing import StandingWeights
@@ -47,9 +48,7 @@ async def boot(plan: EvaluatePlan, run: EvaluationRun) -> AsyncIterator[Evaluati
     Raises:
         UserError: not every generator fits into the cluster.
     """
-    first = plan.examinees[0]  # the engines of the others take the same slots
-    role = generators_role(first.generator, model_path=first.path, device=plan.device)
-    run.session.place(role.actors)
+    run.session.place(actors_of(plan.roles))
     yield Evaluation(
         plan=plan,
         file=run.file,

@@ -49,7 +49,7 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
     find_resume_point(
         directory, CheckpointStore(directory.checkpoints), resume=cfg.resume, resolved=resolved
     )
-    plan: EvaluatePlan = stage.part("plan")(cfg)
+    plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory)
     file = AnswersFile(directory.evaluation, samples=cfg.samples)
     waiting = sum(map(len, open_items(plan, file).values()))
     check_trackers(cfg.tracking)

@@ -17,9 +17,13 @@ from rlpost.data.template_variables import fix_template_variables
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import context_length, locate_model
+from rlpost.models.shape import model_shape
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.evaluate.config import EvaluateConfig
+from rlpost.stages.roles import Role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.generation import generators_role
 from rlpost.stages.sampling.generator_settings import resolve_generator
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.training.settings import TrainerConfig
@@ -51,12 +55,21 @@ class EvaluatePlan:
     sources: tuple[JudgedSource, ...]
     examinees: tuple[Examinee, ...]
 
+    @property
+    def roles(self) -> list[Role]:
+        """The generators of the larger model; those of the other take the same slots."""
+        largest = max(self.examinees, key=lambda each: model_shape(each.path).parameters)
+        return [generators_role(largest.generator, model_path=largest.path, device=self.device)]
 
-def prepare(cfg: EvaluateConfig, *, device: Device | None = None) -> EvaluatePlan:
+
+def prepare(
+    cfg: EvaluateConfig, *, directory: RunDirectory, device: Device | None = None
+) -> EvaluatePlan:
     """Check everything that can be checked without starting anything.
 
     Args:
         cfg: checked by ``check_evaluate``.
+        directory: where the evaluation will live; what it holds changes nothing here.
         device: where models will run; None: what this machine has.
 
     Raises:

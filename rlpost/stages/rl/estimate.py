@@ -3,11 +3,8 @@
 Owns the size of a step. Refuses to own the sum (stages/estimate.py).
 """
 
-from rlpost.stages.estimate import Estimate, add_up
+from rlpost.stages.estimate import Estimate, add_up, response_bytes
 from rlpost.stages.rl.plan import RLPlan
-
-SAMPLE_BYTES = 400  # of a line of rollouts/, without the response
-CHARACTERS_PER_TOKEN = 4
 
 
 def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
@@ -18,8 +15,6 @@ def estimate(plan: RLPlan, *, gpu_bytes: float | None) -> Estimate:
         plan,
         tokens_per_step=rollout.prompts_per_step * plan.sampling.mean_prompt
         + responses * rollout.max_tokens,
-        samples_bytes=responses
-        * steps
-        * (SAMPLE_BYTES + rollout.max_tokens * CHARACTERS_PER_TOKEN),
+        samples_bytes=responses * steps * response_bytes(rollout.max_tokens),
         gpu_bytes=gpu_bytes,
     )

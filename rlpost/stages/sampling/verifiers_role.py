@@ -17,6 +17,13 @@ VERIFIER_BYTES = 0.165 * GIB  # the service
 VERIFIER_WORKER_BYTES = 0.025 * GIB  # each of its workers, before what a judge imports
 
 
+def verifiers_footprint(cluster: JudgedClusterConfig, *, name: str) -> Footprint:
+    """Return the memory of the services and their workers."""
+    workers = cluster.verifier_actors * cluster.verifier_workers
+    size_bytes = cluster.verifier_actors * VERIFIER_BYTES + workers * VERIFIER_WORKER_BYTES
+    return Footprint(process=name, kept={"libraries": size_bytes})
+
+
 def verifiers_role(
     cluster: JudgedClusterConfig,
     verifiers: Mapping[str, VerifierConfig],
@@ -29,11 +36,10 @@ def verifiers_role(
         tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     workers = cluster.verifier_actors * cluster.verifier_workers
-    size_bytes = cluster.verifier_actors * VERIFIER_BYTES + workers * VERIFIER_WORKER_BYTES
     return Role(
         name=name,
         processes=counted(workers, "verifier worker"),
         actors=(),
-        memory=lambda work: [Footprint(process=name, kept={"libraries": size_bytes})],
+        memory=lambda work: [verifiers_footprint(cluster, name=name)],
         spawn=partial(spawn_verifiers, cfg=cluster, configs=verifiers, decode=decode),
     )

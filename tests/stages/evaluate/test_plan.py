@@ -9,6 +9,7 @@ from rlpost.errors import DataError, UserError
 from rlpost.stages.evaluate.answers_file import AnswersFile
 from rlpost.stages.evaluate.job import open_items
 from rlpost.stages.evaluate.plan import prepare
+from rlpost.stages.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def plan(tmp_path, tiny_model):
         cfg, _ = compose_stage(
             [f"model.path={tiny_model}", "max_tokens=8", *overrides], stage="evaluate"
         )
-        return prepare(cfg)
+        return prepare(cfg, directory=RunDirectory(root=tmp_path / "run"))
 
     return make
 

@@ -29,7 +29,7 @@ def plan(tiny_model, tmp_path):
         ],
         stage="evaluate",
     )
-    return prepare(cfg)
+    return prepare(cfg, directory=RunDirectory(root=tmp_path / "run"))
 
 
 @pytest.fixture
