@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlpost.data.records import Record
+from rlpost.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +45,10 @@ class Example:
     def __len__(self) -> int:
         """Tokens of the sequence."""
         return len(self.ids)
+
+
+class RowTooLong(DataError):
+    """A row has more tokens than may be used; found before it was tokenized."""
 
 
 class ExampleEncoder(Protocol):

@@ -18,13 +18,14 @@ from rlpost.data.conversation.segments import added_tokens
 from rlpost.data.conversation.shown import text_parts
 from rlpost.data.conversation.stops import Stops
 from rlpost.data.conversation.text import text_example
+from rlpost.data.conversation.text_bound import TextBound
 from rlpost.data.conversation.truncation import truncated
 from rlpost.data.conversation.turn import TurnEncoder
 from rlpost.data.conversation.whole import whole_conversation
 from rlpost.data.example import Example
 from rlpost.data.messages import Messages
 from rlpost.data.records import Completion, Content, Conversation, Record
-from rlpost.data.template import ChatTokenizer, require_tools
+from rlpost.data.template import ChatTokenizer, rendered_text, require_tools
 from rlpost.errors import DataError
 
 _VERSION = 1  # changes whenever the same record would get other tokens or another mask
@@ -38,6 +39,8 @@ class ConversationEncoder:
         train_on: each answer of the assistant, only the last, or every token but the first.
         truncate_to: an example with more tokens loses the answers that end behind this bound;
             None: examples may have any length.
+        refuse_above: a text that is sure to have more tokens is refused before it is tokenized;
+            None: none is.
         stop_ids: tokens at which generation stops besides the tokenizer's end-of-sequence token,
             such as those of ``eos_token_id`` in generation_config.json.
 
@@ -53,11 +56,13 @@ class ConversationEncoder:
         *,
         train_on: TrainOn | str = TrainOn.assistant,
         truncate_to: int | None = None,
+        refuse_above: int | None = None,
         stop_ids: Sequence[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._train_on = TrainOn(train_on)
         self._truncate_to = truncate_to
+        self._bound = TextBound(tokenizer=tokenizer, max_tokens=refuse_above)
         bos = tokenizer.bos_token_id
         self._bos_text = None if bos is None else decoded(tokenizer, [bos])
         self._stops = Stops(tokenizer, stop_ids)
@@ -76,12 +81,15 @@ class ConversationEncoder:
         """Return the examples of one record: one, or one for each answer that needs its own.
 
         Raises:
+            RowTooLong: it is sure to have more than ``refuse_above`` tokens.
             DataError: the record cannot be encoded with a mask that is known to be right, or has no
                 answer that ends within ``truncate_to`` tokens.
         """
         assert isinstance(record, Conversation | Completion), type(record)
         if self._tokenizer.chat_template is None:
             whole = self._train_on is TrainOn.all
+            for text in _plain_texts(record):
+                self._bound.require(text, address=record.address)
             examples = [text_example(self._tokenizer, record, stops=self._stops, whole=whole)]
         else:
             examples = self._chat(record)
@@ -98,6 +106,7 @@ class ConversationEncoder:
         marked, first = _conversation(record)
         chosen = trained_messages(marked, train_on=self._train_on, first=first, address=address)
         messages = without_marks(marked)
+        self._require_fits(messages[: chosen[-1] + 1], record)
         prompt = messages[: max(chosen[-1], 1)]
         require_tools(self._tokenizer, prompt, record.tools, address=address)
         self._require_no_bos(messages, address=address)
@@ -125,6 +134,18 @@ class ConversationEncoder:
         )
         return Example(ids=joined.ids, trained=joined.trained, address=record.address)
 
+    def _require_fits(self, messages: Messages, record: Conversation | Completion) -> None:
+        """Refuse what is sure to be too long; a template may drop a part of a message."""
+        if self._bound.may_exceed(part for each in messages for _, part in text_parts(each)):
+            text = rendered_text(
+                self._tokenizer,
+                messages,
+                record.tools,
+                address=record.address,
+                add_generation_prompt=False,
+            )
+            self._bound.require(text, address=record.address)
+
     def _require_no_bos(self, messages: Messages, *, address: str) -> None:
         bos = self._bos_text
         for index, message in enumerate(messages):
@@ -141,6 +162,13 @@ def _conversation(record: Conversation | Completion) -> tuple[Messages, int]:
         return [dict(each) for each in record.messages], 0
     prompt = _messages(record.prompt, role="user")
     return [*prompt, *_messages(record.completion, role="assistant")], len(prompt)
+
+
+def _plain_texts(record: Conversation | Completion) -> list[str]:
+    """Return the texts of a record for a model without a chat template; none if it has others."""
+    if isinstance(record, Conversation):
+        return []
+    return [each for each in (record.prompt, record.completion) if isinstance(each, str)]
 
 
 def _messages(content: Content, *, role: str) -> Messages:

@@ -32,6 +32,8 @@ class PairEncoder:
         tokenizer: a transformers tokenizer.
         truncate_to: a side with more tokens loses the answers that end behind this bound; None:
             sides may have any length.
+        refuse_above: a side that is sure to have more tokens is refused before it is tokenized;
+            None: none is.
         stop_ids: tokens at which generation stops; see ``ConversationEncoder``.
         margin_column: the column that says by how much the chosen side is better, which becomes
             its label; None: pairs have no labels.
@@ -47,10 +49,13 @@ class PairEncoder:
         tokenizer: ChatTokenizer,
         *,
         truncate_to: int | None = None,
+        refuse_above: int | None = None,
         stop_ids: Sequence[int] = (),
         margin_column: str | None = None,
     ) -> None:
-        self._sides = _CompletionEncoder(tokenizer, truncate_to=truncate_to, stop_ids=stop_ids)
+        self._sides = _CompletionEncoder(
+            tokenizer, truncate_to=truncate_to, refuse_above=refuse_above, stop_ids=stop_ids
+        )
         self._margin_column = margin_column
         self.fingerprint = encoder_identity(
             tokenizer, sides=self._sides.fingerprint, version=_VERSION, margin=margin_column
@@ -91,9 +96,14 @@ class JudgedEncoder:
         tokenizer: ChatTokenizer,
         *,
         truncate_to: int | None = None,
+        refuse_above: int | None = None,
         stop_ids: Sequence[int] = (),
     ) -> None:
-        options = {"truncate_to": truncate_to, "stop_ids": stop_ids}
+        options = {
+            "truncate_to": truncate_to,
+            "refuse_above": refuse_above,
+            "stop_ids": stop_ids,
+        }
         self._sides = _CompletionEncoder(tokenizer, **options)  # type: ignore[arg-type]
         self._pairs = PairEncoder(tokenizer, **options)  # type: ignore[arg-type]
         self.fingerprint = encoder_identity(
@@ -117,10 +127,19 @@ class _CompletionEncoder:
     """Encodes one completion of a prompt to one example with all its answers trained."""
 
     def __init__(
-        self, tokenizer: ChatTokenizer, *, truncate_to: int | None, stop_ids: Sequence[int]
+        self,
+        tokenizer: ChatTokenizer,
+        *,
+        truncate_to: int | None,
+        refuse_above: int | None,
+        stop_ids: Sequence[int],
     ) -> None:
         self._encoder = ConversationEncoder(
-            tokenizer, train_on=TrainOn.assistant, truncate_to=truncate_to, stop_ids=stop_ids
+            tokenizer,
+            train_on=TrainOn.assistant,
+            truncate_to=truncate_to,
+            refuse_above=refuse_above,
+            stop_ids=stop_ids,
         )
         self.fingerprint = self._encoder.fingerprint
 

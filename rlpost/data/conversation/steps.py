@@ -31,6 +31,8 @@ class StepwiseEncoder:
     Args:
         tokenizer: a transformers tokenizer.
         truncate_to: steps that end behind this bound are left out; None: any length.
+        refuse_above: a solution that is sure to have more tokens is refused before it is tokenized;
+            None: none is.
         stop_ids: tokens at which generation stops; see ``ConversationEncoder``.
         separator: text between two steps.
 
@@ -45,13 +47,14 @@ class StepwiseEncoder:
         tokenizer: ChatTokenizer,
         *,
         truncate_to: int | None = None,
+        refuse_above: int | None = None,
         stop_ids: Sequence[int] = (),
         separator: str = "\n",
     ) -> None:
         self._tokenizer = tokenizer
         self._truncate_to = truncate_to
         self._separator = separator
-        self._encoder = ConversationEncoder(tokenizer, stop_ids=stop_ids)
+        self._encoder = ConversationEncoder(tokenizer, refuse_above=refuse_above, stop_ids=stop_ids)
         self.fingerprint = encoder_identity(
             tokenizer,
             whole=self._encoder.fingerprint,

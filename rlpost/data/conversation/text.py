@@ -18,6 +18,7 @@ from rlpost.data.conversation.continuation import continued, decoded
 from rlpost.data.conversation.identity import encoder_identity
 from rlpost.data.conversation.shown import require_readable
 from rlpost.data.conversation.stops import Stops
+from rlpost.data.conversation.text_bound import TextBound
 from rlpost.data.encoder import automatic_bos
 from rlpost.data.example import Example
 from rlpost.data.records import Completion, Conversation, Document, Record
@@ -32,6 +33,8 @@ class DocumentEncoder:
 
     Args:
         tokenizer: a transformers tokenizer.
+        refuse_above: a document that is sure to have more tokens is refused before it is tokenized;
+            None: none is.
 
     Raises:
         UserError: it has no end-of-sequence token.
@@ -39,8 +42,9 @@ class DocumentEncoder:
 
     accepts: ClassVar[tuple[type[Record], ...]] = (Document,)
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, *, refuse_above: int | None = None) -> None:
         self._tokenizer = tokenizer
+        self._bound = TextBound(tokenizer=tokenizer, max_tokens=refuse_above)
         self._eos = end_of_sequence(tokenizer)
         self._before = automatic_bos(tokenizer)
         self.fingerprint = encoder_identity(tokenizer, kind="document", version=_VERSION)
@@ -49,10 +53,12 @@ class DocumentEncoder:
         """Return one example.
 
         Raises:
+            RowTooLong: it is sure to have more than ``refuse_above`` tokens.
             DataError: the document is empty, or the tokenizer refuses it.
         """
         assert isinstance(record, Document), type(record)
         _require_text(record.text, "document", record.address)
+        self._bound.require(record.text, address=record.address)
         ids = tokens(self._tokenizer, record.text, address=record.address)
         if ids[:1] != self._before:
             ids = [*self._before, *ids]

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from rlpost.data.example import Example, ExampleEncoder
+from rlpost.data.example import Example, ExampleEncoder, RowTooLong
 from rlpost.data.formats.reader import RecordReader
 from rlpost.data.rows import Row, RowBlock
 from rlpost.data.sources.load import admitted
@@ -50,6 +50,7 @@ class RowEncoding:
         """Encode the rows of a block.
 
         Raises:
+            RowTooLong: a row has too many tokens, and such rows are an error.
             DataError: the source as a whole cannot be read.
         """
         rows: list[_EncodedRow] = []
@@ -59,6 +60,8 @@ class RowEncoding:
                 if isinstance(row, DataError):
                     raise row
                 rows.append(self._row(row))
+            except RowTooLong:
+                raise  # which data.on_bad_row does not decide about
             except DataError as error:
                 skipped.append(str(error))
         return EncodedBlock.of(rows, skipped=[each.removeprefix(self.place) for each in skipped])

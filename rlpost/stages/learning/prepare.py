@@ -82,6 +82,18 @@ class Foundation:
             return None
         return min(self.longest, self.cfg.data.max_tokens or self.longest)
 
+    def refuse_above(self, *, bounded: bool = True) -> int | None:
+        """Return above how many tokens an encoder refuses a row at once; None: it does not.
+
+        ``bounded`` is that of ``load``.
+        """
+        data = self.cfg.data
+        if data.on_long is not OnLong.error:
+            return None
+        if not bounded:
+            return data.max_tokens
+        return min(self.longest, data.max_tokens or self.longest)
+
     def load(
         self,
         encoder: ExampleEncoder,

@@ -72,6 +72,7 @@ def prepare(
     encoder = encoder_of(
         base.policy.tokenizer,
         truncate_to=base.truncate_to,
+        refuse_above=base.refuse_above(),
         stop_ids=stop_token_ids(base.policy.directory),
     )
     cfg, splits = base.load(encoder, measured=partial(measured_names, judged=cfg.is_judged))

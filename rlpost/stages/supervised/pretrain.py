@@ -41,7 +41,8 @@ def prepare(
             f"see, got {size}"
         )
     names = partial(measured_names, "pretrain")
-    cfg, splits = base.load(DocumentEncoder(tokenizer), measured=names, bounded=False)
+    encoder = DocumentEncoder(tokenizer, refuse_above=base.refuse_above(bounded=False))
+    cfg, splits = base.load(encoder, measured=names, bounded=False)
     first = automatic_bos(tokenizer)
     return LikelihoodPlan.of(
         base,

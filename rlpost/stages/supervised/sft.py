@@ -36,6 +36,7 @@ def prepare(
         base.policy.tokenizer,
         train_on=cfg.data.train_on,
         truncate_to=base.truncate_to,
+        refuse_above=base.refuse_above(),
         stop_ids=stop_token_ids(base.policy.directory),
     )
     cfg, splits = base.load(encoder, measured=partial(measured_names, "sft"))
