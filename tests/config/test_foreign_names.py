@@ -184,6 +184,11 @@ def test_a_name_with_two_answers_is_our_bug():
         ("sft", "train_file", "it is called data.train here"),
         ("sft", "template", "chat_template.jinja"),
         ("sft", "eval_strategy", "data.heldout or data.heldout_fraction"),
+        ("sft", "ref_model", "the reference is the model that the run starts from"),
+        ("preference", "dpo_beta", "it is called loss.beta here"),
+        ("preference", "cpo_alpha", "it is called loss.alpha here"),
+        ("preference", "ref_model", "it is called reference.path here"),
+        ("preference", "loss_type", "it is called loss here"),
         ("pretrain", "block_size", "it is called data.window here"),
         ("pretrain", "max_seq_length", "it is called data.max_tokens here"),
         ("pretrain", "output_dir", "it is called run.dir here"),
@@ -193,7 +198,7 @@ def test_answers_of_supervised_stages(stage, name, answer):
     assert answer in unknown_option(name, stage=stage)
 
 
-@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+@pytest.mark.parametrize("stage", ["sft", "pretrain", "preference"])
 def test_no_answer_names_an_option_that_the_stage_lacks(stage):
     known = {*known_keys(stage), *STAGES[stage].groups}
     own, general = tables_of(stage)
@@ -204,6 +209,6 @@ def test_no_answer_names_an_option_that_the_stage_lacks(stage):
 
 def test_every_name_for_supervised_stages_leads_somewhere():
     every = foreign_names("foreign_names_supervised").renamed
-    assert {name for stage in ("sft", "pretrain") for name in tables_of(stage)[0].renamed} == {
-        *every
-    }
+    assert {
+        name for stage in ("sft", "pretrain", "preference") for name in tables_of(stage)[0].renamed
+    } == {*every}
