@@ -22,6 +22,7 @@ PAGES = (
     "README.md",
     "docs/data.md",
     "docs/evaluation.md",
+    "docs/ladder.md",
     "docs/preference.md",
     "docs/running.md",
     "docs/supervised.md",
