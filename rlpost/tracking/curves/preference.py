@@ -12,7 +12,7 @@ _LEARNS = CurveSection(
     help="The held-out accuracy is the number a run is for; the margin shows how strongly.",
     panels=(
         Panel(
-            title="Held-out accuracy",
+            title="Held-out accuracy of preferences",
             unit="share of pairs, or of judged completions",
             help="How often the chosen completion has the higher reward; a tie counts one half.",
             pattern=r"preference/heldout_accuracy(?:/(.+))?",
@@ -20,7 +20,7 @@ _LEARNS = CurveSection(
             wide=True,
         ),
         Panel(
-            title="Held-out margin",
+            title="Held-out margin of preferences",
             unit="reward",
             help="Reward of the chosen completion less that of the rejected one, by source.",
             pattern=r"preference/heldout_margin(?:/(.+))?",
@@ -32,14 +32,14 @@ _LEARNS = CurveSection(
             pattern=r"preference/heldout_loss(?:/(.+))?",
         ),
         Panel(
-            title="Accuracy of the step",
+            title="Accuracy of preferences",
             unit="share of pairs, or of judged completions",
             help="On each step's batch, before its update.",
             curves={"rewards/accuracies": "accuracy"},
             range01=True,
         ),
         Panel(
-            title="Rewards",
+            title="Rewards of preferences",
             unit="beta x log-ratio",
             help=(
                 "Of chosen and rejected completions. Both may fall while the margin grows: the "

@@ -83,6 +83,9 @@ LIKE = (  # what a pattern stands for
     "sft/heldout_perplexity/code",
     "pretrain/heldout_loss/code",
     "pretrain/heldout_perplexity/code",
+    "preference/heldout_accuracy/code",
+    "preference/heldout_loss/code",
+    "preference/heldout_margin/code",
 )
 
 
