@@ -9,7 +9,7 @@ names its source.
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -101,21 +101,19 @@ class Mixture:
             taken += corpora[source].examples(row, uid=uid)
         return taken
 
-    def ahead(self, num_rows: int) -> list[list[Example]]:
-        """Return the rows among the first draws of all, each once, without drawing them.
+    def ahead(self, num_rows: int) -> Iterator[list[Example]]:
+        """Yield the rows among the first draws of all, each once, without drawing them.
 
         Each is the list of its examples, whose uid is that of its first draw.
         """
         chooser, corpora = _Chooser(self._chooser.weights), list(self.corpora.values())
         orders = [copy.copy(order) for order in self._orders]
-        found = []
         for _ in range(num_rows):
             source, drawn = chooser.next()
             if drawn < len(corpora[source]):
                 _, row = orders[source].at(drawn)
                 uid = f"{corpora[source].name}:0:{row}"
-                found.append(corpora[source].examples(row, uid=uid))
-        return found
+                yield corpora[source].examples(row, uid=uid)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and the identity of the data, as JSON data."""

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +90,7 @@ class PrecomputedReference:
 
     path: Path
     identity: Mapping[str, Any]  # of rows and reference; a file of another one is not read
+    tokens_per_call: int = TOKENS_PER_CALL
     _found: dict[Key, np.ndarray] = field(default_factory=dict)
 
     async def logprobs(self, packed: Packed, examples: Sequence[Example]) -> ByPlace:
@@ -104,7 +105,7 @@ class PrecomputedReference:
         packer: ResponsePacker,
         progress: Callable[[str], None],
     ) -> None:
-        """Compute what the file lacks of ``rows``, and write the file.
+        """Compute what the file lacks of ``rows``, and write the file, also on the way.
 
         Args:
             rows: the examples of each row that will be needed, with uids.
@@ -116,20 +117,26 @@ class PrecomputedReference:
             OSError: the file cannot be written.
         """
         self._found = self._read()
-        missing = [row for row in rows if keys_of(row)[0] not in self._found]
-        if not missing:
-            return
-        done = 0
-        for part in in_parts(missing):
+        done = written = 0
+        for part in self._parts(rows):
             examples = [each for row in part for each in row]
             packed = packer.to_score(examples)
             answers = packed.by_item(await score(packed.batches))
             for place, key in enumerate(keys_of(examples)):
                 self._found[key] = answers[place]
             done += len(part)
-            progress(f"reference log-probs of {done} of {len(missing)} rows")
-        log.info("the reference's log-probs of %d rows were computed", len(missing))
-        self._write()
+            progress(f"reference log-probs of {done} rows")
+            if done >= 2 * written:  # whoever is killed loses at most half; all writes cost two
+                self._write()
+                written = done
+        if done > written:
+            self._write()
+        if done:
+            log.info("the reference's log-probs of %d rows were computed", done)
+
+    def _parts(self, rows: Iterable[Sequence[Example]]) -> Iterator[list[Sequence[Example]]]:
+        missing = (row for row in rows if keys_of(row)[0] not in self._found)
+        return in_parts(missing, tokens_per_call=self.tokens_per_call)
 
     def _read(self) -> dict[Key, np.ndarray]:
         try:
@@ -176,12 +183,15 @@ class PrecomputedReference:
         fsync_path(self.path.parent)
 
 
-def in_parts(rows: Sequence[Sequence[Example]]) -> Iterable[list[Sequence[Example]]]:
+def in_parts(
+    rows: Iterable[Sequence[Example]], *, tokens_per_call: int = TOKENS_PER_CALL
+) -> Iterator[list[Sequence[Example]]]:
+    """Yield rows in lists of about so many tokens, with one row at least in each."""
     part: list[Sequence[Example]] = []
     size = 0
     for row in rows:
         tokens = sum(map(len, row))
-        if part and size + tokens > TOKENS_PER_CALL:
+        if part and size + tokens > tokens_per_call:
             yield part
             part, size = [], 0
         part.append(row)

@@ -75,6 +75,25 @@ async def test_a_longer_run_asks_for_the_rows_that_it_lacks(tmp_path):
     }  # fmt: skip
 
 
+async def test_a_killed_computation_goes_on_where_it_was(tmp_path):
+    path, scorer = tmp_path / "reference.npz", Scorer()
+    rows = [row(number) for number in range(3, 9)]
+
+    async def dying(batches):
+        if scorer.asked == 4:
+            raise KeyboardInterrupt
+        return await scorer(batches)
+
+    reference = PrecomputedReference(path=path, identity={"rows": "x"}, tokens_per_call=1)
+    with pytest.raises(KeyboardInterrupt):
+        await reference.complete(rows, score=dying, packer=PACKER, progress=lambda what: None)
+    mended = await complete(path, rows, scorer)
+    assert scorer.asked == 6  # 1, 2 and 4 rows were written
+    assert await said(mended, row(3), row(8)) == {
+        0: [1.5], 1: [3.0, 3.0], 2: [4.0], 3: [8.0, 8.0],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "other rows", "text"])
 async def test_a_file_that_cannot_be_trusted_is_computed_again(tmp_path, harm):
     path, scorer = tmp_path / "reference.npz", Scorer()
