@@ -27,20 +27,12 @@ GRADE = """
 def small(prompts, completions, **columns):
     return [sum(w == w.lower() for w in c.split()) / max(1, len(c.split())) for c in completions]
 """
-SETS = {"reward": "pairs:consistency", "steps": "steps:solutions"}
-# What differs from the options that all runs have; scales of gradients differ between losses.
-LOSSES: dict[str, tuple[str, ...]] = {
-    "dpo": (),
-    "ipo": (),
-    "kto": ("data.train=judged:lowercase", "data.heldout=judged:lowercase"),
-    "orpo": (),
-    "simpo": (),
-    "cpo": (),
-    "cdpo": ("loss.label_smoothing=0.1",),
-    "robust": ("loss.label_smoothing=0.1",),
-    "hinge": (),
-    "rpo": (),
+REWARD_MODELS = {
+    "reward": ("loss=bradley_terry", "data.train=pairs:consistency"),
+    "steps": ("loss=step", "data.train=steps:solutions"),
 }
+LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "cdpo", "robust", "hinge", "rpo")
+SIZES = ("data.size=640", "data.heldout_size=300", "examples_per_step=16")
 HEADER = (
     "run",
     "held-out accuracy",
@@ -54,12 +46,12 @@ HEADER = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=[*SETS, *LOSSES, "online"])
+    parser.add_argument("what", choices=[*REWARD_MODELS, *LOSSES, "online"])
     parser.add_argument("--dir", type=Path, default=Path("runs/preference"))
     parser.add_argument("--overrides", nargs="*", default=[], help="hydra overrides of training")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
-    if args.what in SETS:
+    if args.what in REWARD_MODELS:
         rows = [reward_model(args)]
     elif args.what == "online":
         rows = [online(args), offline(args, "dpo", name="offline")]
@@ -74,7 +66,7 @@ def reward_model(args: argparse.Namespace) -> list[str]:
     """Learn to score answers, or steps."""
     run = args.dir / args.what
     minutes = rlpost(
-        *("reward", f"data.train={SETS[args.what]}", "data.size=960"),
+        *("reward", *REWARD_MODELS[args.what], "data.size=960", "data.heldout_size=320"),
         *("examples_per_step=16", "trainer.steps=60", "trainer.lr=5e-5", "evaluation.every=20"),
         *(f"run.dir={args.dir}", f"run.name={run.name}", *args.overrides),
     )
@@ -83,11 +75,11 @@ def reward_model(args: argparse.Namespace) -> list[str]:
 
 def offline(args: argparse.Namespace, loss: str, *, name: str) -> list[str]:
     """Learn a behaviour from pairs, or from judged answers."""
-    run = args.dir / name
+    run, rows = args.dir / name, "judged" if loss == "kto" else "pairs"
     minutes = rlpost(
-        *("preference", f"loss={loss}", "data.train=pairs:lowercase", "data.size=640"),
-        *("examples_per_step=16", "trainer.steps=40", "trainer.lr=2e-5", "evaluation.every=20"),
-        *(f"run.dir={args.dir}", f"run.name={run.name}", *LOSSES[loss], *args.overrides),
+        *("preference", f"loss={loss}", f"data.train={rows}:lowercase", *SIZES),
+        *("evaluation.every=20", "trainer.steps=40", "trainer.lr=1e-5"),
+        *(f"run.dir={args.dir}", f"run.name={run.name}", *args.overrides),
     )
     return [name, accuracies(run), *behaviour(run), f"{minutes:.1f}"]
 
@@ -97,12 +89,13 @@ def online(args: argparse.Namespace) -> list[str]:
     run, judge = args.dir / "online", args.dir / "small.py"
     judge.write_text(GRADE)
     minutes = rlpost(
-        *("preference", "loss=dpo", "data.online=true", "data.train=pairs:lowercase"),
-        *("data.size=640", "verifier=function", f"verifier.path={judge}:small"),
-        *("trainer.steps=40", "trainer.lr=2e-5", "rollout.max_tokens=32"),
+        *("preference", "loss=dpo", "data.online=true", "data.train=pairs:lowercase", *SIZES),
+        *("verifier=function", f"verifier.path={judge}:small"),
+        *("rollout.group_size=4", "rollout.max_tokens=32"),
+        *("evaluation.every=40", "trainer.steps=40", "trainer.lr=1e-5"),
         *(f"run.dir={args.dir}", f"run.name={run.name}", *args.overrides),
     )
-    return ["online", accuracies(run), *behaviour(run), f"{minutes:.1f}"]
+    return [run.name, "", *behaviour(run), f"{minutes:.1f}"]
 
 
 def behaviour(run: Path) -> list[str]:
