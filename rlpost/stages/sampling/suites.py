@@ -15,6 +15,8 @@ from rlpost.cluster.session import Device
 from rlpost.cluster.trained import MakeSender
 from rlpost.cluster.verifiers import RemoteVerifiers
 from rlpost.data.dataset import DataConfig, PromptDataset
+from rlpost.data.encoder import PromptTooLong
+from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
 from rlpost.models.locate import context_length
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
@@ -98,9 +100,7 @@ def plan_suites(
     )
     return SuitesPlan(
         sources=sources,
-        prompts={
-            each.name: load_prompts(each, policy.tokenizer, longest=longest) for each in sources
-        },
+        prompts={each.name: _items(each, policy.tokenizer, longest=longest) for each in sources},
         generator=generator,
         roles=(generators_role(generator, model_path=policy.path, device=device), *judges),
         make_sender=sender_factory(
@@ -115,6 +115,16 @@ def plan_suites(
             for name in measured_names(source.name, samples=evaluation.samples)
         ),
     )
+
+
+def _items(source: JudgedSource, tokenizer: Any, *, longest: int) -> PromptDataset:
+    try:
+        return load_prompts(source, tokenizer, longest=longest)
+    except PromptTooLong as error:
+        raise UserError(
+            f"evaluation.max_tokens leaves {longest} tokens for an item of {source.name}, and that "
+            f"is too little ({error.args[0].partition(';')[0]}); lower evaluation.max_tokens"
+        ) from error
 
 
 class SuiteEngines:

@@ -58,7 +58,7 @@ def test_the_best_checkpoint_may_be_that_of_a_suite(planned):
     ("overrides", "words"),
     [
         (["evaluation.max_tokens=512"], "evaluation.max_tokens must leave room for a prompt"),
-        (["evaluation.max_tokens=500"], "tokens"),
+        (["evaluation.max_tokens=500"], r"leaves 12 tokens .*; lower evaluation.max_tokens"),
         (["evaluation.suite_every=100"], "set evaluation.every=100"),
         (["generator.max_model_len=100000"], "generator.max_model_len must be at most"),
     ],
