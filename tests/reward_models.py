@@ -25,6 +25,22 @@ def build_reward_model(directory: Path, base: Path, *, seed: int = 0) -> Path:
     return directory
 
 
+def build_step_model(directory: Path, base: Path, *, num_labels: int = 2, seed: int = 0) -> Path:
+    """Write ``base`` as a token classifier with a random head."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(
+        base, num_labels=num_labels, dtype=torch.float32
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for param in model.score.parameters():
+            param.normal_(std=0.3)
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(base).save_pretrained(directory)
+    return directory
+
+
 def load_plain_classifier(path):
     """The model as transformers gives it, in float32."""
     from transformers import AutoModelForSequenceClassification

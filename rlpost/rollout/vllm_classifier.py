@@ -11,6 +11,7 @@ from typing import Any
 
 from rlpost.network import LOOPBACK, use_interface_to
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.reward.reader import ReadResponse
 from rlpost.training.reward.settings import RewardModelConfig
 
 CPU_CACHE_GIB = 1  # the least that vLLM takes; a classifier keeps nothing between requests
@@ -59,17 +60,17 @@ class VllmClassifier:
         """Stay: what vLLM has reserved it keeps."""
         return 0
 
-    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Score sequences that fit the model's context, in order: logits, no sigmoid."""
-        if not sequences:  # none that the model can read
+    def scores(self, readings: Sequence[ReadResponse]) -> list[list[float]]:
+        """Score the ends of sequences that fit the model's context: logits, no sigmoid."""
+        if not readings:  # none that the model can read
             return []
         from vllm import PoolingParams
         from vllm.inputs import TokensPrompt
 
         outputs = self._llm.encode(
-            [TokensPrompt(prompt_token_ids=list(sequence)) for sequence in sequences],
+            [TokensPrompt(prompt_token_ids=list(reading.ids)) for reading in readings],
             pooling_params=PoolingParams(use_activation=False),
             pooling_task="classify",
             use_tqdm=False,
         )
-        return [float(output.outputs.data.item()) for output in outputs]
+        return [[float(output.outputs.data.item())] for output in outputs]

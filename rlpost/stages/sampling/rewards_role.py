@@ -35,7 +35,7 @@ def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, st
         field = f"reward_models.{name}.path"
         path = locate_model(reward.path)
         ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
-        check_reward_model(path, field=field)
+        check_reward_model(path, reward, field=field)
         paths[name] = path
     return paths
 

@@ -1,23 +1,27 @@
-"""A sequence classifier in transformers: token ids in, one score each out.
+"""A classifier of sequences or of tokens in transformers: token ids in, scores out.
 
 Owns loading, padding and batching. Refuses to own what is read (scorer.py). Invariant: a
 sequence's score does not depend on what it is batched with.
 
-Pad handling: sequences are padded on the right with an attention mask, and the score is read
-at the last *real* token by length. transformers' own pooling looks for the last id that
+Pad handling: sequences are padded on the right with an attention mask, and scores are read at
+places that are counted from the left. transformers' own pooling looks for the last id that
 differs from ``config.pad_token_id``: it refuses batches without one, and where the
 end-of-sequence token is the pad token it reads the token before it.
 
-Legend: S sequences of one batch, T tokens of the longest.
+Legend: S sequences of one batch, T tokens of the longest, N scores of all of them.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.training.model.classifier_heads import is_classifier, score_of_logits
 from rlpost.training.parking import Parking
 from rlpost.training.precision import compute_device, resolve_dtype
+from rlpost.training.reward.reader import ReadResponse
 from rlpost.training.reward.settings import RewardModelConfig
 
 
@@ -29,12 +33,14 @@ class Classifier:
     """
 
     def __init__(self, cfg: RewardModelConfig, *, model_path: str) -> None:
-        from transformers import AutoModelForSequenceClassification
+        import transformers
 
         torch.set_num_threads(cfg.num_threads())
         self._max_tokens = cfg.max_tokens_per_batch
         self._device = compute_device()
-        model = AutoModelForSequenceClassification.from_pretrained(
+        self._of_tokens = is_classifier(model_path, kind=ModelKind.process)
+        auto = f"AutoModelFor{'Token' if self._of_tokens else 'Sequence'}Classification"
+        model = getattr(transformers, auto).from_pretrained(
             model_path, dtype=resolve_dtype(cfg.dtype)
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
@@ -44,35 +50,40 @@ class Classifier:
         self._pad = 0 if pad is None else pad
 
     @torch.no_grad()
-    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Score sequences that fit the model's context, in order."""
+    def scores(self, readings: Sequence[ReadResponse]) -> list[list[float]]:
+        """Score what fits the model's context: for each, one number at each of its ends."""
         self._parking.wake()
-        scores = [0.0] * len(sequences)
-        lengths = [len(sequence) for sequence in sequences]
+        scores: list[list[float]] = [[] for _ in readings]
+        lengths = [len(reading.ids) for reading in readings]
         for indices in batches_by_length(lengths, max_tokens=self._max_tokens):
-            found_S = self._score_batch([sequences[i] for i in indices])
-            for index, score in zip(indices, found_S.tolist(), strict=True):
-                scores[index] = score
+            together = [readings[i] for i in indices]
+            found = iter(self._score_batch(together).tolist())
+            for index, reading in zip(indices, together, strict=True):
+                scores[index] = list(islice(found, len(reading.ends)))
         return scores
 
     def sleep(self) -> int:
         """Move the weights out of memory until the next call; returns their bytes."""
         return self._parking.park()
 
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        lengths_S = torch.tensor([len(s) for s in sequences], device=self._device)
+    def _score_batch(self, readings: Sequence[ReadResponse]) -> Tensor:
+        """Return the scores (N,) of all sequences, one sequence's after the other's."""
+        lengths_S = torch.tensor([len(reading.ids) for reading in readings], device=self._device)
         longest = int(lengths_S.max())
-        ids_ST = torch.full((len(sequences), longest), self._pad, device=self._device)
-        for row, sequence in zip(ids_ST, sequences, strict=True):
-            row[: len(sequence)] = torch.as_tensor(sequence, device=self._device)
+        ids_ST = torch.full((len(readings), longest), self._pad, device=self._device)
+        for row, reading in zip(ids_ST, readings, strict=True):
+            row[: len(reading.ids)] = torch.as_tensor(reading.ids, device=self._device)
         mask_ST = torch.arange(longest, device=self._device) < lengths_S[:, None]
         inputs = {"input_ids": ids_ST, "attention_mask": mask_ST.long()}
+        rows = [row for row, reading in enumerate(readings) for _ in reading.ends]
+        ends = [end for reading in readings for end in reading.ends]
+        if self._of_tokens:
+            return score_of_logits(self._model(**inputs).logits[rows, ends].float())
         head = getattr(self._model, "score", None)
         if head is None:  # an encoder, which reads its first token: no pooling by length
             return self._model(**inputs).logits.float().squeeze(-1)
         hidden_STE = self._model.base_model(**inputs, use_cache=False).last_hidden_state
-        rows_S = torch.arange(len(sequences), device=self._device)
-        return head(hidden_STE[rows_S, lengths_S - 1]).float().squeeze(-1)
+        return head(hidden_STE[rows, ends]).float().squeeze(-1)
 
 
 def batches_by_length(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:

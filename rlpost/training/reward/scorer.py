@@ -1,4 +1,4 @@
-"""A frozen reward model: sequences in, one score each out.
+"""A frozen reward model: responses in, one score each out.
 
 Owns verdicts. Refuses to own the model (classifier.py, rollout/vllm_classifier.py), what it
 reads (reader.py), weights and normalisation (cluster/reward.py). Stateless and
@@ -10,18 +10,21 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from rlpost.data.conversation.step_ends import STEP_SEPARATOR
 from rlpost.errors import DataError, UserError
+from rlpost.models.directory.config_file import ModelKind
+from rlpost.training.model.classifier_heads import is_classifier
 from rlpost.training.reward.classifier import Classifier
-from rlpost.training.reward.reader import RewardReader, RewardSample
-from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
+from rlpost.training.reward.reader import ReadResponse, RewardReader, RewardSample
+from rlpost.training.reward.settings import RewardEngine, RewardModelConfig, StepReduction
 from rlpost.types import Verdict
 
 
 class ScoringEngine(Protocol):
-    """Computes scores; a sequence's does not depend on what it is batched with."""
+    """Computes scores; a sequence's do not depend on what it is batched with."""
 
-    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Score sequences of token ids that fit the model's context, in order."""
+    def scores(self, readings: Sequence[ReadResponse]) -> list[list[float]]:
+        """Score token ids that fit the model's context, each at its ends, in order."""
 
     def sleep(self) -> int:
         """Leave memory until the next call, if it can; returns the bytes."""
@@ -37,7 +40,7 @@ class RewardScorer:
         name: of its verdicts; errors call ``cfg`` by ``reward_models.<name>``.
 
     Raises:
-        UserError: there is no sequence classifier with one label and a tokenizer.
+        UserError: there is no classifier that gives one number, or no tokenizer.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class RewardScorer:
 
         self._name, self._path = name, model_path
         field = f"reward_models.{name}.path"
-        check_reward_model(model_path, field=field)
+        check_reward_model(model_path, cfg, field=field)
+        of_tokens = is_classifier(model_path, kind=ModelKind.process)
         try:
             self._engine = _engine(cfg, model_path)
         except (OSError, ValueError, KeyError) as error:
@@ -55,7 +59,13 @@ class RewardScorer:
                 f"{field}: {model_path!r} cannot be loaded as a reward model by "
                 f"{cfg.engine.value}: {error}"
             ) from error
-        self._reader = RewardReader(model_path=model_path, policy_path=policy_path, name=name)
+        self._reader = RewardReader(
+            model_path=model_path,
+            policy_path=policy_path,
+            name=name,
+            step_separator=(cfg.step_separator or STEP_SEPARATOR) if of_tokens else None,
+        )
+        self._reduce = (cfg.reduce or StepReduction.min) if of_tokens else None
         config = AutoConfig.from_pretrained(model_path).get_text_config()
         self._context = getattr(config, "max_position_embeddings", None)
 
@@ -67,18 +77,23 @@ class RewardScorer:
         """
         start = time.perf_counter()
         read = [self._readable(sample) for sample in samples]
-        scores = iter(self.scores([ids for ids in read if isinstance(ids, list)]))
-        found = [next(scores) if isinstance(ids, list) else ids for ids in read]
+        scores = iter(
+            self._engine.scores([each for each in read if isinstance(each, ReadResponse)])
+        )
+        found = [
+            reduced(next(scores), self._reduce) if isinstance(each, ReadResponse) else each
+            for each in read
+        ]
         latency_s = (time.perf_counter() - start) / max(1, len(samples))
         return [self._verdict(each, latency_s) for each in found]
 
-    def _readable(self, sample: RewardSample) -> list[int] | str:
+    def _readable(self, sample: RewardSample) -> ReadResponse | str:
         """Return what the model reads, or why it cannot."""
         try:
-            ids = self._reader.ids(sample)
+            reading = self._reader.read(sample)
         except DataError as error:
             return str(error)
-        return self._length_error(len(ids)) or ids
+        return self._length_error(len(reading.ids)) or reading
 
     def _verdict(self, found: float | str, latency_s: float) -> Verdict:
         if isinstance(found, float) and math.isfinite(found):
@@ -87,7 +102,7 @@ class RewardScorer:
         return Verdict(verifier=self._name, reward=None, error=error, latency_s=latency_s)
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """Score sequences of the reward model's own token ids, in order.
+        """Score sequences of the reward model's own token ids at their last tokens, in order.
 
         Raises:
             DataError: a sequence is empty or longer than the model's context.
@@ -95,7 +110,8 @@ class RewardScorer:
         for sequence in sequences:
             if error := self._length_error(len(sequence)):
                 raise DataError(f"reward_models.{self._name}: {error}")
-        return self._engine.scores(sequences)
+        whole = [ReadResponse(ids=ids, ends=(len(ids) - 1,)) for ids in sequences]
+        return [score for (score,) in self._engine.scores(whole)]
 
     def sleep(self) -> int:
         """Have the engine leave memory until the next call; returns the bytes it freed."""
@@ -120,23 +136,73 @@ def _engine(cfg: RewardModelConfig, model_path: str) -> ScoringEngine:
     return VllmClassifier(cfg, model_path=model_path)
 
 
-def check_reward_model(model_path: str, *, field: str) -> None:
+def reduced(scores: Sequence[float], reduction: StepReduction | None) -> float:
+    """Return one number of a response's scores: the only one, or, of steps' logits, a probability.
+
+    Example: ``reduced([0.0, 50.0], StepReduction.product) == 0.5``
+    """
+    if reduction is None:
+        (score,) = scores
+        return score
+    if not all(map(math.isfinite, scores)):
+        return math.nan
+    right = [_probability(score) for score in scores]
+    match reduction:
+        case StepReduction.min:
+            return min(right)
+        case StepReduction.product:
+            return math.prod(right)
+        case StepReduction.last:
+            return right[-1]
+
+
+def _probability(logit: float) -> float:
+    small = math.exp(-abs(logit))
+    return (1.0 if logit >= 0 else small) / (1 + small)
+
+
+def check_reward_model(model_path: str, cfg: RewardModelConfig, *, field: str) -> None:
     """Check what needs no weights.
 
     Raises:
-        UserError: ``model_path`` holds no sequence classifier with one label.
+        UserError: ``model_path`` holds no classifier that gives one number, or an option has no
+            effect on it.
     """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_path)
-    names = config.architectures or []
-    if not any(name.endswith("ForSequenceClassification") for name in names):
+    if is_classifier(model_path, kind=ModelKind.process):
+        _check_step_model(config.num_labels, model_path, cfg, field=field)
+        return
+    if not is_classifier(model_path, kind=ModelKind.outcome):
         raise UserError(
-            f"{field}: {model_path!r} must hold a sequence classifier, got {names}; its scoring "
-            "head would start at random. Train a reward model first"
+            f"{field}: {model_path!r} must hold a sequence or token classifier, got "
+            f"{config.architectures or []}; its scoring head would start at random. Train a reward "
+            "model first, with rlpost reward"
         )
     if config.num_labels != 1:
         raise UserError(
             f"{field}: {model_path!r} must have one label, got {config.num_labels}; use a model "
             "that was trained to give one score"
+        )
+    for name in ("reduce", "step_separator"):
+        if getattr(cfg, name) is not None:
+            raise UserError(
+                f"{field.removesuffix('path')}{name} has no effect: {model_path!r} scores whole "
+                "responses; leave it out, or use a token classifier, which scores steps"
+            )
+
+
+def _check_step_model(
+    num_labels: int, model_path: str, cfg: RewardModelConfig, *, field: str
+) -> None:
+    if num_labels > 2:
+        raise UserError(
+            f"{field}: {model_path!r} must have one label or two (wrong, right), got {num_labels}; "
+            "use a model that was trained to judge steps"
+        )
+    if cfg.engine is not RewardEngine.transformers:
+        raise UserError(
+            f"{field.removesuffix('path')}engine={cfg.engine.value} cannot read token classifiers "
+            f"such as {model_path!r}; use engine=transformers"
         )

@@ -23,9 +23,25 @@ class RewardEngine(Enum):
     vllm = "vllm"
 
 
+class StepReduction(Enum):
+    """How the probabilities that steps are right become the reward of a response.
+
+    ``min``: that of the weakest step (arXiv 2312.08935). ``product``: that all are right (arXiv
+    2305.20050). ``last``: of the last step alone.
+    """
+
+    min = "min"
+    product = "product"
+    last = "last"
+
+
 @dataclass(kw_only=True)
 class RewardModelConfig:
-    """A frozen ``AutoModelForSequenceClassification`` with one label.
+    """A frozen classifier of transformers: of sequences, or of tokens (a process reward model).
+
+    A sequence classifier with one label gives its score. A token classifier with one or two labels
+    is read at the ends of steps, see ``data/conversation/step_ends.py``; of two labels the second
+    says that the step is right.
 
     In bfloat16 a score moves by about one part in a hundred with the batch it is in;
     float32 is the default because rewards are compared across batches.
@@ -38,6 +54,12 @@ class RewardModelConfig:
         at_most=1e6,
         hint="1.0 is usual",
         help="factor of its reward, see rewards.rule",
+    )
+    reduce: StepReduction | None = option(
+        None, help="of a token classifier: min, product or last over the steps; null: min"
+    )
+    step_separator: str | None = option(
+        None, help="of a token classifier: the text between two steps; null: a line feed"
     )
     normalize: bool = option(
         False, help="by the running mean and deviation of earlier steps' scores"
@@ -69,6 +91,11 @@ class RewardModelConfig:
         if self.weight == 0:
             raise UserError(
                 f"{path}.weight must not be 0; 1.0 is usual; leave the model out to ignore it"
+            )
+        if self.step_separator == "":
+            raise UserError(
+                f"{path}.step_separator must not be empty; use null for a line feed, or the text "
+                "that separated the steps in training"
             )
         share = self.gpu_memory_utilization
         if share is not None and self.engine is not RewardEngine.vllm:

@@ -13,7 +13,7 @@ from rlpost.errors import DataError, UserError
 from rlpost.training.reward.classifier import batches_by_length
 from rlpost.training.reward.reader import RewardSample
 from rlpost.training.reward.scorer import RewardScorer, check_reward_model
-from rlpost.training.reward.settings import RewardModelConfig
+from rlpost.training.reward.settings import RewardModelConfig, StepReduction
 
 
 def scorer(path, *, policy_path=None, **options) -> RewardScorer:
@@ -161,7 +161,7 @@ def test_a_failure_is_a_verdict_and_never_a_number(tiny_reward):
 
 def test_what_is_no_reward_model_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="head would start at random"):
-        check_reward_model(str(tiny_model), field="reward.helpful.path")
+        check_reward_model(str(tiny_model), RewardModelConfig(), field="reward.helpful.path")
     from transformers import AutoModelForSequenceClassification, LlamaConfig
 
     config = LlamaConfig(
@@ -171,6 +171,13 @@ def test_what_is_no_reward_model_is_refused(tiny_model, tmp_path):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="one label, got 2"):
         scorer(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"reduce": StepReduction.last}, {"step_separator": "@"}])
+def test_options_of_steps_have_no_effect_on_whole_responses(tiny_reward, option):
+    (name,) = option
+    with pytest.raises(UserError, match=rf"^reward_models\.helpful\.{name} has no effect"):
+        scorer(tiny_reward, **option)
 
 
 def test_batches_hold_like_lengths_within_the_budget():

@@ -9,6 +9,7 @@ from reward_models import load_plain_classifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.training.reward.scorer import check_reward_model
+from rlpost.training.reward.settings import RewardModelConfig
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "train_reward_model.py"
 
@@ -35,7 +36,7 @@ def test_it_writes_a_trained_reward_model(tiny_model, tmp_path):
     )
     assert 0 <= found <= 1
     assert len(lines) == 3
-    check_reward_model(str(tmp_path), field="reward")
+    check_reward_model(str(tmp_path), RewardModelConfig(), field="reward.path")
     model, start = load_plain_classifier(tmp_path), load_plain_classifier(tiny_model)
     assert model.score.weight.any()
     first, last = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
