@@ -1,6 +1,6 @@
 """The model card of an export.
 
-Owns the text of the card and its two examples, which can be run unchanged. Refuses to own what is
+Owns the text of the card and its examples, which can be run unchanged. Refuses to own what is
 known of the model (origin.py). Invariant: model hubs can read the metadata.
 """
 
@@ -14,6 +14,10 @@ from jinja2 import Template
 from rlpost.models.origin import BaseModel, ModelOrigin, read_base, read_plain, write_origin
 
 _QUESTION = "What is 7 * 8?"
+_TASKS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+}
 _SERVED_LENGTH = 4096  # tokens; bounds the memory of one conversation
 _CARD = Template(
     """{% macro steps(count) %}{{ count }} step{{ "" if count == 1 else "s" }}{% endmacro %}
@@ -65,7 +69,13 @@ Licence: unknown, because the base has no card that names one; find out what its
 {% endfor %}
 
 {% endif %}
-Both examples are for the directory in which the run was started and the Python that ran it.
+{{ usage }}
+""",
+    trim_blocks=True,
+)
+
+_USE_POLICY = Template(
+    """Both examples are for the directory in which the run was started and the Python that ran it.
 
 ## With transformers
 
@@ -102,6 +112,53 @@ the model first, for minutes, and answers faster. Then, in another terminal:
 """,
     trim_blocks=True,
 )
+_USE_REWARD = Template(
+    """The example is for the directory in which the run was started and the Python that ran it.
+
+## With transformers
+
+```python
+import torch
+from transformers import {{ auto }}, AutoTokenizer
+
+path = {{ path }}
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = {{ auto }}.from_pretrained(path)
+{% if chats %}
+messages = [{"role": "user", "content": {{ question }}}]
+text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+{% else %}
+text = {{ question }}
+{% endif %}
+text += {{ answer }}
+inputs = tokenizer(text, return_tensors="pt", add_special_tokens={{ not chats }})
+with torch.no_grad():
+    logits = model(**inputs).logits[0]
+{% if of_steps %}
+print(logits.{{ "sigmoid()" if one_label else "softmax(-1)" }}[:, -1])  # P(right) at steps
+{% else %}
+print(logits)  # the score, read at the last token that is not padding
+{% endif %}
+```
+
+{% if of_steps %}
+A step ends at its last character; a text between steps is not scored.
+{% elif padded %}
+Its padding token, `{{ padded }}`, ends no answer, so answers padded on the right are scored at
+their end-of-turn token, which belongs to what is scored.
+{% else %}
+Each special token of its tokenizer may end an answer, so it names no padding token: score one
+response at a time, because transformers would read a padded one too early.
+{% endif %}
+
+## As a reward model
+
+```bash
+rlpost rl +reward_models.judge.path={{ shell_path }} ...
+```
+""",
+    trim_blocks=True,
+)
 
 
 def write_model_card(
@@ -121,24 +178,64 @@ def write_model_card(
     messages = [{"role": "user", "content": _QUESTION}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    chats = _has_chat_template(directory)
     base = read_base(origin.base)
+    classifier = _classifier(directory)
     text = _CARD.render(
-        metadata=_metadata(origin, base),
+        metadata=_metadata(origin, base, task=_TASKS.get(classifier or "", "text-generation")),
         origin=origin,
         base=base,
         measured=f": {measured}" if measured else "",
-        path=repr(path),
-        question=repr(_QUESTION),
-        messages=repr(messages) if chats else None,
-        serve=_serve(path, origin.run, context=_context(directory)),
-        ask=_ask(origin.run, messages, chats=chats),
+        usage=_use_policy(directory, path, origin.run, messages)
+        if classifier is None
+        else _use_reward(directory, path, classifier),
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
     write_origin(directory, origin, base)
 
 
-def _metadata(origin: ModelOrigin, base: BaseModel) -> str:
+def _use_policy(directory: Path, path: str, run: str, messages: list[dict[str, str]]) -> str:
+    chats = _has_chat_template(directory)
+    return _USE_POLICY.render(
+        path=repr(path),
+        question=repr(_QUESTION),
+        messages=repr(messages) if chats else None,
+        serve=_serve(path, run, context=_context(directory)),
+        ask=_ask(run, messages, chats=chats),
+    )
+
+
+def _use_reward(directory: Path, path: str, auto: str) -> str:
+    config = read_plain(directory / "config.json")
+    tokens = read_plain(directory / "tokenizer_config.json")
+    of_steps = auto == "AutoModelForTokenClassification"
+    end = "" if of_steps else _text_of(tokens.get("eos_token"))
+    return _USE_REWARD.render(
+        auto=auto,
+        path=repr(path),
+        shell_path=shlex.quote(path),
+        chats=_has_chat_template(directory),
+        question=repr(_QUESTION),
+        answer=repr(f"7 * 8 = 56{end}"),
+        of_steps=of_steps,
+        one_label=len(config.get("id2label", {})) == 1,
+        padded=_text_of(tokens.get("pad_token")) if config.get("pad_token_id") is not None else "",
+    )
+
+
+def _text_of(token: Any) -> str:
+    """Return a token of a tokenizer's file, which writes some as objects."""
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _classifier(directory: Path) -> str | None:
+    """Return the class of transformers that reads a reward model; None: it is a policy."""
+    names = read_plain(directory / "config.json").get("architectures") or [""]
+    suffixes = (auto.removeprefix("AutoModel") for auto in _TASKS)
+    found = next((suffix for suffix in suffixes if names[0].endswith(suffix)), None)
+    return None if found is None else f"AutoModel{found}"
+
+
+def _metadata(origin: ModelOrigin, base: BaseModel, *, task: str) -> str:
     """Return the YAML at the top of the card; hubs take hub ids only for base and data sets."""
     from huggingface_hub import ModelCardData
 
@@ -146,7 +243,7 @@ def _metadata(origin: ModelOrigin, base: BaseModel) -> str:
     relation = {} if base.hub_id is None else {"base_model_relation": "finetune"}
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=task,
         base_model=base.hub_id,
         datasets=datasets or None,
         tags=["rlpost", origin.stage],
