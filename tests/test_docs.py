@@ -24,6 +24,7 @@ PAGES = (
     "docs/evaluation.md",
     "docs/ladder.md",
     "docs/preference.md",
+    "docs/reward.md",
     "docs/running.md",
     "docs/supervised.md",
     "docs/verifiers.md",

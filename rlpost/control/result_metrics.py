@@ -39,6 +39,11 @@ ACCURACY = HeldoutKind(
 KINDS = (
     ACCURACY,
     HeldoutKind(
+        words="held-out accuracy of judgements",
+        pattern=re.compile(r"reward/heldout_(?:step_)?accuracy(?:/(?P<source>.+))?"),
+        lowest_is_best=False,
+    ),
+    HeldoutKind(
         words="held-out loss",
         pattern=re.compile(r"\w+/heldout_loss(?:/(?P<source>.+))?"),
         lowest_is_best=True,
@@ -60,7 +65,8 @@ def lowest_is_best(metric: str) -> bool | None:
     """Return whether a low value of ``metric`` is good; None: its name does not tell."""
     if (kind := kind_of(metric)) is not None:
         return kind.lowest_is_best
-    words = set(re.split(r"[^a-z]+", metric.lower()))
+    own = metric.partition("/heldout_")[2] or metric  # a stage's name says nothing of it
+    words = set(re.split(r"[^a-z]+", own.lower()))
     low, high = bool(words & _LOW), bool(words & _HIGH)
     return None if low == high else low
 

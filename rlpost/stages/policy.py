@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.data.template_variables import fix_template_variables
+from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
@@ -28,13 +29,15 @@ class CheckedPolicy:
         return str(self.directory.path)
 
 
-def check_policy(path: str, *, template_variables: dict[str, Any]) -> CheckedPolicy:
+def check_policy(
+    path: str, *, template_variables: dict[str, Any], kind: ModelKind = ModelKind.policy
+) -> CheckedPolicy:
     """Locate and check the model called ``path``; its template has ``template_variables``.
 
     Raises:
-        UserError: it cannot be trained as a policy, or its template reads no such variable.
+        UserError: it cannot be trained as ``kind``, or its template reads no such variable.
     """
-    directory = ModelDirectory.read(locate_model(path))
+    directory = ModelDirectory.read(locate_model(path), kind=kind)
     rehearsal = rehearse(directory.shell())
     directory.checkpoint_shapes()
     tokenizer = directory.tokenizer()

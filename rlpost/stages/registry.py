@@ -97,6 +97,17 @@ _PREFERENCE = replace(
     groups={"loss": "rlpost.algorithms.preference:preference_losses"},
 )
 
+_REWARD = Stage(
+    name="reward",
+    help="reward models: of whole responses from pairs, or of steps from judged solutions",
+    config="rlpost.stages.reward.config:RewardConfig",
+    check="rlpost.stages.reward.config:check_reward",
+    plan="rlpost.stages.reward.prepare:prepare",
+    boot="rlpost.stages.reward.boot:boot",
+    estimate="rlpost.stages.learning.estimate:estimate",
+    groups={"loss": "rlpost.algorithms.reward:reward_losses"},
+)
+
 _EVALUATE = Stage(
     name="evaluate",
     help="scores with intervals: suites or your own data, one model or two side by side",
@@ -109,4 +120,6 @@ _EVALUATE = Stage(
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
-STAGES = {stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _EVALUATE)}
+STAGES = {
+    stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _EVALUATE)
+}

@@ -133,7 +133,7 @@ def test_every_experiment_composes(run_cli, capsys):
     root = Path(__file__).parents[2] / "configs" / "experiment"
     needed = {"ppo": ["reward_models.learned.path=x"]}
     composed = set()
-    for stage in ("rl", "sft", "pretrain", "preference"):
+    for stage in ("rl", "sft", "pretrain", "preference", "reward"):
         own = [] if stage == "rl" else ["data.train=x.jsonl"]
         for name in fitting("experiment", stage=stage):
             words = [*own, *needed.get(name, [])]

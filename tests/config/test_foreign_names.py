@@ -189,6 +189,8 @@ def test_a_name_with_two_answers_is_our_bug():
         ("preference", "cpo_alpha", "it is called loss.alpha here"),
         ("preference", "ref_model", "it is called reference.path here"),
         ("preference", "loss_type", "it is called loss here"),
+        ("reward", "center_rewards_coefficient", "it is called loss.centre here"),
+        ("reward", "step_separator", "it is called data.step_separator here"),
         ("pretrain", "block_size", "it is called data.window here"),
         ("pretrain", "max_seq_length", "it is called data.max_tokens here"),
         ("pretrain", "output_dir", "it is called run.dir here"),
@@ -198,7 +200,7 @@ def test_answers_of_supervised_stages(stage, name, answer):
     assert answer in unknown_option(name, stage=stage)
 
 
-@pytest.mark.parametrize("stage", ["sft", "pretrain", "preference"])
+@pytest.mark.parametrize("stage", ["sft", "pretrain", "preference", "reward"])
 def test_no_answer_names_an_option_that_the_stage_lacks(stage):
     known = {*known_keys(stage), *STAGES[stage].groups}
     own, general = tables_of(stage)
@@ -210,5 +212,7 @@ def test_no_answer_names_an_option_that_the_stage_lacks(stage):
 def test_every_name_for_supervised_stages_leads_somewhere():
     every = foreign_names("foreign_names_supervised").renamed
     assert {
-        name for stage in ("sft", "pretrain", "preference") for name in tables_of(stage)[0].renamed
+        name
+        for stage in ("sft", "pretrain", "preference", "reward")
+        for name in tables_of(stage)[0].renamed
     } == {*every}

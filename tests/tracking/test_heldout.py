@@ -41,7 +41,7 @@ def test_graded_rewards_are_no_accuracy():
     assert not is_graded({name: None, "val-core/a/graded_frac": None})
     assert not is_graded({"sft/heldout_loss": 3.0})
     assert heldout_words(ACCURACY, graded=True) == "held-out reward"
-    assert heldout_words(KINDS[1], graded=True) == "held-out loss"
+    assert heldout_words(KINDS[2], graded=True) == "held-out loss"
 
 
 def test_a_sentence_says_what_the_run_achieved():

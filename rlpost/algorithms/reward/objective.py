@@ -30,7 +30,9 @@ class RewardObjective:
     """Bradley-Terry over pairs.
 
     A batch carries ``weight_U`` (1 / pairs of the optimizer batch) and, with
-    ``loss.margin_column``, ``margin_U``. A tie counts one half in ``reward/accuracy``.
+    ``loss.margin_column``, ``margin_U``. A tie counts one half in ``reward/accuracy``. Where it
+    carries ``chosen_tokens_U`` and ``rejected_tokens_U``, the correlation over pairs of the
+    difference of scores with that of lengths is measured.
 
     Example: ``RewardObjective(loss=BradleyTerryConfig(centre=0.01))``
     """
@@ -58,9 +60,17 @@ class RewardObjective:
             f"{self.metrics}/margin": ahead_U,
             f"{self.metrics}/accuracy": half_for_ties(ahead_U),
         }
-        return Loss(
-            values_U=bradley_terry(pairs, self.loss), diagnostics_U=Diagnostics(means=means)
-        )
+        measured = Diagnostics(means=means) | self._lengths(ahead_U, batch)
+        return Loss(values_U=bradley_terry(pairs, self.loss), diagnostics_U=measured)
+
+    def _lengths(self, ahead_U: Tensor, batch: LossBatch) -> Diagnostics:
+        names = [f"{side}_tokens" for side in ("chosen", "rejected")]
+        if not all(f"{name}_U" in batch.columns for name in names):
+            return Diagnostics()
+        chosen_U, rejected_U = (batch.columns[f"{name}_U"] for name in names)
+        means = {f"{self.metrics}/{names[0]}": chosen_U, f"{self.metrics}/{names[1]}": rejected_U}
+        both = (ahead_U, chosen_U - rejected_U)
+        return Diagnostics(means=means, correlations={f"{self.metrics}/length_correlation": both})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from rlpost.data.example import Example, ExampleEncoder
 from rlpost.data.mixture import Mixture
 from rlpost.data.splits import Splits, load_splits
 from rlpost.errors import UserError
+from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.locate import context_length
 from rlpost.stages.learning.settings import HeldoutConfig
 from rlpost.stages.policy import CheckedPolicy, check_policy
@@ -46,13 +47,17 @@ class Foundation:
     suites: SuitesPlan | None = None  # that generators answer; None: there are none
 
     @classmethod
-    def of(cls, cfg: Any, *, device: Device | None) -> "Foundation":
+    def of(
+        cls, cfg: Any, *, device: Device | None, kind: ModelKind = ModelKind.policy
+    ) -> "Foundation":
         """Look at the policy; ``device`` None: what this machine has.
 
         Raises:
-            UserError: the model cannot be trained as a policy, or there is no such device.
+            UserError: the model cannot be trained as ``kind``, or there is no such device.
         """
-        policy = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+        policy = check_policy(
+            cfg.model.path, template_variables=cfg.data.chat_template_kwargs, kind=kind
+        )
         return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
 
     def with_suites(self, directory: RunDirectory) -> "Foundation":

@@ -3,7 +3,7 @@
 Owns the table. Refuses to own the declarations. A new stage adds a line here.
 """
 
-from rlpost.tracking.curves import every_stage, preference, rl
+from rlpost.tracking.curves import every_stage, preference, reward, rl
 from rlpost.tracking.curves.panel import CurveSection
 from rlpost.tracking.curves.supervised import learning
 
@@ -15,6 +15,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "sft": (learning("sft"),),
     "pretrain": (learning("pretrain"),),
     "preference": preference.SECTIONS,
+    "reward": (reward.JUDGING, reward.SOUNDNESS),
     "evaluate": (),  # one row of scores is no curve
 }
 

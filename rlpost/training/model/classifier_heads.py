@@ -131,8 +131,9 @@ class ClassifierHead:
                 model = getattr(transformers, self._auto).from_config(config)
         except ValueError as error:
             raise UserError(
-                f"{self.kind.value}: transformers has no class {classifier_suffix(self.kind)} for "
-                f"{type(config).__name__}, so it could not be exported: {error}"
+                f"transformers has no class {classifier_suffix(self.kind)} for "
+                f"{type(config).__name__}, so {self.kind.with_article} of it could not be "
+                "exported; use a model of another family, such as Llama or Qwen"
             ) from error
         decoder, last = model.get_decoder(), _last_layer(model)
         names = {id(module): f"{name}." for name, module in model.named_modules()}

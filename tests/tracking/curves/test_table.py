@@ -86,6 +86,14 @@ LIKE = (  # what a pattern stands for
     "preference/heldout_accuracy/code",
     "preference/heldout_loss/code",
     "preference/heldout_margin/code",
+    "reward/heldout_accuracy/code",
+    "reward/heldout_step_accuracy",
+    "reward/heldout_loss/code",
+    "reward/heldout_reliability/90-100",
+    "reward/heldout_calibration_error/code",
+    "reward/heldout_length_correlation/code",
+    "reward/length_correlation",
+    "reward/heldout_right_steps",
 )
 
 
