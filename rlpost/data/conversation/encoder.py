@@ -11,6 +11,7 @@ from typing import ClassVar
 from rlpost.data.conversation.blocks import has_blocks
 from rlpost.data.conversation.checks import check_answers, check_bos
 from rlpost.data.conversation.continuation import decoded
+from rlpost.data.conversation.control_tokens import control_tokens, require_no_control
 from rlpost.data.conversation.identity import encoder_identity
 from rlpost.data.conversation.joining import Joined, join
 from rlpost.data.conversation.marks import TrainOn, trained_messages, without_marks
@@ -28,7 +29,7 @@ from rlpost.data.records import Completion, Content, Conversation, Record
 from rlpost.data.template import ChatTokenizer, rendered_text, require_tools
 from rlpost.errors import DataError
 
-_VERSION = 1  # changes whenever the same record would get other tokens or another mask
+_VERSION = 2  # changes whenever the same record would get other tokens or another mask
 
 
 class ConversationEncoder:
@@ -66,6 +67,7 @@ class ConversationEncoder:
         bos = tokenizer.bos_token_id
         self._bos_text = None if bos is None else decoded(tokenizer, [bos])
         self._stops = Stops(tokenizer, stop_ids)
+        self._control = control_tokens(tokenizer, stops=self._stops.texts.values())
         self._turns = TurnEncoder(
             tokenizer=tokenizer, stops=self._stops, added=added_tokens(tokenizer)
         )
@@ -110,6 +112,7 @@ class ConversationEncoder:
         prompt = messages[: max(chosen[-1], 1)]
         require_tools(self._tokenizer, prompt, record.tools, address=address)
         self._require_no_bos(messages, address=address)
+        require_no_control(messages, self._control, address=address)
         if self._train_on is TrainOn.all:
             whole = whole_conversation(
                 self._tokenizer,
