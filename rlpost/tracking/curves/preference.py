@@ -60,6 +60,36 @@ _LEARNS = CurveSection(
                 "logps/rejected_per_token": "rejected",
             },
         ),
+        Panel(
+            title="Likelihood of chosen completions",
+            unit="nats per token",
+            help="Their NLL, where the loss trains it; it should fall or stay.",
+            curves={"preference/nll": "NLL"},
+        ),
+        Panel(
+            title="Length of completions",
+            unit="tokens",
+            help="Where chosen ones are much longer, or shorter, length alone tells them apart.",
+            curves={
+                "preference/chosen_tokens": "chosen",
+                "preference/rejected_tokens": "rejected",
+            },
+        ),
+        Panel(
+            title="Does the margin follow length?",
+            unit="correlation",
+            help=(
+                "Of the margin of a pair with the difference in length, or of reward and length; "
+                "over the rows of one step it is noisy. Near 1 or -1 length is what is learned."
+            ),
+            curves={"preference/length_correlation": "correlation"},
+        ),
+        Panel(
+            title="Reference point",
+            unit="nats",
+            help="How far the policy has moved on completions of other prompts: z of KTO.",
+            curves={"preference/kl": "z"},
+        ),
         *update_panels("preference", unit="loss"),
     ),
 )
