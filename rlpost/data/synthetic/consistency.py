@@ -74,7 +74,7 @@ def count(rng: random.Random) -> PairItem:
     return PairItem(
         kind="count",
         key=("count", name, thing, right),
-        prompt=f"{name} has {right} {thing}s. How many {thing}s does {name} have?",
+        prompt=f"{name} has {right} {thing}s at home. How many {thing}s does {name} have?",
         chosen=f"{name} has {right} {thing}s.",
         rejected=f"{name} has {wrong} {thing}s.",
     )
