@@ -72,6 +72,7 @@ class StepwiseEncoder:
         """
         assert isinstance(record, Stepwise), type(record)
         steps = [each.strip() for each in record.completions]
+        self._require_apart(steps, address=record.address)
         completion = self._separator.join(steps)
         (whole,) = self._encoder.encode(
             Completion(prompt=record.prompt, completion=completion, address=record.address)
@@ -96,6 +97,16 @@ class StepwiseEncoder:
                 address=record.address,
             )
         ]
+
+    def _require_apart(self, steps: Sequence[str], *, address: str) -> None:
+        """Refuse a step in which the reward role would find several; see step_ends.py."""
+        for number, step in enumerate(steps):
+            if self._separator and self._separator in step:
+                raise DataError(
+                    f"{address}: completions[{number}] contains {self._separator!r}, which "
+                    "separates steps, so that a sampled response like it would have more steps; "
+                    "choose another data.step_separator, or divide the step"
+                )
 
     def _last_tokens(self, whole: Example, steps: Sequence[str], completion: str) -> list[int]:
         """Return the place of the token in which each step's last character lies."""

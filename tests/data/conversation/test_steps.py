@@ -41,6 +41,14 @@ def test_a_cut_solution_keeps_the_labels_of_its_steps():
         encoder_of("ChatML", truncate_to=first).encode(ROW)
 
 
+def test_a_step_that_contains_the_separator_is_refused():
+    row = Stepwise(prompt="Go", completions=("a\nb", "c"), labels=(1.0, 0.0), address="s.jsonl:4")
+    with pytest.raises(DataError, match=r"s\.jsonl:4: completions\[0\] contains '\\n'"):
+        encoder_of("ChatML").encode(row)
+    (example,) = encoder_of("ChatML", separator="\n\n").encode(row)
+    assert example.labels.tolist() == [1.0, 0.0]
+
+
 def test_steps_that_end_in_one_token_are_refused():
     # ".." is one token: the first step ends in it, and so does the second.
     row = Stepwise(prompt="Go", completions=("a.", "."), labels=(1.0, 0.0), address="s.jsonl:4")
