@@ -16,9 +16,9 @@ import numpy as np
 from rlpost.algorithms.loss import Objective
 from rlpost.algorithms.reward import RewardObjective, StepObjective
 from rlpost.cluster.session import Device
-from rlpost.data.conversation.preferences import PairEncoder
+from rlpost.data.conversation.preferences import PairEncoder, judgements_of_pair
 from rlpost.data.conversation.step_ends import STEP_SEPARATOR
-from rlpost.data.conversation.steps import StepwiseEncoder
+from rlpost.data.conversation.steps import StepwiseEncoder, judgements_of_steps
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import ExampleEncoder
 from rlpost.data.splits import Splits
@@ -91,13 +91,18 @@ def prepare(
         roles=[role],
         objective=objective(loss=cfg.loss, metrics=STAGE),
         splits=splits,
-        shown=shown_examples(splits.train, base.policy.tokenizer),
+        shown=shown_examples(
+            splits.train,
+            base.policy.tokenizer,
+            judgements=judgements_of_steps if cfg.judges_steps else judgements_of_pair,
+        ),
     )
 
 
 def _encoder(cfg: RewardConfig, base: Foundation) -> ExampleEncoder:
     common: dict[str, Any] = {
         "truncate_to": base.truncate_to,
+        "refuse_above": base.refuse_above(),
         "stop_ids": stop_token_ids(base.policy.directory),
     }
     if cfg.judges_steps:
