@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.config.foreign_names import foreign_answer
-from rlpost.config.groups import option_path, registries
+from rlpost.config.groups import COMPOSABLE, option_path, registries
 from rlpost.config.options import known_keys
 from rlpost.config.recipes import general
 from rlpost.errors import UserError
@@ -117,6 +117,8 @@ def unknown_option(key: str, *, stage: str) -> str:
     """Return what to say of an option that ``stage`` does not have."""
     known = known_keys(stage)
     every = f"`rlpost {stage} --help` lists all"
+    if owners := _owners(key, stage=stage):
+        return f"{key} is not an option of what is chosen here, but of {', '.join(owners)}"
     answer = foreign_answer(key, stage=stage)
     if answer is not None:
         return f"{key} is not an option of rlpost; {answer}"
@@ -135,8 +137,6 @@ def unknown_option(key: str, *, stage: str) -> str:
             f"{key} belongs to a correction that is not chosen; give "
             f"algorithm/corrections=[{correction[1]}]"
         )
-    if owners := _owners(key, stage=stage):
-        return f"{key} is not an option of what is chosen here, but of {', '.join(owners)}"
     if key in known:
         return f"{key} is not an option of what is chosen here ({every})"
     close = _closest(general(key), known)
@@ -145,10 +145,11 @@ def unknown_option(key: str, *, stage: str) -> str:
 
 
 def _owners(key: str, *, stage: str) -> list[str]:
-    """Return the choices that have an option. Example: ``["loss=cpo", "loss=rpo"]``."""
+    """Return the choices that have an option, as in ``["loss=cpo", "loss=rpo"]``."""
     return [
         f"{group}={entry.name}"
         for group, registry in registries(stage).items()
+        if group not in COMPOSABLE
         for entry in registry
         if key in {f"{option_path(group, entry.name)}.{each.name}" for each in fields(entry.config)}
     ]

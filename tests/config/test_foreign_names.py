@@ -200,6 +200,11 @@ def test_answers_of_supervised_stages(stage, name, answer):
     assert answer in unknown_option(name, stage=stage)
 
 
+def test_an_option_of_another_choice_is_no_foreign_name():
+    said = unknown_option("loss.label_smoothing", stage="preference")
+    assert said.endswith("not an option of what is chosen here, but of loss=cdpo, loss=robust")
+
+
 @pytest.mark.parametrize("stage", ["sft", "pretrain", "preference", "reward"])
 def test_no_answer_names_an_option_that_the_stage_lacks(stage):
     known = {*known_keys(stage), *STAGES[stage].groups}
