@@ -1,0 +1,150 @@
+"""`rlpost reward` from files to models that transformers and `rlpost rl` read, also if killed."""
+
+import json
+import os
+import random
+import signal
+
+import pytest
+import torch
+from cli_runs import REWARD, finish, metrics, responses, wait_for_step
+from cli_runs import start as start_rl
+from plain_reward import pair_loss, pair_rows, pair_scores, step_loss, step_rows
+from safetensors.torch import load_file
+from supervised_runs import start, write_rows
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+pytestmark = pytest.mark.timeout(900)
+STEPS = 5
+MEASURED = ("step", "reward/loss", "reward/grad_norm", "reward/heldout_loss", "training/epoch")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("reward")
+    write_rows(place / "pairs.jsonl", pair_rows(9))
+    write_rows(place / "heldout.jsonl", pair_rows(12, start=20))
+    write_rows(place / "steps.jsonl", step_rows(9))
+    write_rows(place / "heldout_steps.jsonl", step_rows(6, start=20))
+    (place / "reward.py").write_text(REWARD)
+    return place
+
+
+def run(place, model, name, *overrides):
+    return start(
+        place,
+        "reward",
+        model,
+        name,
+        f"trainer.steps={STEPS}",
+        "examples_per_step=4",
+        "trainer.max_tokens_per_micro_batch=300",
+        "evaluation.every=2",
+        "checkpoint.every=2",
+        *overrides,
+    )
+
+
+PAIRS = (
+    "data.train=pairs.jsonl",
+    "data.heldout=heldout.jsonl",
+    "loss.margin_column=margin",
+    "loss.centre=0.05",
+)
+
+
+def ended(process):
+    output = finish(process)
+    assert process.returncode == 0, output
+
+
+@pytest.fixture(scope="module")
+def whole(place, tiny_model):
+    """A reward model of pairs, from a run that nothing disturbed."""
+    ended(run(place, tiny_model, "whole", *PAIRS, "checkpoint.best_metric=reward/heldout_accuracy"))
+    return place / "runs" / "whole"
+
+
+@pytest.fixture(scope="module")
+def steps(place, tiny_model):
+    """A process reward model."""
+    data = ("loss=step", "data.train=steps.jsonl", "data.heldout=heldout_steps.jsonl")
+    ended(run(place, tiny_model, "steps", *data))
+    return place / "runs" / "steps"
+
+
+def measured(run_dir):
+    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
+
+
+def last(run_dir, name):
+    return [row[name] for row in metrics(run_dir) if name in row][-1]
+
+
+def test_transformers_finds_in_the_export_what_the_run_measured(whole, tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(whole / "export")
+    export = AutoModelForSequenceClassification.from_pretrained(whole / "export").eval()
+    rows = pair_rows(12, start=20)
+    with torch.no_grad():
+        loss = pair_loss(export, tokenizer, rows, centre=0.0, margins=False).item()
+        chosen, rejected = pair_scores(export, tokenizer, rows)
+    assert last(whole, "reward/heldout_loss") == pytest.approx(loss, rel=1e-5)
+    accuracy = (chosen > rejected).float().mean().item()
+    assert last(whole, "reward/heldout_accuracy") == pytest.approx(accuracy)
+    assert last(whole, "reward/heldout_margin") == pytest.approx(
+        (chosen - rejected).mean().item(), rel=1e-4
+    )
+    first = metrics(whole)[0]
+    assert first["reward/heldout_loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert first["reward/heldout_accuracy"] == 0.5  # a head of zeros: every pair is a tie
+    report = (whole / "report.html").read_text()
+    assert "Accuracy by confidence" in report and "Score and length" in report
+
+
+def test_transformers_finds_the_steps_judgements(steps):
+    tokenizer = AutoTokenizer.from_pretrained(steps / "export")
+    export = AutoModelForTokenClassification.from_pretrained(steps / "export").eval()
+    with torch.no_grad():
+        loss = step_loss(export, tokenizer, step_rows(6, start=20)).item()
+    assert last(steps, "reward/heldout_loss") == pytest.approx(loss, rel=1e-5)
+    assert last(steps, "reward/loss") < 0.7
+    card = (steps / "export" / "README.md").read_text()
+    assert "AutoModelForTokenClassification" in card and "token-classification" in card
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_model):
+    options = (*PAIRS, "checkpoint.best_metric=reward/heldout_accuracy")
+    process = run(place, tiny_model, "killed", *options)
+    cut = place / "runs" / "killed"
+    wait_for_step(cut, random.SystemRandom().randrange(1, STEPS), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    ended(run(place, tiny_model, "killed", *options))
+    assert measured(cut) == measured(whole)
+    ours, theirs = (load_file(d / "export" / "model.safetensors") for d in (cut, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_reinforcement_learning_is_rewarded_by_both(place, whole, steps, tiny_model):
+    process = start_rl(
+        place,
+        tiny_model,
+        "rewarded",
+        f"+reward_models.answer.path={whole / 'export'}",
+        f"+reward_models.steps.path={steps / 'export'}",
+        "+reward_models.steps.reduce=product",
+        "trainer.steps=1",
+        "evaluation.every=0",
+        "data.heldout_size=1",
+    )
+    ended(process)
+    rows = responses(place / "runs" / "rewarded")
+    assert rows
+    for row in rows:
+        given = {each["verifier"]: each["reward"] for each in row["verdicts"]}
+        assert given["answer"] is not None and 0 < given["steps"] < 1
+    assert json.loads((whole / "export" / "rlpost.json").read_text())["stage"] == "reward"
