@@ -21,6 +21,10 @@ class DataError(UserError):
     """A bad row or file; the message starts with its address (``train.jsonl:17``)."""
 
 
+class NothingToPrefer(UserError):
+    """No sampled responses of a step differ in reward, so that none can be preferred."""
+
+
 class InfrastructureError(RuntimeError):
     """A process, link or disk failed; the same request may succeed elsewhere."""
 

@@ -1,4 +1,4 @@
-"""`rlpost sft` and `rlpost pretrain` in processes of their own, on the tiny model."""
+"""Stages that learn from a data set in processes of their own, on the tiny model."""
 
 import json
 import subprocess
@@ -13,7 +13,6 @@ EVERY_RUN = (
     "trainer.lr=1e-3",
     "tracking.wandb=disabled",
     "tracking.console=quiet",
-    "data.workers=0",
 )
 
 
@@ -23,6 +22,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def start(place: Path, stage: str, model: Path, name: str, *overrides: str) -> subprocess.Popen:
+    encodes = "data.online=true" not in overrides
     command = [
         sys.executable,
         "-m",
@@ -31,6 +31,7 @@ def start(place: Path, stage: str, model: Path, name: str, *overrides: str) -> s
         f"run.name={name}",
         f"model.path={model}",
         *EVERY_RUN,
+        *(["data.workers=0"] if encodes else []),
         *overrides,
     ]
     return subprocess.Popen(

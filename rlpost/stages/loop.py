@@ -9,7 +9,7 @@ since the last checkpoint and nothing else; the person is heard between whole un
 import time
 from typing import Protocol
 
-from rlpost.errors import GroupLost, NothingLearned, VerifiersFailing
+from rlpost.errors import GroupLost, NothingLearned, NothingToPrefer, VerifiersFailing
 from rlpost.stages.performance import performance
 from rlpost.stages.progress import Progress
 from rlpost.stages.run import Run
@@ -32,7 +32,7 @@ class Job(Protocol):
 
         Raises:
             Interrupted: the person asked to stop while it waited; nothing was trained.
-            NothingLearned, VerifiersFailing: it makes no sense to go on.
+            NothingLearned, VerifiersFailing, NothingToPrefer: it makes no sense to go on.
         """
 
     async def evaluate(self, record: StepRecord) -> bool:
@@ -96,8 +96,9 @@ async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
     except Interrupted:
         await progress.save()
         return RunStatus.interrupted
-    except (NothingLearned, VerifiersFailing):
-        await progress.save()
+    except (NothingLearned, VerifiersFailing, NothingToPrefer):
+        if run.step > 0:  # before the first step there is nothing to keep
+            await progress.save()
         raise
     await progress.saved()
     await progress.choose_exported()

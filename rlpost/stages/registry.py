@@ -92,9 +92,13 @@ _PREFERENCE = replace(
     help="preference learning: DPO and its family, KTO, from pairs or judged completions",
     config="rlpost.stages.preference.config:PreferenceConfig",
     check="rlpost.stages.preference.config:check_preference",
-    plan="rlpost.stages.preference.prepare:prepare",
-    boot="rlpost.stages.preference.boot:boot",
-    groups={"loss": "rlpost.algorithms.preference:preference_losses"},
+    plan="rlpost.stages.preference.modes:prepare",
+    boot="rlpost.stages.preference.modes:boot",
+    estimate="rlpost.stages.preference.modes:estimate",
+    groups={
+        "loss": "rlpost.algorithms.preference:preference_losses",
+        "verifier": "rlpost.verifiers.kinds:verifiers",
+    },
 )
 
 _REWARD = Stage(

@@ -271,6 +271,8 @@ class Checker:
     def trains(self, packed: Packed) -> None:
         """A trainer computes gradients: what carries a loss was sampled, and is not too old."""
         assert self._batch is not None
+        if self._world.scenario.online:
+            return self._trains_pairs(packed)
         rows = {each.number: each.trajectory for each in numbered(self._batch.groups)}
         weights, targets = (
             packed.column("weight_R"),
@@ -286,6 +288,22 @@ class Checker:
                 for _ in range(span.start, span.end)
             ]
             self.expect((weights[number] > 0).tolist() == young, f"{row} weighs {weights[number]}")
+
+    def _trains_pairs(self, packed: Packed) -> None:
+        """Of each group a best response is compared with a worst one, and each pair counts."""
+        targets = packed.by_item([[batch.target_R for batch in mine] for mine in packed.batches])
+        groups = self._batch.groups
+        self.expect(sorted(targets) == list(range(2 * len(groups))), f"{len(targets)} responses")
+        for place, group in enumerate(groups):
+            ends = []
+            for number in (2 * place, 2 * place + 1):
+                said = targets[number].tolist()
+                same = [e.reward for e in group.episodes if _sampled(e) == said]
+                self.expect(same, f"{said} is no response of {group.prompt.uid}")
+                ends.append(same[0] if same else None)
+            earned = [reward for reward in group.rewards if reward is not None]
+            self.expect(ends == [max(earned), min(earned)], f"{ends} of {earned}")
+            self.expect(max(earned) > min(earned), f"a tie is learned: {earned}")
 
     def _lag(self, weights: Weights) -> int | None:
         for lag, then in enumerate(reversed(self.weights_after)):
@@ -336,3 +354,8 @@ class Checker:
 
 def _identity(group: Group) -> Any:
     return (group.prompt.uid, [(e.seed, e.response_ids) for e in group.episodes])
+
+
+def _sampled(episode: Episode) -> list[int]:
+    (trajectory,) = episode.trajectories
+    return [trajectory.response_ids[place] for place in sampled_places(trajectory)]

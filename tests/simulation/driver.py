@@ -13,6 +13,7 @@ from typing import Any
 from simulation import toy
 from simulation.engine import RemoteEngine
 from simulation.judges import Judges
+from simulation.online import OnlineJob, pair_source
 from simulation.trainer import TrainedGroup
 
 from rlpost.algorithms.advantages import GRPOConfig
@@ -198,7 +199,8 @@ async def drive(world: Any, stop: asyncio.Event) -> RunStatus:
     world.parts = parts = _parts(world, run, generation)
     world.checker.born()
     try:
-        status = await guarded(run_loop(RLJob(parts), run), by=run.watch())
+        job = OnlineJob(world, parts) if world.scenario.online else RLJob(parts)
+        status = await guarded(run_loop(job, run), by=run.watch())
         world.checker.finished(generation.dispatcher)
         return status
     finally:
@@ -321,7 +323,9 @@ def _parts(world: Any, run: Run, generation: "Generation") -> Parts:
         generation.collector("train"),
     )
     producer = CheckedProducer(
-        training_source(cfg, train_set, cursor),
+        pair_source(world, cfg, train_set, cursor)
+        if s.online
+        else training_source(cfg, train_set, cursor),
         collector=training,
         ledger=ledger,
         staleness=staleness,

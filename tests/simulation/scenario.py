@@ -73,6 +73,7 @@ class Scenario:
     on_overage: OnOverage = OnOverage.wait
     oversample: float = 0.0
     dynamic: bool = False
+    online: bool = False  # pairs of the samples are learned, not advantages; with ``dynamic``
     epochs: int = 1
     mini_batches: int = 1
     every: int = 1
@@ -127,6 +128,24 @@ def scenario_of(seed: int) -> Scenario:
         )
     return _replaced_in_a_push(
         seed, replace(base, faults=faults, poison=poison, scale_requests=scale_requests)
+    )
+
+
+def online_of(seed: int) -> Scenario:
+    """Return what ``seed`` stands for where a policy learns from pairs of its own samples."""
+    base = scenario_of(seed)
+    return replace(
+        base,
+        online=True,
+        dynamic=True,  # groups without a pair are replaced
+        group_size=max(4, base.group_size),
+        on_overage=OnOverage.drop if base.on_overage is OnOverage.mask else base.on_overage,
+        epochs=1,
+        mini_batches=1,
+        critic=False,
+        critic_alone=0,
+        proximal=False,
+        faults=tuple(each for each in base.faults if each.target != "critic"),
     )
 
 

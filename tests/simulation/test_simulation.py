@@ -13,9 +13,12 @@ from dataclasses import replace
 import pytest
 import torch
 from simulation.controls import CONTROLS
-from simulation.scenario import Fault, Scenario, doomed, scenario_of
+from simulation.scenario import Fault, Scenario, doomed, online_of, scenario_of
 from simulation.virtual_time import Deadlock, TooLong, VirtualLoop
 from simulation.world import Result, simulate
+
+from rlpost.algorithms.preference.pairing import ChosenPair
+from rlpost.stages.preference.online import pairs
 
 SEEDS = int(os.environ.get("RLPOST_SIMULATED_SEEDS", "2000"))
 CHUNK, QUICK = 50, 500  # seeds of one test; seeds that are not marked slow
@@ -62,6 +65,28 @@ def test_every_invariant_holds_under_faults(seeds):
         if result.violation is not None:
             failures.append(f"seed {seed}: {result.violation}\n  {replay(seed)}")
     assert not failures, "\n".join(failures)
+
+
+def test_pairs_of_own_samples_keep_every_invariant_under_faults():
+    failures = []
+    for seed in range(60):
+        result = simulate(online_of(seed))
+        if result.violation is None:
+            result.violation = not_recovered_exactly(result)
+        if result.violation is not None:
+            failures.append(f"seed {seed}: {result.violation}")
+    assert not failures, "\n".join(failures)
+
+
+def test_a_pair_the_wrong_way_round_is_noticed(monkeypatch):
+    found = pairs.best_and_worst
+
+    def swapped(*args, **options):
+        pair = found(*args, **options)
+        return pair and ChosenPair(chosen=pair.rejected, rejected=pair.chosen)
+
+    monkeypatch.setattr(pairs, "best_and_worst", swapped)
+    assert simulate(online_of(0)).violation is not None
 
 
 def not_recovered_exactly(result: Result) -> str | None:

@@ -72,11 +72,10 @@ def gradient_of(packed: Packed) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for rank_batches in packed.batches:
         for batch in rank_batches:
-            columns = batch.columns
-            for array in (batch.token_ids_T, batch.target_R, columns["rollout_logprobs_R"]):
-                digest.update(np.ascontiguousarray(array).tobytes())
-            digest.update(columns["weight_R"].tobytes())
-            digest.update(np.nan_to_num(columns["advantages_R"]).tobytes())
+            digest.update(np.ascontiguousarray(batch.token_ids_T).tobytes())
+            digest.update(np.ascontiguousarray(batch.target_R).tobytes())
+            for name in sorted(batch.columns):
+                digest.update(np.nan_to_num(batch.columns[name]).tobytes())
     return digest.digest()
 
 

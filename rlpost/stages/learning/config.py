@@ -90,7 +90,12 @@ def check_scored_learning(
 
 
 def check_learning(
-    cfg: LearningConfig, *, models: int = 1, way_out: str = "", generates: bool = False
+    cfg: LearningConfig,
+    *,
+    models: int = 1,
+    way_out: str = "",
+    generates: bool = False,
+    samples: bool = False,
 ) -> None:
     """Refuse settings of a stage that learns from a data set which cannot work or have no effect.
 
@@ -99,6 +104,7 @@ def check_learning(
         models: models of the run.
         way_out: how it comes to have a second model, if it can.
         generates: whether one of them generates.
+        samples: whether it is learned from what is generated.
 
     Raises:
         UserError: names the field, its value, the rule and the way out.
@@ -117,7 +123,7 @@ def check_learning(
             "cluster.placement=apart has no effect here: nothing generates, so there is nothing "
             "to keep apart from training; leave it out"
         )
-    if cfg.tracking.sample_rows != TrackingConfig().sample_rows:
+    if cfg.tracking.sample_rows != TrackingConfig().sample_rows and not samples:
         raise UserError(
             f"tracking.sample_rows={cfg.tracking.sample_rows} has no effect here: nothing is "
             "learned from samples, so there are no tables of them; leave it out"

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import Example
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used
-from rlpost.stages.learning.begin import begin
+from rlpost.stages.learning.begin import DrawnRows, begin
 from rlpost.stages.preference.config import ReferenceMode
 from rlpost.stages.preference.heldout import HeldoutPreferences
 from rlpost.stages.preference.mismatched import mismatched
@@ -28,6 +29,7 @@ from rlpost.stages.preference.reference import (
 )
 from rlpost.stages.roles import frozen_score
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores
 from rlpost.training.packing.pack import Packed
 
 _MISMATCHED, _HELDOUT = "mismatched/", "heldout/"  # before the name of a source, in a uid
@@ -42,8 +44,23 @@ async def boot(plan: PreferencePlan, run: Run) -> AsyncIterator[Fit]:
         UserError: not every actor fits into the cluster, or the checkpoint is of other data.
         InfrastructureError: an actor did not come up.
     """
+    async with SuiteEngines(plan.suites, plan.cfg, run, model_path=plan.model_path) as engines:
+        groups, rows = await begin(plan, run, supervised=engines.boot)
+        own = engines.without_own(groups)
+        yield await _fit(plan, run, rows, own, suites=engines.scores(groups))
+
+
+async def _fit(
+    plan: PreferencePlan,
+    run: Run,
+    rows: DrawnRows,
+    groups: Sequence[Any],
+    *,
+    suites: SuiteScores | None,
+) -> Fit:
+    """Return the job of the policy and, if there is one, the reference: ``groups``."""
     cfg = plan.cfg
-    (policy, *frozen), rows = await begin(plan, run)
+    policy, *frozen = groups
     held = {name: heldout_rows(name, corpus) for name, corpus in plan.splits.heldout.items()}
     wrong = _mismatched_rows(plan) if cfg.loss.needs_kl else None
     score = frozen_score(frozen[0], beside=policy, cfg=cfg.cluster) if frozen else policy.score
@@ -67,7 +84,7 @@ async def boot(plan: PreferencePlan, run: Run) -> AsyncIterator[Fit]:
         sources=held,
         progress=run.progress,
     )
-    yield Fit(
+    return Fit(
         run=run,
         policy=policy,
         objective=plan.objective,
@@ -75,6 +92,7 @@ async def boot(plan: PreferencePlan, run: Run) -> AsyncIterator[Fit]:
         base=cfg.model.path,
         stage=STAGE,
         heldout=heldout if held else None,
+        suites=suites,
         drawn=rows.metrics,
         data=data_used(cfg.data, plan.splits),
     )

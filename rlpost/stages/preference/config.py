@@ -12,9 +12,21 @@ from omegaconf import MISSING
 
 from rlpost.algorithms.preference import JudgedInputs
 from rlpost.bounds import number, option
+from rlpost.control.failures import FailureConfig
 from rlpost.errors import UserError
-from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
+from rlpost.stages.learning.config import (
+    LearnedDataConfig,
+    ScoredLearningConfig,
+    check_learning,
+    check_scored_learning,
+)
 from rlpost.stages.learning.settings import SupervisedTrainerConfig
+from rlpost.stages.preference.online.settings import (
+    OnlineOptions,
+    PreferenceDataConfig,
+    check_offline,
+    check_online,
+)
 
 
 class ReferenceMode(Enum):
@@ -35,7 +47,7 @@ class ReferenceConfig:
 
     mode: ReferenceMode = option(
         ReferenceMode.precomputed,
-        help="log-probs once before the first step, or in each step by a second model",
+        help="log-probs once before the first step; or in each step, as always online",
     )
     path: str | None = option(
         None, help="embedded model, local directory or hub id; null: the model training starts from"
@@ -62,9 +74,11 @@ class PreferenceOptions:
 
 
 @dataclass(kw_only=True)
-class PreferenceConfig(LearningConfig, PreferenceOptions, LearnedDataConfig):
+class PreferenceConfig(ScoredLearningConfig, OnlineOptions, PreferenceOptions, LearnedDataConfig):
     """Everything ``rlpost preference`` can be told."""
 
+    data: PreferenceDataConfig = field(default_factory=PreferenceDataConfig)
+    failures: FailureConfig = field(default_factory=FailureConfig)
     examples_per_step: int = number(
         32,
         at_least=1,
@@ -82,7 +96,7 @@ class PreferenceConfig(LearningConfig, PreferenceOptions, LearnedDataConfig):
     def has_second_model(self) -> bool:
         """Whether a frozen model runs beside the policy."""
         reference = self.reference
-        is_live = reference.mode is ReferenceMode.live
+        is_live = reference.mode is ReferenceMode.live or self.data.online
         return self.loss.needs_reference and (is_live or reference.path is not None)
 
 
@@ -92,12 +106,17 @@ def check_preference(cfg: PreferenceConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    needs = cfg.loss.needs_reference
-    check_learning(
-        cfg,
-        models=2 if cfg.has_second_model else 1,
-        way_out="set reference.mode=live" if needs else "",
-    )
+    needs, models = cfg.loss.needs_reference, 2 if cfg.has_second_model else 1
+    if cfg.data.online:
+        check_learning(cfg, models=models + 1, generates=True, samples=True)
+        check_online(cfg)
+    else:
+        check_scored_learning(
+            cfg,
+            models=models,
+            way_out="set reference.mode=live" if needs else "set evaluation.suites",
+        )
+        check_offline(cfg)
     for name, default in vars(ReferenceConfig()).items():
         if not needs and (value := getattr(cfg.reference, name)) != default:
             raise UserError(

@@ -33,6 +33,7 @@ from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.heldout import measured_names
 from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.rehearsal import rehearse
 
@@ -50,6 +51,7 @@ class PreferencePlan:
     objective: PreferenceObjective
     packer: ResponsePacker
     splits: Splits
+    suites: SuitesPlan | None  # that generators answer
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     longest: int  # tokens of an example, at most
 
@@ -67,7 +69,7 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    base = Foundation.of(cfg, device=device)
+    base = Foundation.of(cfg, device=device).with_suites(directory)
     encoder_of = JudgedEncoder if cfg.is_judged else PairEncoder
     encoder = encoder_of(
         base.policy.tokenizer,
@@ -76,14 +78,7 @@ def prepare(
         stop_ids=stop_token_ids(base.policy.directory),
     )
     cfg, splits = base.load(encoder, measured=partial(measured_names, judged=cfg.is_judged))
-    packer = ResponsePacker(
-        num_ranks=cfg.trainer.num_ranks,
-        max_tokens=cfg.trainer.max_tokens_per_micro_batch,
-        judged=cfg.is_judged,
-        trains_chosen=cfg.loss.nll_weight > 0,
-        fill=cfg.trainer.packing,
-        share_prompts=cfg.trainer.share_prompts,
-    )
+    packer = packer_of(cfg)
     if cfg.is_judged:
         _require_both_labels(list(splits.train.corpora.values()))
     else:
@@ -97,6 +92,7 @@ def prepare(
         objective=PreferenceObjective(loss=cfg.loss, metrics=STAGE),
         packer=packer,
         splits=splits,
+        suites=base.suites,
         shown=shown_examples(
             splits.train,
             base.policy.tokenizer,
@@ -106,19 +102,45 @@ def prepare(
     )
 
 
+def packer_of(cfg: PreferenceConfig) -> ResponsePacker:
+    """Return what packs as the options say."""
+    return ResponsePacker(
+        num_ranks=cfg.trainer.num_ranks,
+        max_tokens=cfg.trainer.max_tokens_per_micro_batch,
+        judged=cfg.is_judged,
+        trains_chosen=cfg.loss.nll_weight > 0,
+        fill=cfg.trainer.packing,
+        share_prompts=cfg.trainer.share_prompts,
+    )
+
+
 def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
     model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=STAGE)
     common: dict[str, Any] = {"cluster": cfg.cluster, "device": base.device}
-    roles = [trained_role("trainer", cfg.trainer, model=model, seed=cfg.seed, **common)]
+    roles = [
+        trained_role(
+            "trainer",
+            cfg.trainer,
+            model=model,
+            seed=cfg.seed,
+            make_sender=base.make_sender,
+            **common,
+        )
+    ]
     if cfg.has_second_model:
-        frozen = model if cfg.reference.path is None else _reference(cfg.reference.path, model)
-        roles.append(reference_role(cfg.trainer, model=frozen, **common))
-    return roles
+        roles.append(reference_role(cfg.trainer, model=frozen_reference(cfg, model), **common))
+    return [*roles, *base.suite_roles]
 
 
-def _reference(path: str, policy: TrainedModel) -> TrainedModel:
-    """Raises UserError: ``path`` is no model that can be compared with the policy."""
-    field = "reference.path"
+def frozen_reference(cfg: PreferenceConfig, policy: TrainedModel) -> TrainedModel:
+    """Return the model that the policy is compared with.
+
+    Raises:
+        UserError: ``reference.path`` is no model that can be.
+    """
+    path, field = cfg.reference.path, "reference.path"
+    if path is None:
+        return policy
     directory = ModelDirectory.read(locate_model(path, field=field), field=field)
     rehearse(directory.shell(), field=field)
     require_same_vocabulary(str(directory.path), policy.path, field=field)

@@ -44,7 +44,12 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
     models = check_models(cfg)
     device = device or resolve_device(cfg.cluster.device)
     sampling = plan_sampling(
-        cfg, cfg.data, policy=models.checked, rewards=models.rewards, device=device
+        cfg,
+        cfg.data,
+        policy=models.checked,
+        rewards=models.rewards,
+        device=device,
+        room=cfg.trainer.max_tokens_per_micro_batch - cfg.rollout.max_tokens,
     )
     roles = roles_of(
         cfg,

@@ -1,11 +1,12 @@
-"""Where a run's training prompts come from, as the producer sees it."""
+"""Which groups a run of RL trains on, as the producer sees it."""
 
 from rlpost.algorithms.shaping import keep_groups
 from rlpost.config.schema import RLConfig
-from rlpost.data.cursor import PromptCursor, parse_uid
+from rlpost.data.cursor import PromptCursor
 from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.producer import PromptStream
 from rlpost.stages.rl.batch import raw_statistics
+from rlpost.stages.sampling.prompt_stream import prompt_stream
 from rlpost.types import Group
 
 
@@ -16,12 +17,10 @@ def training_source(cfg: RLConfig, train_set: PromptDataset, cursor: PromptCurso
     def useful(group: Group) -> bool:
         return bool(keep_groups(raw_statistics([group], cfg))[0])
 
-    return PromptStream(
-        draw=lambda: train_set.prompt(*cursor.take(1)[0]),
-        find=lambda uid: train_set.prompt(*parse_uid(uid)),
+    return prompt_stream(
+        cfg,
+        train_set,
+        cursor,
         useful=useful if sampling.enabled else lambda group: True,
         max_draws=sampling.max_rounds * rollout.prompts_per_step if sampling.enabled else None,
-        num_samples=rollout.group_size,
-        sampling=rollout.sampling,
-        seed=cfg.seed,
     )

@@ -20,6 +20,7 @@ from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.sampling.generator_settings import resolve_generator
 from rlpost.training.reward.reader import RewardReader
@@ -51,6 +52,16 @@ class SamplingPlan:
         rows = range(min(len(self.train_set), 256))
         return sum(len(self.train_set.prompt(0, row).token_ids) for row in rows) // len(rows)
 
+    def samples_bytes(self, cfg: Any, *, prompts_per_step: int) -> int:
+        """Return what all steps write to ``rollouts/``, if every response gets as long as it may.
+
+        Args:
+            cfg: options of the stage, with the number of steps.
+            prompts_per_step: groups of a step.
+        """
+        responses = prompts_per_step * cfg.rollout.group_size * cfg.trainer.steps
+        return responses * response_bytes(cfg.rollout.max_tokens)
+
     def log_skipped(self) -> None:
         """Say which rows were left out, and why."""
         for dataset in filter(None, (self.train_set, self.heldout_set)):
@@ -67,6 +78,7 @@ def plan_sampling(
     policy: CheckedPolicy,
     rewards: Mapping[str, str],
     device: Device,
+    room: int,
 ) -> SamplingPlan:
     """Check everything that can be checked without starting anything.
 
@@ -76,6 +88,7 @@ def plan_sampling(
         policy: what answers.
         rewards: path of each reward model.
         device: where models will run.
+        room: tokens that a micro-batch leaves for a prompt.
 
     Raises:
         UserError, DataError: something the user can fix.
@@ -99,11 +112,11 @@ def plan_sampling(
         encode=partial(policy.tokenizer.encode, add_special_tokens=False),
         max_tokens=cfg.rollout.max_tokens,
     )
-    room = min(generator.max_model_len, cfg.trainer.max_tokens_per_micro_batch)
+    assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers)
     load = {
         "tokenizer": policy.tokenizer,
-        "max_prompt_tokens": room - cfg.rollout.max_tokens,
+        "max_prompt_tokens": min(room, generator.max_model_len - cfg.rollout.max_tokens),
         "seed": cfg.seed,
         "columns": required_columns(verifiers),
         "refuse": partial(refusal_of_row, verifiers, cfg.combination.deciding),

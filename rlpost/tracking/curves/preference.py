@@ -4,6 +4,7 @@ Owns which metrics are shown, in which order and under which words. Invariant: t
 that ``algorithms/preference/`` and ``stages/preference/`` record.
 """
 
+from rlpost.tracking.curves.every_stage import SCORES
 from rlpost.tracking.curves.panel import CurveSection, Panel
 from rlpost.tracking.curves.supervised import update_panels
 
@@ -89,6 +90,24 @@ _LEARNS = CurveSection(
             unit="nats",
             help="How far the policy has moved on completions of other prompts: z of KTO.",
             curves={"preference/kl": "z"},
+        ),
+        Panel(
+            title="Answers to held-out prompts and suites",
+            unit="accuracy, or mean reward",
+            help="What generators answer, as verifiers judge it.",
+            pattern=SCORES,
+        ),
+        Panel(
+            title="Reward of the samples",
+            unit="mean reward",
+            help="Of all responses that a step of an online run sampled.",
+            curves={"critic/score/mean": "reward"},
+        ),
+        Panel(
+            title="Pairs of a step",
+            unit="pairs",
+            help="Groups whose best and worst response were compared; fewer: the rest were ties.",
+            curves={"preference/pairs": "pairs"},
         ),
         *update_panels("preference", unit="loss"),
     ),

@@ -14,7 +14,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "rft": _REWARDED,
     "sft": (learning("sft"),),
     "pretrain": (learning("pretrain"),),
-    "preference": preference.SECTIONS,
+    "preference": (*preference.SECTIONS, rl.STALENESS, rl.VERIFIERS),
     "reward": (reward.JUDGING, reward.SOUNDNESS),
     "evaluate": (),  # one row of scores is no curve
 }

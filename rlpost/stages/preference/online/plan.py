@@ -1,0 +1,173 @@
+"""Online preference learning: what it needs of files, models and the machine before it starts.
+
+Owns the plan and who exists. Refuses to own prompts, engines and judges (sampling/plan.py).
+Invariant: everything that can be refused is refused here, before a file is written or a process
+started.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from rlpost.algorithms.preference import PreferenceObjective
+from rlpost.cluster.session import Device, resolve_device
+from rlpost.data.dataset import DataConfig
+from rlpost.errors import UserError
+from rlpost.evaluation.scores import measured_names
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.stages.estimate import Estimate, add_up
+from rlpost.stages.learning.settings import HeldoutConfig
+from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.stages.preference.batch import ResponsePacker
+from rlpost.stages.preference.config import PreferenceConfig
+from rlpost.stages.preference.prepare import STAGE, frozen_reference, packer_of
+from rlpost.stages.results import require_measured
+from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
+from rlpost.stages.sampling.rewards_role import check_reward_models, rewards_role
+from rlpost.stages.sampling.verifiers_role import verifiers_role
+from rlpost.training.model.loading import TrainedModel
+from rlpost.weights.publisher import sender_factory
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlinePlan:
+    """A run that passed every check; nothing was written or started yet."""
+
+    cfg: PreferenceConfig  # with the number of steps
+    device: Device
+    roles: list[Role]  # who exists
+    objective: PreferenceObjective
+    packer: ResponsePacker
+    sampling: SamplingPlan
+
+    @property
+    def model_path(self) -> str:
+        return self.sampling.model_path
+
+    @property
+    def data(self) -> DataConfig:
+        return self.sampling.data
+
+
+def prepare_online(
+    cfg: PreferenceConfig, *, directory: RunDirectory, device: Device | None = None
+) -> OnlinePlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``check_preference``.
+        directory: where the run will live.
+        device: where models will run; None: what this machine has.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    policy = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+    require_vllm_architecture(
+        policy.directory.config.architectures[0], field=policy.directory.field
+    )
+    device = device or resolve_device(cfg.cluster.device)
+    rewards = check_reward_models(cfg.reward_models)
+    packer = packer_of(cfg)
+    sampling = plan_sampling(
+        cfg,
+        cfg.data.prompts(),
+        policy=policy,
+        rewards=rewards,
+        device=device,
+        room=_room_of_prompt(cfg),
+    )
+    steps = len(sampling.train_set) * (cfg.trainer.epochs or 1) / cfg.examples_per_step
+    cfg = replace(cfg, trainer=cfg.trainer.of_steps(math.ceil(steps)))
+    _require_use_of_evaluation(cfg, sampling)
+    return OnlinePlan(
+        cfg=cfg,
+        device=device,
+        roles=_roles(
+            cfg,
+            policy=policy,
+            rewards=rewards,
+            sampling=sampling,
+            directory=directory,
+            device=device,
+        ),
+        objective=PreferenceObjective(loss=cfg.loss, metrics=STAGE),
+        packer=packer,
+        sampling=sampling,
+    )
+
+
+def estimate_online(plan: OnlinePlan, *, gpu_bytes: float | None) -> Estimate:
+    """Add up every process of ``plan``; see ``add_up``."""
+    pairs, longest = plan.cfg.examples_per_step, plan.cfg.rollout.max_tokens
+    return add_up(
+        plan,
+        tokens_per_step=pairs * (plan.sampling.mean_prompt + 2 * longest),
+        samples_bytes=plan.sampling.samples_bytes(plan.cfg, prompts_per_step=pairs),
+        gpu_bytes=gpu_bytes,
+    )
+
+
+def _room_of_prompt(cfg: PreferenceConfig) -> int:
+    """Return the tokens that a micro-batch, which holds a pair as a whole, leaves for a prompt."""
+    size, longest = cfg.trainer.max_tokens_per_micro_batch, cfg.rollout.max_tokens
+    room = size - 2 * longest if cfg.trainer.share_prompts else size // 2 - longest
+    if room < 1:
+        raise UserError(
+            f"trainer.max_tokens_per_micro_batch={size} must hold a prompt and two responses of "
+            f"rollout.max_tokens={longest} tokens, because a pair is never split; raise it"
+        )
+    return room
+
+
+def _require_use_of_evaluation(cfg: PreferenceConfig, sampling: SamplingPlan) -> None:
+    evaluation, held = cfg.evaluation, sampling.heldout_set
+    require_measured(
+        cfg, [] if held is None else measured_names(held.name, samples=evaluation.samples)
+    )
+    if held is None and evaluation.every != HeldoutConfig().every:
+        raise UserError(
+            f"evaluation.every={evaluation.every} has no effect: no prompts are held out; leave "
+            "it out, or set data.heldout=FILE"
+        )
+
+
+def _roles(
+    cfg: PreferenceConfig,
+    *,
+    policy: CheckedPolicy,
+    rewards: dict[str, str],
+    sampling: SamplingPlan,
+    directory: RunDirectory,
+    device: Device,
+) -> list[Role]:
+    model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE)
+    make_sender = sender_factory(
+        cfg.weights,
+        one_host=cfg.cluster.address is None,
+        run_id=directory.host_wide_id,
+        root=directory.root / ".weights",
+    )
+    roles = [
+        trained_role(
+            "trainer",
+            cfg.trainer,
+            model=model,
+            seed=cfg.seed,
+            cluster=cfg.cluster,
+            device=device,
+            make_sender=make_sender,
+        )
+    ]
+    if cfg.loss.needs_reference:
+        frozen = frozen_reference(cfg, model)
+        roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
+    if rewards:
+        roles.append(rewards_role(cfg, rewards, policy_path=policy.path, device=device))
+    return [
+        *roles,
+        generators_role(sampling.generator, model_path=policy.path, device=device),
+        verifiers_role(cfg.cluster, sampling.verifiers, tokenizer=policy.tokenizer),
+    ]
