@@ -109,9 +109,9 @@ class Engine:
         torch.distributed.all_gather_object(answers, mine)
         return answers
 
-    def loss(self, packed: Packed, objective: PreferenceObjective) -> float:
+    def measured(self, packed: Packed, objective: PreferenceObjective) -> dict[str, float]:
         tally = self.trainer.forward_backward(packed.batches[self.place.rank], objective)
-        return merge(self._gathered(tally)).metrics()["preference/loss"]
+        return merge(self._gathered(tally)).metrics()
 
     def gradient(self, stage: int) -> dict[str, torch.Tensor]:
         """The accumulated gradient (collective)."""
@@ -123,7 +123,11 @@ class Engine:
         }
 
 
-def batch_of(engine: Engine, case: Case, tokenizer) -> tuple[Packed, PreferenceObjective]:
+def batch_of(
+    engine: Engine, case: Case, tokenizer, *, of_policy: bool = False
+) -> tuple[Packed, PreferenceObjective]:
+    """``of_policy``: the reference is the policy itself, as before the first step of a run."""
+    ask = engine.score if of_policy else engine.ask_reference
     config = preference_losses.get(case.loss).config()
     judged = case.loss == "kto"
     examples = encoded(tokenizer, judged=judged)
@@ -141,7 +145,7 @@ def batch_of(engine: Engine, case: Case, tokenizer) -> tuple[Packed, PreferenceO
         return [partner(row) for row in range(NUM_ROWS)]
 
     models = ModelColumns(
-        reference=LiveReference(score=engine.ask_reference) if config.needs_reference else None,
+        reference=LiveReference(score=ask) if config.needs_reference else None,
         mismatched=wrong if config.needs_kl else None,
         score=engine.score,
         packer=packer,
@@ -174,7 +178,7 @@ def main() -> None:
     if control != "none":
         stages, cases = (2,), [Case(loss=loss, max_tokens=250) for loss in NLL_WEIGHT]
     tokenizer = AutoTokenizer.from_pretrained(path)
-    found = {}
+    found, begun = {}, {}
     for stage in stages:
         place = Rank(
             rank=rank, world_size=world_size, master_address="127.0.0.1",
@@ -182,7 +186,7 @@ def main() -> None:
         )  # fmt: skip
         cfg = TrainerConfig(
             dtype=DType.float32, threads=1, num_ranks=world_size, zero_stage=stage, lr=NOTHING,
-            steps=len(cases), warmup_steps=0,
+            steps=len(cases) + len(LOSSES), warmup_steps=0,
         )  # fmt: skip
         model = TrainedModel.policy(path, cfg, metrics="preference")
         trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=0)
@@ -192,7 +196,7 @@ def main() -> None:
             packed, objective = batch_of(engine, case, tokenizer)
             if control != "none":
                 packed = local_mean(packed)
-            loss = engine.loss(packed, objective)
+            loss = engine.measured(packed, objective)["preference/loss"]
             gradient = engine.gradient(stage)
             trainer.optim_step(number)
             name = f"stage {stage}, {case}"
@@ -202,9 +206,14 @@ def main() -> None:
                 found[name] = {
                     "loss": loss, "gradient": file, "num_micro_batches": len(packed.batches[0]),
                 }  # fmt: skip
+        if control == "none" and stage == 0:
+            for number, loss in enumerate(LOSSES, start=len(cases) + 1):
+                packed, objective = batch_of(engine, Case(loss=loss), tokenizer, of_policy=True)
+                begun[loss] = engine.measured(packed, objective)
+                trainer.optim_step(number)
         trainer.close()
     if rank == 0:
-        Path(result).write_text(json.dumps(found))
+        Path(result).write_text(json.dumps({"cases": found, "begun": begun}))
 
 
 if __name__ == "__main__":
