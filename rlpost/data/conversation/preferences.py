@@ -9,7 +9,6 @@ L: labels of one example.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -19,9 +18,11 @@ from rlpost.data.conversation.identity import encoder_identity
 from rlpost.data.conversation.marks import TrainOn
 from rlpost.data.example import Example
 from rlpost.data.records import Completion, Content, Judged, Pair, Record
+from rlpost.data.rows import listed
 from rlpost.data.template import ChatTokenizer
 from rlpost.errors import DataError
 
+_LARGEST = float(np.finfo(np.float32).max)  # labels are float32
 _VERSION = 1  # changes whenever the same record would get other tokens, another mask or label
 
 
@@ -187,11 +188,17 @@ def _require_same_prompt(chosen: Example, rejected: Example) -> None:
 
 
 def _margin(record: Pair, column: str) -> float:
-    value = record.columns.get(column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if column not in record.columns:
         raise DataError(
-            f"{record.address}: column {column!r}, the margin, must be a finite number, got "
-            f"{value!r:.80}"
+            f"{record.address}: no column {column!r} beside prompt, chosen and rejected, which "
+            f"loss.margin_column names; these are there: {listed(record.columns)}"
+        )
+    value = record.columns[column]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and abs(value) <= _LARGEST):
+        raise DataError(
+            f"{record.address}: column {column!r}, the margin, must be a finite number in float32, "
+            f"got {value!r:.80}; correct it, or leave the row out"
         )
     return float(value)
 

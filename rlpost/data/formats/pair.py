@@ -36,7 +36,8 @@ def _read(row: Row) -> Pair:
     elif asked is None:
         raise DataError(
             f"{row.address}: without a column {_PROMPT!r}, {_CHOSEN!r} and {_REJECTED!r} must be "
-            "whole conversations (lists of messages that begin alike); add the prompt"
+            "whole conversations (lists of messages that begin alike); add the prompt, "
+            f"or name its column with data.columns.{_PROMPT}=NAME"
         )
     else:
         given = content_in(row, _PROMPT)

@@ -70,7 +70,7 @@ def recognise(row: Row, *, accepts: Kinds, field: str = "data") -> Format:
     raise DataError(
         f"{row.address}: the columns {listed(present)} fit no format; there are {wanted}"
         f"{asks if 'prompt' in present else ''}. Rename columns with {field}.columns, for example "
-        f"{field}.columns.completion=answer"
+        f"{field}.columns.{accepted_formats(accepts)[0].required[-1]}=NAME"
     )
 
 

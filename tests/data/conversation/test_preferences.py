@@ -85,11 +85,15 @@ def test_a_margin_is_the_label_of_the_chosen_side():
     assert judgements_of_pair(encoder_of(PLAIN).encode(pair_of(PLAIN))) == ["chosen", "rejected"]
 
 
-@pytest.mark.parametrize("value", [None, "2", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [None, "2", True, float("nan"), float("inf"), 1e39, 10**400])
 def test_a_margin_that_is_no_number_is_refused(value):
-    columns = {} if value is None else {"stars": value}
     with pytest.raises(DataError, match=r"^p\.jsonl:3: column 'stars', the margin"):
-        encoder_of(PLAIN, margin_column="stars").encode(pair_of(PLAIN, columns=columns))
+        encoder_of(PLAIN, margin_column="stars").encode(pair_of(PLAIN, columns={"stars": value}))
+
+
+def test_a_column_of_margins_that_is_not_there_is_told_from_one_without_a_value():
+    with pytest.raises(DataError, match=r"^p\.jsonl:3: no column 'stars' .*are there: points$"):
+        encoder_of(PLAIN, margin_column="stars").encode(pair_of(PLAIN, columns={"points": 1}))
 
 
 def answer(content, **more):

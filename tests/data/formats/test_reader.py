@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlpost.data.formats.reader import RecordReader
-from rlpost.data.records import Completion, Document, Record
+from rlpost.data.records import Completion, Document, Pair, Record
 from rlpost.data.rows import Row
 from rlpost.data.sources.load import load_rows
 from rlpost.errors import DataError, UserError
@@ -80,9 +80,15 @@ def test_verls_rows_hold_the_answer_in_an_object(tmp_path: Path) -> None:
     path.write_text(json.dumps(row))
     (found,) = load_rows(str(path))
     assert isinstance(found, Row)
-    with pytest.raises(DataError, match=r"fit no format; .* data\.columns\.completion=answer"):
+    with pytest.raises(DataError, match=r"fit no format; .* data\.columns\.completion=NAME"):
         RecordReader(accepts=KINDS).read(found)
     for place, answer in (("extra_info.answer", "2 + 2 = 4 #### 4"), ("ground_truth", "4")):
         record = RecordReader(accepts=KINDS, columns={"completion": place}).read(found)
         assert isinstance(record, Completion) and record.completion == answer
         assert record.columns["data_source"] == "openai/gsm8k"
+
+
+def test_the_column_that_a_way_out_names_is_one_of_a_format_that_is_wanted() -> None:
+    row = Row(columns={"prompt": "2 + 2?", "answers": ["4", "5"]}, address="ranked.jsonl:1")
+    with pytest.raises(DataError, match=r"for example data\.columns\.rejected=NAME$"):
+        RecordReader(accepts=(Pair,)).read(row)
