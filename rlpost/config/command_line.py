@@ -17,9 +17,10 @@ from rlpost.config.explain import known_choices, unknown_option
 from rlpost.config.foreign_names import foreign_answer
 from rlpost.config.options import known_keys
 from rlpost.config.quoting import quoted
-from rlpost.config.recipes import general
+from rlpost.config.recipes import fitting, general
 from rlpost.config.store import register_configs
 from rlpost.errors import UserError
+from rlpost.stages.registry import STAGES
 
 # hydra's flags; of --experimental-rerun, which loads a pickle, there is none on purpose.
 _FLAGS = frozenset({
@@ -99,6 +100,7 @@ def check_override(text: str, *, stage: str) -> None:
         _check_sweep(text, override, known)
     if known and not (override.is_delete() or override.is_sweep_override()):
         _check_choice(group, override.value(), known)
+        _check_recipe(group, override.value(), stage)
 
 
 def _may_be_added(key: str, stage: str) -> bool:
@@ -141,6 +143,18 @@ def _check_choice(group: str, value: Any, known: Sequence[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"(\w[\w.-]*(/\w[\w.-]*)*)?", name):
             raise UserError(f"{group} must be one of {', '.join(known)}, got {name!r}")
+
+
+def _check_recipe(group: str, value: Any, stage: str) -> None:
+    """Refuse a file of choices that other stages can use, and this one cannot."""
+    for name in value if isinstance(value, list) else [value]:
+        theirs = [each for each in STAGES if name in fitting(group, stage=each)]
+        if theirs and stage not in theirs:
+            have = ", ".join(fitting(group, stage=stage))
+            raise UserError(
+                f"{group}={name} is for rlpost {', '.join(theirs)}: it sets what rlpost {stage} "
+                f"does not have; there it is one of {have}"
+            )
 
 
 def _parsed(text: str) -> Any:

@@ -6,13 +6,12 @@ Owns the wording, and the names that exist. Refuses to decide what is valid.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from rlpost.config.foreign_names import foreign_answer
-from rlpost.config.groups import COMPOSABLE, option_path, registries
+from rlpost.config.foreign_names import foreign_answer, foreign_choice
+from rlpost.config.groups import owners_of, registries
 from rlpost.config.options import known_keys
 from rlpost.config.recipes import general
 from rlpost.errors import UserError
@@ -117,7 +116,7 @@ def unknown_option(key: str, *, stage: str) -> str:
     """Return what to say of an option that ``stage`` does not have."""
     known = known_keys(stage)
     every = f"`rlpost {stage} --help` lists all"
-    if owners := _owners(key, stage=stage):
+    if owners := owners_of(key, stage=stage):
         return f"{key} is not an option of what is chosen here, but of {', '.join(owners)}"
     answer = foreign_answer(key, stage=stage)
     if answer is not None:
@@ -144,17 +143,6 @@ def unknown_option(key: str, *, stage: str) -> str:
     return f"{key} is not an option{hint} ({every})"
 
 
-def _owners(key: str, *, stage: str) -> list[str]:
-    """Return the choices that have an option, as in ``["loss=cpo", "loss=rpo"]``."""
-    return [
-        f"{group}={entry.name}"
-        for group, registry in registries(stage).items()
-        if group not in COMPOSABLE
-        for entry in registry
-        if key in {f"{option_path(group, entry.name)}.{each.name}" for each in fields(entry.config)}
-    ]
-
-
 def _absent_group(group: str, *, stage: str) -> str:
     if known := known_choices(group, stage=stage):
         return f"{group} is not chosen yet; write +{group}=NAME with one of {', '.join(known)}"
@@ -177,8 +165,10 @@ def _closest(key: str, every: Sequence[str]) -> str | None:
 
 def _unknown_choice(group: str, name: str, *, stage: str) -> str:
     known = known_choices(group, stage=stage)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
+    if (ours := foreign_choice(group, name)) in known:
+        hint = f"; it is called {ours} here"
     return f"{group} must be one of {', '.join(known)}, got {name!r}{hint}"
 
 
@@ -187,7 +177,6 @@ def known_choices(group: str, *, stage: str) -> list[str]:
     from hydra.core.config_store import ConfigStore
     from hydra.core.object_type import ObjectType
 
-    from rlpost.config.groups import registries
     from rlpost.config.recipes import fitting
 
     known = {entry.name for entry in registries(stage).get(group, ())}

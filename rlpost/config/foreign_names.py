@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlpost.config.groups import owners_of, registries
 from rlpost.config.options import known_keys
 from rlpost.stages.registry import STAGES
 
@@ -24,6 +25,7 @@ class ForeignNames:
     renamed: dict[str, str]  # foreign name -> option
     reasons: dict[str, str]  # foreign name -> what to do instead
     families: dict[str, str]  # beginning of a part of a foreign name -> what to do instead
+    choices: dict[str, dict[str, str]]  # group -> foreign name of a choice -> its name here
 
 
 @functools.cache
@@ -36,6 +38,9 @@ def foreign_names(table: str = "foreign_names") -> ForeignNames:
         renamed=_by_name(tables["renamed"].items()),
         reasons=_by_name(_answers(tables["reasons"])),
         families=_by_name(_answers(tables.get("families", ()))),
+        choices={
+            group: _by_name(names.items()) for group, names in tables.get("choices", {}).items()
+        },
     )
 
 
@@ -68,21 +73,38 @@ def _by_name(groups: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
 def foreign_answer(name: str, *, stage: str) -> str | None:
     """Return what to do in ``stage`` instead of ``name``; None where nobody calls anything so."""
     for tables in tables_of(stage):
-        if (answer := _answer(name, tables)) is not None:
+        if (answer := _answer(name, tables, stage)) is not None:
             return answer
     return None
 
 
-def _answer(name: str, tables: ForeignNames) -> str | None:
+def foreign_choice(group: str, name: str) -> str | None:
+    """Return what the choice ``name`` of another library is called here, as a choice of a group.
+
+    Example: ``sigmoid`` of TRL is the ``loss`` called ``dpo``.
+    """
+    return foreign_names("foreign_names_supervised").choices.get(group, {}).get(name.lower())
+
+
+def _answer(name: str, tables: ForeignNames, stage: str) -> str | None:
     parts = name.split(".")
     for start in range(len(parts)):
         key = ".".join(parts[start:])
         if key in tables.reasons:
             return tables.reasons[key]
         if key in tables.renamed:
-            return f"it is called {tables.renamed[key]} here"
+            option = tables.renamed[key]
+            return f"it is called {option} here{_owned(option, stage)}"
     for part in parts:
         for beginning, reason in tables.families.items():
             if part.startswith(beginning):
                 return reason
     return None
+
+
+def _owned(option: str, stage: str) -> str:
+    """Return whose option it is, where not every choice of its group has it."""
+    owners = owners_of(option, stage=stage)
+    group = option.partition(".")[0]
+    every = len(list(registries(stage)[group])) if owners else 0
+    return f", an option of {', '.join(owners)}" if len(owners) < every else ""

@@ -3,6 +3,8 @@
 Owns their names and what may be chosen from each. Refuses to own hydra's store (store.py).
 """
 
+from dataclasses import fields
+
 from rlpost.registry import Registry
 from rlpost.stages.registry import STAGES
 
@@ -27,3 +29,14 @@ def option_path(group: str, name: str) -> str:
     """Return where the fields of a registered variant lie in the configuration."""
     path = group.replace("/", ".")
     return f"{path}.{name}" if group in COMPOSABLE else path
+
+
+def owners_of(key: str, *, stage: str) -> list[str]:
+    """Return the choices that have an option, as in ``["loss=cpo", "loss=rpo"]``."""
+    return [
+        f"{group}={entry.name}"
+        for group, registry in registries(stage).items()
+        if group not in COMPOSABLE
+        for entry in registry
+        if key in {f"{option_path(group, entry.name)}.{each.name}" for each in fields(entry.config)}
+    ]

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from rlpost.bounds import bound_of
 from rlpost.cli.exit_code import exit_code
+from rlpost.config.command_line import read_command_line
 from rlpost.config.compose import compose_stage
 from rlpost.config.quoting import quoted
 from rlpost.config.schema import RLConfig
+from rlpost.errors import UserError
 
 # Where numbers lie that no defaults list leads to.
 CHOSEN = {"critic": ["algorithm=ppo", "critic.enabled=true"]}
@@ -261,3 +263,12 @@ def test_the_real_command_says_so_too(tmp_path, words):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "recipe", "theirs"),
+    [("preference", "quickstart", "rl, rft"), ("reward", "preference_dpo", "preference")],
+)
+def test_a_recipe_of_another_stage_is_refused_by_its_name(stage, recipe, theirs):
+    with pytest.raises(UserError, match=f"experiment={recipe} is for rlpost {theirs}: "):
+        read_command_line([f"experiment={recipe}"], stage=stage)

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from hydra.errors import HydraException
 
-from rlpost.config.explain import unknown_option
+from rlpost.config.compose import compose_stage
+from rlpost.config.explain import explain, unknown_option
 from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names, tables_of
 from rlpost.config.options import known_keys
 from rlpost.stages.registry import STAGES
@@ -186,7 +188,9 @@ def test_a_name_with_two_answers_is_our_bug():
         ("sft", "eval_strategy", "data.heldout or data.heldout_fraction"),
         ("sft", "ref_model", "the reference is the model that the run starts from"),
         ("preference", "dpo_beta", "it is called loss.beta here"),
-        ("preference", "cpo_alpha", "it is called loss.alpha here"),
+        ("preference", "cpo_alpha", "loss.alpha here, an option of loss=rpo, loss=cpo"),
+        ("preference", "ref.model_name_or_path", "it is called reference.path here"),
+        ("preference", "reference_free", "loss=simpo"),
         ("preference", "ref_model", "it is called reference.path here"),
         ("preference", "loss_type", "it is called loss here"),
         ("reward", "center_rewards_coefficient", "it is called loss.centre here"),
@@ -221,3 +225,34 @@ def test_every_name_for_supervised_stages_leads_somewhere():
         for stage in ("sft", "pretrain", "preference", "reward")
         for name in tables_of(stage)[0].renamed
     } == {*every}
+
+
+def test_an_option_that_every_choice_has_is_not_said_to_be_of_some():
+    assert unknown_option("dpo_beta", stage="preference").endswith("it is called loss.beta here")
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "hint"),
+    [
+        ("preference", "sigmoid", "; it is called dpo here"),  # else simpo, by its letters
+        ("preference", "kto_pair", "; it is called kto here"),
+        ("preference", "DPO", "; did you mean dpo?"),
+        ("reward", "ORM", "; it is called bradley_terry here"),
+        ("reward", "prm", "; it is called step here"),
+        ("reward", "sigmoid", "'sigmoid'"),
+    ],
+)
+def test_a_choice_that_another_library_calls_otherwise_is_answered(stage, name, hint):
+    with pytest.raises(HydraException) as refused:
+        compose_stage([f"loss={name}"], stage=stage)
+    assert explain(refused.value, stage=stage).endswith(hint)
+
+
+def test_the_choices_that_are_offered_exist():
+    every = {
+        entry.name
+        for stage in ("sft", "preference", "reward")
+        for entry in STAGES[stage].registries()["loss"]
+    }
+    offered = foreign_names("foreign_names_supervised").choices["loss"]
+    assert set(offered.values()) <= every and not set(offered) & every
