@@ -105,6 +105,6 @@ def _answer(name: str, tables: ForeignNames, stage: str) -> str | None:
 def _owned(option: str, stage: str) -> str:
     """Return whose option it is, where not every choice of its group has it."""
     owners = owners_of(option, stage=stage)
-    group = option.partition(".")[0]
-    every = len(list(registries(stage)[group])) if owners else 0
+    groups = {owner.partition("=")[0] for owner in owners}
+    every = sum(len(list(registries(stage)[group])) for group in groups)
     return f", an option of {', '.join(owners)}" if len(owners) < every else ""
