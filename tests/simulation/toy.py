@@ -67,6 +67,10 @@ def updated(weights: Weights, gradient: bytes, update_id: int) -> Weights:
     )
 
 
+# In this order, because simulated runs are compared with weights that were stored.
+_OF_RL = ("rollout_logprobs_R", "weight_R", "advantages_R")
+
+
 def gradient_of(packed: Packed) -> bytes:
     """A fingerprint of everything the trainer sees of an optimizer batch."""
     digest = hashlib.blake2b(digest_size=16)
@@ -74,7 +78,7 @@ def gradient_of(packed: Packed) -> bytes:
         for batch in rank_batches:
             digest.update(np.ascontiguousarray(batch.token_ids_T).tobytes())
             digest.update(np.ascontiguousarray(batch.target_R).tobytes())
-            for name in sorted(batch.columns):
+            for name in _OF_RL if _OF_RL[-1] in batch.columns else sorted(batch.columns):
                 digest.update(np.nan_to_num(batch.columns[name]).tobytes())
     return digest.digest()
 

@@ -1,6 +1,7 @@
 """A parked model costs no memory and comes back bit for bit, under every ZeRO stage."""
 
 import errno
+import gc
 import os
 import tempfile
 
@@ -79,11 +80,13 @@ def test_what_changed_in_between_is_what_comes_back():
 def test_the_process_gets_smaller():
     model = two_layers(4096)  # 134 MB
     process, parking = psutil.Process(), Parking(model, device=CPU)
+    gc.collect()  # what other tests left must not go meanwhile
     before = process.memory_info().rss
     parking.park()
-    assert before - process.memory_info().rss > 100e6
+    parked = process.memory_info().rss
+    assert before - parked > 100e6
     parking.wake()
-    assert before - process.memory_info().rss < 30e6
+    assert process.memory_info().rss - parked > 100e6
 
 
 def test_without_room_the_model_stays_and_the_room_is_given_back(caplog):

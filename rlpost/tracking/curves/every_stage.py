@@ -5,7 +5,23 @@ Invariant: runs record every metric here.
 
 from rlpost.tracking.curves.panel import CurveSection, Panel, timings
 
-SCORES = r"val-core/(.+)/acc/mean@\d+"  # of held-out prompts and suites, by evaluation/scores.py
+_SCORES = r"val-core/(.+)/acc/mean@\d+"  # by evaluation/scores.py
+
+SCORES = Panel(
+    title="Held-out accuracy",
+    unit="accuracy",
+    help="Share of held-out prompts, or of a suite's items, that the model's answers solve.",
+    pattern=_SCORES,
+    range01=True,
+    wide=True,
+    graded=Panel(
+        title="Held-out reward",
+        unit="mean reward",
+        help="Mean reward of answers to held-out prompts, or to a suite's items.",
+        pattern=_SCORES,
+        wide=True,
+    ),
+)
 
 COST = CurveSection(
     title="What did it cost?",

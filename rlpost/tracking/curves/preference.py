@@ -6,6 +6,7 @@ that ``algorithms/preference/`` and ``stages/preference/`` record.
 
 from rlpost.tracking.curves.every_stage import SCORES
 from rlpost.tracking.curves.panel import CurveSection, Panel
+from rlpost.tracking.curves.rl import SAMPLED_REWARD
 from rlpost.tracking.curves.supervised import update_panels
 
 _LEARNS = CurveSection(
@@ -91,18 +92,8 @@ _LEARNS = CurveSection(
             help="How far the policy has moved on completions of other prompts: z of KTO.",
             curves={"preference/kl": "z"},
         ),
-        Panel(
-            title="Answers to held-out prompts and suites",
-            unit="accuracy, or mean reward",
-            help="What generators answer, as verifiers judge it.",
-            pattern=SCORES,
-        ),
-        Panel(
-            title="Reward of the samples",
-            unit="mean reward",
-            help="Of all responses that a step of an online run sampled.",
-            curves={"critic/score/mean": "reward"},
-        ),
+        SCORES,
+        SAMPLED_REWARD,
         Panel(
             title="Pairs of a step",
             unit="pairs",

@@ -7,31 +7,19 @@ metric here.
 from rlpost.tracking.curves.every_stage import SCORES
 from rlpost.tracking.curves.panel import CurveSection, Panel
 
+SAMPLED_REWARD = Panel(
+    title="Training reward",
+    unit="mean reward",
+    help="Mean reward of the responses sampled for each step, and after shaping and KL.",
+    curves={"critic/score/mean": "reward", "critic/rewards/mean": "after shaping"},
+)
+
 LEARNING = CurveSection(
     title="Does it learn?",
     help="The held-out result is the number a run is for; the reward is what it trains on.",
     panels=(
-        Panel(
-            title="Held-out accuracy",
-            unit="accuracy",
-            help="Share of held-out problems solved: the number this run is for.",
-            pattern=SCORES,
-            range01=True,
-            wide=True,
-            graded=Panel(
-                title="Held-out reward",
-                unit="mean reward",
-                help="Mean reward of held-out prompts: the number this run is for.",
-                pattern=SCORES,
-                wide=True,
-            ),
-        ),
-        Panel(
-            title="Training reward",
-            unit="mean reward",
-            help="Mean reward of the responses sampled for each step, and after shaping and KL.",
-            curves={"critic/score/mean": "reward", "critic/rewards/mean": "after shaping"},
-        ),
+        SCORES,
+        SAMPLED_REWARD,
         Panel(
             title="Reward components",
             unit="mean reward",

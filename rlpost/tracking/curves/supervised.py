@@ -28,13 +28,7 @@ def learning(stage: str) -> CurveSection:
                 pattern=rf"{stage}/heldout_perplexity(?:/(.+))?",
                 log_scale=True,
             ),
-            Panel(
-                title=f"Suites during {stage}",
-                unit="accuracy",
-                help="Share of each suite's items that generators solve (evaluation.suites).",
-                pattern=SCORES,
-                range01=True,
-            ),
+            SCORES,
             *update_panels(stage, unit="nats per token"),
         ),
     )
