@@ -157,7 +157,7 @@ class PrecomputedReference:
                 }
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             log.warning("%s cannot be read (%s); it is computed again", self.path, error)
             return {}
 

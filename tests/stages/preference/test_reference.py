@@ -1,6 +1,7 @@
 """What a reference says before the first step: kept in a file, asked once, never of other rows."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -94,13 +95,16 @@ async def test_a_killed_computation_goes_on_where_it_was(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "other rows", "text"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "other rows", "text", "array"])
 async def test_a_file_that_cannot_be_trusted_is_computed_again(tmp_path, harm):
     path, scorer = tmp_path / "reference.npz", Scorer()
     await complete(path, [row(3)], scorer)
     whole = path.read_bytes()
     if harm != "other rows":
-        path.write_bytes({"cut": whole[:-40], "empty": b"", "text": b"{}"}[harm])
+        array = BytesIO()
+        np.save(array, np.zeros(3))
+        harms = {"cut": whole[:-40], "empty": b"", "text": b"{}", "array": array.getvalue()}
+        path.write_bytes(harms[harm])
     identity = "y" if harm == "other rows" else "x"
     mended = await complete(path, [row(3)], scorer, identity=identity)
     assert scorer.asked == 2 and await said(mended, row(3)) == {0: [1.5], 1: [3.0, 3.0]}
