@@ -15,7 +15,15 @@ from rlpost.data.formats.pair import PAIR
 from rlpost.data.formats.sharegpt import SHAREGPT
 from rlpost.data.formats.stepwise import STEPWISE
 from rlpost.data.formats.text import TEXT
-from rlpost.data.records import Record
+from rlpost.data.records import (
+    Completion,
+    Conversation,
+    Document,
+    Judged,
+    Pair,
+    Record,
+    Stepwise,
+)
 from rlpost.data.rows import Row, listed
 from rlpost.errors import DataError
 
@@ -26,6 +34,16 @@ FORMATS: Mapping[str, Format] = {
     )
 }  # fmt: skip
 Kinds = tuple[type[Record], ...]
+
+# What an error advises for rows that are not wanted.
+_LEARNT_BY: Mapping[type, str] = {
+    Conversation: "rlpost sft",
+    Completion: "rlpost sft",
+    Document: "rlpost pretrain",
+    Pair: "rlpost preference or rlpost reward",
+    Judged: "rlpost preference loss=kto",
+    Stepwise: "rlpost reward loss=step",
+}
 
 
 def recognise(row: Row, *, accepts: Kinds, field: str = "data") -> Format:
@@ -63,8 +81,8 @@ def recognise(row: Row, *, accepts: Kinds, field: str = "data") -> Format:
     if special:
         raise DataError(
             f"{row.address}: the row is in the format {special[0]}, which this stage does not "
-            f"learn from; it takes {wanted}. Use the stage for it, or choose a format with "
-            f"{field}.format"
+            f"learn from; it takes {wanted}. Use {_LEARNT_BY[special[0].kind]}, or choose a "
+            f"format with {field}.format"
         )
     asks = "; a prompt alone is for stages that sample answers, such as rl"
     raise DataError(

@@ -81,6 +81,8 @@ def prepare(
     packer = packer_of(cfg)
     if cfg.is_judged:
         _require_both_labels(list(splits.train.corpora.values()))
+        for corpus in (*splits.train.corpora.values(), *splits.heldout.values()):
+            _require_two_prompts(corpus)
     else:
         for corpus in (*splits.train.corpora.values(), *splits.heldout.values()):
             _require_room(corpus, packer)
@@ -158,6 +160,22 @@ def _require_both_labels(corpora: Sequence[Corpus]) -> None:
             f"{names}: the label of all {len(labels)} completions is the same: each is {kind}, so "
             f"there is nothing to prefer; add {other} ones, or use rlpost sft on good ones"
         )
+
+
+def _require_two_prompts(corpus: Corpus) -> None:
+    """Raises DataError: all rows have one prompt, so no completion can be put behind another's."""
+    first = _prompt_of(corpus, 0)
+    if all(_prompt_of(corpus, row) == first for row in range(1, len(corpus))):
+        raise DataError(
+            f"{corpus.examples(0)[0].address}: each row of {corpus.name} has this row's prompt, "
+            "but the reference point of the loss is measured on completions of other prompts; add "
+            "rows of other prompts, or use pairs with loss=dpo"
+        )
+
+
+def _prompt_of(corpus: Corpus, row: int) -> bytes:
+    examples = corpus.examples(row)
+    return examples[0].ids[: shared_prompt(examples)].tobytes()
 
 
 def _require_room(corpus: Corpus, packer: ResponsePacker) -> None:

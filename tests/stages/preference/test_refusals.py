@@ -37,7 +37,7 @@ def refused(tmp_path, tiny_model, monkeypatch, capsys):
         ({**GOOD, "rejected": GOOD["chosen"]}, "are the same"),
         ({"chosen": "4", "rejected": "5"}, "add the prompt"),
         ({"prompt": "2 + 2?", "completion": "4"}, "format"),
-        (JUDGED[0], "format"),
+        (JUDGED[0], "Use rlpost preference loss=kto"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(refused, row, said):
@@ -52,6 +52,10 @@ def test_a_bad_row_is_named_by_file_and_line(refused, row, said):
         (JUDGED[1:], "each is bad"),
         ([*JUDGED, {**JUDGED[0], "label": 2}], "train.jsonl:3"),
         ([*JUDGED, {**JUDGED[0], "label": None}], "train.jsonl:3"),
+        (
+            [{**each, "prompt": "What?"} for each in JUDGED],
+            "train.jsonl:1: each row of train has this row's prompt",
+        ),
     ],
 )
 def test_judged_rows_that_teach_nothing(refused, rows, said):
