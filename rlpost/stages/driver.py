@@ -24,7 +24,7 @@ from rlpost.garbage import without_collection
 from rlpost.models.origin import export_record
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
-from rlpost.stages.progress import ended_early
+from rlpost.stages.progress import ended_early, require_stage
 from rlpost.stages.registry import Stage
 from rlpost.stages.roles import checkpoint_bytes_of
 from rlpost.stages.run import Plan, Run
@@ -66,6 +66,8 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
+    if resume_from is not None:
+        require_stage(resume_from, stage.name)
     with without_collection():  # it imports most of what a run needs
         plan = stage.part("plan")(cfg, directory=directory)
     longer = "trainer.epochs" if cfg.trainer.steps is None else "trainer.steps"

@@ -15,7 +15,7 @@ from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.result_metrics import BestMode
 from rlpost.errors import RunFailed, UserError
 from rlpost.models.origin import export_record
-from rlpost.stages.progress import ended_early
+from rlpost.stages.progress import ended_early, require_stage
 from rlpost.stages.results import ExportConfig, ExportedModel, check_results
 from rlpost.tracking.files.jsonl import read_metrics
 
@@ -191,3 +191,11 @@ def test_options_that_contradict_each_other_are_refused(options, message):
 def test_options_that_say_too_little_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         config.check("c")
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path):
+    run_toy(tmp_path, ToyConfig(), LOSSES)
+    checkpoint = tmp_path / "checkpoints" / "step_000008"
+    require_stage(checkpoint, "toy")
+    with pytest.raises(UserError, match="a checkpoint of rlpost toy, and rlpost sft cannot go on"):
+        require_stage(checkpoint, "sft")
