@@ -84,7 +84,7 @@ def test_a_sequence_classifier_is_no_policy(refused, tiny_reward):
         (["examples_per_step=0"], "examples_per_step must be"),
         (["neftune_alpha=-1"], "the paper uses"),
         (["kl.coefficient=-1"], "kl.coefficient must be"),
-        (["experiment=quickstart"], "loss must be one of dft, nll, got 'clip'"),
+        (["experiment=quickstart"], "experiment=quickstart is for rlpost rl, rft"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(refused, overrides, said):

@@ -158,7 +158,10 @@ async def test_worker_killed_from_outside_in_mid_call(service):
         ):
             worker.kill()
     assert [v.reward for v in await task] == [0.5]
-    assert [v.reward for v in await _judge(service, "1", "2", "3")] == [1.0, 2.0, 3.0]
+    for _ in range(20):  # one worker may be quick enough to answer all, the other starts when used
+        assert [v.reward for v in await _judge(service, "1", "2", "3")] == [1.0, 2.0, 3.0]
+        if service.alive() == 2:
+            break
     assert service.alive() == 2
 
 
