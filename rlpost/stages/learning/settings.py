@@ -61,8 +61,8 @@ class SupervisedTrainerConfig(TrainerConfig):
             )
         if not self.share_prompts and not self.shares:
             raise UserError(
-                f"{path}.share_prompts=false has no effect here: no two examples share a prompt; "
-                "leave it out"
+                f"{path}.share_prompts=false has no effect in this stage, which packs its examples "
+                "in one way; leave it out"
             )
         if self.steps is not None and self.warmup_steps is not None:
             super().check(path)
