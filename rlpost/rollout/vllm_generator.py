@@ -97,7 +97,7 @@ class VllmGenerator:
         self._cfg = cfg
         self._model_path = model_path
         self._weight_backend = weight_backend
-        self._engine: Any = None
+        self._started_engine: Any = None  # None before setup and after close
         self._expected: dict[str, Shape] = {}  # the tensors of a push
         self._info: GeneratorInfo | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
@@ -116,7 +116,7 @@ class VllmGenerator:
             self._expected = ModelDirectory.read(self._model_path).checkpoint_shapes()
             self._set_environment()
             with _its_death_named(), without_collection():
-                self._engine = self._build_engine()
+                self._started_engine = self._build_engine()
             config = self._engine.model_config
             self._info = GeneratorInfo(
                 max_model_len=config.max_model_len,
@@ -126,6 +126,12 @@ class VllmGenerator:
                 host=socket.gethostname(),
             )
         return self._info
+
+    @property
+    def _engine(self) -> Any:
+        if self._started_engine is None:  # a member may leave in the middle of a push
+            raise ProcessDied("this generator is closed")
+        return self._started_engine
 
     def _set_environment(self) -> None:
         # vLLM reads these when its processes start, so they precede its import.
@@ -368,12 +374,12 @@ class VllmGenerator:
         return Pulse(version=self._version, load=self._load)
 
     async def close(self) -> None:
-        if self._engine is not None:
+        if self._started_engine is not None:
+            engine, self._started_engine = self._started_engine, None
             with _its_death_named():
                 # shutdown hangs on running requests
-                await self._engine.pause_generation(mode="abort")
-            self._engine.shutdown()
-            self._engine = None
+                await engine.pause_generation(mode="abort")
+            engine.shutdown()
         if self._sockets is not None:
             self._sockets.cleanup()
 

@@ -3,6 +3,7 @@
 With a living engine it is tested in tests/system/.
 """
 
+import asyncio
 import os
 from functools import partial
 from types import SimpleNamespace
@@ -55,11 +56,11 @@ class EngineWithoutWorker(DeadEngine):
 
 async def test_a_worker_that_dies_in_a_call_is_infrastructure_too():
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine = EngineWithoutWorker()
+    generator._started_engine = EngineWithoutWorker()
     for verb in (generator.health, partial(generator.receive, LOCATOR, first_rank=1)):
         with pytest.raises(ProcessDied, match="a worker of vLLM died in a call"):
             await verb()
-    generator._engine.words = "Call to collective_rpc method failed: no such method"
+    generator._started_engine.words = "Call to collective_rpc method failed: no such method"
     with pytest.raises(Exception, match="no such method") as bug:  # negative control
         await generator.health()
     assert not isinstance(bug.value, ProcessDied)
@@ -118,7 +119,7 @@ def _killed_at_once(utils):
 )
 async def test_its_death_is_infrastructure(verb):
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine = DeadEngine()
+    generator._started_engine = DeadEngine()
     generator._running["a"] = "r1"
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
@@ -126,9 +127,36 @@ async def test_its_death_is_infrastructure(verb):
 
 async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine, generator._pushing = DeadEngine(), 1
+    generator._started_engine, generator._pushing = DeadEngine(), 1
     with pytest.raises(ProcessDied):
         await generator.abort_push(1)
+
+
+class EngineInPause:
+    """It pauses until it is told to go on, as when requests are being stopped."""
+
+    def __init__(self):
+        self.go_on = asyncio.Event()
+
+    async def pause_generation(self, *, mode, **kwargs):
+        if mode == "keep":
+            await self.go_on.wait()
+
+    def shutdown(self):
+        self.go_on.set()
+
+
+async def test_a_member_that_leaves_during_a_push_is_infrastructure():
+    """A smaller fleet was asked for while `begin_push` waited for the engine to pause."""
+    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._started_engine = EngineInPause()
+    push = asyncio.create_task(generator.begin_push(1))
+    await asyncio.sleep(0)
+    await generator.close()
+    for verb in (lambda: push, generator.health, partial(generator.load, 1)):
+        with pytest.raises(ProcessDied, match="this generator is closed"):
+            await verb()
+    await generator.close()  # nothing is left to close
 
 
 class Child:
