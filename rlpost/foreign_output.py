@@ -20,6 +20,15 @@ _LIBRARIES = ("transformers",)  # they keep the stream that existed when they we
 _logging = threading.local()  # a handler that writes to the stream it logs for must not recurse
 
 
+def quiet_bitsandbytes() -> None:
+    """Have bitsandbytes imported without a warning that asks for a package we do not use.
+
+    To be called before whatever imports it, peft among others. On CPUs with bfloat16 it misses a
+    faster kernel of packed 4-bit weights, which only answer and never train.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 class LoggedStream(io.TextIOBase):
     """A text stream whose lines become log records; it works also after the redirection ends."""
 

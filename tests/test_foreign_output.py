@@ -1,6 +1,7 @@
 """What libraries print becomes log records, however long they keep the stream."""
 
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -79,3 +80,12 @@ def test_a_line_without_an_end_is_bounded(caplog):
             sys.stdout.write("x" * 1000)
         sys.stdout.write("\n")
     assert len(caplog.messages[-1]) == 2000
+
+
+def test_bitsandbytes_is_imported_in_silence_without_a_gpu():
+    code = (
+        "from rlpost.foreign_output import quiet_bitsandbytes; quiet_bitsandbytes(); "
+        "import bitsandbytes.optim"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
