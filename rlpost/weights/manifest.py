@@ -7,7 +7,7 @@ the trainer wrote, and what passes ``refuse_other_model`` holds exactly the expe
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import xxhash
@@ -38,10 +38,20 @@ class TensorEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class PushManifest:
-    """The tensors of weight version ``version``, in payload order."""
+    """The tensors of weight version ``version``, in payload order.
+
+    Without ``adapter`` they are the whole model, under the names of its checkpoint. With it they
+    are a LoRA adapter on the base that every generator has loaded, under the names of peft's
+    files, and ``adapter`` is peft's configuration of it.
+    """
 
     version: int
     entries: tuple[TensorEntry, ...]
+    adapter: Mapping[str, Any] | None = None
+
+    @property
+    def kind(self) -> Literal["full", "adapter"]:
+        return "full" if self.adapter is None else "adapter"
 
     @property
     def size_bytes(self) -> int:
@@ -55,7 +65,7 @@ class PushManifest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PushManifest":
         entries = tuple(TensorEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["entries"])
-        return cls(version=data["version"], entries=entries)
+        return cls(version=data["version"], entries=entries, adapter=data.get("adapter"))
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -76,9 +86,19 @@ def payload_size_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]
 
 
 def write_payload(
-    weights: Iterator[tuple[str, torch.Tensor]], buffer: torch.Tensor, *, version: int
+    weights: Iterator[tuple[str, torch.Tensor]],
+    buffer: torch.Tensor,
+    *,
+    version: int,
+    adapter: Mapping[str, Any] | None = None,
 ) -> PushManifest:
     """Copy tensors into ``buffer`` (uint8, CPU) one after the other and describe them.
+
+    Args:
+        weights: names and tensors.
+        buffer: where they go.
+        version: their number.
+        adapter: see ``PushManifest``.
 
     Raises:
         WeightPushError: the buffer is too small.
@@ -103,7 +123,7 @@ def write_payload(
             )
         )
         offset = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    return PushManifest(version=version, entries=tuple(entries))
+    return PushManifest(version=version, entries=tuple(entries), adapter=adapter)
 
 
 def _copy_to_host(source: torch.Tensor, target: torch.Tensor) -> None:

@@ -5,11 +5,12 @@ iterator of named tensors, which every rank must exhaust because gathering is co
 under ZeRO-3; only rank 0 holds a sender.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -107,8 +108,11 @@ class WeightPublisher:
 
     Args:
         iter_weights: fresh pass over ``(name, full tensor)``; collective on all ranks.
-        shapes: the same without tensors, in the same order.
+        shapes: the same without tensors, in the same order; of an adapter whose ranks change the
+            largest that it can have.
         sender: on rank 0; None elsewhere.
+        adapter: peft's configuration of the adapter that the tensors are, asked for at every
+            version; None: they are the whole model.
     """
 
     def __init__(
@@ -117,7 +121,9 @@ class WeightPublisher:
         *,
         shapes: Shapes,
         sender: Sender | None,
+        adapter: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
+        self._adapter = adapter
         self._iter_weights = iter_weights
         self._size_bytes = payload_size_bytes(shapes)
         self._sender = sender
@@ -130,7 +136,9 @@ class WeightPublisher:
                 pass
             return None
         buffer = self._sender.buffer(self._size_bytes, version=version)
-        self._newest = write_payload(self._iter_weights(), buffer, version=version)
+        self._newest = write_payload(
+            self._iter_weights(), buffer, version=version, adapter=self._adapter()
+        )
         return self._sender.announce(self._newest, num_receivers=num_receivers)
 
     def announce_again(self, *, num_receivers: int) -> Locator | None:
