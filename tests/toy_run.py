@@ -106,7 +106,7 @@ def run_toy(root, cfg, losses, *, kill_before=None, group=None):
     directory = RunDirectory(root=Path(root))
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resolved = {"seed": cfg.seed}
-    resume_from = find_resume_point(directory, store, resume="auto", resolved=resolved)
+    resume_from = find_resume_point(directory, store, resume="auto", resolved=resolved, defaults={})
     directory.write_config(resolved)
     step = None if resume_from is None else int(resume_from.name.removeprefix("step_"))
     tracker = open_trackers(

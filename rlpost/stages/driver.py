@@ -24,11 +24,11 @@ from rlpost.garbage import without_collection
 from rlpost.models.origin import export_record
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
-from rlpost.stages.progress import ended_early, require_stage
+from rlpost.stages.progress import ended_early
 from rlpost.stages.registry import Stage
 from rlpost.stages.roles import checkpoint_bytes_of
 from rlpost.stages.run import Plan, Run
-from rlpost.stages.run_directory import RunDirectory, config_hash, find_resume_point
+from rlpost.stages.run_directory import RunDirectory, config_hash, resume_point_of
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.tracker import Phase, RunStatus
@@ -62,12 +62,9 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
         UserError: refused before anything was written.
         RunFailed, InfrastructureError: the run cannot go on.
     """
-    assert cfg.run.name is not None
-    directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
+    directory = RunDirectory.of(cfg.run)
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
-    resume_from = find_resume_point(directory, store, resume=cfg.resume, resolved=resolved)
-    if resume_from is not None:
-        require_stage(resume_from, stage.name)
+    resume_from = resume_point_of(cfg, resolved, stage=stage.name)
     with without_collection():  # it imports most of what a run needs
         plan = stage.part("plan")(cfg, directory=directory)
     longer = "trainer.epochs" if cfg.trainer.steps is None else "trainer.steps"

@@ -17,7 +17,7 @@ from rlpost.checkpoint.manifest import verify
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.control.failures import Budget
-from rlpost.errors import DataError, GroupLost, RunFailed, UserError
+from rlpost.errors import DataError, GroupLost, RunFailed
 from rlpost.stages.results import ExportedModel, RunResults
 from rlpost.stages.run import Run, StageConfig
 from rlpost.tracking.tracker import Phase
@@ -306,13 +306,3 @@ def ended_early(checkpoint: Path, cfg: StageConfig) -> bool:
     results = RunResults(cfg)
     results.load_state_dict(read_json(checkpoint / "driver.json").get("results"))
     return results.stop_reason is not None
-
-
-def require_stage(checkpoint: Path, stage: str) -> None:
-    """Raises UserError: another stage wrote the checkpoint, so it holds another run's state."""
-    wrote = read_json(checkpoint / "driver.json").get("stage", stage)
-    if wrote != stage:
-        raise UserError(
-            f"resume={checkpoint} is a checkpoint of rlpost {wrote}, and rlpost {stage} cannot go "
-            "on from it; start from the model that the run exported, with model.path=RUN/export"
-        )

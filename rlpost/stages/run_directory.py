@@ -10,14 +10,17 @@ import fcntl
 import hashlib
 import json
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rlpost.checkpoint.state import write_text
+from rlpost.checkpoint.state import read_json, write_text
 from rlpost.checkpoint.store import CheckpointStore, load_manifest
+from rlpost.config.defaults import default_values
+from rlpost.config.schema import RunConfig
 from rlpost.errors import DataError, UserError
 from rlpost.tracking.files.jsonl import read_metrics
 
@@ -76,6 +79,12 @@ class RunDirectory:
     """The paths of one run."""
 
     root: Path
+
+    @classmethod
+    def of(cls, run: RunConfig) -> "RunDirectory":
+        """Return the directory of a run that has a name."""
+        assert run.name is not None
+        return cls(root=Path(run.dir).expanduser() / run.name)
 
     @property
     def config(self) -> Path:
@@ -215,10 +224,46 @@ def config_hash(resolved: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def resume_point_of(cfg: Any, resolved: dict[str, Any], *, stage: str) -> Path | None:
+    """Return the checkpoint from which a run of ``stage`` starts, None for a fresh start.
+
+    Args:
+        cfg: the options of the stage.
+        resolved: the same as plain data.
+        stage: its name.
+
+    Raises:
+        UserError, DataError: it cannot start; see ``find_resume_point`` and ``require_stage``.
+    """
+    directory = RunDirectory.of(cfg.run)
+    found = find_resume_point(
+        directory,
+        CheckpointStore(directory.checkpoints),
+        resume=cfg.resume,
+        resolved=resolved,
+        defaults=default_values(cfg),
+    )
+    if found is not None:
+        require_stage(found, stage)
+    return found
+
+
 def find_resume_point(
-    directory: RunDirectory, store: CheckpointStore, *, resume: str, resolved: dict[str, Any]
+    directory: RunDirectory,
+    store: CheckpointStore,
+    *,
+    resume: str,
+    resolved: dict[str, Any],
+    defaults: Mapping[str, Any],
 ) -> Path | None:
     """Return the checkpoint to start from, None for a fresh start.
+
+    Args:
+        directory: of the run.
+        store: its checkpoints.
+        resume: auto, never or a checkpoint.
+        resolved: every option of the run that starts.
+        defaults: what an option was in a run that did not know it; see ``default_values``.
 
     Raises:
         UserError: the directory holds another run or foreign files, ``never`` would overwrite a
@@ -234,7 +279,7 @@ def find_resume_point(
             )
         return None
     if directory.holds_a_run:
-        _refuse_other_config(directory, resolved)
+        _refuse_other_config(directory, resolved, defaults)
     read_metrics(directory.metrics)  # raises where the run could not go on with them
     if resume == "auto":
         return _latest(store)
@@ -247,6 +292,16 @@ def find_resume_point(
             "runs/<name>/checkpoints/step_NNNNNN"
         ) from error
     return path
+
+
+def require_stage(checkpoint: Path, stage: str) -> None:
+    """Raises UserError: another stage wrote the checkpoint, so it holds another run's state."""
+    wrote = read_json(checkpoint / "driver.json").get("stage", stage)
+    if wrote != stage:
+        raise UserError(
+            f"resume={checkpoint} is a checkpoint of rlpost {wrote}, and rlpost {stage} cannot go "
+            "on from it; start from the model that the run exported, with model.path=RUN/export"
+        )
 
 
 def _latest(store: CheckpointStore) -> Path | None:
@@ -280,9 +335,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     )
 
 
-def _refuse_other_config(directory: RunDirectory, resolved: dict[str, Any]) -> None:
-    before = _flat(_read_config(directory.config))
+def _refuse_other_config(
+    directory: RunDirectory, resolved: dict[str, Any], defaults: Mapping[str, Any]
+) -> None:
     now = _flat(resolved)
+    # The version that wrote the file may have had fewer options.
+    unknown = {key: defaults[key] for key in now if key in defaults}
+    before = unknown | _flat(_read_config(directory.config))
     changed = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
         for key in sorted(before.keys() | now.keys())

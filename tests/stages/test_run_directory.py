@@ -17,9 +17,12 @@ def directory(tmp_path):
     return RunDirectory(root=tmp_path / "x")
 
 
+DEFAULTS = {"seed": 0, "trainer.lr": 1e-6, "trainer.noise": 0.0}
+
+
 def resume_point(directory, resume="auto", config=CONFIG):
     store = CheckpointStore(directory.checkpoints)
-    return find_resume_point(directory, store, resume=resume, resolved=config)
+    return find_resume_point(directory, store, resume=resume, resolved=config, defaults=DEFAULTS)
 
 
 def save(directory, step):
@@ -54,6 +57,21 @@ def test_other_settings_are_refused_and_free_ones_are_not(directory):
     assert config_hash(other) != config_hash(CONFIG)
     with pytest.raises(UserError, match=r"trainer.lr \(was 1e-05, now 2e-05\)"):
         resume_point(directory, config=other)
+
+
+def test_an_option_that_the_run_did_not_know_has_its_default(directory):
+    """A later version has ``trainer.noise``; the run was started by one that had not."""
+    directory.write_config(CONFIG)
+    save(directory, 2)
+    for value, goes_on in ((0.0, True), (0.1, False)):
+        later = {**CONFIG, "trainer": {**CONFIG["trainer"], "noise": value}}
+        if goes_on:
+            assert resume_point(directory, config=later).name == "step_000002"
+        else:
+            with pytest.raises(UserError, match=r"trainer.noise \(was 0.0, now 0.1\)"):
+                resume_point(directory, config=later)
+    with pytest.raises(UserError, match=r"seed \(was 1, now 0\)"):  # known, so never its default
+        resume_point(directory, config={**CONFIG, "seed": 0})
 
 
 def test_named_checkpoint_must_exist(directory, tmp_path):

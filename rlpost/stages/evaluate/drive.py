@@ -11,10 +11,8 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.control.watchdog import Watchdog
 from rlpost.stages.driver import RunOutcome, listen_for_signals
@@ -28,7 +26,7 @@ from rlpost.stages.evaluate.results import order_of, results_of
 from rlpost.stages.evaluate.table import as_text, grids_of
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.registry import Stage
-from rlpost.stages.run_directory import RunDirectory, find_resume_point
+from rlpost.stages.run_directory import RunDirectory, resume_point_of
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
@@ -44,11 +42,8 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
         UserError: refused before anything was written.
         RunFailed, InfrastructureError: it cannot go on.
     """
-    assert cfg.run.name is not None
-    directory = RunDirectory(root=Path(cfg.run.dir).expanduser() / cfg.run.name)
-    find_resume_point(
-        directory, CheckpointStore(directory.checkpoints), resume=cfg.resume, resolved=resolved
-    )
+    directory = RunDirectory.of(cfg.run)
+    resume_point_of(cfg, resolved, stage=stage.name)
     plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory)
     file = AnswersFile(directory.evaluation, samples=cfg.samples)
     waiting = sum(map(len, open_items(plan, file).values()))
