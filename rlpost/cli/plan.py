@@ -8,7 +8,6 @@ joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 import argparse
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rlpost.bounds import check_config, help_of, number
@@ -82,15 +81,18 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     """Compose and check the configuration as the stage would, for the hardware that is meant."""
     from rlpost.cluster.session import Device
     from rlpost.config.compose import compose_stage
-    from rlpost.stages.run_directory import RunDirectory
+    from rlpost.stages.run_directory import RunDirectory, resume_point_of
+    from rlpost.tracking.open import check_trackers
 
-    cfg, _ = compose_stage(overrides, stage=stage)
+    cfg, resolved = compose_stage(overrides, stage=stage)
+    resume_point_of(cfg, resolved, stage=stage)
+    check_trackers(cfg.tracking)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus else Device.cpu
         if device is Device.cuda:
             cfg = _in_bfloat16(cfg)
-    directory = RunDirectory(root=Path(cfg.run.dir) / cfg.run.name)
+    directory = RunDirectory.of(cfg.run)
     return STAGES[stage].part("plan")(cfg, directory=directory, device=device)
 
 

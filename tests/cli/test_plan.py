@@ -119,6 +119,19 @@ def test_wrong_options_are_refused_as_by_the_stage(capsys, tiny):
     assert exit_info.value.code == 2
 
 
+@pytest.mark.parametrize("stage", ["rl", "preference", "evaluate"])
+def test_a_run_that_would_be_refused_is_not_planned(capsys, tiny, tmp_path, stage):
+    data = {"preference": "data.train=pairs:lowercase", "evaluate": "suites=[format]"}
+    options = [f"run.dir={tmp_path}", f"run.name={stage}"]
+    command = [stage, tiny, data.get(stage, "experiment=quickstart"), *options]
+    code, text = run(capsys, *command, f"resume={tmp_path}/nowhere")
+    assert code == 2 and "nowhere" in text, text
+    (tmp_path / stage).mkdir()
+    (tmp_path / stage / "mine.txt").write_text("mine")
+    code, text = run(capsys, *command)
+    assert code == 2 and "holds what no run wrote: 'mine.txt'" in text, text
+
+
 @pytest.mark.parametrize("name", ["local_cpu", "local_gpu", "node8", "two_nodes", "disaggregated"])
 def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, name):
     nodes = {"local_cpu": ("1", "0"), "local_gpu": ("1", "1"), "node8": ("1", "8")}
