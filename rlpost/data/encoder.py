@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlpost.data.messages import Messages, check_messages
+from rlpost.data.messages import SYSTEM_ROLES, Messages, check_messages
 from rlpost.data.rows import Row, listed
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.data.template import ChatTokenizer, render
 from rlpost.data.tools import COLUMN as TOOLS
 from rlpost.data.tools import Tools, check_tools
@@ -44,7 +46,8 @@ class PromptEncoder:
         tokenizer: a transformers tokenizer.
         prompt_column: holds a string (for a chat model: one user message) or a list of
             messages ``{"role": ..., "content": ...}``.
-        system_prompt: put before every prompt that does not start with a system message.
+        system_prompt: put before every prompt that has no system message of its own, which may
+            also stand in the row's column ``system``.
         max_prompt_tokens: longer prompts are refused; None: no bound.
 
     Raises:
@@ -101,12 +104,16 @@ class PromptEncoder:
     def _content(self, row: Row) -> "_Content":
         value = self._prompt_value(row)
         tools = check_tools(row.columns.get(TOOLS), address=row.address)
-        if isinstance(value, str):
-            conversation = self._with_system([{"role": "user", "content": value}])
-            return _Content(text=value, is_text=True, conversation=conversation, tools=tools)
-        messages = self._with_system(check_messages(value, address=row.address))
-        text = _last_user_text(messages)
-        return _Content(text=text, is_text=False, conversation=messages, tools=tools)
+        asked = value if self._column == SYSTEM else with_system(value, row)
+        if isinstance(asked, str):
+            asked = [{"role": "user", "content": asked}]
+        messages = self._with_system(check_messages(asked, address=row.address))
+        return _Content(
+            text=value if isinstance(value, str) else _last_user_text(messages),
+            is_text=isinstance(value, str),
+            conversation=messages,
+            tools=tools,
+        )
 
     def _rendered(self, content: "_Content", row: Row) -> list[int]:
         return render(
@@ -119,8 +126,10 @@ class PromptEncoder:
 
     def _bare(self, content: "_Content", row: Row) -> list[int]:
         """Encode for a base model, which knows neither messages nor tools."""
-        if not content.is_text or content.tools:
-            what = "has tools" if content.is_text else "has a list of messages as its prompt"
+        if not content.is_text or content.tools or len(content.conversation) > 1:
+            what = "has a list of messages as its prompt"
+            if content.is_text:
+                what = "has tools" if content.tools else f"has a column {SYSTEM!r}"
             raise DataError(
                 f"{row.address}: the row {what}, but the model's tokenizer has no chat template; "
                 "use plain string prompts or a chat model"
@@ -147,7 +156,7 @@ class PromptEncoder:
         )
 
     def _with_system(self, messages: Messages) -> Messages:
-        if self._system_prompt is None or messages[0]["role"] in ("system", "developer"):
+        if self._system_prompt is None or messages[0]["role"] in SYSTEM_ROLES:
             return messages
         return [{"role": "system", "content": self._system_prompt}, *messages]
 

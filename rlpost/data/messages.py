@@ -13,6 +13,7 @@ from rlpost.data.plain import plain_value
 from rlpost.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+SYSTEM_ROLES = ("system", "developer")  # of a message that comes before all others
 Messages = list[dict[str, Any]]
 
 
@@ -44,14 +45,14 @@ def check_conversation(value: Sequence[Any], *, address: str) -> Messages:
     """
     messages = check_turns(value, address=address)
     roles = [message["role"] for message in messages]
-    start = 1 if roles[:1] and roles[0] in _SYSTEM else 0
+    start = 1 if roles[:1] and roles[0] in SYSTEM_ROLES else 0
     if roles[start:] and roles[start] != "user":
         raise DataError(
             f"{address}: message {start}: the first message after the system's must be the user's, "
             f"got role {roles[start]!r}; put the user's message before it, or leave the row out"
         )
     for index in range(start + 1, len(roles)):
-        if roles[index] in _SYSTEM:
+        if roles[index] in SYSTEM_ROLES:
             raise DataError(
                 f"{address}: message {index}: a system message must be the first one; move its "
                 "text there"
@@ -101,7 +102,6 @@ def check_turns(value: Sequence[Any], *, address: str) -> Messages:
     return messages
 
 
-_SYSTEM = ("system", "developer")
 _BEFORE_TOOL = ("assistant", "tool")
 
 

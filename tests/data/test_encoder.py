@@ -67,6 +67,24 @@ def test_the_rows_own_system_message_wins(chat: PreTrainedTokenizerFast) -> None
     assert added.messages == ({"role": "system", "content": "Ignore this."}, USER)
 
 
+@pytest.mark.parametrize("asked", [USER["content"], [USER]])
+def test_a_column_with_the_system_message_is_the_rows_own(
+    chat: PreTrainedTokenizerFast, base: PreTrainedTokenizerFast, asked: object
+) -> None:
+    encoder = PromptEncoder(chat, system_prompt="Ignore this.")
+    prompt = encoder.encode(row(asked, system="Be brief."), uid="0:0")
+    assert prompt.token_ids == render(chat, [SYSTEM, USER])
+    assert prompt.columns == {"system": "Be brief."}  # reward functions may read it, too
+    without = encoder.encode(row(asked, system=None), uid="0:0")
+    assert without.conversation == ({"role": "system", "content": "Ignore this."}, USER)
+    with pytest.raises(DataError, match=r"^t.jsonl:7: column 'system' must be the text of the sys"):
+        encoder.encode(row(asked, system=3), uid="0:0")
+    with pytest.raises(DataError, match=r"both a system message; remove one of them"):
+        encoder.encode(row([{**SYSTEM, "content": "Be long."}, USER], system="Be brief."), uid="0")
+    with pytest.raises(DataError, match=r"^t.jsonl:7: the row has a .*no chat template"):
+        PromptEncoder(base).encode(row(asked, system="Be brief."), uid="0:0")
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1).filter(str.strip))
 def test_any_text_survives(text: str) -> None:
     tokenizer = byte_tokenizer()

@@ -125,8 +125,9 @@ def _texts(record: Conversation | Completion) -> tuple[str, str]:
     ):
         return record.prompt, record.completion
     raise DataError(
-        f"{record.address}: the row has messages or tools, but the model's tokenizer has no chat "
-        "template; use rows whose prompt and completion are plain strings, or a chat model"
+        f"{record.address}: the row has messages, a system message or tools, but the model's "
+        "tokenizer has no chat template; use rows whose prompt and completion are plain "
+        "strings, or a chat model"
     )
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rlpost.data.corpus.encoding import EncodedBlock
 from rlpost.errors import DataError
 
-VERSION = 2  # of the layout and of the code that fills it; another one is encoded again
+VERSION = 3  # of the layout and of the code that fills it; another one is encoded again
 _ARRAYS = {
     "ids_T": np.int32,
     "trained_T": np.bool_,

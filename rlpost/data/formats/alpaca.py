@@ -16,23 +16,22 @@ from rlpost.data.formats.base import (
 )
 from rlpost.data.records import Conversation
 from rlpost.data.rows import Row
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.errors import DataError
 
-_INSTRUCTION, _INPUT, _OUTPUT, _SYSTEM, _HISTORY = (
-    "instruction", "input", "output", "system", "history",
-)  # fmt: skip
+_INSTRUCTION, _INPUT, _OUTPUT, _HISTORY = "instruction", "input", "output", "history"
 
 
 def _read(row: Row) -> Conversation:
-    system, given = optional_text(row, _SYSTEM), optional_text(row, _INPUT)
+    given = optional_text(row, _INPUT)
     question = text_in(row, _INSTRUCTION)
-    messages = [{"role": "system", "content": system}] if system else []
-    messages += _history(row)
+    messages = _history(row)
     messages.append({"role": "user", "content": f"{question}\n{given}" if given else question})
     messages.append({"role": "assistant", "content": text_in(row, _OUTPUT)})
     return Conversation(
-        messages=conversation_in(messages, address=row.address),
-        columns=other_columns(row, _INSTRUCTION, _INPUT, _OUTPUT, _SYSTEM, _HISTORY),
+        messages=conversation_in(with_system(messages, row), address=row.address),
+        columns=other_columns(row, _INSTRUCTION, _INPUT, _OUTPUT, SYSTEM, _HISTORY),
         address=row.address,
     )
 
@@ -55,6 +54,6 @@ ALPACA = Format(
     name="alpaca",
     kind=Conversation,
     required=(_INSTRUCTION, _OUTPUT),
-    optional=(_INPUT, _SYSTEM, _HISTORY),
+    optional=(_INPUT, SYSTEM, _HISTORY),
     read=_read,
 )

@@ -3,6 +3,8 @@
 from rlpost.data.formats.base import Format, answered, content_in, other_columns, tools_in
 from rlpost.data.records import Completion, Content, Judged
 from rlpost.data.rows import Row
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.data.tools import COLUMN as TOOLS
 from rlpost.errors import DataError
 
@@ -11,7 +13,7 @@ _PROMPT, _COMPLETION, _LABEL = "prompt", "completion", "label"
 
 def _both(row: Row) -> tuple[Content, Content]:
     prompt, completion = content_in(row, _PROMPT), content_in(row, _COMPLETION)
-    return answered(prompt, completion, address=row.address)
+    return answered(with_system(prompt, row), completion, address=row.address)
 
 
 def _read(row: Row) -> Completion:
@@ -20,7 +22,7 @@ def _read(row: Row) -> Completion:
         prompt=prompt,
         completion=completion,
         tools=tools_in(row),
-        columns=other_columns(row, _PROMPT, _COMPLETION, TOOLS),
+        columns=other_columns(row, _PROMPT, _COMPLETION, SYSTEM, TOOLS),
         address=row.address,
     )
 
@@ -37,7 +39,7 @@ def _read_judged(row: Row) -> Judged:
         completion=completion,
         label=bool(label),
         tools=tools_in(row),
-        columns=other_columns(row, _PROMPT, _COMPLETION, _LABEL, TOOLS),
+        columns=other_columns(row, _PROMPT, _COMPLETION, _LABEL, SYSTEM, TOOLS),
         address=row.address,
     )
 
@@ -46,13 +48,13 @@ PROMPT_COMPLETION = Format(
     name="prompt_completion",
     kind=Completion,
     required=(_PROMPT, _COMPLETION),
-    optional=(TOOLS,),
+    optional=(SYSTEM, TOOLS),
     read=_read,
 )
 JUDGED = Format(
     name="judged",
     kind=Judged,
     required=(_PROMPT, _COMPLETION, _LABEL),
-    optional=(TOOLS,),
+    optional=(SYSTEM, TOOLS),
     read=_read_judged,
 )

@@ -19,6 +19,8 @@ from rlpost.data.formats.base import (
 from rlpost.data.messages import check_messages
 from rlpost.data.records import Content, Pair, Turns
 from rlpost.data.rows import Row
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.data.tools import COLUMN as TOOLS
 from rlpost.errors import DataError
 
@@ -30,9 +32,9 @@ def _read(row: Row) -> Pair:
     whole = [is_messages(side) and side[0]["role"] != "assistant" for side in sides]
     asked = row.columns.get(_PROMPT)
     if all(whole):
-        prompt, chosen, rejected = _split(*sides, row=row)
+        prompt, chosen, rejected = _split(*(with_system(side, row) for side in sides), row=row)
         if asked is not None:
-            _require_same(content_in(row, _PROMPT), prompt, address=row.address)
+            _require_same(content_in(row, _PROMPT), prompt, row=row)
     elif asked is None:
         raise DataError(
             f"{row.address}: without a column {_PROMPT!r}, {_CHOSEN!r} and {_REJECTED!r} must be "
@@ -40,7 +42,7 @@ def _read(row: Row) -> Pair:
             f"or name its column with data.columns.{_PROMPT}=NAME"
         )
     else:
-        given = content_in(row, _PROMPT)
+        given = with_system(content_in(row, _PROMPT), row)
         prompt, chosen = answered(given, sides[0], address=row.address)
         _, rejected = answered(given, sides[1], address=row.address)
     if chosen == rejected:
@@ -53,7 +55,7 @@ def _read(row: Row) -> Pair:
         chosen=chosen,
         rejected=rejected,
         tools=tools_in(row),
-        columns=other_columns(row, _PROMPT, _CHOSEN, _REJECTED, TOOLS),
+        columns=other_columns(row, _PROMPT, _CHOSEN, _REJECTED, SYSTEM, TOOLS),
         address=row.address,
     )
 
@@ -85,15 +87,16 @@ def _answers_at(messages: Turns, index: int) -> bool:
     return index < len(messages) and messages[index]["role"] == "assistant"
 
 
-def _require_same(given: str | Sequence[Any], found: Content, *, address: str) -> None:
+def _require_same(given: str | Sequence[Any], found: Content, *, row: Row) -> None:
     if isinstance(given, str):
         same = found[-1]["content"] == given  # type: ignore[index]
     else:
-        same = tuple(check_messages(given, address=address)) == found
+        messages = with_system(given, row)
+        same = tuple(check_messages(messages, address=row.address)) == found
     if not same:
         raise DataError(
-            f"{address}: the column {_PROMPT!r} is not how the conversations in {_CHOSEN!r} and "
-            f"{_REJECTED!r} begin; remove the column, or keep only the answers in these two"
+            f"{row.address}: the column {_PROMPT!r} is not how the conversations in {_CHOSEN!r} "
+            f"and {_REJECTED!r} begin; remove the column, or keep only the answers in these two"
         )
 
 
@@ -101,6 +104,6 @@ PAIR = Format(
     name="pair",
     kind=Pair,
     required=(_CHOSEN, _REJECTED),
-    optional=(_PROMPT, TOOLS),
+    optional=(_PROMPT, SYSTEM, TOOLS),
     read=_read,
 )

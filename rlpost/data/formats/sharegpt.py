@@ -14,17 +14,18 @@ from rlpost.data.formats.base import (
     conversation_in,
     is_messages,
     list_in,
-    optional_text,
     other_columns,
 )
 from rlpost.data.plain import plain_value
 from rlpost.data.records import Conversation, Schemas
 from rlpost.data.rows import Row
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.data.tools import COLUMN as TOOLS
 from rlpost.data.tools import check_tools, parsed_tools
 from rlpost.errors import DataError
 
-_TURNS, _SYSTEM = "conversations", "system"
+_TURNS = "conversations"
 _CALL = "function_call"
 _ROLES = {
     "human": "user",
@@ -44,18 +45,10 @@ def _read(row: Row) -> Conversation:
         turn if is_messages([turn]) else _message(turn, where=f"{row.address}: turn {index}")
         for index, turn in enumerate(turns)
     ]
-    system = optional_text(row, _SYSTEM)
-    if system and messages[0]["role"] == "system":
-        raise DataError(
-            f"{row.address}: column {_SYSTEM!r} and the first turn are both a system message; "
-            "remove one of them"
-        )
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
     return Conversation(
-        messages=conversation_in(messages, address=row.address),
+        messages=conversation_in(with_system(messages, row), address=row.address),
         tools=_tools(row),
-        columns=other_columns(row, _TURNS, _SYSTEM, TOOLS),
+        columns=other_columns(row, _TURNS, SYSTEM, TOOLS),
         address=row.address,
     )
 
@@ -104,6 +97,6 @@ SHAREGPT = Format(
     name="sharegpt",
     kind=Conversation,
     required=(_TURNS,),
-    optional=(_SYSTEM, TOOLS),
+    optional=(SYSTEM, TOOLS),
     read=_read,
 )

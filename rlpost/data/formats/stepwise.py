@@ -7,13 +7,16 @@ from rlpost.data.formats.base import Format, content_in, list_in, not_blank, oth
 from rlpost.data.messages import check_messages
 from rlpost.data.records import Stepwise
 from rlpost.data.rows import Row
+from rlpost.data.system import COLUMN as SYSTEM
+from rlpost.data.system import with_system
 from rlpost.errors import DataError
 
 _PROMPT, _STEPS, _LABELS = "prompt", "completions", "labels"
 
 
 def _read(row: Row) -> Stepwise:
-    prompt, steps, labels = content_in(row, _PROMPT), list_in(row, _STEPS), list_in(row, _LABELS)
+    prompt = with_system(content_in(row, _PROMPT), row)
+    steps, labels = list_in(row, _STEPS), list_in(row, _LABELS)
     if len(steps) != len(labels):
         raise DataError(
             f"{row.address}: {len(steps)} {_STEPS!r}, but {len(labels)} {_LABELS!r}; each step "
@@ -25,7 +28,7 @@ def _read(row: Row) -> Stepwise:
         prompt=prompt,
         completions=_steps(steps, address=row.address),
         labels=_rightness(labels, address=row.address),
-        columns=other_columns(row, _PROMPT, _STEPS, _LABELS),
+        columns=other_columns(row, _PROMPT, _STEPS, _LABELS, SYSTEM),
         address=row.address,
     )
 
@@ -49,4 +52,10 @@ def _rightness(values: Sequence[Any], *, address: str) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-STEPWISE = Format(name="stepwise", kind=Stepwise, required=(_PROMPT, _STEPS, _LABELS), read=_read)
+STEPWISE = Format(
+    name="stepwise",
+    kind=Stepwise,
+    required=(_PROMPT, _STEPS, _LABELS),
+    optional=(SYSTEM,),
+    read=_read,
+)

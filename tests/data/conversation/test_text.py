@@ -80,7 +80,11 @@ def _without_template() -> PreTrainedTokenizerFast:
         (" ", "a", "the prompt is empty"),
         ("a", "", "the completion is empty"),
         ("a", f"b{END}c", "the completion contains '<|im_end|>', at which generation would stop"),
-        ([{"role": "user", "content": "a"}], "b", "the row has messages or tools"),
+        (
+            [{"role": "user", "content": "a"}],
+            "b",
+            "the row has messages, a system message or t",
+        ),
     ],
 )
 def test_bad_completions_have_an_address(

@@ -170,6 +170,43 @@ def test_every_format_has_a_good_row() -> None:
     assert found == set(FORMATS)
 
 
+TWO_STEPS = {"completions": ["a", "b"], "labels": [1, 0]}
+
+
+@pytest.mark.parametrize("prompt", ["2 + 2?", [USER], [SYSTEM, USER]])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"completion": "4"},
+        {"completion": "4", "label": 1},
+        {"chosen": "4", "rejected": "5"},
+        {"chosen": [ANSWER], "rejected": [WRONG]},
+        {"chosen": [USER, ANSWER], "rejected": [USER, WRONG]},
+        TWO_STEPS,
+    ],
+)
+def test_a_column_with_the_system_message_begins_the_prompt(prompt: Any, rest: Any) -> None:
+    record: Any = read({"prompt": prompt, "system": "Be brief.", "id": 3, **rest})
+    assert (record.prompt, record.columns) == ((SYSTEM, USER), {"id": 3})
+    assert read({"prompt": "2 + 2?", "system": None, **TWO_STEPS}).prompt == "2 + 2?"  # type: ignore[union-attr]
+    other = {**SYSTEM, "content": "Be long."}
+    refused = "column 'system' and the first message are both a system message; remove one"
+    assert refused in said({"prompt": [other, USER], "system": "Be brief.", **rest})
+    assert "column 'system' must be the text of the" in said({"prompt": "x", "system": 1, **rest})
+    assert "column 'system' is blank" in said({"prompt": "x", "system": " ", **rest})
+
+
+def test_conversations_take_the_column_with_the_system_message() -> None:
+    sides = {"chosen": [USER, ANSWER], "rejected": [USER, WRONG]}
+    pair = Pair(prompt=(SYSTEM, USER), chosen=(ANSWER,), rejected=(WRONG,), address=AT)
+    assert read({"system": "Be brief.", **sides}) == pair
+    whole = {key: [SYSTEM, *value] for key, value in sides.items()}
+    assert read({"system": "Be brief.", **whole}) == pair  # the same once more
+    conversation = Conversation(messages=(SYSTEM, USER, ANSWER), address=AT)
+    assert read({"system": "Be brief.", "messages": [USER, ANSWER]}) == conversation
+    assert read(turns(("user", "2 + 2?"), ("gpt", "4"), system="Be brief.")) == conversation
+
+
 PAIR = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
 STEPS = {"prompt": "x", "completions": ["a", "b"], "labels": [True, False]}
 BAD: list[tuple[dict[str, Any], str]] = [
