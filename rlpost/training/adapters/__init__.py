@@ -1,0 +1,1 @@
+"""Adapters: small trainable changes to a model whose own weights stay as they are."""
