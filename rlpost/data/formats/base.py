@@ -29,6 +29,11 @@ class Format:
     optional: tuple[str, ...] = ()
     read: Callable[[Row], Record]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that it reads."""
+        return (*self.required, *self.optional)
+
     def __str__(self) -> str:
         """Example: ``alpaca (instruction, output)``."""
         return f"{self.name} ({', '.join(self.required)})"

@@ -5,6 +5,7 @@ row's format (table.py) and what happens to a bad row. Invariant: a reader is se
 row whose format is clear, before rows are handed to several processes, so that all agree.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,13 +37,27 @@ class RecordReader:
     first: str | None = None
 
     def check(self) -> None:
-        """Raises UserError: the chosen format does not exist or is not wanted."""
+        """Raises UserError: the chosen format, or a column of it, does not exist or is not wanted."""
         names = [each.name for each in accepted_formats(self.accepts)]
         if self.format is not None and self.format not in names:
             raise UserError(
                 f"{self.option}.format must be one of {', '.join(names)}, got {self.format!r:.80}; "
                 "leave it out to let the columns tell"
             )
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        formats = [FORMATS[self.format]] if self.format else accepted_formats(self.accepts)
+        known = dict.fromkeys(name for each in formats for name in each.columns)
+        for name in self.columns:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {close[0]}?)" if close else ""
+                raise UserError(
+                    f"{self.option}.columns.{name!s:.80} is no column of "
+                    f"{'a format here' if self.format is None else self.format}{hint}; there are "
+                    f"{', '.join(known)}, and each is given the name that the source has for it"
+                )
 
     def settled(self, rows: Iterable[Row | DataError]) -> "RecordReader":
         """Return this reader with the format of the first row that has one."""

@@ -55,6 +55,23 @@ def test_a_format_that_is_not_wanted(name: str) -> None:
         reader.check()
 
 
+@pytest.mark.parametrize(
+    ("format", "name", "said"),
+    [
+        (None, "complation", r"data\.columns\.complation .*\(did you mean completion\?\); there are"),
+        (None, "x", r"data\.columns\.x is no column of a format here; there are prompt, comple"),
+        ("text", "prompt", r"data\.columns\.prompt is no column of text; there are text, and each"),
+    ],
+)
+def test_a_column_that_no_format_has_is_a_wrong_option(
+    format: str | None, name: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        RecordReader(accepts=KINDS, format=format, columns={name: "answer"}).check()
+    for known in ("prompt", "system", "tools", "text"):
+        RecordReader(accepts=KINDS, columns={known: "answer"}).check()
+
+
 def renamed(columns: dict[str, Any], **names: str) -> Record:
     (row,) = rows(columns)
     return RecordReader(accepts=KINDS, columns=names).settled([row]).read(row)
