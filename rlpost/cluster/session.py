@@ -53,6 +53,14 @@ class ClusterConfig:
         1800.0, above=0, at_most=WEEK_S, help="deadline of any single actor call"
     )
 
+    def check(self, path: str) -> None:
+        """Raises UserError: an address that is empty, which Ray would take for none."""
+        if self.address is not None and not self.address.strip():
+            raise UserError(
+                f"{path}.address names no cluster, got {self.address!r}; give auto or host:port, "
+                "or null for a private cluster on this machine"
+            )
+
 
 def resolve_device(device: Device) -> Device:
     """Replace ``auto`` by what this host has.

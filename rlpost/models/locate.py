@@ -16,6 +16,11 @@ def locate_model(path: str, *, field: str = "model.path") -> str:
     Raises:
         UserError: nothing of that name exists or it is not a model directory.
     """
+    if not path.strip():
+        raise UserError(
+            f"{field} names no model, got {path!r}; give {embedded.NAME!r}, a local directory or "
+            "a hub id such as 'Qwen/Qwen3-0.6B'"
+        )
     if path == embedded.NAME:
         return str(embedded.materialize())
     local = Path(path).expanduser()

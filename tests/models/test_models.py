@@ -55,6 +55,14 @@ def test_a_path_that_does_not_exist(name):
         locate_model(name)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_path_is_not_the_working_directory(name, tiny_model, monkeypatch):
+    monkeypatch.chdir(tiny_model)  # which is a model
+    with pytest.raises(UserError, match=rf"^reference\.path names no model, got '{name}'; give "):
+        locate_model(name, field="reference.path")
+    assert locate_model(".") == str(tiny_model)
+
+
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "m.gguf").write_text("")
     with pytest.raises(UserError, match=r"m\.gguf is a file; give the directory"):

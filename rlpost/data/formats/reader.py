@@ -37,7 +37,7 @@ class RecordReader:
     first: str | None = None
 
     def check(self) -> None:
-        """Raises UserError: the chosen format, or a column of it, does not exist or is not wanted."""
+        """Raises UserError: the format, or a column, does not exist or is not wanted."""
         names = [each.name for each in accepted_formats(self.accepts)]
         if self.format is not None and self.format not in names:
             raise UserError(

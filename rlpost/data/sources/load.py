@@ -53,6 +53,7 @@ class Source:
 
 _SOURCES: dict[str, Source] = {}
 _BLOCK_ROWS = 256
+_OF_PLACES = ("file:", "hub:")  # which are nothing without a place
 
 
 def register_source(
@@ -106,6 +107,8 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
         UserError: there is no source with this name.
     """
     scheme, _, locator = name.partition(":")
+    if name.strip() in _OF_PLACES:
+        raise UserError(f"{field} names no rows, got {name!r}; give a file or a directory")
     if scheme in _SOURCES:
         return _SOURCES[scheme], locator
     looks_local = name.startswith((".", "/", "~")) or os.path.isfile(name) or os.path.isdir(name)

@@ -113,7 +113,7 @@ def _examinee(
     role: str, given: str, *, cfg: EvaluateConfig, sources: Sequence[JudgedSource], device: Device
 ) -> Examinee:
     field = f"{role}.path"
-    directory = ModelDirectory.read(locate_model(given), field=field)
+    directory = ModelDirectory.read(locate_model(given, field=field), field=field)
     require_vllm_architecture(directory.config.architectures[0], field=field)
     directory.checkpoint_shapes()
     tokenizer, path = directory.tokenizer(), str(directory.path)

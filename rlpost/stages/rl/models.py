@@ -57,7 +57,7 @@ def _check_critic(cfg: RLConfig, policy: ModelDirectory) -> str:
     field = "critic.init_from"
     if cfg.critic.init_from is None:
         return str(policy.path)
-    path = locate_model(cfg.critic.init_from)
+    path = locate_model(cfg.critic.init_from, field=field)
     critic = ModelDirectory.read(path, field=field, kind=ModelKind.critic)
     rehearse(critic.shell(), field=field)
     if cfg.critic.enabled:

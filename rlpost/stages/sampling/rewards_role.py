@@ -33,7 +33,7 @@ def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, st
     paths = {}
     for name, reward in models.items():
         field = f"reward_models.{name}.path"
-        path = locate_model(reward.path)
+        path = locate_model(reward.path, field=field)
         ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
         check_reward_model(path, reward, field=field)
         paths[name] = path

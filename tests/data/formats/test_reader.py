@@ -58,7 +58,11 @@ def test_a_format_that_is_not_wanted(name: str) -> None:
 @pytest.mark.parametrize(
     ("format", "name", "said"),
     [
-        (None, "complation", r"data\.columns\.complation .*\(did you mean completion\?\); there are"),
+        (
+            None,
+            "complation",
+            r"data\.columns\.complation .*\(did you mean completion\?\); there",
+        ),
         (None, "x", r"data\.columns\.x is no column of a format here; there are prompt, comple"),
         ("text", "prompt", r"data\.columns\.prompt is no column of text; there are text, and each"),
     ],
