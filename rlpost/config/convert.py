@@ -30,7 +30,7 @@ def to_config(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]
 
     Models and sources are added by name (``+reward_models.NAME.path=PATH``), which hydra cannot do
     to a dictionary of dataclasses, so their types are put in here. ``verifier`` may have been
-    removed where ``verifiers`` holds some.
+    removed where ``verifiers`` or ``reward_models`` hold some.
 
     Raises:
         UserError: an option does not exist, was removed, or would record a secret.
@@ -115,8 +115,13 @@ def _check_verifiers(composed: DictConfig, registry: Registry) -> None:
     for name in map(str, named):
         choice = f"+verifier@verifiers.{name}"
         _check_choice(named[name], f"verifiers.{name}", choice, registry)
-    if named and OmegaConf.is_missing(composed, "verifier"):
+    if _has_other_judges(composed) and OmegaConf.is_missing(composed, "verifier"):
         composed.verifier = None
+
+
+def _has_other_judges(composed: DictConfig) -> bool:
+    """Whether somebody judges without ``verifier``; not every stage takes reward models."""
+    return bool(composed.verifiers or composed.get("reward_models"))
 
 
 def _refuse_strangers(node: DictConfig, path: str, *, stage: str) -> None:
@@ -161,7 +166,7 @@ def _refuse_unregistered(
     path = group.replace("/", ".")
     chosen = OmegaConf.select(composed, path)
     if chosen is None and (
-        (group == "verifier" and composed.verifiers) or path in _optional(stage)
+        (group == "verifier" and _has_other_judges(composed)) or path in _optional(stage)
     ):
         return
     if group not in COMPOSABLE:

@@ -64,9 +64,10 @@ def scoring_batch(groups: Sequence[Group], cfg: RLConfig) -> Packed:
 def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
     """Return which groups were solved by all, by none, or by some; rewards as judged.
 
-    Beside a reward model, whose scores are never equal, the verifiers alone are asked.
+    Beside a reward model, whose scores are never equal, the verifiers alone are asked, if there
+    are any.
     """
-    if not cfg.reward_models:
+    if not cfg.reward_models or not cfg.all_verifiers:
         return group_statistics(rewards_matrix([g.rewards for g in groups]))
     measured = cfg.combination.measuring(cfg.all_verifiers)
     return group_statistics(

@@ -46,7 +46,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
             cfg=cfg,
             sampling=own.parts(
                 groups["trainer"],
-                groups["verifiers"],
+                groups.get("verifiers"),
                 rewards=groups.get("rewards"),
                 prompts_per_step=cfg.rollout.prompts_per_step,
                 stream=partial(training_source, cfg, sampling.train_set),

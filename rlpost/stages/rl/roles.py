@@ -57,11 +57,10 @@ def roles_of(
         roles.append(reference_role(cfg.trainer, model=policy, **common))
     if cfg.reward_models:
         roles.append(rewards_role(cfg, models.rewards, policy_path=models.policy, device=device))
-    return [
-        *roles,
-        generators_role(generator, model_path=models.policy, device=device),
-        verifiers_role(cfg.cluster, verifiers, tokenizer=models.tokenizer),
-    ]
+    roles.append(generators_role(generator, model_path=models.policy, device=device))
+    if verifiers:
+        roles.append(verifiers_role(cfg.cluster, verifiers, tokenizer=models.tokenizer))
+    return roles
 
 
 def _per_update(trainer: TrainerConfig, cfg: RLConfig) -> TrainerConfig:

@@ -58,7 +58,7 @@ class OwnSamples:
     def parts(
         self,
         trainer: TrainedGroup,
-        verifiers: RemoteVerifiers,
+        verifiers: RemoteVerifiers | None,
         *,
         rewards: RewardGroup | None,
         prompts_per_step: int,
@@ -69,14 +69,14 @@ class OwnSamples:
 
         Args:
             trainer: whose weights are pushed.
-            verifiers: judge every response.
+            verifiers: judge every response; None: reward models do alone.
             rewards: reward models; None: there are none.
             prompts_per_step: groups that a step trains on.
             stream: makes of the order of prompts what the producer draws from.
             statistics: of the groups of a step.
         """
         plan, cfg, run, generation = self._plan, self._cfg, self._run, self._generation
-        self._verifiers = [verifiers]
+        self._verifiers = [] if verifiers is None else [verifiers]
         cursor = PromptCursor(
             len(plan.train_set),
             seed=cfg.seed,
@@ -84,7 +84,7 @@ class OwnSamples:
             fingerprint=plan.train_set.fingerprint,
         )
         ledger, staleness = Ledger(), Staleness(cfg.rl, batch=prompts_per_step)
-        judges: list[GroupJudge] = [verifiers, *([] if rewards is None else [rewards])]
+        judges: list[GroupJudge] = [*self._verifiers, *([] if rewards is None else [rewards])]
         collecting = partial(
             generation.collector,
             on_verifier_error=cfg.rollout.on_verifier_error,
@@ -108,7 +108,7 @@ class OwnSamples:
             ),
             collector=collector,
             examiner=Examiner(
-                collector=collecting([verifiers], combination=measured, purpose="heldout"),
+                collector=collecting(self._verifiers, combination=measured, purpose="heldout"),
                 sampling=replace(cfg.rollout.sampling, temperature=cfg.evaluation.temperature),
                 samples=cfg.evaluation.samples,
                 seed=cfg.seed,

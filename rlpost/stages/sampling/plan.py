@@ -14,7 +14,7 @@ from typing import Any
 from rlpost.cluster.session import Device
 from rlpost.data.bad_rows import OnBadRow
 from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
-from rlpost.errors import DataError
+from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
@@ -41,7 +41,7 @@ class SamplingPlan:
     model_path: str
     data: DataConfig
     generator: GeneratorConfig  # with dtype, threads and length resolved
-    verifiers: dict[str, VerifierConfig]
+    verifiers: dict[str, VerifierConfig]  # none where reward models judge alone
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     interruption: Interruption | None  # of training responses
@@ -113,7 +113,10 @@ def plan_sampling(
         max_tokens=cfg.rollout.max_tokens,
     )
     assert generator.max_model_len is not None
-    verifiers = check_verifiers(cfg.all_verifiers)
+    verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}
+    heldout = heldout_source(data) if verifiers else None
+    if not verifiers:
+        _require_no_heldout(data)
     load = {
         "tokenizer": policy.tokenizer,
         "max_prompt_tokens": min(room, generator.max_model_len - cfg.rollout.max_tokens),
@@ -122,8 +125,7 @@ def plan_sampling(
         "refuse": partial(refusal_of_row, verifiers, cfg.combination.deciding),
     }
     train_set = PromptDataset.load(data, split="train", **load)
-    has_heldout = heldout_source(data) is not None
-    heldout_set = PromptDataset.load(data, split="heldout", **load) if has_heldout else None
+    heldout_set = PromptDataset.load(data, split="heldout", **load) if heldout else None
     train_set, heldout_set = _with_right_golds(verifiers, train_set, heldout_set, cfg=data)
     policy.rehearsal.require_window(
         longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
@@ -138,6 +140,16 @@ def plan_sampling(
         heldout_set=heldout_set,
         interruption=interruption,
     )
+
+
+def _require_no_heldout(data: DataConfig) -> None:
+    """Raises UserError: held-out prompts are named, and no verifier is there to judge them."""
+    if data.heldout is not None:
+        raise UserError(
+            f"data.heldout={data.heldout} has no effect without a verifier: reward models judge "
+            "what is learned, and verifiers what is held out; leave it out, or add a verifier that "
+            "only measures, with verifier=KIND verifier.weight=0"
+        )
 
 
 def _require_readable(

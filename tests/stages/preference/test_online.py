@@ -14,6 +14,7 @@ from rlpost.stages.estimate import response_bytes
 from rlpost.stages.preference.modes import estimate, prepare
 from rlpost.stages.preference.online.job import OnlineJob
 from rlpost.stages.preference.online.pairs import pair_of, paired_examples
+from rlpost.stages.rl.plan import prepare as prepare_rl
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.step_record import StepRecord
 from rlpost.types import Group, Prompt
@@ -149,7 +150,27 @@ def test_what_cannot_work_online(refused, overrides, said):
 
 def test_nobody_judges(refused):
     words = refused("data.online=true", "data.train=arithmetic")
-    assert "data.online=true needs a verifier" in words and "verifier.weight=0" in words
+    assert "data.online=true needs somebody who judges" in words and "+reward_models.NAME" in words
+
+
+def test_a_reward_model_judges_alone(tmp_path, tiny_model, tiny_reward, refused):
+    """Rows have no answer, and nobody asks for one."""
+    rows = tmp_path.parent / f"{tmp_path.name}.jsonl"
+    rows.write_text('{"prompt": "Say something kind."}\n')
+    taste = f"+reward_models.taste.path={tiny_reward}"
+    common = [f"model.path={tiny_model}", f"data.train={rows}", "rollout.max_tokens=8", taste]
+    for stage, options, part in (
+        ("preference", ["data.online=true"], prepare),
+        ("rl", ["~verifier"], prepare_rl),
+    ):
+        cfg, _ = compose_stage([*common, *options], stage=stage)
+        plan = part(cfg, directory=RunDirectory(root=tmp_path / "run"))
+        assert "verifiers" not in [role.name for role in plan.roles]
+        assert [role.name for role in plan.roles][-2:] == ["rewards", "generators"]
+    words = refused("data.online=true", *common[1:], "data.heldout=suite:general")
+    assert "data.heldout" in words and "verifier.weight=0" in words
+    words = refused("data.online=true", *common[1:], "verifier=math")  # negative control
+    assert "answer" in words
 
 
 @pytest.mark.parametrize(

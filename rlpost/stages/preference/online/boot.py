@@ -44,7 +44,7 @@ async def boot_online(plan: OnlinePlan, run: Run) -> AsyncIterator[OnlineJob]:
     try:
         parts = own.parts(
             policy,
-            groups["verifiers"],
+            groups.get("verifiers"),
             rewards=groups.get("rewards"),
             prompts_per_step=cfg.examples_per_step,
             stream=lambda cursor: prompt_stream(

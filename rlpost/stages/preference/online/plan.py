@@ -166,8 +166,7 @@ def _roles(
         roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
     if rewards:
         roles.append(rewards_role(cfg, rewards, policy_path=policy.path, device=device))
-    return [
-        *roles,
-        generators_role(sampling.generator, model_path=policy.path, device=device),
-        verifiers_role(cfg.cluster, sampling.verifiers, tokenizer=policy.tokenizer),
-    ]
+    roles.append(generators_role(sampling.generator, model_path=policy.path, device=device))
+    if sampling.verifiers:
+        roles.append(verifiers_role(cfg.cluster, sampling.verifiers, tokenizer=policy.tokenizer))
+    return roles

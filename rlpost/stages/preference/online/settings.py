@@ -128,11 +128,10 @@ def check_online(cfg: Any) -> None:
             f"failures.idle_steps={cfg.failures.idle_steps} has no effect with {ONLINE}, where a "
             "step without any pair ends the run; set pairing.max_rounds, or leave it out"
         )
-    if not cfg.all_verifiers:
+    if not cfg.all_verifiers and not cfg.reward_models:
         raise UserError(
-            f"{ONLINE} needs a verifier that judges responses: verifier=KIND, for example "
-            "verifier=math; to learn from a reward model alone add it with "
-            "+reward_models.NAME.path=PATH and set verifier.weight=0"
+            f"{ONLINE} needs somebody who judges responses: a verifier with verifier=KIND, for "
+            "example verifier=math, or a reward model with +reward_models.NAME.path=PATH"
         )
     check_overage(cfg.rl)
     check_judges(cfg)
