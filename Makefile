@@ -52,7 +52,7 @@ PYTEST_FOR = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/pytho
 # runs each and go one by one. A worker that crashes ends the suite: pytest-xdist may wait for
 # ever for the one that replaces it.
 test: lint test-deps
-	$(call PYTEST_FOR,35m) -n 2 --dist loadfile --max-worker-restart 0 --ignore tests/operations
+	$(call PYTEST_FOR,35m) -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore tests/operations
 
 test-operations: test-deps
 	$(call PYTEST_FOR,50m) tests/operations

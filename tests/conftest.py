@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from fakes import ...`
 os.environ.setdefault("RLPOST_CACHE", str(ROOT / ".cache"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two tests at a time on two cores: threads that wait for each other would spin for most of it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A suite that a shell started in the background ignores Ctrl-C, and so would what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine must not fail a law by being slow.
@@ -48,6 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
     from budget import StartBudget
 
     config.pluginmanager.register(StartBudget(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the rooms with the longest files first, so that no worker waits for the other's last."""
+    from budget import room_of
+
+    longest = ["system", "simulation", "training", "config"]
+    rank = {room: number for number, room in enumerate(longest)}
+    items.sort(key=lambda item: rank.get(room_of(item.path), len(longest)))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

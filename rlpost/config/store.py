@@ -13,27 +13,39 @@ from rlpost.config.groups import option_path, registries
 from rlpost.config.schema import AlgorithmConfig
 from rlpost.stages.registry import STAGES
 
+# The stage whose groups the store holds, and what is in them.
+_stored: tuple[Any, ...] | None = None
+
 
 def register_configs(stage: str) -> None:
     """Put a stage's schema and registered variants into hydra's store; idempotent.
 
     Stages have groups of the same name with other variants in them, such as ``loss``, so what
-    another stage registered before is taken out.
+    another stage registered before is taken out. Nothing is done for the stage that the store
+    already holds, with the variants that it has: hydra copies each of them, which takes longer
+    than composing.
     """
+    global _stored
+    variants = tuple(
+        (group, entry.name, entry.config)
+        for group, registry in registries(stage).items()
+        for entry in registry
+    )
     store = ConfigStore.instance()
+    if (stored := (stage, tuple(STAGES), variants)) == _stored:
+        return
     for group in {group for each in STAGES.values() for group in each.groups}:
         _forget(store.repo, group)
     for each in STAGES.values():
         store.store(name=f"{each.name}_schema", node=each.part("config"))
     store.store(group="algorithm", name="schema", node=AlgorithmConfig)
-    for group, registry in registries(stage).items():
-        for entry in registry:
-            package = option_path(group, entry.name)
-            store.store(group=group, name=entry.name, node=entry.config, package=package)
+    for group, name, config in variants:
+        store.store(group=group, name=name, node=config, package=option_path(group, name))
     # An option below hydra's own default, None, would fail in hydra without words.
     Plugins.instance()  # whose search for plugins would put the default back
     sweeper = BasicSweeperConf(params={})
     store.store(group="hydra/sweeper", name="basic", node=sweeper, provider="hydra")
+    _stored = stored
 
 
 def _forget(repo: dict[str, Any], group: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rlpost.bounds import bound_of
 from rlpost.cli.exit_code import exit_code
+from rlpost.cli.main import main
 from rlpost.config.command_line import read_command_line
 from rlpost.config.compose import compose_stage
 from rlpost.config.quoting import quoted
@@ -237,7 +238,6 @@ def test_the_quoting_that_is_advised_gives_the_value(value):
 @pytest.mark.parametrize(
     "words",
     [
-        ["rl", "+trainer.lrr=1"],
         ["rl", "--cfg", "job", "+trainer.lrr=1"],
         ["rl", "--cfg", "job", "trainer.lr=2"],
         ["rl", "-m", "trainer.lr=2,3"],
@@ -246,12 +246,20 @@ def test_the_quoting_that_is_advised_gives_the_value(value):
         ["rl", "run.name=a#b"],
         ["rl", "--learning_rate", "1e-5"],
         ["rft", "loss=null"],
-        ["rl", "-m", "trainer.lrr=1,2"],
         ["plan", "rl", "+trainer.lrr=1"],
         ["submit", "rl", "hydra.run.dir=x"],
     ],
     ids=" ".join,
 )
+def test_every_door_says_so_too(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["rl", "+trainer.lrr=1"], ["rl", "-m", "trainer.lrr=1,2"]])
 def test_the_real_command_says_so_too(tmp_path, words):
     done = subprocess.run(
         [sys.executable, "-m", "rlpost.cli.main", *words],

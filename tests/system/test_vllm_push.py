@@ -84,7 +84,7 @@ class TorchPublisher:
 
 
 async def boot(path) -> VllmGenerator:
-    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=2, max_model_len=512)
+    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512)
     generator = VllmGenerator(cfg, model_path=str(path))
     await generator.setup()
     return generator
