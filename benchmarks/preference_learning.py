@@ -1,6 +1,7 @@
 """What reward models and preference losses teach the embedded model, measured on held-out items.
 
     .venv/bin/python benchmarks/preference_learning.py reward  # which answer agrees with the prompt
+    .venv/bin/python benchmarks/preference_learning.py relations  # the same, by relations alone
     .venv/bin/python benchmarks/preference_learning.py steps   # which steps of a solution are right
     .venv/bin/python benchmarks/preference_learning.py dpo     # a behaviour, by any of the losses
     .venv/bin/python benchmarks/preference_learning.py online  # the same, from sampled pairs
@@ -29,6 +30,7 @@ def small(prompts, completions, **columns):
 """
 REWARD_MODELS = {
     "reward": ("loss=bradley_terry", "data.train=pairs:consistency"),
+    "relations": ("loss=bradley_terry", "data.train=pairs:relations"),
     "steps": ("loss=step", "data.train=steps:solutions"),
 }
 LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "cdpo", "robust", "hinge", "rpo")

@@ -11,6 +11,7 @@ from typing import Generic
 from rlpost.data.synthetic.consistency import CONSISTENCY
 from rlpost.data.synthetic.item import PairItem, StepsItem
 from rlpost.data.synthetic.lowercase import LOWERCASE
+from rlpost.data.synthetic.relations import RELATIONS
 from rlpost.data.synthetic.solutions import SOLUTIONS
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.item import Item, Kinds, held_out_items, training_items
@@ -41,6 +42,12 @@ PAIR_SETS: Mapping[str, SyntheticSet[PairItem]] = {
             name="consistency",
             help="answers that agree with the prompt or contradict it, for reward models",
             kinds=CONSISTENCY,
+            each=80,
+        ),
+        SyntheticSet(
+            name="relations",
+            help="answers of the same words that give each thing its value or the other's",
+            kinds=RELATIONS,
             each=80,
         ),
         SyntheticSet(
