@@ -64,6 +64,7 @@ def every_role(reward_model: Path) -> list[str]:
         "verifier.weight=0.5",
         f"+reward_models.taste.path={reward_model}",
         "+reward_models.taste.normalize=true",
+        "+reward_models.taste.threads=1",
     ]
 
 

@@ -137,6 +137,8 @@ def test_reinforcement_learning_is_rewarded_by_both(place, whole, steps, tiny_mo
         f"+reward_models.answer.path={whole / 'export'}",
         f"+reward_models.steps.path={steps / 'export'}",
         "+reward_models.steps.reduce=product",
+        "+reward_models.answer.threads=1",
+        "+reward_models.steps.threads=1",
         "trainer.steps=1",
         "evaluation.every=0",
         "data.heldout_size=1",
