@@ -13,7 +13,7 @@ Legend: R scored tokens of one micro-batch, I items, U units; an item is never s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -27,17 +27,21 @@ class Outputs:
     """What the model's head says; float32, with gradients.
 
     ``scores_R`` are log-probs in nats (a policy) or values (a critic). With log-probs come
-    ``entropy_R`` and ``is_top_R``, bool: whether the policy finds no token more likely.
+    ``entropy_R`` and ``is_top_R``, bool: whether the policy finds no token more likely. Beside a
+    teacher come ``divergence_R`` and ``agrees_R``, bool: whether both find the same token most
+    likely.
     """
 
     scores_R: Tensor
     entropy_R: Tensor | None = None
     is_top_R: Tensor | None = None
+    divergence_R: Tensor | None = None
+    agrees_R: Tensor | None = None
 
     @classmethod
     def of(cls, answer: tuple[Tensor, ...]) -> "Outputs":
-        """Name what a head returned: the scores, and what comes with log-probs."""
-        return cls(**dict(zip(("scores_R", "entropy_R", "is_top_R"), answer, strict=False)))
+        """Name what a head returned: the scores, and what comes with them."""
+        return cls(**dict(zip((each.name for each in fields(cls)), answer, strict=False)))
 
 
 @dataclass(frozen=True, kw_only=True)

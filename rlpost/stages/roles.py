@@ -122,6 +122,7 @@ def _trained_memory(
             value_bytes=resolve_dtype(cfg.dtype).itemsize,
             on_gpu=work.on_gpu,
             has_head=model.head.kind is ModelKind.policy,
+            frozen=[model_shape(each.path) for each in model.frozen],
         )
         for rank in range(cfg.num_ranks)
     ]

@@ -6,6 +6,8 @@ a Llama layer with a gated feed-forward. What is not arithmetic (interpreter and
 temporaries of an update) was measured; ``benchmarks/memory.py`` compares sum and reality.
 """
 
+from collections.abc import Sequence
+
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
 from rlpost.training.settings import TrainerConfig
@@ -28,6 +30,7 @@ def trained_footprint(
     value_bytes: int,
     on_gpu: bool,
     has_head: bool = True,
+    frozen: Sequence[ModelShape] = (),
 ) -> list[Footprint]:
     """Return one rank's needs: on the host, and on its GPU when it has one.
 
@@ -39,6 +42,7 @@ def trained_footprint(
         value_bytes: of a weight in the compute dtype: 4 or 2.
         on_gpu: states and activations are there.
         has_head: scores a vocabulary (a policy), not a value (a critic).
+        frozen: models that the head asks beside it, whole in each rank.
     """
     whole, part = shape.parameters, shape.parameters / cfg.num_ranks
     masters = part if cfg.zero_stage else whole
@@ -49,8 +53,11 @@ def trained_footprint(
     }
     if cfg.zero_stage or value_bytes < 4:  # else the weights are the masters
         kept["float32 masters"] = 4 * masters
+    if frozen:
+        kept["frozen teacher"] = value_bytes * sum(each.parameters for each in frozen)
     copies = UPDATE_COPIES_ON_GPU if on_gpu else UPDATE_COPIES
-    logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * shape.vocabulary if has_head else 0
+    scored = [*([shape] if has_head else []), *frozen]
+    logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
     phases = {
         "activations and logits": logits
         + num_tokens

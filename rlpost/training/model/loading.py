@@ -24,6 +24,7 @@ from rlpost.training.model.packed_model import ModelInputs, PackedModel
 from rlpost.training.model.rehearsal import rehearse
 from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Unit
+from rlpost.training.precision import compute_device
 from rlpost.training.settings import TrainerConfig
 
 
@@ -52,6 +53,7 @@ class TrainedModel:
     tokenizer_path: str  # the model whose tokens it reads
     head: TrainedHead
     labels: Labels
+    frozen: tuple["TrainedModel", ...] = ()  # that the head asks, whole in the same process
 
     @classmethod
     def policy(
@@ -79,12 +81,13 @@ class TrainedModel:
         )
 
     def require_vocabulary(self) -> None:
-        """Raises UserError: the model does not read the tokens of ``tokenizer_path``."""
-        if self.path != self.tokenizer_path:
-            require_same_vocabulary(self.path, self.tokenizer_path, field=self.labels.field)
+        """Raises UserError: a model does not read the tokens of ``tokenizer_path``."""
+        for each in (self, *self.frozen):
+            if each.path != each.tokenizer_path:
+                require_same_vocabulary(each.path, each.tokenizer_path, field=each.labels.field)
 
     def load(self, *, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PackedModel:
-        """Load onto the CPU, in training mode.
+        """Load onto the CPU, in training mode; what is frozen onto the device, for good.
 
         Raises:
             UserError: there is no such model there, or its architecture cannot be packed.
@@ -103,7 +106,11 @@ class TrainedModel:
             module.model.gradient_checkpointing_enable(
                 {"use_reentrant": False, "preserve_rng_state": False}
             )
+        module.frozen = tuple(each._load_frozen(dtype=dtype) for each in self.frozen)
         return module.train()  # layers checkpoint only in training mode; nothing else differs
+
+    def _load_frozen(self, *, dtype: torch.dtype) -> PackedModel:
+        return self.load(dtype=dtype).to(compute_device()).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -16,15 +16,14 @@ Legend: T packed tokens, E width, R scored tokens, C a chunk of them, V vocabula
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-_CACHED_VALUES = 1 << 20  # float32 numbers of the rows that a CPU works on at once: 4 MiB
+from rlpost.algorithms.rows import by_rows, scaled
 
 
 def token_logprobs(
@@ -50,25 +49,39 @@ def token_logprobs(
         Log-probabilities (nats) and entropies (nats), float32, and whether no token is more
         likely than the target, bool; each of shape (R,).
     """
-    assert temperature > 0 and chunk > 0
+    assert temperature > 0
 
-    def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def score(hidden_CE: Tensor, target_C: Tensor) -> tuple[Tensor, ...]:
         return _LogprobEntropy.apply(head(hidden_CE), target_C, temperature)
 
-    hidden_parts = hidden_TE[read_R].split(chunk)
-    target_parts = target_R.split(chunk)
-    parts = []
-    for i, (hidden_CE, target_C) in enumerate(zip(hidden_parts, target_parts, strict=True)):
-        # The last chunk is the first that backward needs, so recomputing it saves nothing.
-        if torch.is_grad_enabled() and i + 1 < len(hidden_parts):
-            part = checkpoint(
-                score, hidden_CE, target_C, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            part = score(hidden_CE, target_C)
-        parts.append(part)
-    logprob_R, entropy_R, is_top_R = (torch.cat(column) for column in zip(*parts, strict=True))
+    logprob_R, entropy_R, is_top_R = in_chunks(score, hidden_TE[read_R], target_R, chunk=chunk)
     return logprob_R, entropy_R, is_top_R
+
+
+def in_chunks(
+    score: Callable[..., tuple[Tensor, ...]], *columns_R: Tensor, chunk: int
+) -> tuple[Tensor, ...]:
+    """Score rows chunk by chunk, so that the logits of one chunk alone exist at a time.
+
+    Args:
+        score: maps columns of shape (C, ..) to results of shape (C,).
+        *columns_R: what it reads of each row, (R, ..).
+        chunk: rows of a call.
+
+    Returns:
+        The results of all rows, (R,). In the backward pass each chunk is computed again.
+    """
+    assert chunk > 0
+    chunks = list(zip(*(column_R.split(chunk) for column_R in columns_R), strict=True))
+    parts = []
+    for i, columns_C in enumerate(chunks):
+        # The last chunk is the first that backward needs, so recomputing it saves nothing.
+        if torch.is_grad_enabled() and i + 1 < len(chunks):
+            part = checkpoint(score, *columns_C, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = score(*columns_C)
+        parts.append(part)
+    return tuple(torch.cat(results) for results in zip(*parts, strict=True))
 
 
 class _LogprobEntropy(torch.autograd.Function):
@@ -87,7 +100,7 @@ class _LogprobEntropy(torch.autograd.Function):
         if logits_CV.is_cuda:
             scores = _fused(_score)(logits_CV, target_C, temperature)
         else:
-            parts = _by_rows(_score, logits_CV, target_C, temperature)
+            parts = by_rows(_score, logits_CV, target_C, temperature)
             scores = tuple(torch.cat(part) for part in zip(*parts, strict=True))
         logprob_C, entropy_C, is_top_C, normaliser_C1 = scores
         ctx.save_for_backward(logits_CV, target_C, normaliser_C1, entropy_C)
@@ -112,7 +125,7 @@ class _LogprobEntropy(torch.autograd.Function):
         )
         if logits_CV.is_cuda:
             return _fused(_gradient_in_one)(*args), None, None
-        return torch.cat(list(_by_rows(_gradient, *args))), None, None
+        return torch.cat(list(by_rows(_gradient, *args))), None, None
 
 
 @functools.cache
@@ -130,19 +143,11 @@ def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _by_rows(function: Callable[..., Any], logits_CV: Tensor, *args: Any) -> Iterator[Any]:
-    """Call ``function`` on a few rows at a time; a tensor among ``args`` has a row for each."""
-    rows = max(1, _CACHED_VALUES // logits_CV.shape[1])
-    split = (arg.split(rows) if isinstance(arg, Tensor) else itertools.repeat(arg) for arg in args)
-    for each in zip(logits_CV.split(rows), *split, strict=False):  # repeat has no end
-        yield function(*each)
-
-
 def _score(
     logits_CV: Tensor, target_C: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-prob, entropy, top or not, and the normaliser, (C, 1), for the backward pass."""
-    scaled_CV = _scaled(logits_CV, temperature)
+    scaled_CV = scaled(logits_CV, temperature)
     largest_C1 = scaled_CV.amax(1, keepdim=True)
     exp_CV = (scaled_CV - largest_C1).exp_()  # logsumexp would compute it and throw it away
     total_C1 = exp_CV.sum(1, keepdim=True)
@@ -164,7 +169,7 @@ def _gradient(
     grad_entropy_C: Tensor | None,
 ) -> Tensor:
     """With respect to the logits, in one (C, V) buffer: the factor of -p, then the result."""
-    log_CV = _scaled(logits_CV, temperature) - normaliser_C1
+    log_CV = scaled(logits_CV, temperature) - normaliser_C1
     factor: Tensor | float
     if grad_entropy_C is None:
         probs_CV, factor = log_CV.exp_(), 0.0
@@ -189,7 +194,7 @@ def _gradient_in_one(
     grad_entropy_C: Tensor | None,
 ) -> Tensor:
     """The same without a scatter, which would end a fused kernel."""
-    log_CV = _scaled(logits_CV, temperature) - normaliser_C1
+    log_CV = scaled(logits_CV, temperature) - normaliser_C1
     grad_CV = torch.zeros_like(log_CV)
     if grad_logprob_C is not None:
         column_V = torch.arange(log_CV.shape[1], device=log_CV.device)
@@ -198,8 +203,3 @@ def _gradient_in_one(
     if grad_entropy_C is not None:
         grad_CV -= grad_entropy_C[:, None] * log_CV.exp() * (log_CV + entropy_C[:, None])
     return (grad_CV / temperature).to(logits_CV.dtype)
-
-
-def _scaled(logits_CV: Tensor, temperature: float) -> Tensor:
-    logits_CV = logits_CV.float()
-    return logits_CV if temperature == 1.0 else logits_CV / temperature

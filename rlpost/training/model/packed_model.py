@@ -88,7 +88,8 @@ class Head(Protocol):
 class PackedModel(nn.Module):
     """A model, whose parameters keep their Hugging Face names under ``model``, and its head.
 
-    ``score`` holds the head's own parameters, if it has any that are not the model's.
+    ``score`` holds the head's own parameters, if it has any that are not the model's. ``frozen``
+    are whole models that the head asks beside it.
     """
 
     def __init__(self, model: Any, *, head: Head, score: nn.Module | None = None) -> None:
@@ -96,6 +97,8 @@ class PackedModel(nn.Module):
         self.model = model
         self.score = score
         self._head = head
+        # A tuple, so that they are no parts of this module: nothing trains, divides or saves them.
+        self.frozen: tuple[PackedModel, ...] = ()
 
     def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Return what the head says; see ``Head``. The temperature divides logits."""

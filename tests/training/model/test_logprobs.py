@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlpost.algorithms import rows
 from rlpost.training.model import logprobs
 from rlpost.training.model.logprobs import _gradient, _gradient_in_one, _score, token_logprobs
 
@@ -87,7 +88,7 @@ def test_a_few_rows_at_a_time_give_the_same_bits(monkeypatch):
 
     def run(values_at_once: int) -> list[torch.Tensor]:
         calls = []
-        monkeypatch.setattr(logprobs, "_CACHED_VALUES", values_at_once)
+        monkeypatch.setattr(rows, "_CACHED_VALUES", values_at_once)
         monkeypatch.setattr(logprobs, "_score", lambda *args: calls.append(args) or _score(*args))
         ours = token_logprobs(
             hidden_TE,
