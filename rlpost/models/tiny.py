@@ -47,6 +47,7 @@ def build_tiny_llama(
     layers: int = 2,
     hidden: int = 64,
     max_positions: int = 512,
+    vocabulary: int = 320,
     seed: int = 0,
 ) -> Path:
     """Write a random llama in Hugging Face layout and return its directory.
@@ -58,6 +59,7 @@ def build_tiny_llama(
         hidden: model width, a multiple of 64; heads are 32 wide, two of them share a
             key-value head.
         max_positions: context length in tokens.
+        vocabulary: rows of the embedding; those above the tokenizer's 259 are padding.
         seed: seed of the random weights.
     """
     import torch
@@ -66,7 +68,7 @@ def build_tiny_llama(
     def write(target: Path) -> None:
         tokenizer = byte_tokenizer()
         config = LlamaConfig(
-            vocab_size=320,
+            vocab_size=vocabulary,
             hidden_size=hidden,
             intermediate_size=2 * hidden,
             num_hidden_layers=layers,

@@ -1,11 +1,12 @@
-"""A model that is to be trained as a policy, looked at before anything starts.
+"""A policy, and a frozen model that scores its tokens, looked at before anything starts.
 
-Owns what is asked of every policy. Refuses to own the questions (models/,
-training/model/rehearsal.py) and what a stage asks beyond them. Invariant: a model that passes can
-be loaded, trained on packed tokens and exported, as far as can be known without its weights.
+Owns what is asked of every policy, and of every frozen causal language model beside one. Refuses to
+own the questions (models/, training/model/rehearsal.py) and what a stage asks beyond them.
+Invariant: a model that passes can be loaded, trained on packed tokens and exported, as far as can
+be known without its weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlpost.data.template_variables import fix_template_variables
@@ -13,6 +14,8 @@ from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
+from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.rehearsal import Rehearsal, rehearse
 
 
@@ -44,3 +47,22 @@ def check_policy(
     fix_template_variables(tokenizer, template_variables)
     try_export(directory)
     return CheckedPolicy(directory=directory, tokenizer=tokenizer, rehearsal=rehearsal)
+
+
+def check_frozen(path: str, *, field: str, beside: TrainedModel) -> tuple[TrainedModel, Rehearsal]:
+    """Locate and check the model called ``path``, which scores the tokens of another one.
+
+    Args:
+        path: of a causal language model.
+        field: where it is configured.
+        beside: the policy, whose head it is given.
+
+    Raises:
+        UserError: it is none, cannot be packed, or has another tokenizer.
+    """
+    directory = ModelDirectory.read(locate_model(path, field=field), field=field)
+    rehearsal = rehearse(directory.shell(), field=field)
+    directory.tokenizer()
+    require_same_vocabulary(str(directory.path), beside.path, field=field)
+    labels = replace(beside.labels, field=field)
+    return replace(beside, path=str(directory.path), labels=labels), rehearsal

@@ -112,6 +112,16 @@ _REWARD = Stage(
     groups={"loss": "rlpost.algorithms.reward:reward_losses"},
 )
 
+_DISTILL = Stage(
+    name="distill",
+    help="distillation: a student learns the distributions of a teacher, on given responses",
+    config="rlpost.stages.distill.config:DistillConfig",
+    check="rlpost.stages.distill.config:check_distill",
+    plan="rlpost.stages.distill.prepare:prepare",
+    boot="rlpost.stages.distill.boot:boot",
+    estimate="rlpost.stages.learning.estimate:estimate",
+)
+
 _EVALUATE = Stage(
     name="evaluate",
     help="scores with intervals: suites or your own data, one model or two side by side",
@@ -125,5 +135,6 @@ _EVALUATE = Stage(
 )
 
 STAGES = {
-    stage.name: stage for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _EVALUATE)
+    stage.name: stage
+    for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _DISTILL, _EVALUATE)
 }

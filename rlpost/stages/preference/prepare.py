@@ -5,7 +5,7 @@ refused here, before a file is written or a process started.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,9 @@ from rlpost.data.conversation.preferences import (
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
-from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.locate import locate_model
 from rlpost.models.stops import stop_token_ids
-from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.policy import check_frozen
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.heldout import measured_names
@@ -35,7 +33,6 @@ from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.model.loading import TrainedModel
-from rlpost.training.model.rehearsal import rehearse
 
 STAGE = "preference"
 
@@ -140,14 +137,9 @@ def frozen_reference(cfg: PreferenceConfig, policy: TrainedModel) -> TrainedMode
     Raises:
         UserError: ``reference.path`` is no model that can be.
     """
-    path, field = cfg.reference.path, "reference.path"
-    if path is None:
+    if cfg.reference.path is None:
         return policy
-    directory = ModelDirectory.read(locate_model(path, field=field), field=field)
-    rehearse(directory.shell(), field=field)
-    require_same_vocabulary(str(directory.path), policy.path, field=field)
-    labels = replace(policy.labels, field=field)
-    return replace(policy, path=str(directory.path), labels=labels)
+    return check_frozen(cfg.reference.path, field="reference.path", beside=policy)[0]
 
 
 def _require_both_labels(corpora: Sequence[Corpus]) -> None:

@@ -23,7 +23,7 @@ from rlpost.stages.roles import Role, frozen_score, reference_role, trained_role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
-from rlpost.stages.supervised.heldout import HeldoutLoss
+from rlpost.stages.supervised.heldout import heldout_loss
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed
 
@@ -130,8 +130,8 @@ def _fit(
         )
 
     held = plan.splits.heldout
-    heldout = HeldoutLoss(
-        stage=plan.stage,
+    heldout = heldout_loss(
+        plan.stage,
         policy=policy,
         packer=replace(packer, fill=True),
         sources={name: plan.sequences(corpus.all_examples()) for name, corpus in held.items()},

@@ -5,7 +5,7 @@ Owns the table. Refuses to own the declarations. A new stage adds a line here.
 
 from dataclasses import replace
 
-from rlpost.tracking.curves import every_stage, preference, reward, rl
+from rlpost.tracking.curves import distill, every_stage, preference, reward, rl
 from rlpost.tracking.curves.panel import CurveSection
 from rlpost.tracking.curves.supervised import learning
 
@@ -18,6 +18,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "pretrain": (learning("pretrain"),),
     "preference": (*preference.SECTIONS, rl.STALENESS, rl.VERIFIERS),
     "reward": (reward.JUDGING, reward.SOUNDNESS),
+    "distill": (distill.LEARNING,),
     "evaluate": (),  # one row of scores is no curve
 }
 

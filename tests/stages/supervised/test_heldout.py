@@ -10,9 +10,9 @@ from packed_groups import load_plain, load_policy
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import Outputs
 from rlpost.data.example import Example
-from rlpost.stages.supervised import heldout
+from rlpost.stages.learning import heldout
 from rlpost.stages.supervised.batch import ExamplePacker
-from rlpost.stages.supervised.heldout import HeldoutLoss
+from rlpost.stages.supervised.heldout import heldout_loss
 from rlpost.training.model.packed_model import ModelInputs, loss_batch
 
 CPU = torch.device("cpu")
@@ -64,8 +64,8 @@ def plain(model, rows):
 async def test_every_mean_is_over_all_tokens(tiny_model, monkeypatch, tokens_per_call):
     monkeypatch.setattr(heldout, "TOKENS_PER_CALL", tokens_per_call)
     policy, said = OneProcess(load_policy(tiny_model)), []
-    measure = HeldoutLoss(
-        stage="sft",
+    measure = heldout_loss(
+        "sft",
         policy=policy,
         packer=ExamplePacker(num_ranks=2, max_tokens=64),
         sources=SOURCES,

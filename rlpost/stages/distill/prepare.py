@@ -1,0 +1,92 @@
+"""Distillation on given responses: what it needs of files and models before it starts.
+
+Owns the plan. Refuses to own the training (boot.py) and the checks of the teacher (teacher.py).
+Invariant: everything that can be refused is refused here, before a file is written or a process
+started.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlpost.algorithms.distill import DistillObjective
+from rlpost.cluster.session import Device
+from rlpost.data.conversation.encoder import ConversationEncoder
+from rlpost.data.splits import Splits
+from rlpost.models.stops import stop_token_ids
+from rlpost.stages.distill.config import DistillConfig
+from rlpost.stages.distill.teacher import STAGE, Teacher
+from rlpost.stages.learning.heldout import heldout_names
+from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.roles import Role, trained_role
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.suites import SuitesPlan
+
+# Name of a held-out number -> diagnostic of the objective.
+HELDOUT = {"loss": "divergence", "agreement": "agreement", "nll": "nll"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillPlan:
+    """A run that passed every check; nothing was written or started yet."""
+
+    cfg: DistillConfig  # with the number of steps
+    device: Device
+    model_path: str
+    roles: list[Role]  # who exists
+    teacher: Teacher
+    objective: DistillObjective
+    splits: Splits
+    suites: SuitesPlan | None  # that generators answer
+    shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
+
+
+def prepare(
+    cfg: DistillConfig, *, directory: RunDirectory, device: Device | None = None
+) -> DistillPlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``check_distill``.
+        directory: where the run will live.
+        device: where models will run; None: what this machine has.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    base = Foundation.of(cfg, device=device).with_suites(directory)
+    assert cfg.teacher.path is not None, "check_distill was not called"
+    teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=base.policy)
+    encoder = ConversationEncoder(
+        base.policy.tokenizer,
+        train_on=cfg.data.train_on,
+        truncate_to=base.truncate_to,
+        refuse_above=base.refuse_above(),
+        stop_ids=stop_token_ids(base.policy.directory),
+    )
+    cfg, splits = base.load(encoder, measured=_measured)
+    teacher.require_room(splits)
+    trainer = trained_role(
+        "trainer",
+        cfg.trainer,
+        model=teacher.beside(base.policy.path, cfg.trainer, cfg.distill),
+        seed=cfg.seed,
+        make_sender=base.make_sender,
+        cluster=cfg.cluster,
+        device=base.device,
+    )
+    return DistillPlan(
+        cfg=cfg,
+        device=base.device,
+        model_path=base.policy.path,
+        roles=[trainer, *base.suite_roles],
+        teacher=teacher,
+        objective=DistillObjective(metrics=STAGE),
+        splits=splits,
+        suites=base.suites,
+        shown=shown_examples(splits.train, base.policy.tokenizer),
+    )
+
+
+def _measured(sources: Iterable[str]) -> list[str]:
+    return heldout_names(STAGE, sources, numbers=list(HELDOUT))

@@ -1,0 +1,91 @@
+"""The teacher of a student, looked at before anything starts, and what both are as one model.
+
+Owns the checks and the assembly. Refuses to own the comparison (algorithms/distill/) and loading
+(training/model/). Invariant: a teacher that passes reads the student's token ids as the student
+does.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rlpost.algorithms.distill import DivergenceConfig
+from rlpost.data.splits import Splits
+from rlpost.errors import UserError
+from rlpost.models.locate import context_length
+from rlpost.models.shape import model_shape
+from rlpost.stages.policy import CheckedPolicy, check_frozen
+from rlpost.training.model.divergence_head import DivergenceHead
+from rlpost.training.model.heads import LogprobHead
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.settings import TrainerConfig
+
+log = logging.getLogger(__name__)
+
+STAGE = "distill"
+FIELD = "teacher.path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A teacher that passed."""
+
+    model: TrainedModel
+    student_rows: int  # of the vocabulary
+    rows: int
+    vocabulary: int  # tokens that exist
+    longest: int  # tokens that it reads
+
+    @classmethod
+    def of(cls, path: str, trainer: TrainerConfig, *, student: CheckedPolicy) -> "Teacher":
+        """Look at the teacher at ``path``.
+
+        Raises:
+            UserError: there is no causal language model there, or it has another tokenizer.
+        """
+        policy = TrainedModel.policy(student.path, trainer, metrics=STAGE)
+        model, rehearsal = check_frozen(path, field=FIELD, beside=policy)
+        context = context_length(model.path)
+        return cls(
+            model=model,
+            student_rows=model_shape(student.path).vocabulary,
+            rows=model_shape(model.path).vocabulary,
+            vocabulary=max(student.tokenizer.get_vocab().values()) + 1,
+            longest=context if rehearsal.window is None else min(context, rehearsal.window),
+        )
+
+    def beside(self, student: str, trainer: TrainerConfig, cfg: DivergenceConfig) -> TrainedModel:
+        """Return the model at ``student``, trained with this teacher in its rank."""
+        policy = TrainedModel.policy(student, trainer, metrics=STAGE)
+        head = DivergenceHead(
+            own=LogprobHead(chunk=trainer.logprob_chunk),
+            divergence=cfg,
+            vocabulary=self.vocabulary,
+        )
+        return replace(policy, head=head, frozen=(self.model,))
+
+    def require_room(self, splits: Splits) -> None:
+        """Raises UserError: a row is longer than what the teacher reads."""
+        corpora = (*splits.train.corpora.values(), *splits.heldout.values())
+        self.require_length(int(max(np.max(each.lengths_N) for each in corpora)))
+
+    def require_length(self, longest: int) -> None:
+        """Raises UserError: ``longest`` tokens are more than what the teacher reads."""
+        if longest > self.longest:
+            raise UserError(
+                f"{FIELD}: {self.model.path} reads at most {self.longest} tokens, and the longest "
+                f"sequence has {longest}; use a teacher with a longer context, or lower "
+                f"data.max_tokens to {self.longest} with data.on_long=skip"
+            )
+
+    def say_what_is_compared(self) -> None:
+        """Write to the log over how many tokens the distributions are compared."""
+        if self.vocabulary < max(self.rows, self.student_rows):
+            log.info(
+                "the student's vocabulary has %d rows and the teacher's %d; both distributions are "
+                "renormalised over the %d tokens that exist",
+                self.student_rows,
+                self.rows,
+                self.vocabulary,
+            )

@@ -1,0 +1,110 @@
+"""`rlpost distill` from files to an exported model: against plain torch, and killed."""
+
+import os
+import random
+import signal
+
+import pytest
+import torch
+from cli_runs import finish, metrics, wait_for_step
+from plain_distill import mean_divergence, plain_curves
+from plain_sft import Settings, conversations, labelled
+from supervised_runs import start, write_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlpost.models.origin import export_record
+from rlpost.models.tiny import build_tiny_llama
+
+pytestmark = pytest.mark.timeout(900)
+STEPS, EXAMPLES, WARMUP, BETA = 6, 4, 2, 0.5
+MEASURED = ("step", "distill/loss", "distill/grad_norm", "distill/agreement",
+            "distill/heldout_loss", "training/epoch")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Rows to learn and rows held out, and a teacher whose vocabulary is padded further."""
+    place = tmp_path_factory.mktemp("distill")
+    rows = [{"messages": each} for each in conversations(STEPS * EXAMPLES + 4)]
+    write_rows(place / "train.jsonl", rows[:-4])
+    write_rows(place / "heldout.jsonl", rows[-4:])
+    build_tiny_llama(place / "teacher", layers=3, vocabulary=384, seed=7)
+    return place
+
+
+def run(place, model, name):
+    return start(
+        place,
+        "distill",
+        model,
+        name,
+        "teacher.path=teacher",
+        f"distill.beta={BETA}",
+        "data.train=train.jsonl",
+        "data.heldout=heldout.jsonl",
+        "data.shuffle=false",
+        f"trainer.steps={STEPS}",
+        f"trainer.warmup_steps={WARMUP}",
+        f"examples_per_step={EXAMPLES}",
+        "trainer.max_tokens_per_micro_batch=512",
+        "evaluation.every=3",
+        "checkpoint.every=2",
+    )
+
+
+def measured(run_dir):
+    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
+
+
+@pytest.fixture(scope="module")
+def whole(place, tiny_untied_model):
+    """A run that nothing disturbed."""
+    process = run(place, tiny_untied_model, "whole")
+    output = finish(process)
+    assert process.returncode == 0, output
+    return place / "runs" / "whole"
+
+
+def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
+    rows = conversations(STEPS * EXAMPLES + 4)
+    steps = [rows[start : start + EXAMPLES] for start in range(0, STEPS * EXAMPLES, EXAMPLES)]
+    plain = plain_curves(
+        tiny_untied_model,
+        place / "teacher",
+        steps,
+        Settings(steps=STEPS, warmup_steps=WARMUP),
+        beta=BETA,
+    )
+    found = [row for row in measured(whole) if "distill/loss" in row]
+    for name, theirs in (("distill/loss", plain.loss), ("distill/grad_norm", plain.grad_norm)):
+        assert [row[name] for row in found] == pytest.approx(theirs, rel=1e-3)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_untied_model)
+    heldout = [labelled(tokenizer, each, "assistant") for each in rows[-4:]]
+    losses = [row["distill/heldout_loss"] for row in measured(whole) if row["step"] in (0, STEPS)]
+    paths = (tiny_untied_model, whole / "export", place / "teacher")
+    before, exported, teacher = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in paths
+    )
+    with torch.no_grad():
+        for model, loss in ((before, losses[0]), (exported, losses[-1])):
+            theirs = mean_divergence(model, teacher, heldout, beta=BETA, temperature=1.0).item()
+            assert loss == pytest.approx(theirs, rel=1e-5)
+    assert losses[-1] < losses[0]
+    assert export_record(whole / "export")["stage"] == "distill"
+    said = (whole / "run.log").read_text()
+    assert "renormalised over the 259 tokens that exist" in said
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+    cut = place / "runs" / "cut"
+    step = random.SystemRandom().randrange(2, STEPS)
+    process = run(place, tiny_untied_model, "cut")
+    wait_for_step(cut, step, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+    again = run(place, tiny_untied_model, "cut")
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert measured(cut) == measured(whole), f"killed after step {step}"
+    weights = "model.safetensors"
+    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
