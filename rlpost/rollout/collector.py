@@ -114,6 +114,11 @@ class Collector:
         self._finished = finished
         self._clock = clock
 
+    @property
+    def is_judging(self) -> bool:
+        """Whether anyone judges; else no response has a reward."""
+        return bool(self._judges)
+
     async def collect(
         self,
         prompts: Sequence[Prompt],

@@ -31,6 +31,6 @@ def refusal_of_row(
             abstained[name] = cfg.addressed(f"{reason} ({cfg})")
             if not cfg.abstains:
                 return abstained[name]
-    if deciding <= abstained.keys():
+    if abstained and deciding <= abstained.keys():
         return f"every judge abstains: {'; '.join(abstained[name] for name in sorted(deciding))}"
     return None

@@ -8,9 +8,10 @@ from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.producer import PromptStream
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
-from rlpost.stages.preference.online.job import OnlineJob as Job
+from rlpost.stages.preference.online.job import PairBatches
 from rlpost.stages.preference.online.pairs import pair_of
-from rlpost.stages.preference.online.settings import PreferenceDataConfig
+from rlpost.stages.sampling.online_job import OnlineJob as Job
+from rlpost.stages.sampling.online_settings import OnlineDataConfig
 from rlpost.stages.sampling.prompt_stream import prompt_stream
 
 ROUNDS = 8
@@ -20,15 +21,17 @@ class OnlineJob(Job):
     """Exports without files; ``parts`` are those of the simulated RL run."""
 
     def __init__(self, world: Any, parts: Any) -> None:
-        data = PreferenceDataConfig(train="arithmetic", online=True)
+        data = OnlineDataConfig(train="arithmetic", online=True)
+        cfg = PreferenceConfig(seed=world.scenario.seed, loss=SimPOConfig(), data=data)
+        packer = ResponsePacker(num_ranks=1, max_tokens=64, judged=False)
+        run = parts.sampling.run
         super().__init__(
-            cfg=PreferenceConfig(seed=world.scenario.seed, loss=SimPOConfig(), data=data),
+            cfg=cfg,
             data=data.prompts(),
             sampling=parts.sampling,
             policy=parts.trainer,
-            reference=None,
             objective=None,  # type: ignore[arg-type]
-            packer=ResponsePacker(num_ranks=1, max_tokens=64, judged=False),
+            batches=PairBatches(cfg=cfg, run=run, reference=None, packer=packer),
         )
 
     async def export(self) -> None:

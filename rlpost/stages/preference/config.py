@@ -21,12 +21,8 @@ from rlpost.stages.learning.config import (
     check_scored_learning,
 )
 from rlpost.stages.learning.settings import SupervisedTrainerConfig
-from rlpost.stages.preference.online.settings import (
-    OnlineOptions,
-    PreferenceDataConfig,
-    check_offline,
-    check_online,
-)
+from rlpost.stages.preference.online.settings import OnlineOptions, check_online
+from rlpost.stages.sampling.online_settings import OnlineDataConfig, check_offline
 
 
 class ReferenceMode(Enum):
@@ -77,7 +73,7 @@ class PreferenceOptions:
 class PreferenceConfig(ScoredLearningConfig, OnlineOptions, PreferenceOptions, LearnedDataConfig):
     """Everything ``rlpost preference`` can be told."""
 
-    data: PreferenceDataConfig = field(default_factory=PreferenceDataConfig)
+    data: OnlineDataConfig = field(default_factory=OnlineDataConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
     examples_per_step: int = number(
         32,
@@ -116,7 +112,7 @@ def check_preference(cfg: PreferenceConfig) -> None:
             models=models,
             way_out="set reference.mode=live" if needs else "set evaluation.suites",
         )
-        check_offline(cfg)
+        check_offline(cfg, options=OnlineOptions)
     for name, default in vars(ReferenceConfig()).items():
         if not needs and (value := getattr(cfg.reference, name)) != default:
             raise UserError(

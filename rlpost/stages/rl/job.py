@@ -224,7 +224,7 @@ class RLJob:
 
     async def evaluate(self, record: StepRecord) -> bool:
         """Rewards on held-out prompts, of the weights the generators serve."""
-        return await self.parts.sampling.evaluate(record)
+        return await self.parts.sampling.evaluate(record) is not None
 
     async def export(self) -> None:
         """Write the policy in Hugging Face layout.

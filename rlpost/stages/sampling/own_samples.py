@@ -69,7 +69,7 @@ class OwnSamples:
 
         Args:
             trainer: whose weights are pushed.
-            verifiers: judge every response; None: reward models do alone.
+            verifiers: judge every response; None: nobody does, or reward models alone.
             rewards: reward models; None: there are none.
             prompts_per_step: groups that a step trains on.
             stream: makes of the order of prompts what the producer draws from.

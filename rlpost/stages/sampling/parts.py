@@ -147,21 +147,22 @@ class SamplingParts:
         record.add(metrics.rollout(batch.sampled))
         self.run.tracker.log_samples(step, records_of(batch.sampled))
 
-    async def evaluate(self, record: StepRecord) -> bool:
+    async def evaluate(self, record: StepRecord) -> Sequence[Group] | None:
         """Sample and verify the held-out prompts; their seeds are the same at every step.
 
         Returns:
-            Whether there are any.
+            The answers; None where there are no held-out prompts.
         """
         if self.heldout_set is None:
-            return False
+            return None
         self.run.tracker.phase(Phase.evaluating)
         prompts = [self.heldout_set.prompt(0, row) for row in range(len(self.heldout_set))]
         with record.timed("testing"):
             examination = await self.answered(self.examiner.examine(prompts))
         samples = self.examiner.samples
-        record.add(heldout_metrics(examination, dataset=self.heldout_set.name, samples=samples))
-        return True
+        if self.examiner.collector.is_judging:
+            record.add(heldout_metrics(examination, dataset=self.heldout_set.name, samples=samples))
+        return examination.groups
 
     async def halt(self) -> None:
         """End generation for training, and catching up with a trainer that may be lost."""

@@ -41,7 +41,7 @@ class SamplingPlan:
     model_path: str
     data: DataConfig
     generator: GeneratorConfig  # with dtype, threads and length resolved
-    verifiers: dict[str, VerifierConfig]  # none where reward models judge alone
+    verifiers: dict[str, VerifierConfig]  # none where reward models judge alone, or nobody does
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     interruption: Interruption | None  # of training responses
@@ -79,6 +79,7 @@ def plan_sampling(
     rewards: Mapping[str, str],
     device: Device,
     room: int,
+    measures_answers: bool = False,
 ) -> SamplingPlan:
     """Check everything that can be checked without starting anything.
 
@@ -89,6 +90,8 @@ def plan_sampling(
         rewards: path of each reward model.
         device: where models will run.
         room: tokens that a micro-batch leaves for a prompt.
+        measures_answers: the stage measures answers to held-out prompts itself, so that they need
+            no verifier.
 
     Raises:
         UserError, DataError: something the user can fix.
@@ -114,8 +117,9 @@ def plan_sampling(
     )
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}
-    heldout = heldout_source(data) if verifiers else None
-    if not verifiers:
+    measured = bool(verifiers) or measures_answers
+    heldout = heldout_source(data) if measured else None
+    if not measured:
         _require_no_heldout(data)
     load = {
         "tokenizer": policy.tokenizer,

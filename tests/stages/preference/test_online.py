@@ -12,10 +12,11 @@ from rlpost.errors import NothingToPrefer
 from rlpost.rollout.producer import Batch
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.preference.modes import estimate, prepare
-from rlpost.stages.preference.online.job import OnlineJob
+from rlpost.stages.preference.online.job import PairBatches
 from rlpost.stages.preference.online.pairs import pair_of, paired_examples
 from rlpost.stages.rl.plan import prepare as prepare_rl
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.online_job import OnlineJob
 from rlpost.stages.step_record import StepRecord
 from rlpost.types import Group, Prompt
 
@@ -79,9 +80,10 @@ class Sampling:
 async def test_a_step_without_any_pair_ends_the_run_and_says_how_to_go_on():
     cfg, _ = compose_stage([*ONLINE], stage="preference")
     sampling = Sampling()
+    batches = PairBatches(cfg=cfg, run=sampling.run, reference=None, packer=None)
     job = OnlineJob(
-        cfg=cfg, data=cfg.data.prompts(), sampling=sampling, policy=None, reference=None,
-        objective=None, packer=None,
+        cfg=cfg, data=cfg.data.prompts(), sampling=sampling, policy=None, objective=None,
+        batches=batches,
     )  # fmt: skip
     with pytest.raises(NothingToPrefer, match=r"in none of 3 groups .* raise rollout.group_size=8"):
         await job.step(StepRecord())

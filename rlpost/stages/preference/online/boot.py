@@ -1,19 +1,20 @@
 """How the parts of online preference learning come to be, side by side, and how they end.
 
 Owns assembly. Refuses to own the checks (plan.py), what samples and judges
-(sampling/own_samples.py) and the steps (job.py).
+(sampling/own_samples.py) and the steps (sampling/online_job.py).
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from rlpost.algorithms.advantages import GroupStatistics, group_statistics, rewards_matrix
-from rlpost.stages.preference.online.job import OnlineJob
+from rlpost.stages.preference.online.job import PairBatches
 from rlpost.stages.preference.online.pairs import pair_of
 from rlpost.stages.preference.online.plan import OnlinePlan
 from rlpost.stages.preference.reference import LiveReference
 from rlpost.stages.roles import frozen_score
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.online_job import OnlineJob
 from rlpost.stages.sampling.own_samples import OwnSamples
 from rlpost.stages.sampling.prompt_stream import prompt_stream
 from rlpost.types import Group
@@ -64,9 +65,13 @@ async def boot_online(plan: OnlinePlan, run: Run) -> AsyncIterator[OnlineJob]:
                 data=plan.data,
                 sampling=parts,
                 policy=policy,
-                reference=None if score is None else LiveReference(score=score),
                 objective=plan.objective,
-                packer=plan.packer,
+                batches=PairBatches(
+                    cfg=cfg,
+                    run=run,
+                    reference=None if score is None else LiveReference(score=score),
+                    packer=plan.packer,
+                ),
             )
     finally:
         await own.close()

@@ -5,30 +5,24 @@ Invariant: everything that can be refused is refused here, before a file is writ
 started.
 """
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rlpost.algorithms.preference import PreferenceObjective
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
-from rlpost.evaluation.scores import measured_names
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.estimate import Estimate, add_up
-from rlpost.stages.learning.settings import HeldoutConfig
 from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.prepare import STAGE, frozen_reference, packer_of
-from rlpost.stages.results import require_measured
 from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.online_plan import answering_roles, bus_sender, with_steps
 from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
 from rlpost.stages.sampling.rewards_role import check_reward_models, rewards_role
-from rlpost.stages.sampling.verifiers_role import verifiers_role
 from rlpost.training.model.loading import TrainedModel
-from rlpost.weights.publisher import sender_factory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +73,7 @@ def prepare_online(
         device=device,
         room=_room_of_prompt(cfg),
     )
-    steps = len(sampling.train_set) * (cfg.trainer.epochs or 1) / cfg.examples_per_step
-    cfg = replace(cfg, trainer=cfg.trainer.of_steps(math.ceil(steps)))
-    _require_use_of_evaluation(cfg, sampling)
+    cfg = with_steps(cfg, sampling)
     return OnlinePlan(
         cfg=cfg,
         device=device,
@@ -122,18 +114,6 @@ def _room_of_prompt(cfg: PreferenceConfig) -> int:
     return room
 
 
-def _require_use_of_evaluation(cfg: PreferenceConfig, sampling: SamplingPlan) -> None:
-    evaluation, held = cfg.evaluation, sampling.heldout_set
-    require_measured(
-        cfg, [] if held is None else measured_names(held.name, samples=evaluation.samples)
-    )
-    if held is None and evaluation.every != HeldoutConfig().every:
-        raise UserError(
-            f"evaluation.every={evaluation.every} has no effect: no prompts are held out; leave "
-            "it out, or set data.heldout=FILE"
-        )
-
-
 def _roles(
     cfg: PreferenceConfig,
     *,
@@ -144,12 +124,6 @@ def _roles(
     device: Device,
 ) -> list[Role]:
     model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE)
-    make_sender = sender_factory(
-        cfg.weights,
-        one_host=cfg.cluster.address is None,
-        run_id=directory.host_wide_id,
-        root=directory.root / ".weights",
-    )
     roles = [
         trained_role(
             "trainer",
@@ -158,7 +132,7 @@ def _roles(
             seed=cfg.seed,
             cluster=cfg.cluster,
             device=device,
-            make_sender=make_sender,
+            make_sender=bus_sender(cfg, directory),
         )
     ]
     if cfg.loss.needs_reference:
@@ -166,7 +140,4 @@ def _roles(
         roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
     if rewards:
         roles.append(rewards_role(cfg, rewards, policy_path=policy.path, device=device))
-    roles.append(generators_role(sampling.generator, model_path=policy.path, device=device))
-    if sampling.verifiers:
-        roles.append(verifiers_role(cfg.cluster, sampling.verifiers, tokenizer=policy.tokenizer))
-    return roles
+    return [*roles, *answering_roles(cfg, sampling, policy=policy, device=device)]
