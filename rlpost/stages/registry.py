@@ -114,12 +114,13 @@ _REWARD = Stage(
 
 _DISTILL = Stage(
     name="distill",
-    help="distillation: a student learns the distributions of a teacher, on given responses",
+    help="distillation: a student learns a teacher's distributions, on given answers or its own",
     config="rlpost.stages.distill.config:DistillConfig",
     check="rlpost.stages.distill.config:check_distill",
-    plan="rlpost.stages.distill.prepare:prepare",
-    boot="rlpost.stages.distill.boot:boot",
-    estimate="rlpost.stages.learning.estimate:estimate",
+    plan="rlpost.stages.distill.modes:prepare",
+    boot="rlpost.stages.distill.modes:boot",
+    estimate="rlpost.stages.distill.modes:estimate",
+    groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
 _EVALUATE = Stage(

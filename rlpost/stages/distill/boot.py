@@ -4,16 +4,16 @@ Owns the assembly. Refuses to own the loop, the objective and the measurement of
 (stages/learning/heldout.py).
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from rlpost.stages.distill.prepare import HELDOUT, DistillPlan
+from rlpost.stages.distill.heldout import heldout_divergence
+from rlpost.stages.distill.prepare import DistillPlan
 from rlpost.stages.distill.teacher import STAGE
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used
 from rlpost.stages.learning.begin import begin
-from rlpost.stages.learning.heldout import HeldoutMeans
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines
 from rlpost.stages.supervised.batch import ExamplePacker
@@ -43,11 +43,8 @@ async def boot(plan: DistillPlan, run: Run) -> AsyncIterator[Fit]:
         async def batch() -> Packed:
             return packer(rows.take())
 
-        heldout = HeldoutMeans(
-            stage=STAGE,
+        heldout = heldout_divergence(
             policy=student,
-            objective=plan.objective,
-            numbers=_numbers,
             packer=replace(packer, fill=True),
             sources={name: corpus.all_examples() for name, corpus in held.items()},
             progress=run.progress,
@@ -64,7 +61,3 @@ async def boot(plan: DistillPlan, run: Run) -> AsyncIterator[Fit]:
             drawn=rows.metrics,
             data=data_used(cfg.data, plan.splits),
         )
-
-
-def _numbers(measured: Mapping[str, float]) -> Mapping[str, float]:
-    return {what: measured[f"{STAGE}/{name}"] for what, name in HELDOUT.items()}

@@ -8,14 +8,25 @@ from dataclasses import dataclass, field
 
 from rlpost.algorithms.distill import DivergenceConfig
 from rlpost.algorithms.reduce import ExampleAggregation
-from rlpost.bounds import option
+from rlpost.bounds import number, option
+from rlpost.config.schema import ResponsesConfig
+from rlpost.control.failures import FailureConfig
+from rlpost.data.conversation.marks import TrainOn
 from rlpost.errors import UserError
 from rlpost.stages.learning.config import (
     LearnedDataConfig,
     ScoredLearningConfig,
+    check_learning,
     check_scored_learning,
 )
-from rlpost.stages.supervised.sft_config import SFTDataConfig
+from rlpost.stages.sampling.online_settings import (
+    OnlineDataConfig,
+    SampledOptions,
+    check_offline,
+    check_online_data,
+    check_samples,
+    refuse_masked_overage,
+)
 
 
 @dataclass(kw_only=True)
@@ -39,10 +50,27 @@ class DistillOptions:
 
 
 @dataclass(kw_only=True)
-class DistillConfig(ScoredLearningConfig, DistillOptions, LearnedDataConfig):
+class DistillDataConfig(OnlineDataConfig):
+    """Where conversations and completions come from, or prompts that the student answers."""
+
+    train_on: TrainOn = option(
+        TrainOn.assistant,
+        help="what is compared of a row: every answer, the last one, or all tokens",
+    )
+
+
+@dataclass(kw_only=True)
+class DistillConfig(ScoredLearningConfig, SampledOptions, DistillOptions, LearnedDataConfig):
     """Everything ``rlpost distill`` can be told."""
 
-    data: SFTDataConfig = field(default_factory=SFTDataConfig)
+    data: DistillDataConfig = field(default_factory=DistillDataConfig)
+    failures: FailureConfig = field(default_factory=FailureConfig)
+    examples_per_step: int = number(
+        32,
+        at_least=1,
+        at_most=10**6,
+        help="rows, or with data.online=true prompts, of one optimizer step, over all ranks",
+    )
 
 
 def check_distill(cfg: DistillConfig) -> None:
@@ -51,9 +79,37 @@ def check_distill(cfg: DistillConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    check_scored_learning(cfg)
+    if cfg.data.online:
+        check_learning(cfg, models=2, generates=True, samples=True)
+        _check_online(cfg)
+    else:
+        check_scored_learning(cfg)
+        check_offline(cfg, options=SampledOptions)
     if not cfg.teacher.path:
         raise UserError(
             "teacher.path must name the model to learn from, which has the student's tokenizer, "
             "such as the export of another run: teacher.path=runs/NAME/export"
         )
+
+
+def _check_online(cfg: DistillConfig) -> None:
+    check_online_data(cfg, own=("train_on",))
+    refuse_masked_overage(cfg, why="every token that the student samples is compared")
+    for place, given in (("rewards", cfg.rewards), ("reward_models", cfg.reward_models)):
+        if given != getattr(SampledOptions(), place):
+            raise UserError(
+                f"{place}.* has no effect in rlpost distill, where the teacher's distribution is "
+                "learned and not a reward; leave it out, and use verifier=KIND to measure answers"
+            )
+    if cfg.rollout.on_verifier_error != ResponsesConfig().on_verifier_error:
+        raise UserError(
+            f"rollout.on_verifier_error={cfg.rollout.on_verifier_error.value} has no effect in "
+            "rlpost distill, where every response is compared, whatever a verifier says; leave it "
+            "out"
+        )
+    if cfg.failures.idle_steps != FailureConfig().idle_steps:
+        raise UserError(
+            f"failures.idle_steps={cfg.failures.idle_steps} has no effect in rlpost distill, where "
+            "every step with a sample updates the student; leave it out"
+        )
+    check_samples(cfg)

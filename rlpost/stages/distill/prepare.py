@@ -5,7 +5,7 @@ Invariant: everything that can be refused is refused here, before a file is writ
 started.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,12 @@ from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.splits import Splits
 from rlpost.models.stops import stop_token_ids
 from rlpost.stages.distill.config import DistillConfig
+from rlpost.stages.distill.heldout import measured_names
 from rlpost.stages.distill.teacher import STAGE, Teacher
-from rlpost.stages.learning.heldout import heldout_names
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
-
-# Name of a held-out number -> diagnostic of the objective.
-HELDOUT = {"loss": "divergence", "agreement": "agreement", "nll": "nll"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def prepare(
         refuse_above=base.refuse_above(),
         stop_ids=stop_token_ids(base.policy.directory),
     )
-    cfg, splits = base.load(encoder, measured=_measured)
+    cfg, splits = base.load(encoder, measured=measured_names)
     teacher.require_room(splits)
     trainer = trained_role(
         "trainer",
@@ -86,7 +83,3 @@ def prepare(
         suites=base.suites,
         shown=shown_examples(splits.train, base.policy.tokenizer),
     )
-
-
-def _measured(sources: Iterable[str]) -> list[str]:
-    return heldout_names(STAGE, sources, numbers=list(HELDOUT))

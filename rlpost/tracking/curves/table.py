@@ -18,7 +18,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "pretrain": (learning("pretrain"),),
     "preference": (*preference.SECTIONS, rl.STALENESS, rl.VERIFIERS),
     "reward": (reward.JUDGING, reward.SOUNDNESS),
-    "distill": (distill.LEARNING,),
+    "distill": (distill.LEARNING, rl.STALENESS, rl.VERIFIERS),
     "evaluate": (),  # one row of scores is no curve
 }
 

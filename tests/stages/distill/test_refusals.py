@@ -80,3 +80,46 @@ def test_a_row_that_the_teacher_cannot_read(refused, tmp_path):
 )
 def test_options_that_cannot_work(refused, overrides, said):
     assert said in refused(*overrides)
+
+
+ONLINE = ("data.online=true", "data.train=arithmetic", "rollout.max_tokens=8")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.train_on=last"], "data.train_on=last has no effect with data.online=true"),
+        (["data.format=pair"], "data.format=pair has no effect with data.online=true"),
+        (["rewards.rule=first"], "rewards.* has no effect in rlpost distill"),
+        (["+reward_models.taste.path=x"], "reward_models.* has no effect in rlpost distill"),
+        (["rl.on_overage=drop"], "rl.on_overage=drop has no effect on-policy"),
+        (["rl.max_staleness=1", "rl.on_overage=mask"], "rl.on_overage=mask leaves single tokens"),
+        (["failures.idle_steps=3"], "every step with a sample updates the student"),
+        (["trainer.max_tokens_per_micro_batch=8"], "must hold a prompt and a response"),
+        (["evaluation.suites=[general]"], "data.heldout=suite:NAME"),
+        (["rollout.on_verifier_error=group"], "rollout.on_verifier_error=group has no effect"),
+        (["data.workers=0"], "data.workers=0 has no effect with data.online=true"),
+    ],
+)
+def test_options_that_cannot_work_online(
+    tmp_path, tiny_model, monkeypatch, capsys, overrides, said
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["distill", f"model.path={tiny_model}", f"teacher.path={tiny_model}", *ONLINE]
+    assert main([*words, *overrides]) == 2
+    assert not list(tmp_path.iterdir())
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_prompt_with_its_answer_that_the_teacher_cannot_read(
+    tmp_path, tiny_model, monkeypatch, capsys
+):
+    short = build_tiny_llama(tmp_path / "short", max_positions=32)
+    monkeypatch.chdir(tmp_path)
+    assert main(["distill", f"model.path={tiny_model}", f"teacher.path={short}", *ONLINE]) == 2
+    assert "reads at most 32 tokens" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", ["rollout.group_size=4", "rl.max_staleness=1", "verifier=math"])
+def test_options_of_samples_have_no_effect_on_given_responses(refused, option):
+    assert "has no effect without data.online=true" in refused(option)

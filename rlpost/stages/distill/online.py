@@ -1,0 +1,214 @@
+"""Distillation on the student's own samples: the plan, the start of the parts and the batches.
+
+Owns what of the mode is distillation. Refuses to own prompts, engines and judges
+(sampling/plan.py), the order of a step (sampling/online_job.py) and the teacher's checks
+(teacher.py). Invariants: everything that can be refused is refused in ``prepare_online``; every
+token that the student sampled is compared, whatever a verifier says of the response.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+
+from rlpost.algorithms.advantages import GroupStatistics, group_statistics, rewards_matrix
+from rlpost.algorithms.distill import DistillObjective
+from rlpost.cluster.session import Device, resolve_device
+from rlpost.data.dataset import DataConfig
+from rlpost.data.example import Example
+from rlpost.errors import RunFailed, UserError
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.stages.distill.config import DistillConfig
+from rlpost.stages.distill.heldout import heldout_divergence, measured_names
+from rlpost.stages.distill.teacher import STAGE, Teacher
+from rlpost.stages.estimate import Estimate, add_up
+from rlpost.stages.policy import check_policy
+from rlpost.stages.roles import Role, trained_role
+from rlpost.stages.run import Run
+from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.examples import sampled_example
+from rlpost.stages.sampling.online_job import OnlineJob
+from rlpost.stages.sampling.online_plan import answering_roles, bus_sender, with_steps
+from rlpost.stages.sampling.own_samples import OwnSamples
+from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
+from rlpost.stages.sampling.prompt_stream import prompt_stream
+from rlpost.stages.step_record import StepRecord
+from rlpost.stages.supervised.batch import ExamplePacker
+from rlpost.training.packing.pack import Packed
+from rlpost.types import Group
+from rlpost.verifiers.golds import GoldWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDistillPlan:
+    """A run that passed every check; nothing was written or started yet."""
+
+    cfg: DistillConfig  # with the number of steps
+    device: Device
+    roles: list[Role]  # who exists
+    teacher: Teacher
+    objective: DistillObjective
+    packer: ExamplePacker
+    sampling: SamplingPlan
+
+    @property
+    def model_path(self) -> str:
+        return self.sampling.model_path
+
+    @property
+    def data(self) -> DataConfig:
+        return self.sampling.data
+
+
+def prepare_online(
+    cfg: DistillConfig, *, directory: RunDirectory, device: Device | None = None
+) -> OnlineDistillPlan:
+    """Check everything that can be checked without starting anything.
+
+    Args:
+        cfg: checked by ``check_distill``.
+        directory: where the run will live.
+        device: where models will run; None: what this machine has.
+
+    Raises:
+        UserError, DataError: something the user can fix.
+    """
+    student = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+    require_vllm_architecture(
+        student.directory.config.architectures[0], field=student.directory.field
+    )
+    device = device or resolve_device(cfg.cluster.device)
+    assert cfg.teacher.path is not None, "check_distill was not called"
+    teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=student)
+    sampling = plan_sampling(
+        cfg,
+        cfg.data.prompts(),
+        policy=student,
+        rewards={},
+        device=device,
+        room=_room_of_prompt(cfg),
+    )
+    teacher.require_length(sampling.train_set.longest_prompt + cfg.rollout.max_tokens)
+    held = sampling.heldout_set
+    names = measured_names([] if held is None else [held.name])
+    cfg = with_steps(cfg, sampling, measured=names)
+    trainer = trained_role(
+        "trainer",
+        cfg.trainer,
+        model=teacher.beside(student.path, cfg.trainer, cfg.distill),
+        seed=cfg.seed,
+        cluster=cfg.cluster,
+        device=device,
+        make_sender=bus_sender(cfg, directory),
+    )
+    return OnlineDistillPlan(
+        cfg=cfg,
+        device=device,
+        roles=[trainer, *answering_roles(cfg, sampling, policy=student, device=device)],
+        teacher=teacher,
+        objective=DistillObjective(metrics=STAGE),
+        packer=ExamplePacker(
+            num_ranks=cfg.trainer.num_ranks,
+            max_tokens=cfg.trainer.max_tokens_per_micro_batch,
+            fill=cfg.trainer.packing,
+            aggregation=cfg.reduction,
+        ),
+        sampling=sampling,
+    )
+
+
+def _room_of_prompt(cfg: DistillConfig) -> int:
+    """Return the tokens that a micro-batch leaves for the prompt of a response."""
+    size, longest = cfg.trainer.max_tokens_per_micro_batch, cfg.rollout.max_tokens
+    if size <= longest:
+        raise UserError(
+            f"trainer.max_tokens_per_micro_batch={size} must hold a prompt and a response of "
+            f"rollout.max_tokens={longest} tokens; raise it"
+        )
+    return size - longest
+
+
+def estimate_online(plan: OnlineDistillPlan, *, gpu_bytes: float | None) -> Estimate:
+    """Add up every process of ``plan``; see ``add_up``."""
+    cfg = plan.cfg
+    responses = cfg.examples_per_step * cfg.rollout.group_size
+    return add_up(
+        plan,
+        tokens_per_step=responses * (plan.sampling.mean_prompt + cfg.rollout.max_tokens),
+        samples_bytes=plan.sampling.samples_bytes(cfg, prompts_per_step=cfg.examples_per_step),
+        gpu_bytes=gpu_bytes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatches:
+    """The ``Batches`` of distillation: every response, every sampled token."""
+
+    packer: ExamplePacker
+
+    async def packed(self, groups: Sequence[Group], record: StepRecord) -> Packed:
+        """Return the optimizer batch of all responses."""
+        return self.packer(sampled_examples(groups))
+
+    def nothing(self, tried: int) -> RunFailed:
+        """Return the error of a step without a response."""
+        return RunFailed(f"of {tried} prompts no response can be learned from; run.log has more")
+
+
+def sampled_examples(groups: Sequence[Group]) -> list[Example]:
+    """Return an example for each response."""
+    return [sampled_example(group.prompt, each) for group in groups for each in group.episodes]
+
+
+@asynccontextmanager
+async def boot_online(plan: OnlineDistillPlan, run: Run) -> AsyncIterator[OnlineJob]:
+    """Start actors side by side, yield the job, close everything.
+
+    Raises:
+        UserError: not every actor fits into the cluster.
+        InfrastructureError: an actor did not come up.
+    """
+    cfg, sampling = plan.cfg, plan.sampling
+    sampling.log_skipped()
+    own = OwnSamples(sampling, cfg, run)
+    started = await run.start(plan.roles, supervised=own.boot)
+    plan.teacher.say_what_is_compared()
+    groups = dict(zip((role.name for role in plan.roles), started, strict=True))
+    student = groups["trainer"]
+
+    def statistics(groups: Sequence[Group]) -> GroupStatistics:
+        return group_statistics(rewards_matrix([group.rewards for group in groups]))
+
+    async def heldout(answered: Sequence[Group]) -> Mapping[str, float]:
+        assert sampling.heldout_set is not None
+        sources = {sampling.heldout_set.name: sampled_examples(answered)}
+        measure = heldout_divergence(
+            policy=student, packer=plan.packer, sources=sources, progress=run.progress
+        )
+        return await measure()
+
+    try:
+        parts = own.parts(
+            student,
+            groups.get("verifiers"),
+            rewards=None,
+            prompts_per_step=cfg.examples_per_step,
+            stream=lambda cursor: prompt_stream(
+                cfg, sampling.train_set, cursor, useful=lambda group: True, max_draws=None
+            ),
+            statistics=statistics,
+        )
+        data = [rows for rows in (sampling.train_set, sampling.heldout_set) if rows is not None]
+        judged = bool(sampling.verifiers)
+        watch = GoldWatch(sampling.verifiers, data, warn=run.warn) if judged else nullcontext()
+        with watch:
+            yield OnlineJob(
+                cfg=cfg,
+                data=plan.data,
+                sampling=parts,
+                policy=student,
+                objective=plan.objective,
+                batches=SampleBatches(packer=plan.packer),
+                heldout=heldout,
+            )
+    finally:
+        await own.close()

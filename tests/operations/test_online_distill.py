@@ -1,0 +1,97 @@
+"""`rlpost distill data.online=true` with real Ray, vLLM and DeepSpeed, killed and resumed.
+
+No verifier judges anything: the room that samples must not ask for one.
+"""
+
+import os
+import random
+import signal
+
+import pytest
+from cli_runs import finish, metrics, responses, samples, wait_for_step
+from supervised_runs import start
+
+from rlpost.models.tiny import build_tiny_llama
+
+pytestmark = pytest.mark.timeout(1200)
+STEPS, PROMPTS, GROUP, BETA = 3, 2, 3, 1.0
+MEASURED = (
+    "step",
+    "distill/loss",
+    "distill/grad_norm",
+    "distill/heldout_loss/arithmetic",
+    "response_length/mean",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("online")
+    build_tiny_llama(place / "teacher", layers=3, vocabulary=384, seed=7)
+    return place
+
+
+def run(place, model, name):
+    return start(
+        place,
+        "distill",
+        model,
+        name,
+        "data.online=true",
+        "data.train=arithmetic",
+        "data.heldout_size=3",
+        "teacher.path=teacher",
+        f"distill.beta={BETA}",
+        "rollout.max_tokens=6",
+        f"rollout.group_size={GROUP}",
+        f"examples_per_step={PROMPTS}",
+        f"trainer.steps={STEPS}",
+        "generator.dtype=float32",
+        "generator.threads=1",
+        "evaluation.every=2",
+        "checkpoint.every=1",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(place, tiny_untied_model):
+    process = run(place, tiny_untied_model, "whole")
+    output = finish(process)
+    assert process.returncode == 0, output
+    return place / "runs" / "whole"
+
+
+def measured(run_dir):
+    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
+
+
+def test_each_step_learns_of_what_the_student_sampled(whole):
+    rows = [row for row in metrics(whole) if "distill/loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in metrics(whole) if MEASURED[-2] in row] == [0, 2, 3]
+    sampled = [row for row in responses(whole) if row["file"] == "step_000001"]
+    assert len(sampled) == PROMPTS * GROUP and {row["reward"] for row in sampled} == {None}
+    pushed = [row for row in metrics(whole) if "weights/version" in row]
+    assert [row["weights/version"] for row in pushed] == list(range(1, STEPS + 2))
+    assert max(row["weights/probe_logprob_diff_max"] for row in pushed) < 1e-3
+    tokens = [row["num_tokens"] for row in sampled]
+    assert rows[0]["response_length/mean"] == pytest.approx(sum(tokens) / len(tokens))
+    assert all(row["distill/loss"] > 0 and row["distill/grad_norm"] > 0 for row in rows)
+    assert not any(name.startswith(("val-core/", "verifier/")) for name in metrics(whole)[-1])
+    assert "renormalised over the 259 tokens that exist" in (whole / "run.log").read_text()
+
+
+def test_killed_and_resumed_is_the_same_run(place, whole, tiny_untied_model):
+    process = run(place, tiny_untied_model, "killed")
+    cut = place / "runs" / "killed"
+    moment = random.SystemRandom().randrange(1, STEPS)
+    wait_for_step(cut, moment, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = run(place, tiny_untied_model, "killed")
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert measured(cut) == measured(whole), f"killed after step {moment}"
+    assert samples(cut) == samples(whole)
+    weights = "model.safetensors"
+    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
