@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     "docs/data.md",
+    "docs/distillation.md",
     "docs/evaluation.md",
     "docs/ladder.md",
     "docs/preference.md",

@@ -51,7 +51,7 @@ class DivergenceConfig:
     )
 
 
-class Comparison(NamedTuple):
+class ComparedTokens(NamedTuple):
     """What two models say of the same rows, (C,)."""
 
     divergence_C: Tensor  # with a gradient
@@ -69,7 +69,7 @@ def compare(
     *,
     vocabulary: int,
     temperature: float = 1.0,
-) -> Comparison:
+) -> ComparedTokens:
     """Compare the distributions of a student and its teacher.
 
     Args:
@@ -82,7 +82,7 @@ def compare(
     """
     assert vocabulary <= min(student_CV.shape[1], teacher_CV.shape[1]), vocabulary
     asked = _Asked(config=config, vocabulary=vocabulary, temperature=temperature)
-    return Comparison(*_Compare.apply(student_CV, teacher_CV.detach(), target_C, asked))
+    return ComparedTokens(*_Compare.apply(student_CV, teacher_CV.detach(), target_C, asked))
 
 
 @dataclass(frozen=True, kw_only=True)

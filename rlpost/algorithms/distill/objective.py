@@ -34,15 +34,11 @@ class DistillObjective:
         """Evaluate one micro-batch."""
         assert outputs.divergence_R is not None, "the head compares with no teacher"
         measured = {
-            "divergence": outputs.divergence_R,
-            "agreement": outputs.agrees_R,
-            "nll": -outputs.scores_R,
-            "token_accuracy": outputs.is_top_R,
-            "entropy": outputs.entropy_R,
+            f"{self.metrics}/divergence": outputs.divergence_R,
+            f"{self.metrics}/agreement": outputs.agrees_R,
+            f"{self.metrics}/nll": -outputs.scores_R,
+            f"{self.metrics}/token_accuracy": outputs.is_top_R,
+            f"{self.metrics}/entropy": outputs.entropy_R,
         }
-        means = {
-            f"{self.metrics}/{name}": each.detach()
-            for name, each in measured.items()
-            if each is not None
-        }
+        means = {name: each.detach() for name, each in measured.items() if each is not None}
         return Loss(values_R=outputs.divergence_R, diagnostics_R=Diagnostics(means=means))

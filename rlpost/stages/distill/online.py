@@ -86,6 +86,7 @@ def prepare_online(
         rewards={},
         device=device,
         room=_room_of_prompt(cfg),
+        measures_answers=True,
     )
     teacher.require_length(sampling.train_set.longest_prompt + cfg.rollout.max_tokens)
     held = sampling.heldout_set

@@ -7,6 +7,7 @@ options of training: nothing is trained here.
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlpost.algorithms.selection import SelectionConfig
 from rlpost.bounds import check_config, number, numbers, option
 from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import (
@@ -96,6 +97,7 @@ class EvaluateConfig:
     k: list[int] = numbers(
         at_least=1, at_most=10**4, help="numbers of responses of pass@k and maj@k; empty: none"
     )
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -140,6 +142,7 @@ def check_evaluate(cfg: EvaluateConfig) -> None:
         raise UserError(f"resume must be auto or never, got {cfg.resume!a:.100}")
     _check_sampling(cfg)
     _check_judges(cfg)
+    _check_traces(cfg)
     _check_idle_options(cfg)
 
 
@@ -178,6 +181,22 @@ def _check_judges(cfg: EvaluateConfig) -> None:
             "rewards.gates must name verifiers that must pass with rewards.rule=gate, and be empty "
             f"with other rules, got {gates} with rewards.rule={cfg.rewards.rule.value}; the "
             f"verifiers here are {', '.join(found) or 'none'}"
+        )
+
+
+def _check_traces(cfg: EvaluateConfig) -> None:
+    """Refuse to keep answers as a data set that nobody should learn from."""
+    if cfg.selection.keeps_everything:
+        return
+    if cfg.suites or not cfg.data.heldout:
+        raise UserError(
+            "selection.* keeps answers to data.heldout as a data set, and answers to suites would "
+            "teach what is measured with; set data.heldout to the prompts, and leave suites out"
+        )
+    if cfg.baseline.path is not None:
+        raise UserError(
+            "selection.* keeps the answers of one model as a data set, and baseline.path adds a "
+            "second; leave baseline.path out"
         )
 
 

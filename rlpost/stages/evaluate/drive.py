@@ -24,6 +24,7 @@ from rlpost.stages.evaluate.page import write_page
 from rlpost.stages.evaluate.plan import EvaluatePlan
 from rlpost.stages.evaluate.results import order_of, results_of
 from rlpost.stages.evaluate.table import as_text, grids_of
+from rlpost.stages.evaluate.traces import write_traces
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.registry import Stage
 from rlpost.stages.run_directory import RunDirectory, resume_point_of
@@ -113,6 +114,8 @@ def _report(
     tracker.log(0, results.metrics())
     grids = grids_of(results)
     lines = [as_text(grids)]
+    if not plan.cfg.selection.keeps_everything:
+        lines.append(write_traces(directory.dataset, plan, file))
     if failed:
         (_, dataset, uid), reason = next(iter(failed.items()))
         warning = (

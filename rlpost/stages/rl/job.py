@@ -16,9 +16,9 @@ from rlpost.rollout.producer import Batch
 from rlpost.stages.performance import over_updates
 from rlpost.stages.rl import step_metrics
 from rlpost.stages.rl.batch import Scores, estimate, mini_batches, scoring_batch
-from rlpost.stages.rl.kept_dataset import write_kept
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.roles import CanSleep, sleep_all
+from rlpost.stages.sampling.kept_dataset import write_kept
 from rlpost.stages.step_record import StepRecord
 from rlpost.tracking.tracker import Phase
 from rlpost.training.packing.pack import Packed

@@ -86,6 +86,8 @@ LIKE = (  # what a pattern stands for
     "preference/heldout_accuracy/code",
     "preference/heldout_loss/code",
     "preference/heldout_margin/code",
+    "distill/heldout_loss/code",
+    "distill/heldout_agreement/code",
     "reward/heldout_accuracy/code",
     "reward/heldout_step_accuracy",
     "reward/heldout_loss/code",

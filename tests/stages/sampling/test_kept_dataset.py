@@ -12,7 +12,7 @@ from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.tiny import byte_tokenizer
-from rlpost.stages.rl.kept_dataset import write_kept
+from rlpost.stages.sampling.kept_dataset import write_kept
 from rlpost.types import Group, Prompt, Verdict
 
 USER = {"role": "user", "content": "weather?"}
