@@ -71,8 +71,10 @@ class TrainedRank:
     def measure(self, batches: Sequence[MicroBatch], objective: Objective) -> Tally:
         return self._trainer.measure(batches, objective)
 
-    def score(self, batches: Sequence[MicroBatch], temperature: float) -> list[np.ndarray]:
-        return self._trainer.score(batches, temperature)
+    def score(
+        self, batches: Sequence[MicroBatch], temperature: float, adapter: bool
+    ) -> list[np.ndarray]:
+        return self._trainer.score(batches, temperature, adapter=adapter)
 
     def optim_step(self, step_id: int) -> dict[str, float]:
         return self._trainer.optim_step(step_id)
@@ -137,14 +139,18 @@ class TrainedGroup:
         """Evaluate an objective on data that is not learned from; returns the sums of all ranks."""
         return merge(await self._ranks.each("measure", packed.batches, objective))
 
-    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+    async def score(
+        self, batches: Batches, *, temperature: float = 1.0, adapter: bool = True
+    ) -> list[list[np.ndarray]]:
         """Score every micro-batch's scored tokens: log-probs of a policy, values of a critic.
+
+        Without ``adapter`` the base answers alone.
 
         Returns:
             One float32 (R,) array per micro-batch, indexed like ``batches``, for
             ``Packed.by_item``.
         """
-        return await self._ranks.each("score", batches, temperature)
+        return await self._ranks.each("score", batches, temperature, adapter)
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
         """Apply the accumulated gradient once; see ``DeepSpeedTrainer.optim_step``."""

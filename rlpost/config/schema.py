@@ -86,6 +86,18 @@ class ModelConfig:
     path: str = option(
         EMBEDDED_MODEL, help="model to start from: embedded model, local directory or hub id"
     )
+    adapter: str | None = option(
+        None,
+        help="adapter directory on that model, to train on; with adapter=KIND it is merged first",
+    )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: the adapter is blank."""
+        if self.adapter is not None and not self.adapter.strip():
+            raise UserError(
+                f"{path}.adapter must name a directory, got {self.adapter!r}; null starts from the "
+                "model alone"
+            )
 
 
 @dataclass(kw_only=True)
@@ -270,6 +282,7 @@ class RLConfig(JudgedOptions):
         help="auto: from the latest checkpoint, if there is one; never; or a checkpoint directory",
     )
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: Any = option(MISSING, help="few weights to train beside the model's own, or none")
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rl: StalenessConfig = field(default_factory=StalenessConfig)

@@ -12,9 +12,7 @@ from typing import Any, Protocol
 from rlpost.checkpoint.space import format_bytes
 from rlpost.cluster.session import Device
 from rlpost.models.footprint import Footprint
-from rlpost.models.shape import model_shape
 from rlpost.stages.roles import Role, Workload, checkpoint_bytes_of
-from rlpost.training.precision import resolve_dtype
 
 GIB = 2**30
 RESPONSE_BYTES = 400  # of a line of a file of responses, without the response's text
@@ -85,10 +83,6 @@ class Estimated(Protocol):
     def device(self) -> Device:
         """Where models run."""
 
-    @property
-    def model_path(self) -> str:
-        """The model that is exported."""
-
 
 def add_up(
     plan: Estimated, *, tokens_per_step: int, samples_bytes: int = 0, gpu_bytes: float | None
@@ -115,8 +109,7 @@ def add_up(
     disk = DiskUse(
         checkpoint_bytes=checkpoint_bytes_of(plan.roles),
         num_checkpoints=cfg.checkpoint.num_kept + 1,
-        export_bytes=model_shape(plan.model_path).parameters
-        * resolve_dtype(cfg.trainer.dtype).itemsize,
+        export_bytes=next(role.export_bytes for role in plan.roles if role.trained),
         samples_bytes=samples_bytes,
     )
     return Estimate(

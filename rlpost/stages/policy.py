@@ -9,12 +9,14 @@ be known without its weights.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlpost.config.schema import ModelConfig
 from rlpost.data.template_variables import fix_template_variables
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.rehearsal import Rehearsal, rehearse
 
@@ -26,6 +28,7 @@ class CheckedPolicy:
     directory: ModelDirectory
     tokenizer: Any
     rehearsal: Rehearsal
+    adapter: Adaptation | None  # what is put on it
 
     @property
     def path(self) -> str:
@@ -33,20 +36,38 @@ class CheckedPolicy:
 
 
 def check_policy(
-    path: str, *, template_variables: dict[str, Any], kind: ModelKind = ModelKind.policy
+    model: ModelConfig,
+    adapter: Any,
+    *,
+    template_variables: dict[str, Any],
+    kind: ModelKind = ModelKind.policy,
 ) -> CheckedPolicy:
-    """Locate and check the model called ``path``; its template has ``template_variables``.
+    """Locate and check the model that the options name, and what is put on it.
+
+    Args:
+        model: the policy to start from.
+        adapter: options of the adapter that is trained.
+        template_variables: what its chat template is given.
+        kind: what it is trained as.
 
     Raises:
-        UserError: it cannot be trained as ``kind``, or its template reads no such variable.
+        UserError: it cannot be trained as ``kind``, its template reads no such variable, or the
+            adapter does not fit it.
     """
-    directory = ModelDirectory.read(locate_model(path), kind=kind)
+    directory = ModelDirectory.read(locate_model(model.path), kind=kind)
     rehearsal = rehearse(directory.shell())
     directory.checkpoint_shapes()
     tokenizer = directory.tokenizer()
     fix_template_variables(tokenizer, template_variables)
     try_export(directory)
-    return CheckedPolicy(directory=directory, tokenizer=tokenizer, rehearsal=rehearsal)
+    return CheckedPolicy(
+        directory=directory,
+        tokenizer=tokenizer,
+        rehearsal=rehearsal,
+        adapter=Adaptation.plan(
+            adapter, start=model.adapter, base=directory, name=model.path, kind=kind
+        ),
+    )
 
 
 def check_frozen(path: str, *, field: str, beside: TrainedModel) -> tuple[TrainedModel, Rehearsal]:
@@ -65,4 +86,4 @@ def check_frozen(path: str, *, field: str, beside: TrainedModel) -> tuple[Traine
     directory.tokenizer()
     require_same_vocabulary(str(directory.path), beside.path, field=field)
     labels = replace(beside.labels, field=field)
-    return replace(beside, path=str(directory.path), labels=labels), rehearsal
+    return replace(beside, path=str(directory.path), labels=labels, adapter=None), rehearsal

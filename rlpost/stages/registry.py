@@ -39,6 +39,9 @@ class Stage:
         return {group: _imported(place) for group, place in self.groups.items()}
 
 
+_ADAPTER = {"adapter": "rlpost.training.adapters:adapters"}  # of every stage that trains
+
+
 def _imported(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -53,6 +56,7 @@ _RL = Stage(
     boot="rlpost.stages.rl.boot:boot",
     estimate="rlpost.stages.rl.estimate:estimate",
     groups={
+        **_ADAPTER,
         "loss": "rlpost.algorithms.losses:losses",
         "algorithm/advantage": "rlpost.algorithms.advantages:estimators",
         "algorithm/corrections": "rlpost.algorithms.corrections:corrections",
@@ -73,7 +77,7 @@ _SFT = Stage(
     plan="rlpost.stages.supervised.sft:prepare",
     boot="rlpost.stages.supervised.likelihood:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
-    groups={"loss": "rlpost.algorithms.supervised:losses"},
+    groups={**_ADAPTER, "loss": "rlpost.algorithms.supervised:losses"},
 )
 
 _PRETRAIN = replace(
@@ -83,7 +87,7 @@ _PRETRAIN = replace(
     config="rlpost.stages.supervised.pretrain_config:PretrainConfig",
     check="rlpost.stages.supervised.pretrain_config:check_pretrain",
     plan="rlpost.stages.supervised.pretrain:prepare",
-    groups={},
+    groups=_ADAPTER,
 )
 
 _PREFERENCE = replace(
@@ -96,6 +100,7 @@ _PREFERENCE = replace(
     boot="rlpost.stages.preference.modes:boot",
     estimate="rlpost.stages.preference.modes:estimate",
     groups={
+        **_ADAPTER,
         "loss": "rlpost.algorithms.preference:preference_losses",
         "verifier": "rlpost.verifiers.kinds:verifiers",
     },
@@ -109,7 +114,7 @@ _REWARD = Stage(
     plan="rlpost.stages.reward.prepare:prepare",
     boot="rlpost.stages.reward.boot:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
-    groups={"loss": "rlpost.algorithms.reward:reward_losses"},
+    groups={**_ADAPTER, "loss": "rlpost.algorithms.reward:reward_losses"},
 )
 
 _DISTILL = Stage(
@@ -120,7 +125,7 @@ _DISTILL = Stage(
     plan="rlpost.stages.distill.modes:prepare",
     boot="rlpost.stages.distill.modes:boot",
     estimate="rlpost.stages.distill.modes:estimate",
-    groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
+    groups={**_ADAPTER, "verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
 _EVALUATE = Stage(

@@ -60,6 +60,7 @@ class Role:
     spawn: Callable[[Session], Any] | None = None
     trained: bool = False
     checkpoint_bytes: int = 0  # of one checkpoint, at most
+    export_bytes: int = 0  # if it is what a run exports
 
 
 def trained_role(
@@ -74,6 +75,8 @@ def trained_role(
 ) -> Role:
     """Return the ranks that train ``model``, in rank order; ``spawn_trained`` has the arguments."""
     gpus = int(device is Device.cuda)
+    adapter = model.adapter
+    num_trained = parameter_count(model.path) if adapter is None else adapter.num_trainable
     return Role(
         name=name,
         processes=counted(cfg.num_ranks, f"{name} rank"),
@@ -92,14 +95,16 @@ def trained_role(
             make_sender=make_sender,
         ),
         trained=True,
-        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(model.path),
+        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * num_trained,
+        export_bytes=resolve_dtype(cfg.dtype).itemsize * num_trained,
     )
 
 
 def reference_role(
     cfg: TrainerConfig, *, model: TrainedModel, cluster: ClusterConfig, device: Device
 ) -> Role:
-    """Return the frozen copy of ``model`` that log-probs are compared with."""
+    """Return the frozen copy of ``model``, at its start, that log-probs are compared with."""
+    model = model.at_start
     gpus = int(device is Device.cuda)
     return Role(
         name="reference",
@@ -123,6 +128,7 @@ def _trained_memory(
             on_gpu=work.on_gpu,
             has_head=model.head.kind is ModelKind.policy,
             frozen=[model_shape(each.path) for each in model.frozen],
+            num_trainable=None if model.adapter is None else model.adapter.num_trainable,
         )
         for rank in range(cfg.num_ranks)
     ]

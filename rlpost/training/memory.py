@@ -31,6 +31,7 @@ def trained_footprint(
     on_gpu: bool,
     has_head: bool = True,
     frozen: Sequence[ModelShape] = (),
+    num_trainable: int | None = None,
 ) -> list[Footprint]:
     """Return one rank's needs: on the host, and on its GPU when it has one.
 
@@ -43,11 +44,15 @@ def trained_footprint(
         on_gpu: states and activations are there.
         has_head: scores a vocabulary (a policy), not a value (a critic).
         frozen: models that the head asks beside it, whole in each rank.
+        num_trainable: parameters of an adapter beside the model's own, which alone are trained;
+            None: there is none, and the model's own are trained.
     """
-    whole, part = shape.parameters, shape.parameters / cfg.num_ranks
+    trained = shape.parameters if num_trainable is None else num_trainable
+    held = shape.parameters + (num_trainable or 0)
+    whole, part = trained, trained / cfg.num_ranks
     masters = part if cfg.zero_stage else whole
     kept = {
-        "weights": value_bytes * (part if cfg.zero_stage == 3 else whole),
+        "weights": value_bytes * (held / cfg.num_ranks if cfg.zero_stage == 3 else held),
         "gradients": 4 * (part if cfg.zero_stage >= 2 else whole),
         "Adam's moments": 8 * masters,
     }

@@ -72,7 +72,7 @@ def prepare_online(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    student = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+    student = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
     require_vllm_architecture(
         student.directory.config.architectures[0], field=student.directory.field
     )
@@ -95,7 +95,7 @@ def prepare_online(
     trainer = trained_role(
         "trainer",
         cfg.trainer,
-        model=teacher.beside(student.path, cfg.trainer, cfg.distill),
+        model=teacher.beside(student, cfg.trainer, cfg.distill),
         seed=cfg.seed,
         cluster=cfg.cluster,
         device=device,

@@ -66,7 +66,7 @@ def prepare(
     trainer = trained_role(
         "trainer",
         cfg.trainer,
-        model=teacher.beside(base.policy.path, cfg.trainer, cfg.distill),
+        model=teacher.beside(base.policy, cfg.trainer, cfg.distill),
         seed=cfg.seed,
         make_sender=base.make_sender,
         cluster=cfg.cluster,

@@ -55,9 +55,11 @@ class Teacher:
             longest=context if rehearsal.window is None else min(context, rehearsal.window),
         )
 
-    def beside(self, student: str, trainer: TrainerConfig, cfg: DivergenceConfig) -> TrainedModel:
-        """Return the model at ``student``, trained with this teacher in its rank."""
-        policy = TrainedModel.policy(student, trainer, metrics=STAGE)
+    def beside(
+        self, student: CheckedPolicy, trainer: TrainerConfig, cfg: DivergenceConfig
+    ) -> TrainedModel:
+        """Return the student, trained with this teacher in its rank."""
+        policy = TrainedModel.policy(student.path, trainer, metrics=STAGE, adapter=student.adapter)
         head = DivergenceHead(
             own=LogprobHead(chunk=trainer.logprob_chunk),
             divergence=cfg,

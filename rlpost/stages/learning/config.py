@@ -13,6 +13,9 @@ Example::
 """
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
 
 from rlpost.bounds import check_config, number, option
 from rlpost.checkpoint.store import CheckpointConfig
@@ -49,6 +52,7 @@ class LearnedDataConfig:
         help="auto: from the latest checkpoint, if there is one; never; or a checkpoint directory",
     )
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: Any = option(MISSING, help="few weights to train beside the model's own, or none")
     data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
     examples_per_step: int = number(
         32, at_least=1, at_most=10**6, help="rows of one optimizer step, over all ranks"

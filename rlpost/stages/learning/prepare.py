@@ -56,7 +56,10 @@ class Foundation:
             UserError: the model cannot be trained as ``kind``, or there is no such device.
         """
         policy = check_policy(
-            cfg.model.path, template_variables=cfg.data.chat_template_kwargs, kind=kind
+            cfg.model,
+            cfg.adapter,
+            template_variables=cfg.data.chat_template_kwargs,
+            kind=kind,
         )
         return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
 

@@ -114,7 +114,9 @@ def packer_of(cfg: PreferenceConfig) -> ResponsePacker:
 
 
 def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
-    model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=STAGE)
+    model = TrainedModel.policy(
+        base.policy.path, cfg.trainer, metrics=STAGE, adapter=base.policy.adapter
+    )
     common: dict[str, Any] = {"cluster": cfg.cluster, "device": base.device}
     roles = [
         trained_role(

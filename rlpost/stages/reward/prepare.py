@@ -74,7 +74,9 @@ def prepare(
     else:
         for corpus in (*splits.train.corpora.values(), *splits.heldout.values()):
             _require_fitting_pairs(corpus, cfg.trainer.max_tokens_per_micro_batch)
-    model = TrainedModel.reward(base.policy.path, head=head, metrics=STAGE)
+    model = TrainedModel.reward(
+        base.policy.path, head=head, metrics=STAGE, adapter=base.policy.adapter
+    )
     role = trained_role(
         "trainer",
         cfg.trainer,

@@ -43,7 +43,7 @@ def check_models(cfg: RLConfig) -> RunModels:
     Raises:
         UserError: one cannot do what the run needs of it.
     """
-    checked = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+    checked = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
     policy = checked.directory
     require_vllm_architecture(policy.config.architectures[0], field=policy.field)
     return RunModels(

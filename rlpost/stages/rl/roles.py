@@ -34,7 +34,7 @@ def roles_of(
 ) -> list[Role]:
     """Return every role of a run, the ranks of a group in rank order."""
     common: dict[str, Any] = {"cluster": cfg.cluster, "device": device}
-    policy = TrainedModel.policy(models.policy, cfg.trainer)
+    policy = TrainedModel.policy(models.policy, cfg.trainer, adapter=models.checked.adapter)
     # The policy's schedule begins with its first update, after the critic's head start.
     steps = cfg.trainer.steps - cfg.critic.warmup_only_steps
     trainer = _per_update(replace(cfg.trainer, steps=steps), cfg)

@@ -77,7 +77,9 @@ class LikelihoodPlan:
 
 def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[Role]:
     """Return the policy, for a KL to it a copy of where it started, and who answers suites."""
-    model = TrainedModel.policy(base.policy.path, cfg.trainer, metrics=objective.metrics)
+    model = TrainedModel.policy(
+        base.policy.path, cfg.trainer, metrics=objective.metrics, adapter=base.policy.adapter
+    )
     common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": base.device}
     roles = [
         trained_role("trainer", cfg.trainer, seed=cfg.seed, make_sender=base.make_sender, **common)

@@ -1,1 +1,8 @@
-"""Adapters: small trainable changes to a model whose own weights stay as they are."""
+"""Adapters: few trained weights beside a model whose own weights stay, through peft.
+
+Importing the room registers every kind; peft itself is imported when one is put into a model.
+"""
+
+from rlpost.training.adapters import lora as lora
+from rlpost.training.adapters import none as none
+from rlpost.training.adapters.registry import adapters as adapters

@@ -8,6 +8,7 @@ by comparing it with its own plain forward pass.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import POLICY_FIELD, ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.vocabulary import require_same_vocabulary
+from rlpost.training.adapters.adapt import adapt
+from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.model.attention import ATTENTION, register_packed_attention
 from rlpost.training.model.classifier_heads import VALUE_HEAD, ClassifierHead
 from rlpost.training.model.dropout import is_random, switch_off_dropout
@@ -54,19 +57,24 @@ class TrainedModel:
     head: TrainedHead
     labels: Labels
     frozen: tuple["TrainedModel", ...] = ()  # that the head asks, whole in the same process
+    adapter: Adaptation | None = None  # what is put on it; None: nothing
 
     @classmethod
     def policy(
-        cls, path: str, cfg: TrainerConfig, *, metrics: str = POLICY.metrics
+        cls,
+        path: str,
+        cfg: TrainerConfig,
+        *,
+        metrics: str = POLICY.metrics,
+        adapter: Adaptation | None = None,
     ) -> "TrainedModel":
         """Return a causal language model that gives log-probs.
 
         ``metrics`` is the prefix of what is measured of it: ``actor``, or the name of the stage.
         """
         head = LogprobHead(chunk=cfg.logprob_chunk)
-        return cls(
-            path=path, tokenizer_path=path, head=head, labels=replace(POLICY, metrics=metrics)
-        )
+        labels = replace(POLICY, metrics=metrics)
+        return cls(path=path, tokenizer_path=path, head=head, labels=labels, adapter=adapter)
 
     @classmethod
     def critic(cls, path: str, *, policy_path: str) -> "TrainedModel":
@@ -74,11 +82,17 @@ class TrainedModel:
         return cls(path=path, tokenizer_path=policy_path, head=VALUE_HEAD, labels=CRITIC)
 
     @classmethod
-    def reward(cls, path: str, *, head: ClassifierHead, metrics: str) -> "TrainedModel":
+    def reward(
+        cls, path: str, *, head: ClassifierHead, metrics: str, adapter: Adaptation | None = None
+    ) -> "TrainedModel":
         """Return a reward model that starts from a causal language model or a classifier."""
-        return cls(
-            path=path, tokenizer_path=path, head=head, labels=replace(POLICY, metrics=metrics)
-        )
+        labels = replace(POLICY, metrics=metrics)
+        return cls(path=path, tokenizer_path=path, head=head, labels=labels, adapter=adapter)
+
+    @property
+    def at_start(self) -> "TrainedModel":
+        """The model that training starts from, for a copy that stays as it is."""
+        return self if self.adapter is None else replace(self, adapter=self.adapter.frozen())
 
     def require_vocabulary(self) -> None:
         """Raises UserError: a model does not read the tokens of ``tokenizer_path``."""
@@ -86,8 +100,21 @@ class TrainedModel:
             if each.path != each.tokenizer_path:
                 require_same_vocabulary(each.path, each.tokenizer_path, field=each.labels.field)
 
-    def load(self, *, dtype: torch.dtype, gradient_checkpointing: bool = False) -> PackedModel:
+    def load(
+        self,
+        *,
+        dtype: torch.dtype,
+        gradient_checkpointing: bool = False,
+        seed: int = 0,
+        total_steps: int = 1,
+    ) -> PackedModel:
         """Load onto the CPU, in training mode; what is frozen onto the device, for good.
+
+        Args:
+            dtype: of the weights.
+            gradient_checkpointing: compute activations twice and keep few.
+            seed: of a new adapter's values; the same on every rank.
+            total_steps: optimizer updates of the run.
 
         Raises:
             UserError: there is no such model there, or its architecture cannot be packed.
@@ -101,10 +128,22 @@ class TrainedModel:
         _refuse_broken_weights(module.model, field=field)
         switch_off_dropout(module.model)
         verify_packing(module, self.head, field=field)
+        if self.adapter is not None:
+            names = self.head.shell(Path(self.path), dtype=dtype).prefixes
+            adapt(
+                module,
+                self.adapter,
+                kind=self.head.kind,
+                names=names,
+                seed=seed,
+                total_steps=total_steps,
+            )
         if gradient_checkpointing:
-            # Recomputes each layer's activations in the backward pass.
+            # Recomputes each layer's activations in the backward pass; an adapter's drop-out must
+            # draw the same numbers again.
+            draws = self.adapter is not None and self.adapter.draws
             module.model.gradient_checkpointing_enable(
-                {"use_reentrant": False, "preserve_rng_state": False}
+                {"use_reentrant": False, "preserve_rng_state": draws}
             )
         module.frozen = tuple(each._load_frozen(dtype=dtype) for each in self.frozen)
         return module.train()  # layers checkpoint only in training mode; nothing else differs

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.algorithms.loss import LossBatch
+from rlpost.training.adapters.adapt import LiveAdapter
 from rlpost.training.model.attention import PackedLayout
 from rlpost.training.model.noise import EmbeddingNoise, added_to_embeddings
 from rlpost.training.packing.batch import MicroBatch
@@ -88,14 +89,16 @@ class Head(Protocol):
 class PackedModel(nn.Module):
     """A model, whose parameters keep their Hugging Face names under ``model``, and its head.
 
-    ``score`` holds the head's own parameters, if it has any that are not the model's. ``frozen``
-    are whole models that the head asks beside it.
+    ``score`` holds the head's own parameters, if it has any that are not the model's, and
+    ``adapter`` what was put into the model (training/adapters/), if anything was. ``frozen`` are
+    whole models that the head asks beside it.
     """
 
     def __init__(self, model: Any, *, head: Head, score: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
         self.score = score
+        self.adapter: LiveAdapter | None = None
         self._head = head
         # A tuple, so that they are no parts of this module: nothing trains, divides or saves them.
         self.frozen: tuple[PackedModel, ...] = ()

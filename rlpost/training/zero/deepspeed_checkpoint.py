@@ -55,21 +55,29 @@ class Snapshot:
 
 
 def take_snapshot(
-    state: EngineState, *, rank: int, num_ranks: int, progress: StepperProgress
+    state: EngineState,
+    *,
+    rank: int,
+    num_ranks: int,
+    progress: StepperProgress,
+    adapter: Mapping[str, Any] | None = None,
 ) -> Snapshot:
     """Copy the state between two steps; collective.
 
     Args:
-        state: of the engine.
+        state: of the engine; of a model with an adapter that is the adapter's.
         rank: this rank.
         num_ranks: how many there are.
         progress: ``load_state`` returns it.
+        adapter: what the state is worthless without: the adapter's configuration and the
+            fingerprint of its base. None: every weight is in the state.
     """
     meta = {
         "format": FORMAT,
         "num_ranks": num_ranks,
         "adam_step": state.adam_step(),
         "progress": asdict(progress),
+        "adapter": adapter,
     }
     sizes = {name: state.numel(name) for name in state.shapes}
     return Snapshot(
@@ -130,7 +138,13 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
 
 
 def load_state(
-    state: EngineState, directory: Path, *, rank: int, num_ranks: int, seed: int
+    state: EngineState,
+    directory: Path,
+    *,
+    rank: int,
+    num_ranks: int,
+    seed: int,
+    adapter: Mapping[str, Any] | None = None,
 ) -> StepperProgress:
     """Restore what ``write_snapshot`` wrote on all ranks; collective.
 
@@ -142,12 +156,14 @@ def load_state(
         rank: this rank.
         num_ranks: how many there are; may differ from when it was written.
         seed: the run's.
+        adapter: as ``take_snapshot`` has it.
 
     Raises:
         DataError: files are missing or damaged, or parameters are missing.
         UserError: it is the state of another model.
     """
     meta = _Meta.read(directory / _META)
+    meta.require_adapter(adapter, directory)
     kinds = (MASTER, *MOMENTS) if meta.adam_step else (MASTER,)
     shards = Shards(directory)
     # All of it on every rank before anything changes: all refuse, or none.
@@ -184,6 +200,18 @@ class _Meta:
     num_ranks: int
     adam_step: int
     progress: StepperProgress
+    adapter: Mapping[str, Any] | None = None
+
+    def require_adapter(self, adapter: Mapping[str, Any] | None, directory: Path) -> None:
+        """Raises UserError: the state is of another base, or of another adapter, or of none."""
+        saved, here = self.adapter or {}, json.loads(json.dumps(adapter or {}))
+        for name in sorted(saved.keys() | here.keys()):
+            if saved.get(name) != here.get(name):
+                raise UserError(
+                    f"{directory}: the state belongs to an adapter with {name}={saved.get(name)}, "
+                    f"and this run has {here.get(name)}; resume with the model.path, model.adapter "
+                    "and adapter that the run was started with, or choose another run.name"
+                )
 
     @classmethod
     def read(cls, path: Path) -> "_Meta":

@@ -133,7 +133,8 @@ def build_engine(policy: nn.Module, cfg: TrainerConfig, *, dtype: torch.dtype) -
     import deepspeed
 
     hidden_size = policy.model.config.get_text_config().hidden_size
-    parameters = list(policy.parameters())
+    # Of an adapter's model that is the adapter, and a head of its own.
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     config = engine_config(
         cfg,
         dtype=dtype,

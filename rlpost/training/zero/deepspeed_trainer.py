@@ -32,6 +32,9 @@ from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import LossBatch, Objective, Outputs
 from rlpost.errors import RunFailed
 from rlpost.models.naming import Piece, Shapes, pieces_of
+from rlpost.training.adapters.config import Served
+from rlpost.training.adapters.export import peft_fields
+from rlpost.training.adapters.serving import serves_as
 from rlpost.training.flops import Meter, PolicyCost, peak_flops
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
@@ -44,6 +47,12 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
+from rlpost.training.zero.deepspeed_adapter import (
+    adapter_shapes,
+    iter_adapter,
+    iter_merged,
+    save_adapter,
+)
 from rlpost.training.zero.deepspeed_checkpoint import (
     StepperProgress,
     load_state,
@@ -96,7 +105,12 @@ class DeepSpeedTrainer:
         for seed_it in (random.seed, np.random.seed, torch.manual_seed):
             seed_it(seed + place.rank)
         self._device = ds.join_ranks(**vars(place))
-        module = model.load(dtype=self.dtype, gradient_checkpointing=cfg.gradient_checkpointing)
+        module = model.load(
+            dtype=self.dtype,
+            gradient_checkpointing=cfg.gradient_checkpointing,
+            seed=seed,
+            total_steps=cfg.steps,
+        )
         self._engine = ds.build_engine(module, cfg, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
@@ -252,10 +266,23 @@ class DeepSpeedTrainer:
             return None
         return Meter(PolicyCost.of(model.config.get_text_config(), shapes), peak=peak)
 
-    def score(self, batches: Sequence[MicroBatch], temperature: float = 1.0) -> list[np.ndarray]:
-        """Log-probs or values (float32, (R,)) of every micro-batch's scored tokens."""
+    def score(
+        self, batches: Sequence[MicroBatch], temperature: float = 1.0, *, adapter: bool = True
+    ) -> list[np.ndarray]:
+        """Log-probs or values (float32, (R,)) of every micro-batch's scored tokens.
+
+        Without ``adapter`` they are those of the base alone.
+        """
         self._check_equal(len(batches))
-        return score_batches(self.engine, batches, device=self._device, temperature=temperature)
+        live = self.module.adapter
+        self.module.train(live is None)  # an adapter may have drop-out
+        try:
+            with nullcontext() if adapter or live is None else live.off():
+                return score_batches(
+                    self.engine, batches, device=self._device, temperature=temperature
+                )
+        finally:
+            self.module.train()
 
     @torch.no_grad()
     def measure(self, batches: Sequence[MicroBatch], objective: Objective) -> Tally:
@@ -282,28 +309,52 @@ class DeepSpeedTrainer:
         cuts = np.cumsum([len(ids) - 1 for ids in sequences])[:-1]
         return [part.tolist() for part in np.split(scores_R, cuts)]
 
+    @property
+    def served_adapter(self) -> dict[str, Any] | None:
+        """``adapter_config.json`` of what ``iter_weights`` yields; None: that is whole weights."""
+        live = self.module.adapter
+        alone = live is not None and serves_as(live.plan.config) is Served.adapter
+        return peft_fields(live) if alone else None
+
     def weight_shapes(self) -> Shapes:
         """Name, dtype and shape of every tensor ``iter_weights`` yields, in its order."""
+        if self.served_adapter is not None:
+            return adapter_shapes(self.module)
         return [target for piece in self._pieces for target in piece.targets]
 
     def iter_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full weights in the form of a Hugging Face checkpoint; collective."""
+        """What generators get, collective: an adapter's tensors by their names in its file, where
+        the engine can serve it, else full weights in the form of a Hugging Face checkpoint.
+        """
+        if self.served_adapter is not None:
+            return iter_adapter(self.module)
+        if self.module.adapter is not None:
+            return iter_merged(self.module, self._pieces, self._shell)
         return iter_checkpoint(self.module.model, self._pieces)
 
     @cached_property
     def _pieces(self) -> Sequence[Piece]:
-        return pieces_of(self.module.model)
+        return pieces_of(self.module.model if self.module.adapter is None else self._shell)
+
+    @cached_property
+    def _shell(self) -> Any:
+        """The model as it is without an adapter and without weights."""
+        return self._model.head.shell(Path(self._model.path), dtype=self.dtype).model
 
     def export(self, directory: Path) -> None:
         """Write a Hugging Face model directory with tokenizer (rank 0 writes).
 
-        A policy is a causal language model, a critic a sequence classifier with one label.
+        A policy is a causal language model, a critic a sequence classifier with one label. Of a
+        model with an adapter it is the adapter's directory, which names the base.
 
         Raises:
             UserError: transformers has no such class for this architecture.
         """
         write = self._place.rank == 0
-        save_model(self.module, self._model, directory, dtype=self.dtype, write=write)
+        if self.module.adapter is not None:
+            save_adapter(self.module, self._model, directory, write=write)
+        else:
+            save_model(self.module, self._model, directory, dtype=self.dtype, write=write)
         dist.barrier()
 
     def begin_save(self, directory: Path) -> None:
@@ -324,6 +375,7 @@ class DeepSpeedTrainer:
             rank=self._place.rank,
             num_ranks=self._place.world_size,
             progress=progress,
+            adapter=self._identity,
         )
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(write_snapshot, snapshot, directory)
@@ -353,10 +405,16 @@ class DeepSpeedTrainer:
             rank=self._place.rank,
             num_ranks=self._place.world_size,
             seed=self._seed,
+            adapter=self._identity,
         )
         self._step_id = progress.step_id
         self._step_result = progress.step_result
         self._nonfinite_in_row = progress.nonfinite_in_row
+
+    @property
+    def _identity(self) -> dict[str, Any] | None:
+        """What a state is worthless without; None: every weight is in it."""
+        return None if self._model.adapter is None else self._model.adapter.identity()
 
     def close(self) -> None:
         """Leave the ranks; the process may build another trainer afterwards."""

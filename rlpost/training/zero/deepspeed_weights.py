@@ -37,10 +37,10 @@ def iter_checkpoint(model: nn.Module, pieces: Sequence[Piece]) -> Iterator[tuple
     At most one piece, or one bucket of small ones, is whole at a time.
     """
     named = dict(model.named_parameters()) | dict(model.named_buffers())
-    sizes = [sum(_size_bytes(named[name]) for name in piece.sources) for piece in pieces]
-    for bucket in _buckets(list(zip(pieces, sizes, strict=True))):
-        gathered = [named[name] for piece in bucket for name in piece.sources]
-        with _gathered(gathered):
+    sizes = [sum(size_bytes(named[name]) for name in piece.sources) for piece in pieces]
+    for bucket in buckets(list(zip(pieces, sizes, strict=True))):
+        needed = [named[name] for piece in bucket for name in piece.sources]
+        with gathered(needed):
             for piece in bucket:
                 tensors = {name: named[name].detach() for name in piece.sources}
                 for name, tensor in piece.of(model, tensors):
@@ -53,18 +53,19 @@ def iter_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Collective under ZeRO-3: every rank must exhaust it. A tensor may be the live weight:
     copy it before asking for the next one or training on.
     """
-    named = [((name, p), _size_bytes(p)) for name, p in model.named_parameters()]
-    for bucket in _buckets(named):
-        with _gathered([param for _, param in bucket]):
+    named = [((name, p), size_bytes(p)) for name, p in model.named_parameters()]
+    for bucket in buckets(named):
+        with gathered([param for _, param in bucket]):
             for name, param in bucket:
                 yield name, param.detach().contiguous()
 
 
-def _size_bytes(tensor: Tensor) -> int:
+def size_bytes(tensor: Tensor) -> int:
+    """Return the bytes of the whole tensor, of which ZeRO-3 may hold a part."""
     return getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
 
 
-def _buckets(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
+def buckets(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
     """Group items of known bytes, in order, into buckets of at most ``BUCKET_BYTES``."""
     bucket: list[T] = []
     size = 0
@@ -78,7 +79,8 @@ def _buckets(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
         yield bucket
 
 
-def _gathered(tensors: Sequence[Tensor]) -> Any:
+def gathered(tensors: Sequence[Tensor]) -> Any:
+    """Return a block in which the tensors are whole; collective at stage 3."""
     params = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     if not params:
         return nullcontext()

@@ -58,7 +58,7 @@ def prepare_online(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    policy = check_policy(cfg.model.path, template_variables=cfg.data.chat_template_kwargs)
+    policy = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
     require_vllm_architecture(
         policy.directory.config.architectures[0], field=policy.directory.field
     )
@@ -123,7 +123,7 @@ def _roles(
     directory: RunDirectory,
     device: Device,
 ) -> list[Role]:
-    model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE)
+    model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE, adapter=policy.adapter)
     roles = [
         trained_role(
             "trainer",

@@ -1,0 +1,142 @@
+"""An adapter directory as peft writes it: what it says, and whether it fits a base.
+
+Owns the reading of both files and the checks. Refuses to own the model that it is put into
+(adapt.py). Invariant: an adapter that passes loads completely into its base, and nothing that is
+read can run code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlpost.bounds import check_config
+from rlpost.errors import UserError
+from rlpost.models.directory.read_errors import reading_model
+from rlpost.models.directory.weight_files import read_json_object, stored_tensors
+from rlpost.models.fingerprint import fingerprint_of
+from rlpost.training.adapters.registry import adapters
+
+FIELD = "model.adapter"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every tensor in the file
+BASE = "base_fingerprint"  # in the metadata of the weights, of those that were trained here
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterDirectory:
+    """Example: ``AdapterDirectory.read("runs/sft/export").base``"""
+
+    path: Path
+    fields: Mapping[str, Any]  # of adapter_config.json
+    shapes: Mapping[str, Shape] = field(repr=False)  # by tensor, without ``PREFIX``
+    trained_on: str | None  # fingerprint of its base, where the file says
+    field: str
+
+    @classmethod
+    def read(cls, path: Path | str, *, field: str = FIELD) -> "AdapterDirectory":
+        """Read the configuration and the header of the weights.
+
+        Raises:
+            UserError: there is no adapter, or its files are damaged.
+        """
+        directory = Path(path).expanduser()
+        file = directory / CONFIG
+        if not file.is_file():
+            raise UserError(
+                f"{field}: {directory} has no {CONFIG}, so it is no adapter; give a directory that "
+                "peft or a run with adapter=KIND saved, and a whole model as model.path"
+            )
+        fields = read_json_object(file, field=field)
+        shapes, trained_on = _header(directory, field=field)
+        return cls(
+            path=directory.resolve(),
+            fields=fields,
+            shapes=shapes,
+            trained_on=trained_on,
+            field=field,
+        )
+
+    @property
+    def base(self) -> str | None:
+        """The base that the configuration names."""
+        name = self.fields.get("base_model_name_or_path")
+        return name if isinstance(name, str) and name else None
+
+    def options(self) -> Any:
+        """Return the options of its kind, as a run that makes such an adapter has them.
+
+        Raises:
+            UserError: no kind is like it.
+        """
+        for entry in adapters:
+            read = getattr(entry.config, "of_peft", None)
+            try:
+                found = None if read is None else read(self.fields)
+            except (TypeError, ValueError, AttributeError):  # somebody else's file
+                found = None
+            if found is not None:
+                check_config(found, self.field)
+                return found
+        raise UserError(
+            f"{self.field}: {self.path / CONFIG} is of the type {self.fields.get('peft_type')!r} "
+            "with settings that no kind of adapter here has; merge it with peft "
+            "(merge_and_unload(), then save_pretrained()) and train from the whole model"
+        )
+
+    def tensors(self) -> dict[str, Any]:
+        """Return the tensors by name, without ``PREFIX``, in host memory."""
+        from safetensors.torch import load_file
+
+        with reading_model(f"{self.field}: {self.path / WEIGHTS} cannot be read"):
+            return {n.removeprefix(PREFIX): t for n, t in load_file(self.path / WEIGHTS).items()}
+
+    def require_base(self, path: Path, fingerprint: str, *, name: str) -> None:
+        """Refuse another base than the one that the adapter was trained on, where it is known.
+
+        Args:
+            path: of the base that is given.
+            fingerprint: of its weights.
+            name: what the user called it.
+
+        Raises:
+            UserError: its weights are not those that the adapter names.
+        """
+        known = self.trained_on
+        if known is None and self.base is not None and Path(self.base).is_dir():
+            known = fingerprint_of(stored_tensors(Path(self.base), field=self.field))
+        if known is None or known == fingerprint:
+            return
+        raise UserError(
+            f"{self.field}: the adapter in {self.path} was trained on "
+            f"{self.base or 'another base'}, and model.path={name} has other weights; give its "
+            "base as model.path"
+        )
+
+
+def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], str | None]:
+    """Return the shapes by name without ``PREFIX``, and the fingerprint of the base."""
+    from safetensors import SafetensorError, safe_open
+
+    file = directory / WEIGHTS
+    if not file.is_file():
+        raise UserError(
+            f"{field}: {directory} has no {WEIGHTS}; formats that can run code when they are "
+            "opened are not read: save the adapter again with a recent peft"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names, said = list(opened.keys()), opened.metadata() or {}
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{field}: {file} is damaged ({error}); copy it again") from error
+    strangers = [name for name in names if not name.startswith(PREFIX)]
+    if strangers or not names:
+        raise UserError(
+            f"{field}: {file} holds {strangers[0] if strangers else 'nothing'}, and an adapter's "
+            f"tensors are called {PREFIX}...; save the adapter again with save_pretrained() of peft"
+        )
+    return {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}, said.get(BASE)
