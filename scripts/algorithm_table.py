@@ -47,6 +47,7 @@ SECTIONS = {
     "rl": StalenessConfig,
     "rollout.interruption": InterruptionConfig,
 }
+OTHERS = ("verifier", "adapter")  # groups that are no algorithms
 # Trait -> what it asks of the user. A trait that is missing here is a KeyError.
 NEEDS = {
     "needs_group": "`rollout.group_size` of at least {min_group}{by_default}",
@@ -110,7 +111,7 @@ def render() -> str:
 def documented() -> Iterator[tuple[str, str, Registry]]:
     """Yield the section of the document, hydra's group and the registry of what it describes."""
     for group, registry in registries("rl").items():
-        if group != "verifier":
+        if group not in OTHERS:
             yield group, group, registry
     yield "preference", "loss", preference_losses
     yield "reward", "loss", reward_losses
