@@ -57,7 +57,7 @@ def plain_prefixes(model, batch) -> torch.Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize(
     ("head", "plain"), [(SCORE_HEAD, plain_prefixes), (STEP_HEAD, plain_steps)]
 )
