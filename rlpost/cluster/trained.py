@@ -16,6 +16,7 @@ from rlpost.algorithms.loss import Objective
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Batches, Packed
 from rlpost.training.settings import TrainerConfig
@@ -46,11 +47,14 @@ class TrainedRank:
         master: tuple[str, int],
         seed: int,
         make_sender: MakeSender | None,
+        optimizer: OptimizerConfig | None,
     ) -> int:
         """Build the engine; returns the number of parameters."""
         host, port = master
         place = Rank(rank=self._rank, world_size=world_size, master_address=host, master_port=port)
-        self._trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=seed)
+        self._trainer = DeepSpeedTrainer(
+            cfg, model=model, place=place, seed=seed, optimizer=optimizer
+        )
         if make_sender is not None:
             self._publisher = WeightPublisher(
                 self._trainer.iter_weights,
@@ -219,6 +223,7 @@ def spawn_trained(
     seed: int,
     call_timeout_s: float,
     make_sender: MakeSender | None = None,
+    optimizer: OptimizerConfig | None = None,
 ) -> TrainedGroup:
     """Create the rank actors; call ``setup`` on the group to build the engines.
 
@@ -230,6 +235,7 @@ def spawn_trained(
         seed: of the random generators.
         call_timeout_s: deadline of a verb.
         make_sender: builds the sending end of a weight bus; None: no weights are pushed.
+        optimizer: None: AdamW.
     """
     ranks = spawn_ranks(
         session,
@@ -237,6 +243,12 @@ def spawn_trained(
         group=group,
         num=cfg.num_ranks,
         call_timeout_s=call_timeout_s,
-        settings={"cfg": cfg, "model": model, "seed": seed, "make_sender": make_sender},
+        settings={
+            "cfg": cfg,
+            "model": model,
+            "seed": seed,
+            "make_sender": make_sender,
+            "optimizer": optimizer,
+        },
     )
     return TrainedGroup(ranks)

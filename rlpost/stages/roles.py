@@ -26,13 +26,17 @@ from rlpost.models.locate import parameter_count
 from rlpost.models.shape import model_shape
 from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.optimizers.adamw import AdamWConfig
+from rlpost.training.optimizers.base import OptimizerConfig
+from rlpost.training.optimizers.check import check_device
+from rlpost.training.optimizers.planned import planned_bytes
 from rlpost.training.packing.pack import Batches
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_BYTES_PER_PARAMETER = 13  # fp32 masters and two moments, and slack
+CHECKPOINT_BYTES_PER_PARAMETER = 5  # the fp32 master, and slack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,24 @@ def trained_role(
     cluster: ClusterConfig,
     device: Device,
     make_sender: MakeSender | None = None,
+    optimizer: OptimizerConfig | None = None,
 ) -> Role:
-    """Return the ranks that train ``model``, in rank order; ``spawn_trained`` has the arguments."""
+    """Return the ranks that train ``model``, in rank order; ``spawn_trained`` has the arguments.
+
+    Raises:
+        UserError: the optimizer cannot work with this device or this model.
+    """
     gpus = int(device is Device.cuda)
-    adapter = model.adapter
+    optimizer, adapter = optimizer or AdamWConfig(), model.adapter
     num_trained = parameter_count(model.path) if adapter is None else adapter.num_trainable
+    check_device(optimizer, on_gpu=gpus > 0)
+    kept = planned_bytes(
+        optimizer,
+        cfg,
+        model_path=model.path,
+        kind=model.head.kind,
+        num_adapted=None if adapter is None else num_trained,
+    )
     return Role(
         name=name,
         processes=counted(cfg.num_ranks, f"{name} rank"),
@@ -84,7 +101,7 @@ def trained_role(
             ActorSpec(name=rank_name(name, rank), role=name, num_gpus=gpus)
             for rank in range(cfg.num_ranks)
         ),
-        memory=partial(_trained_memory, name, cfg, model, cluster),
+        memory=partial(_trained_memory, name, cfg, model, cluster, kept),
         spawn=partial(
             spawn_trained,
             cfg=cfg,
@@ -93,9 +110,10 @@ def trained_role(
             seed=seed,
             call_timeout_s=cluster.call_timeout_s,
             make_sender=make_sender,
+            optimizer=optimizer,
         ),
         trained=True,
-        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * num_trained,
+        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * num_trained + kept,
         export_bytes=resolve_dtype(cfg.dtype).itemsize * num_trained,
     )
 
@@ -116,7 +134,12 @@ def reference_role(
 
 
 def _trained_memory(
-    name: str, cfg: TrainerConfig, model: TrainedModel, cluster: ClusterConfig, work: Workload
+    name: str,
+    cfg: TrainerConfig,
+    model: TrainedModel,
+    cluster: ClusterConfig,
+    optimizer_bytes: int,
+    work: Workload,
 ) -> list[Footprint]:
     ranks = [
         trained_footprint(
@@ -129,6 +152,7 @@ def _trained_memory(
             has_head=model.head.kind is ModelKind.policy,
             frozen=[model_shape(each.path) for each in model.frozen],
             num_trainable=None if model.adapter is None else model.adapter.num_trainable,
+            optimizer_bytes=optimizer_bytes,
         )
         for rank in range(cfg.num_ranks)
     ]

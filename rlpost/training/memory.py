@@ -32,6 +32,7 @@ def trained_footprint(
     has_head: bool = True,
     frozen: Sequence[ModelShape] = (),
     num_trainable: int | None = None,
+    optimizer_bytes: float | None = None,
 ) -> list[Footprint]:
     """Return one rank's needs: on the host, and on its GPU when it has one.
 
@@ -46,15 +47,17 @@ def trained_footprint(
         frozen: models that the head asks beside it, whole in each rank.
         num_trainable: parameters of an adapter beside the model's own, which alone are trained;
             None: there is none, and the model's own are trained.
+        optimizer_bytes: what the optimizer keeps of all that is trained; None: AdamW's moments.
     """
     trained = shape.parameters if num_trainable is None else num_trainable
     held = shape.parameters + (num_trainable or 0)
     whole, part = trained, trained / cfg.num_ranks
+    optimizer_bytes = 8 * whole if optimizer_bytes is None else optimizer_bytes
     masters = part if cfg.zero_stage else whole
     kept = {
         "weights": value_bytes * (held / cfg.num_ranks if cfg.zero_stage == 3 else held),
         "gradients": 4 * (part if cfg.zero_stage >= 2 else whole),
-        "Adam's moments": 8 * masters,
+        "optimizer's state": optimizer_bytes * (masters / whole),
     }
     if cfg.zero_stage or value_bytes < 4:  # else the weights are the masters
         kept["float32 masters"] = 4 * masters
@@ -71,7 +74,8 @@ def trained_footprint(
         ),
         "temporaries of the update": copies * 4 * masters,
     }
-    copy = {"copy for a checkpoint": 12 * part}  # on the host, written behind the run
+    # On the host, written behind the run.
+    copy = {"copy for a checkpoint": 4 * part + optimizer_bytes / cfg.num_ranks}
     base = {"libraries": BASE_BYTES}
     if not on_gpu:
         return [Footprint(process=process, kept=base | kept, phases=phases | copy)]

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 MIN_BYTES = 1 << 12  # smaller storages stay: step counters and the like
 PIECE_BYTES = 1 << 26
-_OWNERS = ("deepspeed.", "torch.optim")  # whose objects are searched for tensors
+_OWNERS = "deepspeed."  # whose objects are searched for tensors, beside modules and optimizers
 
 
 class Parking:
@@ -210,7 +210,9 @@ def _tensors(owners: tuple[Any, ...]) -> Iterator[Tensor]:
             waiting.extend(thing.values())
         elif isinstance(thing, list | tuple | set):
             waiting.extend(thing)
-        elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(_OWNERS):
+        elif isinstance(thing, nn.Module | torch.optim.Optimizer) or (
+            type(thing).__module__.startswith(_OWNERS)
+        ):
             waiting.extend(getattr(thing, "__dict__", {}).values())
 
 

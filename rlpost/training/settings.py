@@ -35,7 +35,7 @@ class DType(Enum):
 
 @dataclass(kw_only=True)
 class TrainerConfig:
-    """The policy trainer: AdamW under DeepSpeed ZeRO.
+    """The policy trainer: an optimizer under DeepSpeed ZeRO.
 
     Stage 0 with bfloat16 sums the gradients of micro-batches in bfloat16; stages 1 to 3 sum
     them in float32. Weight decay acts on every parameter.
@@ -53,20 +53,24 @@ class TrainerConfig:
         help="shape of the learning rate after warm-up; cosine and linear end at 0",
     )
     weight_decay: float = number(
-        0.0, at_least=0, at_most=10, hint="0.0 is usual", help="AdamW's decay of weights"
+        0.0,
+        at_least=0,
+        at_most=10,
+        hint="0.0 is usual",
+        help="decay of weights",
     )
     beta1: float = number(
-        0.9, at_least=0, below=1, hint="0.9 is usual", help="AdamW's decay of the gradient's mean"
+        0.9, at_least=0, below=1, hint="0.9 is usual", help="decay of the gradient's mean, in Adam"
     )
     beta2: float = number(
         0.999,
         at_least=0,
         below=1,
         hint="0.999 is usual",
-        help="AdamW's decay of the squared gradient's mean",
+        help="decay of the squared gradient's mean, in Adam",
     )
     eps: float = number(
-        1e-8, above=0, at_most=1, hint="1e-8 is usual", help="AdamW's addition to the denominator"
+        1e-8, above=0, at_most=1, hint="1e-8 is usual", help="addition to Adam's denominator"
     )
     max_grad_norm: float = number(
         1.0,

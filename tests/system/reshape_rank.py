@@ -164,14 +164,14 @@ def sabotaged(control: str) -> Iterator[None]:
     """Make the loader wrong in one way."""
     read, find = deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state
 
-    def forgetful(self, name, start, stop):
-        part = read(self, name, start, stop)
+    def forgetful(self, name, part):
+        part = read(self, name, part)
         return torch.zeros_like(part) if name.endswith("exp_avg_sq") else part
 
     if control == "forget":
         deepspeed_checkpoint.Shards.read = forgetful
     if control == "stale":
-        deepspeed_trainer.engine_state = lambda engine: replace(find(engine), refresh=lambda: None)
+        deepspeed_trainer.engine_state = lambda *of: replace(find(*of), refresh=lambda: None)
     yield
     deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state = read, find
 

@@ -1,10 +1,10 @@
 """Resumable trainer state on disk, independent of the number of ranks and the ZeRO stage.
 
 Owns the files of one trained role inside a directory that the checkpoint room makes appear
-atomically: ``trainer.json``, safetensors with the whole fp32 master and Adam moments of each
-parameter, and each rank's random state. Refuses to own where an engine keeps its state
-(deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
-one without a checkpoint; with others it starts from the same masters and moments.
+atomically: ``trainer.json``, safetensors with the whole fp32 master of each parameter and with what
+the optimizer keeps of it, and each rank's random state. Refuses to own where an engine keeps its
+state (deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
+one without a checkpoint; with others it starts from the same masters and optimizer state.
 
 A rank keeps and writes the parameters it was assigned, so with many ranks none holds everything.
 """
@@ -23,8 +23,9 @@ from torch import Tensor
 from rlpost.checkpoint.space import disk_errors
 from rlpost.checkpoint.state import read_json
 from rlpost.errors import DataError, UserError
+from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.random_state import random_state, restore_random_state, seed_everything
-from rlpost.training.zero.deepspeed_state import MASTER, MOMENTS, EngineState, gather, scatter
+from rlpost.training.zero.deepspeed_state import MASTER, EngineState, gather, scatter
 from rlpost.umask import follow_umask
 
 SHARD_BYTES = 2**30
@@ -49,7 +50,7 @@ class Snapshot:
     """One rank's share of a checkpoint, copied: the engine may go on."""
 
     rank: int
-    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, fp32, in host memory
+    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, in host memory
     random: dict[str, Any]
     meta: str  # JSON; the same on every rank
 
@@ -75,7 +76,8 @@ def take_snapshot(
     meta = {
         "format": FORMAT,
         "num_ranks": num_ranks,
-        "adam_step": state.adam_step(),
+        "optimizer": state.kind.name,
+        "updates": state.count(),
         "progress": asdict(progress),
         "adapter": adapter,
     }
@@ -132,7 +134,7 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(shard, path)
     except SafetensorError as error:
-        # Nothing but the disk can refuse named fp32 tensors, and its errno is hidden here.
+        # Nothing but the disk can refuse named plain tensors, and its errno is hidden here.
         raise OSError(str(error)) from error
     follow_umask(path)  # it is the writer's alone until here, and the driver may be another user
 
@@ -164,20 +166,28 @@ def load_state(
     """
     meta = _Meta.read(directory / _META)
     meta.require_adapter(adapter, directory)
-    kinds = (MASTER, *MOMENTS) if meta.adam_step else (MASTER,)
+    meta.require_optimizer(state.kind.name, directory)
     shards = Shards(directory)
     # All of it on every rank before anything changes: all refuse, or none.
-    shards.check({f"{n}.{k}": shape for n, shape in state.shapes.items() for k in kinds})
+    shards.check(_tensors_of(state, begun=meta.updates > 0))
     if meta.num_ranks == num_ranks:
         _restore_random(_random_path(directory, rank))
     else:
         seed_everything(seed, meta.progress.step_id, rank)
     scatter(
         state,
-        lambda name, kind, start, stop: shards.read(f"{name}.{kind}", start, stop),
-        adam_step=meta.adam_step,
+        lambda name, kind, part: shards.read(f"{name}.{kind}", part),
+        count=meta.updates,
     )
     return meta.progress
+
+
+def _tensors_of(state: EngineState, *, begun: bool) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of what a checkpoint of this engine holds."""
+    found = {f"{name}.{MASTER}": shape for name, shape in state.shapes.items()}
+    for name in state.shapes if begun else ():
+        found |= {f"{name}.{kind}": tuple(t.shape) for kind, t in state.spec(name).items()}
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -198,9 +208,19 @@ class _Meta:
     """What ``trainer.json`` says."""
 
     num_ranks: int
-    adam_step: int
+    updates: int  # that the optimizer had counted
     progress: StepperProgress
     adapter: Mapping[str, Any] | None = None
+    optimizer: str = AdamWConfig.kind
+
+    def require_optimizer(self, name: str, directory: Path) -> None:
+        """Raises UserError: what is kept of the parameters is another optimizer's."""
+        if name != self.optimizer:
+            raise UserError(
+                f"{directory}: the state is that of optimizer={self.optimizer}, and this run has "
+                f"optimizer={name}; resume with optimizer={self.optimizer}, or start a new run "
+                "from an exported model (model.path=.../export)"
+            )
 
     def require_adapter(self, adapter: Mapping[str, Any] | None, directory: Path) -> None:
         """Raises UserError: the state is of another base, or of another adapter, or of none."""
@@ -221,6 +241,8 @@ class _Meta:
                 f"{path}: not of format {FORMAT}, which this rlpost reads; start a new run from an "
                 "exported model (model.path=.../export)"
             )
+        if "adam_step" in meta:  # of a time when there was no other optimizer
+            meta["updates"] = meta.pop("adam_step")
         try:
             return cls(**{**meta, "progress": StepperProgress(**meta["progress"])})
         except (KeyError, TypeError) as error:
@@ -230,7 +252,7 @@ class _Meta:
 class Shards:
     """The tensors of all safetensors files of a directory, read lazily.
 
-    Example: ``Shards(path).read("score.weight.master", 0, 32)``
+    Example: ``Shards(path).read("score.weight.master", (0, 32))``
     """
 
     def __init__(self, directory: Path) -> None:
@@ -265,16 +287,17 @@ class Shards:
                     "resume with the model it was trained from"
                 )
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
+    def read(self, name: str, part: tuple[int, int] | None) -> Tensor:
         """Return elements ``[start, stop)`` of a flattened tensor, reading only their rows."""
         rows = self._file_of[name].get_slice(name)
         shape = torch.Size(rows.get_shape())
-        if not shape:
+        if part is None or not shape:
             return rows[...].reshape(-1)
+        start, stop = part
         width = shape[1:].numel()
         first = start // width
-        part = rows[first : -(-stop // width)].reshape(-1)
-        return part[start - first * width : stop - first * width]
+        values = rows[first : -(-stop // width)].reshape(-1)
+        return values[start - first * width : stop - first * width]
 
 
 def _random_path(directory: Path, rank: int) -> Path:

@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from rlpost.network import serve_store, use_interface_to
+from rlpost.training.optimizers.base import Optimizer
+from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_rate
+from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
 
@@ -97,18 +100,6 @@ def engine_config(
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**62,
         "gradient_clipping": cfg.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": 0.0,  # set before each step
-                "betas": [cfg.beta1, cfg.beta2],
-                "eps": cfg.eps,
-                "weight_decay": cfg.weight_decay,
-                "torch_adam": True,
-                # One pass over weights and moments instead of a dozen, with no copies of them.
-                "fused": True,
-            },
-        },
         "zero_optimization": {
             "stage": cfg.zero_stage,
             "reduce_scatter": has_cuda(),  # gloo reduces, then keeps its part
@@ -128,23 +119,45 @@ def engine_config(
     return config
 
 
-def build_engine(policy: nn.Module, cfg: TrainerConfig, *, dtype: torch.dtype) -> Any:
-    """Wrap ``policy`` in a DeepSpeed engine with AdamW."""
+def build_engine(
+    policy: nn.Module,
+    cfg: TrainerConfig,
+    *,
+    dtype: torch.dtype,
+    optimizer: Optimizer,
+    group_of: GroupOf = one_group,
+) -> Any:
+    """Wrap ``policy``, a ``PackedModel``, in a DeepSpeed engine.
+
+    Args:
+        policy: what of it requires a gradient is trained.
+        cfg: the options of what is trained.
+        dtype: of the forward and backward pass.
+        optimizer: turns gradients into updates.
+        group_of: which parameters have a rate or a decay of their own, by name.
+    """
     import deepspeed
 
     hidden_size = policy.model.config.get_text_config().hidden_size
     # Of an adapter's model that is the adapter, and a head of its own.
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     config = engine_config(
         cfg,
         dtype=dtype,
         hidden_size=hidden_size,
-        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_parameters=sum(parameter.numel() for parameter in trained.values()),
     )
-    engine, *_ = deepspeed.initialize(model=policy, model_parameters=parameters, config=config)
+    groups = grouped(
+        optimizer,
+        trained,
+        parameters_of(policy.model, trained),
+        weight_decay=cfg.weight_decay,
+        group_of=group_of,
+    )
+    engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer.make(groups), config=config)
     if dtype is torch.bfloat16 and cfg.zero_stage == 0:
         # This path begins with a real step on zero gradients (harmless at rate 0), which
-        # would leave Adam's bias correction one step ahead of the other stages.
+        # would leave the optimizer's count of updates one ahead of the other stages.
         engine.optimizer.optimizer.state.clear()
     return engine
 
@@ -164,8 +177,7 @@ def release_gathered(engine: Any) -> None:
 
 def set_lr(engine: Any, lr: float) -> None:
     """Set the learning rate of the next step."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(engine.optimizer, lr)
 
 
 def leave_ranks(engine: Any) -> None:

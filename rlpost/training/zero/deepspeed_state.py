@@ -1,8 +1,9 @@
 """The fp32 state of an engine by parameter name, whatever the ZeRO stage.
 
-Owns where DeepSpeed keeps the master weights and Adam's moments at each stage, and their
-copying out and in. Refuses to own files (deepspeed_checkpoint.py). Invariant: the state that
-goes out is, bit for bit, the one that goes in at any stage and number of ranks.
+Owns where DeepSpeed keeps the master weights and what an optimizer keeps of each parameter at each
+stage, and their copying out and in. Refuses to own what is kept (optimizers/base.py) and files
+(deepspeed_checkpoint.py). Invariant: the state that goes out is, bit for bit, the one that goes in
+at any stage and number of ranks that the optimizer supports.
 
 DeepSpeed's ``safe_get_full_*`` and ``safe_set_full_*`` are not used: before the first step,
 and for sizes that the ranks do not divide, one rank raises while the others hang.
@@ -16,11 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-MASTER = "master"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from rlpost.training.optimizers.base import COUNT, Optimizer, kept
 
-# (parameter, kind, start, stop) -> those elements of the flattened tensor
-Read = Callable[[str, str, int, int], Tensor]
+MASTER = "master"
+
+# (parameter, kind, (start, stop)) -> those elements of the flattened tensor; None: all of it
+Read = Callable[[str, str, tuple[int, int] | None], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class EngineState:
     """
 
     optimizer: torch.optim.Optimizer
+    kind: Optimizer  # says what it keeps
     flats: list[Tensor]  # all that the optimizer updates on this rank
     slots: dict[str, Shard | None]  # by parameter name; None: other ranks hold all of it
     shapes: dict[str, tuple[int, ...]]  # of the whole parameters, by name
@@ -58,32 +61,55 @@ class EngineState:
     def numel(self, name: str) -> int:
         return torch.Size(self.shapes[name]).numel()
 
-    def adam_step(self) -> int:
-        """Updates that Adam has counted; 0 when it has no moments yet."""
-        steps = {int(self.optimizer.state[f]["step"]) for f in self.flats if self._has_moments(f)}
+    def count(self) -> int:
+        """Updates that the optimizer has counted; 0 when it keeps nothing yet."""
+        steps = {int(self.optimizer.state[f][COUNT]) for f in self.flats if self._begun(f)}
         assert len(steps) <= 1, f"tensors of one optimizer are at steps {sorted(steps)}"
         return steps.pop() if steps else 0
 
+    def spec(self, name: str) -> dict[str, Tensor]:
+        """Return what is kept of a whole parameter beside its master, without data, by kind."""
+        slot = self.slots[name]
+        whole = torch.empty(self.shapes[name], device="meta")
+        return kept(self.kind, whole, {} if slot is None else self._group(slot.flat))
+
     def tensor(self, slot: Shard, kind: str) -> Tensor:
-        """This rank's elements of ``MASTER`` or of one of ``MOMENTS``."""
+        """This rank's elements of ``MASTER``, or of what is kept beside it."""
         if kind == MASTER:
             return slot.view(slot.flat)
-        return slot.view(self.optimizer.state[slot.flat][kind])
+        tensor = self.optimizer.state[slot.flat][kind]
+        return slot.view(tensor) if self.kind.elementwise else tensor
 
-    def reset_adam(self, step: int) -> None:
-        """Zero moments at ``step``; at 0 that is what torch starts from."""
-        fused = self.optimizer.defaults.get("fused")  # counts where it computes
+    def reset(self, step: int) -> None:
+        """Let all that is kept be zeros at ``step``; at 0 that is what an optimizer starts from."""
         for flat in self.flats:
-            if not self._has_moments(flat):
-                moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
-                count = torch.tensor(0.0, device=flat.device if fused else None)
-                self.optimizer.state[flat] = {"step": count, **moments}
-            self.optimizer.state[flat]["step"].fill_(step)
-            for kind in MOMENTS:
-                self.optimizer.state[flat][kind].zero_()
+            self.optimizer.state[flat] = self.kind.state(flat, self._group(flat), step=step)
 
-    def _has_moments(self, flat: Tensor) -> bool:
+    def complete(self) -> None:
+        """Have something kept of every parameter, where a gradient has come to any."""
+        step = self.count()
+        for flat in self.flats if step else ():
+            if not self._begun(flat):
+                self.optimizer.state[flat] = self.kind.state(flat, self._group(flat), step=step)
+
+    def _group(self, flat: Tensor) -> dict[str, Any]:
+        return next(
+            (g for g in self.optimizer.param_groups if any(p is flat for p in g["params"])), {}
+        )
+
+    def _begun(self, flat: Tensor) -> bool:
         return bool(self.optimizer.state.get(flat))
+
+
+def kept_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the size of the tensors that an optimizer keeps in this process."""
+    found = {
+        id(each): each.nbytes
+        for state in optimizer.state.values()
+        for each in state.values()
+        if isinstance(each, Tensor)
+    }
+    return sum(found.values())
 
 
 def gather(state: EngineState, *, owners: Mapping[str, int]) -> dict[str, Tensor]:
@@ -94,21 +120,22 @@ def gather(state: EngineState, *, owners: Mapping[str, int]) -> dict[str, Tensor
         owners: parameter name -> the rank that gets it; the same on every rank.
 
     Returns:
-        ``<parameter>.<kind>`` -> fp32 tensor, of the parameters that this rank owns. There
-        are no moments before Adam's first update.
+        ``<parameter>.<kind>`` -> tensor, of the parameters that this rank owns: ``MASTER`` in
+        float32, and once there was an update what the optimizer keeps.
     """
-    kinds = (MASTER, *MOMENTS) if state.adam_step() else (MASTER,)
-    rank, kept = dist.get_rank(), {}
-    for name in state.slots:
-        for kind in kinds:
+    state.complete()
+    begun, rank, found = state.count() > 0, dist.get_rank(), {}
+    for name, shape in state.shapes.items():
+        spec = state.spec(name) if begun else {}
+        for kind in (MASTER, *spec):
             whole = _whole(state, name, kind, owner=owners[name])
             if owners[name] == rank:
-                kept[f"{name}.{kind}"] = whole.view(state.shapes[name])
-    return kept
+                found[f"{name}.{kind}"] = whole.view(spec[kind].shape if kind in spec else shape)
+    return found
 
 
 def _whole(state: EngineState, name: str, kind: str, *, owner: int) -> Tensor:
-    """Return the whole parameter, flat and in host memory; on ``owner`` only."""
+    """Return the whole tensor in host memory; on ``owner`` only."""
     slot = state.slots[name]
     local = None if slot is None else state.tensor(slot, kind)
     if state.replicated:
@@ -122,27 +149,29 @@ def _whole(state: EngineState, name: str, kind: str, *, owner: int) -> Tensor:
     return whole.cpu() if owner == dist.get_rank() else whole
 
 
-def scatter(state: EngineState, read: Read, *, adam_step: int) -> None:
+def scatter(state: EngineState, read: Read, *, count: int) -> None:
     """Replace the state by what ``read`` returns for this rank's slots; collective.
 
     Args:
         state: of the engine, between two steps.
-        read: is asked for ``MASTER``, and for ``MOMENTS`` unless ``adam_step`` is 0.
-        adam_step: updates that Adam had counted.
+        read: is asked for ``MASTER``, and unless ``count`` is 0 for what the optimizer keeps.
+        count: updates that the optimizer had counted.
     """
     # Padding between parameters stays zero, as in a new engine.
-    state.reset_adam(adam_step)
-    kinds = (MASTER, *MOMENTS) if adam_step else (MASTER,)
+    state.reset(count)
     for name, slot in state.slots.items():
         if slot is None:
             continue
-        for kind in kinds:
-            state.tensor(slot, kind).copy_(read(name, kind, slot.start, slot.start + slot.size))
+        for kind in (MASTER, *(state.spec(name) if count else ())):
+            cut = kind == MASTER or state.kind.elementwise
+            part = read(name, kind, (slot.start, slot.start + slot.size) if cut else None)
+            mine = state.tensor(slot, kind)
+            mine.copy_(part.view(mine.shape))
     state.refresh()
 
 
-def engine_state(engine: Any) -> EngineState:
-    """Find the state of an engine's trainable parameters."""
+def engine_state(engine: Any, kind: Optimizer) -> EngineState:
+    """Find the state of an engine's trainable parameters, which ``kind`` updates."""
     named = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     stage, ranks = engine.zero_optimization_stage(), dist.get_world_size()
     if stage == 3:
@@ -153,6 +182,7 @@ def engine_state(engine: Any) -> EngineState:
         flats, slots, refresh = _of_stage_0(engine.optimizer, named)
     return EngineState(
         optimizer=engine.basic_optimizer,
+        kind=kind,
         flats=flats,
         slots=slots,
         shapes={name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named.items()},

@@ -39,6 +39,9 @@ from rlpost.training.flops import Meter, PolicyCost, peak_flops
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
+from rlpost.training.optimizers.adamw import AdamWConfig
+from rlpost.training.optimizers.base import OptimizerConfig
+from rlpost.training.optimizers.build import kind_of
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Unit
@@ -60,7 +63,7 @@ from rlpost.training.zero.deepspeed_checkpoint import (
     write_snapshot,
 )
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
-from rlpost.training.zero.deepspeed_state import engine_state
+from rlpost.training.zero.deepspeed_state import engine_state, kept_bytes
 from rlpost.training.zero.deepspeed_weights import iter_checkpoint, save_model, weight_shapes
 
 
@@ -85,7 +88,15 @@ class DeepSpeedTrainer:
         metrics = merge([tally]).metrics() | trainer.optim_step(1)
     """
 
-    def __init__(self, cfg: TrainerConfig, *, model: TrainedModel, place: Rank, seed: int) -> None:
+    def __init__(
+        self,
+        cfg: TrainerConfig,
+        *,
+        model: TrainedModel,
+        place: Rank,
+        seed: int,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
         """Join the ranks, load the model and build the engine.
 
         Args:
@@ -93,6 +104,7 @@ class DeepSpeedTrainer:
             model: what is trained.
             place: this rank.
             seed: of the random generators; each rank adds its number.
+            optimizer: None: AdamW.
 
         Raises:
             UserError: the model cannot be loaded or packed, or reads other tokens.
@@ -111,7 +123,8 @@ class DeepSpeedTrainer:
             seed=seed,
             total_steps=cfg.steps,
         )
-        self._engine = ds.build_engine(module, cfg, dtype=self.dtype)
+        self._optimizer = kind_of(optimizer or AdamWConfig(), cfg)
+        self._engine = ds.build_engine(module, cfg, dtype=self.dtype, optimizer=self._optimizer)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._meter = self._make_meter()
@@ -247,7 +260,10 @@ class DeepSpeedTrainer:
 
     def _memory(self) -> dict[str, float]:
         name = self._model.labels.memory
-        result = {f"perf/{name or 'trainer_'}memory_gb": psutil.Process().memory_info().rss / 1e9}
+        result = {
+            f"perf/{name or 'trainer_'}memory_gb": psutil.Process().memory_info().rss / 1e9,
+            f"perf/{name}optimizer_state_gb": kept_bytes(self._engine.basic_optimizer) / 1e9,
+        }
         if self._device.type == "cuda":
             peak_gb = torch.cuda.max_memory_allocated() / 1e9
             result[f"perf/{name}max_memory_allocated_gb"] = peak_gb
@@ -371,7 +387,7 @@ class DeepSpeedTrainer:
             nonfinite_in_row=self._nonfinite_in_row,
         )
         snapshot = take_snapshot(
-            engine_state(self.engine),
+            engine_state(self.engine, self._optimizer),
             rank=self._place.rank,
             num_ranks=self._place.world_size,
             progress=progress,
@@ -400,7 +416,7 @@ class DeepSpeedTrainer:
         """
         assert not self._pending, "the gradients that wait would join the loaded state"
         progress = load_state(
-            engine_state(self.engine),
+            engine_state(self.engine, self._optimizer),
             directory,
             rank=self._place.rank,
             num_ranks=self._place.world_size,

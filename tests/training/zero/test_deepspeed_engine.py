@@ -26,15 +26,3 @@ def test_bfloat16_sums_gradients_in_float32(stage):
 
 def test_float32_asks_for_no_mixed_precision():
     assert not {"bf16", "data_types", "fp16"} & config().keys()
-
-
-def test_optimizer_options_arrive_and_nothing_is_compiled():
-    params = config(weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)["optimizer"]["params"]
-    assert params == {
-        "lr": 0.0,
-        "betas": [0.8, 0.95],
-        "eps": 1e-6,
-        "weight_decay": 0.1,
-        "torch_adam": True,
-        "fused": True,
-    }
