@@ -24,6 +24,7 @@ PAGES = (
     "docs/distillation.md",
     "docs/evaluation.md",
     "docs/ladder.md",
+    "docs/optimizers.md",
     "docs/preference.md",
     "docs/reward.md",
     "docs/running.md",

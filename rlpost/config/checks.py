@@ -17,6 +17,7 @@ from rlpost.control.staleness import OnOverage, StalenessConfig
 from rlpost.errors import UserError
 from rlpost.stages.results import check_results
 from rlpost.stages.sampling.generator_settings import check_deadlines
+from rlpost.training.optimizers.check import check_optimizer
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -29,6 +30,7 @@ def check_rl(cfg: RLConfig) -> None:
     _check_estimator(cfg)
     _check_idle_options(cfg)
     _check_critic(cfg)
+    check_optimizer(cfg.optimizer, cfg.trainer)
     _check_corrections(cfg)
     check_overage(cfg.rl)
     check_judges(cfg)

@@ -167,7 +167,8 @@ def _unknown_choice(group: str, name: str, *, stage: str) -> str:
     known = known_choices(group, stage=stage)
     close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    if (ours := foreign_choice(group, name)) in known:
+    ours = foreign_choice(group, name)
+    if ours is not None and ours.split()[0] in known:
         hint = f"; it is called {ours} here"
     return f"{group} must be one of {', '.join(known)}, got {name!r}{hint}"
 

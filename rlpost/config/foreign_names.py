@@ -81,6 +81,8 @@ def foreign_answer(name: str, *, stage: str) -> str | None:
 def foreign_choice(group: str, name: str) -> str | None:
     """Return what the choice ``name`` of another library is called here, as a choice of a group.
 
+    An option that goes with the choice follows it after a space.
+
     Example: ``sigmoid`` of TRL is the ``loss`` called ``dpo``.
     """
     return foreign_names("foreign_names_supervised").choices.get(group, {}).get(name.lower())

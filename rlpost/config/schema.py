@@ -26,8 +26,8 @@ from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.models.embedded import NAME as EMBEDDED_MODEL
 from rlpost.rollout.collector import OnVerifierError
-from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.interruption import InterruptionConfig
+from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.results import ExportConfig
 from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig
@@ -295,6 +295,7 @@ class RLConfig(JudgedOptions):
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     loss: Any = option(MISSING, help="loss of a token")
+    optimizer: Any = option(MISSING, help="how gradients become updates; a critic always has adamw")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     reward_models: dict[str, Any] = option(
         {}, help="reward models by names of your choice: +reward_models.NAME.path=PATH"

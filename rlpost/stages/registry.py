@@ -39,7 +39,11 @@ class Stage:
         return {group: _imported(place) for group, place in self.groups.items()}
 
 
-_ADAPTER = {"adapter": "rlpost.training.adapters:adapters"}  # of every stage that trains
+# Of every stage that trains.
+_TRAINS = {
+    "adapter": "rlpost.training.adapters:adapters",
+    "optimizer": "rlpost.training.optimizers:optimizers",
+}
 
 
 def _imported(place: str) -> Any:
@@ -56,7 +60,7 @@ _RL = Stage(
     boot="rlpost.stages.rl.boot:boot",
     estimate="rlpost.stages.rl.estimate:estimate",
     groups={
-        **_ADAPTER,
+        **_TRAINS,
         "loss": "rlpost.algorithms.losses:losses",
         "algorithm/advantage": "rlpost.algorithms.advantages:estimators",
         "algorithm/corrections": "rlpost.algorithms.corrections:corrections",
@@ -77,7 +81,7 @@ _SFT = Stage(
     plan="rlpost.stages.supervised.sft:prepare",
     boot="rlpost.stages.supervised.likelihood:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
-    groups={**_ADAPTER, "loss": "rlpost.algorithms.supervised:losses"},
+    groups={**_TRAINS, "loss": "rlpost.algorithms.supervised:losses"},
 )
 
 _PRETRAIN = replace(
@@ -87,7 +91,7 @@ _PRETRAIN = replace(
     config="rlpost.stages.supervised.pretrain_config:PretrainConfig",
     check="rlpost.stages.supervised.pretrain_config:check_pretrain",
     plan="rlpost.stages.supervised.pretrain:prepare",
-    groups=_ADAPTER,
+    groups=_TRAINS,
 )
 
 _PREFERENCE = replace(
@@ -100,7 +104,7 @@ _PREFERENCE = replace(
     boot="rlpost.stages.preference.modes:boot",
     estimate="rlpost.stages.preference.modes:estimate",
     groups={
-        **_ADAPTER,
+        **_TRAINS,
         "loss": "rlpost.algorithms.preference:preference_losses",
         "verifier": "rlpost.verifiers.kinds:verifiers",
     },
@@ -114,7 +118,7 @@ _REWARD = Stage(
     plan="rlpost.stages.reward.prepare:prepare",
     boot="rlpost.stages.reward.boot:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
-    groups={**_ADAPTER, "loss": "rlpost.algorithms.reward:reward_losses"},
+    groups={**_TRAINS, "loss": "rlpost.algorithms.reward:reward_losses"},
 )
 
 _DISTILL = Stage(
@@ -125,7 +129,7 @@ _DISTILL = Stage(
     plan="rlpost.stages.distill.modes:prepare",
     boot="rlpost.stages.distill.modes:boot",
     estimate="rlpost.stages.distill.modes:estimate",
-    groups={**_ADAPTER, "verifier": "rlpost.verifiers.kinds:verifiers"},
+    groups={**_TRAINS, "verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
 _EVALUATE = Stage(

@@ -49,6 +49,9 @@ _FREE = (
     "generator",
 )
 
+# Choices that every run made which was started before there was a choice.
+_UNSAID = {"optimizer.kind": "adamw", "adapter.kind": "none"}
+
 # What a run writes into its directory.
 _WRITTEN = (
     "checkpoints",
@@ -340,7 +343,7 @@ def _refuse_other_config(
 ) -> None:
     now = _flat(resolved)
     # The version that wrote the file may have had fewer options.
-    unknown = {key: defaults[key] for key in now if key in defaults}
+    unknown = {key: value for key, value in {**defaults, **_UNSAID}.items() if key in now}
     before = unknown | _flat(_read_config(directory.config))
     changed = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"

@@ -44,7 +44,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, stage):
     here = [*data, f"run.dir={tmp_path}", "run.name=old"]
     directory = RunDirectory(root=tmp_path / "old")
     cfg, resolved = compose_stage(here, stage=stage)
-    del resolved["trainer"]["weight_decay"], resolved["loss"]["kind"]
+    del resolved["trainer"]["weight_decay"], resolved["loss"]["kind"], resolved["optimizer"]
     directory.write_config(resolved)
     directory.metrics.write_text('{"step": 0, "time_s": 0}\n')
     with pytest.raises(UserError, match=r"loss\.kind \(was None"):  # a choice has no default
@@ -52,6 +52,9 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, stage):
     resolved["loss"]["kind"] = cfg.loss.kind
     directory.write_config(resolved)
     assert resume_point_of(*compose_stage(here, stage=stage), stage=stage) is None
+    others = [*here, "optimizer=muon", "trainer.zero_stage=0"]
+    with pytest.raises(UserError, match=r"optimizer\.kind \(was 'adamw', now 'muon'\)"):
+        resume_point_of(*compose_stage(others, stage=stage), stage=stage)
     changed = compose_stage([*here, "trainer.weight_decay=0.5"], stage=stage)
     with pytest.raises(UserError, match=r"trainer\.weight_decay \(was 0\.0.*, now 0\.5"):
         resume_point_of(*changed, stage=stage)

@@ -202,11 +202,7 @@ class World:
         self.engines.clear()
         self.learners.clear()
         self.verifiers.clear()
-        self.payloads = Payloads(
-            repeatable=self.scenario.repeatable,
-            timeout_s=PUSH_TIMEOUT_S,
-            adapters=self.scenario.adapters,
-        )
+        self.payloads = Payloads(repeatable=self.scenario.repeatable, timeout_s=PUSH_TIMEOUT_S)
         loop = self.loop = VirtualLoop(
             start_s=self.now_s,
             max_s=MAX_S,

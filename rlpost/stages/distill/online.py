@@ -100,6 +100,7 @@ def prepare_online(
         cluster=cfg.cluster,
         device=device,
         make_sender=bus_sender(cfg, directory),
+        optimizer=cfg.optimizer,
     )
     return OnlineDistillPlan(
         cfg=cfg,

@@ -71,6 +71,7 @@ def prepare(
         make_sender=base.make_sender,
         cluster=cfg.cluster,
         device=base.device,
+        optimizer=cfg.optimizer,
     )
     return DistillPlan(
         cfg=cfg,

@@ -27,7 +27,7 @@ from rlpost.control.failures import GenerationFailureConfig, RestartConfig
 from rlpost.control.placement import Placement
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.learning.settings import (
     HeldoutConfig,
     ScoredHeldoutConfig,
@@ -36,6 +36,7 @@ from rlpost.stages.learning.settings import (
 from rlpost.stages.results import ExportConfig, check_results
 from rlpost.stages.sampling.suite_settings import check_suites
 from rlpost.tracking.config import TrackingConfig
+from rlpost.training.optimizers.check import check_optimizer
 from rlpost.weights.publisher import WeightsConfig
 
 
@@ -63,6 +64,7 @@ class LearnedDataConfig:
 class LearningConfig:
     """How it is trained, evaluated, saved and recorded."""
 
+    optimizer: Any = option(MISSING, help="how gradients become updates")
     trainer: SupervisedTrainerConfig = field(default_factory=SupervisedTrainerConfig)
     evaluation: HeldoutConfig = field(default_factory=HeldoutConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -115,6 +117,7 @@ def check_learning(
     """
     check_config(cfg)
     check_results(cfg)
+    check_optimizer(cfg.optimizer, cfg.trainer)
     stays = f"leave it out{way_out and f', or {way_out}, which needs one'}"
     if cfg.cluster.offload_idle and models == 1:
         raise UserError(f"cluster.offload_idle=true has no effect without a second model; {stays}")

@@ -16,7 +16,7 @@ from rlpost.training.settings import LRSchedule, TrainerConfig
 
 @dataclass(kw_only=True)
 class SupervisedTrainerConfig(TrainerConfig):
-    """The trainer: AdamW under DeepSpeed ZeRO, for as many steps or epochs as are asked for.
+    """The trainer: an optimizer under DeepSpeed ZeRO, for as many steps or epochs as are asked for.
 
     ``shares`` is no option: whether completions of a stage share prompts at all.
     """

@@ -52,7 +52,7 @@ class ReferenceConfig:
 
 @dataclass(kw_only=True)
 class PairTrainerConfig(SupervisedTrainerConfig):
-    """The trainer: AdamW under DeepSpeed ZeRO, for as many steps or epochs as are asked for."""
+    """The trainer: an optimizer under DeepSpeed ZeRO, for as many steps or epochs as asked for."""
 
     shares: ClassVar[bool] = True
 

@@ -125,6 +125,7 @@ def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
             model=model,
             seed=cfg.seed,
             make_sender=base.make_sender,
+            optimizer=cfg.optimizer,
             **common,
         )
     ]

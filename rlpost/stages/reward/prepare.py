@@ -84,6 +84,7 @@ def prepare(
         seed=cfg.seed,
         cluster=cfg.cluster,
         device=base.device,
+        optimizer=cfg.optimizer,
     )
     objective = StepObjective if cfg.judges_steps else RewardObjective
     return RewardPlan(

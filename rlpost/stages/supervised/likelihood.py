@@ -82,7 +82,14 @@ def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[R
     )
     common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": base.device}
     roles = [
-        trained_role("trainer", cfg.trainer, seed=cfg.seed, make_sender=base.make_sender, **common)
+        trained_role(
+            "trainer",
+            cfg.trainer,
+            seed=cfg.seed,
+            make_sender=base.make_sender,
+            optimizer=cfg.optimizer,
+            **common,
+        )
     ]
     if objective.kl_coefficient > 0:
         roles.append(reference_role(cfg.trainer, **common))

@@ -9,10 +9,11 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
+from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Workload, actors_of
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import TrainerConfig
 
@@ -22,7 +23,7 @@ WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
 @pytest.fixture
 def roles(tiny_model, tiny_reward, tmp_path):
     def of(device=Device.cpu, **options):
-        cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), **options)
+        cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), optimizer=AdamWConfig(), **options)
         paths = dict.fromkeys(cfg.reward_models, str(tiny_reward))
         models = SimpleNamespace(
             policy=str(tiny_model),

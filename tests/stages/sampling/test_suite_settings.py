@@ -6,14 +6,19 @@ from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.control.failures import GenerationFailureConfig
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.learning.config import ScoredLearningConfig, check_scored_learning
 from rlpost.stages.learning.settings import ScoredHeldoutConfig
+from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.weights.publisher import WeightsConfig
 
 
+def learning(**options):
+    return ScoredLearningConfig(optimizer=AdamWConfig(), **options)
+
+
 def refusal(**options):
-    cfg = ScoredLearningConfig(**options)
+    cfg = learning(**options)
     with pytest.raises(UserError) as error:
         check_scored_learning(cfg)
     return str(error.value)
@@ -25,9 +30,9 @@ def evaluation(**options):
 
 def test_suites_may_be_scored_more_rarely_than_held_out_rows():
     for given in (
-        ScoredLearningConfig(),
-        ScoredLearningConfig(evaluation=evaluation(suite_every=100, samples=4, temperature=1.0)),
-        ScoredLearningConfig(evaluation=evaluation(every=0), generator=GeneratorConfig(num=2)),
+        learning(),
+        learning(evaluation=evaluation(suite_every=100, samples=4, temperature=1.0)),
+        learning(evaluation=evaluation(every=0), generator=GeneratorConfig(num=2)),
     ):
         check_scored_learning(given)
 
@@ -49,9 +54,7 @@ def test_without_suites_nothing_of_generators_is_accepted(options, words):
 
 
 def test_without_suites_what_every_run_has_is_accepted():
-    check_scored_learning(
-        ScoredLearningConfig(failures=GenerationFailureConfig(trainer_restarts=1))
-    )
+    check_scored_learning(learning(failures=GenerationFailureConfig(trainer_restarts=1)))
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def _roles(
             cluster=cfg.cluster,
             device=device,
             make_sender=bus_sender(cfg, directory),
+            optimizer=cfg.optimizer,
         )
     ]
     if cfg.loss.needs_reference:
