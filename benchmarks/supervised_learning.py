@@ -42,11 +42,7 @@ def main() -> int:
 
 def answer_form(args: argparse.Namespace) -> None:
     """Learn to answer a sum with ``<answer>N</answer>`` and nothing else."""
-    rng = random.Random(0)
-    pairs = [(rng.randint(10, 999), rng.randint(10, 999)) for _ in range(1100)]
-    rows = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
-    for row in rows:
-        row["completion"] = f"<answer>{row['answer']}</answer>"
+    rows = sums(1100)
     train, heldout = args.dir / "sums.jsonl", args.dir / "sums_heldout.jsonl"
     write_rows(train, rows[:800])
     write_rows(heldout, rows[800:])
@@ -66,6 +62,20 @@ def answer_form(args: argparse.Namespace) -> None:
         f"verifier.path={judge}:form",
         "max_tokens=24",
     )
+
+
+def sums(count: int) -> list[dict[str, str]]:
+    """Return sums of two numbers with their answers in the form that is learned."""
+    rng = random.Random(0)
+    pairs = [(rng.randint(10, 999), rng.randint(10, 999)) for _ in range(count)]
+    return [
+        {
+            "prompt": f"What is {a} + {b}?",
+            "answer": str(a + b),
+            "completion": f"<answer>{a + b}</answer>",
+        }
+        for a, b in pairs
+    ]
 
 
 def reasoning(args: argparse.Namespace) -> None:
