@@ -47,7 +47,7 @@ SECTIONS = {
     "rl": StalenessConfig,
     "rollout.interruption": InterruptionConfig,
 }
-OTHERS = ("verifier", "adapter")  # groups that are no algorithms
+OTHERS = ("verifier", "adapter", "optimizer")  # groups that are no algorithms
 # Trait -> what it asks of the user. A trait that is missing here is a KeyError.
 NEEDS = {
     "needs_group": "`rollout.group_size` of at least {min_group}{by_default}",

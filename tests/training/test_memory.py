@@ -99,7 +99,7 @@ def test_on_a_gpu_the_host_holds_what_is_written(tiny_model):
         "trainer rank 0", shape, TrainerConfig(), num_tokens=1, value_bytes=2, on_gpu=True
     )
     assert not host.on_gpu and host.phases == {"copy for a checkpoint": 12 * shape.parameters}
-    assert gpu.on_gpu and gpu.kept["Adam's moments"] == 8 * shape.parameters
+    assert gpu.on_gpu and gpu.kept["optimizer's state"] == 8 * shape.parameters
     frozen_host, frozen = frozen_footprint(
         "reference", shape, num_tokens=1, value_bytes=2, logprob_chunk=1, on_gpu=True
     )
