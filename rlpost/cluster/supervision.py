@@ -247,7 +247,7 @@ class Supervisor:
     async def dismiss(self) -> None:
         """Close every generator and end its process, so that others can have its slot."""
         await self.close()
-        for generator in self._generators.values():
+        for generator in list(self._generators.values()):
             await generator.kill()
 
 

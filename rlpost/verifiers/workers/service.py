@@ -142,6 +142,8 @@ class VerifierService:
         loop = asyncio.get_running_loop()
         progress = _Progress()
         call = functools.partial(self._call, name, payloads, attempts=attempts, progress=progress)
+        if self._closed:  # since ``judge`` looked: there are no threads left
+            raise TogetherFailed("the verifier service is closed")
         try:
             return await loop.run_in_executor(self._threads, call)
         except asyncio.CancelledError:

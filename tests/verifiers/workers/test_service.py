@@ -220,6 +220,16 @@ async def test_close_ends_calls_in_progress_and_refuses_new_ones(path):
         await _judge(service, "1")
 
 
+async def test_a_service_that_closes_between_two_looks_gives_no_verdict(path):
+    """``judge`` found it open, and its samples are given to threads only later."""
+    service = VerifierService({"f": FunctionConfig(path=path)}, num_workers=1)
+    task = asyncio.create_task(_judge(service, "1"))
+    await asyncio.sleep(0)
+    service.close()
+    [verdict] = await task
+    assert verdict.reward is None and "closed" in verdict.error
+
+
 def test_arguments_are_picklable(path):
     configs = {"f": FunctionConfig(path=path), "exact": ExactConfig()}
     assert pickle.loads(pickle.dumps(configs)) == configs
