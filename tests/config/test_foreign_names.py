@@ -195,6 +195,10 @@ def test_a_name_with_two_answers_is_our_bug():
         ("preference", "loss_type", "it is called loss here"),
         ("reward", "center_rewards_coefficient", "it is called loss.centre here"),
         ("reward", "step_separator", "it is called data.step_separator here"),
+        ("distill", "teacher_model_name_or_path", "it is called teacher.path here"),
+        ("distill", "lmbda", "it is called data.online here"),
+        ("distill", "kd_coef", "distill.beta says which one"),
+        ("distill", "seq_kd", "learned by rlpost sft"),
         ("pretrain", "block_size", "it is called data.window here"),
         ("pretrain", "max_seq_length", "it is called data.max_tokens here"),
         ("pretrain", "output_dir", "it is called run.dir here"),
@@ -209,7 +213,7 @@ def test_an_option_of_another_choice_is_no_foreign_name():
     assert said.endswith("not an option of what is chosen here, but of loss=cdpo, loss=robust")
 
 
-@pytest.mark.parametrize("stage", ["sft", "pretrain", "preference", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "pretrain", "preference", "reward", "distill"])
 def test_no_answer_names_an_option_that_the_stage_lacks(stage):
     known = {*known_keys(stage), *STAGES[stage].groups}
     own, general = tables_of(stage)
@@ -223,7 +227,7 @@ def test_every_name_for_supervised_stages_leads_somewhere():
     every = foreign_names("foreign_names_supervised").renamed
     assert {
         name
-        for stage in ("sft", "pretrain", "preference", "reward")
+        for stage in ("sft", "pretrain", "preference", "reward", "distill")
         for name in tables_of(stage)[0].renamed
     } == {*every}
 
