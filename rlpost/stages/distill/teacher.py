@@ -42,10 +42,17 @@ class Teacher:
         """Look at the teacher at ``path``.
 
         Raises:
-            UserError: there is no causal language model there, or it has another tokenizer.
+            UserError: there is no causal language model there, it has another tokenizer, or it is
+                the student.
         """
         policy = TrainedModel.policy(student.path, trainer, metrics=STAGE)
         model, rehearsal = check_frozen(path, field=FIELD, beside=policy)
+        starts_as_base = student.adapter is None or student.adapter.frozen() is None
+        if model.path == student.path and starts_as_base:
+            raise UserError(
+                f"{FIELD}: {path} is the student itself, of which it has nothing to learn; name "
+                "another model, or another model.path"
+            )
         context = context_length(model.path)
         return cls(
             model=model,

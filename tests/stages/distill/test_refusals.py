@@ -12,15 +12,21 @@ from rlpost.models.tiny import build_tiny_llama
 ROW = {"prompt": "What is 2 + 2?", "completion": "4, as always."}
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Another model with the tokenizer of the student."""
+    return build_tiny_llama(tmp_path_factory.mktemp("models") / "teacher", seed=7)
+
+
 @pytest.fixture
-def refused(tmp_path, tiny_model, monkeypatch, capsys):
+def refused(tmp_path, tiny_model, teacher, monkeypatch, capsys):
     """Run the stage, which must be refused; returns what it said, on one line."""
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
     monkeypatch.setenv("RLPOST_CACHE", str(tmp_path / "cache"))
 
-    def run(*overrides, teacher=tiny_model, rows=(ROW,)):
+    def run(*overrides, teacher=teacher, rows=(ROW,)):
         write_rows(place / "train.jsonl", rows)
         before = sorted(place.iterdir())
         words = ["distill", f"model.path={tiny_model}", "data.workers=0", "data.train=train.jsonl"]
@@ -32,7 +38,8 @@ def refused(tmp_path, tiny_model, monkeypatch, capsys):
     return run
 
 
-def test_a_teacher_must_be_named(refused):
+def test_a_teacher_must_be_named_and_be_another_model(refused, tiny_model):
+    assert "is the student itself" in refused(teacher=tiny_model)
     assert "teacher.path=runs/NAME/export" in refused(teacher=None)
     assert "teacher.path" in refused(teacher="no/such/model")
 
@@ -102,10 +109,10 @@ ONLINE = ("data.online=true", "data.train=arithmetic", "rollout.max_tokens=8")
     ],
 )
 def test_options_that_cannot_work_online(
-    tmp_path, tiny_model, monkeypatch, capsys, overrides, said
+    tmp_path, tiny_model, teacher, monkeypatch, capsys, overrides, said
 ):
     monkeypatch.chdir(tmp_path)
-    words = ["distill", f"model.path={tiny_model}", f"teacher.path={tiny_model}", *ONLINE]
+    words = ["distill", f"model.path={tiny_model}", f"teacher.path={teacher}", *ONLINE]
     assert main([*words, *overrides]) == 2
     assert not list(tmp_path.iterdir())
     assert said in " ".join(capsys.readouterr().err.split())
