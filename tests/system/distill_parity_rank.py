@@ -16,8 +16,10 @@ from sft_parity_rank import Case, encoded, gradient, packed
 from transformers import AutoTokenizer
 
 from rlpost.algorithms.distill import DistillObjective, DivergenceConfig
+from rlpost.config.schema import ModelConfig
 from rlpost.stages.distill.teacher import Teacher
 from rlpost.stages.policy import check_policy
+from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
@@ -33,7 +35,7 @@ def main() -> None:
     path, teacher_path, rank, world_size, ports, result, control = sys.argv[1:]
     rank, world_size = int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
-    student = check_policy(path, template_variables={})
+    student = check_policy(ModelConfig(path=path), NoAdapterConfig(), template_variables={})
     tokenizer = AutoTokenizer.from_pretrained(path)
     found = {}
     for stage in STAGES if control == "none" else STAGES[:1]:
@@ -49,7 +51,7 @@ def main() -> None:
         )  # fmt: skip
         teacher = Teacher.of(teacher_path, cfg, student=student)
         divergence = DivergenceConfig()
-        model = teacher.beside(path, cfg, divergence)
+        model = teacher.beside(student, cfg, divergence)
         trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=0)
         origin = Path(result).with_name(f"origin{stage}")
         origin.mkdir(exist_ok=True)
