@@ -71,7 +71,7 @@ def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import GeneratorFactory
     from rlpost.cluster.session import ClusterConfig, Session
     from rlpost.control.placement import ActorSpec
-    from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+    from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
 
     model = locate_model(args.model)

@@ -27,7 +27,7 @@ from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.rl.units import unit_of
 from rlpost.stages.roles import close_all, start_roles, trained_role
 from rlpost.stages.sampling.generation import Generation, generators_role, resolved_generator

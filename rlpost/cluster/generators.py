@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.reaper import reap_on
 from rlpost.cluster.session import Session
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
-from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator
+from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
 
@@ -73,9 +74,11 @@ class GeneratorFactory:
         cfg: GeneratorConfig,
         *,
         model_path: str,
+        adapters: AdapterCapacity | None = None,
         call_timeout_s: float,
         ping_timeout_s: float,
     ) -> None:
+        self._adapters = adapters
         self._session = session
         self._cfg = cfg
         self._model_path = model_path
@@ -87,6 +90,7 @@ class GeneratorFactory:
             VllmGenerator,
             self._cfg,
             model_path=self._model_path,
+            adapters=self._adapters,
             slot=name,
             concurrency=CONCURRENCY,
         )

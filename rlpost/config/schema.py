@@ -26,8 +26,8 @@ from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.models.embedded import NAME as EMBEDDED_MODEL
 from rlpost.rollout.collector import OnVerifierError
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.interruption import InterruptionConfig
-from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.results import ExportConfig
 from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig

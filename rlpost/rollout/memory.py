@@ -7,8 +7,8 @@ a model in one part is in the core.
 
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.vllm_classifier import CPU_CACHE_GIB, GPU_SHARE
-from rlpost.rollout.vllm_generator import GeneratorConfig
 
 GIB = 2**30
 ACTOR_BYTES = 0.9 * GIB
@@ -23,6 +23,7 @@ def generator_footprint(
     *,
     value_bytes: int,
     gpu_bytes: float | None,
+    adapters: AdapterCapacity | None = None,
 ) -> list[Footprint]:
     """Return the memory that one generator's processes and GPUs need.
 
@@ -32,13 +33,19 @@ def generator_footprint(
         cfg: the generators'.
         value_bytes: of a weight: 4 or 2.
         gpu_bytes: memory of a GPU; None: on CPU.
+        adapters: that it must hold; None: it gets whole models.
     """
     workers = cfg.tensor_parallel_size
     weights = value_bytes * shape.parameters / workers
-    payload = {"received weights": 1.0 * value_bytes * shape.parameters}
-    # The previous payload stays mapped until the new one is committed, and on CPU the weights
-    # in the kernels' format are created while the old ones still exist.
-    loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
+    if adapters is None:
+        payload = {"received weights": 1.0 * value_bytes * shape.parameters}
+        # The previous payload stays mapped until the new one is committed, and on CPU the weights
+        # in the kernels' format are created while the old ones still exist.
+        loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
+    else:
+        loading = float(value_bytes * adapters.rank * adapted_width(shape))
+        # vLLM keeps each of them twice: as it came, and in a slot of the kernels.
+        payload = {"adapters": 2 * adapters.versions * loading}
     footprints = [Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES})]
     if workers > 1:
         footprints.append(Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}))
@@ -53,6 +60,13 @@ def generator_footprint(
             parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
             footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
     return footprints
+
+
+def adapted_width(shape: ModelShape) -> int:
+    """Return inputs and outputs of all linear layers of the blocks: an adapter's size per rank."""
+    heads, kv_heads = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = 2 * (shape.width + heads) + 2 * (shape.width + kv_heads)
+    return shape.layers * (attention + 3 * (shape.width + shape.feed_forward))
 
 
 def classifier_footprint(

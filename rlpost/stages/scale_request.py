@@ -11,7 +11,7 @@ from pathlib import Path
 from rlpost.bounds import check_config
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.errors import DataError, UserError
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)

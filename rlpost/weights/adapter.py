@@ -30,6 +30,24 @@ def rank_of(layer: str, adapter: Mapping[str, Any]) -> int:
     return int(adapter["r"])
 
 
+def adaptable(model: Mapping[str, Shape]) -> list[str]:
+    """Return the last names of the layers that may have an adapter: linear ones of the blocks.
+
+    Embeddings and the head are none of them: with an adapter of the head vLLM cannot score
+    prompts, and a probe is one. Nor are the experts of a mixture, which are no layers to peft.
+    """
+    matrices = (name.split(".") for name, shape in model.items() if len(shape) == 2)
+    return sorted(
+        {
+            parts[-2]
+            for parts in matrices
+            if parts[-1] == "weight"
+            and "experts" not in parts
+            and any(part.isdecimal() for part in parts)
+        }
+    )
+
+
 def refuse_other_adapter(manifest: PushManifest, model: Mapping[str, Shape]) -> None:
     """Compare an adapter with its own configuration and with the layers that it adapts.
 

@@ -5,7 +5,7 @@ Owns the flat payload layout and its verification. Refuses to own how bytes trav
 the trainer wrote, and what passes ``refuse_other_model`` holds exactly the expected tensors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ ALIGNMENT_BYTES = 64
 PIECE_BYTES = 64 << 20
 
 Shape = tuple[int, ...]
+Tensors = Sequence[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)

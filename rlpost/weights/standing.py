@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlpost.control.fleet import Fleet
 
-DISK_VERSION = 0  # as rollout/vllm_generator.py calls what an engine loaded from disk
+DISK_VERSION = 0  # as rollout/pushes.py calls what an engine loaded from disk
 
 
 class WeightSync(Protocol):

@@ -28,11 +28,12 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import PushManifest, read_payload
+from rlpost.weights.manifest import PushManifest, Tensors, read_payload
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
+from rlpost.weights.vllm_adapters import HeldAdapters
 
 BACKEND = "rlpost"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -41,7 +42,6 @@ _RECEIVERS: dict[str, type[Receiver]] = {
     "filesystem": FilesystemReceiver,
     "gloo": GlooReceiver,
 }
-Tensors = Sequence[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,25 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         Raises:
             WeightPushError: incomplete, damaged or unreachable.
         """
-        locator = Locator(
-            transport=update_info.transport,
-            manifest=update_info.manifest,
-            where=update_info.where,
+        self._staged = self.fetch(
+            Locator(
+                transport=update_info.transport,
+                manifest=update_info.manifest,
+                where=update_info.where,
+            )
         )
+
+    def fetch(self, locator: Locator) -> Payload:
+        """Return a payload that verified.
+
+        Raises:
+            WeightPushError: incomplete, damaged or unreachable.
+        """
         if locator.transport not in self._receivers:
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
         buffer = self._receivers[locator.transport].fetch(locator)
         manifest = PushManifest.from_dict(locator.manifest)
-        self._staged = Payload(manifest, buffer, read_payload(manifest, buffer))
+        return Payload(manifest, buffer, read_payload(manifest, buffer))
 
     def finish_weight_update(self) -> None:
         """Load the staged payload.
@@ -237,3 +246,25 @@ class WorkerExtension:
         self.weight_transfer_engine.reset_weight_update_target()  # type: ignore[attr-defined]
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
             return self.weight_transfer_engine.rollback()  # type: ignore[attr-defined]
+
+    def rlpost_receive_adapter(
+        self, transport: str, manifest: dict[str, Any], where: dict[str, Any], first_rank: int
+    ) -> None:
+        where = {**where, "rank": first_rank + self.rank}  # type: ignore[attr-defined]
+        locator = Locator(transport=transport, manifest=manifest, where=where)
+        payload = self.weight_transfer_engine.fetch(locator)  # type: ignore[attr-defined]
+        self._adapters.receive(payload.manifest, payload.tensors)
+
+    def rlpost_load_adapter(self, version: int, keep: Sequence[int]) -> None:
+        self._adapters.load(version, keep=keep)
+
+    def rlpost_keep_adapters(self, versions: Sequence[int]) -> None:
+        self._adapters.keep(versions)
+
+    @property
+    def _adapters(self) -> HeldAdapters:
+        if not hasattr(self, "_held_adapters"):  # vLLM mixes this in without a constructor
+            self._held_adapters = HeldAdapters(
+                self.model_runner.lora_manager  # type: ignore[attr-defined]
+            )
+        return self._held_adapters

@@ -12,7 +12,8 @@ import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from rlpost.errors import ProcessDied
-from rlpost.rollout.vllm_generator import GeneratorConfig, VllmGenerator, _spans
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
@@ -56,11 +57,11 @@ class EngineWithoutWorker(DeadEngine):
 
 async def test_a_worker_that_dies_in_a_call_is_infrastructure_too():
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._started_engine = EngineWithoutWorker()
+    generator._engine.started = EngineWithoutWorker()
     for verb in (generator.health, partial(generator.receive, LOCATOR, first_rank=1)):
         with pytest.raises(ProcessDied, match="a worker of vLLM died in a call"):
             await verb()
-    generator._started_engine.words = "Call to collective_rpc method failed: no such method"
+    generator._engine.started.words = "Call to collective_rpc method failed: no such method"
     with pytest.raises(Exception, match="no such method") as bug:  # negative control
         await generator.health()
     assert not isinstance(bug.value, ProcessDied)
@@ -119,7 +120,7 @@ def _killed_at_once(utils):
 )
 async def test_its_death_is_infrastructure(verb):
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._started_engine = DeadEngine()
+    generator._engine.started = DeadEngine()
     generator._running["a"] = "r1"
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
@@ -127,9 +128,19 @@ async def test_its_death_is_infrastructure(verb):
 
 async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._started_engine, generator._pushing = DeadEngine(), 1
+    generator._engine.started, generator._pushes._pushing = DeadEngine(), 1
     with pytest.raises(ProcessDied):
         await generator.abort_push(1)
+
+
+@pytest.mark.parametrize("verb", [lambda g: g.load(1), lambda g: g.abort_push(1)])
+async def test_a_dead_engine_holds_no_adapter(verb):
+    room = AdapterCapacity.of(rank=8, max_staleness=0)
+    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere", adapters=room)
+    generator._engine.started = DeadEngine()
+    await generator.begin_push(1)  # nothing is asked of the engine
+    with pytest.raises(ProcessDied, match="vLLM engine died"):
+        await verb(generator)
 
 
 class EngineInPause:
@@ -149,7 +160,7 @@ class EngineInPause:
 async def test_a_member_that_leaves_during_a_push_is_infrastructure():
     """A smaller fleet was asked for while `begin_push` waited for the engine to pause."""
     generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._started_engine = EngineInPause()
+    generator._engine.started = EngineInPause()
     push = asyncio.create_task(generator.begin_push(1))
     await asyncio.sleep(0)
     await generator.close()
@@ -180,5 +191,7 @@ class Child:
     ],
 )
 def test_spans_partition_the_tokens_that_are_left(num_tokens, versions, spans):
-    found = _spans(Child(num_tokens, versions), version=7)
+    pushes = VllmGenerator(GeneratorConfig(), model_path="nowhere")._pushes
+    pushes.version = 7
+    found = pushes.spans(Child(num_tokens, versions), pushes.enter("r1"))
     assert [(s.start, s.end, s.version) for s in found] == spans

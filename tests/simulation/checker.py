@@ -224,14 +224,12 @@ class Checker:
         if served is not None:
             self.decided.add(served.version)
 
-    def request_started(self, name: str, request: Any, engine: Any) -> None:
+    def request_started(self, name: str, engine: Any) -> None:
         """An engine begins to sample."""
         self._note_decision()
-        version = engine._version
+        version, weights = engine.serves
         self.expect(version in self.decided, f"{name} serves {version}, which is not committed")
-        self.expect(
-            engine._weights == self.published.get(version), f"{name} does not hold {version}"
-        )
+        self.expect(weights == self.published.get(version), f"{name} does not hold {version}")
 
     def _sampled_truly(self, episode: Episode) -> None:
         """Spans cover exactly what an engine sampled: all but the phrase of an interruption."""

@@ -10,6 +10,7 @@ from simulation.driver import CheckedProducer
 from rlpost.control.fleet import Fleet
 from rlpost.control.ledger import Ledger
 from rlpost.control.staleness import Staleness
+from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Producer
 from rlpost.types import Episode, Span
@@ -71,6 +72,9 @@ CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "eviction": lambda: replaced(Producer, "_evict", lambda self: None),
     "observation": _sampled_phrase,
     "age of tokens": lambda: replaced(Staleness, "oldest_version", lambda self: 0),
+    "adapters in use": lambda: replaced(
+        AdapterPushes, "_needed", lambda self: [self.version] if self.version else []
+    ),
     "earliest deadline": lambda: replaced(Staleness, "_in_time", lambda self, left: True),
 }
 

@@ -1,8 +1,7 @@
 """A simulated inference engine: it truly samples from the weights it holds.
 
-Mirrors ``rollout/vllm_generator.py`` and ``weights/vllm_plugin.py`` verb by verb: a push
-pauses and keeps what runs, what was kept goes on under the loaded weights, an abort throws
-it away. Every sampled token notes the version that the engine said it served.
+Mirrors ``rollout/vllm_generator.py`` verb by verb; what a push does to the weights is in
+``kernels.py``. Every sampled token notes the version that the engine said it served.
 """
 
 import asyncio
@@ -12,16 +11,17 @@ from typing import Any
 
 from episodes import episode, trajectory
 from simulation import toy
+from simulation.kernels import RPC_S, Adapters, Whole
 from simulation.process import Process
 
 from rlpost.control.concurrency import Load
 from rlpost.data.cursor import parse_uid
-from rlpost.errors import RequestAborted, WeightPushError
+from rlpost.errors import RequestAborted
+from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
+from rlpost.rollout.pushes import Admitted
 from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
-
-RPC_S = 0.02
 
 
 class _Child:
@@ -50,8 +50,8 @@ class _Child:
 class Request:
     """Children that are sampled in step."""
 
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
+    def __init__(self, request: GenerationRequest, request_id: str) -> None:
+        self.request, self.id = request, request_id
         last = request.prompt.token_ids[-1]
         self.children = [_Child(request.seed + k, last) for k in range(request.num_samples)]
         self.aborted = False
@@ -85,16 +85,16 @@ class Engine:
 
     def __init__(self, process: Process) -> None:
         self._process, self._world = process, process.world
-        self._weights = toy.FIRST  # in the kernels
-        self._loaded: toy.Weights | None = None
-        self._committed: toy.Weights | None = None
-        self._staged: toy.Weights | None = None
-        self._version = self._version_before = 0
-        self._pushing: int | None = None
-        self._serving = asyncio.Event()
-        self._serving.set()
-        self._unpaused = asyncio.Event()
-        self._unpaused.set()
+        capacity = self._world.scenario.capacity
+        self._kernels: Whole | Adapters = (
+            Adapters(process, self) if capacity else Whole(process, self)
+        )
+        self._pushes: Whole | AdapterPushes = (
+            self._kernels
+            if isinstance(self._kernels, Whole)
+            else AdapterPushes(self._kernels, capacity=capacity)
+        )
+        self._num_requests = 0
         self._running: dict[str, Request] = {}
         self.requests: dict[Request, None] = {}  # in the scheduler, known by key or not
         self.num_preempted = 0
@@ -109,28 +109,42 @@ class Engine:
             host="here",
         )
 
+    @property
+    def serves(self) -> tuple[int, toy.Weights | None]:
+        """What a request that begins samples from."""
+        admitted = self._enter()
+        self._pushes.leave(admitted)
+        return self._kernels.sampled_from(admitted)
+
+    def _enter(self, *, probes: bool = False) -> Admitted:
+        self._num_requests += 1
+        return self._pushes.enter(f"r{self._num_requests}", probes=probes)
+
     async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
-        await self._serving.wait()
-        running = self._running[request.key] = Request(request)
+        await self._pushes.serving()
+        self._world.checker.request_started(self._process.name, self)
+        admitted = self._enter()
+        running = self._running[request.key] = Request(request, admitted.request_id)
         self.requests[running] = None
-        self._world.checker.request_started(self._process.name, running, self)
         try:
             while running.growing:
                 await self._process.work(self._world.token_s(request))
                 await self._process.awake()
                 if not running.aborted:
-                    await self._unpaused.wait()
+                    await self._kernels.unpaused.wait()
                 if running.aborted:
                     raise RequestAborted(f"request {request.key} was given up")
                 self._poisoned(request)
+                version, weights = self._kernels.sampled_from(admitted)
                 for child in running.growing:
-                    child.grow(self._weights, self._version, request.sampling.max_tokens)
+                    child.grow(weights, version, request.sampling.max_tokens)
         finally:
+            self._pushes.leave(admitted)
             self._running.pop(request.key, None)
             self.requests.pop(running, None)
         episodes = running.episodes()
-        await self._serving.wait()
-        if any(each.versions[-1] > self._version for each in episodes):
+        await self._pushes.serving()
+        if self._pushes.refuses(version for each in episodes for version in each.versions):
             raise RequestAborted(f"request {request.key} was sampled by a refused version")
         return episodes
 
@@ -149,66 +163,37 @@ class Engine:
         return [len(child.ids) for child in running.children]
 
     async def begin_push(self, version: int) -> None:
-        if self._pushing == version:
-            return
-        if version <= self._version:
-            raise WeightPushError(f"version {version} is not newer than {self._version}")
-        self._pushing = version
-        self._serving.clear()
-        self._unpaused.clear()
-        await self._process.work(RPC_S)
-        self._staged = None
+        await self._pushes.begin(version)
 
     async def receive(self, locator: Locator, *, first_rank: int, damage: bool = False) -> None:
-        ranks = range(first_rank, first_rank + self._world.scenario.workers)
-        staged = await self._world.payloads.fetch(locator, ranks, self._process)
-        if damage:
-            raise WeightPushError("checksum differs")
-        self._staged = staged
+        self._kernels.damage = damage
+        await self._pushes.receive(locator, first_rank=first_rank)
 
     async def load(self, version: int, *, corrupt: bool = False) -> None:
-        await self._process.work(self._world.scenario.load_s * self._world.spread())
-        if self._staged is None:
-            raise WeightPushError("no verified payload to load")
-        self._loaded, self._staged = self._staged, None
-        self._weights = toy.corrupted(self._loaded) if corrupt else self._loaded
-        self._version_before, self._version = self._version, version
-        self._unpaused.set()
+        self._kernels.corrupt = corrupt
+        await self._pushes.load(version)
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        await self._process.work(RPC_S)
-        await self._unpaused.wait()
-        return toy.probe(self._weights, sequences)
+        admitted = self._enter(probes=True)
+        try:
+            await self._process.work(RPC_S)
+            await self._kernels.unpaused.wait()
+            return toy.probe(self._kernels.sampled_from(admitted)[1], sequences)
+        finally:
+            self._pushes.leave(admitted)
 
     async def commit_push(self, version: int) -> None:
         await self._process.work(RPC_S)
         self._world.point("commit_push")
-        self._committed = self._loaded
-        self._pushing = None
-        self._serving.set()
+        await self._pushes.commit(version)
 
     async def abort_push(self, version: int) -> int:
-        if self._pushing is None:
-            return self._version
-        for running in self.requests:
-            running.aborted = True
-        await self._process.work(RPC_S)
-        self._staged = None
-        if self._committed is not None and self._loaded is not self._committed:
-            self._loaded = self._weights = self._committed
-        if self._version == version:
-            if self._committed is None:
-                raise WeightPushError("no committed version to go back to")
-            self._version = self._version_before
-        self._unpaused.set()
-        self._pushing = None
-        self._serving.set()
-        return self._version
+        return await self._pushes.abort(version)
 
     async def health(self) -> Pulse:
         await self._process.work(RPC_S)
         load = Load(kv_use=0.5, num_preempted=self.num_preempted)
-        return Pulse(version=self._version, load=load)
+        return Pulse(version=self._pushes.version, load=load)
 
     async def close(self) -> None:
         for running in self.requests:

@@ -7,12 +7,19 @@ gloo group: nobody gets anything before all are there, and everybody has a deadl
 import asyncio
 from typing import Any
 
-from simulation.toy import Weights
+from simulation.toy import VOCABULARY, Weights
 
 from rlpost.errors import WeightPushError
+from rlpost.weights.adapter import tensor_name
+from rlpost.weights.manifest import PushManifest, TensorEntry
 from rlpost.weights.transports.protocol import Locator
 
 TRANSFER_S = 0.05
+PLACE: dict[str, Any] = {"dtype": "float64", "offset": 0, "size_bytes": 40, "checksum": ""}
+ENTRIES = tuple(
+    TensorEntry(name=tensor_name("logits", side), shape=shape, **PLACE)
+    for side, shape in (("A", (1, VOCABULARY)), ("B", (VOCABULARY, 1)))
+)
 
 
 class Meeting:
@@ -63,8 +70,9 @@ class Meeting:
 class Payloads:
     """What was staged and not yet released, by version."""
 
-    def __init__(self, *, repeatable: bool, timeout_s: float) -> None:
+    def __init__(self, *, repeatable: bool, timeout_s: float, adapters: bool = False) -> None:
         self._repeatable, self._timeout_s = repeatable, timeout_s
+        self._adapter = {"r": 1, "lora_alpha": 1} if adapters else None
         self._kept: dict[int, Weights] = {}
         self._meetings: dict[int, Meeting] = {}
         self._last_meeting = 0
@@ -77,7 +85,7 @@ class Payloads:
             self._last_meeting += 1
             where["meeting"] = self._last_meeting
             self._meetings[self._last_meeting] = Meeting(weights, num_receivers=num_receivers)
-        manifest = {"entries": [{"size_bytes": 8 * len(weights)}]}
+        manifest = PushManifest(version=version, entries=ENTRIES, adapter=self._adapter).to_dict()
         return Locator(
             transport="simulated", manifest=manifest, where=where, repeatable=self._repeatable
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rlpost.control.staleness import OnOverage
+from rlpost.rollout.generator_config import AdapterCapacity
 
 ENGINE_VERBS = (
     "generate",
@@ -73,6 +74,7 @@ class Scenario:
     on_overage: OnOverage = OnOverage.wait
     oversample: float = 0.0
     dynamic: bool = False
+    adapters: bool = False  # are pushed, and not whole models
     online: bool = False  # pairs of the samples are learned, not advantages; with ``dynamic``
     epochs: int = 1
     mini_batches: int = 1
@@ -105,6 +107,12 @@ class Scenario:
         return self.max_staleness == 0 and self.on_overage is OnOverage.wait
 
     @property
+    def capacity(self) -> int:
+        """Adapters that an engine can hold; 0: it takes whole models."""
+        room = AdapterCapacity.of(rank=1, max_staleness=self.max_staleness)
+        return room.versions if self.adapters else 0
+
+    @property
     def names(self) -> list[str]:
         return [f"generator {i}" for i in range(self.generators)]
 
@@ -115,7 +123,11 @@ class Scenario:
 def scenario_of(seed: int) -> Scenario:
     """Return what ``seed`` stands for."""
     draw = random.Random(f"scenario {seed}")
-    base = replace(_configuration(seed, draw), interrupt_after=_interrupt_after(seed))
+    base = replace(
+        _configuration(seed, draw),
+        interrupt_after=_interrupt_after(seed),
+        adapters=random.Random(f"adapters {seed}").random() < 0.25,  # decided apart as well
+    )
     if seed % 10 == 0:  # nothing goes wrong
         return base
     num = draw.choice((1, 1, 2, 3, 5))

@@ -202,7 +202,11 @@ class World:
         self.engines.clear()
         self.learners.clear()
         self.verifiers.clear()
-        self.payloads = Payloads(repeatable=self.scenario.repeatable, timeout_s=PUSH_TIMEOUT_S)
+        self.payloads = Payloads(
+            repeatable=self.scenario.repeatable,
+            timeout_s=PUSH_TIMEOUT_S,
+            adapters=self.scenario.adapters,
+        )
         loop = self.loop = VirtualLoop(
             start_s=self.now_s,
             max_s=MAX_S,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.adapter import rank_of, refuse_other_adapter, tensor_name
+from rlpost.weights.adapter import adaptable, rank_of, refuse_other_adapter, tensor_name
 from rlpost.weights.manifest import PushManifest, read_payload, write_payload
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
@@ -70,6 +70,17 @@ def test_what_no_engine_may_get_is_refused(tensors, refusal):
     manifest, _ = written(tensors)
     with pytest.raises(WeightPushError, match=refusal):
         refuse_other_adapter(manifest, MODEL)
+
+
+def test_adapters_are_for_linear_layers_of_the_blocks():
+    others = {
+        "model.embed_tokens.weight": (9, 6),
+        "lm_head.weight": (9, 6),
+        "model.layers.0.input_layernorm.weight": (6,),
+        "model.layers.0.self_attn.q_proj.bias": (8,),
+        "model.layers.1.mlp.experts.3.up_proj.weight": (9, 6),
+    }
+    assert adaptable(MODEL | others) == ["q_proj", "v_proj"]
 
 
 def test_a_layer_that_the_checkpoint_calls_otherwise_is_left_to_the_probe():

@@ -21,7 +21,7 @@ from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.catalog import SUITES, find_suite
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.sampling.suite_settings import check_answers
 from rlpost.tracking.config import TrackingConfig
 from rlpost.types import SamplingConfig

@@ -18,8 +18,8 @@ from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
-from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.evaluate.config import EvaluateConfig
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory

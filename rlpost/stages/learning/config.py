@@ -27,7 +27,7 @@ from rlpost.control.failures import GenerationFailureConfig, RestartConfig
 from rlpost.control.placement import Placement
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.learning.settings import (
     HeldoutConfig,
     ScoredHeldoutConfig,

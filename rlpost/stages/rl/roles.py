@@ -10,7 +10,7 @@ from typing import Any
 
 from rlpost.cluster.session import Device
 from rlpost.config.schema import RLConfig
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory

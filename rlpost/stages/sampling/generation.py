@@ -22,11 +22,11 @@ from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
 from rlpost.rollout.collector import Collector, GroupJudge, OnVerifierError
 from rlpost.rollout.dispatch import Dispatcher, Span, no_span
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.memory import generator_footprint
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
 from rlpost.stages.roles import Role, Workload, counted
 from rlpost.stages.run import Run
 from rlpost.stages.scale_request import requested_generators
@@ -45,6 +45,7 @@ class Generation:
         session: where they run.
         cfg: the engines', resolved.
         model_path: what they load.
+        adapters: room for the adapters that are pushed; None: whole models are, or nothing.
         cluster: gives the deadline of a call.
         failures: pace of pings and restarts.
         watchdog: looked at by the supervisor.
@@ -59,6 +60,7 @@ class Generation:
         cfg: GeneratorConfig,
         *,
         model_path: str,
+        adapters: AdapterCapacity | None = None,
         cluster: ClusterConfig,
         failures: GenerationFailureConfig,
         watchdog: Watchdog,
@@ -86,6 +88,7 @@ class Generation:
                 session,
                 cfg,
                 model_path=model_path,
+                adapters=adapters,
                 call_timeout_s=cluster.call_timeout_s,
                 ping_timeout_s=failures.ping_timeout_s,
             ),
@@ -147,7 +150,13 @@ class Generation:
 
 
 def generation_of(
-    run: Run, cfg: Any, generator: GeneratorConfig, *, model_path: str, group_size: int
+    run: Run,
+    cfg: Any,
+    generator: GeneratorConfig,
+    *,
+    model_path: str,
+    adapters: AdapterCapacity | None = None,
+    group_size: int,
 ) -> Generation:
     """Return the generators of a run, whose number ``rlpost scale`` can change.
 
@@ -156,6 +165,7 @@ def generation_of(
         cfg: options of its stage: cluster and failures.
         generator: the engines', resolved.
         model_path: what they load.
+        adapters: room for the adapters that are pushed; None: whole models are, or nothing.
         group_size: responses per prompt.
     """
     assert run.session is not None
@@ -163,6 +173,7 @@ def generation_of(
         run.session,
         generator,
         model_path=model_path,
+        adapters=adapters,
         cluster=cfg.cluster,
         failures=cfg.failures,
         watchdog=run.watchdog,
@@ -174,20 +185,30 @@ def generation_of(
     )
 
 
-def generators_role(cfg: GeneratorConfig, *, model_path: str, device: Device) -> Role:
-    """Return the engines, which a ``Generation`` spawns."""
+def generators_role(
+    cfg: GeneratorConfig,
+    *,
+    model_path: str,
+    device: Device,
+    adapters: AdapterCapacity | None = None,
+) -> Role:
+    """Return the engines, which a ``Generation`` of the same arguments spawns."""
     names = [generator_name(index) for index in range(cfg.num)]
     gpus = cfg.tensor_parallel_size if device is Device.cuda else 0
     return Role(
         name="generators",
         processes=counted(cfg.num, "generator"),
         actors=tuple(ActorSpec(name=name, role="generator", num_gpus=gpus) for name in names),
-        memory=partial(_memory, names, cfg, model_path),
+        memory=partial(_memory, names, cfg, model_path, adapters),
     )
 
 
 def _memory(
-    names: Sequence[str], cfg: GeneratorConfig, model_path: str, work: Workload
+    names: Sequence[str],
+    cfg: GeneratorConfig,
+    model_path: str,
+    adapters: AdapterCapacity | None,
+    work: Workload,
 ) -> list[Footprint]:
     return [
         each
@@ -198,6 +219,7 @@ def _memory(
             cfg,
             value_bytes=4 if cfg.dtype is GeneratorDtype.float32 else 2,
             gpu_bytes=work.gpu_bytes,
+            adapters=adapters,
         )
     ]
 

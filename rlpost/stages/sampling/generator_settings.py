@@ -1,6 +1,6 @@
 """Settings of generators that fit the machine and the model, or a refusal.
 
-Owns what is refused. Refuses to own the settings (rollout/vllm_generator.py) and the values of
+Owns what is refused. Refuses to own the settings (rollout/generator_config.py) and the values of
 ``null`` and ``auto`` (generation.py).
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.settings import TrainerConfig
 

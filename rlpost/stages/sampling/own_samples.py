@@ -43,7 +43,12 @@ class OwnSamples:
         """``cfg`` has the options of a stage that samples, such as ``RLConfig``."""
         self._plan, self._cfg, self._run = plan, cfg, run
         self._generation = generation_of(
-            run, cfg, plan.generator, model_path=plan.model_path, group_size=cfg.rollout.group_size
+            run,
+            cfg,
+            plan.generator,
+            model_path=plan.model_path,
+            adapters=plan.adapters,
+            group_size=cfg.rollout.group_size,
         )
         self._verifiers: list[RemoteVerifiers] = []
 

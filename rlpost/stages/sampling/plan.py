@@ -18,8 +18,8 @@ from rlpost.errors import DataError, UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
-from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.sampling.generator_settings import resolve_generator
@@ -45,6 +45,7 @@ class SamplingPlan:
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     interruption: Interruption | None  # of training responses
+    adapters: AdapterCapacity | None = None  # in each engine; None: whole models are pushed
 
     @property
     def mean_prompt(self) -> int:

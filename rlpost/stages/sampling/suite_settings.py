@@ -14,7 +14,7 @@ from rlpost.config.schema import MAX_TEMPERATURE, MIN_TEMPERATURE
 from rlpost.control.failures import GenerationFailureConfig, RestartConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.catalog import SUITES, find_suite
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.results import named_metrics
 from rlpost.stages.sampling.generator_settings import check_deadlines
 from rlpost.weights.publisher import WeightsConfig

@@ -19,8 +19,8 @@ from rlpost.data.encoder import PromptTooLong
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
 from rlpost.models.locate import context_length
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
-from rlpost.rollout.vllm_generator import GeneratorConfig
 from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.roles import Role, close_all
 from rlpost.stages.run import Run
@@ -51,6 +51,7 @@ class SuitesPlan:
     roles: tuple[Role, ...]  # the generators, then the verifiers of each suite
     make_sender: MakeSender  # of the policy's ranks
     measured: tuple[str, ...]  # names of what each scoring measures
+    adapters: AdapterCapacity | None = None  # in each engine; None: whole models are pushed
 
 
 def plan_suites(
@@ -151,6 +152,7 @@ class SuiteEngines:
                 cfg,
                 plan.generator,
                 model_path=model_path,
+                adapters=plan.adapters,
                 group_size=cfg.evaluation.samples,
             )
         )

@@ -9,7 +9,7 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.rollout.vllm_generator import GeneratorConfig, GeneratorDtype
+from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Workload, actors_of
 from rlpost.stages.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.control.failures import GenerationFailureConfig
 from rlpost.errors import UserError
-from rlpost.rollout.vllm_generator import GeneratorConfig
+from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.learning.config import ScoredLearningConfig, check_scored_learning
 from rlpost.stages.learning.settings import ScoredHeldoutConfig
 from rlpost.training.optimizers.adamw import AdamWConfig

@@ -1,0 +1,80 @@
+"""What each generator is and may use.
+
+Owns the options of generators, and the room for adapters that a plan resolves. Imports neither
+torch nor vLLM.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rlpost.bounds import WEEK_S, number, option
+
+
+class GeneratorDtype(Enum):
+    """Precision of the generator's weights and arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass(kw_only=True)
+class GeneratorConfig:
+    """How many engines there are and what each may use."""
+
+    num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
+    dtype: GeneratorDtype = option(
+        GeneratorDtype.auto, help="number format of the weights; auto: like the trainer"
+    )
+    max_model_len: int | None = number(
+        None,
+        at_least=2,
+        at_most=10**7,
+        help="longest sequence, in tokens; null: the model's context",
+    )
+    max_num_seqs: int = number(
+        128, at_least=1, at_most=10**5, help="responses in flight per engine"
+    )
+    threads: int | None = number(
+        None,
+        at_least=1,
+        at_most=1024,
+        help="CPU threads per engine; null: the cores shared among the engines",
+    )
+    kv_cache_gib: int = number(
+        1, at_least=1, at_most=10**4, help="size of the key-value cache, on CPU only"
+    )
+    gpu_memory_utilization: float = number(
+        0.85, above=0, at_most=1, help="share of the GPU's memory, on GPU only"
+    )
+    tensor_parallel_size: int = number(1, at_least=1, at_most=1024, help="GPUs of one engine")
+    enforce_eager: bool = option(
+        True, help="do not compile; compiling gains nothing measurable on CPU"
+    )
+    setup_timeout_s: float = number(
+        300.0, above=0, at_most=WEEK_S, help="deadline of an engine's start"
+    )
+    request_timeout_s: float = number(
+        600.0, above=0, at_most=WEEK_S, help="deadline of one group's responses"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCapacity:
+    """Adapters that an engine must hold at once; no option, a plan resolves it.
+
+    Example: ``AdapterCapacity.of(rank=16, max_staleness=2)`` is room for 4 adapters of rank 16.
+    """
+
+    rank: int  # the largest; one that vLLM can be built for
+    versions: int
+
+    @classmethod
+    def of(cls, *, rank: int, max_staleness: int) -> "AdapterCapacity":
+        """Return room for adapters of a rank while training lags by so many steps.
+
+        What may still be trained on was sampled by ``max_staleness + 1`` versions, and one more
+        arrives.
+        """
+        return cls(rank=rank, versions=max_staleness + 2)

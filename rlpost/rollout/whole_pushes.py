@@ -1,0 +1,112 @@
+"""Pushes of whole models: the scheduler pauses, the weights change under what it keeps.
+
+Owns the order of vLLM's own verbs. Refuses to own kernels (weights/vllm_plugin.py). Invariants: the
+model is only touched while the scheduler is paused; tokens of a version that is loaded and not
+committed count only once it is.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlpost.errors import WeightPushError
+from rlpost.rollout.pushes import BASE_VERSION, Admitted
+from rlpost.rollout.vllm_engine import VllmEngine
+from rlpost.types import Span
+from rlpost.weights.manifest import PushManifest, Shape, refuse_other_model
+from rlpost.weights.transports.protocol import Locator
+
+
+class WholePushes:
+    """See ``pushes.Pushes``.
+
+    Args:
+        engine: whose weights change.
+    """
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+        self._expected: Mapping[str, Shape] = {}
+        self.version = self._version_before = BASE_VERSION
+        self._pushing: int | None = None
+        self._serving = asyncio.Event()
+        self._serving.set()
+
+    def expect(self, model: Mapping[str, Shape]) -> None:
+        self._expected = model
+
+    async def serving(self) -> None:
+        await self._serving.wait()
+
+    def enter(self, request_id: str, *, probes: bool = False) -> Admitted:
+        return Admitted(request_id=request_id, version=self.version)
+
+    def leave(self, admitted: Admitted) -> None:
+        """The engine keeps the account."""
+
+    def spans(self, child: Any, admitted: Admitted) -> tuple[Span, ...]:
+        """Translate the engine's own version spans; they cover the response without gaps."""
+        num_tokens = len(child.token_ids)
+        spans = [
+            Span(
+                start=s.start,
+                # A stop string may have cut off tokens that were sampled after it.
+                end=min(s.end, num_tokens),
+                version=BASE_VERSION if s.version == "default" else int(s.version),
+            )
+            for s in child.weight_versions or ()
+            if min(s.end, num_tokens) > s.start
+        ]
+        if not spans:
+            return (Span(start=0, end=num_tokens, version=self.version),) if num_tokens else ()
+        return (*spans[:-1], replace(spans[-1], end=num_tokens))
+
+    def refuses(self, versions: Iterable[int]) -> bool:
+        return any(version > self.version for version in versions)
+
+    async def begin(self, version: int) -> None:
+        if self._pushing == version:
+            return
+        if version <= self.version:
+            raise WeightPushError(f"version {version} is not newer than {self.version}")
+        self._pushing = version
+        self._serving.clear()
+        await self._engine.ask("pause_generation", mode="keep", clear_cache=False)
+        await self._engine.offer("start_weight_update")
+
+    async def receive(self, locator: Locator, *, first_rank: int) -> None:
+        manifest = PushManifest.from_dict(locator.manifest)
+        if manifest.adapter is not None:
+            raise WeightPushError(
+                f"version {manifest.version} is an adapter, and this engine takes whole models"
+            )
+        refuse_other_model(manifest, self._expected)
+        await self._engine.receive_model(locator, first_rank=first_rank)
+
+    async def load(self, version: int) -> None:
+        await self._engine.offer("finish_weight_update", weight_version=str(version))
+        self._version_before, self.version = self.version, version
+        # The probe runs through the engine's own scheduler. New requests still wait at the
+        # door; kept ones go on, and ``abort`` discards them if the probe fails.
+        await self._engine.ask("resume_generation")
+
+    async def commit(self, version: int) -> None:
+        await self._engine.ask("collective_rpc", "rlpost_commit")
+        self._pushing = None
+        self._serving.set()
+
+    async def abort(self, version: int) -> int:
+        if self._pushing is None:
+            return self.version
+        await self._engine.ask("pause_generation", mode="abort", clear_cache=True)
+        restored = await self._engine.ask("collective_rpc", "rlpost_rollback")
+        if self.version == version:
+            if not all(restored):
+                raise WeightPushError("no committed version to go back to; restart it")
+            self.version = self._version_before
+            await self._engine.ask("update_weight_version", str(self.version))
+        await self._engine.ask("resume_generation")
+        self._pushing = None
+        self._serving.set()
+        return self.version

@@ -1,0 +1,125 @@
+"""A trainer in this process and one real engine, with the bus between them."""
+
+import asyncio
+
+import torch
+from fakes import serving_fleet
+
+from rlpost.models.naming import pieces_of
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
+from rlpost.rollout.signal import Signal
+from rlpost.rollout.vllm_generator import VllmGenerator
+from rlpost.types import GenerationRequest, Prompt, SamplingConfig
+from rlpost.weights.bus import WeightBus
+from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.protocol import BusConfig
+from rlpost.weights.transports.shared_memory import SharedMemorySender
+
+PROBE = [[7, 40, 80, 120, 33, 90], [60, 61, 200, 201]]
+PROMPT = Prompt(uid="0:0", token_ids=tuple(range(40, 60)), text="")
+
+
+class TorchPublisher:
+    """A trainer in this process: a plain transformers model behind the bus's protocol."""
+
+    def __init__(self, path, run_id: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.sender = SharedMemorySender(run_id=run_id)
+        self.pieces = pieces_of(self.model)
+        self.skip: str | None = None
+        self.flip_byte: int | None = None
+        self.misshapen: str | None = None
+
+    async def stage(self, version, *, num_receivers):
+        state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        whole = [
+            pair
+            for piece in self.pieces
+            for pair in piece.of(self.model, {name: state[name] for name in piece.sources})
+        ]
+        weights = [(n, p) for n, p in whole if n != self.skip]
+        if self.misshapen:  # one tensor twice as long as the model's
+            weights = [(n, torch.cat([p, p]) if n == self.misshapen else p) for n, p in weights]
+        shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
+        buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
+        locator = self.sender.announce(
+            write_payload(iter(weights), buffer, version=version), num_receivers=num_receivers
+        )
+        if self.flip_byte is not None:
+            buffer[self.flip_byte] ^= 1
+        return locator
+
+    async def send(self):
+        self.sender.send()
+
+    async def release(self, version):
+        self.sender.release(version)
+
+    @torch.no_grad()
+    async def probe_logprobs(self, sequences):
+        return [self.logprobs(ids) for ids in sequences]
+
+    @torch.no_grad()
+    def logprobs(self, ids, temperature: float = 1.0) -> list[float]:
+        logits = self.model(torch.tensor([list(ids)])).logits[0].float() / temperature
+        return [logits.log_softmax(-1)[i, ids[i + 1]].item() for i in range(len(ids) - 1)]
+
+    @torch.no_grad()
+    def perturb(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise * (parameter.std() + 0.05))
+
+
+async def boot(path, *, adapters: AdapterCapacity | None = None) -> VllmGenerator:
+    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512)
+    generator = VllmGenerator(cfg, model_path=str(path), adapters=adapters)
+    await generator.setup()
+    return generator
+
+
+def bus_for(publisher, generator) -> WeightBus:
+    return WeightBus(
+        publisher,
+        fleet=serving_fleet(["g"]),
+        receivers={"g": generator},
+        workers={"g": 1},
+        probe=PROBE,
+        cfg=BusConfig(exact=True, attempts=1),
+        changed=Signal().wait,
+    )
+
+
+async def sample(
+    generator, *, key="test/0:0", n=4, seed=5, temperature=1.0, max_tokens=12, **stops
+):
+    return await generator.generate(
+        GenerationRequest(
+            key=key,
+            prompt=PROMPT,
+            num_samples=n,
+            seed=seed,
+            sampling=SamplingConfig(max_tokens=max_tokens, temperature=temperature, **stops),
+        )
+    )
+
+
+async def started(generator, **options) -> asyncio.Task:
+    """A long request of which the engine has sampled some tokens, but not nearly all."""
+    task = asyncio.create_task(sample(generator, max_tokens=400, **options))
+    await asyncio.sleep(0)  # it is sent first
+    await sample(generator, key="test/beside", n=1, max_tokens=16)  # in steps that they share
+    assert not task.done()
+    return task
+
+
+def worst_gap(publisher, episodes, temperature=1.0) -> float:
+    gaps = []
+    for (t,) in (episode.trajectories for episode in episodes):
+        truth = publisher.logprobs(t.prompt_ids + t.response_ids, temperature)
+        truth = truth[len(t.prompt_ids) - 1 :]
+        gaps += [abs(a - b) for a, b in zip(truth, t.rollout_logprobs, strict=True)]
+    return max(gaps)
