@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from rlpost.data.conversation.preferences import JudgedEncoder, PairEncoder
 from rlpost.data.example import Example
 from rlpost.data.records import Judged, Pair
 from rlpost.stages.preference.batch import ResponsePacker
-from rlpost.stages.preference.mismatched import mismatched
+from rlpost.stages.preference.mismatched import Mismatched
 from rlpost.stages.preference.models import ModelColumns
 from rlpost.stages.preference.reference import LiveReference
 from rlpost.training.model.loading import TrainedModel
@@ -141,7 +140,7 @@ def batch_of(
     )
 
     def wrong(flat: Sequence[Example]) -> list[list[Example]]:
-        partner = partial(mismatched, lambda row: examples[row], num_rows=NUM_ROWS, max_tokens=512)
+        partner = Mismatched(lambda row: examples[row], num_rows=NUM_ROWS, max_tokens=512)
         return [partner(row) for row in range(NUM_ROWS)]
 
     models = ModelColumns(

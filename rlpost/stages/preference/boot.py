@@ -18,7 +18,7 @@ from rlpost.stages.learning.account import data_used
 from rlpost.stages.learning.begin import DrawnRows, begin
 from rlpost.stages.preference.config import ReferenceMode
 from rlpost.stages.preference.heldout import HeldoutPreferences
-from rlpost.stages.preference.mismatched import mismatched
+from rlpost.stages.preference.mismatched import Mismatched
 from rlpost.stages.preference.models import ModelColumns
 from rlpost.stages.preference.prepare import STAGE, PreferencePlan
 from rlpost.stages.preference.reference import (
@@ -147,14 +147,16 @@ def _mismatched_rows(plan: PreferencePlan) -> Callable[[Sequence[Example]], Rows
         **{f"{_HELDOUT}{name}": corpus for name, corpus in splits.heldout.items()},
     }
 
+    partners = {
+        name: Mismatched(corpus.examples, num_rows=len(corpus), max_tokens=plan.longest)
+        for name, corpus in corpora.items()
+    }
+
     def of_rows(examples: Sequence[Example]) -> Rows:
         found = []
         for uid, _ in groupby(each.uid for each in examples):
             name, _, row = uid.rsplit(":", 2)
-            corpus = corpora[name]
-            joined = mismatched(
-                corpus.examples, int(row), num_rows=len(corpus), max_tokens=plan.longest
-            )
+            joined = partners[name](int(row))
             found.append([replace(each, uid=f"{_MISMATCHED}{uid}") for each in joined])
         return [each for each in found if each]
 
