@@ -161,10 +161,21 @@ def _refuse_other_kind(config: Any, file: Path, *, field: str, kind: ModelKind) 
         )
     if name not in CAUSAL.values():
         what = "a classifier or reward model" if classifier else "not a causal language model"
+        own = f" or a Llama{_CLASSIFIERS[kind]}" if kind in _CLASSIFIERS else ""
         raise UserError(
             f"{field}: {name} of {file} is {what}, and {kind.with_article} starts from a causal "
-            "language model (a class such as LlamaForCausalLM)"
+            f"language model (a class such as LlamaForCausalLM){own}"
+            f"{_other_loss(name, kind)}"
         )
+
+
+def _other_loss(name: str, kind: ModelKind) -> str:
+    """Return which loss trains the other kind of reward model that ``name`` is, if it is one."""
+    for other, loss in ((ModelKind.process, "step"), (ModelKind.outcome, "bradley_terry")):
+        learned = kind in (ModelKind.process, ModelKind.outcome) and kind is not other
+        if learned and name.endswith(_CLASSIFIERS[other]):
+            return f"; {other.with_article} is trained on with rlpost reward loss={loss}"
+    return ""
 
 
 def _refuse_impossible_sizes(config: Any, file: Path, *, field: str) -> None:

@@ -146,4 +146,9 @@ def _of_learning() -> list[str]:
 def _refuse_changed(given: Any, plain: Any, names: Any, *, at: str, why: str) -> None:
     for name in names:
         if (value := getattr(given, name)) != getattr(plain, name):
-            raise UserError(f"{at}.{name}={getattr(value, 'value', value)} {why}")
+            raise UserError(f"{at}.{name}{_shown(value)} {why}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is given: of options by name there is none but theirs."""
+    return ".*" if isinstance(value, dict) else f"={getattr(value, 'value', value)}"

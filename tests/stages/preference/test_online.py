@@ -135,6 +135,7 @@ def refused(tmp_path, tiny_model, monkeypatch, capsys):
         (["rl.on_overage=drop"], "rl.on_overage=drop has no effect on-policy"),
         (["verifier.weight=0"], "leaves nothing to learn from"),
         (["data.format=pair"], "data.format=pair has no effect with data.online=true"),
+        (["data.columns.prompt=question"], "data.columns.* has no effect with data.online=true"),
         (["data.on_long=skip"], "data.on_long=skip has no effect with data.online=true"),
         (["data.workers=0"], "data.workers=0 has no effect with data.online=true"),
         (["evaluation.suites=[general]"], "data.heldout=suite:NAME"),

@@ -98,6 +98,10 @@ def test_models_of_another_kind(refused, tiny_model, tiny_reward, tmp_path_facto
     assert "model.path" in words and "an outcome reward model starts from" in words
     words = refused("loss=step", model=tiny_reward, rows=[STEPS])
     assert "a process reward model starts from" in words
+    assert "loss=bradley_terry" in words
+    assert "a process reward model is trained on with rlpost reward loss=step" in refused(
+        model=steps
+    )
 
 
 @pytest.mark.parametrize("stage", ["sft", "pretrain"])
