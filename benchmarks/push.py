@@ -1,8 +1,9 @@
 """Seconds of a weight push, by phase, beside a plain copy of the same bytes.
 
-The parts of `rlpost rl` without the loop: real trainer, real engine, real bus.
+The parts of `rlpost rl` without the loop: real trainer, real engine, real bus. With an adapter
+it is the adapter that is pushed, and its share of the model's bytes is told.
 
-    .venv/bin/python benchmarks/push.py --pushes 8 [hydra overrides]
+    .venv/bin/python benchmarks/push.py --pushes 8 [adapter=lora adapter.rank=16] [hydra overrides]
 """
 
 import argparse
@@ -19,6 +20,8 @@ import torch
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
 from rlpost.config.compose import compose_stage
+from rlpost.models.locate import parameter_count
+from rlpost.rollout.generator_config import GeneratorDtype
 from rlpost.stages.rl.boot import boot
 from rlpost.stages.rl.plan import RLPlan, prepare
 from rlpost.stages.run import Run
@@ -46,8 +49,13 @@ def prepared(overrides: list[str], root: Path) -> tuple[RLPlan, Run]:
     return plan, run
 
 
-async def pushes(overrides: list[str], root: Path, *, count: int) -> list[PushReport]:
-    plan, run = prepared(overrides, root)
+def model_bytes(plan: RLPlan) -> int:
+    """Size of the whole model as generators hold it."""
+    value_bytes = 4 if plan.sampling.generator.dtype is GeneratorDtype.float32 else 2
+    return value_bytes * parameter_count(plan.sampling.model_path)
+
+
+async def pushes(plan: RLPlan, run: Run, *, count: int) -> list[PushReport]:
     with Session(plan.cfg.cluster) as run.session:
         async with aclosing(run), boot(plan, run) as job:
             return [await job.parts.sampling.bus.publish() for _ in range(count)]
@@ -70,15 +78,20 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        reports = asyncio.run(pushes(args.overrides, Path(root) / "push", count=args.pushes))
+        plan, run = prepared(args.overrides, Path(root) / "push")
+        reports = asyncio.run(pushes(plan, run, count=args.pushes))
+        whole = model_bytes(plan)
     first, *later = reports
     print(
-        f"{first.size_bytes / 1e6:.0f} MB; first push {first.push_s:.2f} s; then, median (worst):"
+        f"{first.size_bytes / 1e6:.1f} MB, {first.size_bytes / whole:.1%} of the model; "
+        f"first push {first.push_s:.2f} s; then, median (worst):"
     )
     for phase in PHASES:
         seconds = [getattr(report, phase) for report in later]
-        print(f"  {phase:8} {statistics.median(seconds):.2f} ({max(seconds):.2f})")
-    print(f"  copy     {statistics.median(copy_s(first.size_bytes) for _ in range(3)):.2f}")
+        print(f"  {phase:8} {statistics.median(seconds):.3f} ({max(seconds):.3f})")
+    unproved = [report.push_s - report.probe_s for report in later]
+    print(f"  no probe {statistics.median(unproved):.3f} ({max(unproved):.3f})")
+    print(f"  copy     {statistics.median(copy_s(first.size_bytes) for _ in range(3)):.3f}")
     print(f"  largest probe difference {max(r.probe_logprob_diff_max for r in reports):.1e}")
 
 
