@@ -60,6 +60,7 @@ class TrainedRank:
                 self._trainer.iter_weights,
                 shapes=self._trainer.weight_shapes(),
                 sender=make_sender(host=host) if self._rank == 0 else None,
+                adapter=lambda: self._trainer.served_adapter,
             )
         return self._trainer.num_parameters
 

@@ -55,6 +55,7 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
         cfg,
         models=models,
         generator=sampling.generator,
+        adapters=sampling.adapters,
         verifiers=sampling.verifiers,
         directory=directory,
         device=device,

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlpost.cluster.session import Device
 from rlpost.config.schema import RLConfig
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
@@ -28,6 +28,7 @@ def roles_of(
     *,
     models: RunModels,
     generator: GeneratorConfig,
+    adapters: AdapterCapacity | None,
     verifiers: Mapping[str, VerifierConfig],
     directory: RunDirectory,
     device: Device,
@@ -63,7 +64,9 @@ def roles_of(
         roles.append(reference_role(cfg.trainer, model=policy, **common))
     if cfg.reward_models:
         roles.append(rewards_role(cfg, models.rewards, policy_path=models.policy, device=device))
-    roles.append(generators_role(generator, model_path=models.policy, device=device))
+    roles.append(
+        generators_role(generator, model_path=models.policy, device=device, adapters=adapters)
+    )
     if verifiers:
         roles.append(verifiers_role(cfg.cluster, verifiers, tokenizer=models.tokenizer))
     return roles

@@ -10,8 +10,11 @@ from typing import Any
 
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.stages.sampling.generation import resolved_generator
+from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.config import Served
+from rlpost.training.adapters.serving import engine_rank
 from rlpost.training.settings import TrainerConfig
 
 
@@ -59,6 +62,22 @@ def resolve_generator(
             f"got {max_tokens}"
         )
     return replace(resolved_generator(generator, trainer), max_model_len=length)
+
+
+def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> AdapterCapacity | None:
+    """Return the room for adapters that engines need; None: whole models are pushed to them.
+
+    Args:
+        adapter: what is trained on the policy.
+        max_staleness: steps by which training may lag.
+
+    Raises:
+        UserError: engines can hold no adapter of that rank.
+    """
+    if adapter is None or adapter.served is not Served.adapter:
+        return None
+    rank = engine_rank(adapter.config.rank)
+    return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)
 
 
 def check_deadlines(cfg: Any) -> None:

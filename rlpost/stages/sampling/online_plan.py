@@ -63,7 +63,9 @@ def answering_roles(
     cfg: Any, sampling: SamplingPlan, *, policy: CheckedPolicy, device: Device
 ) -> list[Role]:
     """Return the generators, and the verifiers if there are any: the last roles of a run."""
-    generators = generators_role(sampling.generator, model_path=policy.path, device=device)
+    generators = generators_role(
+        sampling.generator, model_path=policy.path, device=device, adapters=sampling.adapters
+    )
     if not sampling.verifiers:
         return [generators]
     return [

@@ -22,7 +22,7 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
-from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.stages.sampling.generator_settings import adapter_capacity, resolve_generator
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.admission import refusal_of_row, required_columns
 from rlpost.verifiers.base import VerifierConfig
@@ -45,7 +45,7 @@ class SamplingPlan:
     train_set: PromptDataset
     heldout_set: PromptDataset | None
     interruption: Interruption | None  # of training responses
-    adapters: AdapterCapacity | None = None  # in each engine; None: whole models are pushed
+    adapters: AdapterCapacity | None  # in each engine; None: whole models are pushed
 
     @property
     def mean_prompt(self) -> int:
@@ -116,6 +116,7 @@ def plan_sampling(
         encode=partial(policy.tokenizer.encode, add_special_tokens=False),
         max_tokens=cfg.rollout.max_tokens,
     )
+    adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}
     measured = bool(verifiers) or measures_answers
@@ -144,6 +145,7 @@ def plan_sampling(
         train_set=train_set,
         heldout_set=heldout_set,
         interruption=interruption,
+        adapters=adapters,
     )
 
 

@@ -27,7 +27,7 @@ from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
 from rlpost.stages.sampling.generation import generation_of, generators_role
-from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.stages.sampling.generator_settings import adapter_capacity, resolve_generator
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.sampling.serving import push_policy, wait_for_generators
@@ -51,7 +51,7 @@ class SuitesPlan:
     roles: tuple[Role, ...]  # the generators, then the verifiers of each suite
     make_sender: MakeSender  # of the policy's ranks
     measured: tuple[str, ...]  # names of what each scoring measures
-    adapters: AdapterCapacity | None = None  # in each engine; None: whole models are pushed
+    adapters: AdapterCapacity | None  # in each engine; None: whole models are pushed
 
 
 def plan_suites(
@@ -83,6 +83,7 @@ def plan_suites(
         field="evaluation.max_tokens",
         trainer=cfg.trainer,
     )
+    adapters = adapter_capacity(policy.adapter, max_staleness=0)
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens
     size = evaluation.suite_size or ALL_ITEMS
@@ -103,7 +104,11 @@ def plan_suites(
         sources=sources,
         prompts={each.name: _items(each, policy.tokenizer, longest=longest) for each in sources},
         generator=generator,
-        roles=(generators_role(generator, model_path=policy.path, device=device), *judges),
+        adapters=adapters,
+        roles=(
+            generators_role(generator, model_path=policy.path, device=device, adapters=adapters),
+            *judges,
+        ),
         make_sender=sender_factory(
             cfg.weights,
             one_host=cfg.cluster.address is None,

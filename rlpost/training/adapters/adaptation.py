@@ -13,8 +13,9 @@ from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.fingerprint import fingerprint_of
-from rlpost.training.adapters.config import NoAdapterConfig
+from rlpost.training.adapters.config import NoAdapterConfig, Served
 from rlpost.training.adapters.directory import FIELD, AdapterDirectory
+from rlpost.training.adapters.serving import serves_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,13 @@ class Adaptation:
     def moves_base(self) -> bool:
         """Whether the model without the adapter is not what training starts from."""
         return self.continues is not None or self.merges is not None or self.config.moves_base
+
+    @property
+    def served(self) -> Served:
+        """How generators get it: they hold the base as it lies on disk, into which nothing was
+        merged.
+        """
+        return Served.merged if self.merges is not None else serves_as(self.config)
 
     def frozen(self) -> "Adaptation | None":
         """Return what a model has that stays as it is before the first step; None: nothing."""

@@ -34,7 +34,6 @@ from rlpost.errors import RunFailed
 from rlpost.models.naming import Piece, Shapes, pieces_of
 from rlpost.training.adapters.config import Served
 from rlpost.training.adapters.export import peft_fields
-from rlpost.training.adapters.serving import serves_as
 from rlpost.training.flops import Meter, PolicyCost, peak_flops
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
@@ -329,7 +328,7 @@ class DeepSpeedTrainer:
     def served_adapter(self) -> dict[str, Any] | None:
         """``adapter_config.json`` of what ``iter_weights`` yields; None: that is whole weights."""
         live = self.module.adapter
-        alone = live is not None and serves_as(live.plan.config) is Served.adapter
+        alone = live is not None and live.plan.served is Served.adapter
         return peft_fields(live) if alone else None
 
     def weight_shapes(self) -> Shapes:

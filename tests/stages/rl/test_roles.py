@@ -29,6 +29,7 @@ def roles(tiny_model, tiny_reward, tmp_path):
             policy=str(tiny_model),
             critic=str(tiny_model),
             rewards=paths,
+            checked=SimpleNamespace(adapter=None),
             tokenizer=ModelDirectory.read(str(tiny_model)).tokenizer(),
         )
         generator = GeneratorConfig(
@@ -39,6 +40,7 @@ def roles(tiny_model, tiny_reward, tmp_path):
             cfg,
             models=models,
             generator=generator,
+            adapters=None,
             verifiers={},
             directory=directory,
             device=device,
