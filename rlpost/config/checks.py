@@ -17,6 +17,7 @@ from rlpost.control.staleness import OnOverage, StalenessConfig
 from rlpost.errors import UserError
 from rlpost.stages.results import check_results
 from rlpost.stages.sampling.generator_settings import check_deadlines
+from rlpost.training.adapters.config import require_comparable
 from rlpost.training.optimizers.check import check_optimizer
 
 
@@ -27,6 +28,7 @@ def check_rl(cfg: RLConfig) -> None:
         UserError: names the field, its value, the rule and the way out.
     """
     check_config(cfg)
+    require_comparable(cfg.adapter, why="log-probs of sampler and trainer are compared")
     _check_estimator(cfg)
     _check_idle_options(cfg)
     _check_critic(cfg)

@@ -27,9 +27,14 @@ from rlpost.stages.preference.reference import (
     Reference,
     Score,
 )
-from rlpost.stages.roles import frozen_score
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores
+from rlpost.stages.start_reference import (
+    first_sequences,
+    require_same_start,
+    score_beside,
+    start_reference,
+)
 from rlpost.training.packing.pack import Packed
 
 _MISMATCHED, _HELDOUT = "mismatched/", "heldout/"  # before the name of a source, in a uid
@@ -61,9 +66,15 @@ async def _fit(
     """Return the job of the policy and, if there is one, the reference: ``groups``."""
     cfg = plan.cfg
     policy, *frozen = groups
+    score = policy.score  # of the start, which it is until the first step
+    if cfg.loss.needs_reference and (frozen or cfg.reference.mode is ReferenceMode.live):
+        reference = start_reference(frozen[0] if frozen else None, policy=policy)
+        score = score_beside(reference, policy=policy, cfg=cfg.cluster)
+        if plan.has_adapter and cfg.reference.path is None:
+            sequences = first_sequences(plan.splits)
+            await require_same_start(score, policy=policy, sequences=sequences, cfg=cfg.trainer)
     held = {name: heldout_rows(name, corpus) for name, corpus in plan.splits.heldout.items()}
     wrong = _mismatched_rows(plan) if cfg.loss.needs_kl else None
-    score = frozen_score(frozen[0], beside=policy, cfg=cfg.cluster) if frozen else policy.score
     models = ModelColumns(
         reference=await _reference(plan, run, score=score, held=held, wrong=wrong),
         mismatched=wrong,

@@ -23,6 +23,7 @@ from rlpost.stages.learning.config import (
 from rlpost.stages.learning.settings import SupervisedTrainerConfig
 from rlpost.stages.preference.online.settings import OnlineOptions, check_online
 from rlpost.stages.sampling.online_settings import OnlineDataConfig, check_offline
+from rlpost.training.adapters.config import is_own_reference, require_comparable
 
 
 class ReferenceMode(Enum):
@@ -93,7 +94,8 @@ class PreferenceConfig(ScoredLearningConfig, OnlineOptions, PreferenceOptions, L
         """Whether a frozen model runs beside the policy."""
         reference = self.reference
         is_live = reference.mode is ReferenceMode.live or self.data.online
-        return self.loss.needs_reference and (is_live or reference.path is not None)
+        copies = is_live and not is_own_reference(self.adapter, start=self.model.adapter)
+        return self.loss.needs_reference and (copies or reference.path is not None)
 
 
 def check_preference(cfg: PreferenceConfig) -> None:
@@ -102,6 +104,7 @@ def check_preference(cfg: PreferenceConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
+    require_comparable(cfg.adapter, why="log-probs of two responses are compared")
     needs, models = cfg.loss.needs_reference, 2 if cfg.has_second_model else 1
     if cfg.data.online:
         check_learning(cfg, models=models + 1, generates=True, samples=True)

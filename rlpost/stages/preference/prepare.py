@@ -49,6 +49,7 @@ class PreferencePlan:
     packer: ResponsePacker
     splits: Splits
     suites: SuitesPlan | None  # that generators answer
+    has_adapter: bool  # on the policy
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     longest: int  # tokens of an example, at most
 
@@ -92,6 +93,7 @@ def prepare(
         packer=packer,
         splits=splits,
         suites=base.suites,
+        has_adapter=base.policy.adapter is not None,
         shown=shown_examples(
             splits.train,
             base.policy.tokenizer,

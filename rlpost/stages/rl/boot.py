@@ -18,6 +18,8 @@ from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.own_samples import OwnSamples
+from rlpost.stages.sampling.probe import probe_of
+from rlpost.stages.start_reference import require_same_start, score_beside, start_reference
 from rlpost.verifiers.golds import GoldWatch
 
 
@@ -41,20 +43,30 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     )
     started = await run.start(plan.roles, supervised=own.boot)
     groups = dict(zip((role.name for role in plan.roles), started, strict=True))
+    trainer, reference = groups["trainer"], None
+    if cfg.algorithm.kl.needs_reference:
+        reference = start_reference(groups.get("reference"), policy=trainer)
     try:
+        if reference is not None and plan.has_adapter:
+            await require_same_start(
+                score_beside(reference, policy=trainer, cfg=cfg.cluster),
+                policy=trainer,
+                sequences=probe_of(sampling.train_set, cfg.weights),
+                cfg=cfg.trainer,
+            )
         parts = RLParts(
             cfg=cfg,
             sampling=own.parts(
-                groups["trainer"],
+                trainer,
                 groups.get("verifiers"),
                 rewards=groups.get("rewards"),
                 prompts_per_step=cfg.rollout.prompts_per_step,
                 stream=partial(training_source, cfg, sampling.train_set),
                 statistics=partial(raw_statistics, cfg=cfg),
             ),
-            trainer=groups["trainer"],
+            trainer=trainer,
             critic=groups.get("critic"),
-            reference=groups.get("reference"),
+            reference=reference,
             objective=objective,
             kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
         )

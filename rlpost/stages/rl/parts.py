@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from rlpost.algorithms.kl_controller import KLController
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.cluster.reference import ReferenceGroup
 from rlpost.cluster.trained import TrainedGroup
 from rlpost.config.schema import RLConfig
 from rlpost.stages.export import export_model
+from rlpost.stages.roles import CanScore
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.parts import SamplingParts
 
@@ -24,7 +24,7 @@ class RLParts:
     sampling: SamplingParts
     trainer: TrainedGroup
     critic: TrainedGroup | None
-    reference: ReferenceGroup | None
+    reference: CanScore | None
     objective: PolicyObjective
     kl_controller: KLController
 

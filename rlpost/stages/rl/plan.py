@@ -24,6 +24,7 @@ class RLPlan:
     device: Device
     roles: list[Role]  # who exists
     sampling: SamplingPlan
+    has_adapter: bool  # on the policy
 
     @property
     def model_path(self) -> str:
@@ -60,4 +61,10 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
         directory=directory,
         device=device,
     )
-    return RLPlan(cfg=cfg, device=device, roles=roles, sampling=sampling)
+    return RLPlan(
+        cfg=cfg,
+        device=device,
+        roles=roles,
+        sampling=sampling,
+        has_adapter=models.checked.adapter is not None,
+    )

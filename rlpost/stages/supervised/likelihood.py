@@ -19,9 +19,16 @@ from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used
 from rlpost.stages.learning.begin import DrawnRows, begin
 from rlpost.stages.learning.prepare import Foundation, shown_examples
-from rlpost.stages.roles import Role, frozen_score, reference_role, trained_role
+from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
+from rlpost.stages.start_reference import (
+    Score,
+    first_sequences,
+    require_same_start,
+    score_beside,
+    start_reference,
+)
 from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import heldout_loss
 from rlpost.training.model.loading import TrainedModel
@@ -41,6 +48,7 @@ class LikelihoodPlan:
     objective: LikelihoodObjective
     splits: Splits
     suites: SuitesPlan | None  # that generators answer
+    has_adapter: bool  # on the policy
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     sequences: Sequences = list
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
@@ -65,6 +73,7 @@ class LikelihoodPlan:
             objective=objective,
             splits=splits,
             suites=base.suites,
+            has_adapter=base.policy.adapter is not None,
             shown=shown_examples(splits.train, base.policy.tokenizer),
             **own,
         )
@@ -91,7 +100,7 @@ def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[R
             **common,
         )
     ]
-    if objective.kl_coefficient > 0:
+    if objective.kl_coefficient > 0 and not model.is_own_reference:
         roles.append(reference_role(cfg.trainer, **common))
     return [*roles, *base.suite_roles]
 
@@ -107,20 +116,32 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
     cfg = plan.cfg
     async with SuiteEngines(plan.suites, cfg, run, model_path=plan.model_path) as engines:
         groups, rows = await begin(plan, run, supervised=engines.boot)
-        yield _fit(plan, run, rows, engines.without_own(groups), suites=engines.scores(groups))
+        policy, *frozen = engines.without_own(groups)
+        score = None
+        if plan.objective.kl_coefficient > 0:
+            reference = start_reference(frozen[0] if frozen else None, policy=policy)
+            score = score_beside(reference, policy=policy, cfg=cfg.cluster)
+            if plan.has_adapter:
+                await require_same_start(
+                    score,
+                    policy=policy,
+                    sequences=first_sequences(plan.splits),
+                    cfg=cfg.trainer,
+                )
+        yield _fit(plan, run, rows, policy, score=score, suites=engines.scores(groups))
 
 
 def _fit(
     plan: LikelihoodPlan,
     run: Run,
     rows: DrawnRows,
-    groups: Sequence[Any],
+    policy: Any,
     *,
+    score: Score | None,
     suites: SuiteScores | None,
 ) -> Fit:
-    """Return the job of the policy and, if there is one, the reference: ``groups``."""
+    """Return the job of the policy; ``score`` is the reference's, if there is one."""
     cfg = plan.cfg
-    policy, *frozen = groups
     packer = ExamplePacker(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
@@ -131,8 +152,7 @@ def _fit(
     async def batch() -> Packed:
         examples = plan.sequences(rows.take())
         packed = packer(examples)
-        for reference in frozen:
-            score = frozen_score(reference, beside=policy, cfg=cfg.cluster)
+        if score is not None:
             packed = packed.attach(ref_logprobs_R=packed.by_item(await score(packed.batches)))
         return with_noise(
             packed, examples, alpha=plan.neftune_alpha, seed=cfg.seed, step=run.step + 1

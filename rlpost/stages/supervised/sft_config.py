@@ -19,6 +19,7 @@ from rlpost.stages.learning.config import (
     ScoredLearningConfig,
     check_scored_learning,
 )
+from rlpost.training.adapters.config import is_own_reference, require_comparable
 
 
 @dataclass(kw_only=True)
@@ -61,5 +62,8 @@ def check_sft(cfg: SFTConfig) -> None:
     Raises:
         UserError: names the field, its value, the rule and the way out.
     """
-    models = 2 if cfg.kl.coefficient > 0 else 1
+    own = is_own_reference(cfg.adapter, start=cfg.model.adapter)
+    models = 2 if cfg.kl.coefficient > 0 and not own else 1
+    if cfg.kl.coefficient > 0:
+        require_comparable(cfg.adapter, why="kl.coefficient compares log-probs with the start's")
     check_scored_learning(cfg, models=models, way_out="set kl.coefficient or evaluation.suites")

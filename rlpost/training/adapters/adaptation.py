@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.fingerprint import fingerprint_of
-from rlpost.training.adapters.config import NoAdapterConfig, Served
+from rlpost.training.adapters.config import NoAdapterConfig, Served, is_own_reference
 from rlpost.training.adapters.directory import FIELD, AdapterDirectory
 from rlpost.training.adapters.serving import serves_as
 
@@ -35,9 +34,9 @@ class Adaptation:
         return self.continues is None and getattr(self.config, "dropout", 0.0) > 0
 
     @property
-    def moves_base(self) -> bool:
-        """Whether the model without the adapter is not what training starts from."""
-        return self.continues is not None or self.merges is not None or self.config.moves_base
+    def is_own_reference(self) -> bool:
+        """Whether the model without the adapter is what training starts from."""
+        return is_own_reference(self.config, start=self.continues or self.merges)
 
     @property
     def served(self) -> Served:
@@ -103,22 +102,4 @@ class Adaptation:
             ),
             continues=None if directory is None or is_new else str(directory.path),
             merges=str(directory.path) if directory is not None and is_new else None,
-        )
-
-
-def refuse_dropout(config: Any, *, why: str) -> None:
-    """Refuse an adapter's drop-out in a stage that compares log-probs.
-
-    Args:
-        config: the adapter's options.
-        why: what compares them, as the end of a sentence.
-
-    Raises:
-        UserError: it has one.
-    """
-    dropout = getattr(config, "dropout", 0.0)
-    if dropout > 0:
-        raise UserError(
-            f"adapter.dropout={dropout:g} cannot be used here: {why}, and drop-out would make two "
-            "passes over the same tokens differ; leave it out"
         )

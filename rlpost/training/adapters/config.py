@@ -55,6 +55,39 @@ class AdapterConfig:
         return None
 
 
+def is_own_reference(config: Any, *, start: str | None) -> bool:
+    """Whether a model without its adapter is what training starts from.
+
+    Args:
+        config: the adapter's options.
+        start: adapter directory that training starts from, if there is one.
+    """
+    return start is None and isinstance(config, AdapterConfig) and not config.moves_base
+
+
+def require_comparable(config: Any, *, why: str) -> None:
+    """Refuse an adapter in a stage that compares log-probs, where it cannot be compared.
+
+    Args:
+        config: the adapter's options.
+        why: what compares log-probs, as the beginning of a sentence.
+
+    Raises:
+        UserError: two passes over the same tokens would differ, or engines know no such adapter.
+    """
+    dropout = getattr(config, "dropout", 0.0)
+    if dropout > 0:
+        raise UserError(
+            f"adapter.dropout={dropout:g} cannot be used here: {why}, and with drop-out two passes "
+            "over the same tokens differ; leave it out"
+        )
+    if getattr(config, "supervised_only", False):
+        raise UserError(
+            f"adapter={config.kind} cannot be used here: {why}, and such an adapter is for "
+            "supervised stages; use adapter=lora"
+        )
+
+
 @dataclass(kw_only=True)
 class TargetedConfig(AdapterConfig):
     """Options of an adapter that is put on linear layers."""

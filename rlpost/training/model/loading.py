@@ -94,6 +94,11 @@ class TrainedModel:
         """The model that training starts from, for a copy that stays as it is."""
         return self if self.adapter is None else replace(self, adapter=self.adapter.frozen())
 
+    @property
+    def is_own_reference(self) -> bool:
+        """Whether it is what training starts from once its adapter is left out."""
+        return self.adapter is not None and self.adapter.is_own_reference
+
     def require_vocabulary(self) -> None:
         """Raises UserError: a model does not read the tokens of ``tokenizer_path``."""
         for each in (self, *self.frozen):

@@ -12,11 +12,12 @@ from rlpost.stages.preference.online.job import PairBatches
 from rlpost.stages.preference.online.pairs import pair_of
 from rlpost.stages.preference.online.plan import OnlinePlan
 from rlpost.stages.preference.reference import LiveReference
-from rlpost.stages.roles import frozen_score
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.online_job import OnlineJob
 from rlpost.stages.sampling.own_samples import OwnSamples
+from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.sampling.prompt_stream import prompt_stream
+from rlpost.stages.start_reference import require_same_start, score_beside, start_reference
 from rlpost.types import Group
 from rlpost.verifiers.golds import GoldWatch
 
@@ -57,7 +58,13 @@ async def boot_online(plan: OnlinePlan, run: Run) -> AsyncIterator[OnlineJob]:
             ),
             statistics=statistics,
         )
-        score = None if frozen is None else frozen_score(frozen, beside=policy, cfg=cfg.cluster)
+        score = None
+        if cfg.loss.needs_reference:
+            reference = start_reference(frozen, policy=policy)
+            score = score_beside(reference, policy=policy, cfg=cfg.cluster)
+            if plan.has_adapter and cfg.reference.path is None:
+                sequences = probe_of(sampling.train_set, cfg.weights)
+                await require_same_start(score, policy=policy, sequences=sequences, cfg=cfg.trainer)
         data = [rows for rows in (sampling.train_set, sampling.heldout_set) if rows is not None]
         with GoldWatch(sampling.verifiers, data, warn=run.warn):
             yield OnlineJob(

@@ -35,6 +35,7 @@ class OnlinePlan:
     objective: PreferenceObjective
     packer: ResponsePacker
     sampling: SamplingPlan
+    has_adapter: bool  # on the policy
 
     @property
     def model_path(self) -> str:
@@ -88,6 +89,7 @@ def prepare_online(
         objective=PreferenceObjective(loss=cfg.loss, metrics=STAGE),
         packer=packer,
         sampling=sampling,
+        has_adapter=policy.adapter is not None,
     )
 
 
@@ -136,7 +138,7 @@ def _roles(
             optimizer=cfg.optimizer,
         )
     ]
-    if cfg.loss.needs_reference:
+    if cfg.has_second_model:
         frozen = frozen_reference(cfg, model)
         roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
     if rewards:
