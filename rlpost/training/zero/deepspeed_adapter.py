@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlpost.models.export import write_model
 from rlpost.models.naming import Piece, Shapes
 from rlpost.training.adapters.export import write_adapter
 from rlpost.training.model.loading import TrainedModel
@@ -89,10 +90,47 @@ def _with_adapter(tensor: Tensor, layer: Any, name: str) -> Tensor:
     return merged
 
 
-def save_adapter(module: Any, model: TrainedModel, directory: Path, *, write: bool) -> None:
-    """Write an adapter directory with tokenizer; collective, the rank with ``write`` writes."""
+def save_adapter(
+    module: Any, model: TrainedModel, directory: Path, *, dtype: torch.dtype, write: bool
+) -> None:
+    """Write an adapter directory with tokenizer; collective, the rank with ``write`` writes.
+
+    Of an adapter whose base lies nowhere, because another one was merged into it, the whole model
+    is written, the adapter added to its weights.
+    """
+    if module.adapter.plan.merges is not None:
+        _save_merged(module, model, directory, dtype=dtype, write=write)
+        return
     tensors: Mapping[str, Tensor] = {
         name: tensor.cpu().clone() for name, tensor in iter_adapter(module) if write
     }
     if write:
         write_adapter(directory, tensors, module.adapter, tokenizer_path=Path(model.tokenizer_path))
+
+
+def _save_merged(
+    module: Any, model: TrainedModel, directory: Path, *, dtype: torch.dtype, write: bool
+) -> None:
+    start = Path(model.path)
+    shell = model.head.shell(start, dtype=dtype)
+    places = shell.model.state_dict().keys()
+    named, _ = _without_adapter(module)
+    pieces = [
+        Piece(sources=(name,), targets=((name, dtype, ()),))
+        for name in named
+        if shell.name(f"model.{name}") in places
+    ]
+    state = {
+        shell.name(f"model.{name}"): tensor.cpu().clone()
+        for name, tensor in iter_merged(module, pieces, shell.model)
+        if write
+    }
+    if module.score is not None:
+        with gathered(list(module.score.parameters())):
+            state |= {
+                shell.name(f"score.{name}"): parameter.detach().cpu().clone()
+                for name, parameter in module.score.named_parameters()
+            }
+    if write:
+        tokenizer = Path(model.tokenizer_path)
+        write_model(shell.model, state, directory, start=start, tokenizer_path=tokenizer)

@@ -367,7 +367,7 @@ class DeepSpeedTrainer:
         """
         write = self._place.rank == 0
         if self.module.adapter is not None:
-            save_adapter(self.module, self._model, directory, write=write)
+            save_adapter(self.module, self._model, directory, dtype=self.dtype, write=write)
         else:
             save_model(self.module, self._model, directory, dtype=self.dtype, write=write)
         dist.barrier()

@@ -113,3 +113,30 @@ def test_updates_equal_plain_peft_and_a_resumed_run_has_the_same_bits(tmp_path, 
         train(again, [3])
         resumed = exported(again, tmp_path / "resumed")
     assert all(torch.equal(resumed[name], t) for name, t in trained.items())
+
+
+def test_a_stacked_adapter_starts_from_the_merged_base_and_exports_the_whole_model(
+    tmp_path, tiny_model
+):
+    import peft
+
+    first = peft.get_peft_model(
+        load_plain(tiny_model),
+        peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False),
+    )
+    first.save_pretrained(tmp_path / "first")
+    merged = first.merge_and_unload()
+    model = adapted(tiny_model, rank=2, start=str(tmp_path / "first"))
+    with trainer(tiny_model, model=model, zero_stage=3) as built:
+        assert built.served_adapter is None
+        built.export(tmp_path / "untrained")
+        torch.testing.assert_close(
+            logits(load_plain(tmp_path / "untrained")), logits(merged), atol=1e-4, rtol=0
+        )
+        train(built, [1])
+        scores = built.score(batches())
+        built.export(tmp_path / "export")
+        assert all((a == b).all() for a, b in zip(scores, built.score(batches()), strict=True))
+    trained = plain_scores(load_plain(tmp_path / "export"), batches()[0])[0]
+    torch.testing.assert_close(torch.from_numpy(scores[0]), trained.detach(), atol=1e-3, rtol=0)
+    assert relative_difference({"": logits(load_plain(tmp_path / "export"))}, {"": logits(merged)})
