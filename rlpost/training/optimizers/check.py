@@ -6,8 +6,10 @@ Refuses to own the bounds of single options, which stand beside them.
 
 from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
 from rlpost.errors import UserError
+from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers.adamw_8bit import AdamW8bitConfig
 from rlpost.training.optimizers.base import OptimizerConfig, Parameter, Place
 from rlpost.training.optimizers.galore import GaLoreConfig
@@ -46,6 +48,20 @@ def check_device(cfg: OptimizerConfig, *, on_gpu: bool) -> None:
         )
 
 
+def check_adapter(cfg: OptimizerConfig, adapter: Any) -> None:
+    """Refuse an optimizer that would treat no matrix of an adapter in its own way.
+
+    Args:
+        cfg: the optimizer's options.
+        adapter: those of what is trained in place of the whole model.
+
+    Raises:
+        UserError: GaLore would project nothing.
+    """
+    if isinstance(adapter, LoRAConfig) and not adapter.modules_to_save:
+        check_parameters(cfg, [Parameter(shape=(adapter.rank, adapter.rank))])
+
+
 def check_parameters(cfg: OptimizerConfig, parameters: Iterable[Parameter]) -> None:
     """Raises UserError: GaLore would project nothing, and be AdamW under another name."""
     if not isinstance(cfg, GaLoreConfig):
@@ -57,7 +73,7 @@ def check_parameters(cfg: OptimizerConfig, parameters: Iterable[Parameter]) -> N
     ]
     if max(sides, default=0) <= cfg.rank:
         raise UserError(
-            f"optimizer.rank={cfg.rank} must be below the shorter side of a matrix in the model's "
-            f"layers, the largest of which is {max(sides, default=0)}: nothing would be projected; "
-            "lower it, or use optimizer=adamw"
+            f"optimizer.rank={cfg.rank} must be below the shorter side of a trained matrix in the "
+            f"model's layers, the largest of which is {max(sides, default=0)}: nothing would be "
+            "projected; lower it, or use optimizer=adamw"
         )

@@ -8,12 +8,20 @@ from torch import nn
 from rlpost.config.compose import compose_stage
 from rlpost.config.explain import explain
 from rlpost.errors import UserError
+from rlpost.foreign_output import quiet_bitsandbytes
 from rlpost.models.directory.config_file import ModelKind
+from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers import optimizers
 from rlpost.training.optimizers.adafactor import AdafactorConfig
 from rlpost.training.optimizers.adamw_8bit import AdamW8bitConfig
 from rlpost.training.optimizers.base import Parameter, Place
-from rlpost.training.optimizers.check import check_device, check_optimizer, check_parameters
+from rlpost.training.optimizers.build import kind_of
+from rlpost.training.optimizers.check import (
+    check_adapter,
+    check_device,
+    check_optimizer,
+    check_parameters,
+)
 from rlpost.training.optimizers.galore import GaLoreConfig
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.optimizers.planned import planned_bytes
@@ -90,6 +98,29 @@ def test_options_that_adafactor_does_not_read_are_refused(name):
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_a_way_out(overrides, words):
     assert words in refusal(*overrides)
+
+
+def test_an_adapter_s_matrices_are_treated_as_matrices(tiny_model):
+    quiet_bitsandbytes()
+    import peft
+
+    config = peft.LoraConfig(r=4, target_modules="all-linear")
+    model = peft.get_peft_model(load_plain(tiny_model), config).base_model.model
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = parameters_of(model, trained)
+    assert len(found) == 2 * 7 * 2  # two matrices of seven layers in both blocks
+    with pytest.raises(UserError, match=r"optimizer\.rank=4 must be below .* which is 4"):
+        check_adapter(GaLoreConfig(rank=4), LoRAConfig(rank=4))
+    check_adapter(GaLoreConfig(rank=4), LoRAConfig(rank=4, modules_to_save=["up_proj"]))
+    check_adapter(GaLoreConfig(rank=3), LoRAConfig(rank=4))
+    trainer = TrainerConfig()
+    galore = kind_of(GaLoreConfig(rank=2), trainer)
+    mini, muon = (kind_of(optimizers.get(k).config(), trainer) for k in ("adam_mini", "muon"))
+    for name, parameter in found.items():
+        assert parameter == Parameter(shape=tuple(trained[name].shape)), name
+        assert galore.options(parameter) == {"rank": 2}
+        assert mini.options(parameter) == {"block_rows": 1}
+        assert muon.options(parameter) == {"orthogonal": True}
 
 
 def test_paged_moments_need_a_gpu():
