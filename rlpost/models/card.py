@@ -31,9 +31,14 @@ _CARD = Template(
 ---
 # {{ origin.run }}
 
+{% if origin.how %}
+`{{ origin.base }}` {{ origin.how }}{{ measured }}. The configuration is in `config.yaml` beside
+this directory; the hash of its settings is `{{ origin.config_hash }}`.
+{% else %}
 `{{ origin.base }}` after {{ steps(origin.step) }} of `rlpost {{ origin.stage }}`{{ measured }}.
 The run's configuration, curves and samples are in `config.yaml` and `report.html` beside this
 directory; the hash of the settings that decide the result is `{{ origin.config_hash }}`.
+{% endif %}
 
 {% if base.licence.license %}
 Licence: `{{ base.licence.license }}`, as the card of the base says.

@@ -45,6 +45,7 @@ class ModelOrigin:
     step: int  # of the weights
     run_step: int  # the last one of the run
     which: str = "last"  # weights that were asked for
+    how: str = ""  # what was done to the base; empty: so many steps of the stage
     config_hash: str = ""  # of every setting that decides the result
     data: Sequence[DataUsed] = ()
     results: Mapping[str, float] = field(default_factory=dict)  # metric -> of these weights

@@ -22,7 +22,9 @@ class Stage:
     config: str  # the dataclass that holds all its options
     check: str  # (cfg): refuses impossible combinations of options
     plan: str  # (cfg, *, directory, device): refuses what files and machine cannot do
-    boot: str  # (plan, run): a context manager that starts the parts and yields a ``loop.Job``
+    # (plan, run): a context manager that starts the parts and yields a ``loop.Job``; None: it needs
+    # no session of Ray
+    boot: str | None = None
     # (stage, cfg, resolved): the driver process, to its outcome
     drive: str = "rlpost.stages.driver:run_stage"
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
@@ -144,7 +146,16 @@ _EVALUATE = Stage(
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
 )
 
+_MERGE = Stage(
+    name="merge",
+    help="merge an adapter into its base: one model directory, and how far it is from the two",
+    config="rlpost.stages.merge.config:MergeConfig",
+    check="rlpost.stages.merge.config:check_merge",
+    plan="rlpost.stages.merge.plan:prepare",
+    drive="rlpost.stages.merge.drive:merge",
+)
+
 STAGES = {
     stage.name: stage
-    for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _DISTILL, _EVALUATE)
+    for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _DISTILL, _EVALUATE, _MERGE)
 }

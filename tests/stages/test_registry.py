@@ -10,13 +10,14 @@ import pytest
 from rlpost.config.search_path import config_dir
 from rlpost.stages.registry import STAGES
 
-PARTS = ("check", "plan", "boot")
+PARTS = ("check", "plan", "drive")
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_every_part_of_a_stage_is_there(stage):
     assert dataclasses.is_dataclass(stage.part("config"))
     assert all(callable(stage.part(name)) for name in PARTS)
+    assert stage.boot is None or callable(stage.part("boot"))
     assert (config_dir() / f"{stage.name}.yaml").is_file()
     assert STAGES[stage.name] is stage
 

@@ -51,9 +51,13 @@ class StoredTensor:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return _DTYPES[self.dtype]
+
     def sample(self) -> torch.Tensor:
         """Return the first values."""
-        dtype = _DTYPES[self.dtype]
+        dtype = self.torch_dtype
         count = min(self.numel, _SAMPLE)
         with self.file.open("rb") as handle:
             handle.seek(self.start)

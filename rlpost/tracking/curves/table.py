@@ -20,6 +20,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "reward": (reward.JUDGING, reward.SOUNDNESS),
     "distill": (distill.LEARNING, rl.STALENESS, rl.VERIFIERS),
     "evaluate": (),  # one row of scores is no curve
+    "merge": (),  # nothing is learned
 }
 
 

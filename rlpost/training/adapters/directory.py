@@ -20,8 +20,10 @@ from rlpost.training.adapters.registry import adapters
 FIELD = "model.adapter"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of every tensor in the file
+PREFIX = "base_model.model."  # of every tensor in the file but VeRA's, which all modules share
+PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")
 BASE = "base_fingerprint"  # in the metadata of the weights, of those that were trained here
+FOUR_BIT = "base_in_4_bits"  # there too: the format in which training kept the base
 
 Shape = tuple[int, ...]
 
@@ -34,6 +36,7 @@ class AdapterDirectory:
     fields: Mapping[str, Any]  # of adapter_config.json
     shapes: Mapping[str, Shape] = field(repr=False)  # by tensor, without ``PREFIX``
     trained_on: str | None  # fingerprint of its base, where the file says
+    four_bit: bool  # whether that base was kept in 4 bits
     field: str
 
     @classmethod
@@ -51,12 +54,13 @@ class AdapterDirectory:
                 "peft or a run with adapter=KIND saved, and a whole model as model.path"
             )
         fields = read_json_object(file, field=field)
-        shapes, trained_on = _header(directory, field=field)
+        shapes, said = _header(directory, field=field)
         return cls(
             path=directory.resolve(),
             fields=fields,
             shapes=shapes,
-            trained_on=trained_on,
+            trained_on=said.get(BASE),
+            four_bit=FOUR_BIT in said,
             field=field,
         )
 
@@ -119,8 +123,8 @@ class AdapterDirectory:
         )
 
 
-def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], str | None]:
-    """Return the shapes by name without ``PREFIX``, and the fingerprint of the base."""
+def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], dict[str, str]]:
+    """Return the shapes by name without ``PREFIX``, and what is said of the adapter beside them."""
     from safetensors import SafetensorError, safe_open
 
     file = directory / WEIGHTS
@@ -135,10 +139,10 @@ def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], str | Non
             shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{field}: {file} is damaged ({error}); copy it again") from error
-    strangers = [name for name in names if not name.startswith(PREFIX)]
+    strangers = [name for name in names if not name.startswith((PREFIX, *PROJECTIONS))]
     if strangers or not names:
         raise UserError(
             f"{field}: {file} holds {strangers[0] if strangers else 'nothing'}, and an adapter's "
             f"tensors are called {PREFIX}...; save the adapter again with save_pretrained() of peft"
         )
-    return {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}, said.get(BASE)
+    return {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}, said

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlpost.training.adapters.saved import PREFIX, PROJECTIONS, SavedAdapter
+from rlpost.training.adapters.directory import PREFIX, PROJECTIONS
+from rlpost.training.adapters.saved import SavedAdapter
 
 Product = tuple[Tensor, Tensor]  # (A_rI, B_Or) of the change B @ A
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-PREFIX = "base_model.model."
-PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")  # shared by all modules of VeRA
+from rlpost.training.adapters.directory import PREFIX, PROJECTIONS, AdapterDirectory
+
 _PARTS = (
     "lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E", "lora_embedding_A",
     "lora_embedding_B", "lora_magnitude_vector", "vera_lambda_b", "vera_lambda_d",
@@ -32,6 +32,19 @@ class SavedAdapter:
 
     config: Mapping[str, Any]  # of adapter_config.json
     tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, directory: AdapterDirectory) -> "SavedAdapter":
+        """Read the tensors into memory.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        tensors = {
+            name if name in PROJECTIONS else f"{PREFIX}{name}": tensor
+            for name, tensor in directory.tensors().items()
+        }
+        return cls(config=directory.fields, tensors=tensors)
 
     @cached_property
     def modules(self) -> dict[str, dict[str, Tensor]]:

@@ -1,0 +1,1 @@
+"""``rlpost merge``: one model out of others, without training and without a Ray session."""
