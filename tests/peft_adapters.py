@@ -1,4 +1,4 @@
-"""Adapters of every kind that plain peft makes, with random values instead of trained ones."""
+"""Adapters of every kind, as plain peft makes them with random values, and as a run trains them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,13 @@ from peft import AdaLoraConfig, LoraConfig, PeftModel, VeraConfig, get_peft_mode
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.training.adapters import adapters
+from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.four_bit import what_4_bits_stand_for
 from rlpost.training.adapters.saved import SavedAdapter
+from rlpost.training.model.loading import TrainedModel
+from rlpost.training.settings import TrainerConfig
 
 TOKENS = torch.tensor([[5, 17, 200, 33, 90, 4, 71, 8, 250, 12]])
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -65,3 +71,21 @@ def saved(directory: Path) -> SavedAdapter:
 def save(model: PeftModel, directory: Path) -> Path:
     model.save_pretrained(directory)
     return directory
+
+
+def planned(path, kind, **options) -> TrainedModel:
+    """The policy at ``path`` with a new adapter of ``kind``, as a run would train it."""
+    config = adapters.get(kind).config(**options)
+    plan = Adaptation.plan(config, start=None, base=ModelDirectory.read(path), name=str(path))
+    return TrainedModel.policy(str(path), TrainerConfig(logprob_chunk=32), adapter=plan)
+
+
+def base_of(path, kind):
+    """The base as training saw it."""
+    model = base_model(path)
+    if kind == "qlora":
+        head = model.get_output_embeddings()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and module is not head:
+                module.weight.data = what_4_bits_stand_for(module.weight.data)
+    return model

@@ -17,6 +17,7 @@ from rlpost.control.staleness import OnOverage, StalenessConfig
 from rlpost.errors import UserError
 from rlpost.stages.results import check_results
 from rlpost.stages.sampling.generator_settings import check_deadlines
+from rlpost.training.adapters.check import check_adapter
 from rlpost.training.adapters.config import require_comparable
 from rlpost.training.optimizers.check import check_optimizer
 
@@ -40,6 +41,7 @@ def check_rl(cfg: RLConfig) -> None:
     _check_sizes(cfg)
     check_deadlines(cfg)
     check_results(cfg)
+    check_adapter(cfg.adapter, cfg.trainer)
 
 
 def _check_estimator(cfg: RLConfig) -> None:

@@ -27,6 +27,7 @@ from rlpost.stages.sampling.online_settings import (
     check_samples,
     refuse_masked_overage,
 )
+from rlpost.training.adapters.check import check_adapter
 
 
 @dataclass(kw_only=True)
@@ -85,6 +86,7 @@ def check_distill(cfg: DistillConfig) -> None:
     else:
         check_scored_learning(cfg)
         check_offline(cfg, options=SampledOptions)
+    check_adapter(cfg.adapter, cfg.trainer)
     if not cfg.teacher.path:
         raise UserError(
             "teacher.path must name the model to learn from, which has the student's tokenizer, "

@@ -23,6 +23,7 @@ from rlpost.stages.learning.config import (
 from rlpost.stages.learning.settings import SupervisedTrainerConfig
 from rlpost.stages.preference.online.settings import OnlineOptions, check_online
 from rlpost.stages.sampling.online_settings import OnlineDataConfig, check_offline
+from rlpost.training.adapters.check import check_adapter
 from rlpost.training.adapters.config import is_own_reference, require_comparable
 
 
@@ -116,6 +117,7 @@ def check_preference(cfg: PreferenceConfig) -> None:
             way_out="set reference.mode=live" if needs else "set evaluation.suites",
         )
         check_offline(cfg, options=OnlineOptions)
+    check_adapter(cfg.adapter, cfg.trainer)
     for name, default in vars(ReferenceConfig()).items():
         if not needs and (value := getattr(cfg.reference, name)) != default:
             raise UserError(

@@ -14,6 +14,7 @@ from rlpost.bounds import option
 from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
 from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
+from rlpost.training.adapters.check import check_adapter
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,7 @@ def check_reward(cfg: RewardConfig) -> None:
         UserError: names the field, its value, the rule and the way out.
     """
     check_learning(cfg)
+    check_adapter(cfg.adapter, cfg.trainer)
     separator = cfg.data.step_separator
     if separator == "":
         raise UserError(

@@ -15,6 +15,7 @@ from rlpost.stages.learning.config import (
     ScoredLearningConfig,
     check_scored_learning,
 )
+from rlpost.training.adapters.check import check_adapter
 
 
 @dataclass(kw_only=True)
@@ -64,6 +65,7 @@ def check_pretrain(cfg: PretrainConfig) -> None:
         UserError: names the field, its value, the rule and the way out.
     """
     check_scored_learning(cfg)
+    check_adapter(cfg.adapter, cfg.trainer)
     if cfg.data.window > cfg.trainer.max_tokens_per_micro_batch:
         raise UserError(
             f"data.window={cfg.data.window} must be at most trainer.max_tokens_per_micro_batch="

@@ -19,6 +19,7 @@ from rlpost.stages.learning.config import (
     ScoredLearningConfig,
     check_scored_learning,
 )
+from rlpost.training.adapters.check import check_adapter
 from rlpost.training.adapters.config import is_own_reference, require_comparable
 
 
@@ -67,3 +68,4 @@ def check_sft(cfg: SFTConfig) -> None:
     if cfg.kl.coefficient > 0:
         require_comparable(cfg.adapter, why="kl.coefficient compares log-probs with the start's")
     check_scored_learning(cfg, models=models, way_out="set kl.coefficient or evaluation.suites")
+    check_adapter(cfg.adapter, cfg.trainer)

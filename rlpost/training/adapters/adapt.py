@@ -22,8 +22,9 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
-from rlpost.training.adapters.directory import PREFIX, AdapterDirectory
+from rlpost.training.adapters.directory import PREFIX, PROJECTIONS, AdapterDirectory
 from rlpost.training.adapters.registry import Companion, Setting, method_of
+from rlpost.training.optimizers.build import GroupOptions
 
 NAME = "default"  # peft's name of the one adapter of a model
 _TASKS = {
@@ -60,12 +61,18 @@ class LiveAdapter:
         finally:
             self.tuner.enable_adapter_layers()
 
+    def group_of(self, name: str) -> GroupOptions:
+        """Return how the updates of a parameter differ from those of others."""
+        factors = method_of(self.plan.config).rate_factors
+        return GroupOptions(rate=1.0 if factors is None else factors([name]).get(name, 1.0))
+
     def tensors(self, module: Any) -> dict[str, Tensor]:
         """Return the live tensors of ``module`` that belong to the adapter, by name in its file.
 
         Those of a head that is not the model's own are among them. ZeRO-3 may hold parts only.
         """
-        return {f"{PREFIX}{name}": t for name, t in _own(module, self.tuner, self.names).items()}
+        own = _own(module, self.tuner, self.names)
+        return {n if n in PROJECTIONS else f"{PREFIX}{n}": tensor for n, tensor in own.items()}
 
 
 def adapt(
@@ -156,7 +163,12 @@ def _peft_config(
     with reading_model(f"{directory.field}: {directory.path} cannot be understood"):
         read = PeftConfig.from_pretrained(str(directory.path))
     read.inference_mode = False
-    for name, value in (("init_lora_weights", True), ("lora_dropout", 0.0)):
+    for name, value in (
+        ("init_lora_weights", True),
+        ("lora_dropout", 0.0),
+        ("vera_dropout", 0.0),
+        ("save_projection", False),
+    ):
         if hasattr(read, name):
             setattr(read, name, value)
     # A head is no module of the decoder that the adapter is put on.
@@ -218,7 +230,10 @@ def _model_tensors(model: nn.Module, tuner: Any, names: Mapping[str, str]) -> di
     found = get_peft_model_state_dict(
         model, state_dict=live, adapter_name=NAME, save_embedding_layers=False
     )
-    return {f"{names['model.']}{name}": tensor for name, tensor in found.items()}
+    tensors = {f"{names['model.']}{name}": tensor for name, tensor in found.items()}
+    if hasattr(tuner, "vera_A"):  # which no layer owns
+        tensors |= zip(PROJECTIONS, (tuner.vera_A[NAME], tuner.vera_B[NAME]), strict=True)
+    return tensors
 
 
 @torch.no_grad()

@@ -31,6 +31,8 @@ class Served(Enum):
 class NoAdapterConfig:
     """No adapter: every weight is trained."""
 
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+
     kind: str = "none"
 
 
@@ -39,13 +41,16 @@ class AdapterConfig:
     """Options of an adapter of any kind.
 
     ``served`` says in what form generators take it, ``moves_base`` whether the adapter begins by
-    changing the base's own weights, ``supervised_only`` whether it is for stages that compare no
+    changing the base's own weights, ``zero_stages`` at which it can be trained (``stage_reason``
+    says why not at others), ``supervised_only`` whether it is for stages that compare no
     log-probs.
     """
 
     served: ClassVar[Served] = Served.adapter
     moves_base: ClassVar[bool] = False
     supervised_only: ClassVar[bool] = False
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    stage_reason: ClassVar[str] = ""
 
     kind: str = "none"
 

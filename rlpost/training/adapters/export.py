@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from rlpost.training.adapters.adapt import LiveAdapter
-from rlpost.training.adapters.directory import BASE, CONFIG, WEIGHTS
+from rlpost.training.adapters.directory import BASE, CONFIG, FOUR_BIT, WEIGHTS
+from rlpost.training.adapters.saved import SavedAdapter
 from rlpost.umask import follow_umask
 
 
@@ -24,6 +25,8 @@ def peft_fields(live: LiveAdapter) -> dict[str, Any]:
     head = live.names.get("score.", "").removesuffix(".")
     if head:
         fields["modules_to_save"] = [*(fields.get("modules_to_save") or []), head]
+    if "save_projection" in fields:  # VeRA's, which the tensors hold
+        fields["save_projection"] = True
     base = {"base_model_name_or_path": live.plan.base_name, "inference_mode": True}
     return {**fields, **base}
 
@@ -43,9 +46,14 @@ def write_adapter(
     from transformers import AutoTokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
+    filed = SavedAdapter(config=peft_fields(live), tensors=tensors)
+    if live.companion is not None:
+        filed = live.companion.filed(filed)
     metadata = {"format": "pt", BASE: live.plan.base}
-    save_file(dict(tensors), directory / WEIGHTS, metadata=metadata)
-    text = json.dumps(peft_fields(live), indent=2, sort_keys=True) + "\n"
+    if getattr(live.plan.config, "four_bit", False):
+        metadata[FOUR_BIT] = "nf4"
+    save_file(dict(filed.tensors), directory / WEIGHTS, metadata=metadata)
+    text = json.dumps(dict(filed.config), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
     AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(directory)
     follow_umask(directory)

@@ -35,8 +35,20 @@ class Companion(Protocol):
     def extra_loss(self) -> Any:
         """Return what is added to the loss of a step once, on every rank alike; None: nothing."""
 
-    def after_step(self, step: int) -> None:
-        """Act on the adapter between an update (1-based) and the next forward pass."""
+    def after_step(self, step: int, *, applied: bool) -> Mapping[str, Any]:
+        """Act on the adapter between an update (1-based) and the next forward pass.
+
+        An update is not ``applied`` where the gradient was not finite.
+
+        Returns the factors, by name of a parameter of the model, that its masters are multiplied
+        by: what is changed in the weights alone comes back with the next update.
+        """
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return what is worth watching after an update."""
+
+    def filed(self, own: Any) -> Any:
+        """Return the ``SavedAdapter`` that files hold, of the one that the live tensors make up."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return tensors by name, the same on every rank."""

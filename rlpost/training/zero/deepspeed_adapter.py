@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlpost.models.export import write_model
 from rlpost.models.naming import Piece, Shapes
 from rlpost.training.adapters.export import write_adapter
+from rlpost.training.adapters.four_bit import is_packed, unpacked
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.zero.deepspeed_weights import buckets, gathered, size_bytes
 
@@ -75,6 +76,8 @@ def _without_adapter(module: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 @torch.no_grad()
 def _with_adapter(tensor: Tensor, layer: Any, name: str) -> Tensor:
     """Return the weight of a layer with the adapter added; any other tensor as it is."""
+    if is_packed(tensor):
+        return unpacked(tensor, layer)
     if layer is None or not name.endswith(".weight"):
         return tensor.detach()
     weight: nn.Parameter = layer.get_base_layer().weight

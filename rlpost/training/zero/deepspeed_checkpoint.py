@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlpost.checkpoint.space import disk_errors
@@ -31,6 +31,7 @@ from rlpost.umask import follow_umask
 SHARD_BYTES = 2**30
 FORMAT = 2
 _META = "trainer.json"
+_COMPANION = "adapter.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Snapshot:
     tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, in host memory
     random: dict[str, Any]
     meta: str  # JSON; the same on every rank
+    companion: dict[str, Tensor]  # of the adapter's kind, in host memory; the same on every rank
 
 
 def take_snapshot(
@@ -62,6 +64,7 @@ def take_snapshot(
     num_ranks: int,
     progress: StepperProgress,
     adapter: Mapping[str, Any] | None = None,
+    companion: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """Copy the state between two steps; collective.
 
@@ -72,6 +75,7 @@ def take_snapshot(
         progress: ``load_state`` returns it.
         adapter: what the state is worthless without: the adapter's configuration and the
             fingerprint of its base. None: every weight is in the state.
+        companion: state of the adapter's kind, the same on every rank.
     """
     meta = {
         "format": FORMAT,
@@ -87,6 +91,7 @@ def take_snapshot(
         tensors=gather(state, owners=assign_owners(sizes, num_ranks=num_ranks)),
         random=random_state(),
         meta=json.dumps(meta),
+        companion={n: t.cpu().clone().contiguous() for n, t in (companion or {}).items()},
     )
 
 
@@ -114,6 +119,8 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
             _write_shard(shard, directory / f"state_{snapshot.rank:03d}_{number:03d}.safetensors")
         _random_path(directory, snapshot.rank).write_text(json.dumps(snapshot.random))
         if snapshot.rank == 0:
+            if snapshot.companion:
+                _write_shard(snapshot.companion, directory / _COMPANION)
             (directory / _META).write_text(snapshot.meta)
 
 
@@ -137,6 +144,21 @@ def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
         # Nothing but the disk can refuse named plain tensors, and its errno is hidden here.
         raise OSError(str(error)) from error
     follow_umask(path)  # it is the writer's alone until here, and the driver may be another user
+
+
+def load_companion(directory: Path) -> dict[str, Tensor]:
+    """Return what ``take_snapshot`` was given of an adapter's kind.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = directory / _COMPANION
+    if not path.is_file():
+        return {}
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def load_state(

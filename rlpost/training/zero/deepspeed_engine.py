@@ -180,6 +180,11 @@ def set_lr(engine: Any, lr: float) -> None:
     set_rate(engine.optimizer, lr)
 
 
+def largest_lr(engine: Any) -> float:
+    """Return the largest learning rate that the optimizer has."""
+    return float(max(group["lr"] for group in engine.optimizer.param_groups))
+
+
 def leave_ranks(engine: Any) -> None:
     """Destroy the engine and the group; the process may then join another."""
     import deepspeed

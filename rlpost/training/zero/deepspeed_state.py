@@ -170,6 +170,17 @@ def scatter(state: EngineState, read: Read, *, count: int) -> None:
     state.refresh()
 
 
+@torch.no_grad()
+def multiply(state: EngineState, factors: Mapping[str, Tensor]) -> None:
+    """Multiply masters, and with them the weights, element by element; collective."""
+    for name, factor in factors.items():
+        slot = state.slots[name]
+        if slot is not None:
+            part = factor.reshape(-1)[slot.start : slot.start + slot.size]
+            state.tensor(slot, MASTER).mul_(part)
+    state.refresh()
+
+
 def engine_state(engine: Any, kind: Optimizer) -> EngineState:
     """Find the state of an engine's trainable parameters, which ``kind`` updates."""
     named = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}

@@ -34,13 +34,14 @@ from rlpost.errors import RunFailed
 from rlpost.models.naming import Piece, Shapes, pieces_of
 from rlpost.training.adapters.config import Served
 from rlpost.training.adapters.export import peft_fields
+from rlpost.training.adapters.registry import Companion
 from rlpost.training.flops import Meter, PolicyCost, peak_flops
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
-from rlpost.training.optimizers.build import kind_of
+from rlpost.training.optimizers.build import kind_of, one_group
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Unit
@@ -57,12 +58,13 @@ from rlpost.training.zero.deepspeed_adapter import (
 )
 from rlpost.training.zero.deepspeed_checkpoint import (
     StepperProgress,
+    load_companion,
     load_state,
     take_snapshot,
     write_snapshot,
 )
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
-from rlpost.training.zero.deepspeed_state import engine_state, kept_bytes
+from rlpost.training.zero.deepspeed_state import engine_state, kept_bytes, multiply
 from rlpost.training.zero.deepspeed_weights import iter_checkpoint, save_model, weight_shapes
 
 
@@ -123,7 +125,13 @@ class DeepSpeedTrainer:
             total_steps=cfg.steps,
         )
         self._optimizer = kind_of(optimizer or AdamWConfig(), cfg)
-        self._engine = ds.build_engine(module, cfg, dtype=self.dtype, optimizer=self._optimizer)
+        self._engine = ds.build_engine(
+            module,
+            cfg,
+            dtype=self.dtype,
+            optimizer=self._optimizer,
+            group_of=one_group if module.adapter is None else module.adapter.group_of,
+        )
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._meter = self._make_meter()
@@ -143,6 +151,12 @@ class DeepSpeedTrainer:
     def module(self) -> Any:
         """The ``PackedModel`` itself; under ZeRO-3 its weights are in pieces."""
         return self.engine.module
+
+    @property
+    def _companion(self) -> Companion | None:
+        """What the adapter's kind does beside its layers."""
+        live = self.module.adapter
+        return None if live is None else live.companion
 
     @property
     def num_parameters(self) -> int:
@@ -184,6 +198,8 @@ class DeepSpeedTrainer:
                 inputs = ModelInputs.of(batch, device=self._device, learning=True)
                 outputs = Outputs.of(engine(inputs, temperature=temperature))
                 loss = self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
+                if i == 0:
+                    loss = self._with_term(loss)
                 # The engine averages over ranks; the weights hold the global denominator.
                 engine.backward(loss * self._place.world_size)
             return tally.cpu()
@@ -197,6 +213,11 @@ class DeepSpeedTrainer:
         tally.add(result.diagnostics_U, counted_R=batch.counted_U)
         tally.add_total(f"{self._model.labels.metrics}/loss", loss)
         return loss
+
+    def _with_term(self, loss: Tensor) -> Tensor:
+        """Add this rank's share of the term of the adapter's kind, if it has one."""
+        term = self._companion.extra_loss() if self._companion else None
+        return loss if term is None else loss + term / self._place.world_size
 
     def _set_boundary(self, is_last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(is_last)
@@ -225,6 +246,11 @@ class DeepSpeedTrainer:
             grad_norm, applied = self._apply()
             if self._meter:
                 torch.cuda.synchronize()  # the update itself is only queued
+        if self._companion:
+            factors = self._companion.after_step(step_id, applied=applied)
+            if factors:
+                named = {f"model.{name}": factor for name, factor in factors.items()}
+                multiply(engine_state(self.engine, self._optimizer), named)
         self._pending = False
         self._step_id = step_id
         self._nonfinite_in_row = 0 if applied else self._nonfinite_in_row + 1
@@ -233,6 +259,10 @@ class DeepSpeedTrainer:
         if math.isfinite(grad_norm):
             self._step_result[f"{prefix}/grad_norm"] = grad_norm
         self._step_result |= self._memory()
+        if (largest := ds.largest_lr(self.engine)) != lr:
+            self._step_result[f"{prefix}/largest_lr"] = largest
+        if self._companion:
+            self._step_result |= self._companion.metrics()
         if self._meter and (share := self._meter.take()) is not None:
             self._step_result[f"perf/mfu/{prefix}"] = share
         if self._nonfinite_in_row >= self.cfg.stop_after_nonfinite:
@@ -391,6 +421,7 @@ class DeepSpeedTrainer:
             num_ranks=self._place.world_size,
             progress=progress,
             adapter=self._identity,
+            companion=self._companion.state_dict() if self._companion else {},
         )
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(write_snapshot, snapshot, directory)
@@ -422,6 +453,8 @@ class DeepSpeedTrainer:
             seed=self._seed,
             adapter=self._identity,
         )
+        if self._companion:
+            self._companion.load_state_dict(load_companion(directory))
         self._step_id = progress.step_id
         self._step_result = progress.step_result
         self._nonfinite_in_row = progress.nonfinite_in_row
