@@ -20,6 +20,7 @@ from rlpost.stages.registry import STAGES
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
+    "docs/adapters.md",
     "docs/data.md",
     "docs/distillation.md",
     "docs/evaluation.md",
