@@ -30,7 +30,7 @@ STEPS = 4
 KINDS = {
     "rslora": {"rank": 4},
     "dora": {"rank": 4},
-    "lora_plus": {"rank": 4},
+    "lora_plus": {"rank": 4, "ratio": 4.0},
     "qlora": {"rank": 4},
     "pissa": {"rank": 4},
     "vera": {"rank": 16},
@@ -113,7 +113,7 @@ def test_it_learns_is_saved_is_merged_and_goes_on_bit_equal(kind, tiny_model, tm
             k: v for k, v in other.items() if not k.startswith(timed)
         }
     if kind == "lora_plus":
-        assert {row["actor/largest_lr"] / row["actor/lr"] for row in rows} == {16}
+        assert {row["actor/largest_lr"] / row["actor/lr"] for row in rows} == {4}
     if kind == "adalora":
         num_layers = 14
         assert rows[-1]["adapter/ranks"] == 2 * num_layers  # of 4 each at first
