@@ -18,13 +18,17 @@ from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.training.settings import TrainerConfig
+from rlpost.verifiers.kinds.exact import ExactConfig
 
 WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
 
 
+EXACT = {"exact": ExactConfig()}
+
+
 @pytest.fixture
 def roles(tiny_model, tiny_reward, tmp_path):
-    def of(device=Device.cpu, on_policy=None, **options):
+    def of(device=Device.cpu, on_policy=None, verifiers=EXACT, **options):
         cfg = RLConfig(trainer=TrainerConfig(num_ranks=2), optimizer=AdamWConfig(), **options)
         paths = dict.fromkeys(cfg.reward_models, str(tiny_reward))
         models = SimpleNamespace(
@@ -43,12 +47,17 @@ def roles(tiny_model, tiny_reward, tmp_path):
             models=models,
             generator=generator,
             adapters=None,
-            verifiers={},
+            verifiers=verifiers,
             directory=directory,
             device=device,
         )
 
     return of
+
+
+def test_where_reward_models_judge_alone_nothing_verifies(roles):
+    found = roles(verifiers={}, reward_models={"taste": RewardModelConfig(path="x")})
+    assert [role.name for role in found] == ["trainer", "rewards", "generators"]
 
 
 EVERY = {
