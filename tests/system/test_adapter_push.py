@@ -162,8 +162,8 @@ async def _a_refused_push_costs_no_request(publisher, generator, bus):
 
 
 async def test_a_family_whose_layers_vllm_fuses_and_renames(tmp_path):
-    path = build_tiny_family(tmp_path / "model", "gemma2")
-    publisher = AdapterPublisher(path, f"adapter-gemma2-{tmp_path.name}", lora())
+    path = build_tiny_family(tmp_path / "model", "qwen3")
+    publisher = AdapterPublisher(path, f"adapter-qwen3-{tmp_path.name}", lora())
     generator = await boot(path, adapters=AdapterCapacity.of(rank=8, max_staleness=0))
     try:
         await _every_push_is_exact(publisher, generator, bus_for(publisher, generator))
