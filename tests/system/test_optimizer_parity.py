@@ -27,7 +27,8 @@ def test_ten_updates_are_those_of_the_reference(tmp_path, tiny_model, ranks, dty
         if kind == "adamw_8bit":  # single entries differ more
             assert numbers["mean"] < 2e-4, numbers
         else:
-            assert numbers["largest"] < 2e-5, (kind, numbers)
+            bound = 5e-5 if kind == "muon" else 2e-5  # torch's Newton-Schulz rounds to bfloat16
+            assert numbers["largest"] < bound, (kind, numbers)
         assert numbers.get("resumed", True), kind
     sizes = {
         kind: numbers["state_gb"] / found["adamw"]["state_gb"] for kind, numbers in found.items()
