@@ -31,11 +31,11 @@ def command(*words):
 
 @each_stage
 def test_the_values_are_those_that_hydra_composes(stage):
-    composed = stage_help._pages(stage, *stage_help._as_composed(stage, ["seed=0"], []))
+    composed = stage_help._pages(stage, *stage_help._as_composed(stage, ["run.dir=runs"], []))
     plain = pages(stage)
     shown = [list(PIPE.page(stage, each, [])) for each in (plain, composed)]
     assert shown[0] == shown[1]
-    assert any("seed=0" in line for line in shown[0])
+    assert any("run.dir=runs" in line for line in shown[0])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_lines_fit_the_terminal_and_a_pipe_gets_one_an_option(stage, width):
     piped = list(PIPE.page(stage, pages(stage), []))
     for line in piped:
         assert "\x1b" not in line and line == line.rstrip()
-    assert len([line for line in piped if line.startswith("  seed=")]) == 1
+    assert len([line for line in piped if line.startswith("  run.name=")]) == 1
 
 
 def test_colors_are_for_terminals():

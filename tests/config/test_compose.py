@@ -133,8 +133,9 @@ def test_every_experiment_composes(run_cli, capsys):
     root = Path(__file__).parents[2] / "configs" / "experiment"
     needed = {"ppo": ["reward_models.learned.path=x"]}
     composed = set()
-    for stage in ("rl", "sft", "pretrain", "preference", "reward"):
+    for stage in ("rl", "sft", "pretrain", "preference", "reward", "distill"):
         own = [] if stage == "rl" else ["data.train=x.jsonl"]
+        own += ["teacher.path=x"] if stage == "distill" else []
         for name in fitting("experiment", stage=stage):
             words = [*own, *needed.get(name, [])]
             assert main([stage, f"experiment={name}", *words, "--cfg", "job"]) == 0

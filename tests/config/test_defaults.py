@@ -15,6 +15,8 @@ NEEDED = {
     "evaluate": ["suites=[format]"],
     "reward": ["data.train=pairs:consistency"],
     "preference": ["data.train=pairs:lowercase"],
+    "distill": ["data.train=suite:general", "teacher.path=x"],
+    "merge": ["adapter=x"],
 }
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
+from rlpost.foreign_output import quiet_bitsandbytes
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
@@ -156,6 +157,7 @@ def _peft_config(
     config: Any, directory: AdapterDirectory | None, setting: Setting, names: Mapping[str, str]
 ) -> Any:
     """Return peft's configuration: of the options, or of an adapter that is there."""
+    quiet_bitsandbytes()  # peft imports it
     if directory is None:
         return method_of(config).peft(setting)
     from peft import PeftConfig
@@ -210,8 +212,7 @@ def _merge(
     """Add an adapter's product to the weights of the model."""
     _, tuner = _inject(module.model, _peft_config(None, directory, setting, names))
     _fill(_own(module, tuner, names), directory)
-    tuner.merge_and_unload()
-    del module.model.peft_config
+    tuner.merge_and_unload()  # in place: every layer was replaced by its own base
     module.model.requires_grad_(True)
 
 

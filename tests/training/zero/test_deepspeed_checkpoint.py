@@ -58,7 +58,7 @@ def draws() -> tuple[float, float, float]:
 
 
 def snapshot(rank: int = 0, **tensors: torch.Tensor) -> Snapshot:
-    return Snapshot(rank=rank, tensors=tensors, random={}, meta="{}")
+    return Snapshot(rank=rank, tensors=tensors, random={}, meta="{}", companion={})
 
 
 # -- files ----------------------------------------------------------------------------------
