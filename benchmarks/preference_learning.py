@@ -23,6 +23,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlpost.evaluation.comparison import compare
+from rlpost.evaluation.intervals import estimate_mean
+from rlpost.models.embedded import NAME as EMBEDDED_MODEL
+
 # Grades sampled answers, of which hardly any is in small letters alone before training.
 GRADE = """
 def small(prompts, completions, **columns):
@@ -56,7 +60,7 @@ def main() -> int:
     if args.what in REWARD_MODELS:
         rows = [reward_model(args)]
     elif args.what == "online":
-        rows = [online(args), offline(args, "dpo", name="offline")]
+        rows = online(args)
     else:
         rows = [offline(args, args.what, name=args.what)]
     for row in (HEADER, ["---"] * len(HEADER), *rows):
@@ -86,46 +90,105 @@ def offline(args: argparse.Namespace, loss: str, *, name: str) -> list[str]:
     return [name, accuracies(run), *behaviour(run), f"{minutes:.1f}"]
 
 
-def online(args: argparse.Namespace) -> list[str]:
-    """Learn it from answers that the model samples, as many pairs a step as offline."""
-    run, judge = args.dir / "online", args.dir / "small.py"
-    judge.write_text(GRADE)
+def online(args: argparse.Namespace) -> list[list[str]]:
+    """Learn products from pairs of own answers: sampled as it learns, or all before it learns.
+
+    Both learn as many pairs, of as many samples: offline, the first ones of a policy that stands
+    still.
+    """
     minutes = rlpost(
-        *("preference", "loss=dpo", "data.online=true", "data.train=pairs:lowercase", *SIZES),
-        *("verifier=function", f"verifier.path={judge}:small"),
-        *("rollout.group_size=4", "rollout.max_tokens=32"),
-        *("evaluation.every=40", "trainer.steps=40", "trainer.lr=1e-5"),
-        *(f"run.dir={args.dir}", f"run.name={run.name}", *args.overrides),
+        *("preference", "experiment=online_dpo", "evaluation.every=14"),
+        *(f"run.dir={args.dir}", "run.name=online", *args.overrides),
     )
-    return [run.name, "", *behaviour(run), f"{minutes:.1f}"]
+    groups = num_groups(args.dir / "online")
+    steps = -(-groups // 12) + 1
+    rlpost(
+        *("rl", "experiment=quickstart", "trainer.lr=1e-30", f"trainer.steps={steps}"),
+        *("rollout.prompts_per_step=12", "rollout.group_size=8", "evaluation.every=0"),
+        *(f"run.dir={args.dir}", "run.name=still", *args.overrides),
+    )
+    pairs = args.dir / "pairs.jsonl"
+    pairs.write_text("".join(pairs_of(args.dir / "still", groups=groups)))
+    offline_minutes = rlpost(
+        *("preference", "loss=dpo", f"data.train={pairs}", "data.heldout_size=0"),
+        *("examples_per_step=12", "trainer.steps=14", "trainer.lr=1e-5", "evaluation.every=0"),
+        *(f"run.dir={args.dir}", "run.name=offline"),
+    )
+    print(f"{groups} groups of 8 samples, {len(pairs.read_text().splitlines())} pairs offline")
+    return [
+        ["online", "", *products(args.dir / "online", args.dir / "offline"), f"{minutes:.1f}"],
+        ["offline", "", *products(args.dir / "offline", None), f"{offline_minutes:.1f}"],
+    ]
+
+
+def num_groups(run: Path) -> int:
+    """How many groups a run consumed, those without a best answer included."""
+    latest = (run / "checkpoints" / "latest").read_text().strip()
+    ledger = json.loads((run / "checkpoints" / latest / "driver.json").read_text())["ledger"]
+    return ledger["consumed"] + sum(ledger["dropped"].values())
+
+
+def pairs_of(run: Path, *, groups: int) -> Iterator[str]:
+    """The best and the worst answer of each of the first groups, where they differ."""
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((run / "rollouts").glob("step_*.jsonl")):
+        for row in lines_of(path):
+            by_prompt.setdefault(row["uid"], []).append(row)
+    for rows in list(by_prompt.values())[:groups]:
+        worst, *_, best = sorted(rows, key=lambda row: row["reward"])
+        if worst["reward"] < best["reward"]:
+            pair = {"prompt": best["prompt"], "chosen": best["response"]}
+            yield json.dumps(pair | {"rejected": worst["response"]}) + "\n"
+
+
+def products(run: Path, other: Path | None) -> list[str]:
+    """Score held-out products, 14 samples of each of 29, against another run's model."""
+    scores = run.with_name(f"{run.name}-scores")
+    baseline = EMBEDDED_MODEL if other is None else str(other / "export")
+    rlpost(
+        *("evaluate", f"model.path={run / 'export'}", f"baseline.path={baseline}"),
+        *("data.heldout=arithmetic", "verifier=numeric", "samples=14", "temperature=1"),
+        *("max_tokens=16", f"run.dir={run.parent}", f"run.name={scores.name}"),
+    )
+    found = next(lines_of(scores / "metrics.jsonl"))
+    return [
+        f"{found[f'{at}/mean']:.3f} [{found[f'{at}/low']:.3f}, {found[f'{at}/high']:.3f}]"
+        if f"{at}/mean" in found
+        else ""
+        for at in ("val-core/arithmetic/difference",)
+    ] + [json.dumps({k: round(v, 4) for k, v in found.items() if "arithmetic" in k})]
 
 
 def behaviour(run: Path) -> list[str]:
     """Sample answers to 300 held-out prompts, of the trained and of the embedded model."""
-    scores = run.with_name(f"{run.name}-scores")
-    rlpost(
-        *("evaluate", f"model.path={run / 'export'}", "baseline.path=smollm2-135m-instruct"),
-        *("data.heldout=pairs:lowercase", "data.heldout_size=300", "verifier=format"),
-        *("temperature=1", "max_tokens=64", f"run.dir={run.parent}", f"run.name={scores.name}"),
-    )
-    found = next(lines_of(scores / "metrics.jsonl"))
-    before, after, difference = (
-        f"{found[name]:.3f} [{found[low]:.3f}, {found[high]:.3f}]"
-        for name, low, high in (
-            [f"{prefix}val-core/lowercase/{middle}/{end}" for end in ends]
-            for prefix, middle, ends in (
-                ("baseline/", "acc", ("mean@1", "mean@1/low", "mean@1/high")),
-                ("", "acc", ("mean@1", "mean@1/low", "mean@1/high")),
-                ("", "difference", ("mean", "low", "high")),
-            )
+    start = answers_of(run.with_name("start-scores"), EMBEDDED_MODEL)
+    trained = answers_of(run.with_name(f"{run.name}-scores"), str(run / "export"))
+    difference = compare(rewards_of(start), rewards_of(trained))
+    assert difference is not None
+    intervals = [estimate_mean(list(rewards_of(each).values())) for each in (start, trained)]
+    before, after, moved = (
+        f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        for mean, low, high in (
+            *((each.mean, each.low, each.high) for each in intervals if each is not None),
+            (difference.difference, difference.low, difference.high),
         )
     )
-    answers = list(lines_of(scores / "evaluation.jsonl"))
-    lengths = [
-        fmean(each["num_tokens"] for each in answers if each["model"] == model)
-        for model in ("baseline", "model")
-    ]
-    return [before, after, difference, f"{lengths[0]:.1f} -> {lengths[1]:.1f}"]
+    lengths = [fmean(each["num_tokens"] for each in answers) for answers in (start, trained)]
+    return [before, after, moved, f"{lengths[0]:.1f} -> {lengths[1]:.1f}"]
+
+
+def answers_of(scores: Path, model: str) -> list[dict[str, Any]]:
+    """Return judged answers of a model; they are sampled once, with the same seeds for all."""
+    rlpost(
+        *("evaluate", f"model.path={model}", "verifier=format", "generator.threads=1"),
+        *("data.heldout=pairs:lowercase", "data.heldout_size=300"),
+        *("temperature=1", "max_tokens=64", f"run.dir={scores.parent}", f"run.name={scores.name}"),
+    )
+    return list(lines_of(scores / "evaluation.jsonl"))
+
+
+def rewards_of(answers: list[dict[str, Any]]) -> dict[str, list[float]]:
+    return {each["uid"]: [each["reward"]] for each in answers}
 
 
 def accuracies(run: Path) -> str:
