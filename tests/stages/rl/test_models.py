@@ -8,13 +8,15 @@ from tiny_families import build_tiny_family
 from rlpost.config.schema import ModelConfig, RLConfig
 from rlpost.errors import UserError
 from rlpost.stages.rl.models import check_models
+from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.critic_settings import CriticConfig
 from rlpost.training.reward.settings import RewardModelConfig
 from rlpost.verifiers.kinds.exact import ExactConfig
 
 
 def config(path, **fields) -> RLConfig:
-    return RLConfig(verifier=ExactConfig(), model=ModelConfig(path=str(path)), **fields)
+    model = ModelConfig(path=str(path))
+    return RLConfig(verifier=ExactConfig(), adapter=NoAdapterConfig(), model=model, **fields)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt2", "gpt_neox"])
