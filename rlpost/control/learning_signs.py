@@ -66,7 +66,8 @@ class LearningSigns:
     def _unjudged(self) -> Sign | None:
         row = self._latest[-1]
         failed = sorted(name for name in _verifiers(row) if _failed_share(row, name) >= _ALL)
-        unscored = _number(row, "critic/score/mean") is None
+        # Of samples that a teacher alone reads nobody has a verdict, and nobody misses it.
+        unscored = _number(row, "critic/score/mean") is None and bool(_verifiers(row))
         if not failed and not unscored:
             return None
         who = f"the verifier {', '.join(failed)}" if failed else "the verifier"

@@ -18,6 +18,7 @@ def step(number, groups, *, truncated=0.0, skipped=None, advantages=None, **more
         "step": number,
         "response_length/mean": 12.0,
         "response_length/clip_ratio": truncated,
+        "verifier/exact/error_rate": 0.0,
         **group_statistics(rewards_matrix(groups)).metrics(),
     }
     if rewards:
@@ -178,6 +179,13 @@ def test_a_run_of_equal_groups_always_has_one_sign_of_its_rewards(values):
     rows = [step(n, [[value] * 3] * 2) for n, value in enumerate(values, start=1)]
     about = {SignKind.no_reward, SignKind.equal, SignKind.solved}
     assert len(about.intersection(kinds(*rows))) == 1 and len(kinds(*rows)) == 1
+
+
+def test_samples_that_nobody_judges_miss_no_verdict():
+    row = step(1, [[None, None]])
+    assert kinds(row) == [SignKind.unjudged]
+    alone = {name: v for name, v in row.items() if not name.startswith("verifier/")}
+    assert SignKind.unjudged not in kinds(alone)
 
 
 def test_advice_names_settings_that_exist():
