@@ -80,7 +80,14 @@ def is_safe_name(name: str) -> bool:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class WholeModelConfig:
+    """A model that is used as it is."""
+
+    path: str = option(EMBEDDED_MODEL, help="embedded model, local directory or hub id")
+
+
+@dataclass(kw_only=True)
+class ModelConfig(WholeModelConfig):
     """The policy to start from."""
 
     path: str = option(

@@ -12,8 +12,8 @@ from rlpost.bounds import check_config, number, numbers, option
 from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import (
     MAX_TEMPERATURE,
-    ModelConfig,
     RunConfig,
+    WholeModelConfig,
 )
 from rlpost.control.failures import FailureConfig
 from rlpost.data import template_variables
@@ -78,7 +78,7 @@ class EvaluateConfig:
     resume: str = option(
         "auto", help="auto: go on after the answers that are there; never: refuse if there are any"
     )
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: WholeModelConfig = field(default_factory=WholeModelConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     suites: list[str] = option(
         [], help="suites to evaluate on; empty: all of them, unless data.heldout is set"

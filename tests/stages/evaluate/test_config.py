@@ -42,6 +42,11 @@ def test_there_are_no_options_of_training(override):
         composed(override)
 
 
+def test_an_adapter_beside_the_model_is_not_ignored():
+    with pytest.raises(HydraException, match=r"model\.adapter"):
+        composed("model.adapter=anywhere")
+
+
 def test_without_a_choice_every_suite_is_evaluated_on():
     assert composed().chosen_suites == ["reasoning", "format", "general"]
     assert composed("suites=[format]").chosen_suites == ["format"]
