@@ -162,7 +162,7 @@ def engine_gradient(built: DeepSpeedTrainer, *, plain: bool) -> Gradients:
 
 
 def weights(built: DeepSpeedTrainer) -> Gradients:
-    return {name: tensor.clone() for name, tensor in built.iter_weights()}
+    return {name: tensor.clone() for name, tensor in built.served.tensors()}
 
 
 def changed(ours: Gradients, theirs: Gradients) -> float:
@@ -299,16 +299,14 @@ def check_publishing(path: str) -> Iterator[Finding]:
         with trainer(path, zero_stage=stage, dtype=DType.bfloat16) as built:
             name = f"gpu-check-{os.getpid()}"
             publisher = WeightPublisher(
-                built.iter_weights,
-                shapes=built.weight_shapes(),
-                sender=SharedMemorySender(run_id=name),
+                lambda built=built: built.served, sender=SharedMemorySender(run_id=name)
             )
             try:
                 start = time.perf_counter()
                 locator = publisher.stage(1, num_receivers=1)
                 elapsed = time.perf_counter() - start
                 buffer = SharedMemoryReceiver().fetch(locator)
-                shapes = {tensor: shape for tensor, _, shape in built.weight_shapes()}
+                shapes = {tensor: shape for tensor, _, shape in built.served.shapes()}
                 refuse_other_model(publisher._newest, shapes)
                 received = dict(read_payload(publisher._newest, buffer))
                 differing = changed({n: t.cpu() for n, t in weights(built).items()}, received)

@@ -50,7 +50,7 @@ def policy(model: Path, *, clip_high: float = 0.28) -> dict[str, float]:
     objective = PolicyObjective(loss=cfg.loss, kl=kl, entropy_coefficient=0.01)
     groups, numbers = _judged(), {}
     with trainer(model, lr=1e-4) as rank:  # larger steps would magnify how a CPU rounds
-        before = {name: tensor.clone() for name, tensor in rank.iter_weights()}
+        before = {name: tensor.clone() for name, tensor in rank.served.tensors()}
         unscored = scoring_batch(groups, cfg)
         ref = unscored.by_item([rank.score(mine) for mine in unscored.batches])
         groups = _sampled_by_the_policy(groups, ref)
@@ -62,7 +62,9 @@ def policy(model: Path, *, clip_high: float = 0.28) -> dict[str, float]:
                 tally = rank.forward_backward(packed.batches[0], objective)
                 metrics = merge([tally]).metrics() | rank.optim_step(step)
                 numbers |= _named(f"update {step}", metrics)
-        moved = [float((tensor - before[name]).abs().sum()) for name, tensor in rank.iter_weights()]
+        moved = [
+            float((tensor - before[name]).abs().sum()) for name, tensor in rank.served.tensors()
+        ]
     return numbers | {"moved": sum(moved)}
 
 

@@ -1,4 +1,4 @@
-"""A trainer in this process that trains an adapter, made by peft, and pushes nothing else."""
+"""Trainers in this process that push adapters: one of plain peft, and one as a run has it."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -8,6 +8,7 @@ import torch
 from pushed_models import TorchPublisher
 
 from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.publisher import WeightPublisher
 
 
 class AdapterPublisher(TorchPublisher):
@@ -75,3 +76,45 @@ class AdapterPublisher(TorchPublisher):
         for name, parameter in self.model.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
+
+
+class TrainerPublisher(TorchPublisher):
+    """What a run pushes of a real engine; ``model`` is its export in plain peft on the base.
+
+    Args:
+        path: of the base.
+        run_id: names its payloads.
+        built: a ``DeepSpeedTrainer`` of a policy with an adapter.
+    """
+
+    def __init__(self, path: Any, run_id: str, built: Any) -> None:
+        super().__init__(path, run_id)
+        self._built = built
+        self.scale = 1.0  # what is sent adds so much of what was trained
+        self._publisher = WeightPublisher(lambda: self, sender=self.sender)
+
+    def load_export(self, directory: Any) -> None:
+        """Have ``model`` be what the trainer exports."""
+        from peft import PeftModel
+
+        self._built.export(directory)
+        self.model = PeftModel.from_pretrained(self.model, directory).eval()
+
+    @property
+    def adapter(self) -> Any:
+        return self._built.served.adapter
+
+    merge_error = None
+
+    def shapes(self) -> Any:
+        return self._built.served.shapes()
+
+    def tensors(self) -> Any:
+        for name, tensor in self._built.served.tensors():
+            yield name, tensor * self.scale if "lora_B" in name else tensor
+
+    async def stage(self, version, *, num_receivers):
+        return self._publisher.stage(version, num_receivers=num_receivers)
+
+    async def probe_logprobs(self, sequences):
+        return self._built.probe_logprobs(sequences)

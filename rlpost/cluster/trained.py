@@ -57,10 +57,8 @@ class TrainedRank:
         )
         if make_sender is not None:
             self._publisher = WeightPublisher(
-                self._trainer.iter_weights,
-                shapes=self._trainer.weight_shapes(),
+                lambda: self._trainer.served,
                 sender=make_sender(host=host) if self._rank == 0 else None,
-                adapter=lambda: self._trainer.served_adapter,
             )
         return self._trainer.num_parameters
 

@@ -226,6 +226,7 @@ class WeightBus:
             probe_s=probed_s - loaded_s,
             probe_logprob_diff_mean=mean_diff,
             probe_logprob_diff_max=max_diff,
+            merge_error=locator.manifest.get("merge_error"),
         )
 
     async def _transfer(

@@ -43,12 +43,14 @@ class PushManifest:
 
     Without ``adapter`` they are the whole model, under the names of its checkpoint. With it they
     are a LoRA adapter on the base that every generator has loaded, under the names of peft's
-    files, and ``adapter`` is peft's configuration of it.
+    files, and ``adapter`` is peft's configuration of it. A whole model into which an adapter was
+    merged has a ``merge_error``: the norm of what rounding took, over that of the change.
     """
 
     version: int
     entries: tuple[TensorEntry, ...]
     adapter: Mapping[str, Any] | None = None
+    merge_error: float | None = None
 
     @property
     def kind(self) -> Literal["full", "adapter"]:
@@ -66,7 +68,7 @@ class PushManifest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PushManifest":
         entries = tuple(TensorEntry(**{**e, "shape": tuple(e["shape"])}) for e in data["entries"])
-        return cls(version=data["version"], entries=entries, adapter=data.get("adapter"))
+        return cls(**{**data, "entries": entries})
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -56,9 +56,11 @@ class PushReport:
     probe_s: float
     probe_logprob_diff_mean: float  # nats
     probe_logprob_diff_max: float
+    merge_error: float | None = None  # see ``PushManifest``
 
     def metrics(self) -> dict[str, float]:
-        return {
+        merged = {} if self.merge_error is None else {"weights/merge_error": self.merge_error}
+        return merged | {
             "weights/version": float(self.version),
             "weights/bytes": float(self.size_bytes),
             "weights/push_s": self.push_s,

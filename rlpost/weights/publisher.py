@@ -1,16 +1,16 @@
 """The sending end, inside the trainer's ranks.
 
-Owns the payload of the version being pushed. Refuses to own the trainer: it gets an
-iterator of named tensors, which every rank must exhaust because gathering is collective
-under ZeRO-3; only rank 0 holds a sender.
+Owns the payload of the version being pushed, and what it asks of the weights. Refuses to own the
+trainer: it gets an iterator of named tensors, which every rank must exhaust because gathering is
+collective under ZeRO-3; only rank 0 holds a sender.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,7 +21,7 @@ from rlpost.weights.transports.gloo import GlooSender
 from rlpost.weights.transports.protocol import Locator, Sender
 from rlpost.weights.transports.shared_memory import SharedMemorySender
 
-Shapes = list[tuple[str, torch.dtype, tuple[int, ...]]]
+Shapes = Sequence[tuple[str, torch.dtype, tuple[int, ...]]]
 
 
 class Transport(Enum):
@@ -103,42 +103,48 @@ def sender_factory(
     return partial(make_sender, transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
 
 
+class ServedWeights(Protocol):
+    """What generators get of a model that is trained."""
+
+    @property
+    def adapter(self) -> Mapping[str, Any] | None:
+        """peft's configuration of the adapter that they are; None: they are a whole model."""
+
+    @property
+    def merge_error(self) -> float | None:
+        """See ``PushManifest``; of the last pass."""
+
+    def shapes(self) -> Shapes:
+        """Return name, dtype and shape of every tensor, in order."""
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the tensors; collective on all ranks. One may be the live weight."""
+
+
 class WeightPublisher:
     """Turns the trainer's current weights into fetchable payloads.
 
     Args:
-        iter_weights: fresh pass over ``(name, full tensor)``; collective on all ranks.
-        shapes: the same without tensors, in the same order; of an adapter whose ranks change the
-            largest that it can have.
+        source: returns the weights, awake.
         sender: on rank 0; None elsewhere.
-        adapter: peft's configuration of the adapter that the tensors are, asked for at every
-            version; None: they are the whole model.
     """
 
-    def __init__(
-        self,
-        iter_weights: Callable[[], Iterator[tuple[str, torch.Tensor]]],
-        *,
-        shapes: Shapes,
-        sender: Sender | None,
-        adapter: Callable[[], Mapping[str, Any] | None] = lambda: None,
-    ) -> None:
-        self._adapter = adapter
-        self._iter_weights = iter_weights
-        self._size_bytes = payload_size_bytes(shapes)
+    def __init__(self, source: Callable[[], ServedWeights], *, sender: Sender | None) -> None:
+        self._source = source
+        self._size_bytes = payload_size_bytes(source().shapes())
         self._sender = sender
         self._newest: PushManifest | None = None
 
     def stage(self, version: int, *, num_receivers: int) -> Locator | None:
         """Write version ``version``; returns where it is (None off rank 0)."""
+        weights = self._source()
         if self._sender is None:
-            for _ in self._iter_weights():
+            for _ in weights.tensors():
                 pass
             return None
         buffer = self._sender.buffer(self._size_bytes, version=version)
-        self._newest = write_payload(
-            self._iter_weights(), buffer, version=version, adapter=self._adapter()
-        )
+        written = write_payload(weights.tensors(), buffer, version=version, adapter=weights.adapter)
+        self._newest = replace(written, merge_error=weights.merge_error)
         return self._sender.announce(self._newest, num_receivers=num_receivers)
 
     def announce_again(self, *, num_receivers: int) -> Locator | None:

@@ -7,13 +7,25 @@ import asyncio
 from functools import partial
 
 import pytest
-from pushed_adapters import AdapterPublisher
+from one_rank import trainer
+from packed_groups import pack_into, random_groups
+from peft_adapters import planned
+from pushed_adapters import AdapterPublisher, TrainerPublisher
 from pushed_models import boot, bus_for, sample, started, worst_gap
 from tiny_families import build_tiny_family
 
+from rlpost.algorithms.kl import KLConfig
+from rlpost.algorithms.losses import ReinforceConfig
+from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.errors import RequestAborted, WeightPushError
 from rlpost.rollout.generator_config import AdapterCapacity
 
+# Kinds that are served as the plain LoRA that they equal -> their options here
+CONVERTED = {
+    "adalora": {"rank": 2, "initial_rank": 4},
+    "vera": {"rank": 8},
+    "pissa": {"rank": 4},
+}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -36,6 +48,8 @@ async def test_adapters(tiny_model, tmp_path):
         await _requests_keep_their_version(publisher, generator, bus)
         await _what_is_too_old_makes_room(publisher, generator, bus)
         await _a_refused_push_costs_no_request(publisher, generator, bus)
+        for kind, options in CONVERTED.items():
+            await _a_converted_kind_is_served(kind, options, tiny_model, tmp_path, generator)
     finally:
         await generator.close()
         publisher.sender.close()
@@ -159,6 +173,32 @@ async def _a_refused_push_costs_no_request(publisher, generator, bus):
     assert len(lengths) == 3 and all(0 < n < 400 for n in lengths)
     with pytest.raises(RequestAborted):
         await running
+
+
+async def _a_converted_kind_is_served(kind, options, path, place, generator):
+    """A real trainer's adapter, in the engine and in plain peft; a wrong scale is found out."""
+    batches = pack_into(*random_groups(), num_micro_batches=1).batches[0]
+    objective = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
+    with trainer(path, model=planned(path, kind, **options), steps=2, lr=1e-2) as built:
+        publisher = TrainerPublisher(path, f"{kind}-{place.name}", built)
+        bus = bus_for(publisher, generator)
+        bus.last_version = (await generator.health()).version
+        try:
+            for step in (1, 2):
+                built.forward_backward(batches, objective)
+                built.optim_step(step)
+            report = await bus.publish()
+            assert report.probe_logprob_diff_max < 1e-3
+            episodes = await sample(generator)
+            assert {version for e in episodes for version in e.versions} == {report.version}
+            assert worst_gap(publisher, episodes) > 1e-2  # the base alone answers otherwise
+            publisher.load_export(place / kind)
+            assert worst_gap(publisher, episodes) < 1e-3
+            publisher.scale = 1.1
+            with pytest.raises(WeightPushError, match="probe"):
+                await bus.publish()
+        finally:
+            publisher.sender.close()
 
 
 async def test_a_family_whose_layers_vllm_fuses_and_renames(tmp_path):

@@ -76,7 +76,7 @@ def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> Adapt
     """
     if adapter is None or adapter.served is not Served.adapter:
         return None
-    rank = engine_rank(adapter.config.rank)
+    rank = engine_rank(adapter.config.served_rank)
     return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)
 
 

@@ -113,6 +113,12 @@ SOUNDNESS = CurveSection(
             curves={"weights/probe_logprob_diff_mean": "difference"},
             log_scale=True,
         ),
+        Panel(
+            title="Merged adapter",
+            unit="share of its change",
+            help="What rounding takes of an adapter that generators get merged: at 1, all of it.",
+            curves={"weights/merge_error": "lost"},
+        ),
     ),
 )
 

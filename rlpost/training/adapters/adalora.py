@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from rlpost.bounds import number
 from rlpost.errors import UserError
-from rlpost.training.adapters.config import Served, TargetedConfig
+from rlpost.training.adapters.config import TargetedConfig
 from rlpost.training.adapters.registry import Companion, Method, Setting, adapters
 
 
@@ -20,7 +20,7 @@ from rlpost.training.adapters.registry import Companion, Method, Setting, adapte
 class AdaLoRAConfig(TargetedConfig):
     """LoRA that takes ranks from layers which need few, arXiv 2303.10512."""
 
-    served: ClassVar[Served] = Served.merged
+    is_converted: ClassVar[bool] = True
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)
     stage_reason: ClassVar[str] = "ranks are moved by what whole matrices are between two passes"
 
@@ -64,6 +64,10 @@ class AdaLoRAConfig(TargetedConfig):
                 f"{path}.warmup + {path}.settled must be below 1, got {self.warmup:g} + "
                 f"{self.settled:g}: no update would be left in which ranks are taken away"
             )
+
+    @property
+    def served_rank(self) -> int:
+        return self.initial_rank  # a rank that was taken away stays as zeros
 
     @classmethod
     def of_peft(cls, fields: Mapping[str, Any]) -> Self | None:

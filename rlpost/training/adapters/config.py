@@ -40,19 +40,26 @@ class NoAdapterConfig:
 class AdapterConfig:
     """Options of an adapter of any kind.
 
-    ``served`` says in what form generators take it, ``moves_base`` whether the adapter begins by
-    changing the base's own weights, ``zero_stages`` at which it can be trained (``stage_reason``
+    ``served`` says in what form generators take it, ``is_converted`` whether the adapter that they
+    take is the plain LoRA that it equals, ``moves_base`` whether the adapter begins by changing the
+    base's own weights, ``zero_stages`` at which it can be trained (``stage_reason``
     says why not at others), ``supervised_only`` whether it is for stages that compare no
     log-probs.
     """
 
     served: ClassVar[Served] = Served.adapter
+    is_converted: ClassVar[bool] = False
     moves_base: ClassVar[bool] = False
     supervised_only: ClassVar[bool] = False
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     stage_reason: ClassVar[str] = ""
 
     kind: str = "none"
+
+    @property
+    def served_rank(self) -> int:
+        """Rank of the plain LoRA that generators get, where they get one."""
+        raise NotImplementedError(f"{self.kind} has no rank")
 
     @classmethod
     def of_peft(cls, fields: Mapping[str, Any]) -> Self | None:
@@ -154,6 +161,10 @@ class LoRAConfig(TargetedConfig):
         hint="once or twice the rank is usual",
         help="scale: the product of the matrices is multiplied by alpha / rank",
     )
+
+    @property
+    def served_rank(self) -> int:
+        return self.rank
 
     @classmethod
     def of_peft(cls, fields: Mapping[str, Any]) -> Self | None:

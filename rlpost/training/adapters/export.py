@@ -31,6 +31,12 @@ def peft_fields(live: LiveAdapter) -> dict[str, Any]:
     return {**fields, **base}
 
 
+def filed(live: LiveAdapter, tensors: Mapping[str, Tensor]) -> SavedAdapter:
+    """Return the adapter for the original base that the live tensors, by their names, make up."""
+    own = SavedAdapter(config=peft_fields(live), tensors=tensors)
+    return own if live.companion is None else live.companion.filed(own)
+
+
 def write_adapter(
     directory: Path, tensors: Mapping[str, Tensor], live: LiveAdapter, *, tokenizer_path: Path
 ) -> None:
@@ -46,14 +52,12 @@ def write_adapter(
     from transformers import AutoTokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
-    filed = SavedAdapter(config=peft_fields(live), tensors=tensors)
-    if live.companion is not None:
-        filed = live.companion.filed(filed)
+    adapter = filed(live, tensors)
     metadata = {"format": "pt", BASE: live.plan.base}
     if getattr(live.plan.config, "four_bit", False):
         metadata[FOUR_BIT] = "nf4"
-    save_file(dict(filed.tensors), directory / WEIGHTS, metadata=metadata)
-    text = json.dumps(dict(filed.config), indent=2, sort_keys=True) + "\n"
+    save_file(dict(adapter.tensors), directory / WEIGHTS, metadata=metadata)
+    text = json.dumps(dict(adapter.config), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
     AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(directory)
     follow_umask(directory)

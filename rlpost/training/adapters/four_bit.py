@@ -48,10 +48,7 @@ def quantize(model: Any) -> None:
 
 def what_4_bits_stand_for(weight: Tensor) -> Tensor:
     """Return what training sees of a weight that is kept in 4 bits, in the weight's dtype."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    packed = _packed(weight)
-    return dequantize_4bit(packed.data, packed.quant_state).to(weight.dtype)
+    return dequantized(_packed(weight)).to(weight.dtype)
 
 
 def _packed(weight: Tensor) -> Any:
@@ -76,16 +73,10 @@ def is_packed(tensor: Tensor) -> bool:
     return getattr(tensor, "quant_state", None) is not None
 
 
-def unpacked(weight: Tensor, layer: Any) -> Tensor:
-    """Return what a 4-bit weight stands for, with the product of ``layer``'s adapter if it has one.
-
-    peft's own merging would round the sum to 4 bits again.
-    """
+def dequantized(weight: Tensor) -> Tensor:
+    """Return what a weight that is kept in 4 bits stands for, in the dtype that it computes in."""
     from bitsandbytes.functional import dequantize_4bit
 
     packed: Any = weight
     dense: Tensor = dequantize_4bit(packed.data, packed.quant_state)
-    if layer is None:
-        return dense
-    product = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
-    return (dense.float() + product).to(dense.dtype)
+    return dense

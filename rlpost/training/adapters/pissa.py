@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from rlpost.training.adapters.config import LoRAConfig, Served
+from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.adapters.lora import lora_layers
 from rlpost.training.adapters.registry import Companion, Method, Setting, adapters
 
@@ -19,10 +19,14 @@ from rlpost.training.adapters.registry import Companion, Method, Setting, adapte
 class PiSSAConfig(LoRAConfig):
     """LoRA that starts at the principal part of each weight, arXiv 2404.02948."""
 
-    served: ClassVar[Served] = Served.merged
+    is_converted: ClassVar[bool] = True
     moves_base: ClassVar[bool] = True
 
     kind: str = "pissa"
+
+    @property
+    def served_rank(self) -> int:
+        return 2 * self.rank  # what was learned, and the start that it is less
 
     @classmethod
     def of_peft(cls, fields: Mapping[str, Any]) -> Self | None:

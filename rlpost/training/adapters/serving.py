@@ -1,7 +1,7 @@
 """In which form generators get an adapter that is trained: one decision that both sides read.
 
-Owns the decision and the engine's limits. Refuses to own the push (weights/) and the tensors
-(tensors.py). Imports neither torch nor peft.
+Owns the decision and the engine's limits. Refuses to own the push (weights/) and the
+conversion (plain_lora.py). Imports neither torch nor peft.
 """
 
 from typing import Any
@@ -16,11 +16,14 @@ def serves_as(cfg: Any) -> Served:
     """Return how generators get what the adapter options ``cfg`` say.
 
     Without an adapter that is whole weights, too. The engine adds plain LoRA to linear layers and
-    replaces no other module.
+    replaces no other module. A kind that becomes plain LoRA is merged where that is wider than the
+    engine can hold; one that is plain LoRA is refused there, see ``engine_rank``.
     """
     if isinstance(cfg, NoAdapterConfig):
         return Served.merged
     if isinstance(cfg, TargetedConfig) and cfg.modules_to_save:
+        return Served.merged
+    if cfg.is_converted and cfg.served_rank > ENGINE_RANKS[-1]:
         return Served.merged
     served: Served = cfg.served
     return served

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from rlpost.bounds import number
-from rlpost.training.adapters.config import Served, TargetedConfig
+from rlpost.training.adapters.config import TargetedConfig
 from rlpost.training.adapters.registry import Method, Setting, adapters
 
 
@@ -19,7 +19,7 @@ from rlpost.training.adapters.registry import Method, Setting, adapters
 class VeRAConfig(TargetedConfig):
     """Two vectors a layer around shared random matrices, arXiv 2310.11454."""
 
-    served: ClassVar[Served] = Served.merged
+    is_converted: ClassVar[bool] = True
 
     kind: str = "vera"
     rank: int = number(
@@ -32,6 +32,10 @@ class VeRAConfig(TargetedConfig):
         hint="10 to 100 is usual: there are few values, and they start small",
         help="rate of the vectors: ratio * trainer.lr",
     )
+
+    @property
+    def served_rank(self) -> int:
+        return self.rank
 
     @classmethod
     def of_peft(cls, fields: Mapping[str, Any]) -> Self | None:

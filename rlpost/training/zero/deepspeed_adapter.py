@@ -9,14 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlpost.models.export import write_model
 from rlpost.models.naming import Piece, Shapes
-from rlpost.training.adapters.export import write_adapter
-from rlpost.training.adapters.four_bit import is_packed, unpacked
+from rlpost.training.adapters.export import peft_fields, write_adapter
+from rlpost.training.adapters.four_bit import dequantized, is_packed
+from rlpost.training.adapters.merged_weight import merged_weight
+from rlpost.training.adapters.saved import SavedAdapter
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.zero.deepspeed_weights import buckets, gathered, size_bytes
+
+
+class MergeError:
+    """What rounding takes of an adapter's change when merged weights get their number format.
+
+    0: nothing; 1: as much as all of it, so that generators sample from the base.
+    """
+
+    def __init__(self) -> None:
+        self._lost = self._change = torch.zeros(())
+
+    def add(self, *, exact: Tensor, merged: Tensor, base: Tensor) -> None:
+        """Count one weight: what it should be (float32), what it became and what it was."""
+        self._lost = self._lost.to(exact) + (merged - exact).square().sum()
+        self._change = self._change.to(exact) + (exact - base).square().sum()
+
+    @property
+    def share(self) -> float | None:
+        """Norm of what was lost over the norm of the change; None: there was no change."""
+        change = float(self._change)
+        return (float(self._lost) / change) ** 0.5 if change > 0 else None
 
 
 def adapter_shapes(module: Any) -> Shapes:
@@ -39,57 +62,79 @@ def iter_adapter(module: Any) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor.detach().contiguous()
 
 
-def iter_merged(module: Any, pieces: Sequence[Piece], shell: Any) -> Iterator[tuple[str, Tensor]]:
+def input_widths(module: Any) -> dict[str, int]:
+    """Return the inputs of each layer that has the adapter, by the layer's name in files."""
+    layers = _adapted_layers(module).items()
+    return {f"{_prefix(module)}{name}": layer.in_features for name, layer in layers}
+
+
+def iter_merged(
+    module: Any, pieces: Sequence[Piece], shell: Any, *, error: MergeError | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a checkpoint of the base with the adapter added; collective at stage 3.
 
     Args:
         module: the ``PackedModel`` with the adapter.
         pieces: of the base without it.
         shell: the base without it and without weights.
+        error: counts what rounding takes.
     """
-    named, layers = _without_adapter(module)
+    named, layers, prefix = _without_adapter(module), _adapted_layers(module), _prefix(module)
+    adapter = SavedAdapter(
+        config=peft_fields(module.adapter), tensors=module.adapter.tensors(module)
+    )
     for piece in pieces:
-        found = {name: layers.get(name.rpartition(".")[0]) for name in piece.sources}
+        found = [layers.get(name.rpartition(".")[0]) for name in piece.sources]
         needed = [named[name] for name in piece.sources]
-        needed += [p for layer in found.values() if layer is not None for p in layer.parameters()]
+        needed += [p for layer in found if layer is not None for p in layer.parameters()]
         with gathered(needed):
             tensors = {
-                name: _with_adapter(named[name], layer, name) for name, layer in found.items()
+                name: _with_adapter(named[name], adapter, f"{prefix}{name}", error=error)
+                for name in piece.sources
             }
             for name, tensor in piece.of(shell, tensors):
                 yield name, tensor.contiguous()
 
 
-def _without_adapter(module: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the base's tensors, and the layers that have the adapter, by the base's own names."""
+def _prefix(module: Any) -> str:
+    """Return what the names of the module's layers begin with in files."""
+    prefix: str = module.adapter.names["model."]
+    return prefix
+
+
+def _adapted_layers(module: Any) -> dict[str, Any]:
+    """Return the layers that have the adapter, by the base's own names."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    return {n: m for n, m in module.model.named_modules() if isinstance(m, BaseTunerLayer)}
+
+
+def _without_adapter(module: Any) -> dict[str, Tensor]:
+    """Return the base's tensors by its own names."""
     model, prefix = module.model, module.adapter.tuner.prefix
-    named = {
+    return {
         name.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): tensor
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
         if prefix not in name and ".original_module." not in name
     }
-    return named, {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
 
 
 @torch.no_grad()
-def _with_adapter(tensor: Tensor, layer: Any, name: str) -> Tensor:
-    """Return the weight of a layer with the adapter added; any other tensor as it is."""
-    if is_packed(tensor):
-        return unpacked(tensor, layer)
-    if layer is None or not name.endswith(".weight"):
-        return tensor.detach()
-    weight: nn.Parameter = layer.get_base_layer().weight
-    live = weight.data
-    kept = live.clone()
-    try:
-        layer.merge()
-        merged = weight.data.clone()
-    finally:
-        layer.merged_adapters.clear()
-        live.copy_(kept)
-        weight.data = live
+def _with_adapter(
+    tensor: Tensor, adapter: SavedAdapter, place: str, *, error: MergeError | None
+) -> Tensor:
+    """Return the base's tensor at ``place`` (its name in files), the adapter added if it has one.
+
+    The sum is that of float32 and is rounded once.
+    """
+    base = dequantized(tensor) if is_packed(tensor) else tensor.detach()
+    layer, _, last = place.rpartition(".")
+    if last != "weight" or layer not in adapter.modules:
+        return base
+    exact = merged_weight(adapter, layer, base)
+    merged = exact.to(base.dtype)
+    if error is not None:
+        error.add(exact=exact, merged=merged, base=base)
     return merged
 
 
@@ -117,10 +162,9 @@ def _save_merged(
     start = Path(model.path)
     shell = model.head.shell(start, dtype=dtype)
     places = shell.model.state_dict().keys()
-    named, _ = _without_adapter(module)
     pieces = [
         Piece(sources=(name,), targets=((name, dtype, ()),))
-        for name in named
+        for name in _without_adapter(module)
         if shell.name(f"model.{name}") in places
     ]
     state = {

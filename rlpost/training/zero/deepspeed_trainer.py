@@ -14,11 +14,10 @@ Legend: R scored tokens of one micro-batch.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ from torch import Tensor
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import LossBatch, Objective, Outputs
 from rlpost.errors import RunFailed
-from rlpost.models.naming import Piece, Shapes, pieces_of
-from rlpost.training.adapters.config import Served
-from rlpost.training.adapters.export import peft_fields
 from rlpost.training.adapters.registry import Companion
 from rlpost.training.flops import Meter, PolicyCost, peak_flops
 from rlpost.training.model.heads import LogprobHead
@@ -50,12 +46,7 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
-from rlpost.training.zero.deepspeed_adapter import (
-    adapter_shapes,
-    iter_adapter,
-    iter_merged,
-    save_adapter,
-)
+from rlpost.training.zero.deepspeed_adapter import save_adapter
 from rlpost.training.zero.deepspeed_checkpoint import (
     StepperProgress,
     load_companion,
@@ -64,8 +55,10 @@ from rlpost.training.zero.deepspeed_checkpoint import (
     write_snapshot,
 )
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
+from rlpost.training.zero.deepspeed_served import served_weights
 from rlpost.training.zero.deepspeed_state import engine_state, kept_bytes, multiply
-from rlpost.training.zero.deepspeed_weights import iter_checkpoint, save_model, weight_shapes
+from rlpost.training.zero.deepspeed_weights import save_model, weight_shapes
+from rlpost.weights.publisher import ServedWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +125,7 @@ class DeepSpeedTrainer:
             optimizer=self._optimizer,
             group_of=one_group if module.adapter is None else module.adapter.group_of,
         )
+        self._served = served_weights(module, model, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._meter = self._make_meter()
@@ -355,36 +349,10 @@ class DeepSpeedTrainer:
         return [part.tolist() for part in np.split(scores_R, cuts)]
 
     @property
-    def served_adapter(self) -> dict[str, Any] | None:
-        """``adapter_config.json`` of what ``iter_weights`` yields; None: that is whole weights."""
-        live = self.module.adapter
-        alone = live is not None and live.plan.served is Served.adapter
-        return peft_fields(live) if alone else None
-
-    def weight_shapes(self) -> Shapes:
-        """Name, dtype and shape of every tensor ``iter_weights`` yields, in its order."""
-        if self.served_adapter is not None:
-            return adapter_shapes(self.module)
-        return [target for piece in self._pieces for target in piece.targets]
-
-    def iter_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """What generators get, collective: an adapter's tensors by their names in its file, where
-        the engine can serve it, else full weights in the form of a Hugging Face checkpoint.
-        """
-        if self.served_adapter is not None:
-            return iter_adapter(self.module)
-        if self.module.adapter is not None:
-            return iter_merged(self.module, self._pieces, self._shell)
-        return iter_checkpoint(self.module.model, self._pieces)
-
-    @cached_property
-    def _pieces(self) -> Sequence[Piece]:
-        return pieces_of(self.module.model if self.module.adapter is None else self._shell)
-
-    @cached_property
-    def _shell(self) -> Any:
-        """The model as it is without an adapter and without weights."""
-        return self._model.head.shell(Path(self._model.path), dtype=self.dtype).model
+    def served(self) -> ServedWeights:
+        """What generators get, of weights that are awake."""
+        self._parking.wake()
+        return self._served
 
     def export(self, directory: Path) -> None:
         """Write a Hugging Face model directory with tokenizer (rank 0 writes).

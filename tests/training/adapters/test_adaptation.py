@@ -168,10 +168,21 @@ def test_hostile_files_are_refused_by_name(tmp_path, tiny_model, changed):
         AdapterDirectory.read(changed)
 
 
-def test_engines_serve_plain_adapters_and_get_whole_weights_of_others():
+def test_engines_serve_what_is_plain_lora_or_becomes_it_and_get_whole_weights_of_others():
     assert serves_as(config()) is serves_as(config("rslora")) is Served.adapter
     assert serves_as(config(modules_to_save=["norm"])) is Served.merged
     assert serves_as(config("dora")) is serves_as(NoAdapterConfig()) is Served.merged
+    for kind, options, rank in (
+        ("adalora", {"rank": 300, "initial_rank": 512}, 512),
+        ("vera", {"rank": 512}, 512),
+        ("pissa", {"rank": 256}, 512),
+    ):
+        fits = config(kind, **options)
+        assert (serves_as(fits), fits.served_rank) == (Served.adapter, rank)
+        wider = {**options, "initial_rank" if "initial_rank" in options else "rank": 513}
+        assert serves_as(config(kind, **wider)) is Served.merged
+        assert serves_as(config(kind, modules_to_save=["norm"])) is Served.merged
+    assert serves_as(config("qlora")) is Served.merged
     assert [engine_rank(rank) for rank in (1, 2, 16, 17, 512)] == [1, 8, 16, 32, 512]
     with pytest.raises(UserError, match=r"adapter\.rank must be at most 512.*got 513"):
         engine_rank(513)

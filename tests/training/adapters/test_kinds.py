@@ -3,6 +3,7 @@
 Plain LoRA at every ZeRO stage is in tests/training/zero/test_deepspeed_adapter.py.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from one_rank import trainer
 from packed_groups import load_plain, pack_into, random_groups
 from peft import PeftModel
 from peft_adapters import base_of, planned
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
@@ -76,6 +77,12 @@ def merged_into_base(adapter: Path, place: Path) -> tuple[Path, float]:
     return place / "merged" / "export", float(re.search(r"differ by (\S+)", said)[1])
 
 
+def write(directory: Path, config, tensors) -> None:
+    directory.mkdir()
+    (directory / "adapter_config.json").write_text(json.dumps(dict(config)))
+    save_file(tensors, directory / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_is_saved_is_merged_and_goes_on_bit_equal(kind, tiny_model, tmp_path):
     model = planned(tiny_model, kind, **KINDS[kind])
@@ -88,8 +95,9 @@ def test_it_learns_is_saved_is_merged_and_goes_on_bit_equal(kind, tiny_model, tm
         rows = update(built, [3, 4])
         end = probed(built)
         built.export(tmp_path / "export")
-        pushed = {name: tensor.clone() for name, tensor in built.iter_weights()}
-        served = built.served_adapter
+        pushed = {name: tensor.clone() for name, tensor in built.served.tensors()}
+        assert [(n, t.dtype, tuple(t.shape)) for n, t in pushed.items()] == built.served.shapes()
+        served, merge_error = built.served.adapter, built.served.merge_error
     bound = 1e-4  # of log-probs near -10, in float32
     assert furthest(start, in_plain(base_of(tiny_model, kind))) < bound
     assert furthest(start, end) > 1e-2
@@ -98,10 +106,17 @@ def test_it_learns_is_saved_is_merged_and_goes_on_bit_equal(kind, tiny_model, tm
     export, drift = merged_into_base(tmp_path / "export", tmp_path / "runs")
     assert drift < 1e-4
     assert furthest(in_plain(load_plain(export)), end) < bound
+    assert (served is None) is (merge_error is not None) is (kind in ("dora", "qlora"))
     if served is None:  # whole weights are pushed, under the names of the base's files
+        assert merge_error == 0  # of float32, in which the sum is computed
         state = load_file(export / "model.safetensors")
         assert pushed.keys() == state.keys() - {"lm_head.weight"}
         assert max((pushed[n] - state[n]).abs().max() for n in pushed) < bound
+    else:  # plain LoRA of the rank that engines are built for, on the base as it lies on disk
+        assert served["peft_type"] == "LORA" and served["r"] == model.adapter.config.served_rank
+        write(tmp_path / "served", served, pushed)
+        plain = PeftModel.from_pretrained(load_plain(tiny_model), tmp_path / "served")
+        assert furthest(in_plain(plain), end) < bound
 
     with trainer(tiny_model, model=model, **options) as again:
         again.load(tmp_path / "saved")

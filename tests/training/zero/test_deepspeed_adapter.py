@@ -20,6 +20,7 @@ from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero.deepspeed_adapter import MergeError
 
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 FILE = "adapter_model.safetensors"
@@ -90,10 +91,10 @@ def test_updates_equal_plain_peft_and_a_resumed_run_has_the_same_bits(tmp_path, 
         built.finish_save()
         train(built, [3])
         trained = exported(built, tmp_path / "export")
-        pushed = {name: t.clone() for name, t in built.iter_weights()}
+        pushed = {name: t.clone() for name, t in built.served.tensors()}
         shapes = [(name, t.dtype, tuple(t.shape)) for name, t in pushed.items()]
-        assert shapes == built.weight_shapes()
-        served = built.served_adapter
+        assert shapes == built.served.shapes()
+        served = built.served.adapter
     assert all(torch.equal(pushed[name], t) for name, t in trained.items())
     assert served == json.loads((tmp_path / "export/adapter_config.json").read_text())
 
@@ -115,6 +116,18 @@ def test_updates_equal_plain_peft_and_a_resumed_run_has_the_same_bits(tmp_path, 
     assert all(torch.equal(resumed[name], t) for name, t in trained.items())
 
 
+def test_the_error_of_a_merge_is_what_rounding_takes_of_the_change():
+    error = MergeError()
+    assert error.share is None
+    base = torch.ones(2, dtype=torch.bfloat16)  # whose neighbour above is 1 + 2 ** -7
+    exact = torch.tensor([1 + 2**-7, 1 + 2**-10])
+    error.add(exact=exact, merged=exact.to(base.dtype), base=base)
+    assert error.share == pytest.approx(2**-10 / (2**-14 + 2**-20) ** 0.5)
+    lost = MergeError()
+    lost.add(exact=exact[1:], merged=exact[1:].to(base.dtype), base=base[1:])
+    assert lost.share == 1
+
+
 def test_a_stacked_adapter_starts_from_the_merged_base_and_exports_the_whole_model(
     tmp_path, tiny_model
 ):
@@ -128,7 +141,7 @@ def test_a_stacked_adapter_starts_from_the_merged_base_and_exports_the_whole_mod
     merged = first.merge_and_unload()
     model = adapted(tiny_model, rank=2, start=str(tmp_path / "first"))
     with trainer(tiny_model, model=model, zero_stage=3) as built:
-        assert built.served_adapter is None
+        assert built.served.adapter is None
         built.export(tmp_path / "untrained")
         torch.testing.assert_close(
             logits(load_plain(tmp_path / "untrained")), logits(merged), atol=1e-4, rtol=0

@@ -50,7 +50,7 @@ def save(built, directory) -> None:
 
 
 def weights(built) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in built.iter_weights()}
+    return {name: tensor.clone() for name, tensor in built.served.tensors()}
 
 
 def draws() -> tuple[float, float, float]:

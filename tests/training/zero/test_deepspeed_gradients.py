@@ -21,7 +21,7 @@ def train(built, *, steps: int = 3) -> tuple[list[float], dict[str, torch.Tensor
         built.forward_backward(batches, OBJECTIVE)
         norms.append(built.optim_step(step)["actor/grad_norm"])
         built.sleep()
-    return norms, {name: tensor.clone() for name, tensor in built.iter_weights()}
+    return norms, {name: tensor.clone() for name, tensor in built.served.tensors()}
 
 
 def test_norms_and_weights_have_the_bits_of_deepspeeds_own_sum(tiny_model, monkeypatch):

@@ -40,7 +40,7 @@ def update(built, step: int, micro_batches=None) -> dict[str, float]:
 
 
 def weights(built) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in built.iter_weights()}
+    return {name: tensor.clone() for name, tensor in built.served.tensors()}
 
 
 def test_the_ranks_meet_on_the_masters_address_alone(tiny_model, counted):
@@ -247,7 +247,7 @@ def test_the_export_is_an_ordinary_model_directory(fixture, stage, tmp_path, req
     with trainer(path, zero_stage=stage) as built:
         update(built, 1)
         expected = weights(built)
-        assert [(n, t.dtype, tuple(t.shape)) for n, t in expected.items()] == built.weight_shapes()
+        assert [(n, t.dtype, tuple(t.shape)) for n, t in expected.items()] == built.served.shapes()
         assert built.num_parameters == sum(t.numel() for t in expected.values())
         built.export(tmp_path / "export")
     load_plain(tmp_path / "export")
