@@ -7,35 +7,36 @@ token that the student sampled is compared, whatever a verifier says of the resp
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from rlpost.algorithms.advantages import GroupStatistics, group_statistics, rewards_matrix
 from rlpost.algorithms.distill import DistillObjective
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.dataset import DataConfig
 from rlpost.data.example import Example
 from rlpost.errors import RunFailed, UserError
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.distill.config import DistillConfig
 from rlpost.stages.distill.heldout import heldout_divergence, measured_names
 from rlpost.stages.distill.teacher import STAGE, Teacher
 from rlpost.stages.estimate import Estimate, add_up
-from rlpost.stages.policy import check_policy
-from rlpost.stages.roles import Role, trained_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examples import sampled_example
 from rlpost.stages.sampling.online_job import OnlineJob
-from rlpost.stages.sampling.online_plan import answering_roles, bus_sender, with_steps
-from rlpost.stages.sampling.own_samples import OwnSamples
+from rlpost.stages.sampling.online_plan import (
+    answering_policy,
+    answering_roles,
+    learning_role,
+    with_steps,
+)
+from rlpost.stages.sampling.own_samples import own_samples
 from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
 from rlpost.stages.sampling.prompt_stream import prompt_stream
 from rlpost.stages.step_record import StepRecord
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.training.packing.pack import Packed
 from rlpost.types import Group
-from rlpost.verifiers.golds import GoldWatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +73,7 @@ def prepare_online(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    student = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
-    require_vllm_architecture(
-        student.directory.config.architectures[0], field=student.directory.field
-    )
+    student = answering_policy(cfg)
     device = device or resolve_device(cfg.cluster.device)
     assert cfg.teacher.path is not None, "check_distill was not called"
     teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=student)
@@ -92,28 +90,15 @@ def prepare_online(
     held = sampling.heldout_set
     names = measured_names([] if held is None else [held.name])
     cfg = with_steps(cfg, sampling, measured=names)
-    trainer = trained_role(
-        "trainer",
-        cfg.trainer,
-        model=teacher.beside(student, cfg.trainer, cfg.distill),
-        seed=cfg.seed,
-        cluster=cfg.cluster,
-        device=device,
-        make_sender=bus_sender(cfg, directory),
-        optimizer=cfg.optimizer,
-    )
+    model = teacher.beside(student, cfg.trainer, cfg.distill)
+    trainer = learning_role(cfg, model, directory=directory, device=device)
     return OnlineDistillPlan(
         cfg=cfg,
         device=device,
         roles=[trainer, *answering_roles(cfg, sampling, policy=student, device=device)],
         teacher=teacher,
         objective=DistillObjective(metrics=STAGE),
-        packer=ExamplePacker(
-            num_ranks=cfg.trainer.num_ranks,
-            max_tokens=cfg.trainer.max_tokens_per_micro_batch,
-            fill=cfg.trainer.packing,
-            aggregation=cfg.reduction,
-        ),
+        packer=ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction),
         sampling=sampling,
     )
 
@@ -170,47 +155,30 @@ async def boot_online(plan: OnlineDistillPlan, run: Run) -> AsyncIterator[Online
         InfrastructureError: an actor did not come up.
     """
     cfg, sampling = plan.cfg, plan.sampling
-    sampling.log_skipped()
-    own = OwnSamples(sampling, cfg, run)
-    started = await run.start(plan.roles, supervised=own.boot)
-    plan.teacher.say_what_is_compared()
-    groups = dict(zip((role.name for role in plan.roles), started, strict=True))
-    student = groups["trainer"]
+    async with own_samples(plan, run) as own:
+        plan.teacher.say_what_is_compared()
+        student = own.groups["trainer"]
 
-    def statistics(groups: Sequence[Group]) -> GroupStatistics:
-        return group_statistics(rewards_matrix([group.rewards for group in groups]))
+        async def heldout(answered: Sequence[Group]) -> Mapping[str, float]:
+            assert sampling.heldout_set is not None
+            sources = {sampling.heldout_set.name: sampled_examples(answered)}
+            measure = heldout_divergence(
+                policy=student, packer=plan.packer, sources=sources, progress=run.progress
+            )
+            return await measure()
 
-    async def heldout(answered: Sequence[Group]) -> Mapping[str, float]:
-        assert sampling.heldout_set is not None
-        sources = {sampling.heldout_set.name: sampled_examples(answered)}
-        measure = heldout_divergence(
-            policy=student, packer=plan.packer, sources=sources, progress=run.progress
-        )
-        return await measure()
-
-    try:
         parts = own.parts(
-            student,
-            groups.get("verifiers"),
-            rewards=None,
             prompts_per_step=cfg.examples_per_step,
             stream=lambda cursor: prompt_stream(
                 cfg, sampling.train_set, cursor, useful=lambda group: True, max_draws=None
             ),
-            statistics=statistics,
         )
-        data = [rows for rows in (sampling.train_set, sampling.heldout_set) if rows is not None]
-        judged = bool(sampling.verifiers)
-        watch = GoldWatch(sampling.verifiers, data, warn=run.warn) if judged else nullcontext()
-        with watch:
-            yield OnlineJob(
-                cfg=cfg,
-                data=plan.data,
-                sampling=parts,
-                policy=student,
-                objective=plan.objective,
-                batches=SampleBatches(packer=plan.packer),
-                heldout=heldout,
-            )
-    finally:
-        await own.close()
+        yield OnlineJob(
+            cfg=cfg,
+            data=plan.data,
+            sampling=parts,
+            policy=student,
+            objective=plan.objective,
+            batches=SampleBatches(packer=plan.packer),
+            heldout=heldout,
+        )

@@ -13,12 +13,11 @@ from rlpost.algorithms.distill import DistillObjective
 from rlpost.cluster.session import Device
 from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.splits import Splits
-from rlpost.models.stops import stop_token_ids
 from rlpost.stages.distill.config import DistillConfig
 from rlpost.stages.distill.heldout import measured_names
 from rlpost.stages.distill.teacher import STAGE, Teacher
 from rlpost.stages.learning.prepare import Foundation, shown_examples
-from rlpost.stages.roles import Role, trained_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 
@@ -54,30 +53,15 @@ def prepare(
     base = Foundation.of(cfg, device=device).with_suites(directory)
     assert cfg.teacher.path is not None, "check_distill was not called"
     teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=base.policy)
-    encoder = ConversationEncoder(
-        base.policy.tokenizer,
-        train_on=cfg.data.train_on,
-        truncate_to=base.truncate_to,
-        refuse_above=base.refuse_above(),
-        stop_ids=stop_token_ids(base.policy.directory),
-    )
+    encoder = base.encoder(ConversationEncoder, train_on=cfg.data.train_on)
     cfg, splits = base.load(encoder, measured=measured_names)
     teacher.require_room(splits)
-    trainer = trained_role(
-        "trainer",
-        cfg.trainer,
-        model=teacher.beside(base.policy, cfg.trainer, cfg.distill),
-        seed=cfg.seed,
-        make_sender=base.make_sender,
-        cluster=cfg.cluster,
-        device=base.device,
-        optimizer=cfg.optimizer,
-    )
+    model = teacher.beside(base.policy, cfg.trainer, cfg.distill)
     return DistillPlan(
         cfg=cfg,
         device=base.device,
         model_path=base.policy.path,
-        roles=[trainer, *base.suite_roles],
+        roles=[base.trained_role(cfg, model), *base.suite_roles],
         teacher=teacher,
         objective=DistillObjective(metrics=STAGE),
         splits=splits,

@@ -1,7 +1,7 @@
 """How every stage that learns from a data set begins to run, and how it draws rows.
 
-Owns what is written and said of the data at the start, and what a step tells of its rows. Refuses
-to own the batch that is made of rows and what is minimised.
+Owns what is written and said of the data at the start, what a step tells of its rows, and the job
+that drives such a stage. Refuses to own the batch that is made of rows and what is minimised.
 """
 
 import logging
@@ -11,10 +11,13 @@ from typing import Any, Protocol
 from rlpost.data.example import Example
 from rlpost.data.mixture import Mixture
 from rlpost.data.splits import Splits
-from rlpost.stages.learning.account import trained_tokens_by_source
+from rlpost.stages.fit import Fit
+from rlpost.stages.learning.account import data_used, trained_tokens_by_source
 from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.suites import SuiteScores
 from rlpost.tracking.files.examples import write_examples
+from rlpost.training.packing.pack import Packed
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,10 @@ class LearningPlan(Protocol):
     @property
     def roles(self) -> Sequence[Role]:
         """Who exists; the policy is the first."""
+
+    @property
+    def objective(self) -> Any:
+        """What is minimised; its ``metrics`` is the stage's name."""
 
     @property
     def splits(self) -> Splits:
@@ -84,3 +91,38 @@ async def begin(
     groups = await run.start(plan.roles, supervised=supervised)
     mixture = run.keep("mixture", plan.splits.train)
     return groups, DrawnRows(mixture, per_step=plan.cfg.examples_per_step)
+
+
+def fit_of(
+    plan: LearningPlan,
+    run: Run,
+    rows: DrawnRows,
+    *,
+    policy: Any,
+    batch: Callable[[], Awaitable[Packed]],
+    heldout: Callable[[], Awaitable[dict[str, float]]],
+    suites: SuiteScores | None = None,
+) -> Fit:
+    """Return the job of a stage that learns from a data set.
+
+    Args:
+        plan: what it learns.
+        run: whose job it is.
+        rows: what ``begin`` returned.
+        policy: the group that is trained.
+        batch: makes the optimizer batch of the next step.
+        heldout: measures held-out rows, if there are any.
+        suites: scores suites; None: there are none.
+    """
+    return Fit(
+        run=run,
+        policy=policy,
+        objective=plan.objective,
+        batch=batch,
+        base=plan.cfg.model.path,
+        stage=plan.objective.metrics,
+        heldout=heldout if plan.splits.heldout else None,
+        suites=suites,
+        drawn=rows.metrics,
+        data=data_used(plan.cfg.data, plan.splits),
+    )

@@ -7,10 +7,9 @@ roles). Invariant: nothing is written but the cache of encoded rows, and nothing
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rlpost.cluster.session import Device, resolve_device
-from rlpost.cluster.trained import MakeSender
 from rlpost.data.bad_rows import OnLong
 from rlpost.data.conversation.preflight import as_json, preflight
 from rlpost.data.example import Example, ExampleEncoder
@@ -19,14 +18,18 @@ from rlpost.data.splits import Splits, load_splits
 from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.locate import context_length
+from rlpost.models.stops import stop_token_ids
 from rlpost.stages.learning.settings import HeldoutConfig
 from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.results import require_measured
-from rlpost.stages.roles import Role
+from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suite_settings import require_own_schedule
 from rlpost.stages.sampling.suites import SuitesPlan, plan_suites
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
+
+E = TypeVar("E", bound=ExampleEncoder)
 
 SHOWN_ROWS = 3  # of each source
 
@@ -38,7 +41,7 @@ class Foundation:
     Example::
 
         base = Foundation.of(cfg, device=device)
-        cfg, splits = base.load(MyEncoder(base.policy.tokenizer), measured=names)
+        cfg, splits = base.load(base.encoder(MyEncoder), measured=names)
     """
 
     cfg: Any  # of a stage: ``LearnedDataConfig`` and ``LearningConfig``
@@ -68,10 +71,19 @@ class Foundation:
         suites = plan_suites(self.cfg, policy=self.policy, device=self.device, directory=directory)
         return replace(self, suites=suites)
 
-    @property
-    def make_sender(self) -> MakeSender | None:
-        """What builds the sending end of the weight bus; None: nothing generates."""
-        return None if self.suites is None else self.suites.make_sender
+    def trained_role(self, cfg: Any, model: TrainedModel) -> Role:
+        """Return the ranks that train ``model``; ``cfg`` has the number of steps."""
+        return trained_role(
+            "trainer",
+            cfg.trainer,
+            model=model,
+            seed=cfg.seed,
+            # None: nothing generates, so nothing is pushed
+            make_sender=None if self.suites is None else self.suites.make_sender,
+            cluster=cfg.cluster,
+            device=self.device,
+            optimizer=cfg.optimizer,
+        )
 
     @property
     def suite_roles(self) -> Sequence[Role]:
@@ -101,6 +113,16 @@ class Foundation:
         if not bounded:
             return data.max_tokens
         return min(self.longest, data.max_tokens or self.longest)
+
+    def encoder(self, kind: Callable[..., E], **own: Any) -> E:
+        """Return an encoder of this kind for the policy; ``own`` are its own options."""
+        return kind(
+            self.policy.tokenizer,
+            truncate_to=self.truncate_to,
+            refuse_above=self.refuse_above(),
+            stop_ids=stop_token_ids(self.policy.directory),
+            **own,
+        )
 
     def load(
         self,

@@ -14,13 +14,12 @@ from typing import Any
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import Example
 from rlpost.stages.fit import Fit
-from rlpost.stages.learning.account import data_used
-from rlpost.stages.learning.begin import DrawnRows, begin
+from rlpost.stages.learning.begin import DrawnRows, begin, fit_of
 from rlpost.stages.preference.config import ReferenceMode
 from rlpost.stages.preference.heldout import HeldoutPreferences
 from rlpost.stages.preference.mismatched import Mismatched
 from rlpost.stages.preference.models import ModelColumns
-from rlpost.stages.preference.prepare import STAGE, PreferencePlan
+from rlpost.stages.preference.prepare import PreferencePlan
 from rlpost.stages.preference.reference import (
     LiveReference,
     PrecomputedReference,
@@ -95,18 +94,7 @@ async def _fit(
         sources=held,
         progress=run.progress,
     )
-    return Fit(
-        run=run,
-        policy=policy,
-        objective=plan.objective,
-        batch=batch,
-        base=cfg.model.path,
-        stage=STAGE,
-        heldout=heldout if held else None,
-        suites=suites,
-        drawn=rows.metrics,
-        data=data_used(cfg.data, plan.splits),
-    )
+    return fit_of(plan, run, rows, policy=policy, batch=batch, heldout=heldout, suites=suites)
 
 
 async def _reference(

@@ -23,13 +23,12 @@ from rlpost.data.conversation.preferences import (
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
-from rlpost.models.stops import stop_token_ids
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.policy import check_frozen
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.heldout import measured_names
-from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.model.loading import TrainedModel
@@ -69,13 +68,8 @@ def prepare(
     """
     base = Foundation.of(cfg, device=device).with_suites(directory)
     encoder_of = JudgedEncoder if cfg.is_judged else PairEncoder
-    encoder = encoder_of(
-        base.policy.tokenizer,
-        truncate_to=base.truncate_to,
-        refuse_above=base.refuse_above(),
-        stop_ids=stop_token_ids(base.policy.directory),
-    )
-    cfg, splits = base.load(encoder, measured=partial(measured_names, judged=cfg.is_judged))
+    names = partial(measured_names, judged=cfg.is_judged)
+    cfg, splits = base.load(base.encoder(encoder_of), measured=names)
     packer = packer_of(cfg)
     if cfg.is_judged:
         _require_both_labels(list(splits.train.corpora.values()))
@@ -119,20 +113,12 @@ def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
     model = TrainedModel.policy(
         base.policy.path, cfg.trainer, metrics=STAGE, adapter=base.policy.adapter
     )
-    common: dict[str, Any] = {"cluster": cfg.cluster, "device": base.device}
-    roles = [
-        trained_role(
-            "trainer",
-            cfg.trainer,
-            model=model,
-            seed=cfg.seed,
-            make_sender=base.make_sender,
-            optimizer=cfg.optimizer,
-            **common,
-        )
-    ]
+    roles = [base.trained_role(cfg, model)]
     if cfg.has_second_model:
-        roles.append(reference_role(cfg.trainer, model=frozen_reference(cfg, model), **common))
+        frozen = frozen_reference(cfg, model)
+        roles.append(
+            reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=base.device)
+        )
     return [*roles, *base.suite_roles]
 
 

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from rlpost.stages.fit import Fit
-from rlpost.stages.learning.account import data_used
-from rlpost.stages.learning.begin import begin
+from rlpost.stages.learning.begin import begin, fit_of
 from rlpost.stages.reward.batch import PairPacker, StepPacker
 from rlpost.stages.reward.config import RewardConfig
 from rlpost.stages.reward.heldout import HeldoutPairs, HeldoutSteps
-from rlpost.stages.reward.prepare import STAGE, RewardPlan
+from rlpost.stages.reward.prepare import RewardPlan
 from rlpost.stages.run import Run
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.training.packing.pack import Packed
@@ -28,7 +27,7 @@ async def boot(plan: RewardPlan, run: Run) -> AsyncIterator[Fit]:
         UserError: not every actor fits into the cluster, or the checkpoint is of other data.
         InfrastructureError: an actor did not come up.
     """
-    cfg, held = plan.cfg, plan.splits.heldout
+    cfg = plan.cfg
     (model,), rows = await begin(plan, run)
     packer = packer_of(cfg)
 
@@ -39,31 +38,19 @@ async def boot(plan: RewardPlan, run: Run) -> AsyncIterator[Fit]:
     heldout = measure(
         model=model,
         packer=packer_of(replace(cfg, trainer=replace(cfg.trainer, packing=True))),
-        sources={name: corpus.all_examples() for name, corpus in held.items()},
+        sources={name: each.all_examples() for name, each in plan.splits.heldout.items()},
         progress=run.progress,
     )
-    yield Fit(
-        run=run,
-        policy=model,
-        objective=plan.objective,
-        batch=batch,
-        base=cfg.model.path,
-        stage=STAGE,
-        heldout=heldout if held else None,
-        drawn=rows.metrics,
-        data=data_used(cfg.data, plan.splits),
-    )
+    yield fit_of(plan, run, rows, policy=model, batch=batch, heldout=heldout)
 
 
 def packer_of(cfg: RewardConfig) -> PairPacker | StepPacker:
     """Return what makes batches of rows, as the options say."""
-    ranks, tokens = cfg.trainer.num_ranks, cfg.trainer.max_tokens_per_micro_batch
     if cfg.judges_steps:
-        examples = ExamplePacker(num_ranks=ranks, max_tokens=tokens, fill=cfg.trainer.packing)
-        return StepPacker(examples=examples)
+        return StepPacker(examples=ExamplePacker.of(cfg.trainer))
     return PairPacker(
-        num_ranks=ranks,
-        max_tokens=tokens,
+        num_ranks=cfg.trainer.num_ranks,
+        max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         fill=cfg.trainer.packing,
         has_margins=cfg.loss.margin_column is not None,
     )

@@ -23,12 +23,11 @@ from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.example import ExampleEncoder
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
-from rlpost.models.stops import stop_token_ids
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.reward.batch import pair_unit, pairs_of
 from rlpost.stages.reward.config import RewardConfig
 from rlpost.stages.reward.heldout import measured_names
-from rlpost.stages.roles import Role, trained_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.model.classifier_heads import SCORE_HEAD, STEP_HEAD
 from rlpost.training.model.loading import TrainedModel
@@ -77,21 +76,12 @@ def prepare(
     model = TrainedModel.reward(
         base.policy.path, head=head, metrics=STAGE, adapter=base.policy.adapter
     )
-    role = trained_role(
-        "trainer",
-        cfg.trainer,
-        model=model,
-        seed=cfg.seed,
-        cluster=cfg.cluster,
-        device=base.device,
-        optimizer=cfg.optimizer,
-    )
     objective = StepObjective if cfg.judges_steps else RewardObjective
     return RewardPlan(
         cfg=cfg,
         device=base.device,
         model_path=base.policy.path,
-        roles=[role],
+        roles=[base.trained_role(cfg, model)],
         objective=objective(loss=cfg.loss, metrics=STAGE),
         splits=splits,
         shown=shown_examples(
@@ -103,15 +93,10 @@ def prepare(
 
 
 def _encoder(cfg: RewardConfig, base: Foundation) -> ExampleEncoder:
-    common: dict[str, Any] = {
-        "truncate_to": base.truncate_to,
-        "refuse_above": base.refuse_above(),
-        "stop_ids": stop_token_ids(base.policy.directory),
-    }
     if cfg.judges_steps:
         separator = cfg.data.step_separator or STEP_SEPARATOR
-        return StepwiseEncoder(base.policy.tokenizer, separator=separator, **common)
-    return PairEncoder(base.policy.tokenizer, margin_column=cfg.loss.margin_column, **common)
+        return base.encoder(StepwiseEncoder, separator=separator)
+    return base.encoder(PairEncoder, margin_column=cfg.loss.margin_column)
 
 
 def _require_different_labels(corpora: Iterable[Corpus]) -> None:

@@ -17,10 +17,9 @@ from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.plan import RLPlan
 from rlpost.stages.rl.prompt_source import training_source
 from rlpost.stages.run import Run
-from rlpost.stages.sampling.own_samples import OwnSamples
+from rlpost.stages.sampling.own_samples import own_samples
 from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.start_reference import require_same_start, score_beside, start_reference
-from rlpost.verifiers.golds import GoldWatch
 
 
 @asynccontextmanager
@@ -32,8 +31,6 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
         InfrastructureError: an actor did not come up.
     """
     cfg, sampling = plan.cfg, plan.sampling
-    sampling.log_skipped()
-    own = OwnSamples(sampling, cfg, run)
     objective = PolicyObjective(
         loss=cfg.loss,
         kl=cfg.algorithm.kl,
@@ -41,12 +38,10 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
         corrections=cfg.algorithm.corrections,
         proximal=cfg.algorithm.anchor is Anchor.proximal,
     )
-    started = await run.start(plan.roles, supervised=own.boot)
-    groups = dict(zip((role.name for role in plan.roles), started, strict=True))
-    trainer, reference = groups["trainer"], None
-    if cfg.algorithm.kl.needs_reference:
-        reference = start_reference(groups.get("reference"), policy=trainer)
-    try:
+    async with own_samples(plan, run) as own:
+        trainer, reference = own.groups["trainer"], None
+        if cfg.algorithm.kl.needs_reference:
+            reference = start_reference(own.groups.get("reference"), policy=trainer)
         if reference is not None and plan.has_adapter:
             await require_same_start(
                 score_beside(reference, policy=trainer, cfg=cfg.cluster),
@@ -54,24 +49,18 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
                 sequences=probe_of(sampling.train_set, cfg.weights),
                 cfg=cfg.trainer,
             )
-        parts = RLParts(
-            cfg=cfg,
-            sampling=own.parts(
-                trainer,
-                groups.get("verifiers"),
-                rewards=groups.get("rewards"),
-                prompts_per_step=cfg.rollout.prompts_per_step,
-                stream=partial(training_source, cfg, sampling.train_set),
-                statistics=partial(raw_statistics, cfg=cfg),
-            ),
-            trainer=trainer,
-            critic=groups.get("critic"),
-            reference=reference,
-            objective=objective,
-            kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
+        yield RLJob(
+            RLParts(
+                cfg=cfg,
+                sampling=own.parts(
+                    prompts_per_step=cfg.rollout.prompts_per_step,
+                    stream=partial(training_source, cfg, sampling.train_set),
+                    statistics=partial(raw_statistics, cfg=cfg),
+                ),
+                trainer=trainer,
+                critic=own.groups.get("critic"),
+                reference=reference,
+                objective=objective,
+                kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
+            )
         )
-        data = [rows for rows in (sampling.train_set, sampling.heldout_set) if rows is not None]
-        with GoldWatch(sampling.verifiers, data, warn=run.warn):
-            yield RLJob(parts)
-    finally:
-        await own.close()

@@ -1,6 +1,7 @@
 """What the plans of stages that learn from the policy's own samples have in common.
 
-Owns the number of steps, the use of a schedule of evaluations, and who answers and judges. Refuses
+Owns the check of the policy, the number of steps, the use of a schedule of evaluations, and who
+trains, answers and judges. Refuses
 to own the checks of prompts, engines and judges (plan.py) and what is trained.
 """
 
@@ -10,18 +11,31 @@ from dataclasses import replace
 from typing import Any
 
 from rlpost.cluster.session import Device
-from rlpost.cluster.trained import MakeSender
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
+from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.learning.settings import HeldoutConfig
-from rlpost.stages.policy import CheckedPolicy
+from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.results import require_measured
-from rlpost.stages.roles import Role
+from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.generation import generators_role
 from rlpost.stages.sampling.plan import SamplingPlan
 from rlpost.stages.sampling.verifiers_role import verifiers_role
+from rlpost.training.model.loading import TrainedModel
 from rlpost.weights.publisher import sender_factory
+
+
+def answering_policy(cfg: Any) -> CheckedPolicy:
+    """Look at a policy that generators serve as well; ``cfg`` are options of the stage.
+
+    Raises:
+        UserError: it cannot be trained, or vLLM does not serve its architecture.
+    """
+    policy = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
+    directory = policy.directory
+    require_vllm_architecture(directory.config.architectures[0], field=directory.field)
+    return policy
 
 
 def with_steps(cfg: Any, sampling: SamplingPlan, *, measured: Sequence[str] = ()) -> Any:
@@ -49,13 +63,25 @@ def with_steps(cfg: Any, sampling: SamplingPlan, *, measured: Sequence[str] = ()
     return cfg
 
 
-def bus_sender(cfg: Any, directory: RunDirectory) -> MakeSender:
-    """Return what builds the sending end of the weight bus; ``cfg`` are options of the stage."""
-    return sender_factory(
+def learning_role(
+    cfg: Any, model: TrainedModel, *, directory: RunDirectory, device: Device
+) -> Role:
+    """Return the ranks that train ``model`` and push it; ``cfg`` are options of the stage."""
+    sender = sender_factory(
         cfg.weights,
         one_host=cfg.cluster.address is None,
         run_id=directory.host_wide_id,
         root=directory.root / ".weights",
+    )
+    return trained_role(
+        "trainer",
+        cfg.trainer,
+        model=model,
+        seed=cfg.seed,
+        cluster=cfg.cluster,
+        device=device,
+        make_sender=sender,
+        optimizer=cfg.optimizer,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rlpost.algorithms.reduce import ExampleAggregation, example_weights
 from rlpost.data.example import Example
+from rlpost.stages.learning.settings import SupervisedTrainerConfig
 from rlpost.training.model.noise import neftune_columns
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
@@ -21,13 +22,28 @@ from rlpost.training.packing.units import Unit
 class ExamplePacker:
     """Packs examples as a stage's options say.
 
-    Example: ``ExamplePacker(num_ranks=2, max_tokens=4096)(mixture.take(64))``
+    Example: ``ExamplePacker.of(cfg.trainer)(mixture.take(64))``
     """
 
     num_ranks: int
     max_tokens: int  # of a micro-batch
     fill: bool = True  # several examples share a micro-batch
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
+
+    @classmethod
+    def of(
+        cls,
+        cfg: SupervisedTrainerConfig,
+        *,
+        aggregation: ExampleAggregation = ExampleAggregation.token_mean,
+    ) -> "ExamplePacker":
+        """Return what packs as the options of a trainer say."""
+        return cls(
+            num_ranks=cfg.num_ranks,
+            max_tokens=cfg.max_tokens_per_micro_batch,
+            fill=cfg.packing,
+            aggregation=aggregation,
+        )
 
     def __call__(self, examples: Sequence[Example]) -> Packed:
         """Pack an optimizer batch; examples keep their numbers, 0 to n - 1, in ``by_item``.

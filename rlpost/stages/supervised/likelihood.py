@@ -16,10 +16,9 @@ from rlpost.cluster.session import Device
 from rlpost.data.example import Example
 from rlpost.data.splits import Splits
 from rlpost.stages.fit import Fit
-from rlpost.stages.learning.account import data_used
-from rlpost.stages.learning.begin import DrawnRows, begin
+from rlpost.stages.learning.begin import DrawnRows, begin, fit_of
 from rlpost.stages.learning.prepare import Foundation, shown_examples
-from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
 from rlpost.stages.start_reference import (
@@ -89,19 +88,11 @@ def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[R
     model = TrainedModel.policy(
         base.policy.path, cfg.trainer, metrics=objective.metrics, adapter=base.policy.adapter
     )
-    common: dict[str, Any] = {"model": model, "cluster": cfg.cluster, "device": base.device}
-    roles = [
-        trained_role(
-            "trainer",
-            cfg.trainer,
-            seed=cfg.seed,
-            make_sender=base.make_sender,
-            optimizer=cfg.optimizer,
-            **common,
-        )
-    ]
+    roles = [base.trained_role(cfg, model)]
     if objective.kl_coefficient > 0 and not model.is_own_reference:
-        roles.append(reference_role(cfg.trainer, **common))
+        roles.append(
+            reference_role(cfg.trainer, model=model, cluster=cfg.cluster, device=base.device)
+        )
     return [*roles, *base.suite_roles]
 
 
@@ -142,12 +133,7 @@ def _fit(
 ) -> Fit:
     """Return the job of the policy; ``score`` is the reference's, if there is one."""
     cfg = plan.cfg
-    packer = ExamplePacker(
-        num_ranks=cfg.trainer.num_ranks,
-        max_tokens=cfg.trainer.max_tokens_per_micro_batch,
-        fill=cfg.trainer.packing,
-        aggregation=plan.aggregation,
-    )
+    packer = ExamplePacker.of(cfg.trainer, aggregation=plan.aggregation)
 
     async def batch() -> Packed:
         examples = plan.sequences(rows.take())
@@ -158,23 +144,14 @@ def _fit(
             packed, examples, alpha=plan.neftune_alpha, seed=cfg.seed, step=run.step + 1
         )
 
-    held = plan.splits.heldout
     heldout = heldout_loss(
         plan.stage,
         policy=policy,
         packer=replace(packer, fill=True),
-        sources={name: plan.sequences(corpus.all_examples()) for name, corpus in held.items()},
+        sources={
+            name: plan.sequences(corpus.all_examples())
+            for name, corpus in plan.splits.heldout.items()
+        },
         progress=run.progress,
     )
-    return Fit(
-        run=run,
-        policy=policy,
-        objective=plan.objective,
-        batch=batch,
-        base=cfg.model.path,
-        stage=plan.stage,
-        heldout=heldout if held else None,
-        suites=suites,
-        drawn=rows.metrics,
-        data=data_used(cfg.data, plan.splits),
-    )
+    return fit_of(plan, run, rows, policy=policy, batch=batch, heldout=heldout, suites=suites)

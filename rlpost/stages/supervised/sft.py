@@ -10,7 +10,6 @@ from functools import partial
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.cluster.session import Device
 from rlpost.data.conversation.encoder import ConversationEncoder
-from rlpost.models.stops import stop_token_ids
 from rlpost.stages.learning.prepare import Foundation
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.supervised.heldout import measured_names
@@ -32,13 +31,7 @@ def prepare(
         UserError, DataError: something the user can fix.
     """
     base = Foundation.of(cfg, device=device).with_suites(directory)
-    encoder = ConversationEncoder(
-        base.policy.tokenizer,
-        train_on=cfg.data.train_on,
-        truncate_to=base.truncate_to,
-        refuse_above=base.refuse_above(),
-        stop_ids=stop_token_ids(base.policy.directory),
-    )
+    encoder = base.encoder(ConversationEncoder, train_on=cfg.data.train_on)
     cfg, splits = base.load(encoder, measured=partial(measured_names, "sft"))
     objective = LikelihoodObjective(loss=cfg.loss, kl_coefficient=cfg.kl.coefficient, metrics="sft")
     return LikelihoodPlan.of(

@@ -11,15 +11,19 @@ from rlpost.algorithms.preference import PreferenceObjective
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.estimate import Estimate, add_up
-from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.prepare import STAGE, frozen_reference, packer_of
-from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.sampling.online_plan import answering_roles, bus_sender, with_steps
+from rlpost.stages.sampling.online_plan import (
+    answering_policy,
+    answering_roles,
+    learning_role,
+    with_steps,
+)
 from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
 from rlpost.stages.sampling.rewards_role import check_reward_models, rewards_role
 from rlpost.training.model.loading import TrainedModel
@@ -59,10 +63,7 @@ def prepare_online(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    policy = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
-    require_vllm_architecture(
-        policy.directory.config.architectures[0], field=policy.directory.field
-    )
+    policy = answering_policy(cfg)
     device = device or resolve_device(cfg.cluster.device)
     rewards = check_reward_models(cfg.reward_models)
     packer = packer_of(cfg)
@@ -126,18 +127,7 @@ def _roles(
     device: Device,
 ) -> list[Role]:
     model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE, adapter=policy.adapter)
-    roles = [
-        trained_role(
-            "trainer",
-            cfg.trainer,
-            model=model,
-            seed=cfg.seed,
-            cluster=cfg.cluster,
-            device=device,
-            make_sender=bus_sender(cfg, directory),
-            optimizer=cfg.optimizer,
-        )
-    ]
+    roles = [learning_role(cfg, model, directory=directory, device=device)]
     if cfg.has_second_model:
         frozen = frozen_reference(cfg, model)
         roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
