@@ -16,6 +16,7 @@ from rlpost.control.result_metrics import kind_of
 from rlpost.control.sign import Metrics, Sign, SignKind
 from rlpost.control.sign import number as _number
 from rlpost.control.sign import steps_of as _steps
+from rlpost.control.small_adapter import SmallAdapter
 
 PATIENCE = 2  # steps in a row, because equal rewards in a single step may be chance
 _LOSS = re.compile(r"\w+/loss")  # what a stage that learns from a data set minimises
@@ -37,7 +38,7 @@ class LearningSigns:
         """``patience``: the steps that must agree, except for verdicts that failed."""
         self._latest: deque[Metrics] = deque(maxlen=max(1, patience))
         self._rewarded = self._learned = self._heldout = self._supervised = False
-        self._comparisons = (ChosenFall(), LengthBias())
+        self._comparisons = (ChosenFall(), LengthBias(), SmallAdapter())
 
     def observe(self, row: Metrics) -> None:
         """Read a row; a row without responses only tells whether there is held-out data."""

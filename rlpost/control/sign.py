@@ -23,6 +23,7 @@ class SignKind(Enum):
     no_heldout = "no held-out data"
     length = "length is preferred"
     chosen_fall = "chosen responses become less likely"
+    capacity = "the adapter is too small"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,5 +211,15 @@ def test_every_kind_can_be_found(kind):
             {"step": n, "rewards/chosen": -1.0 * (n > 4), "rewards/margins": 0.0}
             for n in range(1, 9)
         ],
+        SignKind.capacity: [
+            {
+                "step": n,
+                "adapter/reach": 0.1,
+                "adapter/gradient_agreement": 0.9,
+                "adapter/gradient_outside_agreed": 0.95,
+                "adapter/update_rank_used": 0.9,
+            }
+            for n in (1, 2)
+        ],
     }
     assert kind in kinds(*examples[kind], heldout=kind is not SignKind.no_heldout)

@@ -5,20 +5,21 @@ Owns the table. Refuses to own the declarations. A new stage adds a line here.
 
 from dataclasses import replace
 
-from rlpost.tracking.curves import distill, every_stage, preference, reward, rl
+from rlpost.tracking.curves import adapter, distill, every_stage, preference, reward, rl
 from rlpost.tracking.curves.panel import CurveSection
 from rlpost.tracking.curves.supervised import learning
 
-_REWARDED = (rl.LEARNING, rl.SOUNDNESS, rl.STALENESS, rl.VERIFIERS)
+_ADAPTER = adapter.CAPACITY
+_REWARDED = (rl.LEARNING, rl.SOUNDNESS, _ADAPTER, rl.STALENESS, rl.VERIFIERS)
 
 STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "rl": _REWARDED,
     "rft": _REWARDED,
-    "sft": (learning("sft"),),
-    "pretrain": (learning("pretrain"),),
-    "preference": (*preference.SECTIONS, rl.STALENESS, rl.VERIFIERS),
-    "reward": (reward.JUDGING, reward.SOUNDNESS),
-    "distill": (distill.LEARNING, rl.STALENESS, rl.VERIFIERS),
+    "sft": (learning("sft"), _ADAPTER),
+    "pretrain": (learning("pretrain"), _ADAPTER),
+    "preference": (*preference.SECTIONS, _ADAPTER, rl.STALENESS, rl.VERIFIERS),
+    "reward": (reward.JUDGING, reward.SOUNDNESS, _ADAPTER),
+    "distill": (distill.LEARNING, _ADAPTER, rl.STALENESS, rl.VERIFIERS),
     "evaluate": (),  # one row of scores is no curve
     "merge": (),  # nothing is learned
 }

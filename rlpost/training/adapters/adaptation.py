@@ -54,7 +54,9 @@ class Adaptation:
     def identity(self) -> dict[str, Any]:
         """Return what a state of the adapter is worthless without, as plain data."""
         merged = {} if self.merges is None else {"merges": self.merges}
-        return {"base": self.base, "options": asdict(self.config), **merged}
+        options = asdict(self.config)
+        options.pop("diagnose_every", None)  # what is measured on the way changes no number
+        return {"base": self.base, "options": options, **merged}
 
     @classmethod
     def plan(

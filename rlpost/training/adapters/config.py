@@ -146,9 +146,11 @@ class LoRAConfig(TargetedConfig):
     """Two thin matrices beside each linear layer, arXiv 2106.09685.
 
     ``switches`` are those of peft's configuration by which the kinds of this family differ.
+    ``no_diagnosis`` says why the update is not the product of the two matrices, where it is not.
     """
 
     switches: ClassVar[Mapping[str, bool]] = {}
+    no_diagnosis: ClassVar[str] = ""
 
     kind: str = "lora"
     rank: int = number(
@@ -161,6 +163,22 @@ class LoRAConfig(TargetedConfig):
         hint="once or twice the rank is usual",
         help="scale: the product of the matrices is multiplied by alpha / rank",
     )
+    diagnose_every: int = number(
+        0,
+        at_least=0,
+        at_most=10**8,
+        hint="50 is usual, 0 never measures",
+        help="updates between two measurements of whether the adapter is large enough; 0: never",
+    )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: the modules are no names, or such an adapter cannot be measured."""
+        super().check(path)
+        if self.diagnose_every and self.no_diagnosis:
+            raise UserError(
+                f"{path}.diagnose_every={self.diagnose_every} has no meaning with adapter="
+                f"{self.kind}: {self.no_diagnosis}; leave it out, or use adapter=lora"
+            )
 
     @property
     def served_rank(self) -> int:

@@ -55,6 +55,7 @@ class DoRAConfig(LoRAConfig):
 
     served: ClassVar[Served] = Served.merged
     switches: ClassVar[Mapping[str, bool]] = {"use_dora": True}
+    no_diagnosis: ClassVar[str] = "it also trains the length of each output, over which it divides"
 
     kind: str = "dora"
 

@@ -21,6 +21,7 @@ class PiSSAConfig(LoRAConfig):
 
     is_converted: ClassVar[bool] = True
     moves_base: ClassVar[bool] = True
+    no_diagnosis: ClassVar[str] = "its matrices also hold the part of the base that it starts from"
 
     kind: str = "pissa"
 

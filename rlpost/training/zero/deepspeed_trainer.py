@@ -47,6 +47,7 @@ from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_adapter import save_adapter
+from rlpost.training.zero.deepspeed_capacity import CapacityMeter
 from rlpost.training.zero.deepspeed_checkpoint import (
     StepperProgress,
     load_companion,
@@ -129,6 +130,8 @@ class DeepSpeedTrainer:
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._meter = self._make_meter()
+        self._capacity = CapacityMeter.of(module, rank=place.rank, device=self._device)
+        self._measured: dict[str, float] = {}  # of the adapter, by the latest forward_backward
         self._pending = False  # gradients wait for optim_step
         self._step_id = 0
         self._step_result: dict[str, float] = {}
@@ -184,6 +187,12 @@ class DeepSpeedTrainer:
         self._check_equal(len(batches))
         tally = Tally()
         engine = self.engine  # waking up is not counted as work
+        if self._capacity is not None:
+            self._measured = self._capacity.measure(
+                batches,
+                update=self._step_id + 1,
+                loss=lambda batch: self._plain_loss(batch, objective, temperature),
+            )
         self._pending = True
         with self._meter.busy(batches) if self._meter else nullcontext():
             for i, batch in enumerate(batches):
@@ -207,6 +216,13 @@ class DeepSpeedTrainer:
         tally.add(result.diagnostics_U, counted_R=batch.counted_U)
         tally.add_total(f"{self._model.labels.metrics}/loss", loss)
         return loss
+
+    def _plain_loss(self, batch: MicroBatch, objective: Objective, temperature: float) -> Tensor:
+        """Return a micro-batch's loss by a pass beside the engine, which learns nothing of it."""
+        inputs = ModelInputs.of(batch, device=self._device, learning=True)
+        outputs = Outputs.of(self.module(inputs, temperature=temperature))
+        columns = loss_batch(batch, device=self._device)
+        return objective(outputs, columns).total(columns)
 
     def _with_term(self, loss: Tensor) -> Tensor:
         """Add this rank's share of the term of the adapter's kind, if it has one."""
@@ -257,6 +273,7 @@ class DeepSpeedTrainer:
             self._step_result[f"{prefix}/largest_lr"] = largest
         if self._companion:
             self._step_result |= self._companion.metrics()
+        self._step_result |= self._measured
         if self._meter and (share := self._meter.take()) is not None:
             self._step_result[f"perf/mfu/{prefix}"] = share
         if self._nonfinite_in_row >= self.cfg.stop_after_nonfinite:

@@ -96,6 +96,8 @@ LIKE = (  # what a pattern stands for
     "reward/heldout_length_correlation/code",
     "reward/length_correlation",
     "reward/heldout_right_steps",
+    "adapter/gradient_outside/q_proj",
+    "adapter/update_rank/q_proj",
 )
 
 
@@ -141,6 +143,7 @@ def test_sections_of_one_stage_leave_out_those_of_others():
     titles = [section.title for section in sections_of(["sft"])]
     assert titles == [
         "Does sft learn?",
+        "Is the adapter large enough?",
         "Where does the time go?",
         "What did it cost?",
     ]
