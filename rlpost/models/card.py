@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Template
 
+from rlpost import __version__
 from rlpost.models.origin import BaseModel, ModelOrigin, read_base, read_plain, write_origin
 
 _QUESTION = "What is 7 * 8?"
@@ -54,6 +55,16 @@ Licence: unknown, because the base has no card that names one; find out what its
 | `{{ each.run }}` | {{ steps(each.step) }} of {{ each.stage }} on `{{ each.base }}` |
 {% endfor %}
 
+{% if origin.models %}
+| model | role | weights |
+|---|---|---|
+{% for each in origin.models %}
+| `{{ each.name }}` | {{ each.role }} | `{{ each.fingerprint }}` |
+{% endfor %}
+
+Made by rlpost {{ version }}.
+
+{% endif %}
 {% if origin.data %}
 | data | split | rows used | content |
 |---|---|---|---|
@@ -215,6 +226,7 @@ def write_model_card(
             is_adapter=bool(_adapter(directory)),
         ),
         origin=origin,
+        version=__version__,
         base=base,
         measured=f": {measured}" if measured else "",
         usage=_use_policy(directory, path, origin.run, messages)

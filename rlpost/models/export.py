@@ -20,7 +20,7 @@ from rlpost.errors import UserError
 from rlpost.foreign_output import logged_output
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
-from rlpost.models.directory.weight_files import read_json_object
+from rlpost.models.directory.weight_files import SINGLE, read_json_object
 from rlpost.umask import follow_umask
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,14 @@ def write_model(
         tokenizer.pad_token, tokenizer.padding_side = tokenizer.convert_ids_to_tokens(pad), "right"
     tokenizer.save_pretrained(directory)
     follow_umask(directory)
+
+
+def write_model_shell(
+    shell: Any, directory: Path, *, start: Path, tokenizer_path: Path | None = None
+) -> None:
+    """Write everything of ``write_model`` but the weights; the tokenizer is that of ``start``."""
+    write_model(shell, {}, directory, start=start, tokenizer_path=tokenizer_path or start)
+    (directory / SINGLE).unlink(missing_ok=True)  # of no tensors
 
 
 def try_export(model: ModelDirectory) -> None:

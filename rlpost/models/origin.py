@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rlpost import __version__
 from rlpost.errors import UserError
 from rlpost.models import embedded
 from rlpost.models.locate import locate_model
@@ -36,6 +37,18 @@ class DataUsed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelUsed:
+    """A model that a merge read.
+
+    Example: ``ModelUsed(name="runs/a/export", role="merged", fingerprint="3f1a...")``
+    """
+
+    name: str  # as the user called it
+    role: str  # base or merged
+    fingerprint: str  # of its weights, wherever they are
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOrigin:
     """Where an exported model comes from."""
 
@@ -48,6 +61,7 @@ class ModelOrigin:
     how: str = ""  # what was done to the base; empty: so many steps of the stage
     config_hash: str = ""  # of every setting that decides the result
     data: Sequence[DataUsed] = ()
+    models: Sequence[ModelUsed] = ()  # that were merged
     results: Mapping[str, float] = field(default_factory=dict)  # metric -> of these weights
     cost: Mapping[str, float] = field(default_factory=dict)  # of the run until the export
 
@@ -83,6 +97,8 @@ def write_origin(directory: Path, origin: ModelOrigin, base: BaseModel) -> None:
     record = {
         **asdict(origin),
         "data": [asdict(each) for each in origin.data],
+        "models": [asdict(each) for each in origin.models],
+        "code_version": __version__,
         "licence": base.licence.get("license"),
         "lineage": base.lineage,
     }

@@ -148,7 +148,7 @@ _EVALUATE = Stage(
 
 _MERGE = Stage(
     name="merge",
-    help="merge an adapter into its base: one model directory, and how far it is from the two",
+    help="one model out of several, or of an adapter and its base, without training",
     config="rlpost.stages.merge.config:MergeConfig",
     check="rlpost.stages.merge.config:check_merge",
     plan="rlpost.stages.merge.plan:prepare",

@@ -61,6 +61,7 @@ _WRITTEN = (
     "evaluation.jsonl",
     "examples.jsonl",
     "export",
+    "merge.json",
     "metrics.jsonl",
     "reference.npz",
     "report.html",

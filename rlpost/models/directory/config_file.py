@@ -44,6 +44,18 @@ def classifier_suffix(kind: ModelKind) -> str:
     return _CLASSIFIERS[kind]
 
 
+def kind_of(directory: Path) -> ModelKind:
+    """Return what a model directory's class is for: a policy, or a kind of reward model."""
+    file = directory / CONFIG
+    fields = read_json_object(file, field="model.path") if file.is_file() else {}
+    names = fields.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    for kind in (ModelKind.outcome, ModelKind.process):
+        if name.endswith(_CLASSIFIERS[kind]):
+            return kind
+    return ModelKind.policy
+
+
 def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
     """Return the ``transformers.PretrainedConfig`` of a directory that can be used as ``kind``.
 

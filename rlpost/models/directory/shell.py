@@ -16,7 +16,7 @@ from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.directory.weight_files import Shape, StoredTensor
 
 # Constants that older versions of transformers saved with the weights; loaders ignore them.
-_CONSTANTS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias")
+CONSTANTS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias")
 
 
 def open_shell(
@@ -83,7 +83,7 @@ def _refuse_differences(
             f"{field}: the weights in {directory} lack {missing[0]}{_more(missing)}, which "
             f"{name} needs and which would start at random; {whole}"
         )
-    unknown = sorted(key for key in report["unexpected_keys"] if not key.endswith(_CONSTANTS))
+    unknown = sorted(key for key in report["unexpected_keys"] if not key.endswith(CONSTANTS))
     if unknown:
         raise UserError(
             f"{field}: the weights in {directory} hold {unknown[0]}{_more(unknown)}, for which "

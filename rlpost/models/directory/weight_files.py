@@ -64,6 +64,19 @@ class StoredTensor:
             raw = bytearray(handle.read(count * dtype.itemsize))
         return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 
+    def read(self) -> torch.Tensor:
+        """Return the values, in memory of their own: no page of the file stays mapped."""
+        raw = torch.empty(self.end - self.start, dtype=torch.uint8)
+        with self.file.open("rb", buffering=0) as handle:
+            handle.seek(self.start)
+            view, done = memoryview(raw.numpy()), 0
+            while done < len(view):
+                count = handle.readinto(view[done:])
+                if not count:
+                    raise UserError(f"{self.file} became shorter while it was read; copy it again")
+                done += count
+        return raw.view(self.torch_dtype).reshape(self.shape)
+
 
 def stored_tensors(directory: Path, *, field: str) -> dict[str, StoredTensor]:
     """Return the model's tensors by name.
@@ -195,12 +208,28 @@ def _read_header(file: Path, *, field: str) -> Iterator[tuple[str, StoredTensor]
         raise UserError(
             f"{field}: the header of {file} is damaged ({error}); copy the file again"
         ) from error
+    for name, tensor in tensors:
+        if not _is_consistent(tensor, first=first):
+            raise UserError(
+                f"{field}: the header of {file} says of {name} what cannot be: "
+                f"{tensor.dtype} of the shape {list(tensor.shape)} in the bytes "
+                f"{tensor.start - first} to {tensor.end - first}; copy the file again"
+            )
     end = max((tensor.end for _, tensor in tensors), default=first)
     if end > size:
         raise UserError(
             f"{field}: {file} is cut off: it has {size:,} of {end:,} bytes; copy the file again"
         )
     return iter(tensors)
+
+
+def _is_consistent(tensor: StoredTensor, *, first: int) -> bool:
+    """Whether the bytes of a tensor are as many as its type and shape need."""
+    numbers = (*tensor.shape, tensor.start, tensor.end)
+    if not all(type(each) is int and each >= 0 for each in numbers) or tensor.start < first:
+        return False
+    dtype = _DTYPES.get(tensor.dtype)  # others are refused by name
+    return dtype is None or tensor.end - tensor.start == tensor.numel * dtype.itemsize
 
 
 def _no_safetensors(file: Path, size: int) -> str:
