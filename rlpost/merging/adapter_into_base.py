@@ -77,11 +77,9 @@ class AdapterMerge:
         Raises:
             UserError: the adapter is of a kind that cannot be merged, or of another base.
         """
-        _refuse_kind(adapter, field=field)
-        _refuse_broken(adapter, field=field)
         shell = base.shell()
         parameters = {name: tuple(p.shape) for name, p in shell.named_parameters()}
-        _refuse_other_modules(adapter, parameters, base, field=field)
+        refuse_misfit(adapter, base, parameters, field=field)
         _refuse_other_whole(adapter, shell, parameters, base, field=field)
         changed = {*(f"{each}.weight" for each in adapter.modules), *adapter.whole}
         changed |= {f"{each}.weight" for each in requantised or {}}
@@ -135,6 +133,21 @@ class AdapterMerge:
         if module not in self.adapter.modules:
             return seen
         return merged_weight(self.adapter, module, seen)
+
+
+def refuse_misfit(
+    adapter: SavedAdapter, base: ModelDirectory, parameters: Mapping[str, Shape], *, field: str
+) -> None:
+    """Refuse an adapter that is of another kind or base, or damaged.
+
+    ``parameters`` are the shapes of the base's own.
+
+    Raises:
+        UserError: says which, and the way out.
+    """
+    _refuse_kind(adapter, field=field)
+    _refuse_broken(adapter, field=field)
+    _refuse_other_modules(adapter, parameters, base, field=field)
 
 
 def refuse_prompts(config: Mapping[str, Any], *, field: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlpost.errors import UserError
 from rlpost.merging.options import uses_depth
-from rlpost.merging.recipe import Recipe, Slice, Source
+from rlpost.merging.recipe import MergeSource, Recipe, Slice
 from rlpost.models.directory.model_directory import ModelDirectory
 
 _NUMBER = re.compile(r"(^|\.)(\d+)(?=\.)")
@@ -92,7 +92,7 @@ class LayerMap:
                 for name in templates.get(first + offset, ()):
                     yield with_layer(name, start + offset), part, depth
 
-    def source_name(self, name: str, source: Source) -> str:
+    def source_name(self, name: str, source: MergeSource) -> str:
         """Return the name in a source of the tensor that becomes ``name``."""
         number = layer_of(name)
         if number is None or source.layers is None:

@@ -18,7 +18,7 @@ from rlpost.merging.methods.slerp import dot
 
 
 @dataclass(kw_only=True)
-class Measures:
+class MergeMeasures:
     """Sums over the tensors that were merged so far."""
 
     base: str | None  # if there is one, task vectors are measured, otherwise weights
@@ -87,8 +87,9 @@ class Measures:
 
     @property
     def sign_conflicts(self) -> float | None:
-        """Share of the entries on which the signs of two models differ; None: one model."""
-        return self.conflicting / max(1, self.entries) if len(self.models) > 1 else None
+        """Share of the entries on which the signs of two models differ; None: not compared."""
+        counted = len(self.models) > 1 and self.entries > 0
+        return self.conflicting / self.entries if counted else None
 
     def metrics(self) -> dict[str, float]:
         """Return what the model card says."""

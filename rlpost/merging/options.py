@@ -14,8 +14,8 @@ from typing import Any
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.merging.methods.base import MethodConfig, PerModel
-from rlpost.merging.parameter import Parameter, Scalar
-from rlpost.merging.recipe import Parameters, Recipe, Slice, Source
+from rlpost.merging.parameter import RecipeParameter, Scalar
+from rlpost.merging.recipe import MergeSource, Parameters, Recipe, Slice
 from rlpost.registry import Entry
 
 Options = tuple[MethodConfig, tuple[PerModel, ...]]
@@ -25,7 +25,7 @@ Settings = Iterable[tuple[str, Parameters]]
 def tensor_options(
     recipe: Recipe,
     part: Slice,
-    sources: Sequence[Source],
+    sources: Sequence[MergeSource],
     method: Entry,
     *,
     tensor: str,
@@ -137,7 +137,7 @@ def _typed(value: Scalar, kind: Any, place: str) -> Any:
 
 def uses_depth(recipe: Recipe) -> bool:
     """Whether a parameter changes from layer to layer."""
-    every: list[Mapping[str, Parameter]] = [recipe.parameters]
+    every: list[Mapping[str, RecipeParameter]] = [recipe.parameters]
     for part in recipe.slices:
         every += [part.parameters, *(source.parameters for source in part.sources)]
     return any(

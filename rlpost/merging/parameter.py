@@ -36,13 +36,13 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """Example: ``Parameter.read([0, 1], "t").value("model.layers.3.mlp.up_proj.weight", 0.5)``"""
+class RecipeParameter:
+    """Example: ``RecipeParameter.read([0, 1], "t").value("model.layers.3.mlp.up_proj.weight", 0.5)``"""
 
     cases: tuple[Case, ...]
 
     @classmethod
-    def read(cls, raw: Any, place: str) -> "Parameter":
+    def read(cls, raw: Any, place: str) -> "RecipeParameter":
         """Read what YAML holds at ``place``.
 
         Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rlpost.errors import UserError
-from rlpost.merging.parameter import Parameter
+from rlpost.merging.parameter import RecipeParameter
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ _KEYS = (
 # Settings of mergekit that change its memory and never a number.
 _WITHOUT_EFFECT = ("int8_mask",)
 
-Parameters = Mapping[str, Parameter]
+Parameters = Mapping[str, RecipeParameter]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class MergeSource:
     """A model of a slice, or some of its layers."""
 
     model: str  # as the user called it
@@ -47,7 +47,7 @@ class Source:
 class Slice:
     """Layers of the result; one slice without ``layers`` is the whole model."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[MergeSource, ...]
     parameters: Parameters = field(default_factory=dict)
     place: str = "models"  # for messages
 
@@ -73,7 +73,7 @@ class Recipe:
         return list(dict.fromkeys(named))
 
     def settings(
-        self, part: Slice, source: Source | None = None
+        self, part: Slice, source: MergeSource | None = None
     ) -> Iterator[tuple[str, Parameters]]:
         """Yield the parameters that hold there, with their places, the nearest first."""
         if source is not None:
@@ -156,14 +156,14 @@ def _slice(raw: Any, place: str, *, name: str) -> Slice:
     return Slice(sources=sources, parameters=parameters, place=name)
 
 
-def _sources(raw: Any, place: str, *, sliced: bool) -> tuple[Source, ...]:
+def _sources(raw: Any, place: str, *, sliced: bool) -> tuple[MergeSource, ...]:
     known = ("model", "parameters", *(("layer_range",) if sliced else ()))
     found = []
     for index, each in enumerate(_list(raw, place)):
         here = f"{place}[{index}]"
         tree = _mapping(each, here, known=known)
         found.append(
-            Source(
+            MergeSource(
                 model=_model(tree.get("model"), f"{here}.model"),
                 parameters=_parameters(tree.get("parameters"), f"{here}.parameters"),
                 layers=_layers(tree.get("layer_range"), f"{here}.layer_range") if sliced else None,
@@ -210,7 +210,7 @@ def _parameters(raw: Any, place: str) -> Parameters:
     for name in idle:
         log.info("%s.%s saves memory of mergekit's and changes no number", place, name)
     return {
-        str(name): Parameter.read(value, f"{place}.{name}")
+        str(name): RecipeParameter.read(value, f"{place}.{name}")
         for name, value in raw.items()
         if name not in idle
     }

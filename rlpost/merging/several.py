@@ -19,11 +19,11 @@ from torch import Tensor
 from rlpost.errors import UserError
 from rlpost.merging.comparison import mergeable_names, require_alike
 from rlpost.merging.layers import LayerMap
-from rlpost.merging.measures import Measures
+from rlpost.merging.measures import MergeMeasures
 from rlpost.merging.methods import merges
 from rlpost.merging.methods.base import BaseUse, MethodConfig, PerModel, TensorInputs
 from rlpost.merging.options import require_known, tensor_options
-from rlpost.merging.recipe import Recipe, Slice, Source
+from rlpost.merging.recipe import MergeSource, Recipe, Slice
 from rlpost.merging.weights_file import PlannedTensor
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.shell import open_shell
@@ -68,7 +68,7 @@ class ModelMerge:
     outputs: Mapping[str, OutputTensor]
     layers: LayerMap
     seed: int
-    measures: Measures = field(compare=False)
+    measures: MergeMeasures = field(compare=False)
 
     @classmethod
     def plan(
@@ -132,7 +132,7 @@ class ModelMerge:
             outputs=outputs,
             layers=layers,
             seed=seed,
-            measures=Measures(base=recipe.base),
+            measures=MergeMeasures(base=recipe.base),
         )
 
     @property
@@ -221,7 +221,7 @@ def _require_base(recipe: Recipe, use: BaseUse) -> None:
         )
 
 
-def _ordered(part: Slice, recipe: Recipe, *, takes_base: bool) -> list[Source]:
+def _ordered(part: Slice, recipe: Recipe, *, takes_base: bool) -> list[MergeSource]:
     """Return the models that are merged: without the base, or with it in front."""
     others = [each for each in part.sources if each.model != recipe.base]
     if takes_base:
@@ -230,7 +230,7 @@ def _ordered(part: Slice, recipe: Recipe, *, takes_base: bool) -> list[Source]:
 
 
 def _require_number(
-    recipe: Recipe, part: Slice, sources: Sequence[Source], wanted: int | None
+    recipe: Recipe, part: Slice, sources: Sequence[MergeSource], wanted: int | None
 ) -> None:
     if not sources:
         raise UserError(

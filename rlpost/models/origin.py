@@ -44,7 +44,7 @@ class ModelUsed:
     """
 
     name: str  # as the user called it
-    role: str  # base or merged
+    role: str  # base, merged or adapter
     fingerprint: str  # of its weights, wherever they are
 
 

@@ -101,6 +101,15 @@ def stored_tensors(directory: Path, *, field: str) -> dict[str, StoredTensor]:
     return tensors
 
 
+def file_tensors(file: Path, *, field: str) -> dict[str, StoredTensor]:
+    """Return the tensors of one safetensors file by name.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return dict(_read_header(file, field=field))
+
+
 def refuse_broken_numbers(tensors: Mapping[str, StoredTensor], *, field: str) -> None:
     """Check the first values of every tensor; a rank checks the rest when it loads them.
 

@@ -108,7 +108,7 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
         UserError: adapter and base cannot be merged.
     """
     assert cfg.adapter is not None
-    place = _adapter_directory(cfg.adapter, cfg.run.dir)
+    place = adapter_directory(cfg.adapter, cfg.run.dir, field=_FIELD)
     refuse_prompts(read_json_object(place / CONFIG, field=_FIELD), field=_FIELD)
     adapter = AdapterDirectory.read(place, field=_FIELD)
     name = cfg.model.path or adapter.base
@@ -142,18 +142,22 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
     )
 
 
-def _adapter_directory(named: str, runs: str) -> Path:
-    """Return where the adapter's files are: there, in that run, or in the run of that name."""
+def adapter_directory(named: str, runs: str, *, field: str) -> Path:
+    """Return where an adapter's files are: there, in that run, or in the run of that name.
+
+    Raises:
+        UserError: there is none.
+    """
     place = Path(named).expanduser()
     for each in (place, place / "export", Path(runs).expanduser() / named / "export"):
         if (each / CONFIG).is_file():
             return each
     if (place / "export").is_dir():
         raise UserError(
-            f"{_FIELD}: the run in {place} trained a whole model, which needs no merging; use "
+            f"{field}: the run in {place} trained a whole model, which needs no merging; use "
             f"{place / 'export'}"
         )
     raise UserError(
-        f"{_FIELD}: {named!r} is neither an adapter's directory, which has {CONFIG}, nor a run "
-        "that trained one; give adapter=DIR, for example adapter=runs/sft"
+        f"{field}: {named!r} is neither an adapter's directory, which has {CONFIG}, nor a run "
+        "that trained one; for example runs/sft"
     )

@@ -14,7 +14,10 @@ from rlpost.errors import UserError
 from rlpost.merging.methods import merges
 from rlpost.merging.methods.base import MOST_WEIGHT
 
-_METHODS = ", ".join(sorted(entry.name for entry in merges))
+_ADDING = ("concatenation", "svd")
+_METHODS = ", ".join(
+    [*sorted(entry.name for entry in merges), "for adapters " + " or ".join(_ADDING)]
+)
 
 
 class MergedDType(Enum):
@@ -43,7 +46,9 @@ class MergeSettings:
     config: str | None = option(
         None, help="YAML file with mergekit's keys: models, method and parameters; null: none"
     )
-    method: str | None = option(None, help=f"one of {_METHODS}; null: as the file says")
+    method: str | None = option(
+        None, help=f"{_METHODS}; of adapters: {', '.join(_ADDING)}; null: as the file says"
+    )
     models: list[str] = option(
         [], help="what is merged: model directories, runs, names of runs; empty: as the file says"
     )
@@ -55,6 +60,9 @@ class MergeSettings:
     )
     t: float | None = number(
         None, at_least=0, at_most=1, help="of slerp, 0: the first model, 1: the second; null: 0.5"
+    )
+    rank: int | None = number(
+        None, at_least=1, at_most=10**5, help="of the adapter that svd makes of several"
     )
     normalize: bool | None = option(
         None, help="divide by the sum of the weights; null: as the method does"
@@ -76,6 +84,11 @@ class MergeSettings:
         at_most=1000,
         help="prompts on which the result is compared with base and adapter; 0: do not compare",
     )
+
+    @property
+    def adds_adapters(self) -> bool:
+        """Whether several adapters become one."""
+        return self.method in _ADDING
 
 
 @dataclass(kw_only=True)
@@ -116,6 +129,13 @@ def check_merge(cfg: MergeConfig) -> None:
             "merge.method and merge.models belong together: for example merge.method=linear "
             "merge.models=[A,B]"
         )
+    if settings.adds_adapters:
+        _refuse_idle(cfg, _OF_WHOLE_MODELS)
+    if (settings.method == "svd") != (settings.rank is not None):
+        raise UserError(
+            "merge.rank belongs to merge.method=svd, which needs it: give for example "
+            "merge.method=svd merge.rank=16; concatenation is exact, and its rank is the sum"
+        )
     if settings.weights and len(settings.weights) != len(settings.models):
         raise UserError(
             f"merge.weights must have one number for each of the {len(settings.models)} models, "
@@ -124,9 +144,14 @@ def check_merge(cfg: MergeConfig) -> None:
 
 
 _OF_ADAPTERS = {"dequantize": "an adapter into its base", "drift_prompts": "an adapter"}
-_OF_MODELS = dict.fromkeys(("weights", "density", "t", "normalize", "tokenizer"), "several models")
+_OF_MODELS = dict.fromkeys(
+    ("weights", "density", "t", "rank", "normalize", "tokenizer"), "several models"
+)
+_OF_WHOLE_MODELS = dict.fromkeys(
+    ("density", "t", "normalize", "tokenizer", "dtype"), "whole models"
+)
 _IN_FILES = dict.fromkeys(
-    ("method", "models", "weights", "density", "t", "normalize"), "models that options name"
+    ("method", "models", "weights", "density", "t", "rank", "normalize"), "models that options name"
 )
 
 

@@ -1,7 +1,7 @@
 """Everything a merge needs to know before anything is written.
 
 Owns the run's directory and the room on its disk. Refuses to own what is merged (adapter.py,
-several.py). Invariant: everything that can be refused is refused here.
+adapters.py, several.py). Invariant: everything that can be refused is refused here.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Protocol
 from rlpost.checkpoint.space import format_bytes, free_bytes
 from rlpost.errors import UserError
 from rlpost.stages.merge.adapter import prepare_adapter
+from rlpost.stages.merge.adapters import prepare_adapters
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.several import prepare_several
 from rlpost.stages.run_directory import RunDirectory
@@ -40,7 +41,13 @@ def prepare(cfg: MergeConfig, *, directory: RunDirectory) -> MergePlan:
             f"run.name: {directory.root} holds a run or a merged model already; choose another "
             "run.name, or move it away"
         )
-    plan: MergePlan = prepare_adapter(cfg) if cfg.adapter else prepare_several(cfg)
+    plan: MergePlan
+    if cfg.adapter:
+        plan = prepare_adapter(cfg)
+    elif cfg.merge.adds_adapters:
+        plan = prepare_adapters(cfg)
+    else:
+        plan = prepare_several(cfg)
     free = free_bytes(directory.root)
     if free < plan.size_bytes:
         raise UserError(

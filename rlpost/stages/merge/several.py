@@ -25,12 +25,11 @@ from rlpost.models.export import try_export, write_model_shell
 from rlpost.models.locate import locate_model
 from rlpost.models.origin import ModelOrigin, ModelUsed
 from rlpost.stages.merge.config import MergeConfig, MergedDType
-from rlpost.stages.merge.table import measured_table
+from rlpost.stages.merge.table import REPORT, measured_table
 from rlpost.stages.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-REPORT = "merge.json"
 _ADAPTER = "adapter_config.json"
 _OPTIONS = "merge.*"
 

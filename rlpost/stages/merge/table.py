@@ -2,10 +2,12 @@
 
 from itertools import combinations
 
-from rlpost.merging.measures import Measures
+from rlpost.merging.measures import MergeMeasures
+
+REPORT = "merge.json"  # beside the export: what the table says, and more
 
 
-def measured_table(measures: Measures) -> str:
+def measured_table(measures: MergeMeasures) -> str:
     """Return the table, with a sentence on the signs below it."""
     models = measures.models
     what = "weights" if measures.base is None else "task vector"

@@ -13,7 +13,7 @@ from typing import Any
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.models.directory.read_errors import reading_model
-from rlpost.models.directory.weight_files import read_json_object, stored_tensors
+from rlpost.models.directory.weight_files import file_tensors, read_json_object, stored_tensors
 from rlpost.models.fingerprint import fingerprint_of
 from rlpost.training.adapters.registry import adapters
 
@@ -99,6 +99,10 @@ class AdapterDirectory:
 
         with reading_model(f"{self.field}: {self.path / WEIGHTS} cannot be read"):
             return {n.removeprefix(PREFIX): t for n, t in load_file(self.path / WEIGHTS).items()}
+
+    def fingerprint(self) -> str:
+        """Return the digest of the adapter's weights."""
+        return fingerprint_of(file_tensors(self.path / WEIGHTS, field=self.field))
 
     def require_base(self, path: Path, fingerprint: str, *, name: str) -> None:
         """Refuse another base than the one that the adapter was trained on, where it is known.

@@ -48,13 +48,33 @@ def write_adapter(
         live: whose they are.
         tokenizer_path: the directory whose tokenizer is written.
     """
+    write_saved(
+        directory,
+        filed(live, tensors),
+        base=live.plan.base,
+        four_bit=getattr(live.plan.config, "four_bit", False),
+        tokenizer_path=tokenizer_path,
+    )
+
+
+def write_saved(
+    directory: Path, adapter: SavedAdapter, *, base: str, four_bit: bool, tokenizer_path: Path
+) -> None:
+    """Write an adapter directory.
+
+    Args:
+        directory: the target; created if it is missing.
+        adapter: in host memory.
+        base: fingerprint of the weights that it belongs to.
+        four_bit: whether it learned on those in 4 bits.
+        tokenizer_path: the directory whose tokenizer is written.
+    """
     from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
-    adapter = filed(live, tensors)
-    metadata = {"format": "pt", BASE: live.plan.base}
-    if getattr(live.plan.config, "four_bit", False):
+    metadata = {"format": "pt", BASE: base}
+    if four_bit:
         metadata[FOUR_BIT] = "nf4"
     save_file(dict(adapter.tensors), directory / WEIGHTS, metadata=metadata)
     text = json.dumps(dict(adapter.config), indent=2, sort_keys=True) + "\n"

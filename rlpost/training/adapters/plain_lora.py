@@ -11,7 +11,8 @@ https://arxiv.org/abs/2404.02948.
 Legend: r rank, I inputs, O outputs of a module.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +80,61 @@ def difference(adapter: SavedAdapter, start: SavedAdapter) -> SavedAdapter:
         (a, b), (a_start, b_start) = product(adapter, module), product(start, module)
         products[module] = torch.cat([a, a_start]), torch.cat([b, -b_start], dim=1)
     return _plain(adapter.config, products, rank=2 * served_rank(adapter.config))
+
+
+def weighted_sum(adapters: Sequence[SavedAdapter], weights: Sequence[float]) -> SavedAdapter:
+    """Return the LoRA that adds the sum of what plain adapters add, times their weights.
+
+    Exact: the rank of a module is the sum of the adapters' ranks there; a module that an adapter
+    leaves alone gets nothing from it.
+    """
+    products: dict[str, list[Product]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        assert adapter.config["peft_type"] == "LORA"
+        for module in adapter.modules:
+            a, b = product(adapter, module)
+            products.setdefault(module, []).append((a.float(), b.float() * weight))
+    joined = {
+        module: (torch.cat([a for a, _ in each]), torch.cat([b for _, b in each], dim=1))
+        for module, each in products.items()
+    }
+    rank = max(a.shape[0] for a, _ in joined.values())
+    return _plain(adapters[0].config, joined, rank=rank)
+
+
+def of_rank(adapter: SavedAdapter, rank: int) -> tuple[SavedAdapter, float]:
+    """Return the nearest LoRA of at most ``rank`` to a plain one, and the relative error.
+
+    The product ``B @ A`` of each module is cut at its largest singular values, which are found
+    without the product itself. The error is the Frobenius norm of what is cut off all modules,
+    divided by that of all products.
+    """
+    products, lost, total = {}, 0.0, 0.0
+    for module in adapter.modules:
+        a, b = product(adapter, module)
+        basis_b, rest_b = torch.linalg.qr(b.double())
+        basis_a, rest_a = torch.linalg.qr(a.double().T)
+        u, sizes, v = torch.linalg.svd(rest_b @ rest_a.T)
+        root = sizes[:rank].sqrt()
+        down = (v[:rank] * root[:, None]) @ basis_a.T
+        up = basis_b @ (u[:, :rank] * root)
+        products[module] = down.float(), up.float()
+        lost += float(sizes[rank:].square().sum())
+        total += float(sizes.square().sum())
+    kept = max(a.shape[0] for a, _ in products.values())
+    error = math.sqrt(lost / total) if total > 0 else 0.0
+    return _plain(adapter.config, products, rank=kept), error
+
+
+def inner_product(first: SavedAdapter, second: SavedAdapter) -> float:
+    """Return the inner product of what two plain adapters add, over all modules."""
+    total = 0.0
+    for module in first.modules.keys() & second.modules.keys():
+        (a, b), (other_a, other_b) = (product(each, module) for each in (first, second))
+        total += float(
+            ((b.double().T @ other_b.double()) * (a.double() @ other_a.double().T)).sum()
+        )
+    return total
 
 
 def product(adapter: SavedAdapter, module: str, *, inputs: int | None = None) -> Product:
