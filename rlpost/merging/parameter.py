@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeParameter:
-    """Example: ``RecipeParameter.read([0, 1], "t").value("model.layers.3.mlp.up_proj.weight", 0.5)``"""
+    """Example: ``RecipeParameter.read([0, 1], "t").value("model.norm.weight", depth=0.5)``"""
 
     cases: tuple[Case, ...]
 

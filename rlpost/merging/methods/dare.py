@@ -1,6 +1,6 @@
 """DARE: drop entries of each task vector at random and scale up the rest, then add or elect.
 
-MergeSource: https://arxiv.org/abs/2311.03099. Owns the dropping. Invariants: the mask follows from a
+Source: https://arxiv.org/abs/2311.03099. Owns the dropping. Invariants: the mask follows from a
 seed of the tensor and the model alone; a tensor of which nothing would remain is kept whole.
 """
 

@@ -1,6 +1,6 @@
 """Linear merging: the weighted mean of the weights.
 
-A uniform soup is the mean of all. MergeSource: https://arxiv.org/abs/2203.05482.
+A uniform soup is the mean of all. Source: https://arxiv.org/abs/2203.05482.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Task arithmetic: the base plus weighted differences from it; a negative weight takes one away.
 
-MergeSource: https://arxiv.org/abs/2212.04089.
+Source: https://arxiv.org/abs/2212.04089.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """TIES: trim each task vector, elect a sign for each entry, and average those that agree.
 
-MergeSource: https://arxiv.org/abs/2306.01708. Owns the election, which DARE shares, and the trimming.
+Source: https://arxiv.org/abs/2306.01708. Owns the election, which DARE shares, and the trimming.
 Invariant: entries of equal size at the threshold are kept from the front of the tensor, so that
 exactly the asked number is kept whatever sorts them; of bfloat16 checkpoints a sixth of the
 entries may be that equal.
