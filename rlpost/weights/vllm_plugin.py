@@ -26,6 +26,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.platforms import current_platform
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest, Tensors, read_payload
@@ -36,6 +37,7 @@ from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
 from rlpost.weights.vllm_adapters import HeldAdapters
 
 BACKEND = "rlpost"
+_LORA_ON_CPU = "rlpost.weights.vllm_lora_on_cpu.LoRAOnCPU"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _RECEIVERS: dict[str, type[Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
@@ -59,6 +61,8 @@ def register() -> None:
         _end_with_parent()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, __name__, "StagedEngine")
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = classmethod(lambda _: _LORA_ON_CPU)
 
 
 def _end_with_parent() -> None:
