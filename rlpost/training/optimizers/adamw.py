@@ -23,7 +23,7 @@ class AdamWConfig(OptimizerConfig):
 
 
 @optimizers.register("adamw", AdamWConfig)
-class AdamW:
+class TorchAdamW:
     """torch's AdamW, as ``Optimizer``."""
 
     name = "adamw"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlpost.bounds import number, option
-from rlpost.training.optimizers.adamw import AdamW, AdamWConfig, zeros
+from rlpost.training.optimizers.adamw import AdamWConfig, TorchAdamW, zeros
 from rlpost.training.optimizers.base import (
     COUNT,
     OptimizerConfig,
@@ -72,7 +72,7 @@ class Muon:
 
     def __init__(self, cfg: MuonConfig, trainer: TrainerConfig) -> None:
         self._cfg, self._trainer = cfg, trainer
-        self._rest = AdamW(AdamWConfig(), trainer)
+        self._rest = TorchAdamW(AdamWConfig(), trainer)
 
     def options(self, parameter: Parameter) -> dict[str, Any]:
         matrix = parameter.place is Place.hidden and len(parameter.shape) == 2
