@@ -97,13 +97,9 @@ def energies(
         b_Or: of the adapter, too.
     """
     x_TI, g_TO = x_TI.float(), g_TO.float()
-    rest = outside(x_TI, rows_basis(a_rI)), outside(g_TO, rows_basis(b_Or.T))
-    return _energy(x_TI, g_TO, in_first_T), _energy(*rest, in_first_T)
-
-
-def _energy(x_TI: Tensor, g_TO: Tensor, in_first_T: Tensor) -> Energy:
-    halves = (g_TO[mask].T @ x_TI[mask] for mask in (in_first_T, ~in_first_T))
-    return Energy.of(*halves)
+    halves = [g_TO[mask].T @ x_TI[mask] for mask in (in_first_T, ~in_first_T)]
+    rest = (unreachable(half_OI, a_rI=a_rI, b_Or=b_Or) for half_OI in halves)
+    return Energy.of(*halves), Energy.of(*rest)
 
 
 def reach(*, a_rI: Tensor, b_Or: Tensor) -> int:
