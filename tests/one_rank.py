@@ -6,20 +6,26 @@ from pathlib import Path
 
 from rlpost.network import free_port
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 
 @contextlib.contextmanager
 def trainer(
-    path: Path, *, seed: int = 0, model: TrainedModel | None = None, **options
+    path: Path,
+    *,
+    seed: int = 0,
+    model: TrainedModel | None = None,
+    optimizer: OptimizerConfig | None = None,
+    **options,
 ) -> Iterator[DeepSpeedTrainer]:
     """Build one of the policy at ``path``, or of ``model``; in float32 unless told otherwise."""
     defaults = {"dtype": DType.float32, "threads": 1, "lr": 1e-3, "logprob_chunk": 32}
     cfg = TrainerConfig(**defaults | options)
     place = Rank(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
     model = model or TrainedModel.policy(str(path), cfg)
-    built = DeepSpeedTrainer(cfg, model=model, place=place, seed=seed)
+    built = DeepSpeedTrainer(cfg, model=model, place=place, seed=seed, optimizer=optimizer)
     try:
         yield built
     finally:

@@ -88,7 +88,8 @@ def trained_role(
     num_trained = parameter_count(model.path) if adapter is None else adapter.num_trainable
     check_device(optimizer, on_gpu=gpus > 0)
     if adapter is not None:
-        check_adapter(optimizer, adapter.config)
+        has_head = model.head.kind is not ModelKind.policy
+        check_adapter(optimizer, adapter.config, trainer=cfg, has_head=has_head)
     kept = planned_bytes(
         optimizer,
         cfg,

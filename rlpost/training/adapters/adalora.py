@@ -21,6 +21,10 @@ class AdaLoRAConfig(TargetedConfig):
     """LoRA that takes ranks from layers which need few, arXiv 2303.10512."""
 
     is_converted: ClassVar[bool] = True
+    no_muon: ClassVar[str] = (
+        "it makes all directions of a matrix equally long, and the adapter tells by their "
+        "weights which matter"
+    )
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2)
     stage_reason: ClassVar[str] = "ranks are moved by what whole matrices are between two passes"
 

@@ -44,7 +44,7 @@ class AdapterConfig:
     take is the plain LoRA that it equals, ``moves_base`` whether the adapter begins by changing the
     base's own weights, ``zero_stages`` at which it can be trained (``stage_reason``
     says why not at others), ``supervised_only`` whether it is for stages that compare no
-    log-probs.
+    log-probs, ``no_muon`` why Muon cannot train it, if so.
     """
 
     served: ClassVar[Served] = Served.adapter
@@ -53,6 +53,7 @@ class AdapterConfig:
     supervised_only: ClassVar[bool] = False
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     stage_reason: ClassVar[str] = ""
+    no_muon: ClassVar[str] = ""
 
     kind: str = "none"
 

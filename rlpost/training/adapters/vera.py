@@ -20,6 +20,7 @@ class VeRAConfig(TargetedConfig):
     """Two vectors a layer around shared random matrices, arXiv 2310.11454."""
 
     is_converted: ClassVar[bool] = True
+    no_muon: ClassVar[str] = "it trains vectors alone, and Muon is for matrices"
 
     kind: str = "vera"
     rank: int = number(

@@ -13,6 +13,7 @@ from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers.adamw_8bit import AdamW8bitConfig
 from rlpost.training.optimizers.base import OptimizerConfig, Parameter, Place
 from rlpost.training.optimizers.galore import GaLoreConfig
+from rlpost.training.optimizers.muon import MuonConfig
 from rlpost.training.settings import TrainerConfig
 
 
@@ -29,13 +30,18 @@ def check_optimizer(cfg: OptimizerConfig, trainer: TrainerConfig) -> None:
             f"optimizer={cfg.kind} needs them whole: it works with trainer.zero_stage={stages}; "
             "set that, or use optimizer=adamw"
         )
+    _refuse_changed(cfg.unread, trainer, by=f"optimizer={cfg.kind}, which does not read it")
+
+
+def _refuse_changed(names: Iterable[str], trainer: TrainerConfig, *, by: str) -> None:
+    """Refuse options of the trainer that are not read and have another value than by default."""
     declared = {each.name: each.default for each in fields(trainer)}
-    for name in cfg.unread:
+    for name in names:
         value = getattr(trainer, name)
         if value != declared[name]:
             raise UserError(
-                f"trainer.{name}={value:g} has no effect with optimizer={cfg.kind}, which does "
-                "not read it; leave it out, or use optimizer=adamw"
+                f"trainer.{name}={value:g} has no effect with {by}; leave it out, or use "
+                "optimizer=adamw"
             )
 
 
@@ -48,18 +54,40 @@ def check_device(cfg: OptimizerConfig, *, on_gpu: bool) -> None:
         )
 
 
-def check_adapter(cfg: OptimizerConfig, adapter: Any) -> None:
-    """Refuse an optimizer that would treat no matrix of an adapter in its own way.
+def check_adapter(
+    cfg: OptimizerConfig, adapter: Any, *, trainer: TrainerConfig, has_head: bool = False
+) -> None:
+    """Refuse an optimizer that cannot treat an adapter in its own way, and what it does not read.
 
     Args:
         cfg: the optimizer's options.
         adapter: those of what is trained in place of the whole model.
+        trainer: the trainer's.
+        has_head: whether a head that is not the model's own is trained beside it.
 
     Raises:
-        UserError: GaLore would project nothing.
+        UserError: names the options, the reason and the way out.
     """
-    if isinstance(adapter, LoRAConfig) and not adapter.modules_to_save:
-        check_parameters(cfg, [Parameter(shape=(adapter.rank, adapter.rank))])
+    if isinstance(cfg, MuonConfig) and adapter.no_muon:
+        raise UserError(
+            f"optimizer=muon cannot train adapter={adapter.kind}: {adapter.no_muon}; use "
+            "optimizer=adamw, or adapter=lora"
+        )
+    if getattr(adapter, "modules_to_save", None):
+        return
+    side = _shorter_side(adapter)
+    check_parameters(cfg, [Parameter(shape=(side, side))])
+    only_matrices = isinstance(adapter, LoRAConfig) and not adapter.switches.get("use_dora")
+    if isinstance(cfg, MuonConfig) and only_matrices and not has_head:
+        what = f"optimizer=muon and adapter={adapter.kind}, whose matrices are all Muon's"
+        _refuse_changed(("beta1", "beta2", "eps"), trainer, by=what)
+
+
+def _shorter_side(adapter: Any) -> int:
+    """Return that of an adapter's matrices in the layers; 0: it has none."""
+    if isinstance(adapter, LoRAConfig):
+        return adapter.rank
+    return getattr(adapter, "initial_rank", 0)
 
 
 def check_parameters(cfg: OptimizerConfig, parameters: Iterable[Parameter]) -> None:

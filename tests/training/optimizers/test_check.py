@@ -10,6 +10,7 @@ from rlpost.config.explain import explain
 from rlpost.errors import UserError
 from rlpost.foreign_output import quiet_bitsandbytes
 from rlpost.models.directory.config_file import ModelKind
+from rlpost.training.adapters import adapters
 from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers import optimizers
 from rlpost.training.optimizers.adafactor import AdafactorConfig
@@ -23,6 +24,7 @@ from rlpost.training.optimizers.check import (
     check_parameters,
 )
 from rlpost.training.optimizers.galore import GaLoreConfig
+from rlpost.training.optimizers.muon import MuonConfig
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.optimizers.planned import planned_bytes
 from rlpost.training.settings import TrainerConfig
@@ -108,12 +110,13 @@ def test_an_adapter_s_matrices_are_treated_as_matrices(tiny_model):
     model = peft.get_peft_model(load_plain(tiny_model), config).base_model.model
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = parameters_of(model, trained)
+    trainer = TrainerConfig()
     assert len(found) == 2 * 7 * 2  # two matrices of seven layers in both blocks
     with pytest.raises(UserError, match=r"optimizer\.rank=4 must be below .* which is 4"):
-        check_adapter(GaLoreConfig(rank=4), LoRAConfig(rank=4))
-    check_adapter(GaLoreConfig(rank=4), LoRAConfig(rank=4, modules_to_save=["up_proj"]))
-    check_adapter(GaLoreConfig(rank=3), LoRAConfig(rank=4))
-    trainer = TrainerConfig()
+        check_adapter(GaLoreConfig(rank=4), LoRAConfig(rank=4), trainer=trainer)
+    whole = LoRAConfig(rank=4, modules_to_save=["up_proj"])
+    check_adapter(GaLoreConfig(rank=4), whole, trainer=trainer)
+    check_adapter(GaLoreConfig(rank=3), LoRAConfig(rank=4), trainer=trainer)
     galore = kind_of(GaLoreConfig(rank=2), trainer)
     mini, muon = (kind_of(optimizers.get(k).config(), trainer) for k in ("adam_mini", "muon"))
     for name, parameter in found.items():
@@ -121,6 +124,35 @@ def test_an_adapter_s_matrices_are_treated_as_matrices(tiny_model):
         assert galore.options(parameter) == {"rank": 2}
         assert mini.options(parameter) == {"block_rows": 1}
         assert muon.options(parameter) == {"orthogonal": True}
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2", "eps"])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "lora_plus", "qlora", "pissa"])
+def test_adam_s_options_are_refused_where_muon_has_every_matrix(kind, name):
+    adapter, muon = adapters.get(kind).config, MuonConfig()
+    changed = TrainerConfig(**{name: 0.5})
+    check_adapter(muon, adapter(), trainer=TrainerConfig())
+    with pytest.raises(UserError, match=f"trainer.{name}=0.5 has no effect with .*{kind}, whose"):
+        check_adapter(muon, adapter(), trainer=changed)
+    # Where something else is trained too, AdamW reads them.
+    check_adapter(muon, adapter(), trainer=changed, has_head=True)
+    check_adapter(muon, adapter(modules_to_save=["embed_tokens"]), trainer=changed)
+    check_adapter(muon, adapters.get("dora").config(), trainer=changed)
+    check_adapter(optimizers.get("adam_mini").config(), adapter(), trainer=changed)
+
+
+@pytest.mark.parametrize("kind", ["vera", "adalora"])
+def test_what_looks_at_matrices_is_refused_where_there_are_none(kind):
+    for entry in optimizers:
+        adapter = adapters.get(kind).config()
+        if entry.name == "galore":
+            with pytest.raises(UserError, match=r"optimizer\.rank=128 must be below"):
+                check_adapter(entry.config(), adapter, trainer=TrainerConfig())
+        elif entry.name == "muon":
+            with pytest.raises(UserError, match=f"muon cannot train adapter={kind}.*adamw"):
+                check_adapter(entry.config(), adapter, trainer=TrainerConfig())
+        else:
+            check_adapter(entry.config(), adapter, trainer=TrainerConfig())
 
 
 def test_paged_moments_need_a_gpu():
