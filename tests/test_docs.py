@@ -25,6 +25,7 @@ PAGES = (
     "docs/distillation.md",
     "docs/evaluation.md",
     "docs/ladder.md",
+    "docs/merging.md",
     "docs/optimizers.md",
     "docs/preference.md",
     "docs/reward.md",

@@ -9,8 +9,9 @@ time; the result depends neither on the order of tensors nor on how files are di
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from rlpost.merging.comparison import mergeable_names, require_alike
 from rlpost.merging.layers import LayerMap
 from rlpost.merging.measures import MergeMeasures
 from rlpost.merging.methods import merges
-from rlpost.merging.methods.base import BaseUse, MethodConfig, PerModel, TensorInputs
+from rlpost.merging.methods.base import BaseUse, MethodConfig, PerModel, Sparse, TensorInputs
+from rlpost.merging.methods.ties import TrimScope
 from rlpost.merging.options import require_known, tensor_options
 from rlpost.merging.recipe import MergeSource, Recipe, Slice
+from rlpost.merging.trimming import model_threshold
 from rlpost.merging.weights_file import PlannedTensor
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.shell import open_shell
@@ -126,6 +129,7 @@ class ModelMerge:
                 common=common,
                 models=own,
             )
+        _require_one_trimming(list(outputs.values()), recipe.place)
         return cls(
             recipe=recipe,
             inputs=inputs,
@@ -175,11 +179,13 @@ class ModelMerge:
             known = (self.recipe.base, output.base) in output.sources
             base = values[self.recipe.base] if known else self._read(self.recipe.base, output.base)
         takes_base = output.common.base_use is not BaseUse.measured
+        thresholds = self._thresholds
         merged = merges.get(self.recipe.method).target(
             TensorInputs(
                 values=list(values.values()),
                 base=base if takes_base else None,
                 seeds=[self._seed(name, model) for model, _ in output.sources],
+                thresholds=[thresholds[model] for model, _ in output.sources] if thresholds else (),
             ),
             output.models,
             output.common,
@@ -192,6 +198,33 @@ class ModelMerge:
                 "cannot hold; use smaller weights, or merge.dtype=float32"
             )
         return value
+
+    @cached_property
+    def _thresholds(self) -> dict[str, float]:
+        """Return the size from which on a model's entries are kept; empty: each tensor has one."""
+        outputs = list(self.outputs.values())
+        if not _spans_tensors(outputs):
+            return {}
+        names = dict.fromkeys(model for each in outputs for model, _ in each.sources)
+        return {model: self._threshold(model) for model in names}
+
+    def _threshold(self, model: str) -> float:
+        own = [
+            (dict(each.sources)[model], each)
+            for each in self.outputs.values()
+            if model in dict(each.sources) and each.planned.dtype.is_floating_point
+        ]
+        first = own[0][1]
+        options = first.models[[name for name, _ in first.sources].index(model)]
+        assert isinstance(options, Sparse) and self.recipe.base is not None
+        base = self.recipe.base
+
+        def vectors() -> Iterator[Tensor]:
+            for name, each in own:
+                assert each.base is not None
+                yield self._read(model, name).sub_(self._read(base, each.base))
+
+        return model_threshold(vectors, options.density)
 
     def _read(self, model: str, name: str) -> Tensor:
         stored = self.inputs[model].directory.tensors[name]
@@ -240,6 +273,27 @@ def _require_number(
         raise UserError(
             f"{recipe.place}: {recipe.method} takes {wanted} model{'s' if wanted > 1 else ''}, got "
             f"{len(sources)} in {part.place}; linear and ties take any number"
+        )
+
+
+def _spans_tensors(outputs: Sequence[OutputTensor]) -> bool:
+    """Whether entries are kept by their size in the whole model."""
+    scopes = {getattr(each.common, "trim", TrimScope.tensor) for each in outputs}
+    return scopes == {TrimScope.model}
+
+
+def _require_one_trimming(outputs: Sequence[OutputTensor], place: str) -> None:
+    scopes = {getattr(each.common, "trim", TrimScope.tensor) for each in outputs}
+    if scopes == {TrimScope.tensor}:
+        return
+    densities: dict[str, set[float]] = {}
+    for each in outputs:
+        for (model, _), own in zip(each.sources, each.models, strict=True):
+            densities.setdefault(model, set()).add(getattr(own, "density", 1.0))
+    if len(scopes) > 1 or any(len(found) > 1 for found in densities.values()):
+        raise UserError(
+            f"{place}: trim: model keeps a share of the whole model, so trim and density must be "
+            "the same in all tensors; leave trim out, or give one density for each model"
         )
 
 

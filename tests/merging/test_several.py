@@ -128,6 +128,37 @@ def test_gradients_go_from_the_first_layer_to_the_last_and_filters_take_names(mo
     torch.testing.assert_close(result["model.norm.weight"], 0.2 * a["model.norm.weight"])
 
 
+def test_trimming_may_span_the_whole_model(models):
+    recipe = {
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": [{"model": "a", "parameters": {"density": 0.1}}],
+        "parameters": {"trim": "model"},
+    }
+    rewritten = models / "uneven"  # one tensor changed ten times as much as the others
+    shutil.copytree(models / "a", rewritten, dirs_exist_ok=True)
+    base, a = weights(models / "base"), weights(models / "a")
+    far = "model.layers.1.mlp.up_proj.weight"
+    rewrite(rewritten, lambda n, t: base[n] + (10 if n == far else 1) * (a[n] - base[n]))
+    recipe["models"][0]["model"] = "uneven"
+    result, merge = merged(recipe, models)
+    taus = {name: value - base[name] for name, value in weights(rewritten).items()}
+    sizes = torch.cat([tau.abs().flatten() for tau in taus.values()]).sort(descending=True).values
+    threshold = sizes[int(0.1 * len(sizes)) - 1]
+    for name, tau in taus.items():
+        kept = tau.abs() >= threshold
+        if kept.any():
+            torch.testing.assert_close(result[name], base[name] + tau * kept, atol=1e-6, rtol=0)
+        else:
+            assert int((result[name] != base[name]).sum()) == 1  # nothing is zeroed whole
+    report = merge.measures.record()
+    assert report["kept_density"]["uneven"] == pytest.approx(0.1, abs=0.001)
+    assert report["tensors"][far]["kept"][0] > 0.5
+    recipe["models"][0]["parameters"]["density"] = [0.1, 0.5]
+    with pytest.raises(UserError, match="the same in all tensors"):
+        merged(recipe, models)
+
+
 def test_slices_choose_layers_and_the_result_loads(models, tmp_path, monkeypatch):
     monkeypatch.chdir(models)
     recipe = {

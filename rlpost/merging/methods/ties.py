@@ -62,6 +62,8 @@ def ties(inputs: TensorInputs, models: Sequence[Sparse], cfg: TiesConfig) -> Mer
         tau = value - inputs.base
         if inputs.thresholds:
             mask = tau.abs() >= inputs.thresholds[index]
+            if not mask.any():
+                mask = largest(tau, 1 / max(1, tau.numel()))
         else:
             mask = largest(tau, own.density)
         trimmed.append(tau.mul_(mask))

@@ -15,6 +15,7 @@ from rlpost.merging.methods import merges
 from rlpost.merging.methods.base import MOST_WEIGHT
 
 _ADDING = ("concatenation", "svd")
+_CHOOSING = "greedy_soup"
 _METHODS = ", ".join(
     [*sorted(entry.name for entry in merges), "for adapters " + " or ".join(_ADDING)]
 )
@@ -64,6 +65,9 @@ class MergeSettings:
     rank: int | None = number(
         None, at_least=1, at_most=10**5, help="of the adapter that svd makes of several"
     )
+    evaluate: list[str] = option(
+        [], help="options of rlpost evaluate that score a greedy_soup, such as suites=[general]"
+    )
     normalize: bool | None = option(
         None, help="divide by the sum of the weights; null: as the method does"
     )
@@ -89,6 +93,11 @@ class MergeSettings:
     def adds_adapters(self) -> bool:
         """Whether several adapters become one."""
         return self.method in _ADDING
+
+    @property
+    def chooses(self) -> bool:
+        """Whether an evaluation decides which models are averaged."""
+        return self.method == _CHOOSING
 
 
 @dataclass(kw_only=True)
@@ -131,6 +140,13 @@ def check_merge(cfg: MergeConfig) -> None:
         )
     if settings.adds_adapters:
         _refuse_idle(cfg, _OF_WHOLE_MODELS)
+    if settings.chooses:
+        _refuse_idle(cfg, _OF_WEIGHTED)
+    if settings.chooses != bool(settings.evaluate):
+        raise UserError(
+            "merge.evaluate belongs to merge.method=greedy_soup, which needs it: give for example "
+            'merge.method=greedy_soup merge.evaluate=["suites=[general]"]'
+        )
     if (settings.method == "svd") != (settings.rank is not None):
         raise UserError(
             "merge.rank belongs to merge.method=svd, which needs it: give for example "
@@ -145,13 +161,15 @@ def check_merge(cfg: MergeConfig) -> None:
 
 _OF_ADAPTERS = {"dequantize": "an adapter into its base", "drift_prompts": "an adapter"}
 _OF_MODELS = dict.fromkeys(
-    ("weights", "density", "t", "rank", "normalize", "tokenizer"), "several models"
+    ("weights", "density", "t", "rank", "evaluate", "normalize", "tokenizer"), "several models"
 )
 _OF_WHOLE_MODELS = dict.fromkeys(
     ("density", "t", "normalize", "tokenizer", "dtype"), "whole models"
 )
+_OF_WEIGHTED = dict.fromkeys(("weights", "density", "t", "normalize"), "with given weights")
 _IN_FILES = dict.fromkeys(
-    ("method", "models", "weights", "density", "t", "rank", "normalize"), "models that options name"
+    ("method", "models", "weights", "density", "t", "rank", "evaluate", "normalize"),
+    "models that options name",
 )
 
 

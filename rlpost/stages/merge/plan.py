@@ -1,7 +1,7 @@
 """Everything a merge needs to know before anything is written.
 
 Owns the run's directory and the room on its disk. Refuses to own what is merged (adapter.py,
-adapters.py, several.py). Invariant: everything that can be refused is refused here.
+adapters.py, several.py, soup.py). Invariant: everything that can be refused is refused here.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from rlpost.stages.merge.adapter import prepare_adapter
 from rlpost.stages.merge.adapters import prepare_adapters
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.several import prepare_several
+from rlpost.stages.merge.soup import prepare_soup
 from rlpost.stages.run_directory import RunDirectory
 
 
@@ -46,6 +47,8 @@ def prepare(cfg: MergeConfig, *, directory: RunDirectory) -> MergePlan:
         plan = prepare_adapter(cfg)
     elif cfg.merge.adds_adapters:
         plan = prepare_adapters(cfg)
+    elif cfg.merge.chooses:
+        plan = prepare_soup(cfg)
     else:
         plan = prepare_several(cfg)
     free = free_bytes(directory.root)

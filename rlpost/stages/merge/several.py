@@ -6,6 +6,7 @@ Owns the search for the models and their tokenizers. Refuses to own what can be 
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,19 +55,23 @@ class SeveralPlan:
         Raises:
             UserError: weights turned out to be damaged, or too large for their type.
         """
-        write_model_shell(
-            self.merge.shell(self.start),
-            scratch,
-            start=self.start.path,
-            tokenizer_path=self.tokenizer_path,
-        )
-        write_weights(scratch, self.merge.planned, self.merge.value_of)
+        self.write_model(scratch)
         measures = self.merge.measures
         self._write_card(scratch, directory, settings_hash)
         record = {"method": self.merge.recipe.method, "seed": self.merge.seed, **measures.record()}
         record |= {"remarks": self.remarks}
         write_text(directory.root / REPORT, json.dumps(record, indent=1) + "\n")
         return "\n".join([measured_table(measures), *(f"note: {each}" for each in self.remarks)])
+
+    def write_model(self, directory: Path) -> None:
+        """Write the model alone."""
+        write_model_shell(
+            self.merge.shell(self.start),
+            directory,
+            start=self.start.path,
+            tokenizer_path=self.tokenizer_path,
+        )
+        write_weights(directory, self.merge.planned, self.merge.value_of)
 
     def _write_card(self, scratch: Path, directory: RunDirectory, settings_hash: str) -> None:
         recipe, inputs = self.merge.recipe, self.merge.inputs
@@ -98,7 +103,24 @@ def prepare_several(cfg: MergeConfig) -> SeveralPlan:
     Raises:
         UserError: the recipe cannot be understood, or the models cannot be merged so.
     """
-    recipe = _recipe(cfg)
+    return _prepare(cfg, _recipe(cfg))
+
+
+def prepare_mean(cfg: MergeConfig, models: Sequence[str]) -> SeveralPlan:
+    """Check that some models can be averaged.
+
+    Raises:
+        UserError: they cannot.
+    """
+    tree = {
+        "merge_method": "linear",
+        "models": [{"model": model} for model in models],
+        "base_model": cfg.model.path,
+    }
+    return _prepare(cfg, read_recipe(tree, place=_OPTIONS))
+
+
+def _prepare(cfg: MergeConfig, recipe: Recipe) -> SeveralPlan:
     field = f"merge.config: {recipe.place}" if cfg.merge.config else "merge.models"
     names = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *recipe.models]))
     found = {name: _read(name, runs=cfg.run.dir, field=field) for name in names}
