@@ -42,7 +42,7 @@ def test_operations_are_those_that_torch_counts(model, request, monkeypatch):
     with trainer(path, zero_stage=3) as built:
         model = built.module.model
         cost = PolicyCost.of(model.config, weight_shapes(model))
-        built._meter = Meter(cost, peak=1e9)
+        built._usage.meter = Meter(cost, peak=1e9)
         built.forward_backward(batches, OBJECTIVE)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
         metrics = built.optim_step(1)

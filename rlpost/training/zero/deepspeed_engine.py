@@ -7,6 +7,7 @@ to 1.0, gradient sums to the compute dtype); nothing is compiled on a CPU.
 
 import datetime
 import logging
+import math
 import os
 from typing import Any
 
@@ -192,6 +193,21 @@ def leave_ranks(engine: Any) -> None:
     engine.destroy()
     # Not torch's own function: it would leave DeepSpeed's register of groups stale.
     deepspeed.comm.destroy_process_group()
+
+
+def update(engine: Any) -> tuple[float, bool]:
+    """Update unless the gradient is not finite; returns its norm and whether it updated."""
+    if not is_plain_optimizer(engine):
+        engine.step()
+        return float(engine.get_global_grad_norm()), engine.was_step_applied()
+    # Stage 0 in float32 would apply NaN silently.
+    grad_norm = plain_grad_norm(engine)
+    if math.isfinite(grad_norm):
+        engine.step()
+        return grad_norm, True
+    engine.optimizer.zero_grad()
+    engine.zero_grad()
+    return grad_norm, False
 
 
 def is_plain_optimizer(engine: Any) -> bool:

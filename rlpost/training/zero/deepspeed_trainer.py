@@ -16,13 +16,11 @@ import math
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,9 +28,6 @@ from torch import Tensor
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import LossBatch, Objective, Outputs
 from rlpost.errors import RunFailed
-from rlpost.training.adapters.registry import Companion
-from rlpost.training.flops import Meter, PolicyCost, peak_flops
-from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
 from rlpost.training.optimizers.adamw import AdamWConfig
@@ -47,17 +42,17 @@ from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_adapter import save_adapter
-from rlpost.training.zero.deepspeed_capacity import CapacityMeter
+from rlpost.training.zero.deepspeed_adapter_steps import AdapterSteps
 from rlpost.training.zero.deepspeed_checkpoint import (
     StepperProgress,
-    load_companion,
     load_state,
     take_snapshot,
     write_snapshot,
 )
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
 from rlpost.training.zero.deepspeed_served import served_weights
-from rlpost.training.zero.deepspeed_state import engine_state, kept_bytes, multiply
+from rlpost.training.zero.deepspeed_state import engine_state
+from rlpost.training.zero.deepspeed_usage import Usage
 from rlpost.training.zero.deepspeed_weights import save_model, weight_shapes
 from rlpost.weights.publisher import ServedWeights
 
@@ -129,9 +124,8 @@ class DeepSpeedTrainer:
         self._served = served_weights(module, model, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
-        self._meter = self._make_meter()
-        self._capacity = CapacityMeter.of(module, rank=place.rank, device=self._device)
-        self._measured: dict[str, float] = {}  # of the adapter, by the latest forward_backward
+        self._usage = Usage(self._engine, model, dtype=self.dtype, device=self._device)
+        self._adapter = AdapterSteps(self._engine, self._optimizer, device=self._device)
         self._pending = False  # gradients wait for optim_step
         self._step_id = 0
         self._step_result: dict[str, float] = {}
@@ -148,12 +142,6 @@ class DeepSpeedTrainer:
     def module(self) -> Any:
         """The ``PackedModel`` itself; under ZeRO-3 its weights are in pieces."""
         return self.engine.module
-
-    @property
-    def _companion(self) -> Companion | None:
-        """What the adapter's kind does beside its layers."""
-        live = self.module.adapter
-        return None if live is None else live.companion
 
     @property
     def num_parameters(self) -> int:
@@ -187,14 +175,13 @@ class DeepSpeedTrainer:
         self._check_equal(len(batches))
         tally = Tally()
         engine = self.engine  # waking up is not counted as work
-        if self._capacity is not None:
-            self._measured = self._capacity.measure(
-                batches,
-                update=self._step_id + 1,
-                loss=lambda batch: self._plain_loss(batch, objective, temperature),
-            )
+        self._adapter.before_update(
+            batches,
+            update=self._step_id + 1,
+            loss=lambda batch: self._plain_loss(batch, objective, temperature),
+        )
         self._pending = True
-        with self._meter.busy(batches) if self._meter else nullcontext():
+        with self._usage.busy(batches):
             for i, batch in enumerate(batches):
                 # Announced before each pass: stages 1 and 2 otherwise drop all but the last.
                 self._set_boundary(i == len(batches) - 1)
@@ -202,7 +189,7 @@ class DeepSpeedTrainer:
                 outputs = Outputs.of(engine(inputs, temperature=temperature))
                 loss = self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
                 if i == 0:
-                    loss = self._with_term(loss)
+                    loss = self._adapter.with_term(loss)
                 # The engine averages over ranks; the weights hold the global denominator.
                 engine.backward(loss * self._place.world_size)
             return tally.cpu()
@@ -223,11 +210,6 @@ class DeepSpeedTrainer:
         outputs = Outputs.of(self.module(inputs, temperature=temperature))
         columns = loss_batch(batch, device=self._device)
         return objective(outputs, columns).total(columns)
-
-    def _with_term(self, loss: Tensor) -> Tensor:
-        """Add this rank's share of the term of the adapter's kind, if it has one."""
-        term = self._companion.extra_loss() if self._companion else None
-        return loss if term is None else loss + term / self._place.world_size
 
     def _set_boundary(self, is_last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(is_last)
@@ -252,15 +234,9 @@ class DeepSpeedTrainer:
         assert self._pending, f"step {step_id}: forward_backward has not run"
         lr = lr_at(step_id, self.cfg)
         ds.set_lr(self.engine, lr)
-        with self._meter.busy() if self._meter else nullcontext():
-            grad_norm, applied = self._apply()
-            if self._meter:
-                torch.cuda.synchronize()  # the update itself is only queued
-        if self._companion:
-            factors = self._companion.after_step(step_id, applied=applied)
-            if factors:
-                named = {f"model.{name}": factor for name, factor in factors.items()}
-                multiply(engine_state(self.engine, self._optimizer), named)
+        with self._usage.busy():
+            grad_norm, applied = ds.update(self.engine)
+        of_adapter = self._adapter.after_update(step_id, applied=applied)
         self._pending = False
         self._step_id = step_id
         self._nonfinite_in_row = 0 if applied else self._nonfinite_in_row + 1
@@ -268,14 +244,9 @@ class DeepSpeedTrainer:
         self._step_result = {f"{prefix}/lr": lr, f"{prefix}/skipped_update": float(not applied)}
         if math.isfinite(grad_norm):
             self._step_result[f"{prefix}/grad_norm"] = grad_norm
-        self._step_result |= self._memory()
         if (largest := ds.largest_lr(self.engine)) != lr:
             self._step_result[f"{prefix}/largest_lr"] = largest
-        if self._companion:
-            self._step_result |= self._companion.metrics()
-        self._step_result |= self._measured
-        if self._meter and (share := self._meter.take()) is not None:
-            self._step_result[f"perf/mfu/{prefix}"] = share
+        self._step_result |= of_adapter | self._usage.metrics()
         if self._nonfinite_in_row >= self.cfg.stop_after_nonfinite:
             raise RunFailed(
                 f"the gradient was not finite in {self._nonfinite_in_row} steps in a row, the "
@@ -283,44 +254,6 @@ class DeepSpeedTrainer:
                 f"{self._model.labels.options}.lr, or resume from an earlier checkpoint"
             )
         return self._step_result
-
-    def _apply(self) -> tuple[float, bool]:
-        """Update unless the gradient is not finite; returns its norm and whether it updated."""
-        if not ds.is_plain_optimizer(self.engine):
-            self.engine.step()
-            return float(self.engine.get_global_grad_norm()), self.engine.was_step_applied()
-        # Stage 0 in float32 would apply NaN silently.
-        grad_norm = ds.plain_grad_norm(self.engine)
-        if math.isfinite(grad_norm):
-            self.engine.step()
-            return grad_norm, True
-        self.engine.optimizer.zero_grad()
-        self.engine.zero_grad()
-        return grad_norm, False
-
-    def _memory(self) -> dict[str, float]:
-        name = self._model.labels.memory
-        result = {
-            f"perf/{name or 'trainer_'}memory_gb": psutil.Process().memory_info().rss / 1e9,
-            f"perf/{name}optimizer_state_gb": kept_bytes(self._engine.basic_optimizer) / 1e9,
-        }
-        if self._device.type == "cuda":
-            peak_gb = torch.cuda.max_memory_allocated() / 1e9
-            result[f"perf/{name}max_memory_allocated_gb"] = peak_gb
-        return result
-
-    def _make_meter(self) -> Meter | None:
-        """A meter of a policy on a device whose peak is known."""
-        if self._device.type != "cuda" or self.dtype is not torch.bfloat16:
-            return None
-        peak = peak_flops(torch.cuda.get_device_name(self._device))
-        model = self._engine.module.model
-        shapes = weight_shapes(model)
-        # Of a mixture of experts a token meets some only: the count would be too high.
-        counted = not any("experts" in name for name, _, _ in shapes)
-        if peak is None or not counted or not isinstance(self._model.head, LogprobHead):
-            return None
-        return Meter(PolicyCost.of(model.config.get_text_config(), shapes), peak=peak)
 
     def score(
         self, batches: Sequence[MicroBatch], temperature: float = 1.0, *, adapter: bool = True
@@ -330,10 +263,9 @@ class DeepSpeedTrainer:
         Without ``adapter`` they are those of the base alone.
         """
         self._check_equal(len(batches))
-        live = self.module.adapter
-        self.module.train(live is None)  # an adapter may have drop-out
+        self.module.train(self.module.adapter is None)  # an adapter may have drop-out
         try:
-            with nullcontext() if adapter or live is None else live.off():
+            with self._adapter.scoring(adapter=adapter):
                 return score_batches(
                     self.engine, batches, device=self._device, temperature=temperature
                 )
@@ -406,7 +338,7 @@ class DeepSpeedTrainer:
             num_ranks=self._place.world_size,
             progress=progress,
             adapter=self._identity,
-            companion=self._companion.state_dict() if self._companion else {},
+            companion=self._adapter.state_dict(),
         )
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing = thread.submit(write_snapshot, snapshot, directory)
@@ -438,8 +370,7 @@ class DeepSpeedTrainer:
             seed=self._seed,
             adapter=self._identity,
         )
-        if self._companion:
-            self._companion.load_state_dict(load_companion(directory))
+        self._adapter.load(directory)
         self._step_id = progress.step_id
         self._step_result = progress.step_result
         self._nonfinite_in_row = progress.nonfinite_in_row
