@@ -56,6 +56,12 @@ def kind_of(directory: Path) -> ModelKind:
     return ModelKind.policy
 
 
+def _merged_by(kind: ModelKind, directory: Path) -> str:
+    if kind is ModelKind.policy:
+        return f"merge it with `rlpost merge adapter={directory}` and give the export"
+    return "merge it with peft (merge_and_unload(), then save_pretrained())"
+
+
 def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
     """Return the ``transformers.PretrainedConfig`` of a directory that can be used as ``kind``.
 
@@ -72,9 +78,9 @@ def read_config(directory: Path, *, field: str, kind: ModelKind) -> Any:
     file = directory / CONFIG
     if (directory / _ADAPTER).is_file():
         raise UserError(
-            f"{field}: {directory / _ADAPTER} says that this is an adapter, and training starts "
-            "from a whole model; merge it with peft (merge_and_unload(), then "
-            "save_pretrained()), or move that file away if the directory holds a whole model"
+            f"{field}: {directory / _ADAPTER} says that this is an adapter, and a whole model is "
+            f"needed here; {_merged_by(kind, directory)}, or move that file away if the directory "
+            "holds a whole model"
         )
     if not file.is_file():
         raise UserError(f"{field}: {_without_config(directory)}")

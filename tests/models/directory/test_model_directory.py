@@ -133,7 +133,10 @@ BROKEN = {
     "empty": (emptied, "is empty"),
     "no config": (without(CONFIG), r"no config\.json"),
     "only an adapter": (only_an_adapter, r"adapter_config\.json says.*merge"),
-    "an adapter beside the model": (text("adapter_config.json", "{}"), "merge it with peft"),
+    "an adapter beside the model": (
+        text("adapter_config.json", "{}"),
+        "merge it with `rlpost merge adapter=",
+    ),
     # the config
     "config cut off": (text(CONFIG, '{"model_type": "lla'), r"config\.json cannot be read as JSON"),
     "config not UTF-8": (text(CONFIG, b"\xff\xfe\x00"), r"config\.json cannot be read as JSON"),
