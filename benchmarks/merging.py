@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/merging.py DIR --mergekit ENV/bin/mergekit-yaml
 
-Writes two fine-tunes of one base into DIR, which needs 5 GB and is emptied afterwards. Each command
-is run on tiny models first: what it takes there is the baseline. `peak` is the kernel's (VmHWM),
-pages of mapped files included; `anonymous` is the most that was the process's own.
+Writes two fine-tunes of one base into DIR, which must not exist, needs 5 GB and is removed. Each
+command is run on tiny models first: what it takes there is the baseline. `peak` is the kernel's
+(VmHWM), pages of mapped files included; `anonymous` is the most that was the process's own.
 """
 
 import argparse
@@ -68,6 +68,9 @@ def build(place: Path, *, layers: int, width: int) -> None:
     with torch.device("meta"):
         shapes = {n: tuple(p.shape) for n, p in LlamaForCausalLM(config).named_parameters()}
     planned = [PlannedTensor(name=n, dtype=torch.bfloat16, shape=s) for n, s in shapes.items()]
+    start = 0.02 * torch.randn(2**20)
+    learned = [0.0, *(0.001 * torch.randn(2**20) for _ in NAMES[1:])]
+    blocks = [(start + change).bfloat16() for change in learned]
     for number, name in enumerate(NAMES):
         target = place / name
         target.mkdir(parents=True)
@@ -75,12 +78,9 @@ def build(place: Path, *, layers: int, width: int) -> None:
         byte_tokenizer().save_pretrained(target)
 
         def value(tensor: str, number: int = number) -> torch.Tensor:
-            draw = torch.Generator().manual_seed(len(tensor))
-            found = 0.02 * torch.randn(shapes[tensor], generator=draw)
-            if number:
-                draw.manual_seed(number)
-                found += 0.001 * torch.randn(shapes[tensor], generator=draw)
-            return found.bfloat16()
+            size = torch.Size(shapes[tensor]).numel()
+            times = -(-size // len(blocks[0]))
+            return blocks[number].repeat(times)[:size].reshape(shapes[tensor])
 
         write_weights(target, planned, value, part_bytes=200 * 10**6)
 
@@ -121,7 +121,7 @@ def command_of(program: str, recipe: str, target: str) -> list[str]:
             sys.executable, "-m", "rlpost.cli.main", "merge", f"merge.config={recipe}.yaml",
             "run.dir=.", f"run.name={target}", "merge.dtype=bfloat16",
         ]  # fmt: skip
-    return [program, f"{recipe}.yaml", target]
+    return [program, "--no-write-model-card", f"{recipe}.yaml", target]  # which asks the hub
 
 
 def main() -> None:
@@ -133,9 +133,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=13)
     parser.add_argument("--width", type=int, default=1536)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     args = parser.parse_args()
     sizes = {"tiny": (1, 64), "whole": (args.layers, args.width)}
     programs = ["rlpost", *([args.mergekit] if args.mergekit else [])]
+    args.dir.mkdir(parents=True)
     try:
         for name, (layers, width) in sizes.items():
             build(args.dir / name, layers=layers, width=width)
@@ -149,7 +151,7 @@ def main() -> None:
         print(
             "| method | program | s | CPU s | peak MiB | anonymous MiB |\n|---|---|---|---|---|---|"
         )
-        for recipe in RECIPES:
+        for recipe in args.methods:
             for program in programs:
                 base = measured(command_of(program, recipe, "out"), args.dir / "tiny")
                 shutil.rmtree(args.dir / "tiny/out")
@@ -167,8 +169,7 @@ def main() -> None:
                     ]
                     print("|", " | ".join([recipe, Path(program).name, *figures]), "|", flush=True)
     finally:
-        for name in sizes:
-            shutil.rmtree(args.dir / name, ignore_errors=True)
+        shutil.rmtree(args.dir)
 
 
 if __name__ == "__main__":

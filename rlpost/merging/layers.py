@@ -38,11 +38,20 @@ class LayerMap:
     starts: tuple[int, ...]  # first layer of each slice in the result
     sizes: tuple[int, ...]
     names: tuple[str, ...]  # of the models' tensors
+    first: frozenset[str]  # those that come before the layers, such as the embedding
     config: Any  # of the result
 
     @classmethod
-    def of(cls, recipe: Recipe, model: ModelDirectory, names: Sequence[str]) -> "LayerMap":
+    def of(
+        cls, recipe: Recipe, model: ModelDirectory, names: Sequence[str], shell: Any
+    ) -> "LayerMap":
         """Lay the slices out.
+
+        Args:
+            recipe: any.
+            model: one of the models, which are alike.
+            names: of its tensors that are merged.
+            shell: the model without its weights.
 
         Raises:
             UserError: a slice has layers that the models lack, or their layers cannot be told.
@@ -69,6 +78,7 @@ class LayerMap:
             starts=starts,
             sizes=sizes,
             names=tuple(names),
+            first=_before_layers(shell),
             config=_config(model.config, origin, field=recipe.place),
         )
 
@@ -76,11 +86,12 @@ class LayerMap:
         """Yield name, slice and depth of each tensor of the result.
 
         The depth is 0 in the first layer of a slice and 1 in its last, or only, one; and 0 for
-        tensors outside the layers, which belong to the first slice.
+        tensors outside the layers, which belong to the first slice or, those behind the layers, to
+        the last.
         """
         for name in self.names:
             if layer_of(name) is None:
-                yield name, self.slices[0], 0.0
+                yield name, self.slices[0 if name in self.first else -1], 0.0
         templates: dict[int, list[str]] = {}
         for name in self.names:
             if (number := layer_of(name)) is not None:
@@ -118,6 +129,17 @@ class LayerMap:
 
     def _start(self, number: int) -> int:
         return max(start for start in self.starts if start <= number)
+
+
+def _before_layers(shell: Any) -> frozenset[str]:
+    """Return the names, as shell and files have them, of what comes before the first layer."""
+    prefix = f"{shell.base_model_prefix}."
+    found: set[str] = set()
+    for name, _ in shell.named_parameters():
+        if layer_of(name) is not None:
+            break
+        found |= {name, name.removeprefix(prefix)}
+    return frozenset(found)
 
 
 def _size(part: Slice, total: int, recipe: Recipe) -> int:

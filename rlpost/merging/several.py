@@ -98,9 +98,9 @@ class ModelMerge:
         _require_base(recipe, config.base_use)
         takes_base = config.base_use is not BaseUse.measured
         require_known(recipe, method, base=recipe.base if takes_base else None)
+        shells = {name: each.directory.shell() for name, each in inputs.items()}
         names = {
-            name: mergeable_names(each.directory, each.directory.shell())
-            for name, each in inputs.items()
+            name: mergeable_names(each.directory, shells[name]) for name, each in inputs.items()
         }
         first, *rest = inputs
         for other in rest:
@@ -110,7 +110,7 @@ class ModelMerge:
                 names=(names[first], names[other]),
                 dtypes=dtype is None,
             )
-        layers = LayerMap.of(recipe, inputs[first].directory, names[first])
+        layers = LayerMap.of(recipe, inputs[first].directory, names[first], shells[first])
         outputs = {}
         for name, part, depth in layers.tensors():
             sources = _ordered(part, recipe, takes_base=takes_base)

@@ -177,6 +177,8 @@ def test_slices_choose_layers_and_the_result_loads(models, tmp_path, monkeypatch
     result, a, b = model.state_dict(), weights(models / "a"), weights(models / "b")
     assert torch.equal(result[name.format(0)], a[name.format(0)])
     assert torch.equal(result[name.format(1)], b[name.format(2)])
+    assert torch.equal(result["model.embed_tokens.weight"], a["model.embed_tokens.weight"])
+    assert torch.equal(result["model.norm.weight"], b["model.norm.weight"])
 
 
 def test_the_command_writes_a_model_its_report_and_its_card(models, tmp_path, monkeypatch, capsys):
