@@ -35,7 +35,7 @@ class Answer:
     error: str | None  # why a verifier gave no reward; None also where all abstained
     verdicts: tuple[Mapping[str, Any], ...]
     finish_reason: str
-    num_tokens: int
+    num_tokens: int | None  # None: an endpoint gave a text alone
 
     @property
     def outcome(self) -> SampleOutcome:

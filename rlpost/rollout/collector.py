@@ -18,7 +18,6 @@ from typing import Protocol
 
 from rlpost.control.failures import Attempts, Budget, GenerationFailureConfig, backoff
 from rlpost.errors import InfrastructureError, RequestAborted
-from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.interruption import Interruption
 from rlpost.types import Episode, GenerationRequest, Group, Prompt, SamplingConfig, Verdict
 from rlpost.verifiers.combine import Combination
@@ -33,6 +32,22 @@ class OnVerifierError(Enum):
 
     sample = "sample"
     group = "group"
+
+
+class Answers(Protocol):
+    """What finds somebody who answers a request: ``Dispatcher``, or ``Endpoint``."""
+
+    async def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        alone: bool = False,
+        on_start: Callable[[int], None] = lambda version: None,
+    ) -> tuple[Episode, ...]:
+        """Sample the responses; see ``Dispatcher.generate``."""
+
+    def cancel(self, key: str) -> Awaitable[list[int]]:
+        """Cancel a request; see ``Dispatcher.cancel``."""
 
 
 class GroupJudge(Protocol):
@@ -88,7 +103,7 @@ class Collector:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Answers,
         *,
         judges: Sequence[GroupJudge],
         combination: Combination,

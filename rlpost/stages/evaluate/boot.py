@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from rlpost.cluster.session import Session
-from rlpost.cluster.verifiers import spawn_verifiers
+from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
+from rlpost.control.failures import Budget
 from rlpost.control.watchdog import Watchdog
 from rlpost.rollout.collector import Collector
+from rlpost.rollout.endpoint import Endpoint
 from rlpost.stages.evaluate.answers_file import AnswersFile
 from rlpost.stages.evaluate.job import Evaluation, OpenModel
 from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee
@@ -48,13 +50,14 @@ async def boot(plan: EvaluatePlan, run: EvaluationRun) -> AsyncIterator[Evaluati
     Raises:
         UserError: not every generator fits into the cluster.
     """
-    run.session.place(actors_of(plan.roles))
+    if plan.roles:
+        run.session.place(actors_of(plan.roles))
     yield Evaluation(
         plan=plan,
         file=run.file,
         tracker=run.tracker,
         stop=run.stop,
-        open=partial(_opened, plan, run),
+        open=partial(_opened if plan.roles else _opened_endpoint, plan, run),
     )
 
 
@@ -64,6 +67,7 @@ async def _opened(
 ) -> AsyncIterator[OpenModel]:
     """Start the engines of one model and look after them; end them."""
     cfg = plan.cfg
+    assert examinee.generator is not None
     generation = Generation(
         run.session,
         examinee.generator,
@@ -80,10 +84,7 @@ async def _opened(
         stack.push_async_callback(generation.supervisor.dismiss)
 
         def collector_of(source: JudgedSource) -> Collector:
-            judges = spawn_verifiers(
-                run.session, cfg.cluster, configs=source.verifiers, decode=examinee.decode
-            )
-            stack.push_async_callback(judges.close)
+            judges = _judges(plan, run, examinee, source, stack)
             return generation.collector(
                 [judges],
                 combination=source.combination,
@@ -94,3 +95,46 @@ async def _opened(
         await generation.supervisor.boot()
         weights = StandingWeights(generation.fleet)
         yield OpenModel(collector_of=collector_of, guard=lambda: generation.supervisor.run(weights))
+
+
+@asynccontextmanager
+async def _opened_endpoint(
+    plan: EvaluatePlan, run: EvaluationRun, examinee: Examinee
+) -> AsyncIterator[OpenModel]:
+    """See whether the endpoint answers; end the connections."""
+    failures = plan.cfg.failures
+    budget = Budget(failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row")
+    async with AsyncExitStack() as stack:
+        endpoint = await stack.enter_async_context(Endpoint(cfg=plan.cfg.endpoint))
+        await endpoint.require_answers()
+
+        def collector_of(source: JudgedSource) -> Collector:
+            return Collector(
+                endpoint,
+                judges=[_judges(plan, run, examinee, source, stack)],
+                combination=source.combination,
+                purpose=source.name,
+                failures=failures,
+                budget=budget,
+                finished=run.progress,
+            )
+
+        async def guard() -> None:
+            await asyncio.Event().wait()  # each request has a deadline of its own
+
+        yield OpenModel(collector_of=collector_of, guard=guard)
+
+
+def _judges(
+    plan: EvaluatePlan,
+    run: EvaluationRun,
+    examinee: Examinee,
+    source: JudgedSource,
+    stack: AsyncExitStack,
+) -> RemoteVerifiers:
+    """Start who judges the answers to a source, until ``stack`` ends."""
+    judges = spawn_verifiers(
+        run.session, plan.cfg.cluster, configs=source.verifiers, decode=examinee.decode
+    )
+    stack.push_async_callback(judges.close)
+    return judges

@@ -21,6 +21,7 @@ from rlpost.data.bad_rows import OnBadRow, OnLongPrompt
 from rlpost.data.dataset import DataConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.catalog import SUITES, find_suite
+from rlpost.rollout.endpoint_settings import EndpointConfig
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.stages.sampling.suite_settings import check_answers
 from rlpost.tracking.config import TrackingConfig
@@ -79,6 +80,7 @@ class EvaluateConfig:
         "auto", help="auto: go on after the answers that are there; never: refuse if there are any"
     )
     model: WholeModelConfig = field(default_factory=WholeModelConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     suites: list[str] = option(
         [], help="suites to evaluate on; empty: all of them, unless data.heldout is set"
@@ -102,6 +104,11 @@ class EvaluateConfig:
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: JudgedClusterConfig = field(default_factory=JudgedClusterConfig)
+
+    @property
+    def answered_by(self) -> str:
+        """What the model is called that answers."""
+        return self.endpoint.model or self.model.path
 
     @property
     def chosen_suites(self) -> list[str]:
@@ -143,7 +150,27 @@ def check_evaluate(cfg: EvaluateConfig) -> None:
     _check_sampling(cfg)
     _check_judges(cfg)
     _check_traces(cfg)
+    _check_endpoint(cfg)
     _check_idle_options(cfg)
+
+
+def _check_endpoint(cfg: EvaluateConfig) -> None:
+    """Refuse options of local models where an endpoint answers."""
+    if cfg.endpoint.url is None:
+        return
+    why = (
+        "has no effect with endpoint.url, where the model answers elsewhere; leave one of them out"
+    )
+    if cfg.model != WholeModelConfig():
+        raise UserError(f"model.path={cfg.model.path} {why}")
+    if cfg.baseline.path is not None:
+        raise UserError(f"baseline.path={cfg.baseline.path} {why}")
+    if cfg.generator != GeneratorConfig():
+        raise UserError(f"generator.* {why}")
+    if cfg.data.chat_template_kwargs:
+        raise UserError(f"data.chat_template_kwargs {why}")
+    if cfg.data.on_long_prompt is not OnLongPrompt.error:
+        raise UserError(f"data.on_long_prompt={cfg.data.on_long_prompt.value} {why}")
 
 
 def _check_sampling(cfg: EvaluateConfig) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from rlpost.errors import UserError
+from rlpost.errors import RunFailed, UserError
 from rlpost.evaluation.answer import Answer
 from rlpost.rollout.collector import Collector, request_seed
 from rlpost.stages.driver import guarded
@@ -92,7 +92,7 @@ class Evaluation:
 
         Raises:
             Interrupted: the person asked to stop; what was judged by then is in the file.
-            RunFailed: the budget of failures is used up.
+            RunFailed: the budget of failures is used up, or nothing could be answered.
         """
         waiting = open_items(self.plan, self.file)
         failed: dict[ItemKey, str] = {}
@@ -104,6 +104,12 @@ class Evaluation:
             self.tracker.phase(Phase.setting_up, f"starting generators of {examinee.path}")
             async with self.open(examinee) as model:
                 failed |= await guarded(self._ask_all(examinee, todo, model), by=model.guard())
+        if failed and not self.file.items:
+            (_, dataset, uid), reason = next(iter(failed.items()))
+            raise RunFailed(
+                f"none of {len(failed)} items could be answered, first {uid} of {dataset} "
+                f"({reason}); the same command tries them again"
+            )
         return failed
 
     async def _ask_all(
@@ -182,7 +188,7 @@ class Evaluation:
                 for v in episode.verdicts
             ),
             finish_reason=episode.finish_reason,
-            num_tokens=episode.num_sampled,
+            num_tokens=episode.num_sampled if episode.trajectories else None,
         )
 
 

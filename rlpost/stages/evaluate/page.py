@@ -36,7 +36,7 @@ def write_page(
         "evaluation",
         data={
             "name": directory.root.name,
-            "model": config.model.path,
+            "model": config.answered_by,
             "baseline": config.baseline.path,
             "grids": [asdict(grid) for grid in grids],
             "num_answers": len(every),

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rlpost.cluster.session import Device, resolve_device
 from rlpost.data.dataset import PromptDataset
@@ -18,6 +19,7 @@ from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
+from rlpost.models.tiny import byte_tokenizer
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.evaluate.config import EvaluateConfig
@@ -33,15 +35,25 @@ log = logging.getLogger(__name__)
 
 MODEL, BASELINE = "model", "baseline"  # what the models are called in rows
 ALL_ITEMS = 10**6  # more than any suite has
+# How judges see a conversation with a model behind an endpoint.
+SHOWN_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for message in messages %}"
+    "{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examinee:
-    """A model and the prompts that it answers, in its own tokens."""
+    """A model and the prompts that it answers, in its own tokens.
+
+    ``generator`` is None for a model behind an endpoint: its prompts are rendered for the judges
+    alone, and what it is sent are their messages.
+    """
 
     role: str  # MODEL or BASELINE
     path: str
-    generator: GeneratorConfig  # with dtype, threads and length resolved
+    generator: GeneratorConfig | None  # with dtype, threads and length resolved
     decode: Callable[[Sequence[int]], str]
     prompts: dict[str, PromptDataset]  # by the name of the source
 
@@ -58,7 +70,11 @@ class EvaluatePlan:
     @property
     def roles(self) -> list[Role]:
         """The generators of the larger model; those of the other take the same slots."""
-        largest = max(self.examinees, key=lambda each: model_shape(each.path).parameters)
+        local = [each for each in self.examinees if each.generator is not None]
+        if not local:
+            return []
+        largest = max(local, key=lambda each: model_shape(each.path).parameters)
+        assert largest.generator is not None
         return [generators_role(largest.generator, model_path=largest.path, device=self.device)]
 
 
@@ -77,6 +93,9 @@ def prepare(
     """
     device = device or resolve_device(cfg.cluster.device)
     sources = tuple(_sources(cfg))
+    if cfg.endpoint.url is not None:
+        remote = _remote(cfg, sources)
+        return EvaluatePlan(cfg=cfg, device=device, sources=sources, examinees=(remote,))
     given = {MODEL: cfg.model.path, BASELINE: cfg.baseline.path}
     examinees = tuple(
         _examinee(role, path, cfg=cfg, sources=sources, device=device)
@@ -133,11 +152,26 @@ def _examinee(
         role=role,
         path=path,
         generator=generator,
-        decode=partial(
-            tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        ),
+        decode=_decoding(tokenizer),
         prompts={each.name: load_prompts(each, tokenizer, longest=longest) for each in sources},
     )
+
+
+def _remote(cfg: EvaluateConfig, sources: Sequence[JudgedSource]) -> Examinee:
+    """Return the model behind the endpoint, whose tokens nobody knows here: bytes stand in."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = SHOWN_TEMPLATE
+    return Examinee(
+        role=MODEL,
+        path=cfg.answered_by,
+        generator=None,
+        decode=_decoding(tokenizer),
+        prompts={each.name: load_prompts(each, tokenizer, longest=None) for each in sources},
+    )
+
+
+def _decoding(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    return partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _require_same_rows(examinees: Sequence[Examinee]) -> None:

@@ -32,7 +32,7 @@ def write_traces(root: Path, plan: EvaluatePlan, file: AnswersFile) -> str:
                     response_ids=[tuple(each.response.encode()) for each in whole],
                     config=cfg.selection,
                 )
-                records += [_record(prompt, whole[i], model=cfg.model.path) for i in kept]
+                records += [_record(prompt, whole[i], model=cfg.answered_by) for i in kept]
     write_dataset(root / NAME, records)
     return f"{len(records)} answers are kept as a data set: data.train={root / NAME}"
 

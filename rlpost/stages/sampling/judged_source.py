@@ -47,13 +47,13 @@ def suite_source(name: str, data: DataConfig) -> JudgedSource:
     )
 
 
-def load_prompts(source: JudgedSource, tokenizer: Any, *, longest: int) -> PromptDataset:
+def load_prompts(source: JudgedSource, tokenizer: Any, *, longest: int | None) -> PromptDataset:
     """Load the held-out rows; refuse, or leave out, those whose own answer is not judged right.
 
     Args:
         source: what is read.
         tokenizer: of the model that answers.
-        longest: tokens that a prompt may have.
+        longest: tokens that a prompt may have; None: as many as it has.
 
     Raises:
         UserError, DataError: a setting or a row is wrong.

@@ -48,7 +48,7 @@
       if (answer.reward === 1) { pill.classList.add("good"); }
       if (answer.error) { pill.classList.add("bad"); pill.title = answer.error; }
       var texts = [cell(row, answer.prompt, "clip"), cell(row, answer.response, "clip")];
-      cell(row, answer.tokens + (answer.finish === "length" ? " (cut off)" : ""), "num");
+      cell(row, (answer.tokens ?? "") + (answer.finish === "length" ? " (cut off)" : ""), "num");
       cell(row, answer.model + " " + answer.data + " " + answer.part, "part");
       row.addEventListener("click", function () {
         texts.forEach(function (each) { each.classList.toggle("clip"); });
