@@ -29,8 +29,29 @@ def divergence(student_NV: Tensor, teacher_NV: Tensor, *, beta: float, temperatu
     return beta * kl(p, m) + (1 - beta) * kl(q, m)
 
 
-def mean_divergence(student: Any, teacher: Any, rows: Rows, *, beta: float, temperature: float):
+def top_divergence(
+    student_NV: Tensor, teacher_NV: Tensor, k: int, *, beta: float, temperature: float = 1.0
+):
+    """Return the divergence over the teacher's ``k`` most likely tokens and all others, (N,)."""
+    q, p = ((each.double() / temperature).softmax(-1) for each in (student_NV, teacher_NV))
+    kept = p.argsort(-1, descending=True)[:, :k]
+    if k < p.shape[1]:
+        q, p = (torch.cat([each.gather(1, kept), 1 - each.gather(1, kept).sum(1, True)], 1)
+                for each in (q, p))  # fmt: skip
+    return divergence(q.log(), p.log(), beta=beta)
+
+
+def mean_divergence(
+    student: Any,
+    teacher: Any,
+    rows: Rows,
+    *,
+    beta: float,
+    temperature: float,
+    top_k: int | None = None,
+):
     """Return the mean over all labelled tokens, of the distributions over the tokens that exist."""
+    existing = 259  # tokens of the tiny models' tokenizer
     total: Any = 0
     for ids, labels in rows:
         ids_1T = torch.tensor([ids])
@@ -38,9 +59,12 @@ def mean_divergence(student: Any, teacher: Any, rows: Rows, *, beta: float, temp
         student_NV = student(input_ids=ids_1T, use_cache=False).logits[0, :-1][compared]
         with torch.no_grad():
             teacher_NV = teacher(input_ids=ids_1T, use_cache=False).logits[0, :-1][compared]
-        existing = 259  # tokens of the tiny models' tokenizer
-        total += divergence(
-            student_NV[:, :existing], teacher_NV[:, :existing], beta=beta, temperature=temperature
+        total += top_divergence(
+            student_NV[:, :existing],
+            teacher_NV[:, :existing],
+            top_k or existing,
+            beta=beta,
+            temperature=temperature,
         ).sum()
     return total / sum(label != IGNORED for _, labels in rows for label in labels[1:])
 
@@ -53,6 +77,7 @@ def plain_curves(
     *,
     beta: float,
     temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> Curves:
     """Train the student at ``path`` on one batch of conversations after the other."""
     model, frozen = (
@@ -63,7 +88,7 @@ def plain_curves(
     for step, batch in enumerate(batches, start=1):
         model.zero_grad()
         rows = [labelled(tokenizer, row, settings.train_on) for row in batch]
-        loss = mean_divergence(model, frozen, rows, beta=beta, temperature=temperature)
+        loss = mean_divergence(model, frozen, rows, beta=beta, temperature=temperature, top_k=top_k)
         loss.backward()
         norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
         curves.loss.append(loss.item())

@@ -53,22 +53,50 @@ def write_manifest(
     Raises:
         OSError: a file cannot be read, flushed or written.
     """
+    files = flushed_files(directory)
+    assert MANIFEST_NAME not in files, "a scratch directory has no manifest before its commit"
+    manifest = CheckpointManifest(
+        step=step, sequence=sequence, config_hash=config_hash, files=files
+    )
+    write_proven(directory / MANIFEST_NAME, asdict(manifest), version=FORMAT)
+    return manifest
+
+
+def flushed_files(directory: Path) -> dict[str, FileRecord]:
+    """Hash and flush every file under ``directory``; returns them by their names.
+
+    Raises:
+        OSError: a file cannot be read or flushed.
+    """
     files = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         name = path.relative_to(directory).as_posix()
-        assert name != MANIFEST_NAME, "a scratch directory has no manifest before its commit"
         files[name] = FileRecord(size_bytes=path.stat().st_size, blake3=hash_file(path))
         fsync_path(path)
     for folder in (p for p in directory.rglob("*") if p.is_dir()):
         fsync_path(folder)
-    manifest = CheckpointManifest(
-        step=step, sequence=sequence, config_hash=config_hash, files=files
-    )
-    body = asdict(manifest)
-    write_json(
-        directory / MANIFEST_NAME, {"format": FORMAT, "digest": _digest(body), "manifest": body}
-    )
-    return manifest
+    return files
+
+
+def write_proven(path: Path, body: Mapping[str, Any], *, version: int) -> None:
+    """Write a manifest with the version of its form and its own digest."""
+    write_json(path, {"format": version, "digest": _digest(body), "manifest": body})
+
+
+def read_proven(path: Path, *, version: int) -> Any:
+    """Return what ``write_proven`` wrote.
+
+    Raises:
+        DataError: it is of another version or altered.
+        OSError, ValueError, LookupError, TypeError: it is no such file.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    body, digest, found = document["manifest"], document["digest"], document["format"]
+    if found != version:
+        raise DataError(f"{path}: format {found}, this rlpost reads format {version}")
+    if digest != _digest(body):
+        raise DataError(f"{path}: the manifest does not match its own digest")
+    return body
 
 
 def read_manifest(directory: Path) -> CheckpointManifest:
@@ -79,12 +107,7 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     """
     path = directory / MANIFEST_NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        body, digest, version = document["manifest"], document["digest"], document["format"]
-        if version != FORMAT:
-            raise DataError(f"{path}: format {version}, this rlpost reads format {FORMAT}")
-        if digest != _digest(body):
-            raise DataError(f"{path}: the manifest does not match its own digest")
+        body = read_proven(path, version=FORMAT)
         files = {name: FileRecord(**record) for name, record in body["files"].items()}
         return CheckpointManifest(
             step=body["step"],
@@ -108,16 +131,21 @@ def verify(directory: Path, *, hashes: bool) -> CheckpointManifest:
         DataError: names the first file that is missing, short or altered.
     """
     manifest = read_manifest(directory)
-    for name, record in manifest.files.items():
+    verify_files(directory, manifest.files, hashes=hashes)
+    return manifest
+
+
+def verify_files(directory: Path, files: Mapping[str, FileRecord], *, hashes: bool) -> None:
+    """Raises DataError: a file of a manifest is missing, short or altered; see ``verify``."""
+    for name, record in files.items():
         path = directory / name
         if not path.is_file():
-            raise DataError(f"{path}: listed in {MANIFEST_NAME} but missing")
+            raise DataError(f"{path}: listed in the manifest but missing")
         size_bytes = path.stat().st_size
         if size_bytes != record.size_bytes:
-            raise DataError(f"{path}: {size_bytes} bytes, {MANIFEST_NAME} says {record.size_bytes}")
+            raise DataError(f"{path}: {size_bytes} bytes, the manifest says {record.size_bytes}")
         if hashes and hash_file(path) != record.blake3:
-            raise DataError(f"{path}: its content does not match the hash in {MANIFEST_NAME}")
-    return manifest
+            raise DataError(f"{path}: its content does not match the hash in the manifest")
 
 
 def hash_file(path: Path) -> str:

@@ -122,6 +122,10 @@ class Stateless:
             log.warning("an idle model stays where it is: %s", error)
             return 0
 
+    def kill(self) -> None:
+        """End the actor for good."""
+        self._handle.kill()
+
     def _replace(self, failed: Handle) -> None:
         if self._handle is failed:  # several calls fail together; one replaces
             failed.kill()

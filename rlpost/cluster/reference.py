@@ -1,4 +1,4 @@
-"""The frozen reference model in Ray actors.
+"""A frozen model in Ray actors: a reference, or a teacher that is asked before training.
 
 Owns the spread of micro-batches over scorers. Refuses to own the forward pass
 (training/model/scorer.py). Invariant: a scorer holds no state, so a lost one is replaced and asked
@@ -7,6 +7,8 @@ again.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +23,25 @@ REFERENCE = "reference"
 
 
 class ReferenceGroup:
-    """The driver's end of the frozen reference model."""
+    """The driver's end of a frozen model."""
 
     def __init__(self, scorers: Sequence[Stateless]) -> None:
         self._scorers = scorers
 
     async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Log-probs of every micro-batch's scored tokens; like ``TrainedGroup.score``."""
+        return await self._each("score", batches, temperature=temperature)
+
+    async def top_tokens(
+        self, batches: Batches, *, k: int, vocabulary: int, temperature: float
+    ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """See ``FrozenScorer.top_tokens``; of every rank's micro-batches."""
+        asked = {"k": k, "vocabulary": vocabulary, "temperature": temperature}
+        return await self._each("top_tokens", batches, **asked)
+
+    async def _each(self, method: str, batches: Batches, **options: Any) -> list[Any]:
         calls = (
-            self._scorers[rank % len(self._scorers)].call("score", rank_batches, temperature)
+            self._scorers[rank % len(self._scorers)].call(method, rank_batches, **options)
             for rank, rank_batches in enumerate(batches)
         )
         return await asyncio.gather(*calls)
@@ -38,14 +50,31 @@ class ReferenceGroup:
         """Leave memory until the next call; returns the bytes of all scorers together."""
         return sum(await asyncio.gather(*(scorer.sleep() for scorer in self._scorers)))
 
+    def end(self) -> None:
+        """End the actors, whose slots are free for others then."""
+        for scorer in self._scorers:
+            scorer.kill()
+
 
 def spawn_reference(
     session: Session, cfg: TrainerConfig, *, model: TrainedModel, call_timeout_s: float
 ) -> ReferenceGroup:
     """Create one frozen scorer of the stage's starting policy."""
+    return spawn_frozen(session, cfg, model=model, slots=[REFERENCE], call_timeout_s=call_timeout_s)
 
-    def spawn() -> Handle:
-        actor = session.spawn(FrozenScorer, cfg, model=model, slot=REFERENCE)
-        return Handle(actor, name=REFERENCE, timeout_s=call_timeout_s)
 
-    return ReferenceGroup([Stateless(spawn)])
+def spawn_frozen(
+    session: Session,
+    cfg: TrainerConfig,
+    *,
+    model: TrainedModel,
+    slots: Sequence[str],
+    call_timeout_s: float,
+) -> ReferenceGroup:
+    """Create a frozen scorer of ``model`` in each slot."""
+
+    def spawn(slot: str) -> Handle:
+        actor = session.spawn(FrozenScorer, cfg, model=model, slot=slot)
+        return Handle(actor, name=slot, timeout_s=call_timeout_s)
+
+    return ReferenceGroup([Stateless(partial(spawn, slot)) for slot in slots])

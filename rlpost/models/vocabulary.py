@@ -3,7 +3,9 @@
 Owns the comparisons. Refuses to load models: tokenizers are enough.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 
 from rlpost.errors import UserError
 
@@ -15,6 +17,12 @@ def same_vocabulary(first: str, second: str) -> bool:
     return AutoTokenizer.from_pretrained(first).get_vocab() == (
         AutoTokenizer.from_pretrained(second).get_vocab()
     )
+
+
+def vocabulary_fingerprint(token_ids: Mapping[str, int]) -> str:
+    """Return the digest of what a tokenizer's ``get_vocab`` returned, 32 hexadecimal digits."""
+    text = json.dumps(sorted(token_ids.items()), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def require_same_vocabulary(path: str, policy_path: str, *, field: str) -> None:

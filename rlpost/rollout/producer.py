@@ -72,7 +72,8 @@ class PromptStream:
     """Where prompts come from and how they are sampled.
 
     ``draw`` gives the next prompt; ``find`` rebuilds one by uid; ``useful`` says of every
-    finished group whether to train on it; ``max_draws`` bounds the draws of one step.
+    finished group whether to train on it; ``max_draws`` bounds the draws of one step. ``answers``
+    says of a prompt whether it is answered at all: else its group has no episodes.
     """
 
     draw: Callable[[], Prompt]
@@ -82,6 +83,7 @@ class PromptStream:
     num_samples: int
     sampling: SamplingConfig
     seed: int
+    answers: Callable[[Prompt], bool] = lambda prompt: True
 
 
 class Producer:
@@ -212,6 +214,10 @@ class Producer:
     async def _run(self, prompt: Prompt) -> None:
         """Turn an admitted prompt into a ready or a dropped group."""
         uid, source = prompt.uid, self._source
+        if not source.answers(prompt):
+            now_s, group = self._clock(), Group(prompt=prompt, episodes=())
+            self._finish(Collected(group=group, generated_s=now_s, judged_s=now_s))
+            return
         try:
             collected = await self._collector.group(
                 prompt,

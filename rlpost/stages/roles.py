@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES_PER_PARAMETER = 5  # the fp32 master, and slack
 
 
+First = Callable[[Session], Awaitable[None]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What a role's memory depends on beside its own options."""
@@ -201,6 +204,7 @@ async def start_roles(
     *,
     offload_idle: bool,
     supervised: Callable[[], Awaitable[None]] | None = None,
+    first: First | None = None,
 ) -> list[Any]:
     """Place all actors, spawn the groups and set them up side by side.
 
@@ -209,6 +213,7 @@ async def start_roles(
         session: where they run.
         offload_idle: memory is short, so each model leaves it before the next one loads.
         supervised: boots the actors of the roles whose ``spawn`` is None.
+        first: has the slots to itself before anything else is spawned.
 
     Returns:
         The group of each role, None for one that a supervisor spawned.
@@ -219,6 +224,8 @@ async def start_roles(
     """
     for line in picture(session.place(actors_of(roles))):
         log.info("slots: %s", line)
+    if first is not None:
+        await first(session)
     groups = []
     for role in roles:
         group = None if role.spawn is None else role.spawn(session)

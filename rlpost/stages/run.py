@@ -23,7 +23,7 @@ from rlpost.control.watchdog import Watchdog
 from rlpost.errors import RunStuck
 from rlpost.stages.ledger import CostLedger, cores_here
 from rlpost.stages.results import EvaluationSchedule, ExportConfig
-from rlpost.stages.roles import CanClose, Role, close_all, start_roles
+from rlpost.stages.roles import CanClose, First, Role, close_all, start_roles
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import TrackingConfig
 from rlpost.tracking.tracker import Trackers
@@ -130,7 +130,11 @@ class Run:
         return DevicesInUse(unit="gpu_s", number=num_gpus) if num_gpus else cores_here()
 
     async def start(
-        self, roles: Sequence[Role], *, supervised: Callable[[], Awaitable[None]] | None = None
+        self,
+        roles: Sequence[Role],
+        *,
+        supervised: Callable[[], Awaitable[None]] | None = None,
+        first: First | None = None,
     ) -> list[Any]:
         """Start every role; what is trained is saved, restored and closed under its role's name.
 
@@ -142,6 +146,7 @@ class Run:
             self.session,
             offload_idle=self.cfg.cluster.offload_idle,
             supervised=supervised,
+            first=first,
         )
         self.trained |= {
             role.name: group for role, group in zip(roles, groups, strict=True) if role.trained

@@ -201,7 +201,7 @@ def test_a_name_with_two_answers_is_our_bug():
         ("reward", "center_rewards_coefficient", "it is called loss.centre here"),
         ("reward", "step_separator", "it is called data.step_separator here"),
         ("distill", "teacher_model_name_or_path", "it is called teacher.path here"),
-        ("distill", "lmbda", "it is called data.online here"),
+        ("distill", "lmbda", "it is called data.on_policy_fraction here"),
         ("distill", "kd_coef", "distill.beta says which one"),
         ("distill", "seq_kd", "learned by rlpost sft"),
         ("pretrain", "block_size", "it is called data.window here"),

@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from rlpost.cluster.session import Session
 from rlpost.stages.distill.heldout import heldout_divergence
 from rlpost.stages.distill.prepare import DistillPlan
+from rlpost.stages.distill.store import TeacherStore
+from rlpost.stages.distill.storing import TaughtPacker
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.begin import begin, fit_of
 from rlpost.stages.run import Run
@@ -28,17 +31,26 @@ async def boot(plan: DistillPlan, run: Run) -> AsyncIterator[Fit]:
     """
     cfg = plan.cfg
     async with SuiteEngines(plan.suites, cfg, run, model_path=plan.model_path) as engines:
-        groups, rows = await begin(plan, run, supervised=engines.boot)
-        plan.teacher.say_what_is_compared()
+        store: TeacherStore | None = None
+
+        async def first(session: Session) -> None:
+            nonlocal store
+            if plan.stored is not None:
+                store = await plan.stored.opened(session, run, cfg=cfg, splits=plan.splits)
+
+        groups, rows = await begin(plan, run, supervised=engines.boot, first=first)
+        if plan.teacher is not None:
+            plan.teacher.say_what_is_compared()
         (student,) = engines.without_own(groups)
         packer = ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction)
+        taught = TaughtPacker(examples=packer, store=store)
 
         async def batch() -> Packed:
-            return packer(rows.take())
+            return taught(rows.take())
 
         heldout = heldout_divergence(
             policy=student,
-            packer=replace(packer, fill=True),
+            packer=replace(taught, examples=replace(packer, fill=True)),
             sources={name: each.all_examples() for name, each in plan.splits.heldout.items()},
             progress=run.progress,
         )

@@ -13,6 +13,7 @@ from rlpost.config.schema import ResponsesConfig
 from rlpost.control.failures import FailureConfig
 from rlpost.data.conversation.marks import TrainOn
 from rlpost.errors import UserError
+from rlpost.stages.distill.teacher_settings import TeacherConfig, check_teacher
 from rlpost.stages.learning.config import (
     LearnedDataConfig,
     ScoredLearningConfig,
@@ -28,15 +29,6 @@ from rlpost.stages.sampling.online_settings import (
     refuse_masked_overage,
 )
 from rlpost.training.adapters.check import check_adapter
-
-
-@dataclass(kw_only=True)
-class TeacherConfig:
-    """The model that is learned from; frozen, whole in each rank of the student."""
-
-    path: str | None = option(
-        None, help="embedded model, local directory or hub id; must have the student's tokenizer"
-    )
 
 
 @dataclass(kw_only=True)
@@ -57,6 +49,14 @@ class DistillDataConfig(OnlineDataConfig):
     train_on: TrainOn = option(
         TrainOn.assistant,
         help="what is compared of a row: every answer, the last one, or all tokens",
+    )
+    on_policy_fraction: float = number(
+        1.0,
+        above=0,
+        at_most=1,
+        hint="without online every response is given",
+        help="share of prompts that the student answers; of the others the row's column "
+        "completion is compared; online",
     )
 
 
@@ -86,12 +86,13 @@ def check_distill(cfg: DistillConfig) -> None:
     else:
         check_scored_learning(cfg)
         check_offline(cfg, options=SampledOptions)
+        if cfg.data.on_policy_fraction != 1:
+            raise UserError(
+                f"data.on_policy_fraction={cfg.data.on_policy_fraction:g} has no effect without "
+                "data.online=true, where every response is given; set it, or leave it out"
+            )
     check_adapter(cfg.adapter, cfg.trainer)
-    if not cfg.teacher.path:
-        raise UserError(
-            "teacher.path must name the model to learn from, which has the student's tokenizer, "
-            "such as the export of another run: teacher.path=runs/NAME/export"
-        )
+    check_teacher(cfg.teacher, online=cfg.data.online)
 
 
 def _check_online(cfg: DistillConfig) -> None:

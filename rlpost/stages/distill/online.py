@@ -3,7 +3,8 @@
 Owns what of the mode is distillation. Refuses to own prompts, engines and judges
 (sampling/plan.py), the order of a step (sampling/online_job.py) and the teacher's checks
 (teacher.py). Invariants: everything that can be refused is refused in ``prepare_online``; every
-token that the student sampled is compared, whatever a verifier says of the response.
+token that the student sampled is compared, whatever a verifier says of the response; a prompt that
+it does not answer gives the response of its row (given.py).
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,13 +13,18 @@ from dataclasses import dataclass
 
 from rlpost.algorithms.distill import DistillObjective
 from rlpost.cluster.session import Device, resolve_device
+from rlpost.data.conversation.encoder import ConversationEncoder
 from rlpost.data.dataset import DataConfig
 from rlpost.data.example import Example
 from rlpost.errors import RunFailed, UserError
+from rlpost.models.stops import stop_token_ids
 from rlpost.stages.distill.config import DistillConfig
+from rlpost.stages.distill.given import GivenResponses
 from rlpost.stages.distill.heldout import heldout_divergence, measured_names
 from rlpost.stages.distill.teacher import STAGE, Teacher
 from rlpost.stages.estimate import Estimate, add_up
+from rlpost.stages.learning.prepare import longest_example
+from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
@@ -49,6 +55,7 @@ class OnlineDistillPlan:
     teacher: Teacher
     objective: DistillObjective
     packer: ExamplePacker
+    given: GivenResponses | None  # None: the student answers every prompt
     sampling: SamplingPlan
 
     @property
@@ -87,6 +94,9 @@ def prepare_online(
         measures_answers=True,
     )
     teacher.require_length(sampling.train_set.longest_prompt + cfg.rollout.max_tokens)
+    given = _given(cfg, student, longest=teacher.longest)
+    if given is not None:
+        given.check(sampling.train_set)
     held = sampling.heldout_set
     names = measured_names([] if held is None else [held.name])
     cfg = with_steps(cfg, sampling, measured=names)
@@ -99,7 +109,20 @@ def prepare_online(
         teacher=teacher,
         objective=DistillObjective(metrics=STAGE),
         packer=ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction),
+        given=given,
         sampling=sampling,
+    )
+
+
+def _given(cfg: DistillConfig, student: CheckedPolicy, *, longest: int) -> GivenResponses | None:
+    """Return the responses of rows; ``longest`` is what the teacher reads."""
+    if cfg.data.on_policy_fraction == 1:
+        return None
+    return GivenResponses(
+        encoder=ConversationEncoder(student.tokenizer, stop_ids=stop_token_ids(student.directory)),
+        on_policy=cfg.data.on_policy_fraction,
+        seed=cfg.seed,
+        max_tokens=min(longest, longest_example(student, cfg.trainer)),
     )
 
 
@@ -128,13 +151,22 @@ def estimate_online(plan: OnlineDistillPlan, *, gpu_bytes: float | None) -> Esti
 
 @dataclass(frozen=True, kw_only=True)
 class SampleBatches:
-    """The ``Batches`` of distillation: every response, every sampled token."""
+    """The ``Batches`` of distillation: every response, every token that was sampled or given."""
 
     packer: ExamplePacker
+    given: GivenResponses | None = None  # of groups without a sample
 
     async def packed(self, groups: Sequence[Group], record: StepRecord) -> Packed:
         """Return the optimizer batch of all responses."""
-        return self.packer(sampled_examples(groups))
+        if self.given is None:
+            return self.packer(sampled_examples(groups))
+        answered = sum(bool(group.episodes) for group in groups)
+        record.add({f"{STAGE}/on_policy_fraction": answered / len(groups)})
+        examples: list[Example] = []
+        for group in groups:
+            own = sampled_examples([group])
+            examples += own or self.given.examples(group.prompt)
+        return self.packer(examples)
 
     def nothing(self, tried: int) -> RunFailed:
         """Return the error of a step without a response."""
@@ -170,7 +202,12 @@ async def boot_online(plan: OnlineDistillPlan, run: Run) -> AsyncIterator[Online
         parts = own.parts(
             prompts_per_step=cfg.examples_per_step,
             stream=lambda cursor: prompt_stream(
-                cfg, sampling.train_set, cursor, useful=lambda group: True, max_draws=None
+                cfg,
+                sampling.train_set,
+                cursor,
+                useful=lambda group: True,
+                max_draws=None,
+                answers=lambda prompt: plan.given is None or plan.given.answers(prompt),
             ),
         )
         yield OnlineJob(
@@ -179,6 +216,6 @@ async def boot_online(plan: OnlineDistillPlan, run: Run) -> AsyncIterator[Online
             sampling=parts,
             policy=student,
             objective=plan.objective,
-            batches=SampleBatches(packer=plan.packer),
+            batches=SampleBatches(packer=plan.packer, given=plan.given),
             heldout=heldout,
         )

@@ -58,7 +58,7 @@ class Teacher:
             model=model,
             student_rows=model_shape(student.path).vocabulary,
             rows=model_shape(model.path).vocabulary,
-            vocabulary=max(student.tokenizer.get_vocab().values()) + 1,
+            vocabulary=num_tokens(student),
             longest=context if rehearsal.window is None else min(context, rehearsal.window),
         )
 
@@ -66,13 +66,8 @@ class Teacher:
         self, student: CheckedPolicy, trainer: TrainerConfig, cfg: DivergenceConfig
     ) -> TrainedModel:
         """Return the student, trained with this teacher in its rank."""
-        policy = TrainedModel.policy(student.path, trainer, metrics=STAGE, adapter=student.adapter)
-        head = DivergenceHead(
-            own=LogprobHead(chunk=trainer.logprob_chunk),
-            divergence=cfg,
-            vocabulary=self.vocabulary,
-        )
-        return replace(policy, head=head, frozen=(self.model,))
+        frozen = (self.model,)
+        return taught(student, trainer, cfg, vocabulary=self.vocabulary, frozen=frozen)
 
     def require_room(self, splits: Splits) -> None:
         """Raises UserError: a row is longer than what the teacher reads."""
@@ -98,3 +93,24 @@ class Teacher:
                 self.rows,
                 self.vocabulary,
             )
+
+
+def num_tokens(student: CheckedPolicy) -> int:
+    """Return how many tokens exist; rows of an embedding behind them are padding."""
+    return max(student.tokenizer.get_vocab().values()) + 1
+
+
+def taught(
+    student: CheckedPolicy,
+    trainer: TrainerConfig,
+    cfg: DivergenceConfig,
+    *,
+    vocabulary: int,
+    frozen: tuple[TrainedModel, ...] = (),
+) -> TrainedModel:
+    """Return the student with the head that compares it, and the teacher in its rank, if any."""
+    policy = TrainedModel.policy(student.path, trainer, metrics=STAGE, adapter=student.adapter)
+    head = DivergenceHead(
+        own=LogprobHead(chunk=trainer.logprob_chunk), divergence=cfg, vocabulary=vocabulary
+    )
+    return replace(policy, head=head, frozen=frozen)

@@ -13,7 +13,7 @@ from rlpost.data.mixture import Mixture
 from rlpost.data.splits import Splits
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.account import data_used, trained_tokens_by_source
-from rlpost.stages.roles import Role
+from rlpost.stages.roles import First, Role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteScores
 from rlpost.tracking.files.examples import write_examples
@@ -66,7 +66,11 @@ class DrawnRows:
 
 
 async def begin(
-    plan: LearningPlan, run: Run, *, supervised: Callable[[], Awaitable[None]] | None = None
+    plan: LearningPlan,
+    run: Run,
+    *,
+    supervised: Callable[[], Awaitable[None]] | None = None,
+    first: First | None = None,
 ) -> tuple[list[Any], DrawnRows]:
     """Write the examples page's rows, say what was left out, and start every role.
 
@@ -74,6 +78,7 @@ async def begin(
         plan: who exists, and the rows.
         run: what is started.
         supervised: boots the actors that a supervisor spawns, if there are any.
+        first: see ``start_roles``.
 
     Returns:
         The group of each role, in their order, and the rows.
@@ -88,7 +93,7 @@ async def begin(
         log.warning("%d rows of the data were skipped", len(skipped))
     for reason in skipped:
         log.info("skipped: %s", reason)
-    groups = await run.start(plan.roles, supervised=supervised)
+    groups = await run.start(plan.roles, supervised=supervised, first=first)
     mixture = run.keep("mixture", plan.splits.train)
     return groups, DrawnRows(mixture, per_step=plan.cfg.examples_per_step)
 

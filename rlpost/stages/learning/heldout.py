@@ -5,16 +5,15 @@ Owns the measurement. Refuses to own what is measured (a stage's objective and i
 source, or of all sources, whatever was in one call or on one rank.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.algorithms.loss import Objective
 from rlpost.data.example import Example
 from rlpost.stages.fit import Measures
-from rlpost.stages.supervised.batch import ExamplePacker
-
-TOKENS_PER_CALL = 2**18  # so much is sent to the ranks at a time
+from rlpost.stages.learning.parts import TOKENS_PER_CALL, in_parts
+from rlpost.training.packing.pack import Packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +28,17 @@ class HeldoutMeans:
     policy: Measures
     objective: Objective
     numbers: Callable[[Mapping[str, float]], Mapping[str, float]]
-    packer: ExamplePacker
+    packer: Callable[[Sequence[Example]], Packed]
     sources: Mapping[str, Sequence[Example]]
     progress: Callable[[str], None]  # is told what was done
+    tokens_per_call: int = TOKENS_PER_CALL
 
     async def __call__(self) -> dict[str, float]:
         """Measure the weights of this moment."""
         tallies: dict[str, Tally] = {}
         for name, examples in self.sources.items():
             parts = []
-            for some in _in_parts(examples):
+            for some in in_parts(examples, tokens_per_call=self.tokens_per_call):
                 parts.append(await self.policy.measure(self.packer(some), self.objective))
                 self.progress(f"held-out loss of {len(some)} examples of {name}")
             tallies[f"/{name}"] = merge(parts)
@@ -55,16 +55,3 @@ def heldout_names(stage: str, sources: Iterable[str], *, numbers: Sequence[str])
     if endings:
         endings.append("")
     return [f"{stage}/heldout_{what}{ending}" for ending in endings for what in numbers]
-
-
-def _in_parts(examples: Sequence[Example]) -> Iterator[list[Example]]:
-    part: list[Example] = []
-    size = 0
-    for each in examples:
-        if part and size + len(each) > TOKENS_PER_CALL:
-            yield part
-            part, size = [], 0
-        part.append(each)
-        size += len(each)
-    if part:
-        yield part

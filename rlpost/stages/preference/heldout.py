@@ -14,7 +14,7 @@ from rlpost.data.example import Example
 from rlpost.stages.fit import Measures
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.models import ModelColumns
-from rlpost.stages.preference.reference import in_parts
+from rlpost.stages.preference.reference import row_parts
 
 # Metric of a training step -> the end of the held-out metric's name.
 _JUDGED = {"preference/loss": "loss", "rewards/accuracies": "accuracy"}
@@ -54,7 +54,7 @@ class HeldoutPreferences:
         totals = self.packer.totals(_flat(rows))
         kl = await self.models.reference_point(_flat(rows))
         tallies = []
-        for part in in_parts(rows):
+        for part in row_parts(rows):
             packed = self.packer(_flat(part), totals=totals)
             packed = await self.models.attach(packed, _flat(part), kl=kl)
             tallies.append(await self.policy.measure(packed, self.objective))

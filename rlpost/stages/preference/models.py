@@ -13,7 +13,7 @@ import numpy as np
 from rlpost.algorithms.preference.kto import reference_point
 from rlpost.data.example import Example
 from rlpost.stages.preference.batch import ResponsePacker
-from rlpost.stages.preference.reference import Reference, Score, in_parts
+from rlpost.stages.preference.reference import Reference, Score, row_parts
 from rlpost.training.packing.pack import Packed
 
 
@@ -58,7 +58,7 @@ class ModelColumns:
         assert self.reference is not None
         policy_N: list[float] = []
         ref_N: list[float] = []
-        for part in in_parts(self.mismatched(examples)):
+        for part in row_parts(self.mismatched(examples)):
             wrong = [each for row in part for each in row]
             packed = self.packer.to_score(wrong)
             answers = packed.by_item(await self.score(packed.batches))

@@ -25,13 +25,12 @@ import numpy as np
 
 from rlpost.checkpoint.state import fsync_path
 from rlpost.data.example import Example
+from rlpost.stages.learning.parts import TOKENS_PER_CALL, in_parts
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.training.packing.pack import Batches, Packed
 from rlpost.umask import follow_umask
 
 log = logging.getLogger(__name__)
-
-TOKENS_PER_CALL = 2**18  # so much is sent to the ranks at a time
 
 ByPlace = dict[int, np.ndarray]  # place in a list of examples -> log-probs of its trained tokens
 Key = tuple[str, int, int]  # table, row, place in the row
@@ -136,7 +135,7 @@ class PrecomputedReference:
 
     def _parts(self, rows: Iterable[Sequence[Example]]) -> Iterator[list[Sequence[Example]]]:
         missing = (row for row in rows if keys_of(row)[0] not in self._found)
-        return in_parts(missing, tokens_per_call=self.tokens_per_call)
+        return row_parts(missing, tokens_per_call=self.tokens_per_call)
 
     def _read(self) -> dict[Key, np.ndarray]:
         try:
@@ -183,18 +182,8 @@ class PrecomputedReference:
         fsync_path(self.path.parent)
 
 
-def in_parts(
+def row_parts(
     rows: Iterable[Sequence[Example]], *, tokens_per_call: int = TOKENS_PER_CALL
 ) -> Iterator[list[Sequence[Example]]]:
     """Yield rows in lists of about so many tokens, with one row at least in each."""
-    part: list[Sequence[Example]] = []
-    size = 0
-    for row in rows:
-        tokens = sum(map(len, row))
-        if part and size + tokens > tokens_per_call:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += tokens
-    if part:
-        yield part
+    return in_parts(rows, tokens_of=lambda row: sum(map(len, row)), tokens_per_call=tokens_per_call)

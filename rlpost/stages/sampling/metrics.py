@@ -23,7 +23,10 @@ def spread(prefix: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def rollout(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, lengths, versions and verifier figures of one batch of groups."""
+    """Rewards, lengths, versions and verifier figures of the groups that were answered."""
+    groups = [group for group in groups if group.episodes]
+    if not groups:
+        return {}
     episodes = [episode for group in groups for episode in group.episodes]
     rewards = [e.reward for e in episodes if e.reward is not None]
     lengths = [float(e.num_sampled) for e in episodes]

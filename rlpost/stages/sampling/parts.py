@@ -118,7 +118,8 @@ class SamplingParts:
         record.add_time("gen", batch.generation_s)
         record.add_time("reward", batch.verification_s)
         record.add_time("generators_idle", batch.idle_s)
-        record.add(self.statistics(batch.sampled).metrics())
+        if answered := [group for group in batch.sampled if group.episodes]:
+            record.add(self.statistics(answered).metrics())
         record.add(metrics.off_policy(batch))
         epoch, _ = parse_uid(batch.sampled[-1].prompt.uid)
         record.add({"training/epoch": float(epoch)})

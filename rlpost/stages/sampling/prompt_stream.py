@@ -6,7 +6,7 @@ from typing import Any
 from rlpost.data.cursor import PromptCursor, parse_uid
 from rlpost.data.dataset import PromptDataset
 from rlpost.rollout.producer import PromptStream
-from rlpost.types import Group
+from rlpost.types import Group, Prompt
 
 
 def prompt_stream(
@@ -16,6 +16,7 @@ def prompt_stream(
     *,
     useful: Callable[[Group], bool],
     max_draws: int | None,
+    answers: Callable[[Prompt], bool] = lambda prompt: True,
 ) -> PromptStream:
     """Return prompts in the cursor's order.
 
@@ -25,6 +26,7 @@ def prompt_stream(
         cursor: their order.
         useful: says of every finished group whether to train on it.
         max_draws: most prompts of a step, where some are not useful; None: as many as it takes.
+        answers: says of a prompt whether it is answered at all.
     """
     return PromptStream(
         draw=lambda: train_set.prompt(*cursor.take(1)[0]),
@@ -34,4 +36,5 @@ def prompt_stream(
         num_samples=cfg.rollout.group_size,
         sampling=cfg.rollout.sampling,
         seed=cfg.seed,
+        answers=answers,
     )

@@ -1,9 +1,10 @@
-"""The head that compares a student with a teacher beside it.
+"""The head that compares a student with a teacher, beside it or stored.
 
-Owns the two forward passes and the tokens that both models know. Refuses to own the divergence
-(algorithms/distill/), the student's layout on disk (heads.py) and how the teacher is loaded
-(loading.py). Invariants: what a teacher says never leaves the process; of both models the logits of
-one chunk alone exist at a time; the gradient reaches the student alone.
+Owns the forward passes and the tokens that both models know. Refuses to own the divergence
+(algorithms/distill/), the student's layout on disk (heads.py), how the teacher is loaded
+(loading.py) and where its stored words come from (stages/distill/). Invariants: what a teacher
+beside it says never leaves the process; of both models the logits of one chunk alone exist at a
+time; the gradient reaches the student alone.
 
 The split is by tokens, not by vocabulary: both heads are called as modules, so that ZeRO-3's hooks
 gather the student's weight around the call, and such a call gives all its logits.
@@ -11,6 +12,7 @@ gather the student's weight around the call, and such a call gives all its logit
 Legend: T packed tokens, R compared tokens, C a chunk of them, E width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlpost.algorithms.distill import DivergenceConfig, compare
+from rlpost.algorithms.distill import ComparedTokens, DivergenceConfig, compare
+from rlpost.algorithms.distill.divergence import StudentLogits
+from rlpost.algorithms.distill.top_tokens import TopTokens, compare_top
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.training.model.heads import LogprobHead, Shell
 from rlpost.training.model.logprobs import in_chunks
@@ -27,7 +31,10 @@ from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceHead:
-    """Log-probs of a causal language model, and how far it is from the frozen one beside it.
+    """Log-probs of a causal language model, and how far it is from its teacher.
+
+    The teacher is what the batch brings of one, else the frozen model beside the student. Without
+    both there are log-probs alone.
 
     ``vocabulary`` is how many tokens the tokenizer has. Models of one family pad the rows of their
     embeddings to different numbers: what is compared are the distributions over the tokens that
@@ -48,24 +55,17 @@ class DivergenceHead:
         self, module: PackedModel, inputs: ModelInputs, *, temperature: float
     ) -> tuple[Tensor, ...]:
         """Return all fields of ``Outputs``; the temperature is that of the log-probs."""
-        (teacher,) = module.frozen
+        if not module.frozen and inputs.teacher is None:
+            return self.own(module, inputs, temperature=temperature)
         student_head = module.model.get_output_embeddings()
-        teacher_head = teacher.model.get_output_embeddings()
         student_RE = packed_hidden(module.model.get_decoder(), inputs)[inputs.read_R]
-        with torch.no_grad():
-            teacher_RE = packed_hidden(teacher.model.get_decoder(), inputs)[inputs.read_R]
+        logits = StudentLogits(
+            config=self.divergence, vocabulary=self.vocabulary, temperature=temperature
+        )
+        compared, known = self._teacher(module, inputs, logits)
 
-        def score(student_CE: Tensor, teacher_CE: Tensor, target_C: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                teacher_CV = teacher_head(teacher_CE)
-            found = compare(
-                student_head(student_CE),
-                teacher_CV,
-                target_C,
-                self.divergence,
-                vocabulary=self.vocabulary,
-                temperature=temperature,
-            )
+        def score(student_CE: Tensor, target_C: Tensor, *known: Tensor) -> tuple[Tensor, ...]:
+            found = compared(student_head(student_CE), target_C, *known)
             return (
                 found.logprob_C,
                 found.entropy_C,
@@ -74,7 +74,29 @@ class DivergenceHead:
                 found.agrees_C,
             )
 
-        return in_chunks(score, student_RE, teacher_RE, inputs.target_R, chunk=self.own.chunk)
+        return in_chunks(score, student_RE, inputs.target_R, *known, chunk=self.own.chunk)
+
+    def _teacher(
+        self, module: PackedModel, inputs: ModelInputs, logits: StudentLogits
+    ) -> tuple[Callable[..., ComparedTokens], tuple[Tensor, ...]]:
+        """Return what compares a chunk of the student's logits, and what it needs of each row."""
+        if inputs.teacher is not None:
+
+            def with_stored(student_CV: Tensor, target_C: Tensor, *kept: Tensor) -> ComparedTokens:
+                return compare_top(student_CV, TopTokens(*kept), target_C, logits)
+
+            return with_stored, inputs.teacher
+        (teacher,) = module.frozen
+        teacher_head = teacher.model.get_output_embeddings()
+        with torch.no_grad():
+            teacher_RE = packed_hidden(teacher.model.get_decoder(), inputs)[inputs.read_R]
+
+        def with_live(student_CV: Tensor, target_C: Tensor, teacher_CE: Tensor) -> ComparedTokens:
+            with torch.no_grad():
+                teacher_CV = teacher_head(teacher_CE)
+            return compare(student_CV, teacher_CV, target_C, logits)
+
+        return with_live, (teacher_RE,)
 
     def load(self, path: str, *, dtype: torch.dtype, field: str) -> PackedModel:
         return PackedModel(self.own.load(path, dtype=dtype, field=field).model, head=self)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlpost.algorithms.distill.top_tokens import TopTokens
 from rlpost.algorithms.loss import LossBatch
 from rlpost.training.adapters.adapt import LiveAdapter
 from rlpost.training.model.attention import PackedLayout
@@ -33,6 +34,7 @@ class ModelInputs:
     token_R: Tensor  # where it stands
     layout: PackedLayout
     noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
+    teacher: TopTokens | None = None  # what a stored teacher says of the scored tokens
 
     @property
     def target_R(self) -> Tensor:
@@ -51,6 +53,7 @@ class ModelInputs:
             token_R=on_device(batch.token_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
             noise=EmbeddingNoise.of(batch) if learning else None,
+            teacher=TopTokens.of(loss_batch(batch, device=device).columns),
         )
 
 

@@ -34,11 +34,11 @@ class Block:
 class MicroBatch:
     """One micro-batch of one rank.
 
-    ``columns`` hold what an objective needs beside the tokens: one value for each scored token
-    (a name that ends in ``_R``) or for each unit (``_U``). ``weight_R`` and ``weight_U`` hold
-    every mask and denominator: the loss of the whole optimizer batch is the sum of weight times
-    value over all micro-batches and ranks. A dummy (so that ranks run equally many micro-batches)
-    has zeros in every column.
+    ``columns`` hold what an objective or a head needs beside the tokens: one value for each scored
+    token (a name that ends in ``_R``) or for each unit (``_U``), or several (``_RK``). ``weight_R``
+    and ``weight_U`` hold every mask and denominator: the loss of the whole optimizer batch is the
+    sum of weight times value over all micro-batches and ranks. A dummy (so that ranks run equally
+    many micro-batches) has zeros in every column.
     """
 
     token_ids_T: np.ndarray  # int64
@@ -56,8 +56,9 @@ class MicroBatch:
     def __post_init__(self) -> None:
         lengths = {"R": len(self.token_R), "U": len(self.number_U)}
         for name, array in self.columns.items():
-            expected = lengths[name.rpartition("_")[2]]
-            assert array.shape == (expected,), (name, array.shape, expected)
+            shape = name.rpartition("_")[2]
+            assert len(array) == lengths[shape[0]], (name, array.shape, lengths)
+            assert array.ndim == len(shape), (name, array.shape)
             assert array.dtype in _DTYPES, (name, array.dtype)
 
     @property

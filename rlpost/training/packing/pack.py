@@ -34,8 +34,9 @@ class Packed:
         """Return a copy that carries more columns.
 
         Args:
-            columns: name -> values. For a name in ``_R`` they are given by item number, one per
-                scored token (as ``by_item`` returns them, so they may come from another split);
+            columns: name -> values. For a name in ``_R`` or ``_RK`` they are given by item number,
+                one, or K, per scored token (as ``by_item`` returns them, so they may come from
+                another split);
                 for a name in ``_U`` one per unit, in the order in which the units were packed.
                 None attaches nothing. Dummies get zeros. Numbers become float32; bools and
                 integers stay what they are.
@@ -59,7 +60,7 @@ class Packed:
         found: dict[int, np.ndarray] = {}
         for mine, theirs in zip(self.batches, answers, strict=True):
             for batch, values_R in zip(mine, theirs, strict=True):
-                assert values_R.shape == batch.item_R.shape, (values_R.shape, batch)
+                assert len(values_R) == len(batch.item_R), (values_R.shape, batch)
                 if not batch.is_dummy:
                     ends = np.cumsum(np.bincount(batch.item_R))[:-1]
                     parts = np.split(values_R, ends)
@@ -311,7 +312,8 @@ def _laid_out(batch: MicroBatch, name: str, values: Column) -> np.ndarray:
     else:
         assert isinstance(values, Mapping), f"{name} must be given by item number"
         if batch.is_dummy:
-            column = np.zeros(1, np.asarray(next(iter(values.values()))).dtype)
+            like = np.asarray(next(iter(values.values())))
+            column = np.zeros((1, *like.shape[1:]), like.dtype)
         else:
             column = np.concatenate([values[number] for number in batch.number_I.tolist()])
     kept = np.bool_ if column.dtype == np.bool_ else np.float32

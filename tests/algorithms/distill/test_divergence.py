@@ -7,6 +7,7 @@ import torch
 
 from rlpost.algorithms.distill import DivergenceConfig
 from rlpost.algorithms.distill import compare as compare_tokens
+from rlpost.algorithms.distill.divergence import StudentLogits
 
 BETAS = (0.0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6, 1.0)
 TARGET_C = torch.tensor([2, 0, 1, 4, 3])
@@ -31,9 +32,8 @@ def by_definition(student_CV, teacher_CV, beta, temperature=1.0):
 def compare(student_CV, teacher_CV, target_C, config, **options):
     """Compare over all tokens that both have."""
     vocabulary = min(student_CV.shape[1], teacher_CV.shape[1])
-    return compare_tokens(
-        student_CV, teacher_CV, target_C, config, **{"vocabulary": vocabulary, **options}
-    )
+    logits = StudentLogits(config=config, **{"vocabulary": vocabulary, **options})
+    return compare_tokens(student_CV, teacher_CV, target_C, logits)
 
 
 def logits(seed, *, scale=2.0, rows=5, vocabulary=7):

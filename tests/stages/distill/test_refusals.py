@@ -3,11 +3,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from supervised_runs import write_rows
+from transformers import AutoTokenizer
 
 from rlpost.cli.main import main
+from rlpost.data.example import Example
 from rlpost.models.tiny import build_tiny_llama
+from rlpost.models.vocabulary import vocabulary_fingerprint
+from rlpost.stages.distill.store import Identity, StoredTokens, StoreWriter
 
 ROW = {"prompt": "What is 2 + 2?", "completion": "4, as always."}
 
@@ -80,6 +85,7 @@ def test_a_row_that_the_teacher_cannot_read(refused, tmp_path):
         (["distill.beta=nan"], "distill.beta"),
         (["distill.temperature=0"], "distill.temperature"),
         (["loss=nll"], "loss"),
+        (["data.on_policy_fraction=0.5"], "has no effect without data.online=true"),
         (["cluster.offload_idle=true"], "cluster.offload_idle=true has no effect"),
         (["trainer.share_prompts=false"], "trainer.share_prompts=false has no effect"),
         (["evaluation.every=3"], "no rows are held out"),
@@ -130,3 +136,60 @@ def test_a_prompt_with_its_answer_that_the_teacher_cannot_read(
 @pytest.mark.parametrize("option", ["rollout.group_size=4", "rl.max_staleness=1", "verifier=math"])
 def test_options_of_samples_have_no_effect_on_given_responses(refused, option):
     assert "has no effect without data.online=true" in refused(option)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["teacher.store=none_there"], "there is no store in none_there"),
+        (["teacher.top_k=0"], "teacher.top_k"),
+    ],
+)
+def test_a_store_that_is_not_there(refused, overrides, said):
+    assert said in refused(*overrides, teacher=None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["teacher.store=place"], "is a teacher in memory and teacher.store=place one on disk"),
+        (["teacher.top_k=8"], "needs both"),
+        (["teacher.store=place", "teacher.top_k=260"], "must be at most 259"),
+        (["teacher.store=train.jsonl", "teacher.top_k=8"], "holds no readable store"),
+    ],
+)
+def test_a_store_and_a_teacher_that_contradict_each_other(refused, overrides, said):
+    assert said in refused(*overrides)
+
+
+@pytest.fixture
+def stored(tmp_path, tiny_model):
+    """Return what writes a store of the tokenizer without any row, made as the arguments say."""
+
+    def write(name, **other):
+        known = AutoTokenizer.from_pretrained(tiny_model).get_vocab()
+        identity = {"teacher": "t", "top_k": 8, "temperature": 1.0, **other}
+        identity = {"vocabulary": vocabulary_fingerprint(known), **identity}
+        place = tmp_path / name
+        with StoreWriter(place, identity=Identity(**identity), path="a/teacher") as writer:
+            some = Example(
+                ids=np.array([1, 2], np.int32), trained=np.array([False, True]), address="x"
+            )
+            writer.add(
+                [some], [StoredTokens(np.zeros((1, 8), np.int32), np.zeros((1, 9), np.float32))]
+            )
+            writer.commit()
+        return place
+
+    return write
+
+
+def test_a_store_of_other_rows_tokens_or_temperatures(refused, stored, teacher):
+    said = refused(f"teacher.store={stored('rows')}", teacher=None)
+    assert "has nothing of train.jsonl:1" in said
+    said = refused(f"teacher.store={stored('tokens', vocabulary='v')}", teacher=None)
+    assert "another tokenizer than the student's, of a/teacher" in said
+    warm = stored("warm", temperature=2.0)
+    assert "distill.temperature=1 must be the one" in refused(f"teacher.store={warm}", teacher=None)
+    said = refused(f"teacher.store={stored('other')}", "teacher.top_k=8")
+    assert "holds the 8 most likely tokens of a/teacher" in said

@@ -10,7 +10,6 @@ from packed_groups import load_plain, load_policy
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import Outputs
 from rlpost.data.example import Example
-from rlpost.stages.learning import heldout
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.stages.supervised.heldout import heldout_loss
 from rlpost.training.model.packed_model import ModelInputs, loss_batch
@@ -61,8 +60,7 @@ def plain(model, rows):
 
 
 @pytest.mark.parametrize("tokens_per_call", [10, 45, 10**6])
-async def test_every_mean_is_over_all_tokens(tiny_model, monkeypatch, tokens_per_call):
-    monkeypatch.setattr(heldout, "TOKENS_PER_CALL", tokens_per_call)
+async def test_every_mean_is_over_all_tokens(tiny_model, tokens_per_call):
     policy, said = OneProcess(load_policy(tiny_model)), []
     measure = heldout_loss(
         "sft",
@@ -70,6 +68,7 @@ async def test_every_mean_is_over_all_tokens(tiny_model, monkeypatch, tokens_per
         packer=ExamplePacker(num_ranks=2, max_tokens=64),
         sources=SOURCES,
         progress=said.append,
+        tokens_per_call=tokens_per_call,
     )
     found = await measure()
     sums = {f"/{name}": plain(load_plain(tiny_model), rows) for name, rows in SOURCES.items()}

@@ -9,6 +9,7 @@ import torch
 from plain_distill import divergence
 
 from rlpost.algorithms.distill import DivergenceConfig
+from rlpost.algorithms.distill.top_tokens import IDS, LOGS
 from rlpost.algorithms.loss import Outputs
 from rlpost.config.schema import ModelConfig
 from rlpost.errors import UserError
@@ -16,11 +17,13 @@ from rlpost.models.tiny import build_tiny_llama
 from rlpost.stages.distill.teacher import Teacher
 from rlpost.stages.policy import check_policy
 from rlpost.training.adapters.config import NoAdapterConfig
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, PackedModel
-from rlpost.training.packing.pack import one_batch
+from rlpost.training.model.scorer import FrozenScorer
+from rlpost.training.packing.pack import one_batch, pack
 from rlpost.training.packing.units import Unit
 from rlpost.training.parking import Parking
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import DType, TrainerConfig
 
 CPU = torch.device("cpu")
 SEQUENCES = ([5, 9, 11, 40], [7, 90, 91, 2, 8, 100, 3])  # of which the first two are the prompt
@@ -105,3 +108,35 @@ def test_a_teacher_that_reads_other_tokens_is_refused_where_it_is_loaded(
     wrong = replace(model, frozen=(replace(model.frozen[0], path=str(other)),))
     with pytest.raises(UserError, match=r"teacher\.path"):
         wrong.require_vocabulary()
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_a_stored_teacher_says_what_one_beside_the_student_does(
+    tiny_untied_model, teacher_path, chunk
+):
+    module = beside(tiny_untied_model, teacher_path, chunk=chunk, beta=0.3).load(
+        dtype=torch.float32
+    )
+    live = outputs(module)
+    scorer = FrozenScorer(
+        TrainerConfig(logprob_chunk=chunk, dtype=DType.float32, threads=1),
+        model=TrainedModel.policy(str(teacher_path), TrainerConfig()),
+    )
+    units = [Unit.sharing(ids[:2], {n: ids[2:]}) for n, ids in enumerate(SEQUENCES)]
+    packed = pack(units, num_ranks=1, max_tokens=64)
+
+    def stored(k):
+        ((ids, logs),) = scorer.top_tokens(packed.batches[0], k=k, vocabulary=259, temperature=1.0)
+        columns = {IDS: packed.by_item([[ids]]), LOGS: packed.by_item([[logs]])}
+        ((batch,),) = packed.attach(**columns).batches
+        return Outputs.of(module(ModelInputs.of(batch, device=CPU)))
+
+    module.frozen = ()
+    order = torch.argsort(torch.from_numpy(packed.batches[0][0].number_I))
+    assert order.tolist() == [0, 1], "the items are in another order than those of one_batch"
+    every, few = stored(259), stored(4)
+    for name in ("divergence_R", "scores_R", "entropy_R", "agrees_R"):
+        torch.testing.assert_close(getattr(every, name), getattr(live, name), rtol=1e-4, atol=1e-5)
+    assert (live.divergence_R - few.divergence_R).min() > -1e-6
+    assert (live.divergence_R - few.divergence_R).max() > 1e-4
+    assert outputs(module).divergence_R is None  # nobody teaches

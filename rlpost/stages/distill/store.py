@@ -1,0 +1,221 @@
+"""A teacher's most likely tokens on disk, so that a student learns without a teacher in memory.
+
+Owns the format. Refuses to own who is asked (storing.py) and what is made of the numbers
+(algorithms/distill/top_tokens.py). Invariants: a directory under its name is complete, because it
+is renamed there at the end; files that were cut, altered or are not a store's are never read; an
+example is found by its tokens and its mask, so other data finds nothing.
+
+A store is ``TEACHER.json``, which has the identity, size and hash of all files, and parts in
+safetensors. A part has ``examples`` (E, 16), the digests, ``counts`` (E,), how many tokens of each
+are compared, and of all of them, one example behind the other, ``ids`` (R, K) and ``logs`` (R, K +
+1): the log-probs of the most likely tokens, most likely first, and of all others together.
+
+Legend: E examples of a part, R their compared tokens, K tokens that are kept.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from blake3 import blake3
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rlpost.algorithms.distill.top_tokens import IDS, LOGS
+from rlpost.checkpoint.manifest import (
+    FileRecord,
+    flushed_files,
+    read_proven,
+    verify_files,
+    write_proven,
+)
+from rlpost.checkpoint.state import fsync_path
+from rlpost.data.example import Example
+from rlpost.errors import DataError
+
+FORMAT = 1
+MANIFEST = "TEACHER.json"
+_DIGEST_BYTES = 16
+
+
+class StoredTokens(NamedTuple):
+    """What a teacher says of the compared tokens of an example."""
+
+    ids_RK: np.ndarray  # int32
+    logs_RB: np.ndarray  # float32, nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What decides the numbers of a store, beside its examples.
+
+    Example: ``Identity(teacher="3f2c..", vocabulary="9a41..", top_k=64, temperature=1.0)``
+    """
+
+    teacher: str  # fingerprint of its weights
+    vocabulary: str  # fingerprint of its tokenizer's
+    top_k: int
+    temperature: float  # of the distributions
+
+
+def digest_of(example: Example) -> bytes:
+    """Return what an example is found by."""
+    trained = np.packbits(example.trained).tobytes()
+    return blake3(len(example).to_bytes(8, "little") + example.ids.tobytes() + trained).digest(
+        _DIGEST_BYTES
+    )
+
+
+class TeacherStore:
+    """A store that is read.
+
+    Attributes:
+        identity: what decided its numbers.
+        path: the teacher's, as it was called.
+
+    Example::
+
+        store = TeacherStore.open(Path("teacher_logits"))
+        packed = packed.attach(**store.columns(examples))
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        path: str,
+        parts: Sequence[Any],
+        places: Mapping[bytes, tuple[int, int, int]],
+    ) -> None:
+        self.identity, self.path = identity, path
+        self._parts, self._places = parts, places  # digest -> part, first and last row
+
+    @classmethod
+    def open(cls, directory: Path) -> "TeacherStore":
+        """Read the index, and every byte to compare the hashes.
+
+        Raises:
+            DataError: there is no whole store.
+        """
+        try:
+            body = read_proven(directory / MANIFEST, version=FORMAT)
+            files = {name: FileRecord(**record) for name, record in body["files"].items()}
+            identity, path = Identity(**body["identity"]), str(body["path"])
+            verify_files(directory, files, hashes=True)
+            parts = [safe_open(directory / name, framework="numpy") for name in sorted(files)]
+            places = {}
+            for number, part in enumerate(parts):
+                ends = np.cumsum(part.get_tensor("counts"))
+                digests = part.get_tensor("examples")
+                for row, end in enumerate(ends.tolist()):
+                    start = int(ends[row - 1]) if row else 0
+                    places[digests[row].tobytes()] = (number, start, end)
+        except (
+            *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
+            SafetensorError,
+        ) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{directory} holds no readable store ({error})") from error
+        return cls(identity=identity, path=path, parts=parts, places=places)
+
+    def __len__(self) -> int:
+        """Examples."""
+        return len(self._places)
+
+    def __contains__(self, example: Example) -> bool:
+        return digest_of(example) in self._places
+
+    def of(self, example: Example) -> StoredTokens:
+        """Return what the teacher says of an example that is there."""
+        number, start, end = self._places[digest_of(example)]
+        part = self._parts[number]
+        return StoredTokens(*(part.get_slice(name)[start:end] for name in ("ids", "logs")))
+
+    def columns(self, examples: Sequence[Example]) -> dict[str, dict[int, np.ndarray]]:
+        """Return the columns of an optimizer batch, by the places of the examples."""
+        kept = [self.of(each) for each in examples]
+        return {
+            IDS: {place: each.ids_RK for place, each in enumerate(kept)},
+            LOGS: {place: each.logs_RB for place, each in enumerate(kept)},
+        }
+
+
+class StoreWriter:
+    """A store that is written beside its place, and put there when it is complete.
+
+    Example::
+
+        with StoreWriter(Path("teacher_logits"), identity=identity, path=teacher) as writer:
+            writer.add(examples, kept)
+            writer.commit()
+    """
+
+    def __init__(self, directory: Path, *, identity: Identity, path: str) -> None:
+        self._directory = directory
+        self._scratch = directory.with_name(f".{directory.name}.writing")
+        self._identity, self._path = identity, path
+        self._num_parts = 0
+
+    def __enter__(self) -> "StoreWriter":
+        """Begin, without what a killed writer left.
+
+        Raises:
+            OSError: nothing can be written there.
+        """
+        self._clear()
+        self._scratch.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._scratch.exists():
+            shutil.rmtree(self._scratch)
+
+    def add(self, examples: Iterable[Example], kept: Sequence[StoredTokens]) -> None:
+        """Write a part.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        digests = [np.frombuffer(digest_of(each), np.uint8) for each in examples]
+        tensors = {
+            "examples": np.stack(digests),
+            "counts": np.array([len(each.ids_RK) for each in kept], np.int64),
+            "ids": np.concatenate([each.ids_RK for each in kept]).astype(np.int32),
+            "logs": np.concatenate([each.logs_RB for each in kept]).astype(np.float32),
+        }
+        save_file(tensors, self._scratch / f"part_{self._num_parts:05d}.safetensors")
+        self._num_parts += 1
+
+    def commit(self) -> None:
+        """Put the store in its place.
+
+        Raises:
+            OSError: it cannot be written, or something is there.
+        """
+        body = {
+            "identity": asdict(self._identity),
+            "path": self._path,
+            "files": {name: asdict(each) for name, each in flushed_files(self._scratch).items()},
+        }
+        write_proven(self._scratch / MANIFEST, body, version=FORMAT)
+        os.rename(self._scratch, self._directory)
+        fsync_path(self._directory.parent)
+
+
+def missing(store: TeacherStore, examples: Iterable[Example]) -> Example | None:
+    """Return the first example that a store does not have; None: it has all."""
+    return next((each for each in examples if each not in store), None)
