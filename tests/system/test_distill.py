@@ -1,4 +1,4 @@
-"""`rlpost distill` from files to an exported model: against plain torch, and killed."""
+"""`rlpost distill` from files to an exported model: against plain torch, stored, and killed."""
 
 import os
 import random
@@ -12,8 +12,12 @@ from plain_sft import Settings, conversations, labelled
 from supervised_runs import start, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlpost.cli.main import main
+from rlpost.config.compose import compose_stage
 from rlpost.models.origin import export_record
 from rlpost.models.tiny import build_tiny_llama
+from rlpost.stages.distill.modes import prepare
+from rlpost.stages.run_directory import RunDirectory
 
 pytestmark = pytest.mark.timeout(900)
 STEPS, EXAMPLES, WARMUP, BETA = 6, 4, 2, 0.5
@@ -32,13 +36,13 @@ def place(tmp_path_factory):
     return place
 
 
-def run(place, model, name):
+def run(place, model, name, *teacher):
     return start(
         place,
         "distill",
         model,
         name,
-        "teacher.path=teacher",
+        *(teacher or ("teacher.path=teacher",)),
         f"distill.beta={BETA}",
         "data.train=train.jsonl",
         "data.heldout=heldout.jsonl",
@@ -108,3 +112,32 @@ def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_mode
     assert measured(cut) == measured(whole), f"killed after step {step}"
     weights = "model.safetensors"
     assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+
+
+def test_a_stored_teacher_teaches_what_a_live_one_does(
+    place, whole, tiny_untied_model, monkeypatch, capsys
+):
+    every = 259  # tokens of the vocabulary, so the store lacks nothing
+    words = ("teacher.path=teacher", "teacher.store=stored", f"teacher.top_k={every}")
+    process = run(place, tiny_untied_model, "stored", *words)
+    half = place / ".stored.writing"
+    while not half.exists():
+        assert process.poll() is None, finish(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+    assert not (place / "stored").exists()
+    again = run(place, tiny_untied_model, "stored", *words)
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert not half.exists()
+    for ours, live in zip(measured(place / "runs" / "stored"), measured(whole), strict=True):
+        assert ours == pytest.approx(live, rel=1e-3), (ours, live)
+    # The same rows without the teacher, and what a store cannot teach.
+    monkeypatch.chdir(place)
+    given = [f"model.path={tiny_untied_model}", "teacher.store=stored", "data.workers=0"]
+    cfg, _ = compose_stage([*given, "data.train=train.jsonl"], stage="distill")
+    plan = prepare(cfg, directory=RunDirectory(root=place / "unused"))
+    assert plan.teacher is None and plan.stored.store.identity.top_k == every
+    write_rows(place / "more.jsonl", [{"prompt": "Of another file?", "completion": "Yes."}])
+    assert main(["distill", *given, "data.train=more.jsonl"]) == 2
+    assert "has nothing of more.jsonl:1" in " ".join(capsys.readouterr().err.split())
