@@ -10,10 +10,13 @@ engine is not told which backward pass is the last).
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import adapter_parity
 import numpy as np
 import torch
 from episodes import in_two_trajectories, sampled_places
@@ -148,6 +151,49 @@ def locally_weighted(batch: MicroBatch) -> MicroBatch:
     return with_columns(batch, weight_R=weight_R)
 
 
+def adapter_differences(
+    path: str, rank: int, world_size: int, ports: Iterator[int], place: Path
+) -> dict[str, float]:
+    """What updates make of adapters, at every stage, against plain peft in one process."""
+    groups, advantages = PolicyRole.groups()
+    packed = pack_into(groups, advantages, num_ranks=world_size, num_micro_batches=2)
+    found, expected = {}, {}
+    for kind, stage in adapter_parity.CASES:
+        cfg = TrainerConfig(
+            dtype=DType.float32,
+            threads=1,
+            zero_stage=stage,
+            num_ranks=world_size,
+            max_grad_norm=1e9,  # peft's scores are made of gradients before they are clipped
+            lr=1e-2,
+        )
+        if kind not in expected:
+            start = adapter_parity.start_from(path, kind, place / f"{kind}-{rank}")
+            loss = partial(
+                PolicyRole.plain_loss, groups=groups, advantages=advantages, batches=packed.batches
+            )
+            expected[kind] = adapter_parity.updated_plainly(path, start, loss, cfg)
+        built = DeepSpeedTrainer(
+            cfg,
+            model=adapter_parity.adapted(path, start, cfg),
+            place=Rank(
+                rank=rank,
+                world_size=world_size,
+                master_address="127.0.0.1",
+                master_port=next(ports),
+            ),
+            seed=0,
+        )
+        ours = adapter_parity.updated(built, packed.batches[rank], PolicyRole.objective)
+        if kind == "adalora":
+            everywhere = adapter_parity.ranks_everywhere(built)
+            assert all(each == everywhere[0] for each in everywhere), everywhere
+            assert set(everywhere[0].values()) - {4}, "no rank was taken away"
+        built.close()
+        found[f"{kind}, stage {stage}"] = adapter_parity.difference(ours, expected[kind])
+    return found
+
+
 def main() -> None:
     name, path, rank, world_size, ports, result, control = sys.argv[1:]
     role, rank, world_size = ROLES[name], int(rank), int(world_size)
@@ -176,6 +222,8 @@ def main() -> None:
         built.close()
         theirs = reference_gradient(role, path, groups, advantages, batches)
         found[f"stage {stage}, {count} micro-batches"] = relative_difference(ours, theirs)
+    if role is PolicyRole and control == "none":
+        found |= adapter_differences(path, rank, world_size, available, Path(result).parent)
     if rank == 0:
         Path(result).write_text(json.dumps(found))
 

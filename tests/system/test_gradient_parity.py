@@ -1,4 +1,7 @@
-"""The gradient does not depend on the split: real DeepSpeed on gloo against plain torch."""
+"""The gradient does not depend on the split: real DeepSpeed on gloo against plain torch.
+
+Nor do the updates of adapters, against plain peft, and the ranks that AdaLoRA takes away.
+"""
 
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from rank_processes import run_ranks
 pytestmark = pytest.mark.timeout(900)  # ranks start slowly beside others
 SCRIPT = Path(__file__).with_name("parity_rank.py")
 BOUND = 1e-5
+UPDATED_BOUND = 1e-3  # of adapters after updates by Adam, which magnifies the smallest gradients
 
 
 def differences(
@@ -15,7 +19,7 @@ def differences(
 ):
     """Relative gradient difference of each of the script's cases."""
     first = [role, str(model)]
-    return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=12)
+    return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=19)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -25,8 +29,12 @@ def test_stages_ranks_and_micro_batches_agree_with_plain_torch(
 ):
     model = request.getfixturevalue(fixture)
     found = differences(tmp_path, model, ranks=ranks, role=role)
-    assert len(found) == 12
-    assert max(found.values()) < BOUND, found
+    gradients = {case: gap for case, gap in found.items() if case.startswith("stage")}
+    assert len(gradients) == 12
+    assert max(gradients.values()) < BOUND, found
+    adapters = {case: gap for case, gap in found.items() if case not in gradients}
+    assert len(adapters) == (7 if role == "policy" else 0)  # each kind and stage
+    assert max(adapters.values(), default=0.0) < UPDATED_BOUND, found
 
 
 def test_a_local_mean_would_be_noticed(tmp_path, tiny_model):
