@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlpost.merging.methods.base import MergedTensor
+from rlpost.merging.methods.base import MergedTensor, in_chunks
 from rlpost.merging.methods.slerp import dot
 
 
@@ -126,7 +126,10 @@ def _cosine(products: Mapping[tuple[str, str], float], first: str, second: str) 
 
 
 def _conflicts(vectors: list[Tensor]) -> int:
-    high, low = vectors[0], vectors[0]
-    for each in vectors[1:]:
-        high, low = torch.maximum(high, each), torch.minimum(low, each)
-    return int(((high > 0) & (low < 0)).sum())
+    count = 0
+    for first, *rest in in_chunks(vectors):
+        high, low = first, first
+        for each in rest:
+            high, low = torch.maximum(high, each), torch.minimum(low, each)
+        count += int(torch.count_nonzero((high > 0) & (low < 0)))
+    return count

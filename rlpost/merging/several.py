@@ -30,6 +30,7 @@ from rlpost.merging.trimming import model_threshold
 from rlpost.merging.weights_file import PlannedTensor
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.shell import open_shell
+from rlpost.models.directory.weight_files import StoredTensor
 from rlpost.models.fingerprint import fingerprint_of
 
 
@@ -111,24 +112,13 @@ class ModelMerge:
                 dtypes=dtype is None,
             )
         layers = LayerMap.of(recipe, inputs[first].directory, names[first], shells[first])
-        outputs = {}
-        for name, part, depth in layers.tensors():
-            sources = _ordered(part, recipe, takes_base=takes_base)
-            _require_number(recipe, part, sources, config.num_models)
-            common, own = tensor_options(recipe, part, sources, method, tensor=name, depth=depth)
-            stored = inputs[first].directory.tensors[layers.source_name(name, part.sources[0])]
-            kind = stored.torch_dtype
-            outputs[name] = OutputTensor(
-                planned=PlannedTensor(
-                    name=name,
-                    dtype=dtype if dtype is not None and kind.is_floating_point else kind,
-                    shape=stored.shape,
-                ),
-                sources=tuple((each.model, layers.source_name(name, each)) for each in sources),
-                base=None if recipe.base is None else layers.base_name(name, part, recipe.base),
-                common=common,
-                models=own,
+        stored = inputs[first].directory.tensors
+        outputs = {
+            name: _output(
+                name, part, depth, recipe=recipe, layers=layers, stored=stored, dtype=dtype
             )
+            for name, part, depth in layers.tensors()
+        }
         _require_one_trimming(list(outputs.values()), recipe.place)
         return cls(
             recipe=recipe,
@@ -244,6 +234,37 @@ class ModelMerge:
         text = f"{self.seed}\n{tensor}\n{self.inputs[model].fingerprint}"
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1
+
+
+def _output(
+    name: str,
+    part: Slice,
+    depth: float,
+    *,
+    recipe: Recipe,
+    layers: LayerMap,
+    stored: Mapping[str, StoredTensor],
+    dtype: torch.dtype | None,
+) -> OutputTensor:
+    """Return how a tensor is made; ``stored`` are the tensors of any of the models."""
+    method = merges.get(recipe.method)
+    config: Any = method.config
+    sources = _ordered(part, recipe, takes_base=config.base_use is not BaseUse.measured)
+    _require_number(recipe, part, sources, config.num_models)
+    common, own = tensor_options(recipe, part, sources, method, tensor=name, depth=depth)
+    like = stored[layers.source_name(name, part.sources[0])]
+    kind = like.torch_dtype
+    return OutputTensor(
+        planned=PlannedTensor(
+            name=name,
+            dtype=dtype if dtype is not None and kind.is_floating_point else kind,
+            shape=like.shape,
+        ),
+        sources=tuple((each.model, layers.source_name(name, each)) for each in sources),
+        base=None if recipe.base is None else layers.base_name(name, part, recipe.base),
+        common=common,
+        models=own,
+    )
 
 
 def _require_base(recipe: Recipe, use: BaseUse) -> None:

@@ -330,6 +330,7 @@ AB = {"method": "linear", "models": ["a", "b"]}
         ({}, "merge one thing"),
         ({"method": "linear"}, "belong together"),
         ({"models": ["a", "b"]}, "belong together"),
+        ({**AB, "method": "greedy_sup"}, "did you mean greedy_soup"),
         ({**AB, "weights": [1.0]}, "one number for each of the 2"),
         ({**AB, "weights": [0.0, 0.0]}, "sum of the weights"),
         ({**AB, "t": 0.5}, r"parameters\.t is not known"),

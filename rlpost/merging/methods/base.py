@@ -6,7 +6,7 @@ memory with its result; all numbers that it needs, the seeds among them, come wi
 neither the order of tensors nor the layout of files makes a difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol
@@ -18,6 +18,7 @@ from rlpost.errors import UserError
 from rlpost.registry import Registry
 
 MOST_WEIGHT = 1e6
+_CHUNK = 2**17  # entries
 
 
 class BaseUse(Enum):
@@ -120,6 +121,13 @@ def weighted_sum(tensors: Sequence[Tensor], models: Sequence[Weighted]) -> Tenso
     for tensor, own in zip(tensors[1:], models[1:], strict=True):
         total.add_(tensor, alpha=own.weight)
     return total
+
+
+def in_chunks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the same entries of each tensor, as flat views that a processor's cache can hold."""
+    flat = [tensor.flatten() for tensor in tensors]
+    for start in range(0, flat[0].numel(), _CHUNK):
+        yield [each[start : start + _CHUNK] for each in flat]
 
 
 merges = Registry("merge.method")

@@ -22,6 +22,7 @@ from rlpost.merging.methods.base import (
     MergedTensor,
     Sparse,
     TensorInputs,
+    in_chunks,
     merges,
 )
 
@@ -112,27 +113,27 @@ def elected(tensors: Sequence[Tensor], weights: Sequence[float], *, normalize: b
     the weights that agree, so that a negative weight takes away instead of adding.
 
     Args:
-        tensors: task vectors; they are overwritten.
+        tensors: task vectors.
         weights: one for each.
         normalize: divide by the sum of the agreeing weights.
     """
-    for tensor, weight in zip(tensors, weights, strict=True):
-        tensor.mul_(weight)
-    total = torch.zeros_like(tensors[0])
-    for tensor in tensors:
-        total += tensor
-    positive = total >= 0
-    total.zero_()
-    divisor = torch.zeros_like(total) if normalize else None
-    for tensor, weight in zip(tensors, weights, strict=True):
-        agrees = torch.where(positive, tensor > 0, tensor < 0)
-        total += tensor.mul_(agrees)
-        if divisor is not None:
+    result = torch.empty_like(tensors[0]).flatten()
+    for target, *parts in in_chunks([result, *tensors]):
+        weighted = [part * weight for part, weight in zip(parts, weights, strict=True)]
+        total = torch.zeros_like(target)
+        for each in weighted:
+            total += each
+        positive = total >= 0
+        target.zero_()
+        divisor = torch.zeros_like(target)
+        for each, weight in zip(weighted, weights, strict=True):
+            agrees = torch.where(positive, each > 0, each < 0)
+            target += each.mul_(agrees)
             divisor.add_(agrees, alpha=abs(weight))
-    if divisor is not None:
-        divisor[divisor == 0] = 1
-        total /= divisor
-    return total
+        if normalize:
+            divisor[divisor == 0] = 1
+            target /= divisor
+    return result.reshape(tensors[0].shape)
 
 
 def _share(mask: Tensor) -> float:

@@ -4,6 +4,7 @@ Owns what can be asked for. Refuses to own what the files decide (adapter.py, se
 Invariant: an option that has no effect on the merge that is asked for is refused.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,9 +17,7 @@ from rlpost.merging.methods.base import MOST_WEIGHT
 
 _ADDING = ("concatenation", "svd")
 _CHOOSING = "greedy_soup"
-_METHODS = ", ".join(
-    [*sorted(entry.name for entry in merges), "for adapters " + " or ".join(_ADDING)]
-)
+_KNOWN = (*sorted(entry.name for entry in merges), _CHOOSING, *_ADDING)
 
 
 class MergedDType(Enum):
@@ -47,9 +46,7 @@ class MergeSettings:
     config: str | None = option(
         None, help="YAML file with mergekit's keys: models, method and parameters; null: none"
     )
-    method: str | None = option(
-        None, help=f"{_METHODS}; of adapters: {', '.join(_ADDING)}; null: as the file says"
-    )
+    method: str | None = option(None, help=f"one of {', '.join(_KNOWN)}; null: as the file says")
     models: list[str] = option(
         [], help="what is merged: model directories, runs, names of runs; empty: as the file says"
     )
@@ -137,6 +134,12 @@ def check_merge(cfg: MergeConfig) -> None:
         raise UserError(
             "merge.method and merge.models belong together: for example merge.method=linear "
             "merge.models=[A,B]"
+        )
+    if settings.method and settings.method not in _KNOWN:
+        close = difflib.get_close_matches(settings.method, _KNOWN, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"merge.method must be one of {', '.join(_KNOWN)}, got {settings.method!r:.100}{hint}"
         )
     if settings.adds_adapters:
         _refuse_idle(cfg, _OF_WHOLE_MODELS)
