@@ -67,7 +67,7 @@ def ties(inputs: TensorInputs, models: Sequence[Sparse], cfg: TiesConfig) -> Mer
                 mask = largest(tau, 1 / max(1, tau.numel()))
         else:
             mask = largest(tau, own.density)
-        trimmed.append(tau.mul_(mask))
+        trimmed.append(tau.masked_fill_(~mask, 0))
         kept.append(_share(mask))
     total = elected(trimmed, [each.weight for each in models], normalize=cfg.normalize)
     return MergedTensor(value=total.mul_(cfg.lambda_).add_(inputs.base), kept=kept)
@@ -123,16 +123,18 @@ def elected(tensors: Sequence[Tensor], weights: Sequence[float], *, normalize: b
         total = torch.zeros_like(target)
         for each in weighted:
             total += each
-        positive = total >= 0
+        sign = torch.where(total >= 0, 1.0, -1.0)
         target.zero_()
         divisor = torch.zeros_like(target)
         for each, weight in zip(weighted, weights, strict=True):
-            agrees = torch.where(positive, each > 0, each < 0)
-            target += each.mul_(agrees)
-            divisor.add_(agrees, alpha=abs(weight))
+            agreeing = each.mul_(sign).clamp_(min=0)  # its size, or 0 where it disagrees
+            target += agreeing
+            if normalize:
+                divisor.add_(agreeing.sign_(), alpha=abs(weight))
         if normalize:
             divisor[divisor == 0] = 1
             target /= divisor
+        target *= sign
     return result.reshape(tensors[0].shape)
 
 
