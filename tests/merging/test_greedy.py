@@ -1,11 +1,12 @@
 """The greedy soup: by scorers whose best set is known, alone and in the command's plan."""
 
 import json
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from rlpost.cli.main import main
 from rlpost.errors import UserError
 from rlpost.merging.greedy import greedy_soup
 from rlpost.models.directory.weight_files import stored_tensors
@@ -95,4 +96,15 @@ def test_what_cannot_be_evaluated_is_refused(models):
         check_merge(MergeConfig(merge=MergeSettings(
             method="linear", models=["a", "b"], evaluate=["suites=[format]"]
         )))  # fmt: skip
-    shutil.rmtree("runs", ignore_errors=True)
+
+
+def test_the_command_composes_the_evaluation_inside_its_own_composition(models, capsys):
+    words = ["merge.method=greedy_soup", "merge.models=[a,b]"]
+    told = {
+        'merge.evaluate=["suites=[nothing]"]': "nothing",
+        'merge.evaluate=["trainer.lr=1"]': "merge.evaluate: trainer.lr",
+    }
+    for option, says in told.items():
+        assert main(["merge", *words, option]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+    assert not Path("runs").exists()

@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlpost.checkpoint.state import write_text
 from rlpost.config.compose import compose_stage
+from rlpost.config.explain import COMPOSITION_ERRORS, explain
 from rlpost.config.quoting import quoted
 from rlpost.errors import RunFailed, UserError
 from rlpost.merging.greedy import GreedySoup, greedy_soup
@@ -76,9 +78,7 @@ def prepare_soup(cfg: MergeConfig) -> SoupPlan:
     options = _without_place(cfg.merge.evaluate)
     stage = STAGES["evaluate"]
     place = RunDirectory.of(cfg.run)
-    evaluate, _ = compose_stage(
-        [*options, f"model.path={quoted(str(whole.start.path))}"], stage="evaluate"
-    )
+    evaluate, _ = _composed([*options, f"model.path={quoted(str(whole.start.path))}"])
     stage.part("plan")(evaluate, directory=place)
     return SoupPlan(
         mean_of=lambda some: prepare_mean(cfg, some),
@@ -106,7 +106,7 @@ def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
         RunFailed: there is no score, or somebody interrupted it.
     """
     words = [f"model.path={quoted(str(model))}", f"run.dir={quoted(str(place))}", "run.name=score"]
-    cfg, resolved = compose_stage([*options, *words], stage="evaluate")
+    cfg, resolved = _composed([*options, *words])
     stage = STAGES["evaluate"]
     outcome = stage.part("drive")(stage, cfg, resolved)
     if outcome.status is not RunStatus.done:
@@ -116,6 +116,20 @@ def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
     if not scores:
         raise RunFailed(f"the evaluation of a candidate gave no score: {outcome.message}")
     return float(sum(scores) / len(scores))
+
+
+def _composed(options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Compose an evaluation, also where hydra runs this very merge: it knows one task at a time."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance()
+    own, running.hydra = running.hydra, None
+    try:
+        return compose_stage(options, stage="evaluate")
+    except COMPOSITION_ERRORS as error:
+        raise UserError(f"merge.evaluate: {explain(error, stage='evaluate')}") from error
+    finally:
+        running.hydra = own
 
 
 def _record(soup: GreedySoup) -> dict[str, object]:
