@@ -182,7 +182,7 @@ class ModelMerge:
         )
         self.measures.add(name, values, base, merged)
         value: Tensor = merged.value.to(planned.dtype)
-        if not torch.isfinite(value).all():
+        if not _is_finite(value):
             raise UserError(
                 f"{self.recipe.place}: {name} of the result holds values that {planned.dtype} "
                 "cannot hold; use smaller weights, or merge.dtype=float32"
@@ -222,7 +222,7 @@ class ModelMerge:
         if not value.is_floating_point():
             return value
         value = value.float()
-        if not torch.isfinite(value).all():
+        if not _is_finite(value):
             raise UserError(
                 f"{self.recipe.place}: {stored.file} holds values in {name} that are not finite "
                 "numbers, so the model was damaged when it was trained or written; use another "
@@ -316,6 +316,11 @@ def _require_one_trimming(outputs: Sequence[OutputTensor], place: str) -> None:
             f"{place}: trim: model keeps a share of the whole model, so trim and density must be "
             "the same in all tensors; leave trim out, or give one density for each model"
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether every entry is finite; a sum, which is cheap, decides unless it overflows."""
+    return bool(torch.isfinite(value.sum(dtype=torch.float32)) or torch.isfinite(value).all())
 
 
 def _same(values: Mapping[str, Tensor], name: str) -> Tensor:
