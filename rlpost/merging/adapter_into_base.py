@@ -21,17 +21,11 @@ from rlpost.merging.weights_file import PlannedTensor
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import Shape, StoredTensor
 from rlpost.training.adapters.directory import PROJECTIONS
+from rlpost.training.adapters.foreign_config import require_finite, require_known_settings
 from rlpost.training.adapters.merged_weight import merged_weight
 from rlpost.training.adapters.saved import SavedAdapter
 
 _PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
-# Initial values of LoRA that peft gives without changing the base; the rest do change it.
-_HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-# Settings with which a module computes more than a product, or another one.
-_UNKNOWN = (
-    "alora_invocation_tokens", "layer_replication", "lora_bias",
-    "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora",
-)  # fmt: skip
 _PARTS = {  # peft's types that change weights
     "LORA": {"lora_A", "lora_B"},
     "ADALORA": {"lora_A", "lora_B", "lora_E"},
@@ -146,7 +140,7 @@ def refuse_misfit(
         UserError: says which, and the way out.
     """
     _refuse_kind(adapter, field=field)
-    _refuse_broken(adapter, field=field)
+    require_finite(adapter.tensors, field=field)
     _refuse_other_modules(adapter, parameters, base, field=field)
 
 
@@ -172,20 +166,13 @@ def _refuse_kind(adapter: SavedAdapter, *, field: str) -> None:
             f"{field}: adapters of the type {kind} are not known here, which are "
             f"{', '.join(_PARTS)}; merge it with peft: merge_and_unload(), then save_pretrained()"
         )
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _HARMLESS_STARTS:
-        raise UserError(
-            f"{field}: it was saved with init_lora_weights={start!r}, so it belongs to a base from "
-            "which its first value was subtracted, and on the original base it is wrong; save it "
-            "again with peft's path_initial_model_for_weight_conversion"
-        )
+    require_known_settings(config, field=field)
     known = _PARTS[kind] | ({"lora_magnitude_vector"} if config.get("use_dora") else set())
     parts = {part for own in adapter.modules.values() for part in own}
-    settings = [name for name in _UNKNOWN if config.get(name)]
-    if config.get("bias", "none") != "none":
-        settings.append("bias")
-    if settings or parts != known:
-        what = f"the setting {settings[0]}" if settings else f"the parts {', '.join(sorted(parts))}"
+    bias = config.get("bias") or "none"
+    if bias != "none" or parts != known:
+        what = f"the setting bias={bias!r:.100}"
+        what = what if bias != "none" else f"the parts {', '.join(sorted(parts))}"
         raise UserError(
             f"{field}: it has {what}, which cannot be merged here; merge it with peft: "
             "merge_and_unload(), then save_pretrained()"
@@ -196,15 +183,6 @@ def _refuse_kind(adapter: SavedAdapter, *, field: str) -> None:
             f"{field}: it lacks {', '.join(sorted(known - adapter.modules[missing[0]].keys()))} of "
             f"{missing[0]}; copy the adapter again"
         )
-
-
-def _refuse_broken(adapter: SavedAdapter, *, field: str) -> None:
-    for name, tensor in adapter.tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{field}: {name} holds values that are not finite numbers, so the adapter was "
-                "damaged when it was trained or written; use another copy of it"
-            )
 
 
 def _refuse_other_modules(

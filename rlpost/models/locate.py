@@ -3,6 +3,7 @@
 Owns the resolution of names. Refuses to own what is in the directory (directory/).
 """
 
+import os
 from pathlib import Path
 
 from rlpost.errors import UserError
@@ -23,10 +24,10 @@ def locate_model(path: str, *, field: str = "model.path") -> str:
         )
     if path == embedded.NAME:
         return str(embedded.materialize())
-    local = Path(path).expanduser()
-    if local.is_dir():
+    local = Path(os.path.expanduser(path))  # a "~" of nobody stays
+    if os.path.isdir(local):
         return str(local.resolve())
-    if local.exists():
+    if os.path.exists(local):
         raise UserError(
             f"{field}: {local} is a file; give the directory that holds the model's config, "
             "safetensors and tokenizer"

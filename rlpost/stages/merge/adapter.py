@@ -5,6 +5,7 @@ own what can be merged (merging/). Invariant: everything that can be refused is 
 ``prepare_adapter``.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlpost.merging.adapter_into_base import AdapterMerge, refuse_prompts
 from rlpost.merging.drift import LogprobDrift, measure_drift
 from rlpost.merging.weights_file import write_weights
 from rlpost.models.card import write_model_card
+from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import read_json_object
 from rlpost.models.export import try_export, write_model_shell
@@ -24,6 +26,7 @@ from rlpost.models.locate import locate_model
 from rlpost.models.origin import ModelOrigin, export_record
 from rlpost.stages.merge.config import MergeConfig, MergedDType
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.training.adapters.adapt import rehearse_adapter
 from rlpost.training.adapters.directory import CONFIG, AdapterDirectory
 from rlpost.training.adapters.four_bit import requantised
 from rlpost.training.adapters.saved import SavedAdapter
@@ -129,6 +132,7 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
         requantised=requantised(base.shell()) if adapter.four_bit and cfg.merge.dequantize else {},
         dtype=None if dtype is MergedDType.base else getattr(torch, dtype.value),
     )
+    require_loadable(adapter, base)
     tokenizer = base.tokenizer()
     try_export(base)
     texts = [item.prompt for item in SUITES["general"].held_out()]
@@ -142,17 +146,29 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
     )
 
 
+def require_loadable(adapter: AdapterDirectory, base: ModelDirectory) -> None:
+    """Refuse an adapter of which plain peft, with which a merge is compared, would load a part.
+
+    Raises:
+        UserError: its configuration is not that of its tensors, or of the base.
+    """
+    fields = adapter.fields
+    if fields["peft_type"] == "ADALORA" and fields.get("rank_pattern"):
+        return  # peft cuts its layers to those ranks only when it has the tensors
+    rehearse_adapter(None, directory=adapter, base=base, kind=ModelKind.policy)
+
+
 def adapter_directory(named: str, runs: str, *, field: str) -> Path:
     """Return where an adapter's files are: there, in that run, or in the run of that name.
 
     Raises:
         UserError: there is none.
     """
-    place = Path(named).expanduser()
-    for each in (place, place / "export", Path(runs).expanduser() / named / "export"):
-        if (each / CONFIG).is_file():
+    place = Path(os.path.expanduser(named))
+    for each in (place, place / "export", Path(os.path.expanduser(runs)) / named / "export"):
+        if os.path.isfile(each / CONFIG):
             return each
-    if (place / "export").is_dir():
+    if os.path.isdir(place / "export"):
         raise UserError(
             f"{field}: the run in {place} trained a whole model, which needs no merging; use "
             f"{place / 'export'}"

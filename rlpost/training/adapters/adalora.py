@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from rlpost.bounds import number
 from rlpost.errors import UserError
-from rlpost.training.adapters.config import TargetedConfig
+from rlpost.training.adapters.config import MOST_ALPHA, MOST_RANK, TargetedConfig
 from rlpost.training.adapters.registry import Companion, Method, Setting, adapters
 
 
@@ -30,15 +30,23 @@ class AdaLoRAConfig(TargetedConfig):
 
     kind: str = "adalora"
     rank: int = number(
-        16, at_least=1, at_most=8192, hint="8 to 64 is usual", help="mean rank of a layer at last"
+        16,
+        at_least=1,
+        at_most=MOST_RANK,
+        hint="8 to 64 is usual",
+        help="mean rank of a layer at last",
     )
     initial_rank: int = number(
-        24, at_least=2, at_most=8192, hint="1.5 * rank is usual", help="rank of a layer at first"
+        24,
+        at_least=2,
+        at_most=MOST_RANK,
+        hint="1.5 * rank is usual",
+        help="rank of a layer at first",
     )
     alpha: float = number(
         32.0,
         above=0,
-        at_most=10**6,
+        at_most=MOST_ALPHA,
         hint="once or twice the rank is usual",
         help="scale: the product is multiplied by alpha / initial_rank",
     )

@@ -129,7 +129,7 @@ def rehearse_adapter(
     """Put an adapter into a base without weights; returns how many parameters it trains.
 
     Args:
-        config: options of its kind.
+        config: options of its kind; not read where there is a directory.
         directory: whose tensors must fit; None: it is a new one.
         base: the model.
         kind: what it is used for.
@@ -149,7 +149,7 @@ def rehearse_adapter(
         _, tuner = _inject(model, peft_config, without_weights=True)
     if directory is not None:
         shapes = {n: tuple(t.shape) for n, t in _model_tensors(model, tuner, names).items()}
-        _require_shapes(shapes, directory, base)
+        _require_shapes(shapes, directory, base, inside=f"{place}." if place else "")
     return sum(math.prod(p.shape) for p in model.parameters() if p.requires_grad)
 
 
@@ -245,9 +245,24 @@ def _fill(own: Mapping[str, Tensor], directory: AdapterDirectory) -> None:
 
 
 def _require_shapes(
-    shapes: Mapping[str, tuple[int, ...]], directory: AdapterDirectory, base: ModelDirectory
+    shapes: Mapping[str, tuple[int, ...]],
+    directory: AdapterDirectory,
+    base: ModelDirectory,
+    *,
+    inside: str,
 ) -> None:
-    """Refuse an adapter whose tensors are not those of the layers that it names."""
+    """Refuse an adapter whose tensors are not those of the layers that it names.
+
+    ``inside`` begins the names of what the adapter is put on; beside that it may have a head.
+    """
+    others = directory.shapes.keys() - shapes.keys()
+    strange = sorted(name for name in others if name.startswith(inside))
+    if strange:
+        raise UserError(
+            f"{directory.field}: {strange[0]} in {directory.path} belongs to no layer of "
+            f"{base.path} on which its adapter_config.json puts an adapter, so it would be lost; "
+            "use another copy of the adapter, or give its own base as model.path"
+        )
     for name, shape in shapes.items():
         found = directory.shapes.get(name)
         if found != shape:
@@ -263,7 +278,7 @@ def _require_modules(model: Any, config: Any, *, field: str) -> None:
     modules = dict(model.named_modules())
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     linear = sorted({p.rsplit(".", 1)[-1] for p, m in modules.items() if isinstance(m, nn.Linear)})
-    whole = "adapter.modules_to_save"
+    whole = f"{field.removesuffix('.target_modules')}.modules_to_save"
     targets = config.target_modules or []
     wanted = [] if isinstance(targets, str) else [(field, name) for name in sorted(targets)]
     wanted += [(whole, name) for name in getattr(config, "modules_to_save", None) or []]

@@ -93,6 +93,7 @@ class Adaptation:
         if directory is not None:
             read = directory.options()
             rehearse_adapter(read, directory=directory, base=base, kind=kind)
+            directory.require_finite()
             config = config if is_new else read
         is_hub_id = not Path(name).expanduser().exists() and "/" in name
         return cls(

@@ -14,6 +14,8 @@ from rlpost.bounds import number, option
 from rlpost.errors import UserError
 
 ALL_LINEAR = "all-linear"
+MOST_RANK = 8192
+MOST_ALPHA = 10**6
 
 
 class Served(Enum):
@@ -155,12 +157,16 @@ class LoRAConfig(TargetedConfig):
 
     kind: str = "lora"
     rank: int = number(
-        16, at_least=1, at_most=8192, hint="8 to 64 is usual", help="width of the thin matrices"
+        16,
+        at_least=1,
+        at_most=MOST_RANK,
+        hint="8 to 64 is usual",
+        help="width of the thin matrices",
     )
     alpha: float = number(
         32.0,
         above=0,
-        at_most=10**6,
+        at_most=MOST_ALPHA,
         hint="once or twice the rank is usual",
         help="scale: the product of the matrices is multiplied by alpha / rank",
     )

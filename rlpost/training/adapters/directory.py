@@ -5,6 +5,7 @@ Owns the reading of both files and the checks. Refuses to own the model that it 
 read can run code.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,11 @@ from rlpost.errors import UserError
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.directory.weight_files import file_tensors, read_json_object, stored_tensors
 from rlpost.models.fingerprint import fingerprint_of
+from rlpost.training.adapters.foreign_config import (
+    require_finite,
+    require_known_settings,
+    require_sound_values,
+)
 from rlpost.training.adapters.registry import adapters
 
 FIELD = "model.adapter"
@@ -24,6 +30,7 @@ PREFIX = "base_model.model."  # of every tensor in the file but VeRA's, which al
 PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")
 BASE = "base_fingerprint"  # in the metadata of the weights, of those that were trained here
 FOUR_BIT = "base_in_4_bits"  # there too: the format in which training kept the base
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 Shape = tuple[int, ...]
 
@@ -46,7 +53,7 @@ class AdapterDirectory:
         Raises:
             UserError: there is no adapter, or its files are damaged.
         """
-        directory = Path(path).expanduser()
+        directory = Path(os.path.expanduser(path))
         file = directory / CONFIG
         if not file.is_file():
             raise UserError(
@@ -54,6 +61,7 @@ class AdapterDirectory:
                 "peft or a run with adapter=KIND saved, and a whole model as model.path"
             )
         fields = read_json_object(file, field=field)
+        require_sound_values(fields, field=field)
         shapes, said = _header(directory, field=field)
         return cls(
             path=directory.resolve(),
@@ -76,6 +84,7 @@ class AdapterDirectory:
         Raises:
             UserError: no kind is like it.
         """
+        require_known_settings(self.fields, field=self.field)
         for entry in adapters:
             read = getattr(entry.config, "of_peft", None)
             try:
@@ -100,6 +109,10 @@ class AdapterDirectory:
         with reading_model(f"{self.field}: {self.path / WEIGHTS} cannot be read"):
             return {n.removeprefix(PREFIX): t for n, t in load_file(self.path / WEIGHTS).items()}
 
+    def require_finite(self) -> None:
+        """Raises UserError: a tensor cannot be read, or holds values that are no numbers."""
+        require_finite(self.tensors(), field=self.field)
+
     def fingerprint(self) -> str:
         """Return the digest of the adapter's weights."""
         return fingerprint_of(file_tensors(self.path / WEIGHTS, field=self.field))
@@ -116,8 +129,8 @@ class AdapterDirectory:
             UserError: its weights are not those that the adapter names.
         """
         known = self.trained_on
-        if known is None and self.base is not None and Path(self.base).is_dir():
-            known = fingerprint_of(stored_tensors(Path(self.base), field=self.field))
+        if known is None and self.base is not None:
+            known = _fingerprint_there(self.base)
         if known is None or known == fingerprint:
             return
         raise UserError(
@@ -125,6 +138,15 @@ class AdapterDirectory:
             f"{self.base or 'another base'}, and model.path={name} has other weights; give its "
             "base as model.path"
         )
+
+
+def _fingerprint_there(base: str) -> str | None:
+    """Return the digest of the model at a path that somebody else wrote; None: there is none."""
+    path = Path(base)
+    try:
+        return fingerprint_of(stored_tensors(path, field=FIELD)) if path.is_dir() else None
+    except (UserError, OSError):  # another machine's path, which is something else here
+        return None
 
 
 def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], dict[str, str]]:
@@ -140,7 +162,9 @@ def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], dict[str,
     try:
         with safe_open(file, framework="pt") as opened:
             names, said = list(opened.keys()), opened.metadata() or {}
-            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+            slices = {name: opened.get_slice(name) for name in names}
+            shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+            dtypes = {name: each.get_dtype() for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{field}: {file} is damaged ({error}); copy it again") from error
     strangers = [name for name in names if not name.startswith((PREFIX, *PROJECTIONS))]
@@ -149,4 +173,11 @@ def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], dict[str,
             f"{field}: {file} holds {strangers[0] if strangers else 'nothing'}, and an adapter's "
             f"tensors are called {PREFIX}...; save the adapter again with save_pretrained() of peft"
         )
+    for name in names:
+        if dtypes[name] not in _DTYPES or not shapes[name]:
+            raise UserError(
+                f"{field}: {name} in {file} is of the type {dtypes[name]} and the shape "
+                f"{shapes[name]}, and an adapter's tensors are vectors and matrices of "
+                f"{', '.join(_DTYPES)}; save the adapter again in float32"
+            )
     return {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}, said

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from rlpost.bounds import number
-from rlpost.training.adapters.config import TargetedConfig
+from rlpost.training.adapters.config import MOST_RANK, TargetedConfig
 from rlpost.training.adapters.registry import Method, Setting, adapters
 
 
@@ -24,7 +24,7 @@ class VeRAConfig(TargetedConfig):
 
     kind: str = "vera"
     rank: int = number(
-        256, at_least=1, at_most=8192, hint="256 is usual", help="width of the shared matrices"
+        256, at_least=1, at_most=MOST_RANK, hint="256 is usual", help="width of the shared matrices"
     )
     ratio: float = number(
         10.0,

@@ -186,3 +186,39 @@ def test_engines_serve_what_is_plain_lora_or_becomes_it_and_get_whole_weights_of
     assert [engine_rank(rank) for rank in (1, 2, 16, 17, 512)] == [1, 8, 16, 32, 512]
     with pytest.raises(UserError, match=r"adapter\.rank must be at most 512.*got 513"):
         engine_rank(513)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj"]},  # tensors of down_proj have no place
+        {"layers_to_transform": [0]},
+        {"exclude_modules": ["down_proj"]},
+    ],
+)
+def test_tensors_that_the_configuration_puts_nowhere_are_not_lost(tiny_model, changed, fields):
+    rewrite(changed, **fields)
+    with pytest.raises(UserError, match=r"belongs to no layer.*it would be lost"):
+        planned(tiny_model, start=changed)
+
+
+def test_tensors_are_finite_numbers_of_a_type_that_is_trained(tiny_model, changed):
+    weights = changed / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    for dtype in (torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn):
+        save_file({**tensors, name: torch.zeros(tensors[name].shape).to(dtype)}, weights)
+        with pytest.raises(UserError, match=r"model\.adapter.*is of the type"):
+            planned(tiny_model, start=changed)
+    save_file({**tensors, name: torch.tensor(1.0)}, weights)
+    with pytest.raises(UserError, match=r"the shape \(\)"):
+        planned(tiny_model, start=changed)
+    save_file({**tensors, name: torch.full_like(tensors[name], float("nan"))}, weights)
+    with pytest.raises(UserError, match="not finite numbers"):
+        planned(tiny_model, start=changed)
+
+
+@pytest.mark.parametrize("base", ["x" * 5000, "a\0b", ".", "~nobody-of-that-name/x", 5, None, ""])
+def test_a_base_that_is_not_on_this_machine_is_not_looked_for(tiny_model, changed, base):
+    rewrite(changed, base_model_name_or_path=base)
+    assert planned(tiny_model, start=changed) is not None
