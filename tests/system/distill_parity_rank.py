@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from plain_sft import Settings, batches
 from sft_parity_rank import Case, encoded, gradient, packed
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.algorithms.distill import DistillObjective, DivergenceConfig
+from rlpost.algorithms.distill.top_tokens import IDS, LOGS
 from rlpost.config.schema import ModelConfig
 from rlpost.stages.distill.teacher import Teacher
 from rlpost.stages.policy import check_policy
@@ -25,8 +26,23 @@ from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 STAGES = (0, 3)
 SETTINGS = Settings()
-DIVERGENCES = ((0.0, 1.0), (0.5, 2.0), (1.0, 1.0))  # beta, temperature
+# Beta, temperature, and how many tokens of the teacher are stored; None: it is in the rank.
+DIVERGENCES = ((0.0, 1.0, None), (0.5, 2.0, None), (1.0, 1.0, None), (0.5, 2.0, 8))
 SPLITS = (4000, 300)  # tokens of a micro-batch
+
+
+@torch.no_grad()
+def stored(teacher, examples, top_k: int, temperature: float) -> dict[str, dict]:
+    """Return the columns that a stored teacher brings, of ``top_k`` of 259 tokens."""
+    columns = {IDS: {}, LOGS: {}}
+    for place, each in enumerate(examples):
+        ids_1T = torch.tensor(each.ids[None].astype("int64"))
+        probs_NV = teacher(input_ids=ids_1T).logits[0, :-1, :259].div(temperature).softmax(-1)
+        kept = probs_NV[torch.from_numpy(each.trained[1:])].topk(top_k)
+        rest_N1 = 1 - kept.values.sum(1, keepdim=True)
+        columns[IDS][place] = kept.indices.numpy()
+        columns[LOGS][place] = torch.cat([kept.values, rest_N1], 1).log().numpy()
+    return columns
 
 
 def main() -> None:
@@ -37,6 +53,7 @@ def main() -> None:
     available = iter(json.loads(Path(ports).read_text()))
     student = check_policy(ModelConfig(path=path), NoAdapterConfig(), template_variables={})
     tokenizer = AutoTokenizer.from_pretrained(path)
+    plain = AutoModelForCausalLM.from_pretrained(teacher_path, dtype=torch.float32)
     found = {}
     for stage in STAGES if control == "none" else STAGES[:1]:
         cfg = TrainerConfig(
@@ -58,7 +75,7 @@ def main() -> None:
         trainer.begin_save(origin)
         trainer.finish_save()
         torch.distributed.barrier()
-        for beta, temperature in DIVERGENCES:
+        for beta, temperature, top_k in DIVERGENCES:
             divergence.beta = beta if control == "none" else (beta + 0.4) % 1
             divergence.temperature = temperature
             for tokens in SPLITS:
@@ -66,7 +83,10 @@ def main() -> None:
                 case = Case(train_on="assistant", max_tokens=tokens)
                 curves = {"loss": [], "grad_norm": []}
                 for step, rows in enumerate(batches(cfg.steps, examples=6), start=1):
-                    whole = packed(encoded(tokenizer, rows, case), case, num_ranks=world_size)
+                    examples = encoded(tokenizer, rows, case)
+                    whole = packed(examples, case, num_ranks=world_size)
+                    if top_k is not None:
+                        whole = whole.attach(**stored(plain, examples, top_k, temperature))
                     tally = trainer.forward_backward(whole.batches[rank], DistillObjective())
                     tallies = [None] * world_size
                     torch.distributed.all_gather_object(tallies, tally)
@@ -77,11 +97,12 @@ def main() -> None:
                     curves["grad_norm"].append(trainer.optim_step(step)["distill/grad_norm"])
                     if step == 2:
                         trainer.sleep()  # the teacher comes back with the student
-                found[f"stage {stage}, {tokens} tokens, {beta}, {temperature}"] = {
+                found[f"stage {stage}, {tokens} tokens, {beta}, {temperature}, {top_k}"] = {
                     **curves,
                     "gradient": f"{len(found)}.pt",
                     "beta": beta,
                     "temperature": temperature,
+                    "top_k": top_k,
                 }
         trainer.close()
     if rank == 0:

@@ -14,7 +14,8 @@ from rlpost.models.tiny import build_tiny_llama
 pytestmark = pytest.mark.timeout(900)  # ranks start slowly beside others
 SCRIPT = Path(__file__).with_name("distill_parity_rank.py")
 STEPS = Settings().steps
-DIVERGENCES = ((0.0, 1.0), (0.5, 2.0), (1.0, 1.0))  # beta, temperature
+# Beta, temperature, and how many tokens of the teacher are stored; None: it is in the rank.
+DIVERGENCES = ((0.0, 1.0, None), (0.5, 2.0, None), (1.0, 1.0, None), (0.5, 2.0, 8))
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +26,19 @@ def teacher(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_untied_model, teacher) -> dict[tuple[float, float], Curves]:
-    """Beta and temperature -> the curves of the plain loop."""
+def plain(tiny_untied_model, teacher) -> dict[tuple[float, float, int | None], Curves]:
+    """A divergence -> the curves of the plain loop."""
     return {
-        (beta, temperature): plain_curves(
+        (beta, temperature, top_k): plain_curves(
             tiny_untied_model,
             teacher,
             batches(STEPS, examples=6),
             Settings(),
             beta=beta,
             temperature=temperature,
+            top_k=top_k,
         )
-        for beta, temperature in DIVERGENCES
+        for beta, temperature, top_k in DIVERGENCES
     }
 
 
@@ -54,9 +56,9 @@ def gaps(found: dict, theirs: Curves) -> tuple[float, float]:
 def test_curves_are_those_of_the_plain_loop(tmp_path, tiny_untied_model, teacher, plain, ranks):
     first = [str(tiny_untied_model), str(teacher)]
     found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control="none", num_ports=2)
-    assert len(found) == 12  # 2 stages, 3 divergences, 2 ways to split a batch
+    assert len(found) == 16  # 2 stages, 4 divergences, 2 ways to split a batch
     for case, curves in found.items():
-        theirs = plain[curves["beta"], curves["temperature"]]
+        theirs = plain[curves["beta"], curves["temperature"], curves["top_k"]]
         at_first, later = gaps(curves, theirs)
         assert at_first < 1e-5 and later < 1e-3, (case, curves, theirs.loss, theirs.grad_norm)
         gradient = torch.load(tmp_path / curves["gradient"], weights_only=True)
@@ -68,5 +70,5 @@ def test_another_divergence_would_be_noticed(tmp_path, tiny_untied_model, teache
     first = [str(tiny_untied_model), str(teacher)]
     found = run_ranks(SCRIPT, tmp_path, ranks=1, first=first, control="beta")
     for case, curves in found.items():
-        at_first, _ = gaps(curves, plain[curves["beta"], curves["temperature"]])
+        at_first, _ = gaps(curves, plain[curves["beta"], curves["temperature"], curves["top_k"]])
         assert at_first > 1e-3, (case, curves)
