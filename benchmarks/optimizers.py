@@ -28,9 +28,9 @@ SETTINGS = {
     "adamw": [],
     "adamw_8bit": [],
     "adafactor": [],
-    "galore": ["optimizer.rank=64", "optimizer.gap=20", "trainer.lr=8e-5"],
+    "galore": ["optimizer.rank=64", "optimizer.gap=20", "trainer.lr=2.4e-4"],
     "adam_mini": [],
-    "muon": [],
+    "muon": ["trainer.lr=1e-4"],
 }
 
 

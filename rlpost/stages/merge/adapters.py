@@ -16,7 +16,7 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.fingerprint import fingerprint_of
 from rlpost.models.locate import locate_model
 from rlpost.models.origin import ModelOrigin, ModelUsed
-from rlpost.stages.merge.adapter import adapter_directory
+from rlpost.stages.merge.adapter import adapter_directory, require_loadable
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.table import REPORT, measured_table
 from rlpost.stages.run_directory import RunDirectory
@@ -111,6 +111,7 @@ def prepare_adapters(cfg: MergeConfig) -> AdaptersPlan:
     fingerprint = fingerprint_of(base.tensors)
     for each in found.values():
         each.require_base(base.path, fingerprint, name=named)
+        require_loadable(each, base)
     weights = settings.weights or [1.0] * len(found)
     return AdaptersPlan(
         method=settings.method,
