@@ -27,6 +27,7 @@ PAGES = (
     "docs/ladder.md",
     "docs/merging.md",
     "docs/optimizers.md",
+    "docs/pipelines.md",
     "docs/preference.md",
     "docs/reward.md",
     "docs/running.md",

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         flag = f"--{field.name.replace('_', '-')}"
         words = f"{help_of(field)} ({field.default:g})"
         parser.add_argument(flag, type=type(field.default), metavar="N", help=words)
-    stages = [name for name, stage in STAGES.items() if stage.estimate is not None]
+    stages = [name for name, stage in STAGES.items() if stage.estimate or stage.outline]
     parser.add_argument("stage", choices=stages)
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
     args = parser.parse_args(argv)
@@ -68,6 +68,8 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
 
     if hardware is not None:
         check_config(hardware)
+    if STAGES[stage].outline is not None:
+        return _outline(stage, overrides, hardware)
     plan = prepared(stage, overrides, hardware)
     machines = _imagined(hardware) if hardware else _found(plan)
     slots = assign_slots(
@@ -75,6 +77,21 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     )
     estimate = STAGES[stage].part("estimate")(plan, gpu_bytes=machines.gpu_bytes)
     return _report(estimate, slots, machines)
+
+
+def _outline(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
+    """Print what a stage says that starts others."""
+    from rlpost.config.compose import compose_stage
+    from rlpost.errors import UserError
+
+    if hardware is not None:
+        raise UserError(
+            f"--nodes, --gpus and the like have no effect on rlpost plan {stage}; give them to the "
+            "plan of one of its stages"
+        )
+    cfg, _ = compose_stage(overrides, stage=stage)
+    print(STAGES[stage].part("outline")(cfg))
+    return 0
 
 
 def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None) -> Any:

@@ -4,7 +4,8 @@ Owns the order: words, composition, conversion, rules. Invariant: nothing is wri
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def compose_command(
         beside = quoted(f"file://{Path(args.config_dir).resolve()}")
         searched.append(f"hydra.searchpath=[{beside}]")
     place = Path(args.config_path or config_dir()).resolve()
-    with initialize_config_dir(str(place), version_base="1.3"):
+    with _alone(), initialize_config_dir(str(place), version_base="1.3"):
         return compose(
             args.config_name or stage,
             [*map(with_plus, overrides), *searched],
@@ -51,17 +52,38 @@ def compose_command(
         )
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Put aside a composition that is under way: of a pipeline, whose stages are composed."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    known = GlobalHydra.instance()
+    before, known.hydra = known.hydra, None
+    try:
+        yield
+    finally:
+        known.hydra = before
+
+
 def checked(composed: DictConfig, *, stage: str) -> tuple[Any, dict[str, Any]]:
     """Convert a composed configuration to the stage's dataclass, and check it.
 
-    A run without a name has that of its stage.
+    A run without a name gets one; see ``default_name``.
 
     Raises:
         UserError, OmegaConfBaseException: the configuration cannot work.
     """
     run = OmegaConf.select(composed, "run")
     if run is not None and run.name is None:
-        run.name = stage
+        run.name = default_name(composed, stage=stage)
     cfg, resolved = to_config(composed, stage=stage)
     STAGES[stage].part("check")(cfg)
     return cfg, resolved
+
+
+def default_name(composed: DictConfig, *, stage: str) -> str:
+    """Return the name of a run that is given none: that of its stage, or what the stage says."""
+    if STAGES[stage].run_name is None:
+        return stage
+    name: str = STAGES[stage].part("run_name")(composed)
+    return name

@@ -60,7 +60,7 @@ def compare(
     Raises:
         UserError: the items or the numbers of samples differ.
     """
-    _require_paired(before, after)
+    require_paired(before, after)
     sums, sizes, unknown = [], [], 0
     for item, rewards in before.items():
         pairs = zip(rewards, after[item], strict=True)
@@ -120,13 +120,34 @@ def _exact_p_value(sizes: Sequence[int], observed: float) -> float:
 def _bootstrap(
     sums_I: np.ndarray, sizes_I: np.ndarray, *, seed: int, confidence: float, resamples: int
 ) -> tuple[float, float]:
-    random, items = np.random.default_rng(seed), len(sums_I)
+    means_MB = resampled_means(sums_I[None], sizes_I, seed=seed, resamples=resamples)
+    return percentile_interval(means_MB[0], confidence=confidence)
+
+
+def resampled_means(
+    sums_MI: np.ndarray, sizes_I: np.ndarray, *, seed: int, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Return the mean of each of M quantities in B resamples of the same I items.
+
+    Args:
+        sums_MI: of a quantity's values of an item; the quantities are paired, so each resample
+            draws the same items for all of them.
+        sizes_I: how many values an item has.
+        seed: of the draws.
+        resamples: B.
+    """
+    random, items = np.random.default_rng(seed), len(sizes_I)
     means = []
     for count in _blocks(resamples, items):
         drawn_BI = random.integers(0, items, size=(count, items))
-        means.append(sums_I[drawn_BI].sum(axis=1) / sizes_I[drawn_BI].sum(axis=1))
+        means.append(sums_MI[:, drawn_BI].sum(axis=2) / sizes_I[drawn_BI].sum(axis=1))
+    return np.concatenate(means, axis=1)
+
+
+def percentile_interval(values_B: np.ndarray, *, confidence: float) -> tuple[float, float]:
+    """Return the two ends between which ``confidence`` of the resampled values lie."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(values_B, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -137,7 +158,8 @@ def _blocks(total: int, width: int) -> list[int]:
     return [rows] * full + [rest] * (rest > 0)
 
 
-def _require_paired(before: ByItem, after: ByItem) -> None:
+def require_paired(before: ByItem, after: ByItem) -> None:
+    """Raises UserError: the items, or the numbers of samples of an item, differ."""
     if before.keys() != after.keys():
         lone = sorted(before.keys() ^ after.keys())
         raise UserError(

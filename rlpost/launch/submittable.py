@@ -36,7 +36,7 @@ def submittable(command: list[str]) -> Submittable:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from rlpost.config.command_line import read_command_line
-    from rlpost.config.compose import compose_command
+    from rlpost.config.compose import compose_command, default_name
 
     stage, *rest = command
     if stage not in STAGES:
@@ -58,4 +58,5 @@ def submittable(command: list[str]) -> Submittable:
     argv = [stage, *rest, f"run.dir={quoted(str(run_root))}"]
     if "cluster" in composed and composed.cluster.address is None:
         argv.append("cluster.address=auto")
-    return Submittable(argv=tuple(argv), run_root=run_root, run_name=composed.run.name or stage)
+    name = composed.run.name or default_name(composed, stage=stage)
+    return Submittable(argv=tuple(argv), run_root=run_root, run_name=name)

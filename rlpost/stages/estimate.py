@@ -51,6 +51,7 @@ class Estimate:
     unplaced: list[Footprint]  # the driver, and roles without a slot
     sentences: Sequence[str]  # what is worked on, and what is written
     way_out: str  # if it does not fit: what to do, as the end of a sentence
+    tokens: int  # that the whole run trains on, or samples, at most
 
     def of(self, actor: str) -> list[Footprint]:
         """Return the footprints of one slot's processes."""
@@ -121,6 +122,7 @@ def add_up(
             disk.sentence,
         ),
         way_out=_less_memory(offloads=cfg.cluster.offload_idle),
+        tokens=tokens_per_step * (cfg.trainer.steps or 0),
     )
 
 

@@ -31,9 +31,13 @@ class Stage:
     groups: Mapping[str, str] = field(
         default_factory=dict
     )  # ``loss=NAME`` and the like: registries
+    # What it can leave to a later stage of a pipeline, the usual first: model, dataset, reward
+    makes: tuple[str, ...] = ()
+    run_name: str | None = None  # (composed): the name of a run without one; None: the stage's
+    outline: str | None = None  # (cfg): what ``rlpost plan`` prints in place of an estimate
 
     def part(self, name: str) -> Any:
-        """Import ``config``, ``check``, ``plan``, ``boot``, ``drive`` or ``estimate``."""
+        """Import what the field of that name says."""
         return _imported(getattr(self, name))
 
     def registries(self) -> dict[str, Any]:
@@ -68,10 +72,12 @@ _RL = Stage(
         "algorithm/corrections": "rlpost.algorithms.corrections:corrections",
         "verifier": "rlpost.verifiers.kinds:verifiers",
     },
+    makes=("model",),
 )
 _RFT = replace(
     _RL,
     name="rft",
+    makes=("model", "dataset"),
     help="rejection-sampling fine-tuning: sample, keep what is good, imitate it",
 )
 
@@ -84,6 +90,7 @@ _SFT = Stage(
     boot="rlpost.stages.supervised.likelihood:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
     groups={**_TRAINS, "loss": "rlpost.algorithms.supervised:losses"},
+    makes=("model",),
 )
 
 _PRETRAIN = replace(
@@ -121,6 +128,7 @@ _REWARD = Stage(
     boot="rlpost.stages.reward.boot:boot",
     estimate="rlpost.stages.learning.estimate:estimate",
     groups={**_TRAINS, "loss": "rlpost.algorithms.reward:reward_losses"},
+    makes=("reward",),
 )
 
 _DISTILL = Stage(
@@ -132,6 +140,7 @@ _DISTILL = Stage(
     boot="rlpost.stages.distill.modes:boot",
     estimate="rlpost.stages.distill.modes:estimate",
     groups={**_TRAINS, "verifier": "rlpost.verifiers.kinds:verifiers"},
+    makes=("model",),
 )
 
 _EVALUATE = Stage(
@@ -144,6 +153,7 @@ _EVALUATE = Stage(
     drive="rlpost.stages.evaluate.drive:evaluate",
     estimate="rlpost.stages.evaluate.estimate:estimate",
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
+    makes=("dataset",),
 )
 
 _MERGE = Stage(
@@ -153,9 +163,32 @@ _MERGE = Stage(
     check="rlpost.stages.merge.config:check_merge",
     plan="rlpost.stages.merge.plan:prepare",
     drive="rlpost.stages.merge.drive:merge",
+    makes=("model",),
+)
+
+_PIPELINE = Stage(
+    name="pipeline",
+    help="a chain of stages from one file, scored on suites, with gates that stop what does harm",
+    config="rlpost.stages.pipeline.config:PipelineConfig",
+    check="rlpost.stages.pipeline.config:check_pipeline",
+    plan="rlpost.stages.pipeline.plan:prepare",
+    drive="rlpost.stages.pipeline.drive:run_pipeline",
+    run_name="rlpost.stages.pipeline.plan:name_of",
+    outline="rlpost.stages.pipeline.outline:outline",
 )
 
 STAGES = {
     stage.name: stage
-    for stage in (_RL, _RFT, _SFT, _PRETRAIN, _PREFERENCE, _REWARD, _DISTILL, _EVALUATE, _MERGE)
+    for stage in (
+        _RL,
+        _RFT,
+        _SFT,
+        _PRETRAIN,
+        _PREFERENCE,
+        _REWARD,
+        _DISTILL,
+        _EVALUATE,
+        _MERGE,
+        _PIPELINE,
+    )
 }

@@ -61,19 +61,33 @@ _WRITTEN = (
     "evaluation.jsonl",
     "examples.jsonl",
     "export",
+    "gates.jsonl",
+    "lineage.json",
     "merge.json",
     "metrics.jsonl",
+    "pipeline.yaml",
     "reference.npz",
     "report.html",
     "rollouts",
     "run.log",
+    "scores",
+    "stages",
     "stuck.txt",
     "tensorboard",
     "trace.json",
     "wandb",
     "scale_request.json",
 )
-_DIRECTORIES = ("checkpoints", "dataset", "export", "rollouts", "tensorboard", "wandb")
+_DIRECTORIES = (
+    "checkpoints",
+    "dataset",
+    "export",
+    "rollouts",
+    "scores",
+    "stages",
+    "tensorboard",
+    "wandb",
+)
 # What it leaves there when it is killed (`.nfs` is what NFS makes of an open file's removal).
 _SCRATCH = (".lock", ".weights", ".export-scratch", ".nfs", *(f".{name}." for name in _WRITTEN))
 

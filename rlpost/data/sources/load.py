@@ -32,6 +32,7 @@ from rlpost.data.rows import (
 )
 from rlpost.data.sources import files, hub
 from rlpost.data.sources.arithmetic import read_arithmetic
+from rlpost.data.sources.bundled import read_bundled
 from rlpost.data.sources.reasoning_gym import read_reasoning_gym
 from rlpost.data.sources.suites import read_suite
 from rlpost.data.sources.synthetic import read_judged, read_pairs, read_steps
@@ -95,6 +96,7 @@ _SOURCES["hub"] = Source(scheme="hub", find=hub.hub_rows, generated=False)
 register_source("arithmetic", read_arithmetic, generated=True)
 register_source("reasoning_gym", read_reasoning_gym, generated=True)
 register_source("suite", read_suite, generated=True)
+register_source("bundled", read_bundled, generated=True)
 register_source("pairs", read_pairs, generated=True)
 register_source("judged", read_judged, generated=True)
 register_source("steps", read_steps, generated=True)
@@ -121,7 +123,8 @@ def find_source(name: str, *, field: str) -> tuple[Source, str]:
     raise UserError(
         f"{field}: no data source is called {name!r}{hint}; give a file "
         f"({', '.join(files.SUFFIXES)}), a directory of these, arithmetic, suite:NAME, "
-        "pairs:NAME, judged:NAME, steps:NAME, reasoning_gym:TASK or a hub id OWNER/NAME"
+        "bundled:NAME, pairs:NAME, judged:NAME, steps:NAME, reasoning_gym:TASK or a hub id "
+        "OWNER/NAME"
     )
 
 

@@ -1,0 +1,1 @@
+"""`rlpost pipeline`: a chain of stages with gates, from one file."""
