@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlpost.config.compose import compose_stage
 from rlpost.evaluation.answer import Answer
-from rlpost.stages.pipeline.child import Interruption
+from rlpost.stages.loop import Interrupted
 from rlpost.stages.pipeline.drive import run_pipeline
 from rlpost.stages.registry import STAGES
 
@@ -32,7 +32,7 @@ class PlainChildren:
         root.mkdir(parents=True, exist_ok=True)
         if self._die_at == len(self.commands):
             (root / "run.log").write_text("half done\n")
-            raise Interruption
+            raise Interrupted
         if command == "evaluate" and "data.heldout" in options and "suites" in options:
             self._answer(root, quality_of(Path(options["model.path"])))
         else:

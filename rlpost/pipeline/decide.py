@@ -24,7 +24,7 @@ from rlpost.pipeline.gate import Delta, Gate, Measured, Number, Operation, Score
 ROUNDING = 1e-9
 
 
-class Verdict(Enum):
+class GateVerdict(Enum):
     """What a gate says of a stage."""
 
     passed = "pass"
@@ -37,7 +37,7 @@ class Decision:
     """A gate with its numbers; ``low`` and ``high`` are of ``left - right``.
 
     Example: ``Decision(gate="delta(general) >= -0.02", left=-0.01, right=-0.02, low=-0.005,
-    high=0.03, verdict=Verdict.undecided)``
+    high=0.03, verdict=GateVerdict.undecided)``
     """
 
     gate: str
@@ -45,7 +45,7 @@ class Decision:
     right: float | None
     low: float | None
     high: float | None
-    verdict: Verdict
+    verdict: GateVerdict
 
     def __str__(self) -> str:
         if self.left is None or self.right is None:
@@ -99,7 +99,7 @@ def decide(
                 right=None,
                 low=None,
                 high=None,
-                verdict=Verdict.undecided,
+                verdict=GateVerdict.undecided,
             )
         for model, mean, means_B in zip(models, *found, strict=True):
             exact[suite, model], drawn[suite, model] = mean, means_B
@@ -180,7 +180,7 @@ class _Values:
         raise AssertionError(term)
 
 
-def _verdict(comparison: str, low: float, high: float) -> Verdict:
+def _verdict(comparison: str, low: float, high: float) -> GateVerdict:
     """Compare the interval of ``left - right`` with 0."""
     if comparison in ("<", "<="):
         comparison, low, high = comparison.replace("<", ">"), -high, -low
@@ -191,5 +191,5 @@ def _verdict(comparison: str, low: float, high: float) -> Verdict:
     else:
         holds, fails = low > ROUNDING, high <= ROUNDING
     if holds:
-        return Verdict.passed
-    return Verdict.failed if fails else Verdict.undecided
+        return GateVerdict.passed
+    return GateVerdict.failed if fails else GateVerdict.undecided

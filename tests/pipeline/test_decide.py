@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from rlpost.errors import UserError
 from rlpost.evaluation.comparison import compare
-from rlpost.pipeline.decide import Verdict, decide
+from rlpost.pipeline.decide import GateVerdict, decide
 from rlpost.pipeline.gate import parse_gate
 
 REWARDS = st.lists(
@@ -40,7 +40,7 @@ def test_delta_has_the_interval_of_the_paired_comparison(rewards):
     found = decided("delta(t) >= 0", pair(after, before))
     expected = compare(by_item(before), by_item(after), seed=7)
     if expected is None:
-        assert (found.verdict, found.low) == (Verdict.undecided, None)
+        assert (found.verdict, found.low) == (GateVerdict.undecided, None)
         return
     assert found.left == pytest.approx(expected.difference)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -49,18 +49,18 @@ def test_delta_has_the_interval_of_the_paired_comparison(rewards):
 def test_passes_fails_and_is_undecided():
     better, worse = pair([1.0] * 50, [0.0] * 50), pair([0.0] * 50, [1.0] * 50)
     mixed = pair([1.0] * 26 + [0.0] * 24, [0.0] * 25 + [1.0] * 25)
-    assert decided("delta(t) > 0", better).verdict is Verdict.passed
-    assert decided("delta(t) > 0", worse).verdict is Verdict.failed
-    assert decided("delta(t) > 0", mixed).verdict is Verdict.undecided
-    assert decided("delta(t) < 0", worse).verdict is Verdict.passed
+    assert decided("delta(t) > 0", better).verdict is GateVerdict.passed
+    assert decided("delta(t) > 0", worse).verdict is GateVerdict.failed
+    assert decided("delta(t) > 0", mixed).verdict is GateVerdict.undecided
+    assert decided("delta(t) < 0", worse).verdict is GateVerdict.passed
 
 
 def test_equal_models_hold_a_bound_and_are_not_better():
     same = pair([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
-    assert decided("delta(t) >= -0.02", same).verdict is Verdict.passed
-    assert decided("delta(t) > 0", same).verdict is Verdict.failed
+    assert decided("delta(t) >= -0.02", same).verdict is GateVerdict.passed
+    assert decided("delta(t) > 0", same).verdict is GateVerdict.failed
     # 0.1 + 0.2 is not 0.3 in binary, and means it.
-    assert decided("delta(t) + 0.1 + 0.2 >= 0.3", same).verdict is Verdict.passed
+    assert decided("delta(t) + 0.1 + 0.2 >= 0.3", same).verdict is GateVerdict.passed
 
 
 def test_the_interval_is_of_the_whole_expression():
@@ -79,14 +79,14 @@ def test_a_product_and_two_suites():
         ("u", "start"): by_item([0.25] * 4),
     }
     found = decided("score(t) * score(u) == 0.25 + delta(u)", scores)
-    assert (found.left, found.right, found.verdict) == (0.25, 0.25, Verdict.passed)
+    assert (found.left, found.right, found.verdict) == (0.25, 0.25, GateVerdict.passed)
 
 
 def test_numbers_that_a_stage_reports_are_exact():
-    assert decided("rows >= 5", measured={"rows": 5.0}).verdict is Verdict.passed
-    assert decided("rows >= 5", measured={"rows": 4.0}).verdict is Verdict.failed
+    assert decided("rows >= 5", measured={"rows": 5.0}).verdict is GateVerdict.passed
+    assert decided("rows >= 5", measured={"rows": 4.0}).verdict is GateVerdict.failed
     assert decided("leaked_into_heldout == 0", measured={"leaked_into_heldout": 1.0}).verdict is (
-        Verdict.failed
+        GateVerdict.failed
     )
 
 

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from rlpost.stages.loop import Interrupted
+
 INTERRUPTED = 130  # exit code of a stage that was told to end, and saved
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interruption(Exception):
-    """The person, or the system, asked the pipeline to end."""
 
 
 class Children:
@@ -50,15 +48,15 @@ class Children:
                 signal.signal(number, handler)
 
     def heed(self) -> None:
-        """Raises Interruption: somebody asked the pipeline to end."""
+        """Raises Interrupted: somebody asked the pipeline to end."""
         if self._asked:
-            raise Interruption
+            raise Interrupted
 
     def run(self, argv: Sequence[str]) -> int:
         """Run ``rlpost`` with ``argv`` to its end; return its exit code.
 
         Raises:
-            Interruption: the pipeline was told to end.
+            Interrupted: the pipeline was told to end.
         """
         self.heed()
         command = [sys.executable, "-m", "rlpost.cli.main", *argv]
@@ -70,7 +68,7 @@ class Children:
         finally:
             self._process = None
         if code == INTERRUPTED:
-            raise Interruption
+            raise Interrupted
         self.heed()
         return code if code >= 0 else 128 - code
 

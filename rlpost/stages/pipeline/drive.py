@@ -16,10 +16,11 @@ from typing import Any, Protocol, TextIO
 from rlpost import __version__
 from rlpost.checkpoint.state import write_text
 from rlpost.errors import RunFailed, UserError
-from rlpost.pipeline.decide import Decision, Verdict, decide
+from rlpost.pipeline.decide import Decision, GateVerdict, decide
 from rlpost.pipeline.gate import Delta, Gate, Score
 from rlpost.pipeline.spec import BASE, STAGE_PREFIX, OnFail, strings_of
-from rlpost.stages.pipeline.child import INTERRUPTED, Children, Interruption
+from rlpost.stages.loop import Interrupted
+from rlpost.stages.pipeline.child import INTERRUPTED, Children
 from rlpost.stages.pipeline.lineage import Lineage, code_hash, hash_tree, recipe_of
 from rlpost.stages.pipeline.measured import measured_of
 from rlpost.stages.pipeline.overrides import as_text, group_name, suite_words
@@ -94,7 +95,7 @@ def run_pipeline(
         chain = _Chain(plan=plan, children=children or processes, terminal=terminal)
         try:
             outcome = PipelineOutcome(message=chain.run())
-        except Interruption:
+        except Interrupted:
             outcome = PipelineOutcome(
                 message="interrupted; what is done is kept, and the same command goes on",
                 exit_code=INTERRUPTED,
@@ -314,7 +315,7 @@ class _Chain:
         decisions = [self._decide(gate, planned, made, start, measured) for gate in spec.gates]
         for each in decisions:
             self._say(f"{spec.id}: gate {each}")
-            if each.verdict is Verdict.undecided:
+            if each.verdict is GateVerdict.undecided:
                 self._warn(f"{spec.id}: too few items to decide {each.gate!r}; it goes on")
         name = self.plan.places.name(spec.id, attempt=attempt)
         rows = [
@@ -334,7 +335,7 @@ class _Chain:
         lines = "".join(f"{json.dumps(row)}\n" for row in self.decisions)
         write_text(self.plan.places.gates, lines)
         self.lineage.finish(STAGES, name, gates=rows, measured=measured)
-        return [each for each in decisions if each.verdict is Verdict.failed]
+        return [each for each in decisions if each.verdict is GateVerdict.failed]
 
     def _decide(
         self,
@@ -385,7 +386,7 @@ class _Chain:
         Raises:
             UserError: it refused its options or data.
             RunFailed: it failed.
-            Interruption: it, or the pipeline, was told to end.
+            Interrupted: it, or the pipeline, was told to end.
         """
         log.info("rlpost %s %s", command, " ".join(words))
         code = self.children.run([command, *words])
