@@ -16,16 +16,19 @@ _REPLAYED = "consistency"  # a set of pairs, of which the better answers are tak
 def read_bundled(request: SourceRequest) -> RowStream:
     """Yield at most ``request.size`` rows of the suite ``request.locator``, or beside it.
 
-    Held-out rows are those of ``suite:NAME``, and so are those to train on where the suite has
-    any. Otherwise rows to train on have the columns ``prompt``, ``completion``, ``answer`` and
-    ``kind``.
+    Rows are those of ``suite:NAME``, with the answer as ``completion`` where there is no worked
+    solution, so that the loss of held-out rows can be taken. Of a suite that has nothing to train
+    on, rows to train on have the columns ``prompt``, ``completion``, ``answer`` and ``kind``.
 
     Raises:
         UserError: there is no such suite.
     """
     suite = find_suite(request.locator, field=f"{request.field}: a bundled suite")
     if request.split is Split.HELDOUT or suite.training is not None:
-        yield from read_suite(request)
+        for row in read_suite(request):
+            assert isinstance(row, Row)
+            columns = {"completion": row.columns["answer"], **row.columns}
+            yield Row(columns=columns, address=row.address)
         return
     for index, item in enumerate(PAIR_SETS[_REPLAYED].training(request.size, request.seed)):
         columns = {

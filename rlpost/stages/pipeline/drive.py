@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 
 from rlpost import __version__
 from rlpost.checkpoint.state import write_text
+from rlpost.config.options import known_keys
 from rlpost.errors import RunFailed, UserError
 from rlpost.pipeline.decide import Decision, GateVerdict, decide
 from rlpost.pipeline.gate import Delta, Gate, Score
@@ -223,7 +224,8 @@ class _Chain:
         if not self.lineage.is_done(STAGES, name, recipe):
             self._say(f"{spec.id}: rlpost {spec.run}, attempt {attempt} of {planned.attempts}")
             self.lineage.begin(STAGES, name, recipe)
-            self._run(spec.run, words, run, what=spec.id)
+            if "resume" in known_keys(spec.run) or not output.exists():
+                self._run(spec.run, words, run, what=spec.id)
             if planned.adapter:
                 self._merge_adapter(planned, attempt, start[0].name)
             require_result(output, stage=spec.id, kind=spec.output or "model")

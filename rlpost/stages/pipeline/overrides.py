@@ -59,7 +59,8 @@ def stage_words(
     words |= _data(stage, resolve, known)
     words |= {key: _resolved(value, resolve) for key, value in stage.options.items()}
     words |= changes
-    kept = {key: value for key, value in words.items() if key != "seed" or "seed" in known}
+    # Not every command has them: a merge is complete or absent, so it is never resumed.
+    kept = {k: v for k, v in words.items() if k not in ("seed", "resume") or k in known}
     return [f"{key}={as_text(value)}" for key, value in kept.items()]
 
 

@@ -11,8 +11,9 @@ def rows(name, split, size=200, seed=0):
 
 @pytest.mark.parametrize("name", ["general", "format", "reasoning"])
 def test_held_out_rows_are_those_of_the_suite(name):
-    held_out = rows(f"bundled:{name}", Split.HELDOUT)
-    assert held_out == rows(f"suite:{name}", Split.HELDOUT, seed=5)
+    held_out = rows(f"suite:{name}", Split.HELDOUT, seed=5)
+    answered = [{"completion": row["answer"], **row} for row in held_out]
+    assert rows(f"bundled:{name}", Split.HELDOUT) == answered
 
 
 def test_what_is_replayed_is_answered_and_never_asked():
