@@ -8,6 +8,7 @@ a later stage starts from, unless the file says ``warn``.
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,9 @@ class RunsCommands(Protocol):
 
     def run(self, argv: Sequence[str]) -> int:
         """Run ``rlpost`` with ``argv`` to its end; see ``Children``."""
+
+    def heed(self) -> None:
+        """Raises Interrupted: the pipeline was told to end."""
 
 
 def run_pipeline(
@@ -390,6 +394,7 @@ class _Chain:
             RunFailed: it failed.
             Interrupted: it, or the pipeline, was told to end.
         """
+        self._wait_for(run)
         log.info("rlpost %s %s", command, " ".join(words))
         code = self.children.run([command, *words])
         if code == 2:
@@ -399,6 +404,27 @@ class _Chain:
                 f"{what}: rlpost {command} ended with exit code {code}; see {run.log}. The same "
                 "command goes on where it ended"
             )
+
+    def _wait_for(self, run: RunDirectory) -> None:
+        """Let a process end that a killed pipeline has left in a run's directory, and that saves.
+
+        Raises:
+            UserError: it does not end in time.
+        """
+        deadline, told = time.monotonic() + _SAVES_WITHIN_S, False
+        while run.exists:
+            try:
+                run.lock().close()
+            except UserError:
+                if time.monotonic() > deadline:
+                    raise
+                if not told:
+                    self._say(f"waiting for the process that still saves in {run.root}")
+                told = True
+                self.children.heed()
+                time.sleep(1)
+            else:
+                return
 
     def _farewell(self) -> str:
         spec = self.plan.spec
@@ -427,6 +453,7 @@ class _Chain:
         self.terminal.flush()
 
 
+_SAVES_WITHIN_S = 600.0
 _START = "from"  # no id: it is a word of Python
 
 
