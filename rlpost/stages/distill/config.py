@@ -29,6 +29,7 @@ from rlpost.stages.sampling.online_settings import (
     refuse_masked_overage,
 )
 from rlpost.training.adapters.check import check_adapter
+from rlpost.training.adapters.config import refuse_supervised_only
 
 
 @dataclass(kw_only=True)
@@ -92,6 +93,7 @@ def check_distill(cfg: DistillConfig) -> None:
                 "data.online=true, where every response is given; set it, or leave it out"
             )
     check_adapter(cfg.adapter, cfg.trainer)
+    refuse_supervised_only(cfg.adapter, why="a teacher is compared at the same tokens")
     check_teacher(cfg.teacher, online=cfg.data.online)
 
 

@@ -36,6 +36,7 @@ from rlpost.stages.learning.settings import (
 from rlpost.stages.results import ExportConfig, check_results
 from rlpost.stages.sampling.suite_settings import check_suites
 from rlpost.tracking.config import TrackingConfig
+from rlpost.training.adapters.config import refuse_supervised_only
 from rlpost.training.optimizers.check import check_optimizer
 from rlpost.weights.publisher import WeightsConfig
 
@@ -91,6 +92,9 @@ def check_scored_learning(
 ) -> None:
     """Refuse settings that cannot work or have no effect; see ``check_learning``."""
     generates = bool(cfg.evaluation.suites)
+    if generates:
+        adapter = getattr(cfg, "adapter", None)  # of the options beside these
+        refuse_supervised_only(adapter, why="evaluation.suites asks generators")
     check_learning(cfg, models=models + generates, way_out=way_out, generates=generates)
     check_suites(cfg)
 

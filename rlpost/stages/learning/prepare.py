@@ -176,9 +176,15 @@ class Foundation:
 
 
 def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
-    """Return how many tokens an example may have: the model's context, or a micro-batch."""
+    """Return how many tokens an example may have: the model's context, or a micro-batch.
+
+    What an adapter puts in front of it is a part of both.
+    """
     limit = min(context_length(policy.path), trainer.max_tokens_per_micro_batch)
-    return limit if policy.rehearsal.window is None else min(limit, policy.rehearsal.window)
+    if policy.rehearsal.window is not None:
+        limit = min(limit, policy.rehearsal.window)
+    adapter = None if policy.adapter is None else policy.adapter.config
+    return limit - getattr(adapter, "num_virtual_tokens", 0)
 
 
 def more_tokens(policy: CheckedPolicy, trainer: TrainerConfig) -> str:

@@ -15,6 +15,7 @@ from rlpost.data.supervised import SupervisedDataConfig
 from rlpost.errors import UserError
 from rlpost.stages.learning.config import LearnedDataConfig, LearningConfig, check_learning
 from rlpost.training.adapters.check import check_adapter
+from rlpost.training.adapters.config import refuse_supervised_only
 
 
 @dataclass(kw_only=True)
@@ -53,6 +54,7 @@ def check_reward(cfg: RewardConfig) -> None:
     """
     check_learning(cfg)
     check_adapter(cfg.adapter, cfg.trainer)
+    refuse_supervised_only(cfg.adapter, why="engines serve what judges")
     separator = cfg.data.step_separator
     if separator == "":
         raise UserError(

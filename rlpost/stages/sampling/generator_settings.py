@@ -13,7 +13,7 @@ from rlpost.errors import UserError
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
-from rlpost.training.adapters.config import Served
+from rlpost.training.adapters.config import Served, refuse_supervised_only
 from rlpost.training.adapters.serving import engine_rank
 from rlpost.training.settings import TrainerConfig
 
@@ -72,9 +72,13 @@ def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> Adapt
         max_staleness: steps by which training may lag.
 
     Raises:
-        UserError: engines can hold no adapter of that rank.
+        UserError: engines can hold no adapter of that kind, or of that rank.
     """
-    if adapter is None or adapter.served is not Served.adapter:
+    if adapter is None:
+        return None
+    why = "generators answer, which put nothing in front of a prompt"
+    refuse_supervised_only(adapter.config, why=why)
+    if adapter.served is not Served.adapter:
         return None
     rank = engine_rank(adapter.config.served_rank)
     return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)

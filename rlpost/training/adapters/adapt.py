@@ -23,8 +23,15 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
-from rlpost.training.adapters.directory import PREFIX, PROJECTIONS, AdapterDirectory
+from rlpost.training.adapters.directory import (
+    OWN_NAMES,
+    PREFIX,
+    PROJECTIONS,
+    PROMPT,
+    AdapterDirectory,
+)
 from rlpost.training.adapters.registry import Companion, Setting, method_of
+from rlpost.training.adapters.virtual_tokens import VirtualTokens
 from rlpost.training.optimizers.build import GroupOptions
 
 NAME = "default"  # peft's name of the one adapter of a model
@@ -62,6 +69,11 @@ class LiveAdapter:
         finally:
             self.tuner.enable_adapter_layers()
 
+    @property
+    def virtual(self) -> VirtualTokens | None:
+        """What comes in front of every sequence now; None: nothing."""
+        return self.tuner if isinstance(self.tuner, VirtualTokens) and self.tuner.num else None
+
     def group_of(self, name: str) -> GroupOptions:
         """Return how the updates of a parameter differ from those of others."""
         factors = method_of(self.plan.config).rate_factors
@@ -73,7 +85,7 @@ class LiveAdapter:
         Those of a head that is not the model's own are among them. ZeRO-3 may hold parts only.
         """
         own = _own(module, self.tuner, self.names)
-        return {n if n in PROJECTIONS else f"{PREFIX}{n}": tensor for n, tensor in own.items()}
+        return {n if n in OWN_NAMES else f"{PREFIX}{n}": tensor for n, tensor in own.items()}
 
 
 def adapt(
@@ -184,6 +196,9 @@ def _inject(model: nn.Module, config: Any, *, without_weights: bool = False) -> 
     """Replace the layers of ``model``; returns peft's configuration, completed, and its handle."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
+    if config.is_prompt_learning:
+        virtual = VirtualTokens(model, config)
+        return virtual.config, virtual
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
@@ -227,6 +242,8 @@ def _own(module: Any, tuner: Any, names: Mapping[str, str]) -> dict[str, Tensor]
 def _model_tensors(model: nn.Module, tuner: Any, names: Mapping[str, str]) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
+    if isinstance(tuner, VirtualTokens):
+        return {PROMPT: tuner.weight_NE}
     live = dict(model.named_parameters()) | dict(model.named_buffers())
     found = get_peft_model_state_dict(
         model, state_dict=live, adapter_name=NAME, save_embedding_layers=False
@@ -279,7 +296,7 @@ def _require_modules(model: Any, config: Any, *, field: str) -> None:
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     linear = sorted({p.rsplit(".", 1)[-1] for p, m in modules.items() if isinstance(m, nn.Linear)})
     whole = f"{field.removesuffix('.target_modules')}.modules_to_save"
-    targets = config.target_modules or []
+    targets = getattr(config, "target_modules", None) or []
     wanted = [] if isinstance(targets, str) else [(field, name) for name in sorted(targets)]
     wanted += [(whole, name) for name in getattr(config, "modules_to_save", None) or []]
     for place, name in wanted:

@@ -12,7 +12,12 @@ from typing import Any
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.fingerprint import fingerprint_of
-from rlpost.training.adapters.config import NoAdapterConfig, Served, is_own_reference
+from rlpost.training.adapters.config import (
+    NoAdapterConfig,
+    Served,
+    is_own_reference,
+    refuse_supervised_only,
+)
 from rlpost.training.adapters.directory import FIELD, AdapterDirectory
 from rlpost.training.adapters.serving import serves_as
 
@@ -92,6 +97,11 @@ class Adaptation:
 
         if directory is not None:
             read = directory.options()
+            if is_new:
+                why = (
+                    f"{FIELD}={start} would be merged into the base, whose weights it leaves alone"
+                )
+                refuse_supervised_only(read, why=why)
             rehearse_adapter(read, directory=directory, base=base, kind=kind)
             directory.require_finite()
             config = config if is_new else read

@@ -96,6 +96,11 @@ def require_comparable(config: Any, *, why: str) -> None:
             f"adapter.dropout={dropout:g} cannot be used here: {why}, and with drop-out two passes "
             "over the same tokens differ; leave it out"
         )
+    refuse_supervised_only(config, why=why)
+
+
+def refuse_supervised_only(config: Any, *, why: str) -> None:
+    """Raises UserError: an adapter is for ``sft`` and ``pretrain``, and ``why`` this is not."""
     if getattr(config, "supervised_only", False):
         raise UserError(
             f"adapter={config.kind} cannot be used here: {why}, and such an adapter is for "

@@ -26,8 +26,10 @@ from rlpost.training.adapters.registry import adapters
 FIELD = "model.adapter"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of every tensor in the file but VeRA's, which all modules share
+PREFIX = "base_model.model."  # of every tensor in the file that belongs to a module
 PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")
+PROMPT = "prompt_embeddings"  # of prompt tuning
+OWN_NAMES = (*PROJECTIONS, PROMPT)  # of no module, so they have no ``PREFIX``
 BASE = "base_fingerprint"  # in the metadata of the weights, of those that were trained here
 FOUR_BIT = "base_in_4_bits"  # there too: the format in which training kept the base
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -167,7 +169,7 @@ def _header(directory: Path, *, field: str) -> tuple[dict[str, Shape], dict[str,
             dtypes = {name: each.get_dtype() for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{field}: {file} is damaged ({error}); copy it again") from error
-    strangers = [name for name in names if not name.startswith((PREFIX, *PROJECTIONS))]
+    strangers = [name for name in names if not name.startswith((PREFIX, *OWN_NAMES))]
     if strangers or not names:
         raise UserError(
             f"{field}: {file} holds {strangers[0] if strangers else 'nothing'}, and an adapter's "

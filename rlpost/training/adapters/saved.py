@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlpost.training.adapters.directory import PREFIX, PROJECTIONS, AdapterDirectory
+from rlpost.training.adapters.directory import OWN_NAMES, PREFIX, AdapterDirectory
 
 _PARTS = (
     "lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E", "lora_embedding_A",
@@ -41,7 +41,7 @@ class SavedAdapter:
             UserError: the file cannot be read.
         """
         tensors = {
-            name if name in PROJECTIONS else f"{PREFIX}{name}": tensor
+            name if name in OWN_NAMES else f"{PREFIX}{name}": tensor
             for name, tensor in directory.tensors().items()
         }
         return cls(config=directory.fields, tensors=tensors)
@@ -65,7 +65,7 @@ class SavedAdapter:
         return {
             name.removeprefix(PREFIX): tensor
             for name, tensor in self.tensors.items()
-            if name not in PROJECTIONS and not any(map(name.startswith, parts))
+            if name not in OWN_NAMES and not any(map(name.startswith, parts))
         }
 
     def rank(self, module: str) -> int:

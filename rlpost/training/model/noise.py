@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,14 @@ class EmbeddingNoise:
             alphas_U=batch.columns[ALPHA].tolist(),
             spans_U=spans,
         )
+
+    def behind(self, num: int) -> "EmbeddingNoise":
+        """Return the noise of the same tokens when ``num`` others go in front of each unit."""
+        spans = [
+            (start + num * (i + 1), end + num * (i + 1))
+            for i, (start, end) in enumerate(self.spans_U)
+        ]
+        return replace(self, spans_U=spans)
 
     def like(self, embedded_1TE: Tensor) -> Tensor:
         """Return the noise of every token, in the shape and type of the embeddings."""

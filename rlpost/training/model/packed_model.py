@@ -8,7 +8,7 @@ Legend: T packed tokens, R scored tokens, E width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from rlpost.algorithms.loss import LossBatch
 from rlpost.training.adapters.adapt import LiveAdapter
 from rlpost.training.model.attention import PackedLayout
 from rlpost.training.model.noise import EmbeddingNoise, added_to_embeddings
-from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.batch import Block, MicroBatch
 from rlpost.training.precision import on_device
 
 
@@ -33,6 +33,7 @@ class ModelInputs:
     read_R: Tensor  # where a token is predicted
     token_R: Tensor  # where it stands
     layout: PackedLayout
+    blocks: tuple[Block, ...]  # of which ``layout`` was made
     noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
     teacher: TopTokens | None = None  # what a stored teacher says of the scored tokens
 
@@ -52,9 +53,42 @@ class ModelInputs:
             read_R=on_device(batch.read_R, device),
             token_R=on_device(batch.token_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
+            blocks=batch.blocks,
             noise=EmbeddingNoise.of(batch) if learning else None,
             teacher=TopTokens.of(loss_batch(batch, device=device).columns),
         )
+
+    def behind(self, num: int) -> tuple["ModelInputs", Tensor]:
+        """Return the inputs with ``num`` places in front of every block, and where those are.
+
+        What a block's tokens see and what is read of them stays; their positions rise by ``num``.
+        The places have the id 0.
+        """
+        device = self.read_R.device
+        starts = torch.tensor([block.prompt[0] for block in self.blocks], device=device)
+        T, num_blocks = self.token_ids_1T.shape[1], len(self.blocks)
+        old_T = torch.arange(T, device=device)
+        new_T = old_T + num * torch.bucketize(old_T, starts, right=True)
+        places = torch.ones(T + num * num_blocks, dtype=torch.bool, device=device)
+        places[new_T] = False
+        places_T = places.nonzero().squeeze(1)
+        ids = self.token_ids_1T.new_zeros(1, len(places))
+        positions = torch.zeros_like(ids)
+        ids[0, new_T] = self.token_ids_1T[0]
+        positions[0, new_T] = self.position_ids_1T[0] + num
+        positions[0, places_T] = torch.arange(num, device=device).repeat(num_blocks)
+        blocks = tuple(block.behind(num, before=i) for i, block in enumerate(self.blocks))
+        moved = replace(
+            self,
+            token_ids_1T=ids,
+            position_ids_1T=positions,
+            read_R=new_T[self.read_R],
+            token_R=new_T[self.token_R],
+            layout=PackedLayout.of(blocks, device=device),
+            blocks=blocks,
+            noise=None if self.noise is None else self.noise.behind(num),
+        )
+        return moved, places_T
 
 
 def loss_batch(batch: MicroBatch, *, device: torch.device) -> LossBatch:
@@ -108,7 +142,12 @@ class PackedModel(nn.Module):
 
     def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Return what the head says; see ``Head``. The temperature divides logits."""
-        with added_to_embeddings(self.model, inputs.noise):
+        virtual = None if self.adapter is None else self.adapter.virtual
+        if virtual is None:
+            with added_to_embeddings(self.model, inputs.noise):
+                return self._head(self, inputs, temperature=temperature)
+        inputs, places_T = inputs.behind(virtual.num)
+        with added_to_embeddings(self.model, inputs.noise), virtual.embedded(places_T):
             return self._head(self, inputs, temperature=temperature)
 
 

@@ -29,6 +29,17 @@ class Block:
     prompt: tuple[int, int]
     responses: tuple[tuple[int, int], ...]
 
+    def behind(self, num: int, *, before: int) -> "Block":
+        """Return its ranges when ``num`` tokens go in front of it, as of ``before`` blocks before.
+
+        They are part of the prompt.
+        """
+        shift = num * (before + 1)
+        return Block(
+            prompt=(self.prompt[0] + num * before, self.prompt[1] + shift),
+            responses=tuple((start + shift, end + shift) for start, end in self.responses),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:

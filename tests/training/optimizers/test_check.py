@@ -141,7 +141,7 @@ def test_adam_s_options_are_refused_where_muon_has_every_matrix(kind, name):
     check_adapter(optimizers.get("adam_mini").config(), adapter(), trainer=changed)
 
 
-@pytest.mark.parametrize("kind", ["vera", "adalora"])
+@pytest.mark.parametrize("kind", ["vera", "adalora", "prompt_tuning"])
 def test_what_looks_at_matrices_is_refused_where_there_are_none(kind):
     for entry in optimizers:
         adapter = adapters.get(kind).config()
