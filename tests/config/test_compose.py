@@ -133,8 +133,8 @@ def test_every_experiment_composes(run_cli, capsys):
     root = Path(__file__).parents[2] / "configs" / "experiment"
     needed = {"ppo": ["reward_models.learned.path=x"]}
     composed = set()
-    for stage in ("rl", "sft", "pretrain", "preference", "reward", "distill"):
-        own = [] if stage == "rl" else ["data.train=x.jsonl"]
+    for stage in ("rl", "sft", "pretrain", "preference", "reward", "distill", "pipeline"):
+        own = [] if stage in ("rl", "pipeline") else ["data.train=x.jsonl"]
         own += ["teacher.path=x"] if stage == "distill" else []
         for name in fitting("experiment", stage=stage):
             words = [*own, *needed.get(name, [])]
