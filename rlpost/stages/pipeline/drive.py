@@ -1,34 +1,32 @@
 """A pipeline, from a checked configuration to an exit code.
 
-Owns the order of stages, scores, gates and retries, and what a failing gate does. Refuses to own
-each of these. Invariants: nothing is written before every check passed; a stage whose result is
-complete and whose inputs are the same is not repeated; a result that a gate refused is never what
-a later stage starts from, unless the file says ``warn``.
+Owns the order of stages and retries, and what a failing gate does. Refuses to own scores and
+decisions (gates.py) and commands (commands.py). Invariants: nothing is written before every check
+passed; a stage whose result is complete and whose inputs are the same is not repeated; a result
+that a gate refused is never what a later stage starts from, unless the file says ``warn``.
 """
 
-import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any
 
 from rlpost import __version__
 from rlpost.checkpoint.state import write_text
 from rlpost.config.options import known_keys
-from rlpost.errors import RunFailed, UserError
-from rlpost.pipeline.decide import Decision, GateVerdict, decide
-from rlpost.pipeline.gate import Delta, Gate, Score
+from rlpost.errors import UserError
+from rlpost.pipeline.decide import Decision
 from rlpost.pipeline.spec import BASE, STAGE_PREFIX, OnFail, strings_of
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.pipeline.child import INTERRUPTED, Children
-from rlpost.stages.pipeline.lineage import Lineage, code_hash, hash_tree, recipe_of
-from rlpost.stages.pipeline.measured import measured_of
-from rlpost.stages.pipeline.overrides import as_text, group_name, suite_words
+from rlpost.stages.pipeline.commands import Commands, RunsCommands
+from rlpost.stages.pipeline.gates import Gates
+from rlpost.stages.pipeline.lineage import STAGES, Lineage, code_hash, hash_tree, recipe_of
+from rlpost.stages.pipeline.made import Made
+from rlpost.stages.pipeline.overrides import as_text
 from rlpost.stages.pipeline.plan import PipelinePlan, PlannedStage, can_roll_back
 from rlpost.stages.pipeline.results import require_result
-from rlpost.stages.pipeline.scores import aligned, values_of
 from rlpost.stages.pipeline.sources import hash_sources
 from rlpost.stages.registry import Stage
 from rlpost.stages.run_directory import RunDirectory
@@ -36,7 +34,6 @@ from rlpost.tracking.files.run_log import run_log
 
 log = logging.getLogger(__name__)
 
-STAGES, SCORES = "stages", "scores"  # directories, and parts of the lineage
 STOPPED = 3  # exit code: a gate stopped the chain
 
 
@@ -50,31 +47,6 @@ class PipelineOutcome:
 
 class _Stopped(Exception):
     """A gate stopped the chain; says which."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What stands for a stage: its own result, or after a rollback that of another one."""
-
-    key: str  # under which it is scored: base, an attempt of a stage, or a pruned start
-    path: Path
-    digest: str
-    called: str = ""  # as the file names it; empty: it has no name but its path
-
-    @property
-    def name(self) -> str:
-        """What ``model.path`` is given."""
-        return self.called or str(self.path)
-
-
-class RunsCommands(Protocol):
-    """Who runs the command line of a stage."""
-
-    def run(self, argv: Sequence[str]) -> int:
-        """Run ``rlpost`` with ``argv`` to its end; see ``Children``."""
-
-    def heed(self) -> None:
-        """Raises Interrupted: the pipeline was told to end."""
 
 
 def run_pipeline(
@@ -97,7 +69,7 @@ def run_pipeline(
     with directory.lock(), run_log(directory.log) as terminal, Children.listening() as processes:
         directory.write_config(resolved)
         write_text(plan.places.copy, plan.file.read_text(encoding="utf-8"))
-        chain = _Chain(plan=plan, children=children or processes, terminal=terminal)
+        chain = _Chain(plan=plan, commands=Commands(children or processes, terminal))
         try:
             outcome = PipelineOutcome(message=chain.run())
         except Interrupted:
@@ -116,11 +88,10 @@ class _Chain:
     """The stages of a plan, one after the other."""
 
     plan: PipelinePlan
-    children: RunsCommands
-    terminal: TextIO
+    commands: Commands
     made: dict[str, Made] = field(default_factory=dict)  # by the id of the stage, or base
     lineage: Lineage = field(init=False)
-    decisions: list[dict[str, Any]] = field(default_factory=list)
+    gates: Gates = field(init=False)
 
     def __post_init__(self) -> None:
         spec = self.plan.spec
@@ -132,6 +103,7 @@ class _Chain:
             "code": {"version": __version__, "hash": code_hash()},
         }
         self.lineage = Lineage(self.plan.places, head=head)
+        self.gates = Gates(self.plan, self.commands, self.lineage, made=self.made)
 
     def run(self) -> str:
         """Run every chosen stage; return what to tell the person."""
@@ -151,15 +123,15 @@ class _Chain:
                     f"only: {planned.spec.id} is made of {name}, which is not done; run it too"
                 )
         if self.plan.groups:
-            self._score(self.made[BASE])
+            self.gates.score(self.made[BASE])
         for attempt in range(1, planned.attempts + 1):
             made, start = self._attempt(planned, attempt)
-            failed = self._judge(planned, made, start, attempt)
+            failed = self.gates.judge(planned, made, start, attempt=attempt)
             if not failed:
                 self._accept(planned, made, "accepted", attempt)
                 return
             if attempt < planned.attempts:
-                self._say(f"{planned.spec.id}: attempt {attempt} failed; trying again with "
+                self.commands.say(f"{planned.spec.id}: attempt {attempt} failed; trying again with "
                           f"{_shown(planned.changes[attempt])}")  # fmt: skip
         self._fail(planned, made, start, failed, attempt)
 
@@ -174,10 +146,10 @@ class _Chain:
         """Do what the file says of a stage whose gates failed."""
         spec, policy = planned.spec, self.plan.spec.on_fail_of(planned.spec)
         if policy is OnFail.warn:
-            self._warn(f"{spec.id} is used although a gate failed, as on_fail=warn says")
+            self.commands.warn(f"{spec.id} is used although a gate failed, as on_fail=warn says")
             self._accept(planned, made, "accepted with a warning", attempt)
         elif policy is OnFail.rollback and can_roll_back(spec):
-            self._warn(f"{spec.id} is rolled back: {start.key} takes its place")
+            self.commands.warn(f"{spec.id} is rolled back: {start.key} takes its place")
             self._accept(planned, start, "rolled back", attempt)
         else:
             name = self.plan.places.name(spec.id, attempt=attempt)
@@ -226,10 +198,12 @@ class _Chain:
         run, output = places.run(spec.id, attempt=attempt), self._output(planned, attempt)
         self.lineage.forget_moved(STAGES, name)
         if not self.lineage.is_done(STAGES, name, recipe):
-            self._say(f"{spec.id}: rlpost {spec.run}, attempt {attempt} of {planned.attempts}")
+            self.commands.say(
+                f"{spec.id}: rlpost {spec.run}, attempt {attempt} of {planned.attempts}"
+            )
             self.lineage.begin(STAGES, name, recipe)
             if "resume" in known_keys(spec.run) or not output.exists():
-                self._run(spec.run, words, run, what=spec.id)
+                self.commands.run(spec.run, words, run, what=spec.id)
             if planned.adapter:
                 self._merge_adapter(planned, attempt, start[0].name)
             require_result(output, stage=spec.id, kind=spec.output or "model")
@@ -244,7 +218,7 @@ class _Chain:
                     f"{output} is not what {spec.id} made: its files changed since; restore them, "
                     f"or move {run.root} away to run the stage again"
                 )
-            self._say(f"{spec.id}: done, {output}")
+            self.commands.say(f"{spec.id}: done, {output}")
         return made, start[0]
 
     def _start(self, planned: PlannedStage) -> list[Made]:
@@ -285,146 +259,7 @@ class _Chain:
             f"run.dir={as_text(str(places.stages))}",
             f"run.name={merged.root.name}",
         ]
-        self._run("merge", words, merged, what=f"{planned.spec.id}: merging its adapter")
-
-    def _score(self, made: Made) -> None:
-        """Score a model on every suite, unless that is done."""
-        for group in self.plan.groups:
-            run = RunDirectory(root=self.plan.places.scores(made.key) / group_name(group))
-            words = suite_words(
-                group,
-                model=made.name,
-                run_dir=run.root.parent,
-                seed=self.plan.cfg.seed,
-                common=self.plan.common["evaluate"],
-            )
-            inputs = {f"model {made.key}": made.digest}
-            inputs |= hash_sources(suite.data for suite in group)
-            recipe = recipe_of("evaluate", words, inputs=inputs, root=self.plan.places.root)
-            name = f"{made.key}/{run.root.name}"
-            self.lineage.forget_moved(SCORES, name)
-            if self.lineage.is_done(SCORES, name, recipe):
-                continue
-            self._say(f"{made.key}: scoring {', '.join(each.name for each in group)}")
-            self.lineage.begin(SCORES, name, recipe)
-            self._run("evaluate", words, run, what=f"the scores of {made.key}")
-            self.lineage.finish(SCORES, name)
-
-    def _judge(
-        self, planned: PlannedStage, made: Made, start: Made, attempt: int
-    ) -> list[Decision]:
-        """Score what a stage made and decide its gates; return those that failed."""
-        spec = planned.spec
-        if self.plan.groups and spec.output == "model":
-            self._score(made)
-        measured = measured_of(self.plan, planned, attempt=attempt, path=made.path)
-        decisions = [self._decide(gate, planned, made, start, measured) for gate in spec.gates]
-        for each in decisions:
-            self._say(f"{spec.id}: gate {each}")
-            if each.verdict is GateVerdict.undecided:
-                self._warn(f"{spec.id}: too few items to decide {each.gate!r}; it goes on")
-        name = self.plan.places.name(spec.id, attempt=attempt)
-        rows = [
-            {
-                "stage": spec.id,
-                "attempt": attempt,
-                "gate": each.gate,
-                "left": each.left,
-                "right": each.right,
-                "low": each.low,
-                "high": each.high,
-                "verdict": each.verdict.value,
-            }
-            for each in decisions
-        ]
-        self.decisions += rows
-        lines = "".join(f"{json.dumps(row)}\n" for row in self.decisions)
-        write_text(self.plan.places.gates, lines)
-        self.lineage.finish(STAGES, name, gates=rows, measured=measured)
-        return [each for each in decisions if each.verdict is GateVerdict.failed]
-
-    def _decide(
-        self,
-        gate: Gate,
-        planned: PlannedStage,
-        made: Made,
-        start: Made,
-        measured: Mapping[str, float],
-    ) -> Decision:
-        own = planned.spec.id
-        models = {own: made, _START: start}
-        for each in gate.leaves():
-            if isinstance(each, Score) and each.stage not in (None, own):
-                models[str(each.stage)] = self._done(str(each.stage), gate)
-        scores = {}
-        for suite in gate.suites():
-            named = _named(gate, suite, own)
-            for name in named:
-                self._score(models[name])
-            values = {
-                name: values_of(
-                    self.plan.places, models[name].key, self.plan.spec.suites[suite],
-                    self.plan.groups,
-                )
-                for name in named
-            }  # fmt: skip
-            size = len(next((v for each in values.values() for v in each.values()), [None]))
-            for name, items in aligned(values, samples=size).items():
-                scores[suite, name] = items
-        return decide(
-            gate,
-            own=own,
-            start=_START,
-            scores=scores,
-            measured=measured,
-            confidence=self.plan.spec.confidence,
-            seed=self.plan.cfg.seed,
-        )
-
-    def _done(self, name: str, gate: Gate) -> Made:
-        if name not in self.made:
-            raise UserError(f"only: the gate {gate.text!r} compares {name}, which is not done")
-        return self.made[name]
-
-    def _run(self, command: str, words: Sequence[str], run: RunDirectory, *, what: str) -> None:
-        """Run one command to its end.
-
-        Raises:
-            UserError: it refused its options or data.
-            RunFailed: it failed.
-            Interrupted: it, or the pipeline, was told to end.
-        """
-        self._wait_for(run)
-        log.info("rlpost %s %s", command, " ".join(words))
-        code = self.children.run([command, *words])
-        if code == 2:
-            raise UserError(f"{what}: rlpost {command} refused to run, for the reason above")
-        if code != 0:
-            raise RunFailed(
-                f"{what}: rlpost {command} ended with exit code {code}; see {run.log}. The same "
-                "command goes on where it ended"
-            )
-
-    def _wait_for(self, run: RunDirectory) -> None:
-        """Let a process end that a killed pipeline has left in a run's directory, and that saves.
-
-        Raises:
-            UserError: it does not end in time.
-        """
-        deadline, told = time.monotonic() + _SAVES_WITHIN_S, False
-        while run.exists:
-            try:
-                run.lock().close()
-            except UserError:
-                if time.monotonic() > deadline:
-                    raise
-                if not told:
-                    self._say(f"waiting for the process that still saves in {run.root}")
-                told = True
-                self.children.heed()
-                time.sleep(1)
-            else:
-                return
+        self.commands.run("merge", words, merged, what=f"{planned.spec.id}: merging its adapter")
 
     def _farewell(self) -> str:
         spec = self.plan.spec
@@ -441,31 +276,6 @@ class _Chain:
         if name is not None:
             lines.insert(0, f"model: {self.made[name].path} ({name})")
         return "\n".join(lines)
-
-    def _say(self, text: str) -> None:
-        log.info("%s", text)
-        self.terminal.write(f"{text}\n")
-        self.terminal.flush()
-
-    def _warn(self, text: str) -> None:
-        log.warning("%s", text)
-        self.terminal.write(f"warning: {text}\n")
-        self.terminal.flush()
-
-
-_SAVES_WITHIN_S = 600.0
-_START = "from"  # no id: it is a word of Python
-
-
-def _named(gate: Gate, suite: str, own: str) -> set[str]:
-    """Return the models whose scores of a suite a gate compares."""
-    found: set[str] = set()
-    for each in gate.leaves():
-        if isinstance(each, Delta) and each.suite == suite:
-            found |= {own, _START}
-        elif isinstance(each, Score) and each.suite == suite:
-            found.add(each.stage or own)
-    return found
 
 
 def _shown(changes: Mapping[str, Any]) -> str:

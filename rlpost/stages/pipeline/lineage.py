@@ -19,6 +19,7 @@ from rlpost.checkpoint.state import read_json, write_json
 from rlpost.errors import UserError
 from rlpost.stages.pipeline.places import Places
 
+STAGES, SCORES = "stages", "scores"  # its parts
 # Of an export: they tell of the run, its costs among others, and are no part of the model.
 _TOLD = ("README.md", "rlpost.json")
 
