@@ -54,7 +54,7 @@ def compose_command(
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Put aside a composition that is under way: of a pipeline, whose stages are composed."""
+    """Put aside the composition of a command that composes others: hydra knows one at a time."""
     from hydra.core.global_hydra import GlobalHydra
 
     known = GlobalHydra.instance()

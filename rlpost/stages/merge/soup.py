@@ -119,17 +119,10 @@ def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
 
 
 def _composed(options: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """Compose an evaluation, also where hydra runs this very merge: it knows one task at a time."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    running = GlobalHydra.instance()
-    own, running.hydra = running.hydra, None
     try:
         return compose_stage(options, stage="evaluate")
     except COMPOSITION_ERRORS as error:
         raise UserError(f"merge.evaluate: {explain(error, stage='evaluate')}") from error
-    finally:
-        running.hydra = own
 
 
 def _record(soup: GreedySoup) -> dict[str, object]:
