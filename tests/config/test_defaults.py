@@ -17,6 +17,7 @@ NEEDED = {
     "preference": ["data.train=pairs:lowercase"],
     "distill": ["data.train=suite:general", "teacher.path=x"],
     "merge": ["adapter=x"],
+    "pipeline": ["experiment=r1_small"],
 }
 
 

@@ -34,7 +34,7 @@ def trained(path, steps, *, place=None, **options):
             rows.append(built.optim_step(step))
         if place is not None:
             built.export(place)
-        return rows, {name: tensor.clone() for name, tensor in built.iter_weights()}
+        return rows, {name: tensor.clone() for name, tensor in built.served.tensors()}
 
 
 def of_adapter(row):
