@@ -1,15 +1,24 @@
 """`rlpost reward` from files to models that transformers and `rlpost rl` read, also if killed."""
 
 import json
+import math
 import os
 import random
 import signal
 
 import pytest
 import torch
-from cli_runs import REWARD, finish, metrics, responses, wait_for_step
-from cli_runs import start as start_rl
-from plain_reward import pair_loss, pair_rows, pair_scores, step_loss, step_rows
+from cli_runs import finish, metrics, wait_for_step
+from plain_reward import (
+    END,
+    asked,
+    pair_loss,
+    pair_rows,
+    pair_scores,
+    step_logits,
+    step_loss,
+    step_rows,
+)
 from safetensors.torch import load_file
 from supervised_runs import start, write_rows
 from transformers import (
@@ -17,6 +26,10 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+
+from rlpost.training.reward.reader import RewardSample
+from rlpost.training.reward.scorer import RewardScorer
+from rlpost.training.reward.settings import RewardModelConfig, StepReduction
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 5
@@ -30,7 +43,6 @@ def place(tmp_path_factory):
     write_rows(place / "heldout.jsonl", pair_rows(12, start=20))
     write_rows(place / "steps.jsonl", step_rows(9))
     write_rows(place / "heldout_steps.jsonl", step_rows(6, start=20))
-    (place / "reward.py").write_text(REWARD)
     return place
 
 
@@ -129,24 +141,41 @@ def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_model):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_reinforcement_learning_is_rewarded_by_both(place, whole, steps, tiny_model):
-    process = start_rl(
-        place,
-        tiny_model,
-        "rewarded",
-        f"+reward_models.answer.path={whole / 'export'}",
-        f"+reward_models.steps.path={steps / 'export'}",
-        "+reward_models.steps.reduce=product",
-        "+reward_models.answer.threads=1",
-        "+reward_models.steps.threads=1",
-        "trainer.steps=1",
-        "evaluation.every=0",
-        "data.heldout_size=1",
-    )
-    ended(process)
-    rows = responses(place / "runs" / "rewarded")
-    assert rows
-    for row in rows:
-        given = {each["verifier"]: each["reward"] for each in row["verdicts"]}
-        assert given["answer"] is not None and 0 < given["steps"] < 1
+def judged(export, rows, texts, policy, **options):
+    """The rewards that `rlpost rl` has a model give to what ``policy`` would have written."""
+    cfg = RewardModelConfig(path=str(export), threads=1, **options)
+    scorer = RewardScorer(cfg, model_path=str(export), policy_path=str(policy))
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    samples = []
+    for row, text in zip(rows, texts, strict=True):
+        prompt, response = (
+            tokenizer(part)["input_ids"] for part in (asked(row["prompt"]), text + END)
+        )
+        sample = RewardSample(
+            token_ids=(*prompt, *response),
+            num_prompt_tokens=len(prompt),
+            conversation=({"role": "user", "content": row["prompt"]},),
+            plain_prompt=row["prompt"],
+            text=text,
+        )
+        samples.append(sample)
+    return [verdict.reward for verdict in scorer.judge(samples)]
+
+
+def test_reinforcement_learning_reads_both_as_transformers_does(whole, steps, tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(whole / "export")
+    rows, solutions = pair_rows(12, start=20), step_rows(6, start=20)
+    answers = AutoModelForSequenceClassification.from_pretrained(whole / "export").eval()
+    judge = AutoModelForTokenClassification.from_pretrained(steps / "export").eval()
+    with torch.no_grad():
+        expected = pair_scores(answers, tokenizer, rows)[0].tolist()
+        right = step_logits(judge, tokenizer, solutions)[0].softmax(-1)[:, 1].tolist()
+    found = judged(whole / "export", rows, [row["chosen"] for row in rows], tiny_model)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert len(set(found)) == len(found)  # negative control: they differ
+    texts = ["\n".join(row["completions"]) for row in solutions]
+    found = judged(steps / "export", solutions, texts, tiny_model, reduce=StepReduction.product)
+    rest = iter(right)
+    products = [math.prod(next(rest) for _ in row["labels"]) for row in solutions]
+    assert found == pytest.approx(products, abs=1e-5)
     assert json.loads((whole / "export" / "rlpost.json").read_text())["stage"] == "reward"
