@@ -27,7 +27,9 @@ from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
+from rlpost.models.shape import model_shape
 from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.stages.rl.units import unit_of
 from rlpost.stages.roles import close_all, start_roles, trained_role
 from rlpost.stages.sampling.generation import Generation, generators_role, resolved_generator
@@ -142,6 +144,7 @@ async def open_parts(
     directory = ModelDirectory.read(locate_model(model))
     path, device = str(directory.path), resolve_device(cluster.device)
     engines = resolved_generator(generator or GeneratorConfig(), trainer)
+    require_divisible(engines.tensor_parallel_size, model_shape(path))
     weights = WeightsConfig()
     with Session(cluster) as session, tempfile.TemporaryDirectory() as scratch:
         generation = Generation(

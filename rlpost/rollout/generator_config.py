@@ -40,7 +40,7 @@ class GeneratorConfig:
         None,
         at_least=1,
         at_most=1024,
-        help="CPU threads per engine; null: the cores shared among the engines",
+        help="CPU threads of each worker of an engine; null: the cores shared among them",
     )
     kv_cache_gib: int = number(
         1, at_least=1, at_most=10**4, help="size of the key-value cache, on CPU only"
@@ -48,7 +48,9 @@ class GeneratorConfig:
     gpu_memory_utilization: float = number(
         0.85, above=0, at_most=1, help="share of the GPU's memory, on GPU only"
     )
-    tensor_parallel_size: int = number(1, at_least=1, at_most=1024, help="GPUs of one engine")
+    tensor_parallel_size: int = number(
+        1, at_least=1, at_most=1024, help="parts of the model, and GPUs, of one engine"
+    )
     enforce_eager: bool = option(
         True, help="do not compile; compiling gains nothing measurable on CPU"
     )

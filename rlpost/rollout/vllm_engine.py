@@ -113,14 +113,17 @@ class VllmEngine:
         return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
 
     def _executor(self) -> Any:
-        """Return the class that runs a lone worker in the engine's process; None: vLLM chooses.
+        """Return what runs the workers: this process's children, or the engine's process itself.
 
-        On a GPU vLLM chooses the same. On a CPU it starts a process for it, to bind its threads
-        to cores, which ours are not: one more import of vLLM and a queue between the two.
+        A lone worker runs in the engine's process. The class says so and not its name, because on
+        a CPU vLLM takes the name for a child process, which binds its threads to cores: one more
+        import of vLLM and a queue between the two. Several workers are its children: in an actor
+        that has a placement group vLLM would ask Ray for them instead, and Ray for a bundle of one
+        GPU each, which the engine's bundle of all its GPUs is not.
         """
         from vllm.v1.executor import UniProcExecutor
 
-        return UniProcExecutor if self._cfg.tensor_parallel_size == 1 else None
+        return UniProcExecutor if self._cfg.tensor_parallel_size == 1 else "mp"
 
     def _adapter_settings(self, model: Mapping[str, Shape]) -> dict[str, Any]:
         """With as much room on the device as on the host, vLLM has no reason to evict one."""

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from rlpost.checkpoint.space import format_bytes
 from rlpost.cli.plan import main
 from rlpost.models.locate import parameter_count
+from rlpost.models.tiny import build_tiny_llama
 
 GPUS = ["--nodes", "2", "--gpus", "8"]
 
@@ -25,6 +26,12 @@ def run(capsys, *argv: str) -> tuple[int, str]:
 def tiny(tiny_model, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")  # no cell is wrapped
     return f"model.path={tiny_model}"
+
+
+@pytest.fixture(scope="module")
+def eight_heads(tmp_path_factory):
+    """A model that engines of 1, 2, 4 or 8 GPUs can divide."""
+    return build_tiny_llama(tmp_path_factory.mktemp("models") / "eight", hidden=256)
 
 
 def test_this_machine(capsys, tiny):
@@ -101,6 +108,15 @@ def test_impossible_machines_are_refused(capsys, option, value, field):
     assert code == 2 and f"{field}" in text and "must be in" in text, text
 
 
+@pytest.mark.parametrize(
+    "stage", [("rl", "experiment=grpo"), ("evaluate", "suites=[format]", "max_tokens=16")]
+)
+def test_an_engine_of_more_parts_than_the_model_has_heads_is_refused(capsys, tiny, stage):
+    asked = ["--gpus", "8", *stage, tiny, "generator.num=1", "generator.tensor_parallel_size=4"]
+    code, text = run(capsys, *asked)
+    assert code == 2 and "the model's 2 attention heads" in text and "; use 1 or 2" in text, text
+
+
 def test_idle_models_leave_the_gpu_for_the_host(capsys, tiny):
     options = ["rl", "experiment=ppo_verifier", "algorithm.kl.coefficient=0.01", tiny]
     for offload in ("false", "true"):
@@ -133,11 +149,12 @@ def test_a_run_that_would_be_refused_is_not_planned(capsys, tiny, tmp_path, stag
 
 
 @pytest.mark.parametrize("name", ["local_cpu", "local_gpu", "node8", "two_nodes", "disaggregated"])
-def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, name):
+def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, eight_heads, name):
     nodes = {"local_cpu": ("1", "0"), "local_gpu": ("1", "1"), "node8": ("1", "8")}
     num, gpus = nodes.get(name, ("4", "8"))
     hardware = ["--nodes", num, "--gpus", gpus]
-    code, text = run(capsys, *hardware, "rl", "experiment=grpo", f"cluster={name}", tiny)
+    asked = ["rl", "experiment=grpo", f"cluster={name}", f"model.path={eight_heads}"]
+    code, text = run(capsys, *hardware, *asked)
     assert code == 0, text
 
 

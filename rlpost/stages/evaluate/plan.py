@@ -17,7 +17,7 @@ from rlpost.data.sources.load import short_name
 from rlpost.data.template_variables import fix_template_variables
 from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.locate import context_length, locate_model
+from rlpost.models.locate import locate_model
 from rlpost.models.shape import model_shape
 from rlpost.models.tiny import byte_tokenizer
 from rlpost.rollout.generator_config import GeneratorConfig
@@ -141,7 +141,7 @@ def _examinee(
         cfg.generator,
         cluster=cfg.cluster,
         device=device,
-        context=context_length(path),
+        model_path=path,
         max_tokens=cfg.max_tokens,
         field="max_tokens",
         trainer=TrainerConfig(),

@@ -232,8 +232,9 @@ def generator_dtype(trainer: TrainerConfig) -> GeneratorDtype:
 def resolved_generator(cfg: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:
     """Fill in what depends on the machine: threads, and the trainer's dtype."""
     auto = cfg.dtype is GeneratorDtype.auto
+    num_workers = cfg.num * cfg.tensor_parallel_size
     return replace(
         cfg,
         dtype=generator_dtype(trainer) if auto else cfg.dtype,
-        threads=cfg.threads or max(1, len(os.sched_getaffinity(0)) // cfg.num),
+        threads=cfg.threads or max(1, len(os.sched_getaffinity(0)) // num_workers),
     )

@@ -10,7 +10,10 @@ from typing import Any
 
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
+from rlpost.models.locate import context_length
+from rlpost.models.shape import model_shape
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import Served, refuse_supervised_only
@@ -23,7 +26,7 @@ def resolve_generator(
     *,
     cluster: ClusterConfig,
     device: Device,
-    context: int,
+    model_path: str,
     max_tokens: int,
     field: str,
     trainer: TrainerConfig,
@@ -34,7 +37,7 @@ def resolve_generator(
         generator: as the user set it.
         cluster: where it will run.
         device: what it will run on.
-        context: tokens that the model can read.
+        model_path: what the engines load.
         max_tokens: of a response.
         field: the setting of ``max_tokens``, for errors.
         trainer: whose number format ``generator.dtype=auto`` follows.
@@ -49,6 +52,8 @@ def resolve_generator(
             f"generator.num must be at most the number of cores, {cores} here, got "
             f"{generator.num}; one engine with more threads is faster than several with less"
         )
+    require_divisible(generator.tensor_parallel_size, model_shape(model_path))
+    context = context_length(model_path)
     length = generator.max_model_len or context
     if length > context:
         raise UserError(

@@ -15,7 +15,6 @@ from rlpost.cluster.session import Device
 from rlpost.data.bad_rows import OnBadRow
 from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
-from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
@@ -101,7 +100,7 @@ def plan_sampling(
         cfg.generator,
         cluster=cfg.cluster,
         device=device,
-        context=context_length(policy.path),
+        model_path=policy.path,
         max_tokens=cfg.rollout.max_tokens,
         field="rollout.max_tokens",
         trainer=cfg.trainer,

@@ -18,7 +18,6 @@ from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptTooLong
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
-from rlpost.models.locate import context_length
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.policy import CheckedPolicy
@@ -78,7 +77,7 @@ def plan_suites(
         cfg.generator,
         cluster=cfg.cluster,
         device=device,
-        context=context_length(policy.path),
+        model_path=policy.path,
         max_tokens=evaluation.max_tokens,
         field="evaluation.max_tokens",
         trainer=cfg.trainer,
