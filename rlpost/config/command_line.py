@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Glob, RangeSweep
 
-from rlpost.config.explain import known_choices, unknown_option
+from rlpost.config.explain import known_choices, unknown_choice, unknown_option
 from rlpost.config.foreign_names import foreign_answer
 from rlpost.config.options import known_keys
 from rlpost.config.quoting import quoted
@@ -99,7 +99,7 @@ def check_override(text: str, *, stage: str) -> None:
     if override.is_sweep_override():
         _check_sweep(text, override, known)
     if known and not (override.is_delete() or override.is_sweep_override()):
-        _check_choice(group, override.value(), known)
+        _check_choice(group, override.value(), stage)
         _check_recipe(group, override.value(), stage)
 
 
@@ -134,15 +134,16 @@ def _check_sweep(text: str, override: Any, known: Sequence[str]) -> None:
             )
 
 
-def _check_choice(group: str, value: Any, known: Sequence[str]) -> None:
+def _check_choice(group: str, value: Any, stage: str) -> None:
     names = value if isinstance(value, list) else [value]
+    known = ", ".join(known_choices(group, stage=stage))
     if value is None:
-        raise UserError(
-            f"{group}=null chooses nothing; leave it out, or give one of {', '.join(known)}"
-        )
+        raise UserError(f"{group}=null chooses nothing; leave it out, or give one of {known}")
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"(\w[\w.-]*(/\w[\w.-]*)*)?", name):
-            raise UserError(f"{group} must be one of {', '.join(known)}, got {name!r}")
+        if not isinstance(name, str):
+            raise UserError(f"{group} must be one of {known}, got {name!r}")
+        if not re.fullmatch(r"(\w[\w.-]*(/\w[\w.-]*)*)?", name):
+            raise UserError(unknown_choice(group, name, stage=stage))
 
 
 def _check_recipe(group: str, value: Any, stage: str) -> None:

@@ -43,7 +43,7 @@ def explain(error: Exception, *, stage: str) -> str:
     text = f"{error}\n{cause}"
     choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
-        return _unknown_choice(choice.group(1), choice.group(2), stage=stage)
+        return unknown_choice(choice.group(1), choice.group(2), stage=stage)
     key = _unknown_key(text)
     if key is not None:
         return f"{_file_of(text)}{unknown_option(key, stage=stage)}"
@@ -163,7 +163,8 @@ def _closest(key: str, every: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _unknown_choice(group: str, name: str, *, stage: str) -> str:
+def unknown_choice(group: str, name: str, *, stage: str) -> str:
+    """Return the sentence about a choice that a group does not have."""
     known = known_choices(group, stage=stage)
     close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""

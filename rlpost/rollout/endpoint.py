@@ -29,6 +29,7 @@ _MISTAKES = {
     404: "there is no such path or model; see endpoint.url and endpoint.model",
 }
 _ENDS = ("stop", "length")
+_MOST_BYTES = 2**26  # of an answer: that of a million tokens is far below
 _SHOWN = 300  # characters of a server's words
 
 
@@ -155,7 +156,7 @@ class Endpoint:
         url = f"{self.cfg.url.rstrip('/')}/chat/completions"
         try:
             async with self._session.post(url, json=body, allow_redirects=False) as response:
-                status, text = response.status, await response.text(errors="replace")
+                status, text = response.status, await self._text(response)
         except TimeoutError as error:
             raise self._refused(
                 f"no answer in endpoint.timeout_s={self.cfg.timeout_s:g}"
@@ -170,6 +171,15 @@ class Endpoint:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self._refused(f"an answer that is no JSON: {text}") from error
+
+    async def _text(self, response: Any) -> str:
+        """Return what was sent, as far as memory should hold it."""
+        parts = bytearray()
+        async for part in response.content.iter_any():
+            parts += part
+            if len(parts) > _MOST_BYTES:
+                raise self._refused(f"an answer of more than {_MOST_BYTES >> 20} MiB")
+        return parts.decode(errors="replace")
 
     def _refused(self, what: str) -> NoAnswer:
         """Return the error of a request, without the key that servers like to repeat."""

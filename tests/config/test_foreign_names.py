@@ -5,10 +5,12 @@ import re
 import pytest
 from hydra.errors import HydraException
 
+from rlpost.config.command_line import check_override
 from rlpost.config.compose import compose_stage
 from rlpost.config.explain import explain, unknown_option
 from rlpost.config.foreign_names import _by_name, foreign_answer, foreign_names, tables_of
 from rlpost.config.options import known_keys
+from rlpost.errors import UserError
 from rlpost.stages.registry import STAGES
 
 TABLES = foreign_names()
@@ -180,6 +182,7 @@ def test_a_name_with_two_answers_is_our_bug():
         ("sft", "per_device_train_batch_size", "examples_per_step is what one"),
         ("sft", "learning_rate", "it is called trainer.lr here"),
         ("sft", "lora_r", "adapter=lora"),
+        ("sft", "adapter.r", "it is called adapter.rank here"),
         ("sft", "per_device_eval_batch_size", "held-out rows are packed"),
         ("sft", "max_samples", "data.sources.NAME.fraction"),
         ("sft", "do_train", "the stage always trains"),
@@ -256,6 +259,11 @@ def test_a_choice_that_another_library_calls_otherwise_is_answered(stage, name, 
     with pytest.raises(HydraException) as refused:
         compose_stage([f"loss={name}"], stage=stage)
     assert explain(refused.value, stage=stage).endswith(hint)
+
+
+def test_a_choice_that_is_no_name_is_answered_like_one():
+    with pytest.raises(UserError, match=r"got 'lora\+'; it is called lora_plus here"):
+        check_override("adapter=lora+", stage="sft")
 
 
 def test_the_choices_that_are_offered_exist():

@@ -55,6 +55,7 @@ BAD = {
     "broken": (500, b"<html>oops"),
     "no JSON": (200, b"<html>welcome"),
     "nested": (200, b"[" * 100_000),
+    "endless": (200, b'{"choices": "' + b"x" * (2**26)),
     "no choices": (200, {"error": "none"}),
     "a list": (200, [1, 2]),
     "empty": completion(""),
