@@ -89,7 +89,12 @@ def _common_store(rank: int, world_size: int, address: str, port: int) -> Any:
 
 
 def engine_config(
-    cfg: TrainerConfig, *, dtype: torch.dtype, hidden_size: int, num_parameters: int
+    cfg: TrainerConfig,
+    *,
+    dtype: torch.dtype,
+    hidden_size: int,
+    num_parameters: int,
+    on_gpu: bool,
 ) -> dict[str, Any]:
     """Translate our options into DeepSpeed's.
 
@@ -103,8 +108,11 @@ def engine_config(
         "gradient_clipping": cfg.max_grad_norm,
         "zero_optimization": {
             "stage": cfg.zero_stage,
-            "reduce_scatter": has_cuda(),  # gloo reduces, then keeps its part
-            "overlap_comm": False,
+            "reduce_scatter": on_gpu,  # gloo reduces, then keeps its part
+            # Stage 3 gathers the next weights on a stream of their own while it computes; without
+            # it every gather waits for the layer before. On a CPU there are no streams. The other
+            # stages would begin to reduce gradients earlier, at the price of a second bucket.
+            "overlap_comm": on_gpu and cfg.zero_stage == 3,
             # Stage 3 keeps a buffer of this many values; more than there are is waste.
             "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
             # Norms stay whole on every rank, matrices do not.
@@ -147,6 +155,7 @@ def build_engine(
         dtype=dtype,
         hidden_size=hidden_size,
         num_parameters=sum(parameter.numel() for parameter in trained.values()),
+        on_gpu=has_cuda(),
     )
     groups = grouped(
         optimizer,

@@ -7,8 +7,9 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_engine import engine_config
 
 
-def config(dtype=torch.float32, **options):
-    return engine_config(TrainerConfig(**options), dtype=dtype, hidden_size=64, num_parameters=1000)
+def config(dtype=torch.float32, *, on_gpu=False, **options):
+    cfg = TrainerConfig(**options)
+    return engine_config(cfg, dtype=dtype, hidden_size=64, num_parameters=1000, on_gpu=on_gpu)
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.3])
@@ -26,3 +27,13 @@ def test_bfloat16_sums_gradients_in_float32(stage):
 
 def test_float32_asks_for_no_mixed_precision():
     assert not {"bf16", "data_types", "fp16"} & config().keys()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_only_stage_3_on_gpus_gathers_beside_the_computation(stage):
+    def overlaps(*, on_gpu: bool) -> bool:
+        found = config(zero_stage=stage, on_gpu=on_gpu)
+        return found["zero_optimization"]["overlap_comm"]
+
+    assert overlaps(on_gpu=True) is (stage == 3)
+    assert not overlaps(on_gpu=False)
