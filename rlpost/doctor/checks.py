@@ -60,7 +60,7 @@ def examine() -> Iterator[Finding]:
     yield disk(shutil.disk_usage(Path.cwd()).free, Path.cwd())
     yield shared_memory(Path("/dev/shm"))
     yield processor(machine.cpu_features())
-    yield gpu(machine.gpus()[0])
+    yield gpu(machine.gpus()[0], torch_cuda=machine.torch_cuda())
     yield packages(machine.installed(), machine.lock_pins(LOCK))
     yield vllm_plugin(
         [e.name for e in importlib.metadata.entry_points(group="vllm.general_plugins")]
@@ -139,10 +139,37 @@ def processor(features: frozenset[str]) -> Finding:
     return graded("processor", "AVX2, no bf16 instructions", warn="bf16 is emulated here: slower")
 
 
-def gpu(found: Sequence[machine.Gpu]) -> Finding:
-    """A GPU is optional."""
+def gpu(found: Sequence[machine.Gpu], *, torch_cuda: str | None) -> Finding:
+    """A GPU is optional, but one that torch cannot use would be left idle without a word."""
     names = ", ".join(f"{g.name} ({g.memory_mib} MiB)" for g in found)
-    return graded("GPU", names or "none: the CPU path is used")
+    warn = unused(found[0].driver, torch_cuda=torch_cuda) if found else ""
+    return graded("GPU", names or "none: the CPU path is used", warn=warn)
+
+
+# By CUDA's major version: the oldest driver branch that runs programs built for any of its minor
+# versions (NVIDIA, CUDA Compatibility, minor version compatibility).
+OLDEST_DRIVER = {"11": 450, "12": 525, "13": 580}
+
+
+def unused(driver: str, *, torch_cuda: str | None) -> str:
+    """Return why torch would not use a GPU, and what to do; empty: it uses it.
+
+    Args:
+        driver: version as nvidia-smi prints it; empty: it is not known.
+        torch_cuda: version of ``machine.torch_cuda``.
+
+    Example: ``unused("550.54.15", torch_cuda="13.0")`` asks for a driver of the 580 series.
+    """
+    if torch_cuda is None:
+        return "torch is a build for CPUs and would leave the GPU idle: run make setup-gpu"
+    branch = driver.partition(".")[0]
+    oldest = OLDEST_DRIVER.get(torch_cuda.partition(".")[0])
+    if oldest is None or not branch.isdigit() or int(branch) >= oldest:
+        return ""
+    return (
+        f"torch is built for CUDA {torch_cuda}, which needs a driver of the {oldest} series or "
+        f"later, and {driver} is installed: torch would leave the GPU idle; update the driver"
+    )
 
 
 def packages(installed: Mapping[str, str], pins: Mapping[str, str]) -> Finding:

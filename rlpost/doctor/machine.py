@@ -6,8 +6,10 @@ reads memory by itself, because it runs before this package can be imported.
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +21,7 @@ from rlpost.network import LOOPBACK, listen
 from rlpost.verifiers.workers.isolation import Isolation
 
 ROOT = Path("/")
-GPU_FIELDS = "name,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
+GPU_FIELDS = "name,memory.total,memory.used,ecc.errors.uncorrected.volatile.total,driver_version"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Gpu:
     memory_mib: int
     used_mib: int = 0
     uncorrected_errors: int = 0  # since the driver was loaded; 0 if the GPU does not count them
+    driver: str = ""  # its version, such as 580.95.05
 
 
 def cores(root: Path = ROOT) -> float:
@@ -88,9 +91,23 @@ def gpus(command: str = "nvidia-smi") -> tuple[list[Gpu], str]:
 
 
 def _gpu(line: str) -> Gpu:
-    name, *numbers = (field.strip() for field in line.rsplit(",", 3))
+    name, *numbers, driver = (field.strip() for field in line.rsplit(",", 4))
     total, used, errors = (int(n) if n.isdigit() else 0 for n in numbers)  # "[N/A]": 0
-    return Gpu(name=name, memory_mib=total, used_mib=used, uncorrected_errors=errors)
+    return Gpu(name=name, memory_mib=total, used_mib=used, uncorrected_errors=errors, driver=driver)
+
+
+def torch_cuda() -> str | None:
+    """CUDA version that torch was built for, such as "13.0"; None: none, or torch is absent."""
+    spec = importlib.util.find_spec("torch")
+    places = spec.submodule_search_locations if spec is not None else None
+    # The file and not the package, whose import takes seconds.
+    return cuda_of_torch(_text(Path(places[0]) / "version.py")) if places else None
+
+
+def cuda_of_torch(version_file: str) -> str | None:
+    """Example: ``cuda_of_torch("cuda: Optional[str] = '13.0'") == "13.0"``."""
+    found = re.search(r"^cuda\b[^=]*= *['\"]([\d.]+)['\"]", version_file, flags=re.MULTILINE)
+    return found[1] if found else None
 
 
 def compiler() -> str | None:

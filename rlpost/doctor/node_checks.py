@@ -8,7 +8,7 @@ fix it.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from rlpost.doctor.checks import GB, Finding, Level, graded
+from rlpost.doctor.checks import GB, Finding, Level, graded, unused
 from rlpost.doctor.node_reading import NodeReading
 
 CLOCK_WARN_S, CLOCK_BLOCK_S = 2.0, 60.0  # munge, too, allows no more than minutes
@@ -104,13 +104,15 @@ def network(readings: Mapping[str, NodeReading]) -> Finding:
 
 
 def gpus(readings: Mapping[str, NodeReading]) -> Finding:
-    """The GPUs that the scheduler promised exist, are unused and have no memory errors."""
+    """The promised GPUs exist, torch can use them, nobody else does and none has memory errors."""
     block, warn = [], []
     for name, r in readings.items():
         if r.gpu_error:
             block.append(f"{name}: nvidia-smi says {r.gpu_error!r}")
         elif len(r.gpus) < r.promised_gpus:
             block.append(f"{name}: {len(r.gpus)} of {r.promised_gpus} promised GPUs answer")
+        if r.gpus and (why := unused(r.gpus[0].driver, torch_cuda=r.torch_cuda)):
+            warn.append(f"{name}: {why}")
         for index, gpu in enumerate(r.gpus):
             if gpu.uncorrected_errors:
                 block.append(f"{name}: GPU {index} has {gpu.uncorrected_errors} memory errors")

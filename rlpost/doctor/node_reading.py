@@ -31,6 +31,7 @@ class NodeReading:
     network_error: str = ""
     gpus: Sequence[machine.Gpu] = ()
     gpu_error: str = ""
+    torch_cuda: str | None = None  # that torch is built for; see ``machine.torch_cuda``
     promised_gpus: int = 0  # GPUs that the scheduler gave to the job on this node
 
     def to_json(self) -> str:
@@ -70,6 +71,7 @@ def read_node(
         network_error=network_error,
         gpus=gpus,
         gpu_error=gpu_error,
+        torch_cuda=machine.torch_cuda(),
         promised_gpus=int(environ.get("SLURM_GPUS_ON_NODE", "0")),
     )
 

@@ -10,6 +10,7 @@ from rlpost.doctor.machine import Gpu, Memory, installed, lock_pins
 from rlpost.verifiers.workers.isolation import Isolation
 
 GB = 10**9
+H100 = Gpu(name="H100", memory_mib=80_000, driver="580.65.06")
 
 
 def memory(total: float, available: float) -> checks.Finding:
@@ -38,8 +39,9 @@ def memory(total: float, available: float) -> checks.Finding:
         (checks.processor(frozenset({"avx2", "avx512_bf16"})), Level.OK, ""),
         (checks.processor(frozenset({"avx2"})), Level.WARN, "emulated"),
         (checks.processor(frozenset({"sse2"})), Level.BLOCK, "AVX2"),
-        (checks.gpu([]), Level.OK, ""),
-        (checks.gpu((Gpu(name="H100", memory_mib=80_000),)), Level.OK, ""),
+        (checks.gpu([], torch_cuda=None), Level.OK, ""),
+        (checks.gpu([H100], torch_cuda="13.0"), Level.OK, ""),
+        (checks.gpu([H100], torch_cuda=None), Level.WARN, "make setup-gpu"),
         (checks.vllm_plugin(["other", "rlpost_weights"]), Level.OK, ""),
         (checks.vllm_plugin(["other"]), Level.BLOCK, "make setup"),
         (checks.ports(None), Level.OK, ""),
@@ -102,3 +104,21 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 def test_every_check_has_its_own_line():
     names = [finding.name for finding in checks.examine()]
     assert len(names) == len(set(names)) >= 13
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "series"),
+    [
+        ("580.65.06", "13.0", None),
+        ("595.10", "13.2", None),
+        ("575.57.08", "13.0", "580"),
+        ("525.60.13", "12.8", None),
+        ("470.82.01", "12.1", "525"),
+        ("", "13.0", None),  # not known, so nothing is said
+        ("[N/A]", "13.0", None),
+        ("550.54.15", "14.0", None),  # later than this table
+    ],
+)
+def test_a_driver_that_is_too_old_for_torch_is_said(driver, torch_cuda, series):
+    said = checks.unused(driver, torch_cuda=torch_cuda)
+    assert (f"of the {series} series" in said and driver in said) if series else said == ""

@@ -63,9 +63,9 @@ def fake_smi(path: Path, script: str) -> str:
 @pytest.mark.parametrize(
     ("row", "used", "errors"),
     [
-        ("NVIDIA H100 80GB HBM3, 81559, 4, 0", 4, 0),
-        ("NVIDIA H100 80GB HBM3, 81559, 4096, 3", 4096, 3),
-        ("NVIDIA GeForce RTX 4090, 24564, 17, [N/A]", 17, 0),  # counts no errors
+        ("NVIDIA H100 80GB HBM3, 81559, 4, 0, 580.95.05", 4, 0),
+        ("NVIDIA H100 80GB HBM3, 81559, 4096, 3, 580.95.05", 4096, 3),
+        ("NVIDIA GeForce RTX 4090, 24564, 17, [N/A], 580.95.05", 17, 0),  # counts no errors
     ],
 )
 def test_a_gpu_that_answers(tmp_path, row, used, errors):
@@ -73,6 +73,7 @@ def test_a_gpu_that_answers(tmp_path, row, used, errors):
     assert error == ""
     assert gpu.name == row.split(",")[0]
     assert (gpu.used_mib, gpu.uncorrected_errors) == (used, errors)
+    assert gpu.driver == "580.95.05"
 
 
 def test_a_gpu_that_does_not_answer(tmp_path):
@@ -104,3 +105,22 @@ def test_a_copy_further_down_the_path_does_not_count(tmp_path, monkeypatch):
         )
     monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "vendored")])
     assert machine.installed() == {"made-up": "26.3"}
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("cuda: Optional[str] = '13.0'", "13.0"),
+        ("cuda = '12.8'", "12.8"),
+        ("cuda: str = None", None),
+    ],
+)
+def test_the_cuda_that_torch_is_built_for(line, version):
+    text = f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = '6.0'\n"
+    assert machine.cuda_of_torch(text) == version
+
+
+def test_the_installed_torch_says_the_same():
+    import torch
+
+    assert machine.torch_cuda() == torch.version.cuda

@@ -10,7 +10,7 @@ from rlpost.doctor.machine import Gpu
 from rlpost.doctor.node_reading import NodeReading
 
 GB = 10**9
-H100 = Gpu(name="NVIDIA H100", memory_mib=81_559, used_mib=300, uncorrected_errors=0)
+H100 = Gpu(name="NVIDIA H100", memory_mib=81_559, used_mib=300, driver="580.95.05")
 GOOD = NodeReading(
     name="n1",
     versions={"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0"},
@@ -18,6 +18,7 @@ GOOD = NodeReading(
     taken_ports=[],
     interface="ib0",
     gpus=[H100],
+    torch_cuda="13.0",
     promised_gpus=1,
 )
 
@@ -63,6 +64,12 @@ def two(**differences) -> dict[str, NodeReading]:
             "2 memory",
         ),
         (node_checks.gpus(two(gpus=[replace(H100, used_mib=9_000)])), Level.WARN, "9000 MiB"),
+        (node_checks.gpus(two(torch_cuda=None)), Level.WARN, "n2: torch is a build for CPUs"),
+        (
+            node_checks.gpus(two(gpus=[replace(H100, driver="550.54.15")])),
+            Level.WARN,
+            "n2: torch is built for CUDA 13.0, which needs a driver of the 580 series",
+        ),
         (node_checks.collective(["n1", "n2"], {"n1": "3.0", "n2": "3.0"}, two()), Level.OK, ""),
         (
             node_checks.collective(["n1", "n2"], {"n1": "3.0"}, two()),
