@@ -71,11 +71,13 @@ def actor(args: argparse.Namespace) -> None:
     from rlpost.cluster.generators import GeneratorFactory
     from rlpost.cluster.session import ClusterConfig, Session
     from rlpost.control.placement import ActorSpec
+    from rlpost.rollout.device_defaults import with_device_defaults
     from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
     from rlpost.types import GenerationRequest, SamplingConfig
 
     model = locate_model(args.model)
     cfg = GeneratorConfig(dtype=GeneratorDtype(args.dtype), threads=args.threads, max_model_len=128)
+    cfg = with_device_defaults(cfg, on_gpu=False, cores=args.threads)
 
     async def measure(repetition: int) -> float:
         requests = [

@@ -142,8 +142,8 @@ async def open_parts(
     """
     cluster, failures = cluster or ClusterConfig(), FailureConfig()
     directory = ModelDirectory.read(locate_model(model))
-    path, device = str(directory.path), resolve_device(cluster.device)
-    engines = resolved_generator(generator or GeneratorConfig(), trainer)
+    path, device = str(directory.path), resolve_device(cluster)
+    engines = resolved_generator(generator or GeneratorConfig(), trainer, device=device)
     require_divisible(engines.tensor_parallel_size, model_shape(path))
     weights = WeightsConfig()
     with Session(cluster) as session, tempfile.TemporaryDirectory() as scratch:

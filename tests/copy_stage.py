@@ -88,7 +88,7 @@ def prepare(cfg: CopyConfig, *, directory: RunDirectory) -> CopyPlan:
         model=TrainedModel.policy(cfg.model, cfg.trainer),
         seed=cfg.seed,
         cluster=cfg.cluster,
-        device=resolve_device(cfg.cluster.device),
+        device=resolve_device(cfg.cluster),
     )
     return CopyPlan(cfg=cfg, roles=[policy])
 

@@ -6,6 +6,7 @@ import torch
 from fakes import serving_fleet
 
 from rlpost.models.naming import pieces_of
+from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm_generator import VllmGenerator
@@ -76,6 +77,7 @@ class TorchPublisher:
 
 async def boot(path, *, adapters: AdapterCapacity | None = None) -> VllmGenerator:
     cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512)
+    cfg = with_device_defaults(cfg, on_gpu=False, cores=1)
     generator = VllmGenerator(cfg, model_path=str(path), adapters=adapters)
     await generator.setup()
     return generator

@@ -7,7 +7,7 @@ joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
 
 import argparse
 import re
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlpost.bounds import check_config, help_of, number
@@ -76,7 +76,7 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
         actors_of(plan.roles), machines.nodes, placement=plan.cfg.cluster.placement
     )
     estimate = STAGES[stage].part("estimate")(plan, gpu_bytes=machines.gpu_bytes)
-    return _report(estimate, slots, machines)
+    return _report(estimate, slots, machines, notes=[n for role in plan.roles for n in role.notes])
 
 
 def _outline(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
@@ -98,6 +98,7 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     """Compose and check the configuration as the stage would, for the hardware that is meant."""
     from rlpost.cluster.session import Device
     from rlpost.config.compose import compose_stage
+    from rlpost.stages.device import on_its_device
     from rlpost.stages.run_directory import RunDirectory, resume_point_of
     from rlpost.tracking.open import check_trackers
 
@@ -107,22 +108,9 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     device = None
     if hardware is not None:
         device = Device.cuda if hardware.gpus else Device.cpu
-        if device is Device.cuda:
-            cfg = _in_bfloat16(cfg)
+    cfg, device = on_its_device(cfg, device)
     directory = RunDirectory.of(cfg.run)
     return STAGES[stage].part("plan")(cfg, directory=directory, device=device)
-
-
-def _in_bfloat16(cfg: Any) -> Any:
-    """Return what ``dtype=auto`` of a stage's parts means on a GPU, which need not be here."""
-    parts = {each.name: getattr(cfg, each.name) for each in fields(cfg)}
-    auto = {
-        name: replace(part, dtype=type(part.dtype).bfloat16)
-        for name, part in parts.items()
-        if is_dataclass(part)
-        and any(each.name == "dtype" and part.dtype.name == "auto" for each in fields(part))
-    }
-    return replace(cfg, **auto)
 
 
 def _imagined(hardware: Hardware) -> _Machines:
@@ -179,7 +167,7 @@ def machine_sizes() -> MachineSizes:
     )
 
 
-def _report(found: Any, slots: list[Any], machines: _Machines) -> int:
+def _report(found: Any, slots: list[Any], machines: _Machines, *, notes: list[str]) -> int:
     """Print both tables; return 2 when a node or a GPU would be too small, else 0."""
     from rich.console import Console
 
@@ -202,7 +190,7 @@ def _report(found: Any, slots: list[Any], machines: _Machines) -> int:
             lacking.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
         lacking += _full_gpus(found, here, machines.gpu_bytes)
     console.print(_slots_table(slots), table)
-    for sentence in found.sentences:
+    for sentence in (*found.sentences, *notes):
         console.print(sentence)
     if lacking:
         console.print(f"It would not fit: {'; '.join(lacking)}; {found.way_out}.")

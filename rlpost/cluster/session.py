@@ -25,7 +25,7 @@ NICENESS = "RAY_worker_niceness"
 
 
 class Device(Enum):
-    """Where models run. ``auto``: CUDA when the driver sees a GPU."""
+    """Where models run. ``auto``: CUDA where there are GPUs, here or in the joined cluster."""
 
     auto = "auto"
     cpu = "cpu"
@@ -62,21 +62,40 @@ class ClusterConfig:
             )
 
 
-def resolve_device(device: Device) -> Device:
-    """Replace ``auto`` by what this host has.
+def resolve_device(cfg: ClusterConfig) -> Device:
+    """Replace ``auto`` by what there is: on this host, and in the cluster that is to be joined.
+
+    A head of a cluster often has no GPU; the cluster is asked only then.
 
     Raises:
-        UserError: cuda was asked for and there is none.
+        UserError: cuda was asked for and there is none, or no cluster answers.
     """
     import torch
 
-    has_cuda = torch.cuda.is_available()
-    if device is Device.cuda and not has_cuda:
+    if cfg.device is Device.cpu:
+        return Device.cpu
+    if torch.cuda.is_available():
+        return Device.cuda
+    if cfg.address is not None and _cluster_has_gpus(cfg):
+        return Device.cuda
+    if cfg.device is Device.cuda:
         raise UserError(
             "cluster.device=cuda, but torch sees no GPU here; use cluster.device=cpu, or install "
             "the gpu extra on a machine with a driver"
+            if cfg.address is None
+            else f"cluster.device=cuda, but no node of the Ray cluster at {cfg.address} offers a "
+            "GPU; start its nodes with ray start --num-gpus=N, or use cluster.device=cpu"
         )
-    return Device.cuda if has_cuda and device is not Device.cpu else Device.cpu
+    return Device.cpu
+
+
+def _cluster_has_gpus(cfg: ClusterConfig) -> bool:
+    import ray
+
+    if ray.is_initialized():  # by whoever calls this inside of a session
+        return bool(ray.cluster_resources().get("GPU"))
+    with Session(cfg):
+        return bool(ray.cluster_resources().get("GPU"))
 
 
 class Session:

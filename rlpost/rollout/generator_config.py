@@ -31,16 +31,27 @@ class GeneratorConfig:
         None,
         at_least=2,
         at_most=10**7,
-        help="longest sequence, in tokens; null: the model's context",
+        help="longest sequence, in tokens; null: the model's context, or on a GPU what prompts "
+        "and responses need",
     )
-    max_num_seqs: int = number(
-        128, at_least=1, at_most=10**5, help="responses in flight per engine"
+    max_num_seqs: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**5,
+        help="responses in flight per engine; null: 128 on a CPU, 256 on a GPU",
+    )
+    max_num_batched_tokens: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**7,
+        help="tokens that an engine computes in one step; null: 8192 on a GPU, vLLM's on a CPU",
     )
     threads: int | None = number(
         None,
         at_least=1,
         at_most=1024,
-        help="CPU threads of each worker of an engine; null: the cores shared among them",
+        help="CPU threads of each worker of an engine; null: the cores shared among them, or on "
+        "a GPU vLLM's choice",
     )
     kv_cache_gib: int = number(
         1, at_least=1, at_most=10**4, help="size of the key-value cache, on CPU only"
@@ -51,11 +62,14 @@ class GeneratorConfig:
     tensor_parallel_size: int = number(
         1, at_least=1, at_most=1024, help="parts of the model, and GPUs, of one engine"
     )
-    enforce_eager: bool = option(
-        True, help="do not compile; compiling gains nothing measurable on CPU"
+    enforce_eager: bool | None = option(
+        None, help="do not compile; null: true on a CPU, where it gains nothing, false on a GPU"
     )
-    setup_timeout_s: float = number(
-        300.0, above=0, at_most=WEEK_S, help="deadline of an engine's start"
+    setup_timeout_s: float | None = number(
+        None,
+        above=0,
+        at_most=WEEK_S,
+        help="deadline of an engine's start; null: 300 on a CPU, 1200 on a GPU",
     )
     request_timeout_s: float = number(
         600.0, above=0, at_most=WEEK_S, help="deadline of one group's responses"

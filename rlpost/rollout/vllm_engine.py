@@ -26,7 +26,7 @@ class VllmEngine:
     """One engine, from its boot to its end.
 
     Args:
-        cfg: its settings, with ``threads`` and ``dtype`` resolved.
+        cfg: its settings, resolved.
         model_path: directory in Hugging Face layout.
         weight_backend: vLLM weight-transfer backend; ``rlpost`` is ``weights/vllm_plugin.py``.
         adapters: how many it must hold; None: it serves the model alone.
@@ -65,8 +65,8 @@ class VllmEngine:
 
     def _set_environment(self) -> None:
         # vLLM reads these when its processes start, so they precede its import.
-        threads = self._cfg.threads or os.cpu_count() or 1
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        if self._cfg.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(self._cfg.threads)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._cfg.kv_cache_gib)
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
@@ -94,6 +94,7 @@ class VllmEngine:
             dtype=self._cfg.dtype.value,
             max_model_len=self._cfg.max_model_len,
             max_num_seqs=self._cfg.max_num_seqs,
+            max_num_batched_tokens=self._cfg.max_num_batched_tokens,
             tensor_parallel_size=self._cfg.tensor_parallel_size,
             distributed_executor_backend=self._executor(),
             gpu_memory_utilization=self._cfg.gpu_memory_utilization,

@@ -30,7 +30,7 @@ class VllmGenerator:
     """See ``protocol.Generator``.
 
     Args:
-        cfg: engine settings, with ``threads`` and ``dtype`` resolved.
+        cfg: engine settings, resolved.
         model_path: directory in Hugging Face layout.
         weight_backend: vLLM weight-transfer backend; ``rlpost`` is ``weights/vllm_plugin.py``.
         adapters: room for the adapters that are pushed; None: whole models are.

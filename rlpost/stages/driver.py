@@ -22,6 +22,7 @@ from rlpost.cluster.session import Session
 from rlpost.errors import RunStuck
 from rlpost.garbage import without_collection
 from rlpost.models.origin import export_record
+from rlpost.stages.device import on_its_device
 from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
 from rlpost.stages.progress import ended_early
@@ -66,7 +67,8 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
     resume_from = resume_point_of(cfg, resolved, stage=stage.name)
     with without_collection():  # it imports most of what a run needs
-        plan = stage.part("plan")(cfg, directory=directory)
+        cfg, device = on_its_device(cfg)
+        plan = stage.part("plan")(cfg, directory=directory, device=device)
     longer = "trainer.epochs" if cfg.trainer.steps is None else "trainer.steps"
     cfg = plan.cfg  # which has the number of steps, where data decides it
     store.require_space(checkpoint_bytes_of(plan.roles), num_kept=cfg.checkpoint.num_kept)

@@ -68,6 +68,7 @@ class Role:
     trained: bool = False
     checkpoint_bytes: int = 0  # of one checkpoint, at most
     export_bytes: int = 0  # if it is what a run exports
+    notes: tuple[str, ...] = ()  # sentences on what was chosen for it, for ``rlpost plan``
 
 
 def trained_role(

@@ -148,6 +148,16 @@ def test_a_run_that_would_be_refused_is_not_planned(capsys, tiny, tmp_path, stag
     assert code == 2 and "holds what no run wrote: 'mine.txt'" in text, text
 
 
+def test_what_null_means_is_printed(capsys, tiny):
+    options = ["generator.max_num_seqs=64", "generator.max_model_len=null"]
+    asked = ["rl", "experiment=grpo", tiny, *options]
+    _, on_cpu = run(capsys, *asked)
+    _, on_gpu = run(capsys, "--gpus", "8", *asked)
+    assert "up to 64 responses at once, of up to 512 tokens with their prompts, eager" in on_cpu
+    length = int(re.search(r"up to 64 responses at once, of up to (\d+) tokens", on_gpu)[1])
+    assert length < 512 and "in steps of up to 8,192 tokens, compiled" in on_gpu
+
+
 @pytest.mark.parametrize("name", ["local_cpu", "local_gpu", "node8", "two_nodes", "disaggregated"])
 def test_every_shipped_cluster_holds_the_recipes(capsys, tiny, eight_heads, name):
     nodes = {"local_cpu": ("1", "0"), "local_gpu": ("1", "1"), "node8": ("1", "8")}

@@ -130,11 +130,22 @@ async def test_a_group_is_lost_with_one_rank_and_comes_back_whole(session):
 def test_a_gpu_that_is_not_there_is_said_at_once():
     import torch
 
+    asked = ClusterConfig(device=Device.cuda)
     if torch.cuda.is_available():
-        assert resolve_device(Device.cuda) is Device.cuda
+        assert resolve_device(asked) is Device.cuda
     else:
-        with pytest.raises(UserError, match=r"cluster\.device=cuda"):
-            resolve_device(Device.cuda)
+        with pytest.raises(UserError, match=r"cluster\.device=cuda.*sees no GPU here"):
+            resolve_device(asked)
+    assert resolve_device(ClusterConfig(device=Device.cpu)) is Device.cpu
+
+
+def test_a_cluster_without_gpus_is_no_place_for_cuda(session):
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no node of the Ray cluster at auto offers a GPU"):
+            resolve_device(ClusterConfig(address="auto", device=Device.cuda))
+        assert resolve_device(ClusterConfig(address="auto")) is Device.cpu
 
 
 OUT_OF_MEMORY = """

@@ -8,7 +8,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rlpost.cluster.reservations import ask_nodes, living_nodes
-from rlpost.cluster.session import ClusterConfig, Session
+from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
 from rlpost.control.placement import ActorSpec, Node, Placement
 from rlpost.errors import NoAnswer, UserError
 
@@ -60,6 +60,14 @@ def test_a_cluster_that_is_too_small_is_refused_before_anything_is_reserved(clus
         with pytest.raises(UserError, match="8 GPUs"):
             session.place([*TRAINERS, *wide])
         assert not ray.util.placement_group_table()
+
+
+@pytest.mark.parametrize("device", [Device.auto, Device.cuda])
+def test_gpus_of_other_nodes_count(cluster, device):
+    """The driver's own host may have none."""
+    asked = ClusterConfig(address=cluster.address, device=device)
+    assert resolve_device(asked) is Device.cuda
+    assert not ray.is_initialized()  # it left the cluster as it found it
 
 
 def test_every_node_answers_for_itself(cluster):

@@ -12,6 +12,7 @@ import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from rlpost.errors import ProcessDied
+from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
@@ -72,7 +73,7 @@ async def test_an_engine_that_does_not_come_up_is_infrastructure(monkeypatch, ti
     from vllm.v1.engine import utils
 
     monkeypatch.setattr(utils.CoreEngineProcManager, "__init__", _killed_at_once(utils))
-    cfg = GeneratorConfig(threads=1, max_model_len=64)
+    cfg = with_device_defaults(GeneratorConfig(max_model_len=64), on_gpu=False, cores=1)
     generator = VllmGenerator(cfg, model_path=str(tiny_model))
     with pytest.raises(
         ProcessDied, match=rf"did not come up; why is in worker-\*-{os.getpid()}\.err"

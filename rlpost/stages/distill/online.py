@@ -81,7 +81,7 @@ def prepare_online(
         UserError, DataError: something the user can fix.
     """
     student = answering_policy(cfg)
-    device = device or resolve_device(cfg.cluster.device)
+    device = device or resolve_device(cfg.cluster)
     assert cfg.teacher.path is not None, "check_distill was not called"
     teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=student)
     sampling = plan_sampling(

@@ -16,6 +16,7 @@ from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
 from rlpost.control.failures import Budget
 from rlpost.control.watchdog import Watchdog
 from rlpost.rollout.collector import Collector
+from rlpost.rollout.device_defaults import groups_at_once
 from rlpost.rollout.endpoint import Endpoint
 from rlpost.stages.evaluate.answers_file import AnswersFile
 from rlpost.stages.evaluate.job import Evaluation, OpenModel
@@ -75,7 +76,7 @@ async def _opened(
         cluster=cfg.cluster,
         failures=cfg.failures,
         watchdog=run.watchdog,
-        permits=-(-2 * examinee.generator.max_num_seqs // cfg.samples),
+        permits=groups_at_once(examinee.generator, group_size=cfg.samples),
         span=lambda lane, name, start_s, end_s: run.tracker.span(
             lane, name, start_s=start_s, end_s=end_s
         ),

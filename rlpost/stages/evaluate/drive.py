@@ -15,6 +15,7 @@ from typing import Any
 
 from rlpost.cluster.session import Session
 from rlpost.control.watchdog import Watchdog
+from rlpost.stages.device import on_its_device
 from rlpost.stages.driver import RunOutcome, listen_for_signals
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
 from rlpost.stages.evaluate.boot import EvaluationRun
@@ -45,7 +46,8 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
     """
     directory = RunDirectory.of(cfg.run)
     resume_point_of(cfg, resolved, stage=stage.name)
-    plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory)
+    cfg, device = on_its_device(cfg)
+    plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory, device=device)
     file = AnswersFile(directory.evaluation, samples=cfg.samples)
     waiting = sum(map(len, open_items(plan, file).values()))
     check_trackers(cfg.tracking)

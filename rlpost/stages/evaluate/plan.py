@@ -20,6 +20,7 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
 from rlpost.models.shape import model_shape
 from rlpost.models.tiny import byte_tokenizer
+from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.evaluate.config import EvaluateConfig
@@ -91,7 +92,7 @@ def prepare(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    device = device or resolve_device(cfg.cluster.device)
+    device = device or resolve_device(cfg.cluster)
     sources = tuple(_sources(cfg))
     if cfg.endpoint.url is not None:
         remote = _remote(cfg, sources)
@@ -148,12 +149,19 @@ def _examinee(
     )
     assert generator.max_model_len is not None
     longest = generator.max_model_len - cfg.max_tokens
+    prompts = {each.name: load_prompts(each, tokenizer, longest=longest) for each in sources}
     return Examinee(
         role=role,
         path=path,
-        generator=generator,
+        generator=shortest_length(
+            generator,
+            given=cfg.generator.max_model_len,
+            on_gpu=device is Device.cuda,
+            longest_prompt=max(rows.longest_prompt for rows in prompts.values()),
+            max_tokens=cfg.max_tokens,
+        ),
         decode=_decoding(tokenizer),
-        prompts={each.name: load_prompts(each, tokenizer, longest=longest) for each in sources},
+        prompts=prompts,
     )
 
 

@@ -64,7 +64,7 @@ class Foundation:
             template_variables=cfg.data.chat_template_kwargs,
             kind=kind,
         )
-        return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster.device))
+        return cls(cfg=cfg, policy=policy, device=device or resolve_device(cfg.cluster))
 
     def with_suites(self, directory: RunDirectory) -> "Foundation":
         """Look at the suites of a ``ScoredLearningConfig`` as well; see ``plan_suites``."""

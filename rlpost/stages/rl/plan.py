@@ -43,7 +43,7 @@ def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = N
         UserError, DataError: something the user can fix.
     """
     models = check_models(cfg)
-    device = device or resolve_device(cfg.cluster.device)
+    device = device or resolve_device(cfg.cluster)
     sampling = plan_sampling(
         cfg,
         cfg.data,

@@ -21,6 +21,7 @@ from rlpost.control.watchdog import Watchdog
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import model_shape
 from rlpost.rollout.collector import Collector, GroupJudge, OnVerifierError
+from rlpost.rollout.device_defaults import groups_at_once, in_words, with_device_defaults
 from rlpost.rollout.dispatch import Dispatcher, Span, no_span
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.interruption import Interruption
@@ -133,6 +134,7 @@ class Generation:
     ) -> WeightBus:
         """Return the bus from ``source`` to the fleet; ``probe`` is what both sides score."""
         float32 = self._cfg.dtype is GeneratorDtype.float32
+        assert self._cfg.setup_timeout_s is not None, "resolved_generator comes first"
         return WeightBus(
             source,
             fleet=self.fleet,
@@ -177,7 +179,7 @@ def generation_of(
         cluster=cfg.cluster,
         failures=cfg.failures,
         watchdog=run.watchdog,
-        permits=-(-2 * generator.max_num_seqs // group_size),
+        permits=groups_at_once(generator, group_size=group_size),
         span=lambda lane, name, start_s, end_s: run.tracker.span(
             lane, name, start_s=start_s, end_s=end_s
         ),
@@ -200,6 +202,7 @@ def generators_role(
         processes=counted(cfg.num, "generator"),
         actors=tuple(ActorSpec(name=name, role="generator", num_gpus=gpus) for name in names),
         memory=partial(_memory, names, cfg, model_path, adapters),
+        notes=(in_words(cfg),),
     )
 
 
@@ -229,12 +232,11 @@ def generator_dtype(trainer: TrainerConfig) -> GeneratorDtype:
     return GeneratorDtype(str(resolve_dtype(trainer.dtype)).removeprefix("torch."))
 
 
-def resolved_generator(cfg: GeneratorConfig, trainer: TrainerConfig) -> GeneratorConfig:
-    """Fill in what depends on the machine: threads, and the trainer's dtype."""
+def resolved_generator(
+    cfg: GeneratorConfig, trainer: TrainerConfig, *, device: Device
+) -> GeneratorConfig:
+    """Fill in what depends on the device, and the trainer's dtype."""
     auto = cfg.dtype is GeneratorDtype.auto
-    num_workers = cfg.num * cfg.tensor_parallel_size
-    return replace(
-        cfg,
-        dtype=generator_dtype(trainer) if auto else cfg.dtype,
-        threads=cfg.threads or max(1, len(os.sched_getaffinity(0)) // num_workers),
-    )
+    cfg = replace(cfg, dtype=generator_dtype(trainer) if auto else cfg.dtype)
+    cores = len(os.sched_getaffinity(0))
+    return with_device_defaults(cfg, on_gpu=device is Device.cuda, cores=cores)

@@ -12,6 +12,11 @@ from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
+from rlpost.rollout.device_defaults import (
+    SETUP_ON_CPU_S,
+    SETUP_ON_GPU_S,
+    require_whole_prompts,
+)
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.stages.sampling.generation import resolved_generator
@@ -66,7 +71,10 @@ def resolve_generator(
             f"{'generator.max_model_len' if generator.max_model_len else 'the model context'}, "
             f"got {max_tokens}"
         )
-    return replace(resolved_generator(generator, trainer), max_model_len=length)
+    resolved = resolved_generator(generator, trainer, device=device)
+    resolved = replace(resolved, max_model_len=length)
+    require_whole_prompts(resolved, on_gpu=device is Device.cuda)
+    return resolved
 
 
 def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> AdapterCapacity | None:
@@ -98,7 +106,8 @@ def check_deadlines(cfg: Any) -> None:
     Raises:
         UserError: it could not be.
     """
-    needed_s = cfg.cluster.call_timeout_s + cfg.generator.setup_timeout_s
+    setup_s = SETUP_ON_GPU_S if cfg.cluster.device is Device.cuda else SETUP_ON_CPU_S
+    needed_s = cfg.cluster.call_timeout_s + (cfg.generator.setup_timeout_s or setup_s)
     if cfg.failures.stuck_after_s <= needed_s:
         raise UserError(
             f"failures.stuck_after_s must be above {needed_s:g} s (cluster.call_timeout_s and "

@@ -17,6 +17,7 @@ from rlpost.data.dataset import DataConfig, PromptDataset, heldout_source
 from rlpost.errors import DataError, UserError
 from rlpost.models.shape import model_shape
 from rlpost.models.vocabulary import require_in_vocabulary
+from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
 from rlpost.stages.estimate import response_bytes
@@ -132,6 +133,13 @@ def plan_sampling(
     train_set = PromptDataset.load(data, split="train", **load)
     heldout_set = PromptDataset.load(data, split="heldout", **load) if heldout else None
     train_set, heldout_set = _with_right_golds(verifiers, train_set, heldout_set, cfg=data)
+    generator = shortest_length(
+        generator,
+        given=cfg.generator.max_model_len,
+        on_gpu=device is Device.cuda,
+        longest_prompt=max(rows.longest_prompt for rows in (train_set, heldout_set) if rows),
+        max_tokens=cfg.rollout.max_tokens,
+    )
     policy.rehearsal.require_window(
         longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
     )

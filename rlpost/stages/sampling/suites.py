@@ -18,6 +18,7 @@ from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptTooLong
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
+from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.policy import CheckedPolicy
@@ -99,9 +100,17 @@ def plan_suites(
         )
         for source in sources
     )
+    prompts = {each.name: _items(each, policy.tokenizer, longest=longest) for each in sources}
+    generator = shortest_length(
+        generator,
+        given=cfg.generator.max_model_len,
+        on_gpu=device is Device.cuda,
+        longest_prompt=max(rows.longest_prompt for rows in prompts.values()),
+        max_tokens=evaluation.max_tokens,
+    )
     return SuitesPlan(
         sources=sources,
-        prompts={each.name: _items(each, policy.tokenizer, longest=longest) for each in sources},
+        prompts=prompts,
         generator=generator,
         adapters=adapters,
         roles=(

@@ -64,7 +64,7 @@ def prepare_online(
         UserError, DataError: something the user can fix.
     """
     policy = answering_policy(cfg)
-    device = device or resolve_device(cfg.cluster.device)
+    device = device or resolve_device(cfg.cluster)
     rewards = check_reward_models(cfg.reward_models)
     packer = packer_of(cfg)
     sampling = plan_sampling(
