@@ -18,6 +18,52 @@ from rlpost.merging.methods.slerp import dot
 
 
 @dataclass(kw_only=True)
+class TensorMeasures:
+    """Sums over the pieces of one tensor."""
+
+    products: dict[tuple[str, str], float] = field(default_factory=dict)
+    conflicting: int = 0
+    entries: int = 0
+    kept: dict[str, float] = field(default_factory=dict)  # entries
+    slerp_cosine: float | None = None
+
+    def add(self, vectors: Mapping[str, Tensor], merged: MergedTensor) -> None:
+        """Take note of a piece.
+
+        Args:
+            vectors: weights or task vectors by model, float32.
+            merged: what was made of them.
+        """
+        size = merged.value.numel()
+        pairs = [(model, model) for model in vectors] + list(combinations(vectors, 2))
+        for one, two in pairs:
+            product = dot(vectors[one], vectors[two])
+            self.products[one, two] = self.products.get((one, two), 0.0) + product
+        if len(vectors) > 1:
+            self.conflicting += _conflicts(list(vectors.values()))
+        self.entries += size
+        if merged.kept:
+            for model, share in zip(vectors, merged.kept, strict=True):
+                self.kept[model] = self.kept.get(model, 0.0) + share * size
+        self.slerp_cosine = merged.cosine
+
+    def row(self) -> dict[str, Any]:
+        """Return what ``merge.json`` says of the tensor."""
+        models = [one for one, two in self.products if one == two]
+        row: dict[str, Any] = {}
+        if models[1:]:
+            row["cosines"] = [_cosine(self.products, *pair) for pair in combinations(models, 2)]
+        row["norms"] = [math.sqrt(self.products[model, model]) for model in models]
+        if models[1:]:
+            row["sign_conflicts"] = self.conflicting / max(1, self.entries)
+        if self.kept:
+            row["kept"] = [self.kept[model] / max(1, self.entries) for model in models]
+        if self.slerp_cosine is not None:
+            row["slerp_cosine"] = self.slerp_cosine
+        return row
+
+
+@dataclass(kw_only=True)
 class MergeMeasures:
     """Sums over the tensors that were merged so far."""
 
@@ -29,44 +75,16 @@ class MergeMeasures:
     sizes: dict[str, int] = field(default_factory=dict)  # of the tensors of which some were kept
     tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(
-        self, name: str, values: Mapping[str, Tensor], base: Tensor | None, merged: MergedTensor
-    ) -> None:
-        """Take note of one tensor.
-
-        Args:
-            name: of the result.
-            values: by model, float32; overwritten where there is a base.
-            base: float32.
-            merged: the result.
-        """
-        vectors = {
-            model: value if base is None else value.sub_(base)
-            for model, value in values.items()
-            if base is None or model != self.base
-        }
-        row: dict[str, Any] = {}
-        own = {(model, model): dot(vector, vector) for model, vector in vectors.items()}
-        for pair in combinations(vectors, 2):
-            own[pair] = dot(vectors[pair[0]], vectors[pair[1]])
-            row.setdefault("cosines", []).append(_cosine(own, *pair))
-        for pair, product in own.items():
+    def add(self, name: str, measured: "TensorMeasures") -> None:
+        """Take note of a tensor of the result."""
+        for pair, product in measured.products.items():
             self.products[pair] = self.products.get(pair, 0.0) + product
-        row["norms"] = [math.sqrt(own[model, model]) for model in vectors]
-        size = merged.value.numel()
-        if len(vectors) > 1:
-            conflicts = _conflicts(list(vectors.values()))
-            self.conflicting += conflicts
-            row["sign_conflicts"] = conflicts / max(1, size)
-        self.entries += size
-        if merged.kept:
-            row["kept"] = list(merged.kept)
-            for model, share in zip(vectors, merged.kept, strict=True):
-                self.kept[model] = self.kept.get(model, 0.0) + share * size
-                self.sizes[model] = self.sizes.get(model, 0) + size
-        if merged.cosine is not None:
-            row["slerp_cosine"] = merged.cosine
-        self.tensors[name] = row
+        self.conflicting += measured.conflicting
+        self.entries += measured.entries
+        for model, count in measured.kept.items():
+            self.kept[model] = self.kept.get(model, 0.0) + count
+            self.sizes[model] = self.sizes.get(model, 0) + measured.entries
+        self.tensors[name] = measured.row()
 
     @property
     def models(self) -> list[str]:

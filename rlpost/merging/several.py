@@ -3,8 +3,9 @@
 Owns which tensor of which model becomes which tensor of the result, and its value. Refuses to own
 arithmetic (methods/), comparison of models (comparison.py) and files (weights_file.py).
 Invariants: everything that can be refused without reading weights is refused by ``plan``;
-arithmetic is in float32 and each tensor is rounded once; one tensor of each model is in memory at a
-time; the result depends neither on the order of tensors nor on how files are divided.
+arithmetic is in float32 and each entry is rounded once; at most one tensor of each model is in
+memory at a time, and of methods that work entry by entry only pieces; the result depends neither on
+the order of tensors nor on how files are divided.
 """
 
 import copy
@@ -19,11 +20,19 @@ from torch import Tensor
 
 from rlpost.errors import UserError
 from rlpost.merging.comparison import mergeable_names, require_alike
+from rlpost.merging.inputs import PIECE, MergeInput, is_finite
 from rlpost.merging.layers import LayerMap
-from rlpost.merging.measures import MergeMeasures
+from rlpost.merging.measures import MergeMeasures, TensorMeasures
 from rlpost.merging.methods import merges
-from rlpost.merging.methods.base import BaseUse, MethodConfig, PerModel, Sparse, TensorInputs
-from rlpost.merging.methods.ties import TrimScope
+from rlpost.merging.methods.base import (
+    BaseUse,
+    Cut,
+    MethodConfig,
+    PerModel,
+    Sparse,
+    TensorInputs,
+)
+from rlpost.merging.methods.ties import TiesConfig, TrimScope, cut_of
 from rlpost.merging.options import require_known, tensor_options
 from rlpost.merging.recipe import MergeSource, Recipe, Slice
 from rlpost.merging.trimming import model_threshold
@@ -31,22 +40,6 @@ from rlpost.merging.weights_file import PlannedTensor
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.shell import open_shell
 from rlpost.models.directory.weight_files import StoredTensor
-from rlpost.models.fingerprint import fingerprint_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeInput:
-    """A model that is merged, or the base."""
-
-    name: str  # as the user called it
-    directory: ModelDirectory
-    fingerprint: str
-
-    @classmethod
-    def of(cls, name: str, directory: ModelDirectory) -> "MergeInput":
-        """Take the fingerprint of the weights."""
-        fingerprint = fingerprint_of(directory.tensors)
-        return cls(name=name, directory=directory, fingerprint=fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,41 +146,89 @@ class ModelMerge:
             dtype=kinds.pop() if len(kinds) == 1 else None,
         )
 
-    def value_of(self, name: str) -> Tensor:
-        """Return a tensor of the result; ``measures`` takes note of it.
+    def pieces_of(self, name: str) -> Iterator[Tensor]:
+        """Yield a tensor of the result from its first entry on, flat; ``measures`` takes note.
 
         Raises:
             UserError: an input or the result is not finite, or whole numbers differ.
         """
         output = self.outputs[name]
-        values = {model: self._read(model, own) for model, own in output.sources}
         planned = output.planned
         if not planned.dtype.is_floating_point:
-            return _same(values, name)
-        base = None
-        if output.base is not None and self.recipe.base is not None:
-            known = (self.recipe.base, output.base) in output.sources
-            base = values[self.recipe.base] if known else self._read(self.recipe.base, output.base)
+            yield self._same(output).flatten()
+            return
         takes_base = output.common.base_use is not BaseUse.measured
-        thresholds = self._thresholds
-        merged = merges.get(self.recipe.method).target(
-            TensorInputs(
-                values=list(values.values()),
-                base=base if takes_base else None,
-                seeds=[self._seed(name, model) for model, _ in output.sources],
-                thresholds=[thresholds[model] for model, _ in output.sources] if thresholds else (),
-            ),
-            output.models,
-            output.common,
-        )
-        self.measures.add(name, values, base, merged)
-        value: Tensor = merged.value.to(planned.dtype)
-        if not _is_finite(value):
-            raise UserError(
-                f"{self.recipe.place}: {name} of the result holds values that {planned.dtype} "
-                "cannot hold; use smaller weights, or merge.dtype=float32"
+        method, seeds = merges.get(self.recipe.method), self._seeds(output)
+        cuts, measured, start = self._cuts(output), TensorMeasures(), 0
+        for values, base in self._read(output):
+            merged = method.target(
+                TensorInputs(
+                    values=list(values.values()),
+                    base=base if takes_base else None,
+                    seeds=seeds,
+                    start=start,
+                    cuts=cuts,
+                ),
+                output.models,
+                output.common,
             )
-        return value
+            measured.add(self._vectors(values, base), merged)
+            start += merged.value.numel()
+            value: Tensor = merged.value.to(planned.dtype)
+            if not is_finite(value):
+                raise UserError(
+                    f"{self.recipe.place}: {name} of the result holds values that {planned.dtype} "
+                    "cannot hold; use smaller weights, or merge.dtype=float32"
+                )
+            yield value
+        self.measures.add(name, measured)
+
+    def _read(self, output: OutputTensor) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+        """Yield the sources' values by model and those of the base, whole or in pieces."""
+        whole = max(1, torch.Size(output.planned.shape).numel())
+        entries = PIECE if output.common.by_entry else whole
+        wanted, base = dict.fromkeys(output.sources), None
+        if self.recipe.base is not None and output.base is not None:
+            base = (self.recipe.base, output.base)
+            wanted[base] = None
+        pieces = [self.inputs[model].pieces(own, entries=entries) for model, own in wanted]
+        for values in zip(*pieces, strict=True):
+            found = dict(zip(wanted, values, strict=True))
+            sources = {source[0]: found[source] for source in output.sources}
+            yield sources, None if base is None else found[base]
+
+    def _vectors(self, values: dict[str, Tensor], base: Tensor | None) -> dict[str, Tensor]:
+        """Return what is measured: weights, or in their place the differences from the base."""
+        if base is None:
+            return values
+        return {
+            model: value.sub_(base) for model, value in values.items() if model != self.recipe.base
+        }
+
+    def _cuts(self, output: OutputTensor) -> list[Cut]:
+        """Return what is kept of each task vector, if the method keeps the largest entries."""
+        if not isinstance(output.common, TiesConfig):
+            return []
+        sizes = torch.empty(torch.Size(output.planned.shape).numel())
+        cuts = []
+        for source, own in zip(output.sources, output.models, strict=True):
+            assert isinstance(own, Sparse)
+            start = 0
+            for tau in self._task_vector(source, output):
+                sizes[start : start + len(tau)] = tau.abs_()
+                start += len(tau)
+            of_model = self._thresholds.get(source[0])
+            cuts.append(cut_of(sizes, own.density, of_model=of_model))
+        return cuts
+
+    def _task_vector(self, source: tuple[str, str], output: OutputTensor) -> Iterator[Tensor]:
+        """Yield the difference of a model's tensor from the base's, in pieces."""
+        assert self.recipe.base is not None and output.base is not None
+        model, name = source
+        value = self.inputs[model].pieces(name)
+        base = self.inputs[self.recipe.base].pieces(output.base)
+        for one, other in zip(value, base, strict=True):
+            yield one.sub_(other)
 
     @cached_property
     def _thresholds(self) -> dict[str, float]:
@@ -200,35 +241,35 @@ class ModelMerge:
 
     def _threshold(self, model: str) -> float:
         own = [
-            (dict(each.sources)[model], each)
+            ((model, dict(each.sources)[model]), each)
             for each in self.outputs.values()
             if model in dict(each.sources) and each.planned.dtype.is_floating_point
         ]
         first = own[0][1]
         options = first.models[[name for name, _ in first.sources].index(model)]
-        assert isinstance(options, Sparse) and self.recipe.base is not None
-        base = self.recipe.base
+        assert isinstance(options, Sparse)
 
         def vectors() -> Iterator[Tensor]:
-            for name, each in own:
-                assert each.base is not None
-                yield self._read(model, name).sub_(self._read(base, each.base))
+            for source, each in own:
+                yield from self._task_vector(source, each)
 
         return model_threshold(vectors, options.density)
 
-    def _read(self, model: str, name: str) -> Tensor:
-        stored = self.inputs[model].directory.tensors[name]
-        value = stored.read()
-        if not value.is_floating_point():
-            return value
-        value = value.float()
-        if not _is_finite(value):
-            raise UserError(
-                f"{self.recipe.place}: {stored.file} holds values in {name} that are not finite "
-                "numbers, so the model was damaged when it was trained or written; use another "
-                "copy of it"
-            )
+    def _same(self, output: OutputTensor) -> Tensor:
+        """Return whole numbers, which must be those of every model."""
+        (first, name), *rest = output.sources
+        value = self.inputs[first].whole_numbers(name)
+        for model, own in rest:
+            if not torch.equal(value, self.inputs[model].whole_numbers(own)):
+                raise UserError(
+                    f"merge.models: {own} holds whole numbers, which cannot be averaged, and those "
+                    f"of {model} are others; merge models that were made from one base"
+                )
         return value
+
+    def _seeds(self, output: OutputTensor) -> list[int]:
+        name = output.planned.name
+        return [self._seed(name, model) for model, _ in output.sources]
 
     def _seed(self, tensor: str, model: str) -> int:
         text = f"{self.seed}\n{tensor}\n{self.inputs[model].fingerprint}"
@@ -316,19 +357,3 @@ def _require_one_trimming(outputs: Sequence[OutputTensor], place: str) -> None:
             f"{place}: trim: model keeps a share of the whole model, so trim and density must be "
             "the same in all tensors; leave trim out, or give one density for each model"
         )
-
-
-def _is_finite(value: Tensor) -> bool:
-    """Whether every entry is finite; a sum, which is cheap, decides unless it overflows."""
-    return bool(torch.isfinite(value.sum(dtype=torch.float32)) or torch.isfinite(value).all())
-
-
-def _same(values: Mapping[str, Tensor], name: str) -> Tensor:
-    (_, first), *rest = values.items()
-    for model, value in rest:
-        if not torch.equal(first, value):
-            raise UserError(
-                f"merge.models: {name} holds whole numbers, which cannot be averaged, and those of "
-                f"{model} are others; merge models that were made from one base"
-            )
-    return first

@@ -1,4 +1,4 @@
-"""Writes a model's weights tensor by tensor, so that one of them is in memory at a time.
+"""Writes a model's weights tensor by tensor, or in pieces of them, as they come.
 
 Owns the files: safetensors in parts of bounded size and their index. Refuses to own values and
 everything beside the weights. Invariant: the files are those that transformers writes of the same
@@ -9,7 +9,7 @@ tensors that are all in memory.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rlpost.models.directory.weight_files import INDEX, SINGLE, Shape
 
 PART_BYTES = 5 * 10**9
 _ALIGNMENT = 8
+Value = Tensor | Iterable[Tensor]  # a whole tensor, or its entries from the first on, flat
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -48,7 +49,7 @@ class PlannedTensor:
 def write_weights(
     directory: Path,
     planned: Sequence[PlannedTensor],
-    value_of: Callable[[str], Tensor],
+    value_of: Callable[[str], Value],
     *,
     part_bytes: int = PART_BYTES,
 ) -> None:
@@ -57,7 +58,8 @@ def write_weights(
     Args:
         directory: that exists.
         planned: in the order in which they are written.
-        value_of: returns a tensor by name; it is called once for each.
+        value_of: returns a tensor by name, or its pieces, each of which is written before the
+            next one is taken; it is called once for each.
         part_bytes: a larger tensor has a part of its own.
     """
     parts = list(_parts(planned, part_bytes))
@@ -87,7 +89,7 @@ def _parts(planned: Sequence[PlannedTensor], most: int) -> Iterator[list[Planned
 
 
 def _write_part(
-    file: Path, part: Sequence[PlannedTensor], value_of: Callable[[str], Tensor]
+    file: Path, part: Sequence[PlannedTensor], value_of: Callable[[str], Value]
 ) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -104,6 +106,13 @@ def _write_part(
         handle.write(len(text).to_bytes(8, "little"))
         handle.write(text)
         for each in part:
-            value = value_of(each.name).detach().cpu().contiguous()
-            assert (value.dtype, tuple(value.shape)) == (each.dtype, each.shape), each.name
-            handle.write(value.reshape(-1).view(torch.uint8).numpy().data)
+            value, missing = value_of(each.name), torch.Size(each.shape).numel()
+            if isinstance(value, Tensor):
+                assert tuple(value.shape) == each.shape, each.name
+                value = [value]
+            for piece in value:
+                assert piece.dtype == each.dtype, each.name
+                flat = piece.detach().cpu().contiguous().reshape(-1)
+                missing -= flat.numel()
+                handle.write(flat.view(torch.uint8).numpy().data)
+            assert missing == 0, each.name

@@ -11,7 +11,7 @@ from rlpost.merging.methods import merges
 from rlpost.merging.methods.base import TensorInputs
 from rlpost.merging.methods.dare import Rescale, dropped
 from rlpost.merging.methods.slerp import interpolated
-from rlpost.merging.methods.ties import largest
+from rlpost.merging.methods.ties import cut_of
 
 SHAPE = (9, 13)
 
@@ -103,13 +103,14 @@ def test_ties_trims_elects_and_averages(density, normalize):
 
 def test_equal_entries_at_the_threshold_are_kept_from_the_front():
     tau = torch.tensor([1.0, -2.0, 1.0, 2.0, -1.0, 0.5, 1.0, 1.0])
-    mask = largest(tau, 0.5)
+    mask = cut_of(tau.abs(), 0.5).mask(tau)
     assert mask.tolist() == [True, True, True, True, False, False, False, False]
 
 
 def test_tiny_tensors_are_not_zeroed():
-    assert largest(torch.tensor([0.1]), 0.01).all()
-    assert largest(torch.tensor([0.1, -0.3, 0.2]), 0.1).tolist() == [False, True, False]
+    for tau, kept in (([0.1], [True]), ([0.1, -0.3, 0.2], [False, True, False])):
+        cut = cut_of(torch.tensor(tau).abs(), 0.1)
+        assert cut.mask(torch.tensor(tau)).tolist() == kept
     tau, share = dropped(torch.tensor([0.3]), density=0.01, seed=5, rescale=Rescale.density)
     assert tau.tolist() == [pytest.approx(0.3)] and share == 1.0
 

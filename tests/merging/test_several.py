@@ -70,7 +70,11 @@ def merged(recipe, place, *, seed=0, dtype=None):
     names = dict.fromkeys([*([read.base] if read.base else []), *read.models])
     given = {name: MergeInput.of(name, ModelDirectory.read(place / name)) for name in names}
     merge = ModelMerge.plan(read, given, dtype=dtype, seed=seed)
-    return {name: merge.value_of(name) for name in merge.outputs}, merge
+    found = {
+        name: torch.cat(list(merge.pieces_of(name))).reshape(each.planned.shape)
+        for name, each in merge.outputs.items()
+    }
+    return found, merge
 
 
 DARE = {

@@ -18,7 +18,7 @@ from rlpost.errors import UserError
 from rlpost.registry import Registry
 
 MOST_WEIGHT = 1e6
-_CHUNK = 2**17  # entries
+CHUNK = 2**17  # entries that a processor's cache holds of several tensors
 
 
 class BaseUse(Enum):
@@ -30,8 +30,27 @@ class BaseUse(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which entries of a task vector are kept: the larger ones, and the first of the equal ones.
+
+    Example: ``Cut(size=0.5, end=7)`` keeps what is larger than 0.5, and up to place 6 what is 0.5.
+    """
+
+    size: float
+    end: int  # a place in the flat tensor
+
+    def mask(self, tau: Tensor, *, start: int = 0) -> Tensor:
+        """Return which entries are kept of those that begin at the place ``start``; flat."""
+        sizes = tau.abs().flatten()
+        mask = sizes > self.size
+        if start < self.end:
+            mask[: self.end - start] |= sizes[: self.end - start] == self.size
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
 class TensorInputs:
-    """One tensor of every model, float32.
+    """One tensor of every model, or the same entries of it, float32.
 
     Example: ``TensorInputs(values=[a, b], base=theta, seeds=[17, 4])``
     """
@@ -39,7 +58,8 @@ class TensorInputs:
     values: Sequence[Tensor]
     base: Tensor | None = None
     seeds: Sequence[int] = ()  # one for each model, of this tensor
-    thresholds: Sequence[float] = ()  # of each model's trimming, where it spans tensors
+    start: int = 0  # place in the flat tensor of the first entry
+    cuts: Sequence[Cut] = ()  # what of each model's task vector is kept, where it is trimmed
 
     @property
     def task_vectors(self) -> list[Tensor]:
@@ -86,6 +106,7 @@ class MethodConfig(Protocol):
     per_model: ClassVar[type[PerModel]]
     base_use: ClassVar[BaseUse]
     num_models: ClassVar[int | None]  # None: any number
+    by_entry: ClassVar[bool]  # an entry of the result depends on that entry of the inputs alone
 
     def check_models(self, models: Sequence[Any], path: str) -> None:
         """Raises UserError: the models' options do not fit together."""
@@ -126,8 +147,8 @@ def weighted_sum(tensors: Sequence[Tensor], models: Sequence[Weighted]) -> Tenso
 def in_chunks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield the same entries of each tensor, as flat views that a processor's cache can hold."""
     flat = [tensor.flatten() for tensor in tensors]
-    for start in range(0, flat[0].numel(), _CHUNK):
-        yield [each[start : start + _CHUNK] for each in flat]
+    for start in range(0, flat[0].numel(), CHUNK):
+        yield [each[start : start + CHUNK] for each in flat]
 
 
 merges = Registry("merge.method")

@@ -48,6 +48,7 @@ class DareConfig:
     per_model: ClassVar[type[Sparse]] = Sparse
     base_use: ClassVar[BaseUse] = BaseUse.required
     num_models: ClassVar[int | None] = None
+    by_entry: ClassVar[bool] = False
 
     normalize: bool = option(False, help="divide by the sum of the weights")
     lambda_: float = number(

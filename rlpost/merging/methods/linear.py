@@ -26,6 +26,7 @@ class LinearConfig:
     per_model: ClassVar[type[Weighted]] = Weighted
     base_use: ClassVar[BaseUse] = BaseUse.measured
     num_models: ClassVar[int | None] = None
+    by_entry: ClassVar[bool] = True
 
     normalize: bool = option(True, help="divide by the sum of the weights")
 

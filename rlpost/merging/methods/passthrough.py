@@ -14,6 +14,7 @@ class PassthroughConfig:
     per_model: ClassVar[type[PerModel]] = PerModel
     base_use: ClassVar[BaseUse] = BaseUse.measured
     num_models: ClassVar[int | None] = 1
+    by_entry: ClassVar[bool] = True
 
     def check_models(self, models: Sequence[PerModel], path: str) -> None:
         """Nothing can be wrong: the model has no options."""

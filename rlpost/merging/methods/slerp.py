@@ -35,6 +35,7 @@ class SlerpConfig:
     per_model: ClassVar[type[PerModel]] = PerModel
     base_use: ClassVar[BaseUse] = BaseUse.measured
     num_models: ClassVar[int | None] = 2
+    by_entry: ClassVar[bool] = False
 
     t: float = number(0.5, at_least=0, at_most=1, help="0: the first model, 1: the second")
 
@@ -57,6 +58,7 @@ class NuSlerpConfig:
     per_model: ClassVar[type[Weighted]] = Weighted
     base_use: ClassVar[BaseUse] = BaseUse.optional
     num_models: ClassVar[int | None] = 2
+    by_entry: ClassVar[bool] = False
 
     def check_models(self, models: Sequence[Weighted], path: str) -> None:
         """Raises UserError: the weights are no shares of the way from one to the other."""

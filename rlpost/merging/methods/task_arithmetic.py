@@ -27,6 +27,7 @@ class TaskArithmeticConfig:
     per_model: ClassVar[type[Weighted]] = Weighted
     base_use: ClassVar[BaseUse] = BaseUse.required
     num_models: ClassVar[int | None] = None
+    by_entry: ClassVar[bool] = True
 
     normalize: bool = option(False, help="divide by the sum of the weights")
     lambda_: float = number(

@@ -19,6 +19,7 @@ from rlpost.bounds import number, option
 from rlpost.merging.methods.base import (
     MOST_WEIGHT,
     BaseUse,
+    Cut,
     MergedTensor,
     Sparse,
     TensorInputs,
@@ -41,6 +42,7 @@ class TiesConfig:
     per_model: ClassVar[type[Sparse]] = Sparse
     base_use: ClassVar[BaseUse] = BaseUse.required
     num_models: ClassVar[int | None] = None
+    by_entry: ClassVar[bool] = True
 
     normalize: bool = option(True, help="average what agrees; false: add it")
     lambda_: float = number(
@@ -61,36 +63,40 @@ def ties(inputs: TensorInputs, models: Sequence[Sparse], cfg: TiesConfig) -> Mer
     trimmed, kept = [], []
     for index, (value, own) in enumerate(zip(inputs.values, models, strict=True)):
         tau = value - inputs.base
-        if inputs.thresholds:
-            mask = tau.abs() >= inputs.thresholds[index]
-            if not mask.any():
-                mask = largest(tau, 1 / max(1, tau.numel()))
-        else:
-            mask = largest(tau, own.density)
-        trimmed.append(tau.masked_fill_(~mask, 0))
-        kept.append(_share(mask))
+        cut = inputs.cuts[index] if inputs.cuts else cut_of(tau.abs().flatten(), own.density)
+        mask = cut.mask(tau, start=inputs.start)
+        trimmed.append(tau.masked_fill_(~mask.reshape(tau.shape), 0))
+        kept.append(float(mask.sum()) / max(1, mask.numel()))
     total = elected(trimmed, [each.weight for each in models], normalize=cfg.normalize)
     return MergedTensor(value=total.mul_(cfg.lambda_).add_(inputs.base), kept=kept)
 
 
-def largest(tau: Tensor, density: float) -> Tensor:
-    """Return a mask of the ``density`` share of entries that are largest, at least one of them.
+def cut_of(sizes: Tensor, density: float, *, of_model: float | None = None) -> Cut:
+    """Return what keeps the ``density`` share of entries that are largest, at least one of them.
 
     Args:
-        tau: of any shape.
+        sizes: of all entries of a task vector, flat.
         density: in (0, 1].
+        of_model: the size from which on entries are kept of a whole model, instead of a share of
+            this tensor.
     """
-    size = tau.numel()
-    count = num_kept(size, density)
-    if count >= size:
-        return torch.ones_like(tau, dtype=torch.bool)
-    sizes = tau.abs().flatten()
+    count = num_kept(sizes.numel(), density)
+    if of_model is not None:
+        if float(sizes.max()) >= of_model:
+            return Cut(size=of_model, end=sizes.numel())
+        count = 1
+    if count >= sizes.numel():
+        return Cut(size=-1.0, end=0)
     threshold = kth_largest(sizes, count)
-    mask = sizes > threshold
-    missing = count - int(mask.sum())
-    equal = (sizes == threshold).nonzero()[:missing, 0]
-    mask[equal] = True
-    return mask.reshape(tau.shape)
+    missing = count - sum(int((part > threshold).sum()) for (part,) in in_chunks([sizes]))
+    end = 0
+    for (part,) in in_chunks([sizes]):
+        equal = (part == threshold).nonzero()[:, 0]
+        if len(equal) >= missing:
+            return Cut(size=threshold, end=end + int(equal[missing - 1]) + 1)
+        missing -= len(equal)
+        end += len(part)
+    raise AssertionError("fewer entries reach the threshold than were counted")
 
 
 def num_kept(size: int, density: float) -> int:
@@ -136,7 +142,3 @@ def elected(tensors: Sequence[Tensor], weights: Sequence[float], *, normalize: b
             target /= divisor
         target *= sign
     return result.reshape(tensors[0].shape)
-
-
-def _share(mask: Tensor) -> float:
-    return float(mask.sum()) / max(1, mask.numel())

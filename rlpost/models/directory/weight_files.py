@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,34 @@ class StoredTensor:
 
     def read(self) -> torch.Tensor:
         """Return the values, in memory of their own: no page of the file stays mapped."""
-        raw = torch.empty(self.end - self.start, dtype=torch.uint8)
+        for values in self.pieces(entries=max(1, self.numel)):
+            return values.reshape(self.shape)
+        return torch.empty(self.shape, dtype=self.torch_dtype)
+
+    def pieces(self, *, entries: int) -> Iterator[torch.Tensor]:
+        """Yield the values from the first on, flat, at most ``entries`` at a time.
+
+        All pieces lie in the same memory, so each is valid until the next one is asked for.
+
+        Raises:
+            UserError: the file became shorter since its header was read.
+        """
+        dtype = self.torch_dtype
+        raw = torch.empty(min(self.numel, entries) * dtype.itemsize, dtype=torch.uint8)
         with self.file.open("rb", buffering=0) as handle:
             handle.seek(self.start)
-            view, done = memoryview(raw.numpy()), 0
-            while done < len(view):
-                count = handle.readinto(view[done:])
-                if not count:
-                    raise UserError(f"{self.file} became shorter while it was read; copy it again")
-                done += count
-        return raw.view(self.torch_dtype).reshape(self.shape)
+            for start in range(0, self.numel, entries):
+                piece = raw[: min(entries, self.numel - start) * dtype.itemsize]
+                self._fill(memoryview(piece.numpy()), handle)
+                yield piece.view(dtype)
+
+    def _fill(self, view: memoryview, handle: FileIO) -> None:
+        done = 0
+        while done < len(view):
+            count = handle.readinto(view[done:])
+            if not count:
+                raise UserError(f"{self.file} became shorter while it was read; copy it again")
+            done += count
 
 
 def stored_tensors(directory: Path, *, field: str) -> dict[str, StoredTensor]:

@@ -71,7 +71,7 @@ class SeveralPlan:
             start=self.start.path,
             tokenizer_path=self.tokenizer_path,
         )
-        write_weights(directory, self.merge.planned, self.merge.value_of)
+        write_weights(directory, self.merge.planned, self.merge.pieces_of)
 
     def _write_card(self, scratch: Path, directory: RunDirectory, settings_hash: str) -> None:
         recipe, inputs = self.merge.recipe, self.merge.inputs
