@@ -34,7 +34,8 @@ def test_whole_answers_that_the_rule_keeps_are_a_data_set(plan, tmp_path, tiny_m
     right = [replace(each, response=f"It is {4 - each.sample}.") for each in group("0:0", 1, 0, 1)]
     file.add(right)
     cut = replace(answer("0:1", 0, 1.0), finish_reason="length")
-    file.add([cut, answer("0:1", 1, None, error="timeout"), answer("0:1", 2, 0.0)])
+    blank = replace(answer("0:1", 2, 1.0), response=" \n")  # which no reader of rows would take
+    file.add([cut, answer("0:1", 1, None, error="timeout"), blank])
     root = tmp_path / "run" / "dataset"
     made = plan("selection.min_reward=1")
     said = write_traces(root, made, file)
