@@ -13,8 +13,9 @@ from rlpost.config.groups import option_path, registries
 from rlpost.config.schema import AlgorithmConfig
 from rlpost.stages.registry import STAGES
 
-# The stage whose groups the store holds, and what is in them.
+# The stage whose groups the store holds, and what is in them; and the schemas that it holds.
 _stored: tuple[Any, ...] | None = None
+_schemas: dict[str, Any] = {}
 
 
 def register_configs(stage: str) -> None:
@@ -25,7 +26,7 @@ def register_configs(stage: str) -> None:
     already holds, with the variants that it has: hydra copies each of them, which takes longer
     than composing.
     """
-    global _stored
+    global _stored, _schemas
     variants = tuple(
         (group, entry.name, entry.config)
         for group, registry in registries(stage).items()
@@ -36,8 +37,11 @@ def register_configs(stage: str) -> None:
         return
     for group in {group for each in STAGES.values() for group in each.groups}:
         _forget(store.repo, group)
-    for each in STAGES.values():
-        store.store(name=f"{each.name}_schema", node=each.part("config"))
+    schemas = {each.name: each.part("config") for each in STAGES.values()}
+    if schemas != _schemas:
+        for name, config in schemas.items():
+            store.store(name=f"{name}_schema", node=config)
+        _schemas = schemas
     store.store(group="algorithm", name="schema", node=AlgorithmConfig)
     for group, name, config in variants:
         store.store(group=group, name=name, node=config, package=option_path(group, name))
