@@ -35,6 +35,8 @@ class PlainChildren:
             raise Interrupted
         if command == "evaluate" and "data.heldout" in options and "suites" in options:
             self._answer(root, quality_of(Path(options["model.path"])))
+        elif command == "merge":
+            write_model(root / "export", quality_of(Path(options["adapter"])))
         else:
             lr = float(options["trainer.lr"])
             gained = lr if lr <= 0.3 else -lr
@@ -63,6 +65,7 @@ def write_model(path: Path, quality: float) -> Path:
     (path / "config.json").write_text("{}")
     (path / "model.safetensors").write_text(f"{quality:.6f}")
     (path / "rlpost.json").write_text(json.dumps({"step": 1, "base": "base"}))
+    (path / "README.md").write_text(f"# A model\n\nIt is in {path}.\n")
     return path
 
 

@@ -23,6 +23,17 @@ def needs(stage: StageSpec) -> set[str]:
     )
 
 
+def ancestors(spec: PipelineSpec, name: str) -> set[str]:
+    """Return the stages that a stage is made of, and what these are made of, and itself."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        found |= waiting
+        below = {each for one in waiting for _, each in spec.stage(one).references()}
+        waiting = below - found - {BASE}
+    return found
+
+
 def in_order(spec: PipelineSpec) -> list[StageSpec]:
     """Return the stages, each after what it needs, otherwise as they are written.
 

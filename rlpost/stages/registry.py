@@ -173,7 +173,7 @@ _PIPELINE = Stage(
     check="rlpost.stages.pipeline.config:check_pipeline",
     plan="rlpost.stages.pipeline.plan:prepare",
     drive="rlpost.stages.pipeline.drive:run_pipeline",
-    run_name="rlpost.stages.pipeline.plan:name_of",
+    run_name="rlpost.stages.pipeline.file:name_of",
     outline="rlpost.stages.pipeline.outline:outline",
 )
 

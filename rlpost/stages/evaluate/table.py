@@ -76,14 +76,15 @@ def _row(result: Result, names: Sequence[str]) -> tuple[str, ...]:
         result.model,
         f"  {result.part}" if result.part else result.dataset,
         str(sheet.num_items),
-        _estimate(sheet.mean),
-        *(_estimate(sheet.at.get(name)) for name in names),
+        estimate_text(sheet.mean),
+        *(estimate_text(sheet.at.get(name)) for name in names),
         f"{sheet.truncated_frac:.1%}",
         str(sheet.num_missing),
     )
 
 
-def _estimate(estimate: MeanEstimate | None) -> str:
+def estimate_text(estimate: MeanEstimate | None) -> str:
+    """Return a mean with its interval, as tables show it."""
     if estimate is None:
         return "-"  # nothing was judged, or no verifier can tell what a response says
     if estimate.low is None or estimate.high is None:

@@ -1,9 +1,10 @@
 """A pipeline, from a checked configuration to an exit code.
 
-Owns the order of stages and retries, and what a failing gate does. Refuses to own scores and
-decisions (gates.py) and commands (commands.py). Invariants: nothing is written before every check
-passed; a stage whose result is complete and whose inputs are the same is not repeated; a result
-that a gate refused is never what a later stage starts from, unless the file says ``warn``.
+Owns the order of stages and retries, and what a failing gate does. Refuses to own attempts
+(attempts.py), scores and decisions (gates.py) and commands (commands.py). Invariants: nothing is
+written before every check passed; a stage whose result is complete and whose inputs are the same is
+not repeated; a result that a gate refused is never what a later stage starts from, unless the file
+says ``warn``.
 """
 
 import logging
@@ -14,22 +15,24 @@ from typing import Any
 
 from rlpost import __version__
 from rlpost.checkpoint.state import write_text
-from rlpost.config.options import known_keys
 from rlpost.errors import UserError
 from rlpost.pipeline.decide import Decision
-from rlpost.pipeline.spec import BASE, STAGE_PREFIX, OnFail, strings_of
+from rlpost.pipeline.spec import BASE, OnFail
 from rlpost.stages.loop import Interrupted
+from rlpost.stages.pipeline.attempts import StageAttempts
+from rlpost.stages.pipeline.cards import Cards
+from rlpost.stages.pipeline.checks import can_roll_back
 from rlpost.stages.pipeline.child import INTERRUPTED, Children
 from rlpost.stages.pipeline.commands import Commands, RunsCommands
+from rlpost.stages.pipeline.composed import PlannedStage
 from rlpost.stages.pipeline.gates import Gates
-from rlpost.stages.pipeline.lineage import STAGES, Lineage, code_hash, hash_tree, recipe_of
+from rlpost.stages.pipeline.lineage import STAGES, Lineage, code_hash, hash_tree
 from rlpost.stages.pipeline.made import Made
-from rlpost.stages.pipeline.overrides import as_text
-from rlpost.stages.pipeline.plan import PipelinePlan, PlannedStage, can_roll_back
-from rlpost.stages.pipeline.results import require_result
-from rlpost.stages.pipeline.sources import hash_sources
+from rlpost.stages.pipeline.page import write_page
+from rlpost.stages.pipeline.plan import PipelinePlan
 from rlpost.stages.registry import Stage
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.boundary import attempt as attempted
 from rlpost.tracking.files.run_log import run_log
 
 log = logging.getLogger(__name__)
@@ -71,7 +74,8 @@ def run_pipeline(
         write_text(plan.places.copy, plan.file.read_text(encoding="utf-8"))
         chain = _Chain(plan=plan, commands=Commands(children or processes, terminal))
         try:
-            outcome = PipelineOutcome(message=chain.run())
+            chain.run()
+            outcome = PipelineOutcome(message=chain.farewell())
         except Interrupted:
             outcome = PipelineOutcome(
                 message="interrupted; what is done is kept, and the same command goes on",
@@ -91,7 +95,9 @@ class _Chain:
     commands: Commands
     made: dict[str, Made] = field(default_factory=dict)  # by the id of the stage, or base
     lineage: Lineage = field(init=False)
+    attempts: StageAttempts = field(init=False)
     gates: Gates = field(init=False)
+    cards: Cards = field(init=False)
 
     def __post_init__(self) -> None:
         spec = self.plan.spec
@@ -103,17 +109,18 @@ class _Chain:
             "code": {"version": __version__, "hash": code_hash()},
         }
         self.lineage = Lineage(self.plan.places, head=head)
+        self.attempts = StageAttempts(self.plan, self.commands, self.lineage, made=self.made)
         self.gates = Gates(self.plan, self.commands, self.lineage, made=self.made)
+        self.cards = Cards(self.plan, self.lineage)
 
-    def run(self) -> str:
-        """Run every chosen stage; return what to tell the person."""
+    def run(self) -> None:
+        """Run every chosen stage."""
         self.lineage.save()
         for planned in self.plan.stages:
             if planned.spec.id in self.plan.chosen:
                 self._run_stage(planned)
             else:
                 self._take_as_it_is(planned)
-        return self._farewell()
 
     def _run_stage(self, planned: PlannedStage) -> None:
         """Run a stage until its gates pass, or no attempt is left."""
@@ -125,12 +132,13 @@ class _Chain:
         if self.plan.groups:
             self.gates.score(self.made[BASE])
         for attempt in range(1, planned.attempts + 1):
-            made, start = self._attempt(planned, attempt)
+            made, start = self.attempts.run(planned, attempt)
             failed = self.gates.judge(planned, made, start, attempt=attempt)
             if not failed:
-                self._accept(planned, made, "accepted", attempt)
+                self._end(planned, attempt, "accepted", made)
                 return
             if attempt < planned.attempts:
+                self._end(planned, attempt, "failed", None)
                 self.commands.say(f"{planned.spec.id}: attempt {attempt} failed; trying again with "
                           f"{_shown(planned.changes[attempt])}")  # fmt: skip
         self._fail(planned, made, start, failed, attempt)
@@ -147,22 +155,30 @@ class _Chain:
         spec, policy = planned.spec, self.plan.spec.on_fail_of(planned.spec)
         if policy is OnFail.warn:
             self.commands.warn(f"{spec.id} is used although a gate failed, as on_fail=warn says")
-            self._accept(planned, made, "accepted with a warning", attempt)
+            self._end(planned, attempt, "accepted with a warning", made)
         elif policy is OnFail.rollback and can_roll_back(spec):
             self.commands.warn(f"{spec.id} is rolled back: {start.key} takes its place")
-            self._accept(planned, start, "rolled back", attempt)
+            self._end(planned, attempt, "rolled back", start)
         else:
-            name = self.plan.places.name(spec.id, attempt=attempt)
-            self.lineage.finish(STAGES, name, outcome="stopped")
+            self._end(planned, attempt, "stopped", None)
             raise _Stopped(
                 f"stopped at {spec.id}: {failed[0]}; nothing after it was run. Its result is kept "
                 f"in {made.path}"
             )
 
-    def _accept(self, planned: PlannedStage, made: Made, outcome: str, attempt: int) -> None:
-        self.made[planned.spec.id] = made
+    def _end(self, planned: PlannedStage, attempt: int, outcome: str, made: Made | None) -> None:
+        """Record how an attempt ended, and what stands for its stage, if anything does."""
+        known: dict[str, Any] = {"outcome": outcome}
+        if made is not None:
+            self.made[planned.spec.id] = made
+            known["stands_for"] = made.key
         name = self.plan.places.name(planned.spec.id, attempt=attempt)
-        self.lineage.finish(STAGES, name, outcome=outcome, stands_for=made.key)
+        self.lineage.finish(STAGES, name, **known)
+        self.cards.tell(planned.spec.id, self.attempts.output(planned, attempt))
+        self._report()
+
+    def _report(self) -> None:
+        attempted("the pipeline's report", lambda: write_page(self.plan, self.lineage))
 
     def _take_as_it_is(self, planned: PlannedStage) -> None:
         """Use what an earlier command made of a stage that is not chosen, if it did."""
@@ -173,109 +189,32 @@ class _Chain:
                 continue
             key = record["stands_for"]
             if key == name:
-                path = self._output(planned, attempt)
+                path = self.attempts.output(planned, attempt)
                 self.made[planned.spec.id] = Made(key=key, path=path, digest=hash_tree(path))
             else:
                 known = {each.key: each for each in self.made.values()}
                 if key in known:
                     self.made[planned.spec.id] = known[key]
 
-    def _output(self, planned: PlannedStage, attempt: int) -> Path:
-        return self.plan.places.output(planned.spec, attempt=attempt, adapter=planned.adapter)
-
-    def _attempt(self, planned: PlannedStage, attempt: int) -> tuple[Made, Made]:
-        """Run one attempt of a stage, unless it is done; return its result and its start."""
-        spec, places = planned.spec, self.plan.places
-        name = places.name(spec.id, attempt=attempt)
-        start = self._start(planned)
-        words = self.plan.words(
-            planned,
-            attempt=attempt,
-            start=[each.name for each in start],
-            resolve=lambda each: self.made[each].path,
-        )
-        recipe = recipe_of(spec.run, words, inputs=self._inputs(planned, start), root=places.root)
-        run, output = places.run(spec.id, attempt=attempt), self._output(planned, attempt)
-        self.lineage.forget_moved(STAGES, name)
-        if not self.lineage.is_done(STAGES, name, recipe):
-            self.commands.say(
-                f"{spec.id}: rlpost {spec.run}, attempt {attempt} of {planned.attempts}"
-            )
-            self.lineage.begin(STAGES, name, recipe)
-            if "resume" in known_keys(spec.run) or not output.exists():
-                self.commands.run(spec.run, words, run, what=spec.id)
-            if planned.adapter:
-                self._merge_adapter(planned, attempt, start[0].name)
-            require_result(output, stage=spec.id, kind=spec.output or "model")
-            made = Made(key=name, path=output, digest=hash_tree(output))
-            result = {"path": str(output.relative_to(places.root)), "hash": made.digest}
-            self.lineage.finish(STAGES, name, result=result)
-        else:
-            record = self.lineage.record(STAGES, name)
-            made = Made(key=name, path=output, digest=hash_tree(output))
-            if record is None or made.digest != record["result"]["hash"]:
-                raise UserError(
-                    f"{output} is not what {spec.id} made: its files changed since; restore them, "
-                    f"or move {run.root} away to run the stage again"
-                )
-            self.commands.say(f"{spec.id}: done, {output}")
-        return made, start[0]
-
-    def _start(self, planned: PlannedStage) -> list[Made]:
-        """Return what a stage starts from; a smaller copy is made if that is what it is."""
-        found = [self.made[name] for name in planned.spec.start]
-        if planned.spec.prune is None:
-            return found
-        from rlpost.merging.prune_layers import prune_layers
-
-        path = self.plan.places.pruned(planned.spec.id)
-        prune_layers(found[0].path, path, layers=planned.spec.prune.layers)
-        return [Made(key=path.name, path=path, digest=hash_tree(path))]
-
-    def _inputs(self, planned: PlannedStage, start: Sequence[Made]) -> dict[str, str]:
-        """Return the hashes of everything that a stage is made of."""
-        spec = planned.spec
-        found = {f"from {each.key}": each.digest for each in start}
-        names = {name for place, name in spec.references() if not place.startswith("from")}
-        found |= {f"stage {name}": self.made[name].digest for name in names}
-        plain = [
-            each
-            for tree in (spec.data, spec.options)
-            for each in strings_of(tree)
-            if not each.startswith(STAGE_PREFIX)
-        ]
-        return found | hash_sources(plain)
-
-    def _merge_adapter(self, planned: PlannedStage, attempt: int, base: str) -> None:
-        """Merge the adapter that an attempt trained, so that all that follows is whole models."""
-        places = self.plan.places
-        merged = places.merged(planned.spec.id, attempt=attempt)
-        if merged.export.exists():
-            return
-        adapter = places.run(planned.spec.id, attempt=attempt).export
-        words = [
-            f"adapter={as_text(str(adapter))}",
-            f"model.path={as_text(base)}",
-            f"run.dir={as_text(str(places.stages))}",
-            f"run.name={merged.root.name}",
-        ]
-        self.commands.run("merge", words, merged, what=f"{planned.spec.id}: merging its adapter")
-
-    def _farewell(self) -> str:
+    def farewell(self) -> str:
+        """Publish what the file says, and return what to tell the person."""
         spec = self.plan.spec
-        last = next(
-            (
-                planned.spec.id
-                for planned in reversed(self.plan.stages)
-                if planned.spec.id in self.made and planned.spec.output == "model"
-            ),
-            None,
-        )
-        name = spec.publish if spec.publish in self.made else last
-        lines = [f"lineage: {self.plan.places.lineage}"]
-        if name is not None:
-            lines.insert(0, f"model: {self.made[name].path} ({name})")
+        lines = [f"report: {self.plan.places.report}", f"lineage: {self.plan.places.lineage}"]
+        if spec.publish in self.made:
+            made = self.made[spec.publish]
+            path = self.cards.publish(spec.publish, made)
+            self._report()
+            return "\n".join([f"model: {path} ({_what(spec.publish, made)})", *lines])
+        models = [each.spec.id for each in self.plan.stages if each.spec.output == "model"]
+        last = next((name for name in reversed(models) if name in self.made), None)
+        if last is not None:
+            made = self.made[last]
+            lines.insert(0, f"model: {made.path} ({_what(last, made)})")
         return "\n".join(lines)
+
+
+def _what(stage: str, made: Made) -> str:
+    return stage if made.key.partition(".")[0] == stage else f"{made.key}, in place of {stage}"
 
 
 def _shown(changes: Mapping[str, Any]) -> str:

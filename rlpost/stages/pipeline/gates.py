@@ -14,14 +14,16 @@ from rlpost.errors import UserError
 from rlpost.pipeline.decide import Decision, GateVerdict, decide
 from rlpost.pipeline.gate import Delta, Gate, Score
 from rlpost.stages.pipeline.commands import Commands
+from rlpost.stages.pipeline.composed import PlannedStage
 from rlpost.stages.pipeline.lineage import SCORES, STAGES, Lineage, recipe_of
 from rlpost.stages.pipeline.made import Made
 from rlpost.stages.pipeline.measured import measured_of
 from rlpost.stages.pipeline.overrides import group_name, suite_words
-from rlpost.stages.pipeline.plan import PipelinePlan, PlannedStage
+from rlpost.stages.pipeline.plan import PipelinePlan
 from rlpost.stages.pipeline.scores import aligned, values_of
 from rlpost.stages.pipeline.sources import hash_sources
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.boundary import own_record
 
 _START = "from"  # no id: it is a word of Python
 
@@ -66,6 +68,9 @@ class Gates:
             recipe = recipe_of("evaluate", words, inputs=inputs, root=self._plan.places.root)
             name = f"{made.key}/{run.root.name}"
             self._lineage.forget_moved(SCORES, name)
+            aside = self._lineage.set_aside_stale(name, recipe)
+            if aside is not None:
+                self._commands.say(f"{aside} holds the scores of what {made.key} was before")
             if self._lineage.is_done(SCORES, name, recipe):
                 continue
             self._commands.say(f"{made.key}: scoring {', '.join(each.name for each in group)}")
@@ -102,7 +107,8 @@ class Gates:
         ]
         self._decisions += rows
         lines = "".join(f"{json.dumps(row)}\n" for row in self._decisions)
-        write_text(self._plan.places.gates, lines)
+        with own_record(self._plan.places.gates):
+            write_text(self._plan.places.gates, lines)
         self._lineage.finish(STAGES, name, gates=rows, measured=measured)
         return [each for each in decisions if each.verdict is GateVerdict.failed]
 

@@ -6,8 +6,10 @@ other inputs, or with other options, is refused and never mixed with the rest; t
 times and no paths of the machine, so equal pipelines have equal records.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from rlpost.checkpoint.manifest import hash_file
 from rlpost.checkpoint.state import read_json, write_json
 from rlpost.errors import UserError
 from rlpost.stages.pipeline.places import Places
+from rlpost.tracking.boundary import own_record
 
 STAGES, SCORES = "stages", "scores"  # its parts
+_HEAD = ("pipeline", "base", "code")
 # Of an export: they tell of the run, its costs among others, and are no part of the model.
 _TOLD = ("README.md", "rlpost.json")
 
@@ -41,6 +45,7 @@ class Lineage:
             **head,
             "stages": dict(kept.get("stages", {})),
             "scores": dict(kept.get("scores", {})),
+            **({"published": kept["published"]} if "published" in kept else {}),
         }
 
     def record(self, kind: str, name: str) -> dict[str, Any] | None:
@@ -69,8 +74,31 @@ class Lineage:
 
     def begin(self, kind: str, name: str, recipe: Mapping[str, Any]) -> None:
         """Record that a run starts, or goes on."""
-        self._tree[kind][name] = {"state": "started", "recipe": dict(recipe)}
+        settings = {name: recipe[name] for name in ("command", "options")}
+        self._tree[kind][name] = {
+            "state": "started",
+            "recipe": dict(recipe),
+            "config": _digest(settings),
+            "code": self._tree["code"]["hash"],
+        }
         self.save()
+
+    def set_aside_stale(self, name: str, recipe: Mapping[str, Any]) -> Path | None:
+        """Rename the directory of scores that are those of another model, and forget them.
+
+        Returns:
+            Where they lie; None: there are none, or the model is the same.
+        """
+        kept = self.record(SCORES, name)
+        if kept is None or _model_of(kept["recipe"]) == _model_of(recipe):
+            return None
+        place = self._places.root / SCORES / name
+        number = next(n for n in count(1) if not place.with_name(f"{place.name}.{n}").exists())
+        aside = place.with_name(f"{place.name}.{number}")
+        place.rename(aside)
+        del self._tree[SCORES][name]
+        self.save()
+        return aside
 
     def forget_moved(self, kind: str, name: str) -> None:
         """Drop the record of a run whose directory was moved away."""
@@ -82,9 +110,36 @@ class Lineage:
         self._tree[kind][name] |= {"state": "done", **known}
         self.save()
 
+    def attempts(self, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the records of all attempts of ``stages``, in their order."""
+        order = {name: number for number, name in enumerate(stages)}
+        parts = {name: name.partition(".") for name in self._tree[STAGES]}
+        names = [name for name, (stage, _, _) in parts.items() if stage in order]
+        names.sort(key=lambda name: (order[parts[name][0]], int(parts[name][2] or 1)))
+        return {name: self._tree[STAGES][name] for name in names}
+
+    def chain(self, stages: Sequence[str]) -> dict[str, Any]:
+        """Return what is known of the results of ``stages``, and of the pipeline."""
+        kept = {
+            name: {"outcome": "", "gates": [], **record}
+            for name, record in self.attempts(stages).items()
+            if "result" in record
+        }
+        return {name: self._tree[name] for name in _HEAD} | {STAGES: kept}
+
+    def publish(self, record: Mapping[str, Any]) -> None:
+        """Record what the result of the pipeline is."""
+        self._tree["published"] = dict(record)
+        self.save()
+
     def save(self) -> None:
-        """Write ``lineage.json``."""
-        write_json(self._places.lineage, self._tree)
+        """Write ``lineage.json``.
+
+        Raises:
+            RunFailed: it cannot be written.
+        """
+        with own_record(self._places.lineage):
+            write_json(self._places.lineage, self._tree)
 
     @property
     def tree(self) -> Mapping[str, Any]:
@@ -108,6 +163,15 @@ def recipe_of(
 
 
 _FREE = ("run.dir", "run.name", "resume", "cluster.address")
+
+
+def _digest(tree: Any) -> str:
+    return blake3(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _model_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of the model that was scored."""
+    return {key: each for key, each in recipe["inputs"].items() if key.startswith("model ")}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ class Made:
     key: str  # under which it is scored: base, an attempt of a stage, or a pruned start
     path: Path
     digest: str
+    made_of: str = ""  # of a pruned start: how many layers of what
     called: str = ""  # as the file names it; empty: it has no name but its path
 
     @property

@@ -12,7 +12,8 @@ from typing import Any
 from rlpost.errors import RunFailed
 from rlpost.pipeline.gate import Measured
 from rlpost.pipeline.spec import BASE
-from rlpost.stages.pipeline.plan import PipelinePlan, PlannedStage
+from rlpost.stages.pipeline.composed import PlannedStage
+from rlpost.stages.pipeline.plan import PipelinePlan
 from rlpost.stages.pipeline.scores import prompts_of
 from rlpost.tracking.files.jsonl import read_metrics
 

@@ -19,9 +19,10 @@ from rlpost.merging.prune_layers import require_prunable
 from rlpost.models.footprint import together_bytes
 from rlpost.models.locate import parameter_count
 from rlpost.pipeline.spec import BASE, STAGE_PREFIX, StageSpec, strings_of
+from rlpost.stages.pipeline.composed import PlannedStage
 from rlpost.stages.pipeline.config import PipelineConfig
 from rlpost.stages.pipeline.overrides import suite_words
-from rlpost.stages.pipeline.plan import PipelinePlan, PlannedStage, prepare
+from rlpost.stages.pipeline.plan import PipelinePlan, prepare
 from rlpost.stages.registry import STAGES
 from rlpost.stages.run_directory import RunDirectory
 

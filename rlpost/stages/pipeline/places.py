@@ -34,6 +34,15 @@ class Places:
         return self.root / "gates.jsonl"
 
     @property
+    def export(self) -> Path:
+        """The model that is the result, if the file publishes one."""
+        return RunDirectory(root=self.root).export
+
+    @property
+    def report(self) -> Path:
+        return RunDirectory(root=self.root).report
+
+    @property
     def copy(self) -> Path:
         """The file of stages as it was read."""
         return self.root / "pipeline.yaml"

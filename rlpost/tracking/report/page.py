@@ -13,13 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) -> str:
+def render_page(
+    name: str, *, data: Mapping[str, Any], page: Mapping[str, Any] | None = None
+) -> str:
     """Render ``templates/<name>.html.j2``.
 
-    ``data`` is what the template sees, ``page`` what ``<name>.js`` finds as JSON.
+    ``data`` is what the template sees, ``page`` what ``<name>.js`` finds as JSON; None: the page
+    has no script.
     """
-    from plotly.offline import get_plotlyjs
-
     loader = PackageLoader("rlpost.tracking.report", "templates")
     environment = Environment(
         loader=loader,
@@ -35,12 +36,18 @@ def render_page(name: str, *, data: Mapping[str, Any], page: Mapping[str, Any]) 
     text = environment.get_template(f"{name}.html.j2").render(
         data=data,
         page_json=_script_json(page),
-        plotly_js=Markup(get_plotlyjs()),
+        plotly_js="" if page is None else _plotly(),
         drawing_js=source("drawing.js"),
-        page_js=source(f"{name}.js"),
+        page_js="" if page is None else source(f"{name}.js"),
         page_css=source("report.css"),
     )
     return text.encode("utf-8", "replace").decode()  # half of a surrogate pair is not valid text
+
+
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
 
 
 def _script_json(value: Any) -> Markup:

@@ -73,6 +73,59 @@ def test_stages_are_scored_and_judged_and_nothing_is_repeated(capsys):
         pipeline(TWO)
 
 
+def test_what_is_published_is_a_copy_whose_card_tells_of_the_chain():
+    text = yaml.safe_load(TWO) | {"publish": {"from": "two"}}
+    text["stages"][1]["gate"] = ["delta(target) > 9"]
+    text["stages"][1]["on_fail"] = "rollback"
+    outcome, _ = pipeline(yaml.safe_dump(text))
+    assert outcome.message.startswith("model: runs/chain/export (one, in place of two)")
+    assert quality_of(Path("runs/chain/export")) == quality("one")
+    card = Path("runs/chain/export/README.md").read_text()
+    known = lineage()
+    assert card.startswith("# A model") and "It is in runs/chain/export." in card
+    assert known["published"] == {"stage": "two", "stands_for": "one",
+                                  "hash": known["stages"]["one"]["result"]["hash"]}  # fmt: skip
+    for hash_ in (
+        known["pipeline"]["file"], known["base"]["hash"], known["code"]["hash"],
+        known["stages"]["two"]["config"], known["stages"]["one"]["recipe"]["inputs"]["from base"],
+        known["stages"]["one"]["recipe"]["inputs"]["file train.jsonl"],
+    ):  # fmt: skip
+        assert hash_ in card
+    assert "`two`: `delta(target) > 9`: fail" in card
+    own = json.loads(Path("runs/chain/stages/one/export/rlpost.json").read_text())
+    assert list(own["pipeline"]["stages"]) == ["one"]  # and nothing of what came after it
+    page = Path("runs/chain/report.html").read_text()
+    assert "rolled back: one takes its place" in page and "0.700  [0.575, 0.801]" in page
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/chain/export").iterdir()}
+    pipeline(yaml.safe_dump(text))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_scores_of_a_model_that_was_made_again_are_set_aside():
+    pipeline(TWO)
+    Path("runs/chain/stages/two").rename("elsewhere")
+    changed = chain(stage("one", 0.2), stage("two", 0.05, start="one"))
+    outcome, commands = pipeline(changed)
+    assert names(commands) == ["sft stages/two", "evaluate two/target"]
+    assert outcome.exit_code == 0
+    assert Path("runs/chain/scores/two/target.1/evaluation.jsonl").exists()
+
+
+def test_an_adapter_is_merged_and_what_follows_starts_from_the_whole_model():
+    first = stage("one", 0.2)
+    first["set"]["adapter"] = "lora"
+    text = chain(first, stage("two", 0.1, start="one"))
+    _, commands = pipeline(text)
+    assert names(commands)[1:4] == ["sft stages/one", "merge stages/one.merged",
+                                    "evaluate one/target"]  # fmt: skip
+    assert commands[4][1]["model.path"].endswith("stages/one.merged/export")
+    Path("runs/chain/stages/one").rename("elsewhere")
+    first["set"]["trainer.lr"] = 0.25
+    with pytest.raises(UserError, match="from one is another one"):  # not the merge of before
+        pipeline(chain(first, stage("two", 0.1, start="one")))
+    assert quality("one.merged") == pytest.approx(0.75)
+
+
 def test_interrupted_in_every_command_it_goes_on_to_the_same_result(tmp_path, monkeypatch):
     retry = {"times": 1, "set": {"trainer.lr": "*200"}}
     text = chain(stage("one", 1e-3, retry=retry))
