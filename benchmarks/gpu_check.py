@@ -44,7 +44,12 @@ from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
 from rlpost.weights.manifest import read_payload, refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
-from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
+from rlpost.weights.transports.protocol import Seat
+from rlpost.weights.transports.shared_memory import (
+    SharedMemoryReceiver,
+    SharedMemorySender,
+    shared_memory_id,
+)
 
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
 STAGES, MICRO_BATCHES = (0, 1, 2, 3), (1, 2, 4)
@@ -303,7 +308,7 @@ def check_publishing(path: str) -> Iterator[Finding]:
             )
             try:
                 start = time.perf_counter()
-                locator = publisher.stage(1, num_receivers=1)
+                locator = publisher.stage(1, seats=[Seat(memory=shared_memory_id(), num_workers=1)])
                 elapsed = time.perf_counter() - start
                 buffer = SharedMemoryReceiver().fetch(locator)
                 shapes = {tensor: shape for tensor, _, shape in built.served.shapes()}

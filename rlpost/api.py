@@ -165,7 +165,6 @@ async def open_parts(
             device=device,
             make_sender=sender_factory(
                 weights,
-                one_host=cluster.address is None,
                 run_id=Path(scratch).name,
                 root=Path(scratch),
             ),

@@ -10,11 +10,15 @@ from rlpost.control.fleet import Fleet
 from rlpost.errors import NoAnswer, WeightPushError
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.types import Episode, GenerationRequest, Group, Prompt, Verdict
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 
 def prompt(uid: str = "0:0", tokens: Sequence[int] = (5, 6, 7)) -> Prompt:
     return Prompt(uid=uid, token_ids=tuple(tokens), text=f"prompt {uid}")
+
+
+def seat(memory: str = "here", *, num_workers: int = 1) -> Seat:
+    return Seat(memory=memory, num_workers=num_workers)
 
 
 class FakeGenerator:
@@ -36,7 +40,7 @@ class FakeGenerator:
 
     async def setup(self) -> GeneratorInfo:
         return GeneratorInfo(
-            max_model_len=64, dtype="float32", num_workers=1, processes=(), host="here"
+            max_model_len=64, dtype="float32", seat=seat(), processes=(), host="here"
         )
 
     async def generate(self, request: GenerationRequest) -> tuple[Episode, ...]:
@@ -119,12 +123,12 @@ class FakePublisher:
         self.staged: list[int] = []
         self.released: list[int] = []
 
-    async def stage(self, version: int, *, num_receivers: int) -> Locator:
+    async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         self.staged.append(version)
         where = {"damaged": self.damaged}
         return Locator(transport="fake", manifest={"entries": [{"size_bytes": 8}]}, where=where)
 
-    async def announce_again(self, *, num_receivers: int) -> Locator:
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
         raise AssertionError("fake payloads can be fetched at any time")
 
     async def send(self) -> None:

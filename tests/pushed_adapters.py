@@ -43,14 +43,14 @@ class AdapterPublisher(TorchPublisher):
         keys = ("r", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
         return {key: plain[key] for key in ("lora_alpha", *keys)}
 
-    async def stage(self, version, *, num_receivers):
+    async def stage(self, version, *, seats):
         tensors = self.tensors()
         shapes = [(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()]
         buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
         manifest = write_payload(
             iter(tensors.items()), buffer, version=version, adapter=self.served()
         )
-        locator = self.sender.announce(manifest, num_receivers=num_receivers)
+        locator = self.sender.announce(manifest, seats=seats)
         if self.flip_byte is not None:
             buffer[self.flip_byte] ^= 1
         return locator
@@ -113,8 +113,8 @@ class TrainerPublisher(TorchPublisher):
         for name, tensor in self._built.served.tensors():
             yield name, tensor * self.scale if "lora_B" in name else tensor
 
-    async def stage(self, version, *, num_receivers):
-        return self._publisher.stage(version, num_receivers=num_receivers)
+    async def stage(self, version, *, seats):
+        return self._publisher.stage(version, seats=seats)
 
     async def probe_logprobs(self, sequences):
         return self._built.probe_logprobs(sequences)

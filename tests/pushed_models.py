@@ -3,7 +3,7 @@
 import asyncio
 
 import torch
-from fakes import serving_fleet
+from fakes import seat, serving_fleet
 
 from rlpost.models.naming import pieces_of
 from rlpost.rollout.device_defaults import with_device_defaults
@@ -33,7 +33,7 @@ class TorchPublisher:
         self.flip_byte: int | None = None
         self.misshapen: str | None = None
 
-    async def stage(self, version, *, num_receivers):
+    async def stage(self, version, *, seats):
         state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         whole = [
             pair
@@ -46,7 +46,7 @@ class TorchPublisher:
         shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
         buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
         locator = self.sender.announce(
-            write_payload(iter(weights), buffer, version=version), num_receivers=num_receivers
+            write_payload(iter(weights), buffer, version=version), seats=seats
         )
         if self.flip_byte is not None:
             buffer[self.flip_byte] ^= 1
@@ -88,7 +88,7 @@ def bus_for(publisher, generator) -> WeightBus:
         publisher,
         fleet=serving_fleet(["g"]),
         receivers={"g": generator},
-        workers={"g": 1},
+        seats={"g": seat()},
         probe=PROBE,
         cfg=BusConfig(exact=True, attempts=1),
         changed=Signal().wait,

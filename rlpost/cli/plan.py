@@ -65,6 +65,7 @@ class _Machines:
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     from rlpost.control.placement import assign_slots
     from rlpost.stages.roles import actors_of
+    from rlpost.stages.sampling.push_plan import push_notes
 
     if hardware is not None:
         check_config(hardware)
@@ -76,7 +77,10 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
         actors_of(plan.roles), machines.nodes, placement=plan.cfg.cluster.placement
     )
     estimate = STAGES[stage].part("estimate")(plan, gpu_bytes=machines.gpu_bytes)
-    return _report(estimate, slots, machines, notes=[n for role in plan.roles for n in role.notes])
+    notes = [note for role in plan.roles for note in role.notes]
+    if hasattr(plan.cfg, "weights"):
+        notes += push_notes(plan.cfg.weights, slots)
+    return _report(estimate, slots, machines, notes=notes)
 
 
 def _outline(stage: str, overrides: list[str], hardware: Hardware | None) -> int:

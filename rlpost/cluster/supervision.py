@@ -20,6 +20,7 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.weights.standing import WeightSync
+from rlpost.weights.transports.protocol import Seat
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Supervisor:
     Args:
         fleet: the members; starts with those to boot.
         generators: name -> generator; this object fills and changes it.
-        workers: name -> receiving processes; likewise.
+        seats: name -> where it receives weights; likewise.
         spawn: starts a process for a name.
         dispatcher: told the load of each generator.
         signal: notified of every change.
@@ -50,7 +51,7 @@ class Supervisor:
         fleet: Fleet,
         generators: dict[str, RestartableGenerator],
         *,
-        workers: dict[str, int],
+        seats: dict[str, Seat],
         spawn: Callable[[str], RestartableGenerator],
         dispatcher: Dispatcher,
         signal: Signal,
@@ -62,7 +63,7 @@ class Supervisor:
     ) -> None:
         self._fleet = fleet
         self._generators = generators
-        self._workers = workers
+        self._seats = seats
         self._spawn = spawn
         self._dispatcher = dispatcher
         self._signal = signal
@@ -87,7 +88,7 @@ class Supervisor:
             self._generators[name] = self._spawn(name)
         infos = await asyncio.gather(*(self._generators[name].setup() for name in names))
         for name, info in zip(names, infos, strict=True):
-            self._workers[name] = info.num_workers
+            self._seats[name] = info.seat
             self._fleet.booted(name)
             log.info("%s: %s", name, info)
         self._signal.notify()
@@ -189,7 +190,7 @@ class Supervisor:
             self._fleet.failed_to_boot(name, str(error))
             return
         self._generators[name] = generator
-        self._workers[name] = info.num_workers
+        self._seats[name] = info.seat
         self._fleet.booted(name)
 
     # -- size -------------------------------------------------------------------------------

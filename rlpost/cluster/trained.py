@@ -22,7 +22,7 @@ from rlpost.training.packing.pack import Batches, Packed
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.weights.publisher import WeightPublisher
-from rlpost.weights.transports.protocol import Locator, Sender
+from rlpost.weights.transports.protocol import Locator, Seat, Sender
 
 MakeSender = Callable[..., Sender]  # given the ``host`` of rank 0; see ``sender_factory``
 
@@ -193,11 +193,11 @@ class WeightSource:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
 
-    async def stage(self, version: int, *, num_receivers: int) -> Locator:
-        return await self._publish("stage", version, num_receivers=num_receivers)
+    async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
+        return await self._publish("stage", version, seats=seats)
 
-    async def announce_again(self, *, num_receivers: int) -> Locator:
-        return await self._publish("announce_again", num_receivers=num_receivers)
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
+        return await self._publish("announce_again", seats=seats)
 
     async def send(self) -> None:
         await self._publish("send")

@@ -14,7 +14,7 @@ import psutil
 
 from rlpost.control.concurrency import Load
 from rlpost.types import Episode, GenerationRequest
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class GeneratorInfo:
 
     max_model_len: int  # tokens, prompt and response together
     dtype: str
-    num_workers: int  # processes that receive weights
+    seat: Seat  # where its workers receive weights
     processes: tuple[ProcessId, ...]  # of the engine, parents first
     host: str
 

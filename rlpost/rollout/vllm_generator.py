@@ -21,7 +21,8 @@ from rlpost.rollout.pushes import Admitted, Pushes
 from rlpost.rollout.vllm_engine import VllmEngine
 from rlpost.rollout.whole_pushes import WholePushes
 from rlpost.types import Episode, GenerationRequest, SamplingConfig, Trajectory
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
+from rlpost.weights.transports.shared_memory import shared_memory_id
 
 CANCEL_TIMEOUT_S = 10.0
 
@@ -73,7 +74,7 @@ class VllmGenerator:
             self._info = GeneratorInfo(
                 max_model_len=config.max_model_len,
                 dtype=str(config.dtype).removeprefix("torch."),
-                num_workers=self._num_workers,
+                seat=Seat(memory=shared_memory_id(), num_workers=self._num_workers),
                 processes=ProcessId.tree(os.getpid()),
                 host=socket.gethostname(),
             )

@@ -20,7 +20,7 @@ from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
 from rlpost.weights.protocol import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class WeightBus:
         publisher: the trainer group.
         fleet: who can take part; told who is in sync.
         receivers: name -> generator; changes with the fleet.
-        workers: name -> number of processes that receive.
+        seats: name -> where its workers receive.
         probe: token ids of the fixed probe sequences, each at least 2 long.
         cfg: deadlines and bound.
         changed: returns when the fleet has changed.
@@ -56,7 +56,7 @@ class WeightBus:
         *,
         fleet: Fleet,
         receivers: Mapping[str, PushTarget],
-        workers: Mapping[str, int],
+        seats: Mapping[str, Seat],
         probe: Sequence[Sequence[int]],
         cfg: BusConfig,
         changed: Callable[[], Awaitable[None]],
@@ -65,7 +65,7 @@ class WeightBus:
         self._publisher = publisher
         self._fleet = fleet
         self._receivers = receivers
-        self._workers = workers
+        self._seats = seats
         self._probe = [list(s) for s in probe]
         self._cfg = cfg
         self._changed = changed
@@ -147,8 +147,8 @@ class WeightBus:
     async def _catch_up(self, name: str, ticket: Mapping[str, int], served: _Served) -> bool:
         locator = served.locator
         try:
-            if not locator.repeatable:
-                locator = await self._publisher.announce_again(num_receivers=self._workers[name])
+            if not locator.reaches(self._seats[name]):
+                locator = await self._publisher.announce_again(seats=self._of(ticket))
             await self._transfer(
                 served.version,
                 locator,
@@ -164,7 +164,7 @@ class WeightBus:
             if not ill and self._served is served:
                 # The generator answered, so it is alive and the payload may be gone. Announcing it
                 # again replaces it, or raises GroupLost if the trainer is gone.
-                await self._publisher.announce_again(num_receivers=self._workers[name])
+                await self._publisher.announce_again(seats=self._of(ticket))
             return False
         return True
 
@@ -199,8 +199,7 @@ class WeightBus:
 
     async def _push(self, version: int, ticket: Mapping[str, int], start_s: float) -> PushReport:
         staging_s = self._clock()
-        num_receivers = sum(self._workers[name] for name in ticket)
-        stage = self._publisher.stage(version, num_receivers=num_receivers)
+        stage = self._publisher.stage(version, seats=self._of(ticket))
         locator: Locator = await self._trainer(stage, "stage")
         staged_s = self._clock()
         try:
@@ -237,7 +236,7 @@ class WeightBus:
         *,
         send: Callable[[float], Awaitable[None]] | None,
     ) -> None:
-        ranks = itertools.accumulate((self._workers[name] for name in ticket), initial=1)
+        ranks = itertools.accumulate((seat.num_workers for seat in self._of(ticket)), initial=1)
         first_rank = dict(zip(ticket, ranks, strict=False))
         await self._each(ticket, lambda name, r: r.begin_push(version), "begin")
         # Peers of a joint transfer wait for each other, with the deadline of a phase: only who
@@ -327,6 +326,10 @@ class WeightBus:
                     incarnation=ticket[name],
                     reason=f"could not go back to the old weights: {error}",
                 )
+
+    def _of(self, ticket: Mapping[str, int]) -> list[Seat]:
+        """Return the seats of who takes part, in the order of ranks."""
+        return [self._seats[name] for name in ticket]
 
     async def _release(self, version: int) -> None:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 FLOAT32_MAX_DIFF = 1e-3
 REDUCED_MEAN_DIFF = 0.1
@@ -17,11 +17,11 @@ REDUCED_MEAN_DIFF = 0.1
 class Publisher(Protocol):
     """The trainer, as the bus sees it; raises GroupLost when it is gone."""
 
-    async def stage(self, version: int, *, num_receivers: int) -> Locator:
-        """Write the current weights as ``version`` for so many receiving processes."""
+    async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
+        """Write the current weights as ``version`` for the generators on these seats."""
 
-    async def announce_again(self, *, num_receivers: int) -> Locator:
-        """Make the newest payload fetchable once more, by so many processes."""
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
+        """Make the newest payload fetchable once more, from these seats."""
 
     async def send(self) -> None:
         """Take part in the transfer."""

@@ -7,7 +7,6 @@ collective under ZeRO-3; only rank 0 holds a sender.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,21 +15,10 @@ import torch
 
 from rlpost.bounds import WEEK_S, number, option
 from rlpost.weights.manifest import PushManifest, payload_size_bytes, write_payload
-from rlpost.weights.transports.filesystem import FilesystemSender
-from rlpost.weights.transports.gloo import GlooSender
-from rlpost.weights.transports.protocol import Locator, Sender
-from rlpost.weights.transports.shared_memory import SharedMemorySender
+from rlpost.weights.transports.choice import Transport, make_sender
+from rlpost.weights.transports.protocol import Locator, Seat, Sender
 
 Shapes = Sequence[tuple[str, torch.dtype, tuple[int, ...]]]
-
-
-class Transport(Enum):
-    """How payloads travel. ``auto``: shared memory on one host, gloo across hosts."""
-
-    auto = "auto"
-    shared_memory = "shared_memory"
-    gloo = "gloo"
-    filesystem = "filesystem"
 
 
 @dataclass(kw_only=True)
@@ -39,7 +27,8 @@ class WeightsConfig:
 
     transport: Transport = option(
         Transport.auto,
-        help="how weights travel; auto: shared memory on one host, gloo across hosts",
+        help="how weights travel; auto: shared memory if all generators sit on the trainer's host, "
+        "else gloo",
     )
     timeout_s: float = number(
         120.0, above=0, at_most=WEEK_S, help="deadline of every wait in a push"
@@ -66,41 +55,15 @@ class WeightsConfig:
     )
 
 
-def make_sender(
-    transport: Transport,
-    *,
-    run_id: str,
-    root: Path,
-    host: str,
-    timeout_s: float,
-) -> Sender:
-    """Build the sending end of a resolved transport (not ``auto``)."""
-    match transport:
-        case Transport.shared_memory:
-            return SharedMemorySender(run_id=run_id)
-        case Transport.filesystem:
-            return FilesystemSender(root=root)
-        case Transport.gloo:
-            return GlooSender(host=host, timeout_s=timeout_s)
-        case Transport.auto:
-            raise AssertionError("transport must be resolved before a sender is built")
-
-
-def sender_factory(
-    cfg: WeightsConfig, *, one_host: bool, run_id: str, root: Path
-) -> Callable[..., Sender]:
+def sender_factory(cfg: WeightsConfig, *, run_id: str, root: Path) -> Callable[..., Sender]:
     """Return what builds the sending end where it is called with its ``host``.
 
     Args:
         cfg: which transport, and its deadline.
-        one_host: trainer and generators share a machine.
         run_id: names the run among all of a host.
         root: directory for payloads that travel in files.
     """
-    transport = cfg.transport
-    if transport is Transport.auto:
-        transport = Transport.shared_memory if one_host else Transport.gloo
-    return partial(make_sender, transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
+    return partial(make_sender, cfg.transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
 
 
 class ServedWeights(Protocol):
@@ -135,7 +98,7 @@ class WeightPublisher:
         self._sender = sender
         self._newest: PushManifest | None = None
 
-    def stage(self, version: int, *, num_receivers: int) -> Locator | None:
+    def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator | None:
         """Write version ``version``; returns where it is (None off rank 0)."""
         weights = self._source()
         if self._sender is None:
@@ -145,14 +108,14 @@ class WeightPublisher:
         buffer = self._sender.buffer(self._size_bytes, version=version)
         written = write_payload(weights.tensors(), buffer, version=version, adapter=weights.adapter)
         self._newest = replace(written, merge_error=weights.merge_error)
-        return self._sender.announce(self._newest, num_receivers=num_receivers)
+        return self._sender.announce(self._newest, seats=seats)
 
-    def announce_again(self, *, num_receivers: int) -> Locator | None:
+    def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
         """Make the newest payload fetchable once more (None off rank 0)."""
         if self._sender is None:
             return None
         assert self._newest is not None, "nothing was staged yet"
-        return self._sender.announce(self._newest, num_receivers=num_receivers)
+        return self._sender.announce(self._newest, seats=seats)
 
     def send(self) -> None:
         """Take part in the transfer (rank 0); returns when the bytes left."""

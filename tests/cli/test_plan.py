@@ -39,6 +39,9 @@ def test_this_machine(capsys, tiny):
     assert code == 0, text
     for word in ("trainer rank 0", "generator 0: core", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
+    assert "Weights travel by shared_memory (weights.transport=auto)" in text
+    _, text = run(capsys, "rl", "experiment=quickstart", tiny, "weights.transport=filesystem")
+    assert "Weights travel by filesystem (weights.transport)." in text
 
 
 def test_an_evaluation(capsys, tiny, tiny_untied_model):
@@ -47,7 +50,7 @@ def test_an_evaluation(capsys, tiny, tiny_untied_model):
     assert code == 0, text
     for word in ("generator 0: core", "KV cache 1.00", "driver", "verifiers of format"):
         assert word in text
-    assert "trainer" not in text and "checkpoint" not in text
+    assert "trainer" not in text and "checkpoint" not in text and "Weights travel" not in text
     items = int(re.search(r"makes (\d+) requests", text)[1])
     assert items >= 100 and f"{items * 4:,} responses of at most 16 tokens" in text
     assert f": {items * 64:,} tokens at most. On disk it takes up to " in text
@@ -79,6 +82,7 @@ def test_two_nodes_apart(capsys, tiny):
     assert code == 0, text
     assert "node 1 │ trainer rank 0 (1 GPU), critic rank 0 (1 GPU)" in text
     assert "node 2 │ generator 0 (1 GPU)" in text
+    assert "Weights travel by gloo (weights.transport=auto): the trainer sends from node 1" in text
     code, text = run(capsys, *GPUS, "rl", "experiment=grpo", "cluster=two_nodes", tiny, *options)
     assert code == 0 and "node 2, GPU │ generator 0: worker 0, 8 alike" in text, text
 

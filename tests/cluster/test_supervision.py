@@ -14,6 +14,7 @@ from rlpost.rollout.dispatch import Dispatcher
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.protocol import BusConfig
+from rlpost.weights.transports.protocol import Seat
 
 
 class Process(FakeGenerator):
@@ -42,7 +43,7 @@ class House:
         self.spawned: list[tuple[str, Process]] = []
         self.generators: dict[str, Process] = {}
         self.wanted = wanted
-        workers: dict[str, int] = {}
+        seats: dict[str, Seat] = {}
         signal = Signal()
         self.fleet = Fleet(list(names), missed_until_dead=2)
         failures = FailureConfig(ping_every_s=0.01, backoff_s=0.0)
@@ -56,7 +57,7 @@ class House:
         self.supervisor = Supervisor(
             self.fleet,
             self.generators,
-            workers=workers,
+            seats=seats,
             spawn=spawn,
             dispatcher=Dispatcher(self.fleet, self.generators, signal=signal),
             signal=signal,
@@ -69,7 +70,7 @@ class House:
             FakePublisher(),
             fleet=self.fleet,
             receivers=self.generators,
-            workers=workers,
+            seats=seats,
             probe=[[1, 2, 3]],
             cfg=BusConfig(exact=True, timeout_s=1.0),
             changed=signal.wait,

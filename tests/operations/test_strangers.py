@@ -118,15 +118,18 @@ class Rank:
         from rlpost.cluster.ranks import rendezvous_address
         from rlpost.training.zero.deepspeed_engine import join_ranks
         from rlpost.weights.manifest import write_payload
-        from rlpost.weights.transports.gloo import GlooSender
+        from rlpost.weights.transports.choice import Transport, make_sender
+        from rlpost.weights.transports.protocol import Seat
 
         before = listeners()
         host, port = rendezvous_address()
         join_ranks(rank=0, world_size=1, master_address=host, master_port=port)
-        self.sender = GlooSender(host=host, timeout_s=5.0)
+        self.sender = make_sender(
+            Transport.gloo, run_id="listens", root=None, host=host, timeout_s=5.0
+        )
         buffer = self.sender.buffer(100, version=1)
         payload = write_payload(iter({"w": torch.zeros(1)}.items()), buffer, version=1)
-        self.sender.announce(payload, num_receivers=1)
+        self.sender.announce(payload, seats=[Seat(memory="elsewhere", num_workers=1)])
         return {each for each, _ in listeners() - before}
 
 with Session(ClusterConfig(address=sys.argv[1])) as session:

@@ -62,6 +62,7 @@ from rlpost.types import Prompt
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.protocol import BusConfig
+from rlpost.weights.transports.protocol import Seat
 
 FAILURES = FailureConfig(
     ping_every_s=3.0, ping_timeout_s=4.0, max_backoff_s=4.0, stuck_after_s=600.0
@@ -224,7 +225,7 @@ class Generation:
         self.signal = Signal()
         self.fleet = Fleet(s.names, missed_until_dead=cfg.failures.missed_pings)
         self.generators: dict[str, Any] = {}
-        self.workers: dict[str, int] = {}
+        self.seats: dict[str, Seat] = {}
         self._budget = Budget(
             cfg.failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
         )
@@ -234,7 +235,7 @@ class Generation:
         self.supervisor = Supervisor(
             self.fleet,
             self.generators,
-            workers=self.workers,
+            seats=self.seats,
             spawn=lambda name: RemoteEngine(world, name),
             dispatcher=self.dispatcher,
             signal=self.signal,
@@ -265,7 +266,7 @@ class Generation:
             trainer,
             fleet=self.fleet,
             receivers=self.generators,
-            workers=self.workers,
+            seats=self.seats,
             probe=[(1, 2, 3, 4), (4, 0, 1)],
             cfg=BusConfig(exact=True, timeout_s=PUSH_TIMEOUT_S, boot_timeout_s=120.0),
             changed=self.signal.wait,

@@ -21,7 +21,7 @@ from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.rollout.pushes import Admitted
 from rlpost.types import Episode, GenerationRequest
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 
 class _Child:
@@ -104,7 +104,7 @@ class Engine:
         return GeneratorInfo(
             max_model_len=64,
             dtype="float64",
-            num_workers=self._world.scenario.workers,
+            seat=Seat(memory=self._process.name, num_workers=self._world.scenario.workers),
             processes=(),
             host="here",
         )

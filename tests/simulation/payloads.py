@@ -5,6 +5,7 @@ gloo group: nobody gets anything before all are there, and everybody has a deadl
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from simulation.toy import VOCABULARY, Weights
@@ -12,7 +13,7 @@ from simulation.toy import VOCABULARY, Weights
 from rlpost.errors import WeightPushError
 from rlpost.weights.adapter import tensor_name
 from rlpost.weights.manifest import PushManifest, TensorEntry
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 TRANSFER_S = 0.05
 PLACE: dict[str, Any] = {"dtype": "float64", "offset": 0, "size_bytes": 40, "checksum": ""}
@@ -23,11 +24,11 @@ ENTRIES = tuple(
 
 
 class Meeting:
-    """One transfer of ``num_receivers`` processes and the sender."""
+    """One transfer of the workers on ``seats`` and the sender."""
 
-    def __init__(self, weights: Weights, *, num_receivers: int) -> None:
+    def __init__(self, weights: Weights, *, seats: Sequence[Seat]) -> None:
         self.weights = weights
-        self._missing = 1 + num_receivers
+        self._missing = 1 + sum(seat.num_workers for seat in seats)
         self._ranks: list[int] = []
         self._complete = asyncio.get_running_loop().create_future()
 
@@ -77,14 +78,14 @@ class Payloads:
         self._meetings: dict[int, Meeting] = {}
         self._last_meeting = 0
 
-    def announce(self, version: int, weights: Weights, *, num_receivers: int) -> Locator:
+    def announce(self, version: int, weights: Weights, *, seats: Sequence[Seat]) -> Locator:
         where: dict[str, Any] = {"version": version}
         if self._repeatable:
             self._kept[version] = weights
         else:
             self._last_meeting += 1
             where["meeting"] = self._last_meeting
-            self._meetings[self._last_meeting] = Meeting(weights, num_receivers=num_receivers)
+            self._meetings[self._last_meeting] = Meeting(weights, seats=seats)
         manifest = PushManifest(version=version, entries=ENTRIES, adapter=self._adapter).to_dict()
         return Locator(
             transport="simulated", manifest=manifest, where=where, repeatable=self._repeatable

@@ -17,7 +17,7 @@ from simulation.process import Process
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.training.packing.pack import Batches, Packed
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 UPDATE_S, STAGE_S, BUILD_S, WRITE_S = 0.4, 0.05, 1.5, 0.6
 FILE = "state.json"
@@ -64,20 +64,20 @@ class Learner:
             for rank_batches in batches
         ]
 
-    async def stage(self, version: int, num_receivers: int) -> Locator:
+    async def stage(self, version: int, seats: Sequence[Seat]) -> Locator:
         await self._process.work(STAGE_S)
         self._staged = (version, self.weights)
         self._announced = True
         self._world.checker.staged(version, self.weights)
         self._world.point("stage")
-        return self._world.payloads.announce(version, self.weights, num_receivers=num_receivers)
+        return self._world.payloads.announce(version, self.weights, seats=seats)
 
-    async def announce_again(self, num_receivers: int) -> Locator:
+    async def announce_again(self, seats: Sequence[Seat]) -> Locator:
         await self._process.work(0.01)
         assert self._staged is not None, "nothing was staged yet"
         version, weights = self._staged
         self._announced = True
-        return self._world.payloads.announce(version, weights, num_receivers=num_receivers)
+        return self._world.payloads.announce(version, weights, seats=seats)
 
     async def send(self) -> None:
         assert self._announced, "nothing was announced yet"
@@ -189,11 +189,11 @@ class TrainedGroup:
     async def score(self, batches: Batches, *, temperature: float = 1.0) -> Any:
         return await self._verb("score", batches)
 
-    async def stage(self, version: int, *, num_receivers: int) -> Locator:
-        return await self._verb("stage", version, num_receivers)
+    async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
+        return await self._verb("stage", version, seats)
 
-    async def announce_again(self, *, num_receivers: int) -> Locator:
-        return await self._verb("announce_again", num_receivers)
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
+        return await self._verb("announce_again", seats)
 
     async def export(self) -> None:
         await self._verb("export")

@@ -58,13 +58,13 @@ async def test_two_workers_sample_follow_every_push_and_are_replaced(
             [],
         )
 
-        async def stage_then_train(source, version, *, num_receivers):
+        async def stage_then_train(source, version, *, seats):
             """What the first attempt loads is no longer what the trainer holds at the probe."""
             attempts.append(version)
             if len(attempts) > 1:  # both parts have gone back
                 after = await sample(9)
                 assert versions(after) == {served} and tokens(after) == tokens(before)
-            locator = await stage(source, version, num_receivers=num_receivers)
+            locator = await stage(source, version, seats=seats)
             if len(attempts) == 1:
                 await learn(before, step=3)
             return locator

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
+from fakes import seat
 from pushed_models import TorchPublisher, boot, bus_for, sample, started, worst_gap
 from tiny_families import build_tiny_family
 
@@ -115,8 +116,8 @@ async def _publish_something_else(publisher, bus):
     """Change the trainer between staging and the probe, as a racing step would."""
     stage = publisher.stage
 
-    async def stage_then_step(version, *, num_receivers):
-        locator = await stage(version, num_receivers=num_receivers)
+    async def stage_then_step(version, *, seats):
+        locator = await stage(version, seats=seats)
         publisher.perturb(7)
         return locator
 
@@ -204,7 +205,7 @@ async def _a_finished_response_waits_for_the_push(publisher, generator, bus):
     for commits in (False, True):
         version = bus.last_version = bus.last_version + 1
         running = await started(generator, n=2)
-        locator = await publisher.stage(version, num_receivers=1)
+        locator = await publisher.stage(version, seats=[seat()])
         await generator.begin_push(version)
         await generator.receive(locator, first_rank=1)
         await generator.load(version)

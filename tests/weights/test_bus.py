@@ -1,7 +1,9 @@
 """The transaction, driven with fakes: what commits, what aborts, who is named."""
 
+from dataclasses import replace
+
 import pytest
-from fakes import FakeGenerator, FakePublisher, serving_fleet
+from fakes import FakeGenerator, FakePublisher, seat, serving_fleet
 
 from rlpost.control.fleet import Health
 from rlpost.errors import GroupLost, WeightPushError
@@ -10,12 +12,12 @@ from rlpost.weights.bus import WeightBus
 from rlpost.weights.protocol import BusConfig, logprob_difference
 
 
-def make_bus(publisher, generators, *, fleet=None, **options) -> WeightBus:
+def make_bus(publisher, generators, *, fleet=None, seats=None, **options) -> WeightBus:
     return WeightBus(
         publisher,
         fleet=fleet or serving_fleet(list(generators)),
         receivers=generators,
-        workers=dict.fromkeys(generators, 1),
+        seats=seats or dict.fromkeys(generators, seat()),
         probe=[[1, 2, 3], [4, 5]],
         cfg=BusConfig(**{"exact": True, "timeout_s": 2.0, "attempts": 1, **options}),
         changed=Signal().wait,
@@ -110,6 +112,28 @@ async def test_a_late_joiner_catches_up_alone():
     assert await bus.catch_up("b")
     assert generators["b"].version == 1 and fleet.serving() == ["a", "b"]
     assert generators["a"].calls == before
+
+
+async def test_a_late_joiner_elsewhere_has_the_payload_announced_for_its_host():
+    class Here(FakePublisher):
+        async def stage(self, version, *, seats):
+            return replace(await super().stage(version, seats=seats), memory="here")
+
+        async def announce_again(self, *, seats):
+            announced.append(list(seats))
+            return await self.stage(self.staged[-1], seats=seats)
+
+    announced = []
+    generators = {"a": FakeGenerator(), "b": FakeGenerator(), "c": FakeGenerator()}
+    fleet = serving_fleet(["a"])
+    seats = {"a": seat(), "b": seat(), "c": seat("elsewhere", num_workers=2)}
+    bus = make_bus(Here(), generators, fleet=fleet, seats=seats)
+    await bus.publish()
+    for name in ("b", "c"):
+        fleet.add(name)
+        fleet.booted(name)
+        assert await bus.catch_up(name)
+    assert announced == [[seats["c"]]]
 
 
 async def test_a_process_that_took_the_name_meanwhile_is_not_in_sync():

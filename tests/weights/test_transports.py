@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import seat
 from listening import listeners
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest, read_payload, write_payload
-from rlpost.weights.publisher import Transport, make_sender
+from rlpost.weights.transports.choice import AutoSender, Transport, make_sender, transport_between
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator
-from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
+from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, shared_memory_id
 
 RECEIVERS = {
     Transport.shared_memory: SharedMemoryReceiver,
@@ -47,7 +48,7 @@ def announce(sender, version: int, tensors=WEIGHTS) -> tuple[PushManifest, Locat
     """The manifest of ``tensors``, which wait to be sent, and where rank 1 finds them."""
     buffer = sender.buffer(200_000, version=version)
     manifest = write_payload(iter(tensors.items()), buffer, version=version)
-    locator = sender.announce(manifest, num_receivers=1)
+    locator = sender.announce(manifest, seats=[seat()])
     wire = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
     return PushManifest.from_dict(locator.manifest), wire
 
@@ -107,13 +108,59 @@ def test_a_released_payload_is_whole_or_does_not_verify(sender, transport):
 def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
     buffer = sender.buffer(200_000, version=1)
     locator = sender.announce(
-        write_payload(iter(WEIGHTS.items()), buffer, version=1), num_receivers=1
+        write_payload(iter(WEIGHTS.items()), buffer, version=1), seats=[seat()]
     )
     sender.release(1)
     where = {**locator.where, "rank": 1, "timeout_s": 1.0}
     lost = Locator(transport=locator.transport, manifest=locator.manifest, where=where)
     with pytest.raises(WeightPushError):
         RECEIVERS[transport]().fetch(lost)
+
+
+def test_auto_is_chosen_from_where_everybody_sits():
+    assert transport_between("a", ["a", "a"]) is Transport.shared_memory
+    assert transport_between("a", ["a", "b"]) is Transport.gloo
+    assert transport_between("a", ["b"]) is Transport.gloo  # together, but elsewhere
+
+
+def test_auto_follows_generators_that_join_and_leave(tmp_path):
+    sender = AutoSender(run_id=tmp_path.name, host="127.0.0.1", timeout_s=60.0)
+    here, away = seat(shared_memory_id()), seat("another host")
+
+    def announced(version: int, *seats) -> Locator:
+        tensors = {n: t + version for n, t in WEIGHTS.items()}
+        buffer = sender.buffer(200_000, version=version)
+        return sender.announce(
+            write_payload(iter(tensors.items()), buffer, version=version), seats=seats
+        )
+
+    def fetched(locator: Locator) -> dict[str, torch.Tensor]:
+        receiver = RECEIVERS[Transport(locator.transport)]()
+        where = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
+        with ThreadPoolExecutor(1) as pool:
+            sending = None if locator.repeatable else pool.submit(sender.send)
+            received = receiver.fetch(where)
+            if sending is not None:
+                sending.result()
+        return dict(read_payload(PushManifest.from_dict(locator.manifest), received))
+
+    try:
+        first = announced(1, here)
+        assert first.transport == "shared_memory"
+        assert first.reaches(here) and not first.reaches(away)
+        # A generator that joins on another host gets what those here have already.
+        again = sender.announce(PushManifest.from_dict(first.manifest), seats=[away])
+        assert again.transport == "gloo" and not again.reaches(here)
+        assert torch.equal(fetched(again)["w"], WEIGHTS["w"] + 1)
+        assert torch.equal(fetched(first)["w"], WEIGHTS["w"] + 1)
+        second = announced(2, here, away)
+        assert second.transport == "gloo"
+        sender.release(1)
+        third = announced(3, here)
+        assert third.transport == "shared_memory"
+        assert torch.equal(fetched(third)["w"], WEIGHTS["w"] + 3)
+    finally:
+        sender.close()
 
 
 def test_shared_memory_files_are_removed(tmp_path):
@@ -128,7 +175,7 @@ def test_shared_memory_files_are_removed(tmp_path):
             sender.buffer(size_bytes, version=version),
             version=version,
         )
-        return Path(sender.announce(payload, num_receivers=1).where["path"])
+        return Path(sender.announce(payload, seats=[seat()]).where["path"])
 
     def files() -> set[str]:
         return {p.name.removeprefix(f"rlpost-{run_id}-v") for p in path.parent.glob(f"*{run_id}*")}

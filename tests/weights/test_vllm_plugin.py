@@ -6,6 +6,7 @@ import sys
 import psutil
 import pytest
 import torch
+from fakes import seat
 
 from rlpost.weights.manifest import write_payload
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
@@ -65,7 +66,7 @@ def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
         weights = {"w": torch.full((3,), float(version))}
         buffer = sender.buffer(64, version=version)
         manifest = write_payload(iter(weights.items()), buffer, version=version)
-        sent = sender.announce(manifest, num_receivers=1)
+        sent = sender.announce(manifest, seats=[seat()])
         engine.start_weight_update()
         engine.receive_weights(
             StagedUpdateInfo(transport=sent.transport, manifest=sent.manifest, where=sent.where)

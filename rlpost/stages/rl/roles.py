@@ -41,7 +41,6 @@ def roles_of(
     trainer = _per_update(replace(cfg.trainer, steps=steps), cfg)
     make_sender = sender_factory(
         cfg.weights,
-        one_host=cfg.cluster.address is None,
         run_id=directory.host_wide_id,
         root=directory.root / ".weights",
     )

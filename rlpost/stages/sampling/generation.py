@@ -37,6 +37,7 @@ from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
+from rlpost.weights.transports.protocol import Seat
 
 
 class Generation:
@@ -75,7 +76,7 @@ class Generation:
             failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
         )
         self._generators: dict[str, RestartableGenerator] = {}
-        self._workers: dict[str, int] = {}
+        self._seats: dict[str, Seat] = {}
         names = [generator_name(index) for index in range(cfg.num)]
         self.fleet = Fleet(names, missed_until_dead=failures.missed_pings)
         self._dispatcher = Dispatcher(
@@ -84,7 +85,7 @@ class Generation:
         self.supervisor = Supervisor(
             self.fleet,
             self._generators,
-            workers=self._workers,
+            seats=self._seats,
             spawn=GeneratorFactory(
                 session,
                 cfg,
@@ -139,7 +140,7 @@ class Generation:
             source,
             fleet=self.fleet,
             receivers=self._generators,
-            workers=self._workers,
+            seats=self._seats,
             probe=probe,
             cfg=BusConfig(
                 exact=float32 and generator_dtype(trainer) is GeneratorDtype.float32,

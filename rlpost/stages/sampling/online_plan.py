@@ -69,7 +69,6 @@ def learning_role(
     """Return the ranks that train ``model`` and push it; ``cfg`` are options of the stage."""
     sender = sender_factory(
         cfg.weights,
-        one_host=cfg.cluster.address is None,
         run_id=directory.host_wide_id,
         root=directory.root / ".weights",
     )

@@ -119,7 +119,6 @@ def plan_suites(
         ),
         make_sender=sender_factory(
             cfg.weights,
-            one_host=cfg.cluster.address is None,
             run_id=directory.host_wide_id,
             root=directory.root / ".weights",
         ),

@@ -5,6 +5,7 @@ is complete; receivers refuse one without it.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from rlpost.errors import WeightPushError
 from rlpost.umask import follow_umask
 from rlpost.weights.manifest import PushManifest
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 
 def _views(manifest: PushManifest, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -39,7 +40,7 @@ class FilesystemSender:
             self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
         return self._buffer
 
-    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
         from safetensors.torch import save_file
 
         directory = self._directory(manifest.version)

@@ -5,6 +5,7 @@ rank. Invariant: every wait has the group's timeout, so a dead or hung peer is a
 within ``timeout_s``; a new group per push means that nothing of a failed push survives.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from rlpost.errors import WeightPushError
 from rlpost.network import local_address, serve_store
 from rlpost.weights.manifest import PushManifest
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
+from rlpost.weights.transports.shared_memory import SharedMemorySender, shared_memory_id
 
 BUCKET_BYTES = 32 << 20
 
@@ -45,29 +47,31 @@ class GlooSender:
     Args:
         host: address under which receivers reach this process.
         timeout_s: deadline of every wait.
+        pages: where payloads are written.
     """
 
-    def __init__(self, *, host: str, timeout_s: float) -> None:
+    def __init__(self, *, host: str, timeout_s: float, pages: SharedMemorySender) -> None:
         self._host = host
         self._timeout_s = timeout_s
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._pages = pages
+        self._version: int | None = None  # announced last
         self._store: Any = None
         self._where: dict[str, Any] = {}
         self._size_bytes = 0
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
-        if self._buffer.numel() < size_bytes:
-            self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
-        return self._buffer
+        return self._pages.buffer(size_bytes, version=version)
 
-    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
         self._store = serve_store(self._host, timeout=timedelta(seconds=self._timeout_s))
-        self._size_bytes = manifest.size_bytes
+        self._version, self._size_bytes = manifest.version, manifest.size_bytes
+        if any(seat.memory == shared_memory_id() for seat in seats):
+            self._pages.keep(manifest.version)
         self._where = {
             "host": self._host,
             "port": self._store.port,
             "version": manifest.version,
-            "world_size": 1 + num_receivers,
+            "world_size": 1 + sum(seat.num_workers for seat in seats),
             "timeout_s": self._timeout_s,
         }
         return Locator(
@@ -75,17 +79,21 @@ class GlooSender:
         )
 
     def send(self) -> None:
+        assert self._version is not None, "announce comes first"
         try:
             group = _group(self._where, 0, self._store)
-            _broadcast(group, self._buffer, self._size_bytes)
+            _broadcast(group, self._pages.written(self._version), self._size_bytes)
         except RuntimeError as error:
             raise WeightPushError(f"gloo broadcast failed: {error}") from error
 
     def release(self, version: int) -> None:
         self._store = None
+        if version != self._version:  # the newest can be announced again
+            self._pages.release(version)
 
     def close(self) -> None:
         self._store = None
+        self._pages.close()
 
 
 class GlooReceiver:

@@ -7,12 +7,24 @@ A locator is the small JSON-able record that travels by RPC. ``send`` may block 
 receivers took part (gloo), so the driver starts the receivers' RPC first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from rlpost.weights.manifest import PushManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """Where a generator receives weights.
+
+    Example: ``Seat(memory="n1 6f1d... 24", num_workers=2)``
+    """
+
+    memory: str  # the shared memory of its host; see ``shared_memory_id``
+    num_workers: int  # processes that receive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +38,11 @@ class Locator:
     manifest: dict[str, Any]
     where: dict[str, Any] = field(default_factory=dict)
     repeatable: bool = True  # can be fetched at any time, without the sender
+    memory: str | None = None  # whoever fetches it must see this; None: whoever reaches the sender
+
+    def reaches(self, seat: Seat) -> bool:
+        """Whether a generator on ``seat`` can fetch it at any time, without the sender."""
+        return self.repeatable and self.memory in (None, seat.memory)
 
 
 class Sender(Protocol):
@@ -34,8 +51,11 @@ class Sender(Protocol):
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
         """Return a writable uint8 CPU tensor for the next payload."""
 
-    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
-        """Make the written payload fetchable by so many processes and say where."""
+    def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
+        """Make the written payload fetchable from these seats, in the order of ranks; say where.
+
+        The sender is rank 0, and the workers of the first seat are the ranks from 1 on.
+        """
 
     def send(self) -> None:
         """Take part in the transfer; returns when the bytes left or raises."""

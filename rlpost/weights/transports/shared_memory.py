@@ -9,19 +9,32 @@ version, and its checksums tell.
 
 import glob
 import os
+import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.protocol import Locator, Seat
 
 
 def _directory() -> Path:
     shm = Path("/dev/shm")
     return shm if shm.is_dir() else Path(tempfile.gettempdir())
+
+
+def shared_memory_id() -> str:
+    """Name the shared memory that this process sees, for whoever asks who else does.
+
+    Two containers on one machine have one each unless they were given the same; two machines
+    may have the same name.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    booted = boot.read_text().strip() if boot.exists() else ""
+    return f"{socket.gethostname()} {booted} {_directory().stat().st_dev}"
 
 
 def _map(path: Path, size_bytes: int) -> torch.Tensor:
@@ -36,14 +49,25 @@ class SharedMemorySender:
         for left in _directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
             left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._buffers: dict[int, torch.Tensor] = {}
+        self._kept: set[int] = set()  # versions whose pages engines of this host go back to
         self._spare: torch.Tensor | None = None  # the pages of a released version
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
+        for other in self._buffers.keys() - self._kept:
+            self.release(other)
         pages = self._reuse(size_bytes, version)
         if pages is None:
             pages = self._make(size_bytes, version)
         self._buffers[version] = pages
         return pages
+
+    def keep(self, version: int) -> None:
+        """Leave the pages of a version as they are until it is released: engines here map them."""
+        self._kept.add(version)
+
+    def written(self, version: int) -> torch.Tensor:
+        """Return the payload of a version that was not released."""
+        return self._buffers[version]
 
     def _path(self, version: int | str) -> Path:
         return _directory() / f"rlpost-{self._run_id}-v{version}"
@@ -68,14 +92,21 @@ class SharedMemorySender:
             )
         return _map(self._path(version), size_bytes)
 
-    def announce(self, manifest: PushManifest, *, num_receivers: int) -> Locator:
+    def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
+        self.keep(manifest.version)
         where = {"path": str(self._path(manifest.version))}
-        return Locator(transport="shared_memory", manifest=manifest.to_dict(), where=where)
+        return Locator(
+            transport="shared_memory",
+            manifest=manifest.to_dict(),
+            where=where,
+            memory=shared_memory_id(),
+        )
 
     def send(self) -> None:
         """Nothing to do: the receivers map the file."""
 
     def release(self, version: int) -> None:
+        self._kept.discard(version)
         pages = self._buffers.pop(version, None)
         if pages is None:
             return

@@ -1,0 +1,29 @@
+"""What the pushes of a run will be like, before anything starts.
+
+Owns the sentences of ``rlpost plan``. Refuses to own the rule (weights/transports/choice.py).
+"""
+
+from collections.abc import Sequence
+
+from rlpost.cluster.ranks import rank_name
+from rlpost.control.placement import Slot
+from rlpost.weights.publisher import WeightsConfig
+from rlpost.weights.transports.choice import Transport, transport_between
+
+
+def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
+    """Return how weights will travel from the trainer to generators; none where nobody pushes."""
+    nodes = {each.actor.name: each.bundle.node for each in slots}
+    sender = nodes.get(rank_name("trainer", 0))
+    generators = {each.bundle.node.id for each in slots if each.actor.generates}
+    if sender is None or not generators:
+        return []
+    if cfg.transport is not Transport.auto:
+        return [f"Weights travel by {cfg.transport.value} (weights.transport)."]
+    chosen = transport_between(sender.id, generators)
+    away = len(generators - {sender.id})
+    where = f"some on {away} other node{'s' if away > 1 else ''}" if away else "all there"
+    return [
+        f"Weights travel by {chosen.value} (weights.transport=auto): the trainer sends from "
+        f"{sender.name}, the generators sit {where}."
+    ]
