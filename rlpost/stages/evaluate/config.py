@@ -71,6 +71,44 @@ class HeldoutDataConfig:
 
 
 @dataclass(kw_only=True)
+class DifficultyConfig:
+    """Which items of data.heldout are kept as a data set of prompts, by how many answer right."""
+
+    min_pass_rate: float | None = number(
+        None,
+        at_least=0,
+        at_most=1,
+        help="keep items of which at least this share of the responses is right; null: all",
+    )
+    max_pass_rate: float | None = number(
+        None, at_least=0, at_most=1, help="keep items of which at most this share is; null: all"
+    )
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether no data set is asked for."""
+        return self == DifficultyConfig()
+
+    def holds(self, rate: float) -> bool:
+        """Whether an item of this share of right responses is kept."""
+        low = 0.0 if self.min_pass_rate is None else self.min_pass_rate
+        high = 1.0 if self.max_pass_rate is None else self.max_pass_rate
+        return low <= rate <= high
+
+    def check(self, path: str) -> None:
+        """Raises UserError: no item can be kept."""
+        if None not in (self.min_pass_rate, self.max_pass_rate) and not self._is_band():
+            raise UserError(
+                f"{path}.min_pass_rate={self.min_pass_rate} is above {path}.max_pass_rate="
+                f"{self.max_pass_rate}, so no item is kept; give a band such as 0.1 to 0.9"
+            )
+
+    def _is_band(self) -> bool:
+        assert self.min_pass_rate is not None and self.max_pass_rate is not None
+        return self.min_pass_rate <= self.max_pass_rate
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Everything ``rlpost evaluate`` can be told."""
 
@@ -100,6 +138,7 @@ class EvaluateConfig:
         at_least=1, at_most=10**4, help="numbers of responses of pass@k and maj@k; empty: none"
     )
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -150,6 +189,7 @@ def check_evaluate(cfg: EvaluateConfig) -> None:
     _check_sampling(cfg)
     _check_judges(cfg)
     _check_traces(cfg)
+    _check_difficulty(cfg)
     _check_endpoint(cfg)
     _check_idle_options(cfg)
 
@@ -224,6 +264,27 @@ def _check_traces(cfg: EvaluateConfig) -> None:
         raise UserError(
             "selection.* keeps the answers of one model as a data set, and baseline.path adds a "
             "second; leave baseline.path out"
+        )
+
+
+def _check_difficulty(cfg: EvaluateConfig) -> None:
+    """Refuse to keep items whose difficulty is not measured, or that nobody should learn from."""
+    if cfg.difficulty.keeps_nothing:
+        return
+    if cfg.suites or not cfg.data.heldout:
+        raise UserError(
+            "difficulty.* keeps items of data.heldout as a data set, and those of suites would "
+            "teach what is measured with; set data.heldout to the prompts, and leave suites out"
+        )
+    if cfg.baseline.path is not None:
+        raise UserError(
+            "difficulty.* keeps what is hard for one model, and baseline.path adds a second; leave "
+            "baseline.path out"
+        )
+    if cfg.samples < 2:
+        raise UserError(
+            "difficulty.* needs several responses per item, got samples=1, whose share of right "
+            "ones is 0 or 1; set for example samples=8 temperature=1"
         )
 
 

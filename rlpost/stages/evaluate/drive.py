@@ -20,6 +20,7 @@ from rlpost.stages.driver import RunOutcome, listen_for_signals
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
 from rlpost.stages.evaluate.boot import EvaluationRun
 from rlpost.stages.evaluate.config import EvaluateConfig
+from rlpost.stages.evaluate.difficulty import write_items
 from rlpost.stages.evaluate.job import open_items
 from rlpost.stages.evaluate.page import write_page
 from rlpost.stages.evaluate.plan import EvaluatePlan
@@ -114,10 +115,11 @@ def _report(
     results = results_of(plan, file)
     tracker.phase(Phase.evaluating, "scores")
     tracker.log(0, results.metrics())
-    grids = grids_of(results)
-    lines = [as_text(grids)]
+    lines = [as_text(grids_of(results))]
     if not plan.cfg.selection.keeps_everything:
         lines.append(write_traces(directory.dataset, plan, file))
+    if not plan.cfg.difficulty.keeps_nothing:
+        lines.append(write_items(directory.dataset, plan, file))
     if failed:
         (_, dataset, uid), reason = next(iter(failed.items()))
         warning = (
@@ -129,7 +131,7 @@ def _report(
     if plan.cfg.tracking.report:
         attempt(
             "writing report.html",
-            lambda: write_page(directory, grids=grids, file=file, config=plan.cfg),
+            lambda: write_page(directory, results=results, file=file, config=plan.cfg),
         )
         lines.append(f"report: {directory.report}")
     return "\n".join(lines)

@@ -5,11 +5,12 @@ are shown (table.py, page.py). Invariant: results are made of the rows of the an
 the order of the data, so it does not matter in how many sittings they were answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlpost.evaluation.answer import Answer
 from rlpost.evaluation.comparison import PairedDifference, compare
+from rlpost.evaluation.difficulty import histogram, pass_rate
 from rlpost.evaluation.scores import ScoreSheet, score
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
 from rlpost.stages.evaluate.job import item_key, prompts_of
@@ -24,6 +25,7 @@ class Result:
     dataset: str
     part: str  # empty: all of it
     sheet: ScoreSheet
+    difficulty: Mapping[str, int]  # class -> items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,4 +105,5 @@ def _result(
 ) -> Result:
     outcomes = [[answer.outcome for answer in answers] for answers in items]
     sheet = score(outcomes, samples=plan.cfg.samples, ks=plan.cfg.k)
-    return Result(model=model, dataset=dataset, part=part, sheet=sheet)
+    rates = [pass_rate([answer.reward for answer in answers]) for answers in items]
+    return Result(model=model, dataset=dataset, part=part, sheet=sheet, difficulty=histogram(rates))

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlpost.evaluation.difficulty import CLASSES
 from rlpost.evaluation.intervals import MeanEstimate
 from rlpost.stages.evaluate.results import Result, Results
 
@@ -39,8 +40,9 @@ def grids_of(results: Results) -> list[Grid]:
         ),
         rows=tuple(_row(each, names) for each in results.scores),
     )  # fmt: skip
+    grids = [scores, *_difficulty(results, samples)]
     if not results.differences:
-        return [scores]
+        return grids
     differences = Grid(
         title="Model minus baseline, on the same items and seeds",
         header=("data", "items", "difference", "p", "pairs not judged"),
@@ -55,7 +57,23 @@ def grids_of(results: Results) -> list[Grid]:
             for dataset, each in results.differences.items()
         ),
     )
-    return [scores, differences]
+    return [*grids, differences]
+
+
+def _difficulty(results: Results, samples: int) -> list[Grid]:
+    """Return how many items there are of each difficulty; nothing of single responses."""
+    if samples < 2:
+        return []
+    rows = [each for each in results.scores if not each.part]
+    return [
+        Grid(
+            title=f"Difficulty: items by the share of right ones among {samples} responses",
+            header=("model", "data", *CLASSES),
+            rows=tuple(
+                (each.model, each.dataset, *map(str, each.difficulty.values())) for each in rows
+            ),
+        )
+    ]
 
 
 def as_text(grids: Sequence[Grid]) -> str:

@@ -1,7 +1,8 @@
 // Shows the answers of an evaluation that pass the filters. Text is only ever set as text.
 "use strict";
 (function () {
-  var answers = JSON.parse(document.getElementById("page-data").textContent).answers;
+  var given = JSON.parse(document.getElementById("page-data").textContent);
+  var answers = given.answers;
   var form = document.getElementById("filters");
   var rows = document.getElementById("rows");
   var more = document.getElementById("more");
@@ -9,12 +10,18 @@
 
   ["model", "data", "part"].forEach(function (name) {
     var values = Array.from(new Set(answers.map(function (each) { return each[name]; }))).sort();
-    values.filter(Boolean).forEach(function (value) {
+    offer(name, values.filter(Boolean));
+  });
+  offer("difficulty", given.classes);
+  form.elements.difficulty.parentElement.hidden = !given.classes.length;
+
+  function offer(name, values) {
+    values.forEach(function (value) {
       var option = document.createElement("option");
       option.textContent = value;
       form.elements[name].append(option);
     });
-  });
+  }
 
   function judged(answer) {
     if (answer.reward === null) { return "not judged"; }
@@ -23,7 +30,7 @@
 
   function passes(answer) {
     var wanted = form.elements, text = wanted.q.value.toLowerCase();
-    return ["model", "data", "part"].every(function (name) {
+    return ["model", "data", "part", "difficulty"].every(function (name) {
       return !wanted[name].value || wanted[name].value === answer[name];
     }) && (!wanted.judged.value || wanted.judged.value === judged(answer)) &&
       (!text || (answer.prompt + "\n" + answer.response).toLowerCase().includes(text));
@@ -47,6 +54,7 @@
       var pill = cell(row, answer.reward === null ? "none" : String(answer.reward), "pill");
       if (answer.reward === 1) { pill.classList.add("good"); }
       if (answer.error) { pill.classList.add("bad"); pill.title = answer.error; }
+      cell(row, answer.rate === null ? "" : Math.round(100 * answer.rate) + "%", "num");
       var texts = [cell(row, answer.prompt, "clip"), cell(row, answer.response, "clip")];
       cell(row, (answer.tokens ?? "") + (answer.finish === "length" ? " (cut off)" : ""), "num");
       cell(row, answer.model + " " + answer.data + " " + answer.part, "part");
