@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from rlpost.control.watchdog import Watchdog
 from rlpost.data.encoder import PromptEncoder
 from rlpost.data.rows import Row
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.locate import locate_model
+from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.tensor_parallel import require_divisible
@@ -144,6 +144,7 @@ async def open_parts(
     directory = ModelDirectory.read(locate_model(model))
     path, device = str(directory.path), resolve_device(cluster)
     engines = resolved_generator(generator or GeneratorConfig(), trainer, device=device)
+    engines = replace(engines, max_model_len=engines.max_model_len or context_length(path))
     require_divisible(engines.tensor_parallel_size, model_shape(path))
     weights = WeightsConfig()
     with Session(cluster) as session, tempfile.TemporaryDirectory() as scratch:

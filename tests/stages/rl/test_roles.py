@@ -9,6 +9,7 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
 from rlpost.models.directory.model_directory import ModelDirectory
+from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
 from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Workload, actors_of
@@ -41,6 +42,7 @@ def roles(tiny_model, tiny_reward, tmp_path):
         generator = GeneratorConfig(
             num=1, tensor_parallel_size=2, max_model_len=64, dtype=GeneratorDtype.float32
         )
+        generator = with_device_defaults(generator, on_gpu=device is Device.cuda, cores=1)
         directory = RunDirectory(root=tmp_path / "run")
         return roles_of(
             cfg,
