@@ -25,6 +25,9 @@ def with_device_defaults(cfg: GeneratorConfig, *, on_gpu: bool, cores: int) -> G
                              sequence, as no prompt is cut   an engine that names no use
     ``threads``              the cores shared among all      null: vLLM decides, which knows
                              workers                         its processes
+    ``kv_cache_gib``         1                               null: vLLM measures what of
+                                                             ``gpu_memory_utilization`` is
+                                                             left by weights and activations
     ``setup_timeout_s``      300                             1200: graphs are captured, and
                                                              large models read
     ``max_model_len``        the model's context             longest prompt and response, as
@@ -52,6 +55,7 @@ def with_device_defaults(cfg: GeneratorConfig, *, on_gpu: bool, cores: int) -> G
         enforce_eager=cfg.enforce_eager is not False,
         max_num_seqs=cfg.max_num_seqs or 128,
         threads=cfg.threads or max(1, cores // workers),
+        kv_cache_gib=cfg.kv_cache_gib or 1,
         setup_timeout_s=cfg.setup_timeout_s or SETUP_ON_CPU_S,
     )
 

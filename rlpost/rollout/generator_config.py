@@ -53,8 +53,11 @@ class GeneratorConfig:
         help="CPU threads of each worker of an engine; null: the cores shared among them, or on "
         "a GPU vLLM's choice",
     )
-    kv_cache_gib: int = number(
-        1, at_least=1, at_most=10**4, help="size of the key-value cache, on CPU only"
+    kv_cache_gib: int | None = number(
+        None,
+        at_least=1,
+        at_most=10**4,
+        help="key-value cache of each worker; null: 1 on a CPU, on a GPU what vLLM measures",
     )
     gpu_memory_utilization: float = number(
         0.85, above=0, at_most=1, help="share of the GPU's memory, on GPU only"

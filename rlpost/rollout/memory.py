@@ -53,11 +53,13 @@ def generator_footprint(
         name = f"{process}: core" if workers == 1 else f"{process}: worker {worker}"
         kept = {"libraries": WORKER_BYTES, **payload}
         if gpu_bytes is None:
-            kept |= {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
+            kept |= {"weights": weights, "KV cache": float((cfg.kv_cache_gib or 1) * GIB)}
         footprints.append(Footprint(process=name, kept=kept, phases={"loading a version": loading}))
         if gpu_bytes is not None:
             room = cfg.gpu_memory_utilization * gpu_bytes
             parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
+            if cfg.kv_cache_gib is not None:  # the rest is left to others
+                parts = {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
             footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
     return footprints
 

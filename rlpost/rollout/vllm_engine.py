@@ -68,7 +68,8 @@ class VllmEngine:
         if self._cfg.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(self._cfg.threads)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._cfg.kv_cache_gib)
+        if self._cfg.kv_cache_gib is not None:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._cfg.kv_cache_gib)
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
         # Loading a version allocates the whole model anew: 4 KiB pages cost four times the copy.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -98,6 +99,7 @@ class VllmEngine:
             tensor_parallel_size=self._cfg.tensor_parallel_size,
             distributed_executor_backend=self._executor(),
             gpu_memory_utilization=self._cfg.gpu_memory_utilization,
+            kv_cache_memory_bytes=self._kv_cache_bytes(),
             enforce_eager=self._cfg.enforce_eager,
             enable_prefix_caching=True,
             # A seeded request whose prompt is cut into chunks kills the CPU engine: it
@@ -112,6 +114,14 @@ class VllmEngine:
             disable_log_stats=False,  # vllm_load.py listens
         )
         return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
+
+    def _kv_cache_bytes(self) -> int | None:
+        """Return the cache's size where it is given; None: vLLM measures what is left.
+
+        Measuring takes whatever others do with the same GPU meanwhile for the engine's own doing.
+        """
+        gib = self._cfg.kv_cache_gib
+        return None if gib is None else gib << 30
 
     def _executor(self) -> Any:
         """Return what runs the workers: this process's children, or the engine's process itself.

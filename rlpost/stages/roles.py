@@ -209,6 +209,9 @@ async def start_roles(
 ) -> list[Any]:
     """Place all actors, spawn the groups and set them up side by side.
 
+    Where a GPU has several actors the engines come first: while one measures how much of the GPU
+    is free, nobody else may take or give back any of it.
+
     Args:
         roles: who exists.
         session: where they run.
@@ -223,10 +226,14 @@ async def start_roles(
         UserError: not every actor fits into the cluster, or a model cannot be trained.
         InfrastructureError: an actor did not come up.
     """
-    for line in picture(session.place(actors_of(roles))):
+    slots = session.place(actors_of(roles))
+    for line in picture(slots):
         log.info("slots: %s", line)
     if first is not None:
         await first(session)
+    if supervised is not None and not offload_idle and any(0 < s.num_gpus < 1 for s in slots):
+        await supervised()
+        supervised = None
     groups = []
     for role in roles:
         group = None if role.spawn is None else role.spawn(session)

@@ -20,6 +20,7 @@ FILLED_IN = {
     "max_num_seqs": (128, 256),
     "max_num_batched_tokens": (None, 8192),
     "threads": (4, None),
+    "kv_cache_gib": (1, None),
     "setup_timeout_s": (300, 1200),
 }
 GIVEN = GeneratorConfig(
@@ -29,6 +30,7 @@ GIVEN = GeneratorConfig(
     max_num_seqs=3,
     max_num_batched_tokens=777,
     threads=5,
+    kv_cache_gib=6,
     setup_timeout_s=9,
     max_model_len=64,
 )
