@@ -37,13 +37,14 @@ def generator_footprint(
     """
     workers = cfg.tensor_parallel_size
     weights = value_bytes * shape.parameters / workers
+    received = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
     if adapters is None:
-        payload = {"received weights": 1.0 * value_bytes * shape.parameters}
+        payload = {"received weights": received}
         # The previous payload stays mapped until the new one is committed, and on CPU the weights
         # in the kernels' format are created while the old ones still exist.
-        loading = payload["received weights"] + (weights if gpu_bytes is None else 0)
+        loading = received + (weights if gpu_bytes is None else 0)
     else:
-        loading = float(value_bytes * adapters.rank * adapted_width(shape))
+        loading = received
         # vLLM keeps each of them twice: as it came, and in a slot of the kernels.
         payload = {"adapters": 2 * adapters.versions * loading}
     footprints = [Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES})]
@@ -62,6 +63,14 @@ def generator_footprint(
                 parts = {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
             footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
     return footprints
+
+
+def payload_bytes(
+    shape: ModelShape, *, value_bytes: int, adapters: AdapterCapacity | None
+) -> float:
+    """Return the bytes of a pushed version: of the model, or of one adapter."""
+    values = shape.parameters if adapters is None else adapters.rank * adapted_width(shape)
+    return float(value_bytes * values)
 
 
 def adapted_width(shape: ModelShape) -> int:

@@ -30,8 +30,11 @@ class WeightsConfig:
         help="how weights travel; auto: shared memory if all generators sit on the trainer's host, "
         "else gloo",
     )
-    timeout_s: float = number(
-        120.0, above=0, at_most=WEEK_S, help="deadline of every wait in a push"
+    timeout_s: float | None = number(
+        None,
+        above=0,
+        at_most=WEEK_S,
+        help="deadline of each phase of a push; null: 120 s and the bytes at 0.25 GB/s",
     )
     probe_sequences: int = number(
         2,

@@ -25,7 +25,7 @@ from rlpost.rollout.device_defaults import groups_at_once, in_words, with_device
 from rlpost.rollout.dispatch import Dispatcher, Span, no_span
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.interruption import Interruption
-from rlpost.rollout.memory import generator_footprint
+from rlpost.rollout.memory import generator_footprint, payload_bytes
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.stages.roles import Role, Workload, counted
@@ -35,6 +35,7 @@ from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.combine import Combination
 from rlpost.weights.bus import WeightBus
+from rlpost.weights.deadline import phase_deadline_s
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.transports.protocol import Seat
@@ -71,6 +72,7 @@ class Generation:
         wanted: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._cfg, self._failures = cfg, failures
+        self._model_path, self._adapters = model_path, adapters
         self._signal = Signal()
         self._budget = Budget(
             failures.failures_in_a_row, of="failures", field="failures.failures_in_a_row"
@@ -136,6 +138,11 @@ class Generation:
         """Return the bus from ``source`` to the fleet; ``probe`` is what both sides score."""
         float32 = self._cfg.dtype is GeneratorDtype.float32
         assert self._cfg.setup_timeout_s is not None, "resolved_generator comes first"
+        size_bytes = payload_bytes(
+            model_shape(self._model_path),
+            value_bytes=resolve_dtype(trainer.dtype).itemsize,
+            adapters=self._adapters,
+        )
         return WeightBus(
             source,
             fleet=self.fleet,
@@ -145,7 +152,7 @@ class Generation:
             cfg=BusConfig(
                 exact=float32 and generator_dtype(trainer) is GeneratorDtype.float32,
                 max_diff=weights.probe_max_diff,
-                timeout_s=weights.timeout_s,
+                timeout_s=phase_deadline_s(weights.timeout_s, size_bytes),
                 boot_timeout_s=2 * self._cfg.setup_timeout_s,
             ),
             changed=self._signal.wait,

@@ -47,10 +47,10 @@ class AutoSender:
     Args:
         run_id: names the run among all of a host.
         host: address under which receivers reach this process.
-        timeout_s: deadline of every wait.
+        timeout_s: deadline of every wait; None: by the size of each payload.
     """
 
-    def __init__(self, *, run_id: str, host: str, timeout_s: float) -> None:
+    def __init__(self, *, run_id: str, host: str, timeout_s: float | None) -> None:
         here = SharedMemorySender(run_id=run_id)
         self._senders: dict[Transport, Sender] = {
             Transport.shared_memory: here,
@@ -81,7 +81,7 @@ class AutoSender:
 
 
 def make_sender(
-    transport: Transport, *, run_id: str, root: Path, host: str, timeout_s: float
+    transport: Transport, *, run_id: str, root: Path, host: str, timeout_s: float | None
 ) -> Sender:
     """Build the sending end of a transport.
 
@@ -90,7 +90,7 @@ def make_sender(
         run_id: names the run among all of a host.
         root: directory for payloads that travel in files.
         host: address under which receivers reach this process.
-        timeout_s: deadline of every wait.
+        timeout_s: deadline of every wait; None: by the size of each payload.
     """
     match transport:
         case Transport.auto:

@@ -13,6 +13,7 @@ import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.network import local_address, serve_store
+from rlpost.weights.deadline import phase_deadline_s
 from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.shared_memory import SharedMemorySender, shared_memory_id
@@ -46,11 +47,11 @@ class GlooSender:
 
     Args:
         host: address under which receivers reach this process.
-        timeout_s: deadline of every wait.
+        timeout_s: deadline of every wait; None: by the size of each payload.
         pages: where payloads are written.
     """
 
-    def __init__(self, *, host: str, timeout_s: float, pages: SharedMemorySender) -> None:
+    def __init__(self, *, host: str, timeout_s: float | None, pages: SharedMemorySender) -> None:
         self._host = host
         self._timeout_s = timeout_s
         self._pages = pages
@@ -63,7 +64,8 @@ class GlooSender:
         return self._pages.buffer(size_bytes, version=version)
 
     def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
-        self._store = serve_store(self._host, timeout=timedelta(seconds=self._timeout_s))
+        timeout_s = phase_deadline_s(self._timeout_s, manifest.size_bytes)
+        self._store = serve_store(self._host, timeout=timedelta(seconds=timeout_s))
         self._version, self._size_bytes = manifest.version, manifest.size_bytes
         if any(seat.memory == shared_memory_id() for seat in seats):
             self._pages.keep(manifest.version)
@@ -72,7 +74,7 @@ class GlooSender:
             "port": self._store.port,
             "version": manifest.version,
             "world_size": 1 + sum(seat.num_workers for seat in seats),
-            "timeout_s": self._timeout_s,
+            "timeout_s": timeout_s,
         }
         return Locator(
             transport="gloo", manifest=manifest.to_dict(), where=self._where, repeatable=False
