@@ -6,10 +6,12 @@ of one.
 """
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from rlpost.cluster.session import Session
 from rlpost.cluster.verifiers import RemoteVerifiers, spawn_verifiers
@@ -69,19 +71,21 @@ async def _opened(
     """Start the engines of one model and look after them; end them."""
     cfg = plan.cfg
     assert examinee.generator is not None
-    generation = Generation(
-        run.session,
-        examinee.generator,
-        model_path=examinee.path,
-        cluster=cfg.cluster,
-        failures=cfg.failures,
-        watchdog=run.watchdog,
-        permits=groups_at_once(examinee.generator, group_size=cfg.samples),
-        span=lambda lane, name, start_s, end_s: run.tracker.span(
-            lane, name, start_s=start_s, end_s=end_s
-        ),
-    )
     async with AsyncExitStack() as stack:
+        scratch = run.file.path.with_name(f".{examinee.role}-merged")
+        path = await stack.enter_async_context(_whole_model(examinee, scratch))
+        generation = Generation(
+            run.session,
+            examinee.generator,
+            model_path=path,
+            cluster=cfg.cluster,
+            failures=cfg.failures,
+            watchdog=run.watchdog,
+            permits=groups_at_once(examinee.generator, group_size=cfg.samples),
+            span=lambda lane, name, start_s, end_s: run.tracker.span(
+                lane, name, start_s=start_s, end_s=end_s
+            ),
+        )
         stack.push_async_callback(generation.supervisor.dismiss)
 
         def collector_of(source: JudgedSource) -> Collector:
@@ -96,6 +100,20 @@ async def _opened(
         await generation.supervisor.boot()
         weights = StandingWeights(generation.fleet)
         yield OpenModel(collector_of=collector_of, guard=lambda: generation.supervisor.run(weights))
+
+
+@asynccontextmanager
+async def _whole_model(examinee: Examinee, scratch: Path) -> AsyncIterator[str]:
+    """Yield the directory of what answers; with an adapter it is a copy that is removed again."""
+    if examinee.adapter is None:
+        yield examinee.path
+        return
+    shutil.rmtree(scratch, ignore_errors=True)  # of an evaluation that was killed
+    try:
+        await asyncio.to_thread(examinee.adapter.write, scratch)
+        yield str(scratch.resolve())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @asynccontextmanager

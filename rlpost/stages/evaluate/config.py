@@ -30,6 +30,15 @@ from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.combine import Combination, RewardsConfig, Rule
 from rlpost.verifiers.configured import configured
 
+_ADAPTER_HELP = "adapter on that model: a directory, a run, or the name of one; null: none"
+
+
+@dataclass(kw_only=True)
+class EvaluatedModelConfig(WholeModelConfig):
+    """The model that answers."""
+
+    adapter: str | None = option(None, help=_ADAPTER_HELP)
+
 
 @dataclass(kw_only=True)
 class BaselineConfig:
@@ -38,6 +47,14 @@ class BaselineConfig:
     path: str | None = option(
         None, help="model to compare with: embedded model, local directory or hub id; null: none"
     )
+    adapter: str | None = option(None, help=_ADAPTER_HELP)
+
+    def check(self, path: str) -> None:
+        """Raises UserError: nothing says what the adapter is on."""
+        if self.adapter is not None and self.path is None:
+            raise UserError(
+                f"{path}.adapter={self.adapter} needs the model that it is on; give {path}.path"
+            )
 
 
 @dataclass(kw_only=True)
@@ -117,7 +134,7 @@ class EvaluateConfig:
     resume: str = option(
         "auto", help="auto: go on after the answers that are there; never: refuse if there are any"
     )
-    model: WholeModelConfig = field(default_factory=WholeModelConfig)
+    model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     suites: list[str] = option(
@@ -147,7 +164,13 @@ class EvaluateConfig:
     @property
     def answered_by(self) -> str:
         """What the model is called that answers."""
-        return self.endpoint.model or self.model.path
+        return self.endpoint.model or named(self.model.path, self.model.adapter)
+
+    @property
+    def compared_with(self) -> str | None:
+        """What the baseline is called; None: there is none."""
+        given = self.baseline
+        return None if given.path is None else named(given.path, given.adapter)
 
     @property
     def chosen_suites(self) -> list[str]:
@@ -171,6 +194,11 @@ class EvaluateConfig:
     @property
     def sampling(self) -> SamplingConfig:
         return SamplingConfig(max_tokens=self.max_tokens, temperature=self.temperature)
+
+
+def named(path: str, adapter: str | None) -> str:
+    """Return what a model with an adapter is called."""
+    return path if adapter is None else f"{path} with {adapter}"
 
 
 def check_evaluate(cfg: EvaluateConfig) -> None:
@@ -201,8 +229,8 @@ def _check_endpoint(cfg: EvaluateConfig) -> None:
     why = (
         "has no effect with endpoint.url, where the model answers elsewhere; leave one of them out"
     )
-    if cfg.model != WholeModelConfig():
-        raise UserError(f"model.path={cfg.model.path} {why}")
+    if cfg.model != EvaluatedModelConfig():
+        raise UserError(f"model.path={named(cfg.model.path, cfg.model.adapter)} {why}")
     if cfg.baseline.path is not None:
         raise UserError(f"baseline.path={cfg.baseline.path} {why}")
     if cfg.generator != GeneratorConfig():

@@ -25,7 +25,8 @@ def estimate(plan: EvaluatePlan, *, gpu_bytes: float | None) -> Estimate:
     work = Workload(micro_batch_tokens=0, on_gpu=plan.device is Device.cuda, gpu_bytes=gpu_bytes)
     requests = sum(len(rows) for each in plan.examinees for rows in each.prompts.values())
     responses = requests * cfg.samples
-    size = format_bytes(responses * response_bytes(cfg.max_tokens))
+    merged = max((e.adapter.size_bytes for e in plan.examinees if e.adapter is not None), default=0)
+    size = format_bytes(responses * response_bytes(cfg.max_tokens) + merged)
     return Estimate(
         footprints=[each for role in plan.roles for each in role.memory(work)],
         unplaced=[

@@ -44,7 +44,7 @@ def write_page(
         data={
             "name": directory.root.name,
             "model": config.answered_by,
-            "baseline": config.baseline.path,
+            "baseline": config.compared_with,
             "histograms": [_bars(each) for each in difficulties],
             "grids": [asdict(grid) for grid in grids],
             "num_answers": len(every),

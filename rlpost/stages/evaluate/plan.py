@@ -23,7 +23,8 @@ from rlpost.models.tiny import byte_tokenizer
 from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
-from rlpost.stages.evaluate.config import EvaluateConfig
+from rlpost.stages.evaluate.config import BaselineConfig, EvaluateConfig, EvaluatedModelConfig
+from rlpost.stages.merge.adapter import MergeableAdapter
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.generation import generators_role
@@ -53,7 +54,8 @@ class Examinee:
     """
 
     role: str  # MODEL or BASELINE
-    path: str
+    path: str  # of the base, where there is an adapter
+    adapter: MergeableAdapter | None  # is merged into a copy of the base, which answers
     generator: GeneratorConfig | None  # with dtype, threads and length resolved
     decode: Callable[[Sequence[int]], str]
     prompts: dict[str, PromptDataset]  # by the name of the source
@@ -97,11 +99,11 @@ def prepare(
     if cfg.endpoint.url is not None:
         remote = _remote(cfg, sources)
         return EvaluatePlan(cfg=cfg, device=device, sources=sources, examinees=(remote,))
-    given = {MODEL: cfg.model.path, BASELINE: cfg.baseline.path}
+    given = {MODEL: cfg.model, BASELINE: cfg.baseline}
     examinees = tuple(
-        _examinee(role, path, cfg=cfg, sources=sources, device=device)
-        for role, path in given.items()
-        if path is not None
+        _examinee(role, model, cfg=cfg, sources=sources, device=device)
+        for role, model in given.items()
+        if model.path is not None
     )
     _require_same_rows(examinees)
     return EvaluatePlan(cfg=cfg, device=device, sources=sources, examinees=examinees)
@@ -130,10 +132,16 @@ def _sources(cfg: EvaluateConfig) -> list[JudgedSource]:
 
 
 def _examinee(
-    role: str, given: str, *, cfg: EvaluateConfig, sources: Sequence[JudgedSource], device: Device
+    role: str,
+    given: EvaluatedModelConfig | BaselineConfig,
+    *,
+    cfg: EvaluateConfig,
+    sources: Sequence[JudgedSource],
+    device: Device,
 ) -> Examinee:
     field = f"{role}.path"
-    directory = ModelDirectory.read(locate_model(given, field=field), field=field)
+    assert given.path is not None
+    directory = ModelDirectory.read(locate_model(given.path, field=field), field=field)
     require_vllm_architecture(directory.config.architectures[0], field=field)
     directory.checkpoint_shapes()
     tokenizer, path = directory.tokenizer(), str(directory.path)
@@ -150,9 +158,15 @@ def _examinee(
     assert generator.max_model_len is not None
     longest = generator.max_model_len - cfg.max_tokens
     prompts = {each.name: load_prompts(each, tokenizer, longest=longest) for each in sources}
+    adapter = None
+    if given.adapter is not None:
+        adapter = MergeableAdapter.find(
+            given.adapter, base=given.path, runs=cfg.run.dir, field=f"{role}.adapter"
+        )
     return Examinee(
         role=role,
         path=path,
+        adapter=adapter,
         generator=shortest_length(
             generator,
             given=cfg.generator.max_model_len,
@@ -172,6 +186,7 @@ def _remote(cfg: EvaluateConfig, sources: Sequence[JudgedSource]) -> Examinee:
     return Examinee(
         role=MODEL,
         path=cfg.answered_by,
+        adapter=None,
         generator=None,
         decode=_decoding(tokenizer),
         prompts={each.name: load_prompts(each, tokenizer, longest=None) for each in sources},

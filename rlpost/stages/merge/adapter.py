@@ -36,19 +36,90 @@ _MOST_DRIFT = 1.0  # nats; rounding to 16 bits costs some hundredths
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterPlan:
-    """A merge of an adapter that passed every check."""
+class MergeableAdapter:
+    """An adapter that can become one model with its base.
 
-    cfg: MergeConfig
+    Example: ``MergeableAdapter.find("runs/sft", base="smollm2-135m-instruct", runs="runs",
+    field="adapter").write(Path("merged"))``
+    """
+
     merge: AdapterMerge
     adapter: AdapterDirectory
     base_name: str  # as the user, or the adapter, calls it
-    sequences: list[list[int]]  # token ids on which the result is compared
+
+    @classmethod
+    def find(
+        cls,
+        named: str,
+        *,
+        base: str | None,
+        runs: str,
+        field: str,
+        dtype: MergedDType = MergedDType.base,
+        dequantize: bool = True,
+    ) -> "MergeableAdapter":
+        """Check everything that can be checked before a weight is read.
+
+        Args:
+            named: the adapter's directory, or a run that trained one, or such a run's name.
+            base: what it is merged into; None: what the adapter names.
+            runs: the directory of runs.
+            field: what an error calls the adapter.
+            dtype: of the result.
+            dequantize: merge into what the base's weights stand for in 4 bits, if training saw it.
+
+        Raises:
+            UserError: adapter and base cannot be merged.
+        """
+        place = adapter_directory(named, runs, field=field)
+        refuse_prompts(read_json_object(place / CONFIG, field=field), field=field)
+        adapter = AdapterDirectory.read(place, field=field)
+        name = base or adapter.base
+        if name is None:
+            raise UserError(
+                f"model.path: {adapter.path / CONFIG} names no base; give model.path=BASE"
+            )
+        model = ModelDirectory.read(locate_model(name))
+        adapter.require_base(model.path, fingerprint_of(model.tensors), name=name)
+        if not dequantize and not adapter.four_bit:
+            raise UserError(
+                "merge.dequantize=false has no effect: the adapter did not learn on 4-bit weights, "
+                "as far as its files say; leave it out"
+            )
+        merge = AdapterMerge.plan(
+            model,
+            SavedAdapter.read(adapter),
+            field=field,
+            requantised=requantised(model.shell()) if adapter.four_bit and dequantize else {},
+            dtype=None if dtype is MergedDType.base else getattr(torch, dtype.value),
+        )
+        require_loadable(adapter, model)
+        return cls(merge=merge, adapter=adapter, base_name=name)
 
     @property
     def size_bytes(self) -> int:
         """Of the weights of the result."""
         return sum(each.size_bytes for each in self.merge.planned)
+
+    def write(self, directory: Path) -> None:
+        """Write the model, with its base's tokenizer."""
+        base = self.merge.base
+        write_model_shell(base.shell(dtype=self.merge.dtype), directory, start=base.path)
+        with self.merge.opened() as value_of:
+            write_weights(directory, self.merge.planned, value_of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlan:
+    """A merge of an adapter that passed every check."""
+
+    found: MergeableAdapter
+    sequences: list[list[int]]  # token ids on which the result is compared
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights of the result."""
+        return self.found.size_bytes
 
     def write(self, scratch: Path, *, directory: RunDirectory, settings_hash: str) -> str:
         """Write the result into ``scratch`` and return what to tell the person.
@@ -56,10 +127,7 @@ class AdapterPlan:
         Raises:
             RunFailed: the result is not what base and adapter are together.
         """
-        base = self.merge.base
-        write_model_shell(base.shell(dtype=self.merge.dtype), scratch, start=base.path)
-        with self.merge.opened() as value_of:
-            write_weights(scratch, self.merge.planned, value_of)
+        self.found.write(scratch)
         drift = self._measured(scratch)
         self._write_card(scratch, directory, drift, settings_hash)
         return "" if drift is None else str(drift)
@@ -69,11 +137,11 @@ class AdapterPlan:
         if not self.sequences:
             return None
         drift = measure_drift(
-            self.merge.base.path,
-            self.adapter.path,
+            self.found.merge.base.path,
+            self.found.adapter.path,
             directory,
             self.sequences,
-            requantised=self.merge.requantised,
+            requantised=self.found.merge.requantised,
         )
         if not drift.mean < _MOST_DRIFT:
             raise RunFailed(
@@ -89,17 +157,18 @@ class AdapterPlan:
         drift: LogprobDrift | None,
         settings_hash: str,
     ) -> None:
-        record = export_record(self.adapter.path)
+        path = self.found.adapter.path
+        record = export_record(path)
         results = {} if drift is None else {"merge/logprob_drift_mean": drift.mean}
         origin = ModelOrigin(
-            base=self.base_name if record is None else str(self.adapter.path),
+            base=self.found.base_name if record is None else str(path),
             stage="merge",
             run=directory.root.name,
             step=0 if record is None else record["step"],
             run_step=0 if record is None else record["run_step"],
             config_hash=settings_hash,
             results=results,
-            how=f"with the adapter {self.adapter.path} merged in",
+            how=f"with the adapter {path} merged in",
         )
         write_model_card(scratch, origin, location=directory.export, measured=drift and str(drift))
 
@@ -111,37 +180,21 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
         UserError: adapter and base cannot be merged.
     """
     assert cfg.adapter is not None
-    place = adapter_directory(cfg.adapter, cfg.run.dir, field=_FIELD)
-    refuse_prompts(read_json_object(place / CONFIG, field=_FIELD), field=_FIELD)
-    adapter = AdapterDirectory.read(place, field=_FIELD)
-    name = cfg.model.path or adapter.base
-    if name is None:
-        raise UserError(f"model.path: {adapter.path / CONFIG} names no base; give model.path=BASE")
-    base = ModelDirectory.read(locate_model(name))
-    adapter.require_base(base.path, fingerprint_of(base.tensors), name=name)
-    if not cfg.merge.dequantize and not adapter.four_bit:
-        raise UserError(
-            "merge.dequantize=false has no effect: the adapter did not learn on 4-bit weights, as "
-            "far as its files say; leave it out"
-        )
-    dtype = cfg.merge.dtype
-    merge = AdapterMerge.plan(
-        base,
-        SavedAdapter.read(adapter),
+    found = MergeableAdapter.find(
+        cfg.adapter,
+        base=cfg.model.path,
+        runs=cfg.run.dir,
         field=_FIELD,
-        requantised=requantised(base.shell()) if adapter.four_bit and cfg.merge.dequantize else {},
-        dtype=None if dtype is MergedDType.base else getattr(torch, dtype.value),
+        dtype=cfg.merge.dtype,
+        dequantize=cfg.merge.dequantize,
     )
-    require_loadable(adapter, base)
+    base = found.merge.base
     tokenizer = base.tokenizer()
     try_export(base)
     texts = [item.prompt for item in SUITES["general"].held_out()]
     texts = texts[: cfg.merge.drift_prompts]
     return AdapterPlan(
-        cfg=cfg,
-        merge=merge,
-        adapter=adapter,
-        base_name=name,
+        found=found,
         sequences=[ids for text in texts if len(ids := tokenizer(text)["input_ids"]) > 1],
     )
 
