@@ -28,7 +28,7 @@ class JobEnd:
     Example: ``JobEnd(exit_code=1, message="job a was killed by signal 9; ...")``
     """
 
-    exit_code: int  # 0, 1, 2 or 130, as of the stage itself
+    exit_code: int  # 0, 1, 2, 3 or 130, as of the stage itself
     message: str | None  # what to add when the run could not say it itself
 
 
@@ -122,7 +122,7 @@ def end_of(job: str, info: Any, *, reported: int | None) -> JobEnd:
         reported: what the run itself said last, see ``ended_with``.
     """
     code = info.driver_exit_code if reported is None else reported
-    if code in (0, 1, 2, 130):
+    if code in (0, 1, 2, 3, 130):
         return JobEnd(exit_code=int(code), message=None)
     again = "submit the same command again to go on from its last checkpoint"
     return JobEnd(exit_code=1, message=f"job {job} {how_it_ended(info)}; {again}")

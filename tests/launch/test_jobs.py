@@ -251,6 +251,7 @@ class Info:
         (Info("FAILED", 1), ending(1), 1, None),
         (Info("FAILED", 2), "", 2, None),
         (Info("STOPPED"), ending(130) + "\n", 130, None),
+        (Info("FAILED"), ending(3) + "\n", 3, None),  # a gate stopped a pipeline
         (Info("STOPPED"), "step 3", 1, "was stopped; submit the same command again"),
         (Info("FAILED", -9), "step 3", 1, "was killed by signal 9"),
         (Info("FAILED", None, "no room\nat all"), "", 1, "failed: no room;"),
