@@ -94,6 +94,8 @@ class _Reader:
                 self._fields.refuse(
                     f"{at}.id", stage.id, "is the id of another stage; choose another"
                 )
+            if stage.id == BASE:
+                self._fields.refuse(f"{at}.id", BASE, "is the model that all start from; rename it")
             for place, name in stage.references():
                 if name not in (BASE, *ids):
                     self._fields.unknown(f"{at}.{place}", name, "stage", (BASE, *ids))

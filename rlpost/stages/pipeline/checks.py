@@ -42,6 +42,24 @@ def check_stage(spec: PipelineSpec, stage: StageSpec, file: Path) -> None:
             require_source(name, field=f"{at}.data")
 
 
+def require_layers(spec: PipelineSpec, stage: StageSpec, *, base: str, file: Path) -> None:
+    """Raises UserError: a start shall have as many layers as what it is a copy of, or more."""
+    if stage.prune is None:
+        return
+    from rlpost.merging.prune_layers import require_prunable
+
+    field, name = f"{file}: {stage.id}.from.prune.layers", stage.prune.of
+    while name != BASE:
+        above = spec.stage(name)
+        if above.prune is not None and stage.prune.layers >= above.prune.layers:
+            raise UserError(
+                f"{field} must be below the {above.prune.layers} layers of {stage.prune.of}, got "
+                f"{stage.prune.layers}"
+            )
+        name = above.start[0]
+    require_prunable(Path(base), layers=stage.prune.layers, field=field)
+
+
 def can_roll_back(stage: StageSpec) -> bool:
     """Whether the model that a stage starts from can take the place of what it makes."""
     return stage.output == "model" and len(stage.start) == 1

@@ -15,7 +15,6 @@ from rlpost.checkpoint.space import format_bytes
 from rlpost.config.compose import compose_stage
 from rlpost.doctor import machine
 from rlpost.errors import UserError
-from rlpost.merging.prune_layers import require_prunable
 from rlpost.models.footprint import together_bytes
 from rlpost.models.locate import parameter_count
 from rlpost.pipeline.spec import BASE, STAGE_PREFIX, StageSpec, strings_of
@@ -110,9 +109,6 @@ def _stage(plan: PipelinePlan, planned: PlannedStage) -> _Need | None:
     spec = planned.spec
     if any(text.startswith(STAGE_PREFIX) for text in strings_of([spec.data, spec.options])):
         return None
-    if spec.prune is not None:
-        field = f"{plan.file}: {spec.id}.from.prune.layers"
-        require_prunable(_ancestor(plan, spec.start[0]), layers=spec.prune.layers, field=field)
     if STAGES[spec.run].estimate is None:
         return None
     start = [str(_ancestor(plan, name)) for name in spec.start]

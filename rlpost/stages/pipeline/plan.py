@@ -16,7 +16,7 @@ from rlpost.models.locate import locate_model
 from rlpost.pipeline.graph import chosen, in_order
 from rlpost.pipeline.read import read_pipeline
 from rlpost.pipeline.spec import PipelineSpec, SuiteSpec
-from rlpost.stages.pipeline.checks import check_stage
+from rlpost.stages.pipeline.checks import check_stage, require_layers
 from rlpost.stages.pipeline.composed import PlannedStage, compose_suites, plan_stage
 from rlpost.stages.pipeline.config import PipelineConfig
 from rlpost.stages.pipeline.file import existing_file
@@ -83,6 +83,7 @@ def prepare(cfg: PipelineConfig, *, directory: RunDirectory) -> PipelinePlan:
     base = locate_model(spec.base, field=f"{file}: base.path")
     for stage in ordered:
         check_stage(spec, stage, file)
+        require_layers(spec, stage, base=base, file=file)
     if spec.publish is not None and spec.stage(spec.publish).output == "dataset":
         raise UserError(
             f"{file}: publish.from: {spec.publish} makes a dataset, and a model is needed; its "
