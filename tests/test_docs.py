@@ -31,6 +31,7 @@ PAGES = (
     "docs/preference.md",
     "docs/reward.md",
     "docs/running.md",
+    "docs/serving.md",
     "docs/supervised.md",
     "docs/verifiers.md",
 )

@@ -89,8 +89,10 @@ def check_override(text: str, *, stage: str) -> None:
             "data.sources.",
             "data.columns.",
             "data.chat_template_kwargs.",
+            "adapters.",
         )
     )
+    _refuse_twice(text, override)
     if override.is_delete() and not named and not known:
         raise UserError(
             f"~{group} cannot be removed: every option has a value; leave the override out to get "
@@ -101,6 +103,17 @@ def check_override(text: str, *, stage: str) -> None:
     if known and not (override.is_delete() or override.is_sweep_override()):
         _check_choice(group, override.value(), stage)
         _check_recipe(group, override.value(), stage)
+
+
+def _refuse_twice(text: str, override: Any) -> None:
+    """Refuse a dictionary that has a key twice, of which hydra would take the last silently."""
+    if not isinstance(getattr(override, "_value", None), dict):
+        return
+    keys = re.findall(r"[{,]\s*([^\s{},:'\"]+)\s*:", text.partition("=")[2])
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    nested = any(isinstance(each, dict) for each in override._value.values())
+    if twice and not nested:
+        raise UserError(f"{override.key_or_group} has {twice[0]} twice; give each name once")
 
 
 def _may_be_added(key: str, stage: str) -> bool:

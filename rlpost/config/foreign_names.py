@@ -1,10 +1,10 @@
 """Names that users of other libraries type, and what they are called here.
 
-Owns the look-up; the names lie in foreign_names.yaml, and those of stages that learn from a data
-set in foreign_names_supervised.yaml, which is looked up first for them. A foreign name is refused
-with the right one, never translated silently: the defaults around it differ. A name is looked up
-as it was typed, then without its first parts (``actor_rollout_ref.rollout.n``, ``rollout.n``,
-``n``), so that verl's paths need one entry each.
+Owns the look-up; the names lie in foreign_names.yaml, those of stages that learn from a data set in
+foreign_names_supervised.yaml and those of a server in foreign_names_serve.yaml, which are looked up
+first for them. A foreign name is refused with the right one, never translated silently: the
+defaults around it differ. A name is looked up as it was typed, then without its first parts
+(``actor_rollout_ref.rollout.n``, ``rollout.n``, ``n``), so that verl's paths need one entry each.
 """
 
 import functools
@@ -16,6 +16,12 @@ from typing import Any
 from rlpost.config.groups import owners_of, registries
 from rlpost.config.options import known_keys
 from rlpost.stages.registry import STAGES
+
+# A table of some stages -> an option that only those have.
+_OWN_TABLES = {
+    "foreign_names_supervised": "examples_per_step",
+    "foreign_names_serve": "serve.port",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ def tables_of(stage: str) -> list[ForeignNames]:
 
     An answer that names an option which the stage does not have is left out.
     """
-    own = ["foreign_names_supervised"] if "examples_per_step" in known_keys(stage) else []
+    own = [table for table, option in _OWN_TABLES.items() if option in known_keys(stage)]
     exists = {*known_keys(stage), *STAGES[stage].groups}
     return [
         replace(found, renamed={k: v for k, v in found.renamed.items() if v in exists})

@@ -17,7 +17,7 @@ from rlpost.config.stage_yaml import read_choices
 
 _GLOBAL = "# @package _global_"
 # Dictionaries that are empty until people add to them, which they may do without hydra's +.
-ADDED_WITHOUT_PLUS = ("data.sources", "data.columns", "data.chat_template_kwargs")
+ADDED_WITHOUT_PLUS = ("data.sources", "data.columns", "data.chat_template_kwargs", "adapters")
 
 
 @functools.cache
@@ -37,12 +37,14 @@ def fitting(group: str, *, stage: str) -> Mapping[str, str]:
 def general(key: str) -> str:
     """Return an option's path with NAME in place of a name of the user's choice.
 
-    An entry of ``data.columns`` or ``data.chat_template_kwargs``, or of a source's ``columns``, is
-    of that option.
+    An entry of ``data.columns``, ``data.chat_template_kwargs`` or ``adapters``, or of a source's
+    ``columns``, is of that option.
     """
     named = re.sub(r"^(reward_models|verifiers|data\.sources)\.[^.]+", r"\1.NAME", key)
     return re.sub(
-        r"^(data(\.sources\.NAME)?\.columns|data\.chat_template_kwargs)\..*", r"\1", named
+        r"^(data(\.sources\.NAME)?\.columns|data\.chat_template_kwargs|adapters)\..*",
+        r"\1",
+        named,
     )
 
 

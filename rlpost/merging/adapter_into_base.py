@@ -25,7 +25,7 @@ from rlpost.training.adapters.foreign_config import require_finite, require_know
 from rlpost.training.adapters.merged_weight import merged_weight
 from rlpost.training.adapters.saved import SavedAdapter
 
-_PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
 _PARTS = {  # peft's types that change weights
     "LORA": {"lora_A", "lora_B"},
     "ADALORA": {"lora_A", "lora_B", "lora_E"},
@@ -151,7 +151,7 @@ def refuse_prompts(config: Mapping[str, Any], *, field: str) -> None:
         UserError: it only adds tokens in front of a prompt.
     """
     kind = str(config.get("peft_type"))
-    if kind in _PROMPTS:
+    if kind in PROMPTS:
         raise UserError(
             f"{field}: {kind} adds tokens in front of a prompt and changes no weight, so it cannot "
             "be merged; use it with peft, or train one that can, such as adapter=lora"

@@ -1,19 +1,18 @@
 """How far a merged model's log-probs are from those of its base with the adapter beside it.
 
-Owns the measurement, in float32, by plain peft: independent of the arithmetic that merged. Refuses
-to own what is read and what follows from the result. One model is in memory at a time.
+Owns the measurement, in float32, by plain peft (plain_peft.py): independent of the arithmetic that
+merged. Refuses to own what is read and what follows from the result. One model is in memory at a
+time.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlpost.foreign_output import logged_output
+from rlpost.merging.plain_peft import load_plain, sequence_logprobs, with_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,37 +49,15 @@ def measure_drift(
         sequences: token ids; every token after the first of a sequence is scored.
         requantised: module of the base -> what training saw of its weight.
     """
-    from peft import PeftModel
-
-    model = _load(base)
+    model = load_plain(base)
     with torch.no_grad():
         for module, seen in requantised.items():
             weight = model.get_submodule(module).weight
             weight.copy_(seen(weight))
-    with logged_output(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wanted = _logprobs(PeftModel.from_pretrained(model, str(adapter)), sequences)
+    wanted = torch.cat(sequence_logprobs(with_adapter(model, adapter), sequences))
     del model
-    found = _logprobs(_load(merged), sequences)
+    found = torch.cat(sequence_logprobs(load_plain(merged), sequences))
     apart = (found - wanted).abs()
     return LogprobDrift(
         mean=apart.mean().item(), largest=apart.max().item(), num_tokens=apart.numel()
     )
-
-
-def _load(directory: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with logged_output():
-        return AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32)
-
-
-@torch.no_grad()
-def _logprobs(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
-    model.eval()
-    found = []
-    for ids in sequences:
-        tokens_1T = torch.tensor([list(ids)])
-        logprobs_TV = model(input_ids=tokens_1T).logits[0, :-1].log_softmax(-1)
-        found.append(logprobs_TV.gather(1, tokens_1T[0, 1:, None])[:, 0])
-    return torch.cat(found)

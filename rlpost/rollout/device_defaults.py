@@ -5,9 +5,12 @@ Owns the values. Refuses to own what the machine and the model make of them
 """
 
 from dataclasses import replace
+from typing import TypeVar
 
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.generator_config import EngineConfig, GeneratorConfig
+
+E = TypeVar("E", bound=EngineConfig)
 
 SETUP_ON_CPU_S, SETUP_ON_GPU_S = 300.0, 1200.0
 
@@ -41,22 +44,32 @@ def with_device_defaults(cfg: GeneratorConfig, *, on_gpu: bool, cores: int) -> G
         on_gpu: whether engines run on GPUs.
         cores: that all workers of all engines share, where they run on a CPU.
     """
-    workers = cfg.num * cfg.tensor_parallel_size
+    setup_s = SETUP_ON_GPU_S if on_gpu else SETUP_ON_CPU_S
+    timed = replace(cfg, setup_timeout_s=cfg.setup_timeout_s or setup_s)
+    return with_engine_defaults(timed, on_gpu=on_gpu, cores=cores // cfg.num)
+
+
+def with_engine_defaults(cfg: E, *, on_gpu: bool, cores: int) -> E:
+    """Fill in what is null of a single engine; see ``with_device_defaults``.
+
+    Args:
+        cfg: as the user set it.
+        on_gpu: whether it runs on GPUs.
+        cores: that its workers share, where they run on a CPU.
+    """
     if on_gpu:
         return replace(
             cfg,
             enforce_eager=bool(cfg.enforce_eager),
             max_num_seqs=cfg.max_num_seqs or 256,
             max_num_batched_tokens=cfg.max_num_batched_tokens or 8192,
-            setup_timeout_s=cfg.setup_timeout_s or SETUP_ON_GPU_S,
         )
     return replace(
         cfg,
         enforce_eager=cfg.enforce_eager is not False,
         max_num_seqs=cfg.max_num_seqs or 128,
-        threads=cfg.threads or max(1, cores // workers),
+        threads=cfg.threads or max(1, cores // cfg.tensor_parallel_size),
         kv_cache_gib=cfg.kv_cache_gib or 1,
-        setup_timeout_s=cfg.setup_timeout_s or SETUP_ON_CPU_S,
     )
 
 
@@ -77,7 +90,7 @@ def shortest_length(
     return replace(cfg, max_model_len=longest_prompt + max_tokens)
 
 
-def require_whole_prompts(cfg: GeneratorConfig, *, on_gpu: bool) -> None:
+def require_whole_prompts(cfg: EngineConfig, *, on_gpu: bool) -> None:
     """Check ``max_num_batched_tokens`` against the longest sequence, on a CPU.
 
     Raises:

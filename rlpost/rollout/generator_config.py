@@ -20,19 +20,18 @@ class GeneratorDtype(Enum):
 
 
 @dataclass(kw_only=True)
-class GeneratorConfig:
-    """How many engines there are and what each may use."""
+class EngineConfig:
+    """What one engine is and may use."""
 
-    num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
     dtype: GeneratorDtype = option(
-        GeneratorDtype.auto, help="number format of the weights; auto: like the trainer"
+        GeneratorDtype.auto,
+        help="number format of the weights; auto: bfloat16 where the hardware multiplies in it",
     )
     max_model_len: int | None = number(
         None,
         at_least=2,
         at_most=10**7,
-        help="longest sequence, in tokens; null: the model's context, or on a GPU what prompts "
-        "and responses need",
+        help="longest sequence, in tokens; null: the model's context",
     )
     max_num_seqs: int | None = number(
         None,
@@ -68,6 +67,23 @@ class GeneratorConfig:
     enforce_eager: bool | None = option(
         None, help="do not compile; null: true on a CPU, where it gains nothing, false on a GPU"
     )
+
+
+@dataclass(kw_only=True)
+class GeneratorConfig(EngineConfig):
+    """How many engines there are and what each may use."""
+
+    dtype: GeneratorDtype = option(
+        GeneratorDtype.auto, help="number format of the weights; auto: like the trainer"
+    )
+    max_model_len: int | None = number(
+        None,
+        at_least=2,
+        at_most=10**7,
+        help="longest sequence, in tokens; null: the model's context, or on a GPU what prompts "
+        "and responses need",
+    )
+    num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
     setup_timeout_s: float | None = number(
         None,
         above=0,

@@ -1,8 +1,9 @@
 """vLLM's AsyncLLM: how it is booted, and how its death is told.
 
-Owns the settings of the engine and the names of its failures. Refuses to own requests
-(vllm_generator.py) and what a push does (whole_pushes.py, adapter_pushes.py). Invariant: whichever
-verb is the first to learn that the engine is dead, or about to be, says so as ``ProcessDied``.
+Owns the names of its failures. Refuses to own its arguments (vllm_arguments.py), requests
+(vllm_generator.py, stages/serve/) and what a push does (whole_pushes.py, adapter_pushes.py).
+Invariant: whichever verb is the first to learn that the engine is dead, or about to be, says so as
+``ProcessDied``.
 """
 
 import os
@@ -11,13 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rlpost.control.concurrency import Load
 from rlpost.errors import ProcessDied, WeightPushError
 from rlpost.garbage import without_collection
-from rlpost.network import LOOPBACK, use_interface_to
-from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig
 from rlpost.rollout.pushes import Admitted
-from rlpost.weights.adapter import adaptable
+from rlpost.rollout.vllm_arguments import Sampling, engine_arguments, set_environment
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
 
@@ -30,23 +29,30 @@ class VllmEngine:
         model_path: directory in Hugging Face layout.
         weight_backend: vLLM weight-transfer backend; ``rlpost`` is ``weights/vllm_plugin.py``.
         adapters: how many it must hold; None: it serves the model alone.
-        on_load: told how full it is, after each of its steps.
+        start: makes the ``AsyncLLM`` of its arguments.
+        sampling: what requests get that do not say how they are sampled.
+        output: where the words of its processes go; None: where Ray keeps those of an actor.
     """
 
     def __init__(
         self,
-        cfg: GeneratorConfig,
+        cfg: EngineConfig,
         *,
         model_path: str,
         weight_backend: str,
         adapters: AdapterCapacity | None,
-        on_load: Callable[[Load], None],
+        start: Callable[[Any], Any],
+        sampling: Sampling = Sampling.policy,
+        output: str | None = None,
     ) -> None:
         self._cfg = cfg
         self._model_path = model_path
         self._weight_backend = weight_backend
         self._adapters = adapters
-        self._on_load = on_load
+        self._start = start
+        self._sampling = sampling
+        self._output = output
+        self._num_scored = 0
         self.started: Any = None  # None before the boot and after the end
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
 
@@ -58,101 +64,18 @@ class VllmEngine:
 
     def boot(self, model: Mapping[str, Shape]) -> Any:
         """Start the engine for a model of these tensors; return the model's configuration."""
-        self._set_environment()
-        with its_death_named(), without_collection():
-            self.started = self._build(self._adapter_settings(model))
+        self._sockets = set_environment(self._cfg)
+        with its_death_named(output=self._output), without_collection():
+            arguments = engine_arguments(
+                self._cfg,
+                model_path=self._model_path,
+                model=model,
+                weight_backend=self._weight_backend,
+                adapters=self._adapters,
+                sampling=self._sampling,
+            )
+            self.started = self._start(arguments)
         return self.started.model_config
-
-    def _set_environment(self) -> None:
-        # vLLM reads these when its processes start, so they precede its import.
-        if self._cfg.threads is not None:
-            os.environ["OMP_NUM_THREADS"] = str(self._cfg.threads)
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        if self._cfg.kv_cache_gib is not None:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._cfg.kv_cache_gib)
-        os.environ["VLLM_NO_USAGE_STATS"] = "1"
-        # Loading a version allocates the whole model anew: 4 KiB pages cost four times the copy.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        # An engine stays on one host: its workers meet over loopback.
-        os.environ["VLLM_HOST_IP"] = LOOPBACK
-        use_interface_to(LOOPBACK)
-        # vLLM never removes the sockets between its processes.
-        self._sockets = tempfile.TemporaryDirectory(prefix="rlpost-")
-        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
-
-    def _build(self, adapter_settings: dict[str, Any]) -> Any:
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        from rlpost.rollout.vllm_load import listener
-
-        args = AsyncEngineArgs(
-            model=self._model_path,
-            # Mistral's own files beside the Hugging Face ones would be preferred.
-            config_format="hf",
-            load_format="safetensors",
-            dtype=self._cfg.dtype.value,
-            max_model_len=self._cfg.max_model_len,
-            max_num_seqs=self._cfg.max_num_seqs,
-            max_num_batched_tokens=self._cfg.max_num_batched_tokens,
-            tensor_parallel_size=self._cfg.tensor_parallel_size,
-            distributed_executor_backend=self._executor(),
-            gpu_memory_utilization=self._cfg.gpu_memory_utilization,
-            kv_cache_memory_bytes=self._kv_cache_bytes(),
-            enforce_eager=self._cfg.enforce_eager,
-            enable_prefix_caching=True,
-            # A seeded request whose prompt is cut into chunks kills the CPU engine: it
-            # rewinds the generator's offset, which torch does not have on CPU.
-            enable_chunked_prefill=self._on_gpu(),
-            logprobs_mode="processed_logprobs",  # the default ignores the temperature
-            generation_config="vllm",  # a model's own sampling defaults would change pi
-            weight_transfer_config={"backend": self._weight_backend},
-            worker_extension_cls="rlpost.weights.vllm_plugin.WorkerExtension",
-            **adapter_settings,
-            enable_log_requests=False,
-            disable_log_stats=False,  # vllm_load.py listens
-        )
-        return AsyncLLM.from_engine_args(args, stat_loggers=[listener(self._on_load)])
-
-    def _kv_cache_bytes(self) -> int | None:
-        """Return the cache's size where it is given; None: vLLM measures what is left.
-
-        Measuring takes whatever others do with the same GPU meanwhile for the engine's own doing.
-        """
-        gib = self._cfg.kv_cache_gib
-        return None if gib is None else gib << 30
-
-    def _executor(self) -> Any:
-        """Return what runs the workers: this process's children, or the engine's process itself.
-
-        A lone worker runs in the engine's process. The class says so and not its name, because on
-        a CPU vLLM takes the name for a child process, which binds its threads to cores: one more
-        import of vLLM and a queue between the two. Several workers are its children: in an actor
-        that has a placement group vLLM would ask Ray for them instead, and Ray for a bundle of one
-        GPU each, which the engine's bundle of all its GPUs is not.
-        """
-        from vllm.v1.executor import UniProcExecutor
-
-        return UniProcExecutor if self._cfg.tensor_parallel_size == 1 else "mp"
-
-    def _adapter_settings(self, model: Mapping[str, Shape]) -> dict[str, Any]:
-        """With as much room on the device as on the host, vLLM has no reason to evict one."""
-        if self._adapters is None:
-            return {}
-        return {
-            "enable_lora": True,
-            "max_loras": self._adapters.versions,
-            "max_cpu_loras": self._adapters.versions,
-            "max_lora_rank": self._adapters.rank,
-            "lora_target_modules": adaptable(model),
-        }
-
-    @staticmethod
-    def _on_gpu() -> bool:
-        import torch
-
-        return torch.cuda.is_available()
 
     async def ask(self, verb: str, *args: Any, **options: Any) -> Any:
         """Call a verb that cannot fail while the engine lives."""
@@ -190,15 +113,38 @@ class VllmEngine:
             ):
                 yield output
 
+    async def score(
+        self, sequences: Sequence[Sequence[int]], *, adapter: int | None
+    ) -> list[list[float]]:
+        """Return the log-prob, in nats, of every token after the first of each sequence.
+
+        Args:
+            sequences: token ids.
+            adapter: id of one that the engine holds; None: of the model alone.
+        """
+        found = []
+        for ids in sequences:
+            self._num_scored += 1
+            admitted = Admitted(
+                request_id=f"score{self._num_scored}", version=adapter or 0, adapter=adapter
+            )
+            async for output in self.generate(list(ids), scoring(), admitted):
+                final = output
+            found.append(scores(ids, final))
+        return found
+
     async def shut_down(self) -> None:
-        if self.started is not None:
-            engine, self.started = self.started, None
-            with its_death_named():
-                # shutdown hangs on running requests
-                await engine.pause_generation(mode="abort")
-            engine.shutdown()
-        if self._sockets is not None:
-            self._sockets.cleanup()
+        engine, self.started = self.started, None
+        try:
+            if engine is not None:
+                with its_death_named():
+                    # shutdown hangs on running requests
+                    await engine.pause_generation(mode="abort")
+        finally:
+            if engine is not None:
+                engine.shutdown()
+            if self._sockets is not None:
+                self._sockets.cleanup()
 
     async def receive_model(self, locator: Locator, *, first_rank: int) -> None:
         """Fetch and verify a whole model in every worker; the kernels stay as they are."""
@@ -228,8 +174,38 @@ class VllmEngine:
         await self.ask("abort", list(request_ids))
 
 
+def start_engine(arguments: Any, *, listeners: Sequence[Any] | None = None) -> Any:
+    """Return the ``AsyncLLM`` of its arguments; None: vLLM's own metrics listen."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(
+        arguments, stat_loggers=None if listeners is None else list(listeners)
+    )
+
+
+def scoring() -> Any:
+    """Return the ``SamplingParams`` of a request that asks for the log-probs of its prompt."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=1.0,
+        prompt_logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scores(ids: Sequence[int], output: Any) -> list[float]:
+    """Return the log-prob of every token of a prompt after its first, from a final output."""
+    return [
+        position[token].logprob
+        for token, position in zip(ids[1:], output.prompt_logprobs[1:], strict=True)
+    ]
+
+
 @contextmanager
-def its_death_named() -> Iterator[None]:
+def its_death_named(*, output: str | None = None) -> Iterator[None]:
     """Any verb may be the first to learn that the engine is dead, or about to be."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -243,8 +219,9 @@ def its_death_named() -> Iterator[None]:
         if str(error).endswith("method failed: cancelled"):
             raise ProcessDied(f"a worker of vLLM died in a call: {error}") from error
         if "Engine core initialization failed" in str(error):
-            raise ProcessDied(
-                f"vLLM's engine did not come up; why is in worker-*-{os.getpid()}.err, in "
-                "session_latest/logs of Ray's temporary directory on its host"
-            ) from error
+            where = output or (
+                f"worker-*-{os.getpid()}.err, in session_latest/logs of Ray's temporary directory "
+                "on its host"
+            )
+            raise ProcessDied(f"vLLM's engine did not come up; why is in {where}") from error
         raise

@@ -18,7 +18,7 @@ from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.rollout.pushes import Admitted, Pushes
-from rlpost.rollout.vllm_engine import VllmEngine
+from rlpost.rollout.vllm_engine import VllmEngine, scores, scoring, start_engine
 from rlpost.rollout.whole_pushes import WholePushes
 from rlpost.types import Episode, GenerationRequest, SamplingConfig, Trajectory
 from rlpost.weights.transports.protocol import Locator, Seat
@@ -52,7 +52,7 @@ class VllmGenerator:
             model_path=model_path,
             weight_backend=weight_backend,
             adapters=adapters,
-            on_load=self._on_load,
+            start=self._start,
         )
         self._pushes: Pushes = (
             WholePushes(self._engine)
@@ -79,6 +79,11 @@ class VllmGenerator:
                 host=socket.gethostname(),
             )
         return self._info
+
+    def _start(self, arguments: Any) -> Any:
+        from rlpost.rollout.vllm_load import listener
+
+        return start_engine(arguments, listeners=[listener(self._on_load)])
 
     def _on_load(self, load: Load) -> None:
         self._load = load
@@ -177,25 +182,10 @@ class VllmGenerator:
         )
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=1.0,
-            prompt_logprobs=0,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
         outputs = await asyncio.gather(
-            *(self._run(list(ids), params, probes=True) for ids in sequences)
+            *(self._run(list(ids), scoring(), probes=True) for ids in sequences)
         )
-        return [
-            [
-                position[token].logprob
-                for token, position in zip(ids[1:], out.prompt_logprobs[1:], strict=True)
-            ]
-            for ids, (_, out) in zip(sequences, outputs, strict=True)
-        ]
+        return [scores(ids, out) for ids, (_, out) in zip(sequences, outputs, strict=True)]
 
     # -- pushes ---------------------------------------------------------------------------
 

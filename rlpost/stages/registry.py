@@ -177,6 +177,16 @@ _PIPELINE = Stage(
     outline="rlpost.stages.pipeline.outline:outline",
 )
 
+_SERVE = Stage(
+    name="serve",
+    help="one base and many adapters behind an OpenAI-compatible server, each adapter proved",
+    config="rlpost.stages.serve.config:ServeConfig",
+    check="rlpost.stages.serve.config:check_serve",
+    plan="rlpost.stages.serve.plan:prepare",
+    drive="rlpost.stages.serve.drive:serve",
+    outline="rlpost.stages.serve.outline:outline",
+)
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -190,5 +200,6 @@ STAGES = {
         _EVALUATE,
         _MERGE,
         _PIPELINE,
+        _SERVE,
     )
 }

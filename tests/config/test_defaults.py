@@ -18,6 +18,7 @@ NEEDED = {
     "distill": ["data.train=suite:general", "teacher.path=x"],
     "merge": ["adapter=x"],
     "pipeline": ["experiment=r1_small"],
+    "serve": ["serve.port=8001"],
 }
 
 

@@ -13,6 +13,11 @@ from rlpost.models.directory.read_errors import reading_model
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds the files of one."""
+    return any((directory / name).is_file() for name in _FILES)
+
+
 def read_tokenizer(directory: Path, config: Any, *, field: str) -> Any:
     """Return the tokenizer, checked against the model's ``config``.
 
@@ -21,7 +26,7 @@ def read_tokenizer(directory: Path, config: Any, *, field: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if not any((directory / name).is_file() for name in _FILES):
+    if not has_tokenizer(directory):
         raise UserError(
             f"{field}: {directory} holds no tokenizer (none of {', '.join(_FILES)}); copy the "
             "tokenizer's files of the same model there, or save it with save_pretrained()"

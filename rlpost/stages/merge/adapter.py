@@ -5,7 +5,6 @@ own what can be merged (merging/). Invariant: everything that can be refused is 
 ``prepare_adapter``.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from rlpost.merging.adapter_into_base import AdapterMerge, refuse_prompts
 from rlpost.merging.drift import LogprobDrift, measure_drift
 from rlpost.merging.weights_file import write_weights
 from rlpost.models.card import write_model_card
-from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import read_json_object
 from rlpost.models.export import try_export, write_model_shell
@@ -25,8 +23,8 @@ from rlpost.models.fingerprint import fingerprint_of
 from rlpost.models.locate import locate_model
 from rlpost.models.origin import ModelOrigin, export_record
 from rlpost.stages.merge.config import MergeConfig, MergedDType
+from rlpost.stages.named_adapter import adapter_directory, require_loadable
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.training.adapters.adapt import rehearse_adapter
 from rlpost.training.adapters.directory import CONFIG, AdapterDirectory
 from rlpost.training.adapters.four_bit import requantised
 from rlpost.training.adapters.saved import SavedAdapter
@@ -196,37 +194,4 @@ def prepare_adapter(cfg: MergeConfig) -> AdapterPlan:
     return AdapterPlan(
         found=found,
         sequences=[ids for text in texts if len(ids := tokenizer(text)["input_ids"]) > 1],
-    )
-
-
-def require_loadable(adapter: AdapterDirectory, base: ModelDirectory) -> None:
-    """Refuse an adapter of which plain peft, with which a merge is compared, would load a part.
-
-    Raises:
-        UserError: its configuration is not that of its tensors, or of the base.
-    """
-    fields = adapter.fields
-    if fields["peft_type"] == "ADALORA" and fields.get("rank_pattern"):
-        return  # peft cuts its layers to those ranks only when it has the tensors
-    rehearse_adapter(None, directory=adapter, base=base, kind=ModelKind.policy)
-
-
-def adapter_directory(named: str, runs: str, *, field: str) -> Path:
-    """Return where an adapter's files are: there, in that run, or in the run of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    place = Path(os.path.expanduser(named))
-    for each in (place, place / "export", Path(os.path.expanduser(runs)) / named / "export"):
-        if os.path.isfile(each / CONFIG):
-            return each
-    if os.path.isdir(place / "export"):
-        raise UserError(
-            f"{field}: the run in {place} trained a whole model, which needs no merging; use "
-            f"{place / 'export'}"
-        )
-    raise UserError(
-        f"{field}: {named!r} is neither an adapter's directory, which has {CONFIG}, nor a run "
-        "that trained one; for example runs/sft"
     )

@@ -16,9 +16,9 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.fingerprint import fingerprint_of
 from rlpost.models.locate import locate_model
 from rlpost.models.origin import ModelOrigin, ModelUsed
-from rlpost.stages.merge.adapter import adapter_directory, require_loadable
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.table import REPORT, measured_table
+from rlpost.stages.named_adapter import adapter_directory, require_loadable
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.adapters.directory import CONFIG, AdapterDirectory
 from rlpost.training.adapters.export import write_saved

@@ -22,6 +22,7 @@ STAGE_SECTIONS: dict[str, tuple[CurveSection, ...]] = {
     "distill": (distill.LEARNING, _ADAPTER, rl.STALENESS, rl.VERIFIERS),
     "evaluate": (),  # one row of scores is no curve
     "merge": (),  # nothing is learned
+    "serve": (),
     "pipeline": (),  # its stages have curves of their own
 }
 

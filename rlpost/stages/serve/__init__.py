@@ -1,0 +1,1 @@
+"""``rlpost serve``: one base and many adapters behind vLLM's OpenAI-compatible server."""
