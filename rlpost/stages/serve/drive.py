@@ -1,8 +1,8 @@
 """A server, from a checked configuration to an exit code.
 
 Owns the order of set-up and tear-down, and what signals mean. Refuses to own what is served
-(vllm_server.py, loading.py). Invariants: an address that is taken and an adapter that is refused
-are said before anything is written; no process outlives the command.
+(vllm_server.py, loading.py). Invariants: an address that is taken, and an adapter that is refused
+without an engine, are said before anything is written; no process outlives the command.
 """
 
 import asyncio
@@ -40,7 +40,8 @@ def serve(stage: Stage, cfg: ServeConfig, resolved: dict[str, Any]) -> RunOutcom
     """Serve until a signal comes.
 
     Raises:
-        UserError: refused before anything was kept.
+        UserError: the address or an adapter is refused.
+        InfrastructureError: adapters could not be examined.
         RunFailed: the engine died.
     """
     directory = RunDirectory.of(cfg.run)
@@ -173,5 +174,7 @@ async def _answer(
         await server.run(sock)
     finally:
         await loading.close()
-    if not server.told_to_end:
+    if server.told_to_end:
+        engine.started = None  # the server has shut it down
+    else:
         raise ProcessDied("vLLM's engine died while it served, so the server has ended")

@@ -66,9 +66,17 @@ class Examined:
 
 
 def command(scratch: Path, task: Task) -> list[str]:
-    """Write the task into ``scratch`` and return the command of the process."""
+    """Write the task into ``scratch`` and return the command of the process.
+
+    ``-P``: a file that lies where the server was started is not imported for a library.
+    """
     (scratch / _TASK).write_text(json.dumps(asdict(task)), encoding="utf-8")
-    return [sys.executable, "-m", "rlpost.stages.serve.examination", str(scratch)]
+    return [sys.executable, "-P", "-m", "rlpost.stages.serve.examination", str(scratch)]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the process, which leaves GPUs to the engine."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def ends_with_us() -> Callable[[], None]:
@@ -97,6 +105,7 @@ def examine(scratch: Path, task: Task, *, timeout_s: float) -> list[Examined]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=timeout_s,
+            env=environment(),
             preexec_fn=ends_with_us(),
         )
     except subprocess.TimeoutExpired as error:

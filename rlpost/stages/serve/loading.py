@@ -170,6 +170,7 @@ class Loading:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
+                env=examination.environment(),
                 preexec_fn=examination.ends_with_us(),
             )
             try:

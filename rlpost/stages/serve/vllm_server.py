@@ -56,16 +56,22 @@ class CountedClient:
         lora_request: LoRARequest | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """See ``AsyncLLM.generate``.
-
-        Raises:
-            VLLMNotFoundError: the adapter was unloaded since the request named it.
-        """
+        """See ``AsyncLLM.generate``."""
         outputs = self._engine.generate(
             prompt, sampling_params, request_id, lora_request=lora_request, **options
         )
-        if lora_request is None:
-            return outputs
+        return self._counted(outputs, lora_request, request_id)
+
+    def encode(
+        self,
+        prompt: Any,
+        pooling_params: Any,
+        request_id: str,
+        lora_request: LoRARequest | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """See ``AsyncLLM.encode``."""
+        outputs = self._engine.encode(prompt, pooling_params, request_id, lora_request, **options)
         return self._counted(outputs, lora_request, request_id)
 
     def shutdown(self, timeout: float | None = None) -> None:
@@ -81,9 +87,19 @@ class CountedClient:
             ended.result(_END_S)
         self._engine.shutdown(timeout=timeout)
 
-    async def _counted(
+    def _counted(
+        self, outputs: Any, lora_request: LoRARequest | None, request_id: str
+    ) -> AsyncIterator[Any]:
+        return outputs if lora_request is None else self._held(outputs, lora_request, request_id)
+
+    async def _held(
         self, outputs: Any, lora_request: LoRARequest, request_id: str
     ) -> AsyncIterator[Any]:
+        """Yield the outputs of a request, which is in its adapter meanwhile.
+
+        Raises:
+            VLLMNotFoundError: the adapter was unloaded since the request named it.
+        """
         assert self.loading is not None
         try:
             adapter = self.loading.enter(lora_request.lora_int_id, request_id)
