@@ -195,7 +195,7 @@ def _payload(candidate: Candidate, servable: Any, *, base: Any, scratch: Path) -
 
     sender = FilesystemSender(root=scratch / "payloads")
     publisher = WeightPublisher(lambda: _Plain(servable.plain), sender=sender)
-    locator = publisher.stage(candidate.number, num_receivers=1)
+    locator = publisher.stage(candidate.number, seats=[])
     assert locator is not None
     refuse_other_adapter(PushManifest.from_dict(locator.manifest), base.shapes)
     return asdict(locator)

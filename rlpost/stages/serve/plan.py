@@ -11,7 +11,10 @@ from pathlib import Path
 
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length, locate_model
+from rlpost.models.shape import model_shape
+from rlpost.rollout.device_defaults import require_whole_prompts, with_engine_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, GeneratorDtype
+from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.named_adapter import adapter_directory
 from rlpost.stages.run_directory import RunDirectory
@@ -21,7 +24,7 @@ from rlpost.stages.serve.config import ServeConfig
 from rlpost.stages.serve.examination import Candidate, Task
 from rlpost.stages.serve.servable import Servable, read_servable
 from rlpost.training.adapters.serving import engine_rank
-from rlpost.training.precision import resolve_dtype
+from rlpost.training.precision import has_cuda, resolve_dtype
 from rlpost.training.settings import DType
 
 _USUAL_RANK = 16
@@ -104,13 +107,16 @@ def _resolved(cfg: EngineConfig, base: ServedBase) -> EngineConfig:
             f"generator.max_model_len must be at least {_SHORTEST}, which the proof of an adapter "
             f"needs, got {length}"
         )
+    require_divisible(cfg.tensor_parallel_size, model_shape(str(base.directory.path)))
     named = str(resolve_dtype(DType.auto)).removeprefix("torch.")
-    return replace(
-        cfg,
-        dtype=GeneratorDtype(named) if cfg.dtype is GeneratorDtype.auto else cfg.dtype,
-        threads=cfg.threads or len(os.sched_getaffinity(0)),
-        max_model_len=length,
+    dtype = GeneratorDtype(named) if cfg.dtype is GeneratorDtype.auto else cfg.dtype
+    resolved = with_engine_defaults(
+        replace(cfg, dtype=dtype, max_model_len=length),
+        on_gpu=has_cuda(),
+        cores=len(os.sched_getaffinity(0)),
     )
+    require_whole_prompts(resolved, on_gpu=has_cuda())
+    return resolved
 
 
 _SHORTEST = 4  # tokens: three of a prompt, and one of the answer
