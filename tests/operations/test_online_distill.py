@@ -4,13 +4,9 @@ A part of the prompts gives the response of its row. No verifier judges anything
 samples must not ask for one.
 """
 
-import os
-import random
-import signal
-
 import pytest
-from cli_runs import finish, metrics, responses, samples, wait_for_step
-from supervised_runs import start, write_rows
+from cli_runs import metrics, responses, samples
+from supervised_runs import assert_same, completed, killed_at_random, start, write_rows
 
 from rlpost.models.tiny import build_tiny_llama
 
@@ -61,14 +57,8 @@ def run(place, model, name):
 
 @pytest.fixture(scope="module")
 def whole(place, tiny_untied_model):
-    process = run(place, tiny_untied_model, "whole")
-    output = finish(process)
-    assert process.returncode == 0, output
+    completed(run(place, tiny_untied_model, "whole"))
     return place / "runs" / "whole"
-
-
-def measured(run_dir):
-    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
 
 
 def test_each_step_learns_of_what_the_student_sampled(whole):
@@ -96,14 +86,7 @@ def test_each_step_learns_of_what_the_student_sampled(whole):
 def test_killed_and_resumed_is_the_same_run(place, whole, tiny_untied_model):
     process = run(place, tiny_untied_model, "killed")
     cut = place / "runs" / "killed"
-    moment = random.SystemRandom().randrange(1, STEPS)
-    wait_for_step(cut, moment, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = run(place, tiny_untied_model, "killed")
-    output = finish(again)
-    assert again.returncode == 0, output
-    assert measured(cut) == measured(whole), f"killed after step {moment}"
+    step = killed_at_random(process, cut, range(1, STEPS))
+    completed(run(place, tiny_untied_model, "killed"))
+    assert_same(cut, whole, MEASURED, killed_after=step)
     assert samples(cut) == samples(whole)
-    weights = "model.safetensors"
-    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()

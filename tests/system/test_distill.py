@@ -1,15 +1,21 @@
 """`rlpost distill` from files to an exported model: against plain torch, stored, and killed."""
 
 import os
-import random
 import signal
 
 import pytest
 import torch
-from cli_runs import finish, metrics, wait_for_step
+from cli_runs import finish, metrics
 from plain_distill import mean_divergence, plain_curves
 from plain_sft import Settings, conversations, labelled
-from supervised_runs import start, write_rows
+from supervised_runs import (
+    assert_same,
+    completed,
+    killed_at_random,
+    measured,
+    start,
+    write_rows,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.cli.main import main
@@ -56,16 +62,10 @@ def run(place, model, name, *teacher):
     )
 
 
-def measured(run_dir):
-    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
-
-
 @pytest.fixture(scope="module")
 def whole(place, tiny_untied_model):
     """A run that nothing disturbed."""
-    process = run(place, tiny_untied_model, "whole")
-    output = finish(process)
-    assert process.returncode == 0, output
+    completed(run(place, tiny_untied_model, "whole"))
     return place / "runs" / "whole"
 
 
@@ -79,12 +79,12 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
         Settings(steps=STEPS, warmup_steps=WARMUP),
         beta=BETA,
     )
-    found = [row for row in measured(whole) if "distill/loss" in row]
+    found = [row for row in measured(whole, MEASURED) if "distill/loss" in row]
     for name, theirs in (("distill/loss", plain.loss), ("distill/grad_norm", plain.grad_norm)):
         assert [row[name] for row in found] == pytest.approx(theirs, rel=1e-3)
     tokenizer = AutoTokenizer.from_pretrained(tiny_untied_model)
     heldout = [labelled(tokenizer, each, "assistant") for each in rows[-4:]]
-    losses = [row["distill/heldout_loss"] for row in measured(whole) if row["step"] in (0, STEPS)]
+    losses = [row["distill/heldout_loss"] for row in metrics(whole) if row["step"] in (0, STEPS)]
     paths = (tiny_untied_model, whole / "export", place / "teacher")
     before, exported, teacher = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in paths
@@ -101,17 +101,10 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
 
 def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
     cut = place / "runs" / "cut"
-    step = random.SystemRandom().randrange(2, STEPS)
     process = run(place, tiny_untied_model, "cut")
-    wait_for_step(cut, step, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
-    again = run(place, tiny_untied_model, "cut")
-    output = finish(again)
-    assert again.returncode == 0, output
-    assert measured(cut) == measured(whole), f"killed after step {step}"
-    weights = "model.safetensors"
-    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+    step = killed_at_random(process, cut, range(2, STEPS))
+    completed(run(place, tiny_untied_model, "cut"))
+    assert_same(cut, whole, MEASURED, killed_after=step)
 
 
 def test_a_stored_teacher_teaches_what_a_live_one_does(
@@ -126,11 +119,10 @@ def test_a_stored_teacher_teaches_what_a_live_one_does(
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
     assert not (place / "stored").exists()
-    again = run(place, tiny_untied_model, "stored", *words)
-    output = finish(again)
-    assert again.returncode == 0, output
+    completed(run(place, tiny_untied_model, "stored", *words))
     assert not half.exists()
-    for ours, live in zip(measured(place / "runs" / "stored"), measured(whole), strict=True):
+    runs = (measured(run, MEASURED) for run in (place / "runs" / "stored", whole))
+    for ours, live in zip(*runs, strict=True):
         assert ours == pytest.approx(live, rel=1e-3), (ours, live)
     # The same rows without the teacher, and what a store cannot teach.
     monkeypatch.chdir(place)

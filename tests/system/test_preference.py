@@ -2,14 +2,18 @@
 
 import json
 import math
-import os
-import random
-import signal
 
 import pytest
-from cli_runs import finish, metrics, wait_for_step
+from cli_runs import metrics
 from plain_preference import rows
-from supervised_runs import start, write_rows
+from supervised_runs import (
+    assert_same,
+    completed,
+    killed_at_random,
+    measured,
+    start,
+    write_rows,
+)
 from transformers import AutoModelForCausalLM
 
 from rlpost.models.origin import export_record
@@ -58,29 +62,19 @@ def run(place, model, name, *overrides):
     )
 
 
-def finished(process):
-    output = finish(process)
-    assert process.returncode == 0, output
-    return output
-
-
-def measured(run_dir):
-    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
-
-
 @pytest.fixture(scope="module")
 def whole(place, tiny_untied_model):
     """A run that nothing disturbed."""
-    finished(run(place, tiny_untied_model, "whole"))
+    completed(run(place, tiny_untied_model, "whole"))
     return place / "runs" / "whole"
 
 
 def test_it_begins_at_log_2_and_learns_to_prefer(whole):
-    steps = [row for row in measured(whole) if "preference/loss" in row]
+    steps = [row for row in measured(whole, MEASURED) if "preference/loss" in row]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     assert steps[0]["preference/loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert steps[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
-    held = {row["step"]: row for row in measured(whole) if "preference/heldout_loss" in row}
+    held = {row["step"]: row for row in metrics(whole) if "preference/heldout_loss" in row}
     assert sorted(held) == [0, 3, 6]
     assert held[0]["preference/heldout_loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert held[6]["preference/heldout_loss"] < held[0]["preference/heldout_loss"]
@@ -105,20 +99,16 @@ def test_what_it_leaves_tells_what_it_learned_from(whole):
 def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
     process = run(place, tiny_untied_model, "killed")
     cut = place / "runs" / "killed"
-    wait_for_step(cut, random.SystemRandom().randrange(1, STEPS), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished(run(place, tiny_untied_model, "killed"))
-    assert measured(cut) == measured(whole)
-    weights = "model.safetensors"
-    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+    step = killed_at_random(process, cut, range(1, STEPS))
+    completed(run(place, tiny_untied_model, "killed"))
+    assert_same(cut, whole, MEASURED, killed_after=step)
 
 
 def test_judged_completions_against_a_second_model(place, tiny_untied_model):
     """Pairs are two judged completions each; the reference runs beside the policy."""
     overrides = ("loss=kto", "reference.mode=live", "trainer.steps=2", "checkpoint.every=0")
-    finished(run(place, tiny_untied_model, "judged", *overrides))
-    steps = [row for row in measured(place / "runs" / "judged") if "preference/loss" in row]
+    completed(run(place, tiny_untied_model, "judged", *overrides))
+    steps = [row for row in metrics(place / "runs" / "judged") if "preference/loss" in row]
     assert steps[0]["preference/loss"] == pytest.approx(0.5, abs=1e-4)
     shown = read_examples(place / "runs" / "judged" / "examples.jsonl")
     assert {each["judgement"] for each in shown} == {"good", "bad"}

@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
-import random
-import signal
 
 import pytest
 import torch
-from cli_runs import finish, metrics, wait_for_step
+from cli_runs import metrics
 from plain_reward import (
     END,
     asked,
@@ -19,8 +16,7 @@ from plain_reward import (
     step_loss,
     step_rows,
 )
-from safetensors.torch import load_file
-from supervised_runs import start, write_rows
+from supervised_runs import assert_same, completed, killed_at_random, start, write_rows
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -69,15 +65,12 @@ PAIRS = (
 )
 
 
-def ended(process):
-    output = finish(process)
-    assert process.returncode == 0, output
-
-
 @pytest.fixture(scope="module")
 def whole(place, tiny_model):
     """A reward model of pairs, from a run that nothing disturbed."""
-    ended(run(place, tiny_model, "whole", *PAIRS, "checkpoint.best_metric=reward/heldout_accuracy"))
+    completed(
+        run(place, tiny_model, "whole", *PAIRS, "checkpoint.best_metric=reward/heldout_accuracy")
+    )
     return place / "runs" / "whole"
 
 
@@ -85,12 +78,8 @@ def whole(place, tiny_model):
 def steps(place, tiny_model):
     """A process reward model."""
     data = ("loss=step", "data.train=steps.jsonl", "data.heldout=heldout_steps.jsonl")
-    ended(run(place, tiny_model, "steps", *data))
+    completed(run(place, tiny_model, "steps", *data))
     return place / "runs" / "steps"
-
-
-def measured(run_dir):
-    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
 
 
 def last(run_dir, name):
@@ -132,13 +121,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_model):
     options = (*PAIRS, "checkpoint.best_metric=reward/heldout_accuracy")
     process = run(place, tiny_model, "killed", *options)
     cut = place / "runs" / "killed"
-    wait_for_step(cut, random.SystemRandom().randrange(1, STEPS), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    ended(run(place, tiny_model, "killed", *options))
-    assert measured(cut) == measured(whole)
-    ours, theirs = (load_file(d / "export" / "model.safetensors") for d in (cut, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    step = killed_at_random(process, cut, range(1, STEPS))
+    completed(run(place, tiny_model, "killed", *options))
+    assert_same(cut, whole, MEASURED, killed_after=step)
 
 
 def judged(export, rows, texts, policy, **options):

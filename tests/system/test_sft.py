@@ -19,7 +19,7 @@ from plain_sft import (
     written,
 )
 from safetensors.torch import load_file
-from supervised_runs import start, write_rows
+from supervised_runs import assert_same, completed, measured, start, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.data.conversation.encoder import ConversationEncoder
@@ -78,16 +78,10 @@ def run(place, model, name, *overrides):
     )
 
 
-def measured(run_dir):
-    return [{key: row[key] for key in MEASURED if key in row} for row in metrics(run_dir)]
-
-
 @pytest.fixture(scope="module")
 def whole(place, tiny_untied_model):
     """A run that nothing disturbed."""
-    process = run(place, tiny_untied_model, "whole")
-    output = finish(process)
-    assert process.returncode == 0, output
+    completed(run(place, tiny_untied_model, "whole"))
     return place / "runs" / "whole"
 
 
@@ -117,7 +111,7 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_untied_model)
     settings = Settings(steps=STEPS, warmup_steps=WARMUP)
     plain = plain_curves(tiny_untied_model, drawn(place, tokenizer), settings)
-    steps = [row for row in measured(whole) if "sft/loss" in row]
+    steps = [row for row in measured(whole, MEASURED) if "sft/loss" in row]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     for name, theirs in (("sft/loss", plain.loss), ("sft/grad_norm", plain.grad_norm)):
         ours = [row[name] for row in steps]
@@ -159,12 +153,8 @@ def test_a_run_that_is_ended_twice_goes_on_to_the_same_numbers(place, whole, tin
     process = run(place, tiny_untied_model, "cut")
     wait_for_step(cut, second, process)
     _, killed = signalled(process, signal.SIGKILL)
-    again = run(place, tiny_untied_model, "cut")
-    output = finish(again)
-    assert again.returncode == 0, output
-    assert measured(cut) == measured(whole), f"ended after steps {first} and {second}"
-    weights = "model.safetensors"
-    assert (cut / "export" / weights).read_bytes() == (whole / "export" / weights).read_bytes()
+    completed(run(place, tiny_untied_model, "cut"))
+    assert_same(cut, whole, MEASURED, killed_after=second)
     # Ray's agents of a node that was killed first try to report it for a minute.
     _, left = psutil.wait_procs([*ended, *killed], timeout=180)
     assert left == []
