@@ -1,18 +1,22 @@
-"""``rlpost plan``: where each process would run and what it would need, before anything starts.
+"""``rlpost plan``: where each process would run, what it needs and how long a step takes.
 
-Owns the command and its tables. Refuses to own the arithmetic (a stage's ``estimate``) and the
-slots (control/placement.py). Starts no process and writes nothing; with ``cluster.address`` it
-joins that cluster for as long as it looks at it. Exit code 2: it would not fit.
+Owns the command and its tables. Refuses to own the arithmetic (a stage's ``estimate`` and
+``timing``) and the slots (control/placement.py). Starts no process and writes nothing; with
+``cluster.address`` it joins that cluster for as long as it looks at it. Exit code 2: it would not
+fit.
 """
 
 import argparse
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rlpost.bounds import check_config, help_of, number
+from rlpost.bounds import check_config, help_of, number, option
 from rlpost.cli.exit_code import exit_code
+from rlpost.cli.plan_times import PlannedOn, step_times
+from rlpost.errors import UserError
 from rlpost.models.footprint import together_bytes
+from rlpost.roofline.devices import BY_NAME, DeviceSpec, device_named
 from rlpost.stages.registry import STAGES
 
 GIB = 2**30
@@ -26,23 +30,51 @@ class Hardware:
     cores: int = number(64, at_least=1, at_most=10**4, help="of such a node")
     node_gib: float = number(512.0, above=0, at_most=1e6, help="memory of such a node")
     gpus: int = number(0, at_least=0, at_most=1000, help="of such a node")
-    gpu_gib: float = number(80.0, above=0, at_most=1e4, help="memory of such a GPU")
+    device: str = option("h100", help="which GPUs these are")
+    gpu_gib: float | None = number(
+        None, above=0, at_most=1e4, help="memory of such a GPU, if not the usual one"
+    )
+
+    @property
+    def gpu(self) -> DeviceSpec | None:
+        """What each of the GPUs is; None: there are none."""
+        if not self.gpus:
+            return None
+        usual = BY_NAME[self.device]
+        return usual if self.gpu_gib is None else replace(usual, memory_bytes=self.gpu_gib * GIB)
+
+    def check(self, path: str) -> None:
+        """Raises UserError: a device that is not in the table."""
+        if self.device not in BY_NAME:
+            raise UserError(f"--device must be one of {', '.join(BY_NAME)}, got {self.device!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a run is expected to do; the field has the name of the flag."""
+
+    mean_response: float | None = number(
+        None, above=0, at_most=1e7, help="tokens of a response, on average"
+    )
 
 
 def main(argv: list[str]) -> int:
-    """Print placement and memory of a run; returns the exit code."""
+    """Print placement, memory and time of a run; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="rlpost plan",
-        description="Print where each process would run and how much memory it would need, "
-        "without starting anything. Looks at this machine, or at the cluster of "
-        "cluster.address; --nodes, --gpus and the like describe machines that are not there yet.",
+        description="Print where each process would run, how much memory it would need and how "
+        "long a step would take, without starting anything. Looks at this machine, or at the "
+        "cluster of cluster.address; --nodes, --gpus and the like describe machines that are not "
+        "there yet.",
         epilog="example: rlpost plan --nodes 2 --gpus 8 rl experiment=grpo cluster=two_nodes "
         "trainer.num_ranks=8 generator.num=8",
     )
-    for field in fields(Hardware):
+    for field in (*fields(Hardware), *fields(Expected)):
         flag = f"--{field.name.replace('_', '-')}"
-        words = f"{help_of(field)} ({field.default:g})"
-        parser.add_argument(flag, type=type(field.default), metavar="N", help=words)
+        default = "" if field.default is None else f" ({field.default})"
+        kind = float if field.default is None else type(field.default)
+        metavar = "NAME" if kind is str else "N"
+        parser.add_argument(flag, type=kind, metavar=metavar, help=help_of(field) + default)
     stages = [name for name, stage in STAGES.items() if stage.estimate or stage.outline]
     parser.add_argument("stage", choices=stages)
     parser.add_argument("overrides", nargs="*", help="as for the stage itself")
@@ -50,7 +82,10 @@ def main(argv: list[str]) -> int:
     described = {field.name: getattr(args, field.name) for field in fields(Hardware)}
     told = {name: value for name, value in described.items() if value is not None}
     hardware = Hardware(**told) if told else None
-    return exit_code(lambda: _plan(args.stage, args.overrides, hardware), stage=args.stage)
+    expected = Expected(mean_response=args.mean_response)
+    return exit_code(
+        lambda: _plan(args.stage, args.overrides, hardware, expected), stage=args.stage
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +95,21 @@ class _Machines:
     nodes: list[Any]  # control.placement.Node
     node_bytes: dict[str, float]  # node id -> memory that is available there
     gpu_bytes: float | None  # None: on CPU
+    gpu: DeviceSpec | None  # None: on CPU, or not in the table
+    gpu_name: str  # of the driver, where it is not in the table
+    cores: float  # of one node
 
 
-def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
+def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected: Expected) -> int:
     from rlpost.control.placement import assign_slots
     from rlpost.stages.roles import actors_of
     from rlpost.stages.sampling.push_plan import push_notes
 
     if hardware is not None:
         check_config(hardware)
+    check_config(expected)
+    if expected.mean_response is not None and STAGES[stage].timing is None:
+        raise UserError(f"--mean-response has no effect on rlpost plan {stage}; leave it out")
     if STAGES[stage].outline is not None:
         return _outline(stage, overrides, hardware)
     plan = prepared(stage, overrides, hardware)
@@ -80,13 +121,20 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     notes = [note for role in plan.roles for note in role.notes]
     if hasattr(plan.cfg, "weights"):
         notes += push_notes(plan.cfg.weights, slots)
-    return _report(estimate, slots, machines, notes=notes)
+    times = step_times(
+        STAGES[stage],
+        plan,
+        PlannedOn(slots=slots, gpu=machines.gpu, gpu_name=machines.gpu_name, cores=machines.cores),
+        mean_response=expected.mean_response,
+    )
+    code = _report(estimate, slots, machines, notes=notes, lacking=times.lacking)
+    times.show()
+    return code
 
 
 def _outline(stage: str, overrides: list[str], hardware: Hardware | None) -> int:
     """Print what a stage says that starts others."""
     from rlpost.config.compose import compose_stage
-    from rlpost.errors import UserError
 
     if hardware is not None:
         raise UserError(
@@ -124,7 +172,10 @@ def _imagined(hardware: Hardware) -> _Machines:
     return _Machines(
         nodes=[Node(id=name, name=name, cpus=hardware.cores, gpus=hardware.gpus) for name in names],
         node_bytes=dict.fromkeys(names, hardware.node_gib * GIB),
-        gpu_bytes=hardware.gpu_gib * GIB if hardware.gpus else None,
+        gpu_bytes=hardware.gpu.memory_bytes if hardware.gpu else None,
+        gpu=hardware.gpu,
+        gpu_name=hardware.device,
+        cores=hardware.cores,
     )
 
 
@@ -146,10 +197,16 @@ def _found(plan: Any) -> _Machines:
         nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(machine.gpus()[0]))]
         found = {here: machine_sizes()}
     gpus = [size for sizes in found.values() for size in sizes.gpu_bytes]
+    names = sorted({name for sizes in found.values() for name in sizes.gpu_names})
+    on_gpu = bool(gpus) and plan.device is Device.cuda
+    known = device_named(names[0]) if on_gpu else None
     return _Machines(
         nodes=nodes,
         node_bytes={node: sizes.host_bytes for node, sizes in found.items()},
-        gpu_bytes=min(gpus) if gpus and plan.device is Device.cuda else None,
+        gpu_bytes=min(gpus) if on_gpu else None,
+        gpu=replace(known, memory_bytes=min(gpus)) if known else None,
+        gpu_name=names[0] if on_gpu else "",
+        cores=min(node.cpus for node in nodes),
     )
 
 
@@ -159,25 +216,38 @@ class MachineSizes:
 
     host_bytes: float
     gpu_bytes: list[float]
+    gpu_names: list[str]
 
 
 def machine_sizes() -> MachineSizes:
     """Look at the machine that this is called on."""
     from rlpost.doctor import machine
 
+    gpus = machine.gpus()[0]
     return MachineSizes(
         host_bytes=machine.memory().total_bytes,
-        gpu_bytes=[gpu.memory_mib * 2.0**20 for gpu in machine.gpus()[0]],
+        gpu_bytes=[gpu.memory_mib * 2.0**20 for gpu in gpus],
+        gpu_names=[gpu.name for gpu in gpus],
     )
 
 
-def _report(found: Any, slots: list[Any], machines: _Machines, *, notes: list[str]) -> int:
-    """Print both tables; return 2 when a node or a GPU would be too small, else 0."""
+def _report(
+    found: Any, slots: list[Any], machines: _Machines, *, notes: list[str], lacking: list[str]
+) -> int:
+    """Print slots and memory; return 2 when something would not fit, else 0.
+
+    Args:
+        found: the stage's estimate.
+        slots: of the actors.
+        machines: that are planned for.
+        notes: sentences below the tables.
+        lacking: what would not fit for other reasons.
+    """
     from rich.console import Console
 
     console = Console(highlight=False)
     table = _table("memory, at the peak of each process", "node", "process", "GiB", "of which")
-    lacking = []
+    full = []
     for index, node in enumerate(machines.nodes):
         here = [each for each in slots if each.bundle.node.id == node.id]
         rows = [f for each in here for f in found.of(each.actor.name)]
@@ -191,14 +261,16 @@ def _report(found: Any, slots: list[Any], machines: _Machines, *, notes: list[st
         table.add_row(node.name, "all, on the host", f"{host / GIB:.2f}", f"of {room / GIB:.1f}")
         table.add_section()
         if host > room:
-            lacking.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
-        lacking += _full_gpus(found, here, machines.gpu_bytes)
+            full.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
+        full += _full_gpus(found, here, machines.gpu_bytes)
     console.print(_slots_table(slots), table)
     for sentence in (*found.sentences, *notes):
         console.print(sentence)
-    if lacking:
-        console.print(f"It would not fit: {'; '.join(lacking)}; {found.way_out}.")
-    return 2 if lacking else 0
+    if full:
+        console.print(f"It would not fit: {'; '.join(full)}; {found.way_out}.")
+    for refusal in lacking:
+        console.print(f"It would not fit: {refusal}.")
+    return 2 if full or lacking else 0
 
 
 def _table(title: str, *columns: str) -> Any:
@@ -206,7 +278,7 @@ def _table(title: str, *columns: str) -> Any:
 
     table = Table(title=title)
     for each in columns:
-        table.add_column(each, justify="right" if each == "GiB" else "left", overflow="fold")
+        table.add_column(each, justify="right" if each in ("GiB", "s") else "left", overflow="fold")
     return table
 
 

@@ -4,8 +4,23 @@ Owns the reading; loads no weights.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from rlpost.models.locate import parameter_count
+
+# What families call the same size, in their configs.
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """The routed experts of a mixture of experts. Example: Qwen3-30B-A3B: 8 of 128, 768 wide."""
+
+    number: int  # in a layer
+    per_token: int  # that one token is sent to
+    feed_forward: int  # width of the inner layer of one
+    layers: int  # that have them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +30,28 @@ class ModelShape:
     parameters: int
     layers: int
     width: int
-    feed_forward: int  # width of the inner layer
+    feed_forward: int  # width of the inner layer that one token passes
     heads: int
     kv_heads: int
     head_dim: int
     vocabulary: int
+    tied: bool = False  # one matrix is embedding and head
+    experts: Experts | None = None
+    latent: int | None = None  # values that attention keeps of a token instead of keys and values
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token is multiplied with or looks up: all, but for the other experts."""
+        if self.experts is None:
+            return self.parameters
+        others = self.experts.number - self.experts.per_token
+        one = 3 * self.width * self.experts.feed_forward
+        return self.parameters - self.experts.layers * others * one
+
+    @property
+    def kept_values(self) -> int:
+        """Values of one token in the key-value cache, over all layers."""
+        return self.layers * (self.latent or 2 * self.kv_heads * self.head_dim)
 
 
 def model_shape(model_path: str) -> ModelShape:
@@ -27,14 +59,43 @@ def model_shape(model_path: str) -> ModelShape:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_path).get_text_config()
+    return shape_of(config, parameters=parameter_count(model_path))
+
+
+def shape_of(config: Any, *, parameters: int) -> ModelShape:
+    """Return the shape that a text config of transformers describes."""
     heads = config.num_attention_heads
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    experts = _experts(config, inner=inner)
+    if experts is not None:
+        shared = getattr(config, "n_shared_experts", None) or 0
+        inner = (experts.per_token + shared) * experts.feed_forward
+    rank = getattr(config, "kv_lora_rank", None)
     return ModelShape(
-        parameters=parameter_count(model_path),
+        parameters=parameters,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
-        feed_forward=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        feed_forward=inner,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocabulary=config.vocab_size,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        experts=experts,
+        latent=None if rank is None else rank + config.qk_rope_head_dim,
+    )
+
+
+def _experts(config: Any, *, inner: int) -> Experts | None:
+    """Return the routed experts of a config; None: every layer is dense."""
+    number = next((getattr(config, n) for n in _EXPERTS if getattr(config, n, None)), None)
+    chosen = next((getattr(config, n) for n in _EXPERTS_PER_TOKEN if hasattr(config, n)), None)
+    if not number or not chosen:
+        return None
+    dense = getattr(config, "first_k_dense_replace", None) or 0
+    return Experts(
+        number=number,
+        per_token=chosen,
+        feed_forward=getattr(config, "moe_intermediate_size", None) or inner,
+        layers=config.num_hidden_layers - dense,
     )

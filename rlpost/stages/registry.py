@@ -28,6 +28,8 @@ class Stage:
     # (stage, cfg, resolved): the driver process, to its outcome
     drive: str = "rlpost.stages.driver:run_stage"
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
+    # (plan, *, slots, gpu, cores, features, mean_response): StepTime; None: none is said
+    timing: str | None = None
     groups: Mapping[str, str] = field(
         default_factory=dict
     )  # ``loss=NAME`` and the like: registries
@@ -65,6 +67,7 @@ _RL = Stage(
     plan="rlpost.stages.rl.plan:prepare",
     boot="rlpost.stages.rl.boot:boot",
     estimate="rlpost.stages.rl.estimate:estimate",
+    timing="rlpost.stages.rl.timing:timing",
     groups={
         **_TRAINS,
         "loss": "rlpost.algorithms.losses:losses",

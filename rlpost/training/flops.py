@@ -7,7 +7,6 @@ response tokens alone, and attention is counted pair by pair, causal, with share
 """
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,28 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.models.naming import Shapes
+from rlpost.roofline.devices import device_named
 from rlpost.training.packing.batch import Block, MicroBatch
 
 PASSES = 3  # one forward, and a backward that costs two
-
-# NVIDIA's data sheets: bfloat16 tensor cores, dense. The first name that occurs, in whole words,
-# decides.
-PEAK_FLOPS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "H800": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-}
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -44,8 +25,8 @@ def peak_flops(device_name: str) -> float | None:
 
     Example: ``peak_flops("NVIDIA H100 80GB HBM3") == 989e12``
     """
-    found = (peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
-    return next(found, None)
+    device = device_named(device_name)
+    return None if device is None else device.peak_flops
 
 
 @dataclass(frozen=True, kw_only=True)

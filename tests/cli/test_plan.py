@@ -35,13 +35,14 @@ def eight_heads(tmp_path_factory):
 
 
 def test_this_machine(capsys, tiny):
-    code, text = run(capsys, "rl", "experiment=quickstart", tiny)
+    code, text = run(capsys, "--mean-response", "4", "rl", "experiment=quickstart", tiny)
     assert code == 0, text
     for word in ("trainer rank 0", "generator 0: core", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
     assert "Weights travel by shared_memory (weights.transport=auto)" in text
     _, text = run(capsys, "rl", "experiment=quickstart", tiny, "weights.transport=filesystem")
     assert "Weights travel by filesystem (weights.transport)." in text
+    assert "time of a step" in text and "Times on CPUs were within 20%" in text
 
 
 def test_an_evaluation(capsys, tiny, tiny_untied_model):
@@ -192,3 +193,19 @@ def test_prompts_that_a_reward_model_cannot_be_shown(capsys, tiny, tiny_reward, 
         assert code == expected, text
     assert f"error: {train}:1: reward_models.kind: the model's chat template refuses" in text
     assert "System role not supported" in text
+
+
+def test_the_time_of_a_step_on_a_device_that_is_not_here(capsys, tiny):
+    common = ["rl", "experiment=grpo", "cluster=node8", "rl.max_staleness=1", tiny]
+    code, text = run(capsys, "--gpus", "8", "--device", "h200", *common)
+    for part in ("generation │", "training │", "push of new weights │", "hidden by overlap │ -"):
+        assert code == 0 and part in text, text
+    assert "Times are for h200" in text and "11% in the median and 36% at worst" in text
+    assert f"KV cache and activations {0.85 * 141:.1f}" in text  # the device brings its memory
+    for words, refusal in (
+        (["--gpus", "8", "--device", "h1000", *common], "--device must be one of h100_pcie, "),
+        (["--mean-response", "0", *common], "mean_response must be in (0, 1e7]"),
+        (["--mean-response", "5", "evaluate"], "--mean-response has no effect on rlpost plan ev"),
+    ):
+        code, text = run(capsys, *words)
+        assert code == 2 and refusal in text, text

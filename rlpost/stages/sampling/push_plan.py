@@ -6,24 +6,38 @@ Owns the sentences of ``rlpost plan``. Refuses to own the rule (weights/transpor
 from collections.abc import Sequence
 
 from rlpost.cluster.ranks import rank_name
-from rlpost.control.placement import Slot
+from rlpost.control.placement import Node, Slot
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.transports.choice import Transport, transport_between
 
 
 def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
     """Return how weights will travel from the trainer to generators; none where nobody pushes."""
-    nodes = {each.actor.name: each.bundle.node for each in slots}
-    sender = nodes.get(rank_name("trainer", 0))
-    generators = {each.bundle.node.id for each in slots if each.actor.generates}
+    sender, generators = _ends(slots)
     if sender is None or not generators:
         return []
+    chosen = planned_transport(cfg, slots)
     if cfg.transport is not Transport.auto:
-        return [f"Weights travel by {cfg.transport.value} (weights.transport)."]
-    chosen = transport_between(sender.id, generators)
+        return [f"Weights travel by {chosen.value} (weights.transport)."]
     away = len(generators - {sender.id})
     where = f"some on {away} other node{'s' if away > 1 else ''}" if away else "all there"
     return [
         f"Weights travel by {chosen.value} (weights.transport=auto): the trainer sends from "
         f"{sender.name}, the generators sit {where}."
     ]
+
+
+def planned_transport(cfg: WeightsConfig, slots: Sequence[Slot]) -> Transport:
+    """Return how weights will travel between a trainer and generators that have ``slots``."""
+    sender, generators = _ends(slots)
+    if cfg.transport is not Transport.auto:
+        return cfg.transport
+    assert sender is not None, "nobody sends"
+    return transport_between(sender.id, generators)
+
+
+def _ends(slots: Sequence[Slot]) -> tuple[Node | None, set[str]]:
+    """Return the node of the trainer's first rank, and the ids of the generators' nodes."""
+    nodes = {each.actor.name: each.bundle.node for each in slots}
+    generators = {each.bundle.node.id for each in slots if each.actor.generates}
+    return nodes.get(rank_name("trainer", 0)), generators

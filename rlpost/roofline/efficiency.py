@@ -1,0 +1,67 @@
+"""How much of the hardware a run reaches: the constants that published figures determine.
+
+Owns the constants and the error that they leave. Refuses to own the figures and the fit
+(``benchmarks/calibrate_plan.py``; ``tests/roofline`` computes the error again).
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Efficiency:
+    """Shares are of what the hardware can do at best; see ``DeviceSpec``."""
+
+    # Fitted to half of the figures.
+    products: float = 0.67  # share of the best rate that matrix products in training reach
+    attention: float = 0.771  # share of the best rate of attention, in training
+    traffic: float = 1.53  # times that a layer's values pass memory, forwards, outside of products
+    memory: float = 0.908  # share of the memory's rate that decoding reaches
+    decode_layer_s: float = 14.8e-6  # of one layer in a decoding step, beside memory and products
+    far_hop_s: float = 52.1e-6  # of one reduction between nodes, of the few bytes of such a step
+    host_s: float = 3.08e-3  # of a decoding step, for scheduling
+    host_token_s: float = 138e-6  # of one sequence in a decoding step, on the host beside it
+    expert_memory: float = 0.437  # share of ``memory`` that reading experts' weights reaches
+    expert_waits: float = 0.485  # share of sending tokens to experts that nothing hides
+    links: float = 0.709  # share of a link's rate that collectives reach
+    step_s: float = 27.3  # of a colocated step: engines and ranks sleep and wake, data moves
+    gathered: float = 76.1e9  # bytes a second of weights that all ranks send and engines pipeline
+    broadcast: float = 21.5e9  # bytes a second of weights that one rank sends to all engines
+
+    # Assumed.
+    decode_products: float = 0.8  # share of the best rate that products of prompts reach
+    near_hop_s: float = 12e-6  # of one reduction within a node
+    train_layer_s: float = 60e-6  # of one layer's launches, forwards
+    push_s: float = 1.0  # of a push, beside its bytes
+
+    # Of rlpost's own trainer on an H100 (docs/benchmarks.md): seconds of a micro-batch beside its
+    # work, and how full micro-batches get.
+    micro_batch_s: float = 0.07
+    filled: float = 0.8
+
+
+FITTED = (
+    "products", "attention", "traffic", "memory", "decode_layer_s", "far_hop_s", "host_s",
+    "host_token_s", "expert_memory", "expert_waits", "links", "step_s", "gathered", "broadcast",
+)  # fmt: skip
+EFFICIENCY = Efficiency()
+
+# On CPUs a device's rates are what was measured with this trainer and this engine
+# (docs/benchmarks.md), so that nothing of them is lost but what is counted here.
+CPU_EFFICIENCY = replace(
+    EFFICIENCY,
+    products=1.0,
+    decode_products=0.4,  # a step of decoding multiplies few rows
+    attention=1.0,
+    traffic=0.0,
+    memory=1.0,
+    decode_layer_s=0.0,
+    host_s=5e-3,
+    host_token_s=300e-6,
+    train_layer_s=0.0,
+    step_s=0.0,
+    push_s=0.2,
+    micro_batch_s=0.0,
+)
+
+CPU_ERROR = 0.2  # of the trainer and the quickstart in docs/benchmarks.md
+MEDIAN_ERROR, WORST_ERROR = 0.11, 0.36  # on the half of the figures that was not fitted
