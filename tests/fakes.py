@@ -126,7 +126,11 @@ class FakePublisher:
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         self.staged.append(version)
         where = {"damaged": self.damaged}
-        return Locator(transport="fake", manifest={"entries": [{"size_bytes": 8}]}, where=where)
+        return Locator(
+            transport="fake",
+            manifest={"version": version, "entries": [{"size_bytes": 8}]},
+            where=where,
+        )
 
     async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
         raise AssertionError("fake payloads can be fetched at any time")

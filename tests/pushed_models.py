@@ -53,7 +53,7 @@ class TorchPublisher:
         return locator
 
     async def send(self):
-        self.sender.send()
+        await asyncio.to_thread(self.sender.send)  # a receiver may have to come first
 
     async def release(self, version):
         self.sender.release(version)
@@ -83,12 +83,12 @@ async def boot(path, *, adapters: AdapterCapacity | None = None) -> VllmGenerato
     return generator
 
 
-def bus_for(publisher, generator) -> WeightBus:
+def bus_for(publisher, generator, *, memory: str = "here") -> WeightBus:
     return WeightBus(
         publisher,
         fleet=serving_fleet(["g"]),
         receivers={"g": generator},
-        seats={"g": seat()},
+        seats={"g": seat(memory)},
         probe=PROBE,
         cfg=BusConfig(exact=True, attempts=1),
         changed=Signal().wait,

@@ -162,6 +162,8 @@ class Supervisor:
         try:
             if await bus.catch_up(name):
                 log.info("%s serves again", name)
+            elif name in self._fleet.stale():  # until the next push there is nothing for it
+                await asyncio.sleep(self._failures.ping_every_s)
         except GroupLost as error:  # the loop will find out, and push anew
             log.warning("%s cannot catch up yet: %s", name, error)
             await asyncio.sleep(self._failures.ping_every_s)

@@ -94,7 +94,11 @@ class Generator(Protocol):
         """Serve the loaded version from now on."""
 
     async def abort_push(self, version: int) -> int:
-        """Roll back to the committed version and serve it; return its number."""
+        """Roll back to the committed version and serve it; return its number.
+
+        Raises:
+            WeightPushError: it is not at hand any more; requests wait for the next push.
+        """
 
     async def health(self) -> Pulse:
         """Answer through the engine's own loop, so that an engine that hangs does not answer.

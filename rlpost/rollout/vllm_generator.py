@@ -21,6 +21,7 @@ from rlpost.rollout.pushes import Admitted, Pushes
 from rlpost.rollout.vllm_engine import VllmEngine, scores, scoring, start_engine
 from rlpost.rollout.whole_pushes import WholePushes
 from rlpost.types import Episode, GenerationRequest, SamplingConfig, Trajectory
+from rlpost.weights.transports.host_file import remove_unused
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.shared_memory import shared_memory_id
 
@@ -214,6 +215,7 @@ class VllmGenerator:
 
     async def close(self) -> None:
         await self._engine.shut_down()
+        remove_unused()
 
 
 def _sampled_logprobs(child: Any) -> tuple[float, ...]:

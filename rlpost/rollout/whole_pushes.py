@@ -30,6 +30,7 @@ class WholePushes:
         self._expected: Mapping[str, Shape] = {}
         self.version = self._version_before = BASE_VERSION
         self._pushing: int | None = None
+        self._refused: set[int] = set()  # responses of these wait until another push is committed
         self._serving = asyncio.Event()
         self._serving.set()
 
@@ -63,7 +64,7 @@ class WholePushes:
         return (*spans[:-1], replace(spans[-1], end=num_tokens))
 
     def refuses(self, versions: Iterable[int]) -> bool:
-        return any(version > self.version for version in versions)
+        return any(v > self.version or v in self._refused for v in versions)
 
     async def begin(self, version: int) -> None:
         if self._pushing == version:
@@ -101,9 +102,11 @@ class WholePushes:
             return self.version
         await self._engine.ask("pause_generation", mode="abort", clear_cache=True)
         restored = await self._engine.ask("collective_rpc", "rlpost_rollback")
+        if not all(restored):  # it stays paused, until another push is committed
+            self._refused.add(version)
+            self.version = BASE_VERSION
+            raise WeightPushError("no committed version to go back to; push one")
         if self.version == version:
-            if not all(restored):
-                raise WeightPushError("no committed version to go back to; restart it")
             self.version = self._version_before
             await self._engine.ask("update_weight_version", str(self.version))
         await self._engine.ask("resume_generation")

@@ -130,7 +130,7 @@ class WeightBus:
             ticket = {n: i for n, i in self._fleet.syncable().items() if n == name}
             if self._served is None or not ticket:
                 return False
-            if self._fleet.members[name].version == self._served.version:
+            if name not in self._fleet.stale():
                 return False  # a push of everyone came first
             served = self._served
             self.engaged = {name}
@@ -149,6 +149,8 @@ class WeightBus:
         try:
             if not locator.reaches(self._seats[name]):
                 locator = await self._publisher.announce_again(seats=self._of(ticket))
+                if locator.manifest["version"] != served.version:
+                    return False  # a later one was refused: it waits for the next push
             await self._transfer(
                 served.version,
                 locator,
@@ -319,8 +321,11 @@ class WeightBus:
             await self._each(reachable, lambda name, r: r.abort_push(version), "abort")
         except Refused as refusal:
             for name, error in refusal.failures.items():
-                if isinstance(error, WeightPushError) and name in self._fleet.stale():
-                    continue  # it never served: it has nothing to go back to, and needs nothing
+                if isinstance(error, WeightPushError):
+                    # It has nothing to go back to: what it served was overwritten, or it never
+                    # served. The next push, or a catch-up, brings it up to date.
+                    self._fleet.out_of_sync(name)
+                    continue
                 self._fleet.died(
                     name,
                     incarnation=ticket[name],

@@ -6,7 +6,8 @@ to own versions and deadlines (bus.py).
 
 Invariants: nothing touches the model before all bytes are there and their checksums match;
 the payload being served stays referenced until its successor is committed, so a version
-that fails its probe can be undone; what is loaded to undo it is verified once more.
+that fails its probe can be undone as long as no other payload took its pages; what is loaded to
+undo it is verified once more.
 """
 
 import ctypes
@@ -154,14 +155,19 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         self._committed = self._loaded
 
     def rollback(self) -> bool:
-        """Load the committed version again; False when there is none, or no longer."""
+        """Load the committed version again unless the kernels hold it still.
+
+        Returns:
+            False when it is needed and there is none, or no longer: what the kernels hold is
+            then nothing that was ever committed.
+        """
         self._staged = None
-        if self._committed is None:
-            return False
         if self._loaded is not self._committed:
+            if self._committed is None:
+                return False
             try:
                 tensors = read_payload(self._committed.manifest, self._committed.buffer)
-            except WeightPushError:  # it was released, while this engine missed a push
+            except WeightPushError:  # its pages were released, or another payload is in them
                 return False
             self._loaded = self._committed
             self._load(tensors)

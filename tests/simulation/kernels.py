@@ -28,6 +28,7 @@ class Whole:
         self._weights = toy.FIRST  # in the kernels
         self._loaded: toy.Weights | None = None
         self._committed: toy.Weights | None = None
+        self._refused: set[int] = set()
         self._staged: toy.Weights | None = None
         self.version = self._version_before = 0
         self._pushing: int | None = None
@@ -49,7 +50,7 @@ class Whole:
         await self._serving.wait()
 
     def refuses(self, versions: Iterable[int]) -> bool:
-        return any(version > self.version for version in versions)
+        return any(v > self.version or v in self._refused for v in versions)
 
     async def begin(self, version: int) -> None:
         if self._pushing == version:
@@ -86,11 +87,14 @@ class Whole:
             running.aborted = True
         await self._process.work(RPC_S)
         self._staged = None
-        if self._committed is not None and self._loaded is not self._committed:
+        if self._loaded is not self._committed:
+            # What a host received once took the place of what it had.
+            if self._committed is None or not self._world.scenario.repeatable:
+                self._refused.add(self.version)
+                self.version = 0
+                raise WeightPushError("no committed version to go back to")
             self._loaded = self._weights = self._committed
         if self.version == version:
-            if self._committed is None:
-                raise WeightPushError("no committed version to go back to")
             self.version = self._version_before
         self.unpaused.set()
         self._pushing = None

@@ -15,10 +15,13 @@ from tiny_families import build_tiny_family
 
 from rlpost.errors import RequestAborted, WeightPushError
 from rlpost.weights import vllm_plugin
+from rlpost.weights.transports import gloo
+from rlpost.weights.transports.gloo import GlooSender
+from rlpost.weights.transports.shared_memory import shared_memory_directory, shared_memory_id
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
-async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
+async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path, monkeypatch):
     path = tiny_model if kind == "tied" else tiny_untied_model
     publisher = TorchPublisher(path, run_id=f"test-{kind}-{tmp_path.name}")
     generator = await boot(path)
@@ -31,12 +34,15 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path):
         await _requests_go_on_over_a_push(publisher, generator, bus)
         await _requests_are_given_up(publisher, generator, bus)
         await _a_finished_response_waits_for_the_push(publisher, generator, bus)
+        if kind == "untied":
+            await _pushes_from_another_host(publisher, generator, bus, monkeypatch)
     finally:
         sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
         were_there = any(path.is_socket() for path in sockets.iterdir())
         await generator.close()
         publisher.sender.close()
     assert were_there and not sockets.exists()
+    assert not [*shared_memory_directory().glob(f"*{publisher.sender.run_id}*")]
 
 
 OTHERS = {
@@ -219,6 +225,33 @@ async def _a_finished_response_waits_for_the_push(publisher, generator, bus):
             await generator.abort_push(version)
             with pytest.raises(RequestAborted):
                 await running
+
+
+async def _pushes_from_another_host(publisher, generator, bus, monkeypatch):
+    """Over gloo, into a file in place: the old version serves until the new one is loaded."""
+    monkeypatch.setattr(gloo, "shared_memory_id", lambda: "where the trainer is")
+    before, near = bus.last_version, publisher.sender
+    far = GlooSender(host="127.0.0.1", timeout_s=60.0, pages=near)
+    bus = bus_for(publisher, generator, memory=shared_memory_id())
+    bus.last_version, publisher.sender = before, far
+    try:
+        await _every_push_is_exact(publisher, generator, bus)
+        served, whole = bus.last_version, await sample(generator)
+        publisher.perturb(98)
+        publisher.flip_byte = 77
+        with pytest.raises(WeightPushError, match="checksum"):  # the file holds damage by now
+            await bus.publish()
+        publisher.flip_byte = None
+        assert (await generator.health()).version == served
+        after = await sample(generator)
+        assert [t.response_ids for t in after] == [t.response_ids for t in whole]
+        with pytest.raises(WeightPushError, match="probe"):  # loaded: nothing here to go back to
+            await _publish_something_else(publisher, bus)
+        assert bus._fleet.stale() == ["g"]
+        await _every_push_is_exact(publisher, generator, bus)
+        assert bus._fleet.serving() == ["g"]
+    finally:
+        publisher.sender = near
 
 
 async def test_a_skipped_tied_head_is_refused_by_the_probe(

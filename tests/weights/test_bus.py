@@ -114,6 +114,62 @@ async def test_a_late_joiner_catches_up_alone():
     assert generators["a"].calls == before
 
 
+class Overwritten(FakeGenerator):
+    """Its host keeps no payload to go back to."""
+
+    async def abort_push(self, version):
+        self.calls.append("abort")
+        if self.loaded == version:
+            raise WeightPushError("no committed version to go back to; push one")
+        return self.version
+
+
+async def test_who_cannot_go_back_takes_part_in_the_next_attempt():
+    generators = {"a": Overwritten(), "slow one": FakeGenerator(hang="logprobs")}
+    fleet = serving_fleet(list(generators))
+    bus = make_bus(FakePublisher(), generators, fleet=fleet, timeout_s=0.2, attempts=2)
+    await bus.publish()
+    assert generators["a"].calls.count("abort") == 1
+    assert fleet.serving() == ["a"] and generators["a"].version == 2
+    assert fleet.dead() == ["slow one"]
+
+
+async def test_who_cannot_go_back_catches_up_and_serves_nothing_else_before():
+    generator, publisher = Overwritten(), FakePublisher()
+    fleet = serving_fleet(["a"])
+    bus = make_bus(publisher, {"a": generator}, fleet=fleet)
+    await bus.publish()
+    generator._broken_load = True
+    with pytest.raises(WeightPushError, match="probe of a differs"):
+        await bus.publish()
+    assert fleet.stale() == ["a"] and not fleet.dead() and not fleet.serving()
+    generator._broken_load = False
+    assert await bus.catch_up("a")
+    assert fleet.serving() == ["a"] and generator.version == generator.loaded == 1
+
+
+async def test_nobody_catches_up_with_what_was_refused():
+    class Across(FakePublisher):
+        async def stage(self, version, *, seats):
+            return replace(await super().stage(version, seats=seats), repeatable=False)
+
+        async def announce_again(self, *, seats):
+            locator = await super().stage(self.staged[-1], seats=seats)
+            return replace(locator, repeatable=False)
+
+    generator = Overwritten()
+    fleet = serving_fleet(["a"])
+    bus = make_bus(Across(), {"a": generator}, fleet=fleet)
+    await bus.publish()
+    generator._broken_load = True
+    with pytest.raises(WeightPushError, match="probe of a differs"):
+        await bus.publish()
+    assert not await bus.catch_up("a"), "the trainer holds version 2 by now"
+    assert fleet.stale() == ["a"]
+    generator._broken_load = False
+    assert (await bus.publish()).version == 3 and fleet.serving() == ["a"]
+
+
 async def test_a_late_joiner_elsewhere_has_the_payload_announced_for_its_host():
     class Here(FakePublisher):
         async def stage(self, version, *, seats):

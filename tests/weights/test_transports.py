@@ -1,6 +1,5 @@
 """One contract for every transport."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from listening import listeners
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest, read_payload, write_payload
+from rlpost.weights.transports import gloo
 from rlpost.weights.transports.choice import AutoSender, Transport, make_sender, transport_between
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.gloo import GlooReceiver
@@ -21,7 +21,7 @@ from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, shared
 RECEIVERS = {
     Transport.shared_memory: SharedMemoryReceiver,
     Transport.filesystem: FilesystemReceiver,
-    Transport.gloo: GlooReceiver,
+    Transport.gloo: partial(GlooReceiver, memory="here"),
 }
 WEIGHTS = {"w": torch.randn(300, 70), "b": torch.randn(33).to(torch.bfloat16)}
 
@@ -64,32 +64,34 @@ def push(
     return dict(read_payload(manifest, received)), manifest, received
 
 
-@pytest.mark.parametrize("sender_waits", [True, False])
-def test_nothing_listens_beyond_the_senders_host(sender, transport, sender_waits):
-    before, over_tcp = listeners(), transport is Transport.gloo
-    _, wire = announce(sender, 1)
-    both = [sender.send, partial(RECEIVERS[transport]().fetch, wire)]
-    first, second = both if sender_waits else reversed(both)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(first)
-        while len(during := listeners() - before) < 2 and not waiting.done():
-            time.sleep(0.01)  # the store listens, and soon the one that waits for the other
-        second()
-        waiting.result()
-    assert [host for host, _ in during] == (["127.0.0.1"] * 2 if over_tcp else [])
+def test_nothing_listens_beyond_the_senders_host(sender, transport, monkeypatch):
+    before, during = listeners(), set()
+    broadcast = gloo._broadcast
+
+    def watched(*args):
+        during.update(listeners() - before)  # both sides have connected
+        broadcast(*args)
+
+    monkeypatch.setattr(gloo, "_broadcast", watched)
+    push(sender, RECEIVERS[transport](), 1)
+    over_tcp = transport is Transport.gloo
+    assert {host for host, _ in during} == ({"127.0.0.1"} if over_tcp else set())
+    assert len(during) >= (2 if over_tcp else 0)  # the store, and gloo's own
 
 
-def test_bytes_arrive_and_last_until_their_version_is_released(sender, transport):
+def test_bytes_arrive_and_last_until_others_may_take_their_place(sender, transport):
     receiver = RECEIVERS[transport]()
     first, *_ = push(sender, receiver, 1)
     second, *_ = push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
     sender.release(1)
     sender.release(1)  # harmless
     third, *_ = push(sender, receiver, 3, {n: t + 2 for n, t in WEIGHTS.items()})
-    assert all(torch.equal(second[n], WEIGHTS[n] + 1) for n in WEIGHTS)
+    # On a host without the sender a payload takes the place of the one before.
+    unreleased = all(torch.equal(second[n], WEIGHTS[n] + 1) for n in WEIGHTS)
+    assert unreleased is (transport is not Transport.gloo)
     assert all(torch.equal(third[n], WEIGHTS[n] + 2) for n in WEIGHTS)
     kept = all(torch.equal(first[n], WEIGHTS[n]) for n in WEIGHTS)
-    assert kept is (transport is not Transport.shared_memory)  # which reuses its pages
+    assert kept is (transport is Transport.filesystem)  # the others reuse their pages
 
 
 def test_a_released_payload_is_whole_or_does_not_verify(sender, transport):
@@ -97,7 +99,7 @@ def test_a_released_payload_is_whole_or_does_not_verify(sender, transport):
     _, manifest, received = push(sender, receiver, 1)
     sender.release(1)
     push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
-    if transport is Transport.shared_memory:
+    if transport is not Transport.filesystem:
         with pytest.raises(WeightPushError, match="checksum of w"):
             read_payload(manifest, received)
     else:
@@ -135,7 +137,8 @@ def test_auto_follows_generators_that_join_and_leave(tmp_path):
         )
 
     def fetched(locator: Locator) -> dict[str, torch.Tensor]:
-        receiver = RECEIVERS[Transport(locator.transport)]()
+        over = Transport(locator.transport)
+        receiver = GlooReceiver(memory=away.memory) if over is Transport.gloo else RECEIVERS[over]()
         where = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
         with ThreadPoolExecutor(1) as pool:
             sending = None if locator.repeatable else pool.submit(sender.send)

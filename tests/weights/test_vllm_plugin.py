@@ -74,8 +74,9 @@ def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
         engine.finish_weight_update()
 
     try:
-        assert not engine.rollback()  # nothing was ever committed
+        assert engine.rollback() and not loaded  # nothing has changed yet
         push(1)
+        assert not engine.rollback()  # nothing was ever committed
         engine.commit()
         push(2)
         assert engine.rollback() and loaded == [[1.0] * 3, [2.0] * 3, [1.0] * 3]

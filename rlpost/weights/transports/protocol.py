@@ -73,8 +73,9 @@ class Receiver(Protocol):
     def fetch(self, locator: Locator) -> torch.Tensor:
         """Return the payload as a uint8 CPU tensor.
 
-        It can be read as long as it is referenced, and is the payload until the sender releases
-        the version: then a later one may take its place, which its checksums show.
+        It can be read as long as it is referenced. A later payload may take its place once the
+        sender released the version, or, away from the sender's host, as soon as one is fetched;
+        its checksums show that.
         """
 
     def close(self) -> None:

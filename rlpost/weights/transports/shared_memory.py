@@ -21,7 +21,8 @@ from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
-def _directory() -> Path:
+def shared_memory_directory() -> Path:
+    """Return where the host's shared memory has its files."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() else Path(tempfile.gettempdir())
 
@@ -34,19 +35,34 @@ def shared_memory_id() -> str:
     """
     boot = Path("/proc/sys/kernel/random/boot_id")
     booted = boot.read_text().strip() if boot.exists() else ""
-    return f"{socket.gethostname()} {booted} {_directory().stat().st_dev}"
+    return f"{socket.gethostname()} {booted} {shared_memory_directory().stat().st_dev}"
 
 
-def _map(path: Path, size_bytes: int) -> torch.Tensor:
+def map_file(path: Path, size_bytes: int) -> torch.Tensor:
+    """Return the bytes of a file, shared with whoever maps it; makes it if there is none."""
     return torch.from_file(str(path), shared=True, size=size_bytes, dtype=torch.uint8)
+
+
+def read_file(path: Path) -> torch.Tensor:
+    """Return the bytes of a payload that a sender of this host wrote.
+
+    Raises:
+        WeightPushError: it is not here.
+    """
+    if not path.exists():
+        raise WeightPushError(
+            f"{path} is not on this host; weights.transport=shared_memory needs trainer and "
+            "generator on one host, gloo and filesystem cross hosts"
+        )
+    return map_file(path, path.stat().st_size)
 
 
 class SharedMemorySender:
     """Writes each version into its own file; see ``protocol.Sender``."""
 
     def __init__(self, *, run_id: str) -> None:
-        self._run_id = run_id
-        for left in _directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
+        self.run_id = run_id
+        for left in shared_memory_directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
             left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._buffers: dict[int, torch.Tensor] = {}
         self._kept: set[int] = set()  # versions whose pages engines of this host go back to
@@ -69,8 +85,12 @@ class SharedMemorySender:
         """Return the payload of a version that was not released."""
         return self._buffers[version]
 
+    def path(self, version: int) -> str:
+        """Return the file of a version that was not released."""
+        return str(self._path(version))
+
     def _path(self, version: int | str) -> Path:
-        return _directory() / f"rlpost-{self._run_id}-v{version}"
+        return shared_memory_directory() / f"rlpost-{self.run_id}-v{version}"
 
     def _reuse(self, size_bytes: int, version: int) -> torch.Tensor | None:
         spare, self._spare = self._spare, None
@@ -83,18 +103,19 @@ class SharedMemorySender:
         return spare
 
     def _make(self, size_bytes: int, version: int) -> torch.Tensor:
-        free = os.statvfs(_directory())
+        directory = shared_memory_directory()
+        free = os.statvfs(directory)
         free_bytes = free.f_bavail * free.f_frsize
         if free_bytes < size_bytes:
             raise WeightPushError(
-                f"shared memory at {_directory()} has {free_bytes >> 20} MiB free, a push needs "
+                f"shared memory at {directory} has {free_bytes >> 20} MiB free, a push needs "
                 f"{size_bytes >> 20} MiB; enlarge it or set weights.transport=filesystem"
             )
-        return _map(self._path(version), size_bytes)
+        return map_file(self._path(version), size_bytes)
 
     def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
         self.keep(manifest.version)
-        where = {"path": str(self._path(manifest.version))}
+        where = {"path": self.path(manifest.version)}
         return Locator(
             transport="shared_memory",
             manifest=manifest.to_dict(),
@@ -127,13 +148,7 @@ class SharedMemoryReceiver:
     """Maps the sender's file; see ``protocol.Receiver``."""
 
     def fetch(self, locator: Locator) -> torch.Tensor:
-        path = Path(locator.where["path"])
-        if not path.exists():
-            raise WeightPushError(
-                f"{path} is not on this host; weights.transport=shared_memory needs trainer and "
-                "generator on one host, gloo and filesystem cross hosts"
-            )
-        return _map(path, path.stat().st_size)
+        return read_file(Path(locator.where["path"]))
 
     def close(self) -> None:
         """Mappings end with the tensors that use them."""
