@@ -88,6 +88,15 @@ class StoredTensor:
                 self._fill(memoryview(piece.numpy()), handle)
                 yield piece.view(dtype)
 
+    def read_part(self, start: int, stop: int) -> torch.Tensor:
+        """Return the values from ``start`` to before ``stop`` of the flattened tensor, alone."""
+        dtype = self.torch_dtype
+        raw = torch.empty((stop - start) * dtype.itemsize, dtype=torch.uint8)
+        with self.file.open("rb", buffering=0) as handle:
+            handle.seek(self.start + start * dtype.itemsize)
+            self._fill(memoryview(raw.numpy()), handle)
+        return raw.view(dtype)
+
     def _fill(self, view: memoryview, handle: FileIO) -> None:
         done = 0
         while done < len(view):

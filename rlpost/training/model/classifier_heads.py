@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind, classifier_suffix
 from rlpost.models.padding import padding_token
-from rlpost.training.model.attention import ATTENTION
+from rlpost.training.model.build import build
 from rlpost.training.model.heads import Shell
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
@@ -75,15 +75,18 @@ class ClassifierHead:
         assert module.score is not None
         return (module.score(self.packed(module, inputs)),)
 
-    def load(self, path: str, *, dtype: torch.dtype, field: str) -> PackedModel:
+    def load(
+        self, path: str, *, dtype: torch.dtype, field: str, hollow: bool = False
+    ) -> PackedModel:
         import transformers
 
-        options = {"dtype": dtype, "attn_implementation": ATTENTION}
         if is_classifier(path, kind=self.kind):
-            model = getattr(transformers, self._auto).from_pretrained(path, **options)
+            auto = getattr(transformers, self._auto)
+            model = build(auto, path, dtype=dtype, hollow=hollow)
             score = Projection(*self._weights(model, path, field))
         else:
-            model = transformers.AutoModelForCausalLM.from_pretrained(path, **options)
+            auto = transformers.AutoModelForCausalLM
+            model = build(auto, path, dtype=dtype, hollow=hollow)
             last = _last_layer(self.shell(Path(path), dtype=dtype).model)
             bias_K = None if last.bias is None else torch.zeros(last.bias.shape, dtype=dtype)
             score = Projection(torch.zeros(last.weight.shape, dtype=dtype), bias_K)

@@ -98,8 +98,11 @@ class DivergenceHead:
 
         return with_live, (teacher_RE,)
 
-    def load(self, path: str, *, dtype: torch.dtype, field: str) -> PackedModel:
-        return PackedModel(self.own.load(path, dtype=dtype, field=field).model, head=self)
+    def load(
+        self, path: str, *, dtype: torch.dtype, field: str, hollow: bool = False
+    ) -> PackedModel:
+        own = self.own.load(path, dtype=dtype, field=field, hollow=hollow)
+        return PackedModel(own.model, head=self)
 
     def packed(self, module: PackedModel, inputs: ModelInputs) -> Tensor:
         return self.own.packed(module, inputs)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.training.model.attention import ATTENTION
+from rlpost.training.model.build import build
 from rlpost.training.model.logprobs import token_logprobs
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
@@ -64,8 +64,10 @@ class TrainedHead(Protocol):
     ) -> tuple[Tensor, ...]:
         """Return the fields of ``Outputs``; see ``packed_model.Head``."""
 
-    def load(self, path: str, *, dtype: torch.dtype, field: str) -> PackedModel:
-        """Read the weights onto the CPU."""
+    def load(
+        self, path: str, *, dtype: torch.dtype, field: str, hollow: bool = False
+    ) -> PackedModel:
+        """Read the weights onto the CPU; ``hollow`` leaves them where they are (hollow.py)."""
 
     def packed(self, module: PackedModel, inputs: ModelInputs) -> Tensor:
         """Return what is compared, of a packed pass."""
@@ -112,13 +114,16 @@ class LogprobHead:
             chunk=self.chunk,
         )
 
-    def load(self, path: str, *, dtype: torch.dtype, field: str) -> PackedModel:
+    def load(
+        self, path: str, *, dtype: torch.dtype, field: str, hollow: bool = False
+    ) -> PackedModel:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        model = AutoModelForCausalLM.from_pretrained(
+        model = build(
+            AutoModelForCausalLM,
             path,
             dtype=dtype,
-            attn_implementation=ATTENTION,
+            hollow=hollow,
             generation_config=GenerationConfig(),  # export.py reads the file's, and mends it
         )
         return PackedModel(model, head=self)

@@ -23,6 +23,7 @@ from rlpost.training.model.attention import ATTENTION, register_packed_attention
 from rlpost.training.model.classifier_heads import VALUE_HEAD, ClassifierHead
 from rlpost.training.model.dropout import is_random, switch_off_dropout
 from rlpost.training.model.heads import LogprobHead, TrainedHead
+from rlpost.training.model.hollow import HollowModel, find_weights
 from rlpost.training.model.packed_model import ModelInputs, PackedModel
 from rlpost.training.model.rehearsal import rehearse
 from rlpost.training.packing.pack import one_batch
@@ -125,11 +126,8 @@ class TrainedModel:
             UserError: there is no such model there, or its architecture cannot be packed.
         """
         field = self.labels.field
-        register_packed_attention()
-        directory = ModelDirectory.read(self.path, field=field, kind=self.head.kind)
-        rehearse(directory.shell(), field=field)
-        with reading_model(f"{field}: {self.path} cannot be loaded {self.head.purpose}"):
-            module = self.head.load(self.path, dtype=dtype, field=field)
+        self._looked_at()
+        module = self._made(dtype=dtype, hollow=False)
         _refuse_broken_weights(module.model, field=field)
         switch_off_dropout(module.model)
         verify_packing(module, self.head, field=field)
@@ -143,6 +141,45 @@ class TrainedModel:
                 seed=seed,
                 total_steps=total_steps,
             )
+        return self._ready(module, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+
+    def load_hollow(
+        self, *, dtype: torch.dtype, gradient_checkpointing: bool = False
+    ) -> HollowModel | None:
+        """Return the model without its weights; None: it has to be loaded as a whole.
+
+        Whoever gives it weights calls ``verify_packing``. An adapter's start may need whole
+        weights.
+
+        Raises:
+            UserError: see ``load``.
+        """
+        if self.adapter is not None:
+            return None
+        directory = self._looked_at()
+        module = self._made(dtype=dtype, hollow=True)
+        shell = self.head.shell(Path(self.path), dtype=dtype)
+        hollow = find_weights(module, directory, shell)
+        if hollow is not None:
+            switch_off_dropout(module.model)
+            self._ready(module, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+        return hollow
+
+    def _looked_at(self) -> ModelDirectory:
+        field = self.labels.field
+        register_packed_attention()
+        directory = ModelDirectory.read(self.path, field=field, kind=self.head.kind)
+        rehearse(directory.shell(), field=field)
+        return directory
+
+    def _made(self, *, dtype: torch.dtype, hollow: bool) -> PackedModel:
+        field = self.labels.field
+        with reading_model(f"{field}: {self.path} cannot be loaded {self.head.purpose}"):
+            return self.head.load(self.path, dtype=dtype, field=field, hollow=hollow)
+
+    def _ready(
+        self, module: PackedModel, *, dtype: torch.dtype, gradient_checkpointing: bool
+    ) -> PackedModel:
         if gradient_checkpointing:
             # Recomputes each layer's activations in the backward pass; an adapter's drop-out must
             # draw the same numbers again.
@@ -169,7 +206,8 @@ def verify_packing(module: PackedModel, head: TrainedHead, *, field: str) -> Non
         UserError: two packed passes differ, or packed and plain differ by more than rounding.
     """
     model, name = module.model, type(module.model).__name__
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    embedding = model.get_input_embeddings().weight
+    vocabulary = getattr(embedding, "ds_shape", embedding.shape)[0]  # it may be divided
     prompt, first, second = ([(7 * i + k) % vocabulary for i in range(4)] for k in (1, 3, 5))
     batch = one_batch([Unit.sharing(prompt, {0: first, 1: second})])
     inputs = ModelInputs.of(batch, device=model.device)

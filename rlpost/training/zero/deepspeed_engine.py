@@ -9,6 +9,7 @@ import datetime
 import logging
 import math
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_ra
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
+
+# From DeepSpeed's configuration to the parameters that took the place of others, by their ids.
+Divide = Callable[[dict[str, Any]], Mapping[int, nn.Parameter]]
 
 REDUCE_BUCKET = 500_000_000  # DeepSpeed's own
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
@@ -135,6 +139,7 @@ def build_engine(
     dtype: torch.dtype,
     optimizer: Optimizer,
     group_of: GroupOf = one_group,
+    divide: Divide | None = None,
 ) -> Any:
     """Wrap ``policy``, a ``PackedModel``, in a DeepSpeed engine.
 
@@ -144,6 +149,7 @@ def build_engine(
         dtype: of the forward and backward pass.
         optimizer: turns gradients into updates.
         group_of: which parameters have a rate or a decay of their own, by name.
+        divide: gives ``policy`` its weights, divided; None: it has them.
     """
     import deepspeed
 
@@ -164,6 +170,10 @@ def build_engine(
         weight_decay=cfg.weight_decay,
         group_of=group_of,
     )
+    if divide is not None:
+        divided = divide(config)
+        for group in groups:  # they were made of parameters that still had their shapes
+            group["params"] = [divided[id(each)] for each in group["params"]]
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer.make(groups), config=config)
     if dtype is torch.bfloat16 and cfg.zero_stage == 0:
         # This path begins with a real step on zero gradients (harmless at rate 0), which

@@ -1,0 +1,87 @@
+"""The weights of a model under ZeRO-3, read by each rank in its own part.
+
+Owns the way from a model without weights to DeepSpeed's divided parameters. Refuses to own where a
+weight lies (model/hollow.py) and the engine (deepspeed_engine.py). Invariants: a rank reads its own
+part of each weight and nothing else; no more than one weight is whole in its address space at a
+time, and of that one only the own part is written; what the ranks hold together is, bit for bit,
+what a rank that loads everything would divide.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rlpost.errors import UserError
+from rlpost.training.model.hollow import HollowModel
+
+REDUCE_MAX = dist.ReduceOp.MAX
+
+
+def divide(
+    hollow: HollowModel, config: Mapping[str, Any], *, dtype: torch.dtype, field: str
+) -> dict[int, nn.Parameter]:
+    """Give a hollow model its weights, divided among the ranks; collective.
+
+    Args:
+        hollow: on every rank the same.
+        config: DeepSpeed's, with stage 3.
+        dtype: of the weights.
+        field: where the model is configured, for errors.
+
+    Returns:
+        The parameters that took the place of the module's own, by the ``id`` of those.
+
+    Raises:
+        UserError: a value is not a finite number; on every rank.
+    """
+    import deepspeed
+
+    # Without a module it divides nothing by itself: it would read all of rank 0's weights.
+    init = deepspeed.zero.Init(config_dict_or_path=dict(config), dtype=dtype)
+    init._enable_mem_efficient_linear()  # as it does for a module that it is given
+    divided: dict[int, nn.Parameter] = {}
+    broken = 0  # the number of the first that is, counted from 1
+    named = list(hollow.module.named_parameters())
+    for number, (name, old) in enumerate(named, start=1):
+        whole = torch.empty(old.shape, dtype=dtype, device=init.local_device)
+        mine = _own_part(whole)
+        if name in hollow.stored:
+            start = mine.storage_offset()
+            mine.copy_(hollow.stored[name].read_part(start, start + mine.numel()))
+        else:
+            whole.copy_(old.detach())
+        if not broken and mine.numel() and not torch.isfinite(mine).all():
+            broken = number
+        new = divided[id(old)] = nn.Parameter(whole, requires_grad=old.requires_grad)
+        init._convert_to_deepspeed_param(new)
+        new.partition()
+    _refuse_broken(broken, [name for name, _ in named], field=field, device=init.local_device)
+    for module in hollow.module.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = divided[id(parameter)]
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                buffer.data = buffer.data.to(init.local_device)
+    return divided
+
+
+def _own_part(whole: Tensor) -> Tensor:
+    """Return this rank's elements of a tensor, flat, as DeepSpeed divides it."""
+    per_rank = -(-whole.numel() // dist.get_world_size())
+    start = min(per_rank * dist.get_rank(), whole.numel())
+    return whole.view(-1)[start : start + per_rank]
+
+
+def _refuse_broken(broken: int, names: list[str], *, field: str, device: torch.device) -> None:
+    """Raises UserError on every rank if one of them found a value that is not finite."""
+    first = torch.tensor(-broken if broken else -len(names) - 1, device=device)
+    dist.all_reduce(first, op=REDUCE_MAX)
+    if (number := -int(first)) <= len(names):
+        raise UserError(
+            f"{field}: {names[number - 1]} holds values that are not finite numbers, so the model "
+            "was damaged when it was trained or written; use another copy of it"
+        )
