@@ -158,6 +158,15 @@ def _blocks(total: int, width: int) -> list[int]:
     return [rows] * full + [rest] * (rest > 0)
 
 
+def aligned(models: Mapping[str, ByItem], *, samples: int) -> dict[str, ByItem]:
+    """Return the models with the same items each; those that one lacks are not known of it."""
+    items = sorted({uid for values in models.values() for uid in values})
+    return {
+        model: {uid: values.get(uid, [None] * samples) for uid in items}
+        for model, values in models.items()
+    }
+
+
 def require_paired(before: ByItem, after: ByItem) -> None:
     """Raises UserError: the items, or the numbers of samples of an item, differ."""
     if before.keys() != after.keys():

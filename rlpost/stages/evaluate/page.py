@@ -1,11 +1,12 @@
-"""``report.html`` of an evaluation: its tables, and every answer to be browsed.
+"""The page of evaluations: tables, and every answer to be browsed, models side by side.
 
 Owns what the page holds. Refuses to own how pages are rendered (tracking/report/page.py).
 Invariants: the page loads nothing from the network; text of models and data reaches it only through
-escaping; where there are more answers than a page can hold, it says so.
+escaping; where there are more items than a page can hold, it says so; all answers to an item are on
+the page, or none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlpost.evaluation.difficulty import CLASSES, difficulty_class, pass_rate
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
 from rlpost.stages.evaluate.config import EvaluateConfig
 from rlpost.stages.evaluate.results import Result, Results
-from rlpost.stages.evaluate.table import grids_of
+from rlpost.stages.evaluate.table import Grid, grids_of
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.report.page import render_page
 from rlpost.tracking.sample import evenly
@@ -27,36 +28,69 @@ MAX_CHARACTERS = 4000  # of one prompt or response
 def write_page(
     directory: RunDirectory, *, results: Results, file: AnswersFile, config: EvaluateConfig
 ) -> None:
-    """Write the page.
+    """Write ``report.html`` of one evaluation.
 
     Raises:
         OSError: it cannot be written.
     """
-    grids = grids_of(results)
-    difficulties = [each for each in results.scores if not each.part and config.samples > 1]
-    every = [answer for answers in file.items.values() for answer in answers]
-    shown = evenly(every, MAX_ANSWERS)
-    rates = {
-        key: pass_rate([each.reward for each in answers]) for key, answers in file.items.items()
-    }
-    page = render_page(
-        "evaluation",
-        data={
-            "name": directory.root.name,
-            "model": config.answered_by,
-            "baseline": config.compared_with,
-            "histograms": [_bars(each) for each in difficulties],
-            "grids": [asdict(grid) for grid in grids],
-            "num_answers": len(every),
-            "num_shown": len(shown),
-            "config": directory.config.read_text(encoding="utf-8"),
-        },
-        page={
-            "answers": [_shown(answer, rates) for answer in shown],
-            "classes": CLASSES if config.samples > 1 else (),
-        },
+    compared = config.compared_with
+    page = page_of(
+        name=directory.root.name,
+        told=f"Model {config.answered_by}{f', compared with {compared}' if compared else ''}.",
+        grids=grids_of(results),
+        scores=results.scores,
+        items=file.items,
+        config=directory.config.read_text(encoding="utf-8"),
     )
     write_text(directory.report, page)
+
+
+def page_of(
+    *,
+    name: str,
+    told: str,
+    grids: Sequence[Grid],
+    scores: Sequence[Result],
+    items: Mapping[ItemKey, Sequence[Answer]],
+    config: str,
+) -> str:
+    """Return the page.
+
+    Args:
+        name: its title.
+        told: a sentence on the models.
+        grids: the tables.
+        scores: whose difficulties are drawn, if there are several responses per item.
+        items: every answer, by model, data set and item.
+        config: the settings as text.
+    """
+    several = scores[0].sheet.samples > 1
+    models = list(dict.fromkeys(model for model, _, _ in items))
+    asked = list(dict.fromkeys((data, uid) for _, data, uid in items))
+    each = max(1, sum(map(len, items.values())) // max(1, len(asked)))
+    shown = evenly(asked, max(1, MAX_ANSWERS // each))
+    return render_page(
+        "evaluation",
+        data={
+            "name": name,
+            "told": told,
+            "grids": [asdict(grid) for grid in grids],
+            "histograms": [_bars(each) for each in scores if several and not each.part],
+            "num_items": len(asked),
+            "num_shown": len(shown),
+            "models": models,
+            "config": config,
+        },
+        page={
+            "rows": [
+                row
+                for data, uid in shown
+                for row in _rows({m: items.get((m, data, uid), ()) for m in models})
+            ],
+            "models": models,
+            "classes": CLASSES if several else (),
+        },
+    )
 
 
 def _bars(result: Result) -> dict[str, Any]:
@@ -71,19 +105,33 @@ def _bars(result: Result) -> dict[str, Any]:
     }
 
 
-def _shown(answer: Answer, rates: Mapping[ItemKey, float | None]) -> dict[str, Any]:
-    rate = rates[answer.model, answer.dataset, answer.uid]
+def _rows(answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
+    """Return one row for each sample of an item, with the answers of all models."""
+    first = next(own[0] for own in answers.values() if own)
+    samples = sorted({each.sample for own in answers.values() for each in own})
+    return [
+        {
+            "data": first.dataset,
+            "part": first.part,
+            "item": first.uid,
+            "sample": sample,
+            "prompt": first.prompt[:MAX_CHARACTERS],
+            "answers": [
+                next((_shown(each, own) for each in own if each.sample == sample), None)
+                for own in answers.values()
+            ],
+        }
+        for sample in samples
+    ]
+
+
+def _shown(answer: Answer, item: Sequence[Answer]) -> dict[str, Any]:
+    rate = pass_rate([each.reward for each in item])
     return {
-        "rate": rate,
-        "difficulty": "" if rate is None else difficulty_class(rate),
-        "model": answer.model,
-        "data": answer.dataset,
-        "part": answer.part,
-        "item": answer.uid,
-        "sample": answer.sample,
-        "prompt": answer.prompt[:MAX_CHARACTERS],
         "response": answer.response[:MAX_CHARACTERS],
         "reward": answer.reward,
+        "rate": rate,
+        "difficulty": "" if rate is None else difficulty_class(rate),
         "error": answer.error,
         "tokens": answer.num_tokens,
         "finish": answer.finish_reason,

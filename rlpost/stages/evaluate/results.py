@@ -80,15 +80,16 @@ def results_of(plan: EvaluatePlan, file: AnswersFile) -> Results:
                 for (_, _, uid), answers in answered.items()
             }
             items = list(answered.values())
-            scores.append(_result(examinee.role, source.name, "", items, plan))
+            place = (examinee.role, source.name)
+            scores.append(result_of(*place, "", items, samples=cfg.samples, ks=cfg.k))
             parts = sorted({answers[0].part for answers in items if answers and answers[0].part})
             scores += [
-                _result(
-                    examinee.role,
-                    source.name,
+                result_of(
+                    *place,
                     part,
                     [answers for answers in items if answers and answers[0].part == part],
-                    plan,
+                    samples=cfg.samples,
+                    ks=cfg.k,
                 )
                 for part in (parts if len(parts) > 1 else ())
             ]
@@ -100,10 +101,17 @@ def results_of(plan: EvaluatePlan, file: AnswersFile) -> Results:
     return Results(scores=tuple(scores), differences=differences)
 
 
-def _result(
-    model: str, dataset: str, part: str, items: Sequence[Sequence[Answer]], plan: EvaluatePlan
+def result_of(
+    model: str,
+    dataset: str,
+    part: str,
+    items: Sequence[Sequence[Answer]],
+    *,
+    samples: int,
+    ks: Sequence[int],
 ) -> Result:
+    """Score the answers of one model; ``items`` without answers count as not known."""
     outcomes = [[answer.outcome for answer in answers] for answers in items]
-    sheet = score(outcomes, samples=plan.cfg.samples, ks=plan.cfg.k)
+    sheet = score(outcomes, samples=samples, ks=ks)
     rates = [pass_rate([answer.reward for answer in answers]) for answers in items]
     return Result(model=model, dataset=dataset, part=part, sheet=sheet, difficulty=histogram(rates))

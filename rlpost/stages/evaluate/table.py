@@ -4,13 +4,14 @@ Owns the columns and the words. Refuses to own the numbers (results.py).
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlpost.evaluation.comparison import PairedDifference
 from rlpost.evaluation.difficulty import CLASSES
 from rlpost.evaluation.intervals import MeanEstimate
 from rlpost.stages.evaluate.results import Result, Results
@@ -43,21 +44,28 @@ def grids_of(results: Results) -> list[Grid]:
     grids = [scores, *_difficulty(results, samples)]
     if not results.differences:
         return grids
-    differences = Grid(
-        title="Model minus baseline, on the same items and seeds",
-        header=("data", "items", "difference", "p", "pairs not judged"),
+    differences = {(dataset,): each for dataset, each in results.differences.items()}
+    return [*grids, differences_grid("Model minus baseline", ("data",), differences)]
+
+
+def differences_grid(
+    title: str, names: tuple[str, ...], rows: Mapping[tuple[str, ...], PairedDifference]
+) -> Grid:
+    """Return the table of differences; ``names`` are the columns of what they are found by."""
+    return Grid(
+        title=f"{title}, on the same items and seeds",
+        header=(*names, "items", "difference", "p", "pairs not judged"),
         rows=tuple(
             (
-                dataset,
+                *key,
                 str(each.num_items),
                 f"{each.difference:+.3f}  [{each.low:+.3f}, {each.high:+.3f}]",
                 f"{each.p_value:.2g}",
                 str(each.num_unknown),
             )
-            for dataset, each in results.differences.items()
+            for key, each in rows.items()
         ),
     )
-    return [*grids, differences]
 
 
 def _difficulty(results: Results, samples: int) -> list[Grid]:

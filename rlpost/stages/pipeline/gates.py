@@ -11,6 +11,7 @@ from typing import Any
 
 from rlpost.checkpoint.state import write_text
 from rlpost.errors import UserError
+from rlpost.evaluation.comparison import aligned
 from rlpost.pipeline.decide import Decision, GateVerdict, decide
 from rlpost.pipeline.gate import Delta, Gate, Score
 from rlpost.stages.pipeline.commands import Commands
@@ -20,7 +21,7 @@ from rlpost.stages.pipeline.made import Made
 from rlpost.stages.pipeline.measured import measured_of
 from rlpost.stages.pipeline.overrides import group_name, suite_words
 from rlpost.stages.pipeline.plan import PipelinePlan
-from rlpost.stages.pipeline.scores import aligned, values_of
+from rlpost.stages.pipeline.scores import values_of
 from rlpost.stages.pipeline.sources import hash_sources
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.boundary import own_record

@@ -5,10 +5,9 @@ Invariant: every model answers the same items under the same seeds; an item with
 as not known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rlpost.data.sources.load import short_name
-from rlpost.evaluation.comparison import ByItem
 from rlpost.evaluation.metrics import best_at_k
 from rlpost.pipeline.spec import SuiteSpec
 from rlpost.stages.evaluate.answers_file import AnswersFile
@@ -49,15 +48,6 @@ def _dataset(suite: SuiteSpec) -> str:
     if is_plain_bundle(suite):
         return suite.data.removeprefix(BUNDLED)
     return short_name(suite.data)
-
-
-def aligned(models: Mapping[str, ByItem], *, samples: int) -> dict[str, ByItem]:
-    """Return the models with the same items each; those that one lacks are not known of it."""
-    items = sorted({uid for values in models.values() for uid in values})
-    return {
-        model: {uid: values.get(uid, [None] * samples) for uid in items}
-        for model, values in models.items()
-    }
 
 
 def prompts_of(places: Places, model: str, groups: Sequence[Sequence[SuiteSpec]]) -> set[str]:
