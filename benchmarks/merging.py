@@ -119,7 +119,7 @@ def command_of(program: str, recipe: str, target: str) -> list[str]:
     if program == "rlpost":
         return [
             sys.executable, "-m", "rlpost.cli.main", "merge", f"merge.config={recipe}.yaml",
-            "run.dir=.", f"run.name={target}", "merge.dtype=bfloat16",
+            "run.dir=.", f"run.name={target}",
         ]  # fmt: skip
     return [program, "--no-write-model-card", f"{recipe}.yaml", target]  # which asks the hub
 
@@ -142,7 +142,8 @@ def main() -> None:
         for name, (layers, width) in sizes.items():
             build(args.dir / name, layers=layers, width=width)
             for recipe, tree in RECIPES.items():
-                (args.dir / name / f"{recipe}.yaml").write_text(yaml.safe_dump(tree))
+                whole = tree | {"dtype": "float32", "out_dtype": "bfloat16"}  # in both programs
+                (args.dir / name / f"{recipe}.yaml").write_text(yaml.safe_dump(whole))
         tensors = ModelDirectory.read(args.dir / "whole/a").tensors.values()
         size, largest = sum(t.end - t.start for t in tensors), max(t.numel for t in tensors)
         print(
