@@ -96,8 +96,10 @@ def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
     return output
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
+def wait_for_step(
+    run: Path, step: int, process: subprocess.Popen, *, timeout_s: float = 300
+) -> None:
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         if any(row["step"] >= step for row in metrics(run)):
             return
