@@ -13,8 +13,8 @@ _HEADING = "\n## How a pipeline made it\n"
 _SECTION = Template(
     """
 The pipeline `{{ chain.pipeline.name }}`, whose file has the hash `{{ chain.pipeline.file }}`, made
-this model{% if stands_for %} of `{{ stands_for }}`{% endif %}, from `{{ chain.base.path }}` (\
-`{{ chain.base.hash }}`). Its `lineage.json` has all options.
+this model{% if stands_for %}, the result of `{{ stands_for }}`,{% endif %} from
+`{{ chain.base.path }}` (`{{ chain.base.hash }}`). Its `lineage.json` has all options.
 
 | stage | command | outcome | options | made of | code | result |
 |---|---|---|---|---|---|---|
