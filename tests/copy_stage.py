@@ -13,7 +13,7 @@ import numpy as np
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
-from rlpost.cluster.session import ClusterConfig, resolve_device
+from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.config.schema import EvaluationConfig, RunConfig
 from rlpost.control.early_stopping import EarlyStoppingConfig
 from rlpost.control.failures import FailureConfig
@@ -81,14 +81,14 @@ def check(cfg: CopyConfig) -> None:
     check_results(cfg)
 
 
-def prepare(cfg: CopyConfig, *, directory: RunDirectory) -> CopyPlan:
+def prepare(cfg: CopyConfig, *, directory: RunDirectory, device: Device) -> CopyPlan:
     policy = trained_role(
         "trainer",
         cfg.trainer,
         model=TrainedModel.policy(cfg.model, cfg.trainer),
         seed=cfg.seed,
         cluster=cfg.cluster,
-        device=resolve_device(cfg.cluster),
+        device=device,
     )
     return CopyPlan(cfg=cfg, roles=[policy])
 

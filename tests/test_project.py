@@ -1,5 +1,6 @@
 """pyproject.toml, the lock and the wheel say the same thing."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -29,6 +30,35 @@ def cpu_requirements() -> list[Requirement]:
 def test_the_lock_satisfies_every_declared_range(requirement):
     version = LOCK[normalized(requirement.name)]
     assert requirement.specifier.contains(version, prereleases=True), version
+
+
+# Modules of a distribution of another name, and those that come with one that is declared.
+BROUGHT_BY = {
+    "fastapi": "vllm", "flash_attn": None, "hydra": "hydra-core", "hydra_plugins": None,
+    "latex2sympy2_extended": "math-verify", "markupsafe": "jinja2", "prometheus_client": "vllm",
+    "pydantic": "vllm", "yaml": "pyyaml",
+}  # fmt: skip
+
+
+def imported() -> set[str]:
+    """Top-level names of other packages' modules that the package imports anywhere."""
+    found = set()
+    for path in Path(rlpost.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"rlpost"}
+
+
+def test_whatever_is_imported_is_declared():
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    texts = [*PROJECT["project"]["dependencies"], *(text for extra in extras for text in extra)]
+    declared = {normalized(Requirement(text).name) for text in texts}
+    needed = {module: BROUGHT_BY.get(module, module) for module in imported()}
+    assert len(needed) > 20  # negative control: the search finds something
+    assert {m: by for m, by in needed.items() if by and normalized(by) not in declared} == {}
 
 
 def test_rooms_named_in_the_contracts_are_the_rooms_there_are():
