@@ -28,11 +28,11 @@ from torch import Tensor
 from rlpost.algorithms.diagnostics import Tally
 from rlpost.algorithms.loss import LossBatch, Objective, Outputs
 from rlpost.errors import RunFailed
-from rlpost.training.model.loading import TrainedModel, verify_packing
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
-from rlpost.training.optimizers.build import kind_of, one_group
+from rlpost.training.optimizers.build import kind_of
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Unit
@@ -50,7 +50,7 @@ from rlpost.training.zero.deepspeed_checkpoint import (
     write_snapshot,
 )
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
-from rlpost.training.zero.deepspeed_parts import divide
+from rlpost.training.zero.deepspeed_loading import load_engine
 from rlpost.training.zero.deepspeed_served import served_weights
 from rlpost.training.zero.deepspeed_state import engine_state
 from rlpost.training.zero.deepspeed_usage import Usage
@@ -109,11 +109,10 @@ class DeepSpeedTrainer:
             seed_it(seed + place.rank)
         self._device = ds.join_ranks(**vars(place))
         self._optimizer = kind_of(optimizer or AdamWConfig(), cfg)
-        self._engine = self._hollow_engine() if cfg.zero_stage == 3 else None
-        if self._engine is None:
-            self._engine = self._whole_engine()
-        module = self._engine.module
-        self._served = served_weights(module, model, dtype=self.dtype)
+        self._engine = load_engine(
+            model, cfg, dtype=self.dtype, optimizer=self._optimizer, seed=seed
+        )
+        self._served = served_weights(self._engine.module, model, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._usage = Usage(self._engine, model, dtype=self.dtype, device=self._device)
@@ -123,41 +122,6 @@ class DeepSpeedTrainer:
         self._step_result: dict[str, float] = {}
         self._nonfinite_in_row = 0
         self._writing: Future[None] | None = None  # what begin_save began
-
-    def _whole_engine(self) -> Any:
-        """Load every weight, then have DeepSpeed divide what the stage divides."""
-        module = self._model.load(
-            dtype=self.dtype,
-            gradient_checkpointing=self.cfg.gradient_checkpointing,
-            seed=self._seed,
-            total_steps=self.cfg.steps,
-        )
-        return ds.build_engine(
-            module,
-            self.cfg,
-            dtype=self.dtype,
-            optimizer=self._optimizer,
-            group_of=one_group if module.adapter is None else module.adapter.group_of,
-        )
-
-    def _hollow_engine(self) -> Any:
-        """Read this rank's part of each weight alone; None: the model has to be loaded whole."""
-        hollow = self._model.load_hollow(
-            dtype=self.dtype, gradient_checkpointing=self.cfg.gradient_checkpointing
-        )
-        if hollow is None:
-            return None
-        field = self._model.labels.field
-        engine = ds.build_engine(
-            hollow.module,
-            self.cfg,
-            dtype=self.dtype,
-            optimizer=self._optimizer,
-            divide=lambda config: divide(hollow, config, dtype=self.dtype, field=field),
-        )
-        verify_packing(engine.module, self._model.head, field=field)
-        ds.release_gathered(engine)
-        return engine
 
     @property
     def engine(self) -> Any:

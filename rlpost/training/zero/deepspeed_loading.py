@@ -1,0 +1,71 @@
+"""From a model's files to DeepSpeed's engine of it: whole, or under ZeRO-3 each rank its part.
+
+Owns the choice between the two. Refuses to own the files (model/loading.py), how weights are
+divided (deepspeed_parts.py) and the engine's settings (deepspeed_engine.py). Invariant: both ways
+lead to the same engine, bit for bit.
+"""
+
+from typing import Any
+
+import torch
+
+from rlpost.training.model.loading import TrainedModel, verify_packing
+from rlpost.training.optimizers.base import Optimizer
+from rlpost.training.optimizers.build import one_group
+from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero import deepspeed_engine as ds
+from rlpost.training.zero.deepspeed_parts import divide
+
+
+def load_engine(
+    model: TrainedModel, cfg: TrainerConfig, *, dtype: torch.dtype, optimizer: Optimizer, seed: int
+) -> Any:
+    """Load a model and build its engine; collective.
+
+    Args:
+        model: what is trained.
+        cfg: the options of what is trained.
+        dtype: of the forward and backward pass.
+        optimizer: turns gradients into updates.
+        seed: of weights that the files do not have.
+
+    Raises:
+        UserError: the model cannot be loaded or packed.
+    """
+    if cfg.zero_stage == 3:
+        engine = _in_parts(model, cfg, dtype=dtype, optimizer=optimizer)
+        if engine is not None:
+            return engine
+    module = model.load(
+        dtype=dtype,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        seed=seed,
+        total_steps=cfg.steps,
+    )
+    return ds.build_engine(
+        module,
+        cfg,
+        dtype=dtype,
+        optimizer=optimizer,
+        group_of=one_group if module.adapter is None else module.adapter.group_of,
+    )
+
+
+def _in_parts(
+    model: TrainedModel, cfg: TrainerConfig, *, dtype: torch.dtype, optimizer: Optimizer
+) -> Any:
+    """Read this rank's part of each weight alone; None: the model has to be loaded whole."""
+    hollow = model.load_hollow(dtype=dtype, gradient_checkpointing=cfg.gradient_checkpointing)
+    if hollow is None:
+        return None
+    field = model.labels.field
+    engine = ds.build_engine(
+        hollow.module,
+        cfg,
+        dtype=dtype,
+        optimizer=optimizer,
+        divide=lambda config: divide(hollow, config, dtype=dtype, field=field),
+    )
+    verify_packing(engine.module, model.head, field=field)
+    ds.release_gathered(engine)
+    return engine
