@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from cli_runs import REWARD, command, metrics
+from supervised_runs import write_rows
 
 from rlpost.network import free_port
 
@@ -229,3 +231,32 @@ def test_a_job_is_stopped_killed_and_resumed(cluster, place, tiny_untied_model):
         assert (run / name).is_file(), name
     assert not (ROOT / "runs" / "job").exists()
     wait_until(lambda: not cluster.processes(*ACTORS), what="actors end with the job")
+
+
+def test_a_pipeline_is_a_job_whose_stages_join_its_cluster(cluster, place, tiny_model):
+    rows = ({"prompt": f"{n} + {n}?", "completion": str(2 * n)} for n in range(16))
+    write_rows(place / "train.jsonl", rows)
+    trained = {
+        "trainer.dtype": "float32", "trainer.threads": 1, "trainer.lr": 1e-3, "trainer.steps": 1,
+        "data.workers": 0, "examples_per_step": 4, "tracking.wandb": "disabled",
+    }  # fmt: skip
+    chain = {
+        "name": "chain",
+        "base": {"path": str(tiny_model)},
+        "common": {"sft": trained},
+        "stages": [
+            {"id": "one", "run": "sft", "data": {"train": "train.jsonl"}},
+            {"id": "two", "run": "sft", "from": "one", "data": {"train": "train.jsonl"}},
+        ],
+        "publish": {"from": "two"},
+    }
+    (place / "chain.yaml").write_text(yaml.safe_dump(chain))
+    told = ["pipeline", "pipeline.path=chain.yaml", f"run.dir={place / 'runs'}"]
+    job = cluster.submit(*told, cwd=place)
+    text = finish(job)
+    assert job.returncode == 0, text
+    assert (place / "runs/chain/export/model.safetensors").is_file()
+    for stage in ("one", "two"):
+        config = yaml.safe_load((place / f"runs/chain/stages/{stage}/config.yaml").read_text())
+        assert config["cluster"]["address"] == "auto"
+    wait_until(lambda: not cluster.processes(*ACTORS), what="no actor is left", deadline_s=60)
