@@ -96,7 +96,7 @@ def _without_place(options: Sequence[str]) -> list[str]:
                 f"merge.evaluate: {each!r:.100} is set for each candidate; leave it out, and say "
                 "what is asked, for example suites=[general]"
             )
-    return [*options, "tracking.report=false"]
+    return [*options, "tracking.report=false", "tracking.wandb=disabled"]
 
 
 def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
