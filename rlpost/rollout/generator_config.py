@@ -49,8 +49,7 @@ class EngineConfig:
         None,
         at_least=1,
         at_most=1024,
-        help="CPU threads of each worker of an engine; null: the cores shared among them, or on "
-        "a GPU vLLM's choice",
+        help="CPU threads of an engine's worker; null: a share of the cores, on a GPU as vLLM says",
     )
     kv_cache_gib: int | None = number(
         None,
@@ -80,8 +79,7 @@ class GeneratorConfig(EngineConfig):
         None,
         at_least=2,
         at_most=10**7,
-        help="longest sequence, in tokens; null: the model's context, or on a GPU what prompts "
-        "and responses need",
+        help="longest sequence, in tokens; null: the model's context, on a GPU what is needed",
     )
     num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
     setup_timeout_s: float | None = number(

@@ -27,8 +27,7 @@ class WeightsConfig:
 
     transport: Transport = option(
         Transport.auto,
-        help="how weights travel; auto: shared memory if all generators sit on the trainer's host, "
-        "else gloo",
+        help="how weights travel; auto: shared memory where all sit on one host, else gloo",
     )
     timeout_s: float | None = number(
         None,

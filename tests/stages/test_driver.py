@@ -27,7 +27,7 @@ QUIET = TrackingConfig(wandb=WandbMode.disabled, console=ConsoleMode.quiet, repo
 GENERATOR = Role(name="generators", processes="1 generator", actors=(), memory=lambda work: [])
 
 
-def prepare(cfg, *, directory):
+def prepare(cfg, *, directory, device):
     return SimpleNamespace(cfg=cfg, roles=[GENERATOR])
 
 
@@ -125,9 +125,9 @@ def test_a_run_is_complete_when_its_last_step_is_exported(tmp_path, monkeypatch)
         assert ("is complete at step 20" in outcome.message) is complete
     assert "raise trainer.steps to train on" in outcome.message
 
-    def prepare_epochs(cfg, *, directory):
+    def prepare_epochs(cfg, *, directory, device):
         resolved = replace(cfg, trainer=replace(cfg.trainer, steps=20))
-        return prepare(resolved, directory=directory)
+        return prepare(resolved, directory=directory, device=device)
 
     cfg.trainer.steps = None  # of a stage whose epochs say how long it is
     by_epochs = SimpleNamespace(name="sft", part={"plan": prepare_epochs}.__getitem__)
