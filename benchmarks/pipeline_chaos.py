@@ -166,7 +166,7 @@ def kill_all(name: str) -> None:
                 each.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(victims, timeout=10)
+        time.sleep(0.1)  # not psutil's wait, which would take the exit code of our own child
 
 
 def processes(name: str) -> Iterator[psutil.Process]:
