@@ -12,6 +12,7 @@ import pytest
 import yaml
 from cli_runs import REWARD, command, metrics, samples
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
+from supervised_runs import write_rows
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "launch/slurm/train.sbatch"
@@ -130,6 +131,37 @@ def test_a_run_of_two_nodes_survives_its_time_limit_and_a_requeue(site, tiny_unt
     assert len(uids) == len(set(uids)) == last * 3
     for node in NODES:
         assert (site.place / "slurm-logs" / job / node / "raylet.out").is_file()
+    site.assert_nothing_is_left(job)
+
+
+def test_a_pipeline_goes_on_where_a_requeue_cut_it(site, tiny_model):
+    last = 40
+    rows = ({"prompt": f"{n} + {n}?", "completion": str(2 * n)} for n in range(16))
+    write_rows(site.place / "train.jsonl", rows)
+    trained = {
+        "trainer.dtype": "float32", "trainer.threads": 1, "trainer.lr": 1e-3, "data.workers": 0,
+        "trainer.steps": last, "examples_per_step": 4, "tracking.wandb": "disabled",
+    }  # fmt: skip
+    chain = {
+        "name": "chain",
+        "base": {"path": str(tiny_model)},
+        "common": {"sft": trained},
+        "stages": [
+            {"id": "one", "run": "sft", "data": {"train": "train.jsonl"}},
+            {"id": "two", "run": "sft", "from": "one", "data": {"train": "train.jsonl"}},
+        ],
+        "publish": {"from": "two"},
+    }
+    (site.place / "chain.yaml").write_text(yaml.safe_dump(chain))
+    job = site.submit(TRAIN, "-N1", told=["pipeline", "pipeline.path=chain.yaml"])
+    run = site.place / "runs" / "chain"
+    site.until(job, lambda: steps(run / "stages/one") >= 2)
+    site.slurm.run("scancel", "--batch", "--signal=USR1", job)
+    site.until(job, lambda: site.slurm.job(job)["Restarts"] == "1")
+    assert site.end(job) == "0:0", site.said(job)
+    assert (run / "export/model.safetensors").is_file()
+    for stage in ("one", "two"):
+        assert [row["step"] for row in metrics(run / "stages" / stage)] == [*range(1, last + 1)]
     site.assert_nothing_is_left(job)
 
 
