@@ -22,8 +22,10 @@ from pathlib import Path
 
 import psutil
 
+RUN = "runs/chaos"
 MARK = "PIPELINE_CHAOS"  # in the environment of every process that is killed
 KEPT = ("lineage.json", "gates.jsonl", "model.safetensors", "evaluation.jsonl")
+CARDS = ("README.md", "rlpost.json")  # written again when more is known of the chain
 SMALL = {"tracking.wandb": "disabled", "tracking.console": "quiet"}
 TRAINS = {
     **SMALL, "trainer.dtype": "float32", "trainer.threads": 1, "data.workers": 0,
@@ -90,24 +92,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, default=Path("runs/pipeline_chaos"))
     args = parser.parse_args()
-    prepare(args.dir)
+    straight, killed = (args.dir / name for name in ("straight", "killed"))
+    prepare(straight)
+    prepare(killed)
     begin = time.monotonic()
-    assert start(args.dir, "straight").wait() == 0
+    assert start(straight).wait() == 0
     straight_s = time.monotonic() - begin
     print(f"straight: {straight_s:.0f} s", flush=True)
     rng, moments, rewritten = random.Random(args.seed), [], []
     done: dict[str, int] = {}  # what must not be written again
     while True:
         longest = straight_s if len(moments) < args.kills else None
-        code, after_s = run(args.dir, rng, longest)
-        rewritten += [name for name, at in done.items() if written(args.dir / name) != at]
+        code, after_s = run(killed, rng, longest)
+        rewritten += [name for name, at in done.items() if written(killed / name) != at]
         if code == 0:
             break
         assert code == -signal.SIGKILL, f"the pipeline ended with exit code {code}"
-        done = finished(args.dir)
+        done = finished(killed)
         moments.append(after_s)
-        print(f"kill {len(moments)} after {after_s:.1f} s in {going(args.dir)}", flush=True)
-    found = [tree_of(args.dir / "runs" / name) for name in ("straight", "killed")]
+        print(f"kill {len(moments)} after {after_s:.1f} s in {going(killed)}", flush=True)
+    found = [tree_of(place / RUN) for place in (straight, killed)]
     differing = sorted(
         n for n in found[0].keys() | found[1].keys() if found[0].get(n) != found[1].get(n)
     )
@@ -139,22 +143,22 @@ def prepare(place: Path) -> None:
     (place / "chaos.yaml").write_text(json.dumps(CHAIN, indent=1))  # JSON is YAML
 
 
-def start(place: Path, name: str) -> subprocess.Popen[bytes]:
-    command = ["pipeline", "pipeline.path=chaos.yaml", f"run.name={name}"]
+def start(place: Path) -> subprocess.Popen[bytes]:
+    command = ["pipeline", "pipeline.path=chaos.yaml"]
     return subprocess.Popen(
         [sys.executable, "-m", "rlpost.cli.main", *command],
-        cwd=place, env=os.environ | {MARK: name}, start_new_session=True,
+        cwd=place, env=os.environ | {MARK: place.name}, start_new_session=True,
     )  # fmt: skip
 
 
 def run(place: Path, rng: random.Random, straight_s: float | None) -> tuple[int, float]:
     """Run the chain until it ends, or a random moment; return its exit code and the moment."""
-    process, begin = start(place, "killed"), time.monotonic()
+    process, begin = start(place), time.monotonic()
     if straight_s is not None:
         try:
-            process.wait(rng.uniform(0.02, 0.35) * straight_s)
+            process.wait(rng.uniform(0.02, 0.2) * straight_s)
         except subprocess.TimeoutExpired:
-            kill_all("killed")
+            kill_all(place.name)
     return process.wait(), time.monotonic() - begin
 
 
@@ -179,7 +183,7 @@ def processes(name: str) -> Iterator[psutil.Process]:
 
 
 def lineage(place: Path) -> dict[str, dict[str, dict]]:
-    file = place / "runs/killed/lineage.json"
+    file = place / RUN / "lineage.json"
     return json.loads(file.read_text()) if file.exists() else {"stages": {}, "scores": {}}
 
 
@@ -193,11 +197,11 @@ def going(place: Path) -> str:
 
 def finished(place: Path) -> dict[str, int]:
     """Return every file of the parts that are done, and when it was written."""
-    tree, root = lineage(place), place / "runs/killed"
+    tree, root = lineage(place), place / RUN
     parts = [root / kind / name for kind in ("stages", "scores") for name, each in
              tree[kind].items() if each["state"] == "done"]  # fmt: skip
     files = (file for part in parts for file in part.rglob("*") if file.is_file())
-    return {str(file.relative_to(place)): written(file) for file in files}
+    return {str(f.relative_to(place)): written(f) for f in files if f.name not in CARDS}
 
 
 def written(file: Path) -> int:
