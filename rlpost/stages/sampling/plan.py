@@ -97,20 +97,7 @@ def plan_sampling(
     Raises:
         UserError, DataError: something the user can fix.
     """
-    generator = resolve_generator(
-        cfg.generator,
-        cluster=cfg.cluster,
-        device=device,
-        model_path=policy.path,
-        max_tokens=cfg.rollout.max_tokens,
-        field="rollout.max_tokens",
-        trainer=cfg.trainer,
-    )
-    require_in_vocabulary(
-        cfg.rollout.stop_token_ids,
-        size=model_shape(policy.path).vocabulary,
-        field="rollout.stop_token_ids",
-    )
+    generator = _generator(cfg, policy, device=device)
     interruption = Interruption.of(
         cfg.rollout.interruption,
         encode=partial(policy.tokenizer.encode, add_special_tokens=False),
@@ -119,19 +106,21 @@ def plan_sampling(
     adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}
-    measured = bool(verifiers) or measures_answers
-    heldout = heldout_source(data) if measured else None
-    if not measured:
+    heldout = None
+    if verifiers or measures_answers:
+        heldout = heldout_source(data)
+    else:
         _require_no_heldout(data)
-    load = {
-        "tokenizer": policy.tokenizer,
-        "max_prompt_tokens": min(room, generator.max_model_len - cfg.rollout.max_tokens),
-        "seed": cfg.seed,
-        "columns": required_columns(verifiers),
-        "refuse": partial(refusal_of_row, verifiers, cfg.combination.deciding),
-    }
-    train_set = PromptDataset.load(data, split="train", **load)
-    heldout_set = PromptDataset.load(data, split="heldout", **load) if heldout else None
+    load = partial(
+        PromptDataset.load,
+        data,
+        tokenizer=policy.tokenizer,
+        max_prompt_tokens=min(room, generator.max_model_len - cfg.rollout.max_tokens),
+        seed=cfg.seed,
+        columns=required_columns(verifiers),
+        refuse=partial(refusal_of_row, verifiers, cfg.combination.deciding),
+    )
+    train_set, heldout_set = load(split="train"), load(split="heldout") if heldout else None
     train_set, heldout_set = _with_right_golds(verifiers, train_set, heldout_set, cfg=data)
     generator = shortest_length(
         generator,
@@ -153,6 +142,28 @@ def plan_sampling(
         heldout_set=heldout_set,
         interruption=interruption,
         adapters=adapters,
+    )
+
+
+def _generator(cfg: Any, policy: CheckedPolicy, *, device: Device) -> GeneratorConfig:
+    """Return the generators' options, resolved.
+
+    Raises:
+        UserError: the model does not go with them, or knows no such stop token.
+    """
+    require_in_vocabulary(
+        cfg.rollout.stop_token_ids,
+        size=model_shape(policy.path).vocabulary,
+        field="rollout.stop_token_ids",
+    )
+    return resolve_generator(
+        cfg.generator,
+        cluster=cfg.cluster,
+        device=device,
+        model_path=policy.path,
+        max_tokens=cfg.rollout.max_tokens,
+        field="rollout.max_tokens",
+        trainer=cfg.trainer,
     )
 
 
