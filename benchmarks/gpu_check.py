@@ -36,6 +36,7 @@ from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.algorithms.reduce import ReductionConfig
 from rlpost.stages.rl.units import Packing, pack_to_train
 from rlpost.training.model import attention_varlen
+from rlpost.training.model.attention_segment import Scoring
 from rlpost.training.model.logprobs import token_logprobs
 from rlpost.training.model.packed_model import ModelInputs, PackedModel
 from rlpost.training.packing.batch import MicroBatch
@@ -379,7 +380,8 @@ def main() -> None:
     prepare()
     device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     query = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16, device=compute_device())
-    attention = "one flash call" if attention_varlen.kernel_for(query) else "one call a sequence"
+    kernel = attention_varlen.kernel_for(query, Scoring())
+    attention = "one flash call" if kernel else "one call a sequence"
     print(f"{device}, torch {torch.__version__}, bfloat16 attention: {attention}", flush=True)
     large = find_model("build:tiny" if args.tiny else "build:1b", args.scratch)
     found: list[Finding] = []

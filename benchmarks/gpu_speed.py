@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlpost.training.model import attention_varlen
 from rlpost.training.model.attention import PackedLayout, attend_one_by_one
+from rlpost.training.model.attention_segment import Scoring
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
 
@@ -33,13 +34,14 @@ def attention_ms(mix: Mix, *, budget: int) -> dict[str, float]:
         .requires_grad_()
         for heads in (32, 8, 8)
     ]
+    scoring = Scoring(scaling=0.125)
     ways: dict[str, Callable[[], Tensor]] = {
-        "one call a sequence": lambda: attend_one_by_one(*qkv, layout=layout, scaling=0.125)
+        "one call a sequence": lambda: attend_one_by_one(*qkv, layout=layout, scoring=scoring)
     }
-    kernel = attention_varlen.kernel_for(qkv[0])
+    kernel = attention_varlen.kernel_for(qkv[0], scoring)
     if kernel is not None:
         ways["one flash call"] = lambda: attention_varlen.attend(
-            kernel, *qkv, sequences=layout.sequences, scaling=0.125
+            kernel, *qkv, sequences=layout.sequences, scoring=scoring
         )
     found = {}
     for name, way in ways.items():

@@ -59,7 +59,7 @@ class Teacher:
             student_rows=model_shape(student.path).vocabulary,
             rows=model_shape(model.path).vocabulary,
             vocabulary=num_tokens(student),
-            longest=context if rehearsal.window is None else min(context, rehearsal.window),
+            longest=context if rehearsal.reach is None else min(context, rehearsal.reach),
         )
 
     def beside(

@@ -181,8 +181,8 @@ def longest_example(policy: CheckedPolicy, trainer: TrainerConfig) -> int:
     What an adapter puts in front of it is a part of both.
     """
     limit = min(context_length(policy.path), trainer.max_tokens_per_micro_batch)
-    if policy.rehearsal.window is not None:
-        limit = min(limit, policy.rehearsal.window)
+    if policy.rehearsal.reach is not None:
+        limit = min(limit, policy.rehearsal.reach)
     adapter = None if policy.adapter is None else policy.adapter.config
     return limit - getattr(adapter, "num_virtual_tokens", 0)
 

@@ -129,7 +129,7 @@ def plan_sampling(
         longest_prompt=max(rows.longest_prompt for rows in (train_set, heldout_set) if rows),
         max_tokens=cfg.rollout.max_tokens,
     )
-    policy.rehearsal.require_window(
+    policy.rehearsal.require_reach(
         longest_prompt=train_set.longest_prompt, max_tokens=cfg.rollout.max_tokens
     )
     _require_readable(train_set, rewards, policy_path=policy.path)

@@ -2,7 +2,8 @@
 
 Owns which token sees which (batch.py's layout) and the attention function that transformers
 calls for it: one flash call for all sequences where that fits (attention_varlen.py), else one
-SDPA call per sequence. Invariant: a response sees its prompt and its own past, nothing else.
+sequence after the other (attention_segment.py). Invariant: a response sees its prompt and its own
+past, or what a window leaves of both, and nothing else.
 A dense block-diagonal mask would do the same and is slower than padding from 2,048 tokens on.
 
 Hazard: the layout arrives through the model's keyword arguments. A model that drops them
@@ -13,16 +14,16 @@ response / prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from rlpost.errors import UserError
 from rlpost.training.model import attention_varlen
+from rlpost.training.model.attention_segment import Masks, Scoring, attend_segment
 from rlpost.training.packing.batch import Block
 
 ATTENTION = "rlpost_packed"
@@ -32,27 +33,11 @@ SHORT = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Masks:
-    """Masks by shape, each made when it is first asked for: the one flash call needs none."""
-
-    device: torch.device
-    made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    def of(self, num_queries: int, num_keys: int) -> Tensor:
-        shape = (num_queries, num_keys)
-        if shape not in self.made:
-            ones_QK = torch.ones(shape, dtype=torch.bool, device=self.device)
-            self.made[shape] = ones_QK.tril(diagonal=num_keys - num_queries)
-        return self.made[shape]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Segment:
     """Queries ``[start, end)`` that see ``prefix`` fully and themselves causally."""
 
     queries: tuple[int, int]
     prefix: tuple[int, int] | None = None
-    masks: _Masks
 
     @property
     def num_queries(self) -> int:
@@ -64,13 +49,6 @@ class Segment:
         prefix = self.prefix[1] - self.prefix[0] if self.prefix else 0
         return prefix + self.num_queries
 
-    @property
-    def mask_QK(self) -> Tensor | None:
-        """True where a query may look; None without a prefix (plainly causal)."""
-        if self.prefix is None:
-            return None
-        return self.masks.of(self.num_queries, self.span)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
@@ -80,20 +58,17 @@ class PackedLayout:
     """
 
     segments: tuple[Segment, ...]
-    device: torch.device
+    masks: Masks
 
     @classmethod
     def of(cls, blocks: Sequence[Block], *, device: torch.device) -> "PackedLayout":
-        """Lay out blocks; masks of equal shape are shared."""
-        masks = _Masks(device=device)
-        segments: list[Segment] = []
-        for block in blocks:
-            segments += _segments(block, masks)
+        """Lay out blocks."""
+        segments = [segment for block in blocks for segment in _segments(block)]
         position = 0
         for segment in segments:
             assert segment.queries[0] == position, "blocks must tile the packed tokens"
             position = segment.queries[1]
-        return cls(segments=tuple(segments), device=device)
+        return cls(segments=tuple(segments), masks=Masks(device=device))
 
     @cached_property
     def longest(self) -> int:
@@ -104,18 +79,18 @@ class PackedLayout:
     def sequences(self) -> attention_varlen.Sequences:
         """The same for the one flash call."""
         pairs = [(segment.queries, segment.prefix) for segment in self.segments]
-        return attention_varlen.Sequences.of(pairs, device=self.device)
+        return attention_varlen.Sequences.of(pairs, device=self.masks.device)
 
 
-def _segments(block: Block, masks: _Masks) -> Iterator[Segment]:
+def _segments(block: Block) -> Iterator[Segment]:
     if len(block.responses) == 1 and block.responses[0][0] == block.prompt[1]:
         # An unshared sequence is one causal call: no mask, and the fast kernels apply.
-        yield Segment(queries=(block.prompt[0], block.responses[0][1]), masks=masks)
+        yield Segment(queries=(block.prompt[0], block.responses[0][1]))
         return
-    yield Segment(queries=block.prompt, masks=masks)
+    yield Segment(queries=block.prompt)
     for start, end in block.responses:
         if start < end:
-            yield Segment(queries=(start, end), prefix=block.prompt, masks=masks)
+            yield Segment(queries=(start, end), prefix=block.prompt)
 
 
 def register_packed_attention() -> None:
@@ -141,17 +116,20 @@ def packed_attention(
     ``dropout`` is 0 by the time it arrives: dropout.py turns it off in every model.
 
     Raises:
-        UserError: the model asks for an attention variant that this function lacks.
+        UserError: the model has attention sinks, which this function lacks.
     """
     assert packed_layout is not None, "the model dropped packed_layout: tokens would leak"
     assert attention_mask is None and query_1HTD.shape[0] == 1 and not dropout
-    _refuse_variants(packed_layout, kwargs)
-    kernel = attention_varlen.kernel_for(query_1HTD)
+    _refuse_sinks(kwargs)
+    scoring = Scoring(
+        scaling=scaling, window=kwargs.get("sliding_window"), softcap=kwargs.get("softcap")
+    )
     qkv = (query_1HTD, key_1KTD, value_1KTD)
+    kernel = attention_varlen.kernel_for(query_1HTD, scoring)
     if kernel is None:
-        return attend_one_by_one(*qkv, layout=packed_layout, scaling=scaling), None
+        return attend_one_by_one(*qkv, layout=packed_layout, scoring=scoring), None
     sequences = packed_layout.sequences
-    return attention_varlen.attend(kernel, *qkv, sequences=sequences, scaling=scaling), None
+    return attention_varlen.attend(kernel, *qkv, sequences=sequences, scoring=scoring), None
 
 
 def attend_one_by_one(
@@ -160,9 +138,9 @@ def attend_one_by_one(
     value_1KTD: Tensor,
     *,
     layout: PackedLayout,
-    scaling: float | None,
+    scoring: Scoring,
 ) -> Tensor:
-    """One SDPA call per segment; returns (1, T, H, D)."""
+    """Attend segment by segment; returns (1, T, H, D)."""
     dtype = query_1HTD.dtype
     if not query_1HTD.is_cuda and layout.longest <= SHORT:
         query_1HTD, key_1KTD, value_1KTD = (x.float() for x in (query_1HTD, key_1KTD, value_1KTD))
@@ -178,41 +156,13 @@ def attend_one_by_one(
             prompt_key, prompt_value = prompts[segment.prefix]
             key = torch.cat([prompt_key, key], dim=2)
             value = torch.cat([prompt_value, value], dim=2)
-        outputs.append(_attend(query, key, value, segment.mask_QK, scaling))
+        outputs.append(attend_segment(query, key, value, masks=layout.masks, scoring=scoring))
     return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask_QK: Tensor | None, scaling: float | None
-) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and mask_QK is not None and query.is_cuda:
-        # CUDA's masked kernels want one key-value head per query head; else it falls back
-        # to the one that materialises the scores.
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-        groups = 1
-    return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask_QK,
-        is_causal=mask_QK is None,
-        scale=scaling,
-        enable_gqa=groups > 1,
-    )
-
-
-def _refuse_variants(layout: PackedLayout, kwargs: dict[str, Any]) -> None:
-    for name, meaning in (("softcap", "soft-capped scores"), ("s_aux", "attention sinks")):
-        if kwargs.get(name) is not None:
-            raise UserError(
-                f"model.path: this architecture uses {meaning} ({name}), which packed training "
-                "does not implement; use a model without it"
-            )
-    window = kwargs.get("sliding_window")
-    longest = layout.longest
-    if window is not None and longest > window:
+def _refuse_sinks(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("s_aux") is not None:
         raise UserError(
-            f"model.path: this model attends within a window of {window} tokens and a sequence "
-            f"has {longest}; keep prompt and response within the window, or use another model"
+            "model.path: this architecture uses attention sinks (s_aux), which packed training "
+            "does not implement; use a model without them"
         )

@@ -23,12 +23,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rlpost.training.model.attention_segment import Scoring
 from rlpost.training.precision import on_device
 
 Range = tuple[int, int]
 
 # Causal from the end backwards: with fewer queries than keys, the last query sees every key.
-Kernel = Callable[[Tensor, Tensor, Tensor, "Sequences", float | None], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, "Sequences", Scoring], Tensor]
 
 _WIDEST_HEAD = 256  # of flash kernels
 
@@ -75,8 +76,8 @@ def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
     return on_device(torch.tensor(ends, dtype=torch.int32), device)
 
 
-def kernel_for(query_1HTD: Tensor) -> Kernel | None:
-    """The kernel that takes such queries, if there is one."""
+def kernel_for(query_1HTD: Tensor, scoring: Scoring) -> Kernel | None:
+    """The kernel that takes such queries and scores, if there is one."""
     width = query_1HTD.shape[-1]
     fits = (
         query_1HTD.is_cuda
@@ -85,7 +86,7 @@ def kernel_for(query_1HTD: Tensor) -> Kernel | None:
         and width <= _WIDEST_HEAD
         and torch.cuda.get_device_capability(query_1HTD.device) >= (8, 0)
     )
-    return _installed_kernel() if fits else None
+    return _installed_kernel(capped=scoring.softcap is not None) if fits else None
 
 
 def attend(
@@ -95,13 +96,13 @@ def attend(
     value_1KTD: Tensor,
     *,
     sequences: Sequences,
-    scaling: float | None,
+    scoring: Scoring,
 ) -> Tensor:
     """Attend within each sequence, causally; returns (1, T, H, D)."""
     query_THD, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD))
     if sequences.token_L is not None:
         key, value = (_Repeated.apply(x, sequences.token_L) for x in (key, value))
-    return kernel(query_THD, key, value, sequences, scaling)[None]
+    return kernel(query_THD, key, value, sequences, scoring)[None]
 
 
 class _Repeated(torch.autograd.Function):
@@ -121,9 +122,18 @@ class _Repeated(torch.autograd.Function):
 
 
 @functools.cache
-def _installed_kernel() -> Kernel | None:
-    """Torch's own kernel, else flash-attn's, else None."""
+def _installed_kernel(*, capped: bool) -> Kernel | None:
+    """Torch's own kernel, else flash-attn's, which alone caps scores, else None."""
+    if capped:
+        return _flash_attn_kernel()
     return _torch_kernel() or _flash_attn_kernel()
+
+
+def _looks_back(scoring: Scoring, sequences: Sequences) -> int:
+    """Return how many keys before its own a query sees, as flash kernels count; -1: all."""
+    if scoring.window is None or not scoring.limits(sequences.longest_key):
+        return -1
+    return scoring.window - 1
 
 
 def _torch_kernel() -> Kernel | None:
@@ -137,7 +147,7 @@ def _torch_kernel() -> Kernel | None:
     grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in options else {}
 
     def run(
-        query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scaling: float | None
+        query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scoring: Scoring
     ) -> Tensor:
         result = varlen_attn(
             query,
@@ -147,8 +157,8 @@ def _torch_kernel() -> Kernel | None:
             sequences.key_ends_S,
             sequences.longest_query,
             sequences.longest_key,
-            scale=scaling,
-            window_size=(-1, 0),
+            scale=scoring.scaling,
+            window_size=(_looks_back(scoring, sequences), 0),
             **grouped,
         )
         return cast(Tensor, result)
@@ -161,8 +171,14 @@ def _flash_attn_kernel() -> Kernel | None:
         return None
     from flash_attn import flash_attn_varlen_func
 
+    if (
+        not {"window_size", "softcap"}
+        <= inspect.signature(flash_attn_varlen_func).parameters.keys()
+    ):
+        return None
+
     def run(
-        query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scaling: float | None
+        query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scoring: Scoring
     ) -> Tensor:
         result: Tensor = flash_attn_varlen_func(
             query,
@@ -172,8 +188,10 @@ def _flash_attn_kernel() -> Kernel | None:
             sequences.key_ends_S,
             sequences.longest_query,
             sequences.longest_key,
-            softmax_scale=scaling,
+            softmax_scale=scoring.scaling,
             causal=True,
+            window_size=(_looks_back(scoring, sequences), 0),
+            softcap=scoring.softcap or 0.0,
         )
         return result
 

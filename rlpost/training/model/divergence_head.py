@@ -25,7 +25,7 @@ from rlpost.algorithms.distill.divergence import StudentLogits
 from rlpost.algorithms.distill.top_tokens import TopTokens, compare_top
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.training.model.heads import LogprobHead, Shell
-from rlpost.training.model.logprobs import in_chunks
+from rlpost.training.model.logprobs import in_chunks, logits_of
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
 
@@ -57,7 +57,7 @@ class DivergenceHead:
         """Return all fields of ``Outputs``; the temperature is that of the log-probs."""
         if not module.frozen and inputs.teacher is None:
             return self.own(module, inputs, temperature=temperature)
-        student_head = module.model.get_output_embeddings()
+        student_head = logits_of(module.model)
         student_RE = packed_hidden(module.model.get_decoder(), inputs)[inputs.read_R]
         logits = StudentLogits(
             config=self.divergence, vocabulary=self.vocabulary, temperature=temperature
@@ -87,7 +87,7 @@ class DivergenceHead:
 
             return with_stored, inputs.teacher
         (teacher,) = module.frozen
-        teacher_head = teacher.model.get_output_embeddings()
+        teacher_head = logits_of(teacher.model)
         with torch.no_grad():
             teacher_RE = packed_hidden(teacher.model.get_decoder(), inputs)[inputs.read_R]
 

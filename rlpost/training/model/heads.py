@@ -20,7 +20,7 @@ from torch import Tensor
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.training.model.build import build
-from rlpost.training.model.logprobs import token_logprobs
+from rlpost.training.model.logprobs import logits_of, token_logprobs
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
 
@@ -107,7 +107,7 @@ class LogprobHead:
         """Return what ``token_logprobs`` says of the scored tokens."""
         return token_logprobs(
             packed_hidden(module.model.get_decoder(), inputs),
-            module.model.get_output_embeddings(),
+            logits_of(module.model),
             read_R=inputs.read_R,
             target_R=inputs.target_R,
             temperature=temperature,

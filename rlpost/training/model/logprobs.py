@@ -20,15 +20,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlpost.algorithms.rows import by_rows, scaled
+from rlpost.training.model.attention_segment import soft_capped
+
+Logits = Callable[[Tensor], Tensor]  # from hidden states, (C, E), to (C, V)
+
+
+def logits_of(model: Any) -> Logits:
+    """Return how a causal language model makes logits of its decoder's last hidden states.
+
+    That is its output head, and what Gemma calls ``final_logit_softcapping`` behind it.
+    """
+    head: Logits = model.get_output_embeddings()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return head if cap is None else lambda hidden_CE: soft_capped(head(hidden_CE), cap)
 
 
 def token_logprobs(
     hidden_TE: Tensor,
-    head: nn.Module,
+    head: Logits,
     *,
     read_R: Tensor,
     target_R: Tensor,

@@ -4,8 +4,8 @@ Owns the answer before anything is loaded: the shell's forward pass runs on the 
 and what it asks of its attention is written down. Refuses to own numbers: loading.py
 compares real forward passes when a rank has loaded the weights.
 
-Example of a refusal: ``model.path: Gemma2ForCausalLM computes attention with soft-capped scores
-(softcap=50.0), which packed training does not implement; ...``
+Example of a refusal: ``model.path: GptOssForCausalLM computes attention with attention sinks
+(s_aux), which packed training does not implement; ...``
 """
 
 import logging
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlpost.errors import UserError
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.training.model.dropout import switch_off_dropout
+from rlpost.training.model.logprobs import logits_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ _ATTENTION = "rlpost_rehearsed"
 _NUM_TOKENS = 8
 _WAY_OUT = "use a model of a plain decoder architecture such as Llama or Qwen"
 _VARIANTS = {
-    "softcap": "soft-capped scores",
     "s_aux": "attention sinks",
     "position_bias": "a bias on positions",
 }
@@ -90,27 +90,27 @@ class _Record(TorchDispatchMode):
 class Rehearsal:
     """What remains to be asked of an architecture that can be trained.
 
-    Example: ``Rehearsal(architecture="MistralForCausalLM", window=4096, field="model.path")``
+    Example: ``Rehearsal(architecture="Llama4ForCausalLM", reach=8192, field="model.path")``
     """
 
     architecture: str
-    window: int | None  # tokens that a token can look back, itself included; None: all
+    # Tokens up to which a sequence is computed rightly; None: any. Within the first chunk of a
+    # chunked attention, or a window that a layer does not ask its attention for, all are seen.
+    reach: int | None
     field: str
 
-    def require_window(self, *, longest_prompt: int, max_tokens: int) -> None:
-        """Check that no sequence is longer than the attention's window.
-
-        Within it a window makes no difference, and packed training does not implement one.
+    def require_reach(self, *, longest_prompt: int, max_tokens: int) -> None:
+        """Check that no sequence is longer than what packed training computes rightly.
 
         Raises:
             UserError: a prompt and its response together may be longer.
         """
         longest = longest_prompt + max_tokens
-        if self.window is None or longest <= self.window:
+        if self.reach is None or longest <= self.reach:
             return
         raise UserError(
-            f"{self.field}: {self.architecture} attends within a window of {self.window:,} "
-            "tokens, which packed training implements only for sequences that fit into it, and "
+            f"{self.field}: {self.architecture} attends within chunks of {self.reach:,} "
+            "tokens, which packed training implements only for sequences that fit into one, and "
             f"a sequence may have {longest:,}: the longest prompt {longest_prompt:,}, and "
             f"rollout.max_tokens={max_tokens}. Lower rollout.max_tokens or data.max_prompt_tokens "
             "until both fit, or use another model"
@@ -143,8 +143,7 @@ def rehearse(model: Any, *, field: str = "model.path") -> Rehearsal:
         )
     switch_off_dropout(model)
     record, output = _forward(model, decoder, name, field=field)
-    window = _window(record, decoder.config)
-    found = Rehearsal(architecture=name, window=window, field=field)
+    found = Rehearsal(architecture=name, reach=_reach(record, decoder.config), field=field)
     if output is None:
         return found
     _refuse_own_attention(record, decoder, name, field=field)
@@ -218,21 +217,19 @@ def _refuse_variants(record: _Record, name: str, *, field: str) -> None:
             )
 
 
-def _window(record: _Record, config: Any) -> int | None:
-    """The shortest window of any layer."""
-    windows = [call.window for call in record.calls if call.window is not None]
-    kinds = set(getattr(config, "layer_types", None) or ())
-    for kind, attribute in (
-        ("sliding_attention", "sliding_window"),
-        ("chunked_attention", "attention_chunk_size"),
-    ):
-        if kind in kinds and getattr(config, attribute, None) is not None:
-            windows.append(getattr(config, attribute))
-    return min(windows, default=None)
+def _reach(record: _Record, config: Any) -> int | None:
+    """The shortest window or chunk of any layer that does not ask its attention for it."""
+    kinds = list(getattr(config, "layer_types", None) or ())
+    sliding, window = "sliding_attention", getattr(config, "sliding_window", None)
+    asked = sum(call.window is not None for call in record.calls)
+    limits = [window] if kinds.count(sliding) > asked else []
+    if "chunked_attention" in kinds:
+        limits.append(getattr(config, "attention_chunk_size", None))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _refuse_changed_logits(model: Any, decoder: Any, output: Any, name: str, *, field: str) -> None:
-    """Training applies the head to the hidden state by itself: nothing may come after it."""
+    """Training makes logits of the hidden state by itself: nothing else may come after it."""
     head = model.get_output_embeddings()
     dtype = head.weight.dtype
     with torch.random.fork_rng():
@@ -246,7 +243,7 @@ def _refuse_changed_logits(model: Any, decoder: Any, output: Any, name: str, *, 
     ids_1T = torch.zeros(1, _NUM_TOKENS, dtype=torch.int64)
     with reading_model(f"{field}: {name} cannot be trained on packed tokens"), torch.no_grad():
         logits = model(input_ids=ids_1T, use_cache=False).logits
-        expected = small(hidden_1TE)
+        expected = logits_of(model)(hidden_1TE)
     if torch.allclose(logits.float(), expected.float(), rtol=0.02, atol=0.02):
         return
     config = model.config.get_text_config()

@@ -13,7 +13,7 @@ import torch
 
 from rlpost.algorithms.distill.top_tokens import top_tokens
 from rlpost.training.model.loading import TrainedModel
-from rlpost.training.model.logprobs import in_chunks
+from rlpost.training.model.logprobs import in_chunks, logits_of
 from rlpost.training.model.packed_model import (
     ModelInputs,
     PackedModel,
@@ -65,7 +65,7 @@ class FrozenScorer:
     ) -> tuple[torch.Tensor, ...]:
         """Apply ``function`` to the logits of the scored tokens, of one chunk at a time."""
         model = self._module.model
-        head = model.get_output_embeddings()
+        head = logits_of(model)
         hidden_RE = packed_hidden(model.get_decoder(), inputs)[inputs.read_R]
         return in_chunks(lambda part_CE: function(head(part_CE)), hidden_RE, chunk=self._chunk)
 

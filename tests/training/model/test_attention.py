@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rlpost.errors import UserError
-from rlpost.training.model import attention
+from rlpost.training.model import attention, attention_segment
 from rlpost.training.model.attention import PackedLayout, packed_attention
+from rlpost.training.model.attention_segment import Masks
 from rlpost.training.packing.batch import Block
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def tensors() -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(s, generator=generator, requires_grad=True) for s in shapes)
 
 
-def reference(query, key, value, scaling: float) -> torch.Tensor:
+def reference(query, key, value, scaling: float, *, window=None, softcap=None) -> torch.Tensor:
     """Each sequence by softmax(QK)V written out; the prompt's rows come from its own pass."""
     result = torch.zeros(1, TOKENS, HEADS, WIDTH)
     for block in BLOCKS:
@@ -32,8 +33,12 @@ def reference(query, key, value, scaling: float) -> torch.Tensor:
             q, k, v = (x[0, :, index] for x in (query, key, value))
             k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=0) for x in (k, v))
             scores = q @ k.transpose(1, 2) * scaling
-            future = torch.ones(len(index), len(index), dtype=torch.bool).triu(1)
-            out = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+            if softcap is not None:
+                scores = softcap * (scores / softcap).tanh()
+            hidden = torch.ones(len(index), len(index), dtype=torch.bool).triu(1)
+            if window is not None:
+                hidden |= torch.ones_like(hidden).tril(-window)
+            out = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
             result[0, index] = out.transpose(0, 1)
     return result
 
@@ -45,18 +50,41 @@ def attend(query, key, value, layout, **kwargs):
     )[0]
 
 
-def test_output_and_gradient_equal_separate_sequences():
-    query, key, value = tensors()
-    ours = attend(query, key, value, PackedLayout.of(BLOCKS, device=CPU))
-    expected = reference(query, key, value, 0.3)
+def compare(ours, expected, qkv) -> None:
+    """Outputs, and the gradients of a weighted sum of them."""
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(
-        torch.autograd.grad((ours * weights).sum(), (query, key, value)),
-        torch.autograd.grad((expected * weights).sum(), (query, key, value)),
+        torch.autograd.grad((ours * weights).sum(), qkv),
+        torch.autograd.grad((expected * weights).sum(), qkv),
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+
+
+SCORING = ({}, {"window": 3}, {"window": 8}, {"softcap": 0.5}, {"window": 3, "softcap": 0.5})
+
+
+@pytest.mark.parametrize("scoring", SCORING, ids=str)
+@pytest.mark.parametrize("tile", [1, 2, 256])
+def test_output_and_gradient_equal_separate_sequences(monkeypatch, scoring, tile):
+    """However few queries attend in a call; a window of 3 ends within a shared prompt."""
+    monkeypatch.setattr(attention_segment, "SHORTEST_TILE", tile)
+    if tile == 1:
+        monkeypatch.setattr(attention_segment, "TILE_SCORES", 2 * HEADS * TOKENS)
+    qkv, asked = tensors(), dict(scoring)
+    if "window" in asked:
+        asked["sliding_window"] = asked.pop("window")
+    ours = attend(*qkv, PackedLayout.of(BLOCKS, device=CPU), **asked)
+    compare(ours, reference(*qkv, 0.3, **scoring), qkv)
+
+
+@pytest.mark.parametrize("scoring", [{"sliding_window": 8}, {"softcap": 0.5}], ids=str)
+def test_windows_and_caps_make_a_difference(scoring):
+    """Negative control: the comparison above would see one that is ignored."""
+    query, key, value = tensors()
+    ours = attend(query, key, value, PackedLayout.of(BLOCKS, device=CPU), **scoring)
+    assert (ours - reference(query, key, value, 0.3)).abs().max() > 1e-3
 
 
 def test_one_causal_pass_over_everything_would_be_seen():
@@ -71,15 +99,28 @@ def test_an_unshared_sequence_is_one_call_without_a_mask():
     layout = PackedLayout.of(BLOCKS, device=CPU)
     spans = [(s.queries, s.prefix) for s in layout.segments]
     assert ((13, 20), None) in spans
-    assert all((s.mask_QK is None) == (s.prefix is None) for s in layout.segments)
+    only_prompts = PackedLayout.of((Block(prompt=(0, TOKENS), responses=()),), device=CPU)
+    attend(*tensors(), only_prompts)
+    assert not only_prompts.masks.made
+    attend(*tensors(), layout)
+    assert set(layout.masks.made) == {
+        (s.num_queries, s.span, None) for s in layout.segments[1:4]
+    } | {(3, 4, None)}
 
 
-def test_masks_of_equal_shape_are_shared_and_causal():
-    block = Block(prompt=(0, 1), responses=((1, 3), (3, 5)))
-    layout = PackedLayout.of((block,), device=CPU)
-    first, second = layout.segments[1:]
-    assert first.mask_QK is second.mask_QK
-    assert first.mask_QK.tolist() == [[True, True, False], [True, True, True]]
+def test_masks_are_causal_and_end_at_the_window():
+    masks = Masks(device=CPU)
+    assert masks.of(2, 3) is masks.of(2, 3)
+    assert masks.of(2, 3).tolist() == [[True, True, False], [True, True, True]]
+    assert masks.of(2, 3, 2).tolist() == [[True, True, False], [False, True, True]]
+
+
+def test_a_windowed_layer_makes_masks_of_its_tiles_alone(monkeypatch):
+    """A whole mask of a long sequence would be as large as its scores."""
+    monkeypatch.setattr(attention_segment, "SHORTEST_TILE", 1)
+    layout = PackedLayout.of((Block(prompt=(0, TOKENS), responses=()),), device=CPU)
+    attend(*tensors(), layout, sliding_window=4)
+    assert set(layout.masks.made) == {(4, 4, 4), (4, 7, 4), (3, 6, 4)}
 
 
 def test_blocks_that_do_not_tile_the_tokens_are_refused():
@@ -92,20 +133,9 @@ def test_without_a_layout_it_refuses_to_run():
         attend(*tensors(), layout=None)
 
 
-@pytest.mark.parametrize(
-    ("variant", "message"),
-    [({"softcap": 30.0}, "softcap"), ({"s_aux": torch.ones(4)}, "sinks")],
-)
-def test_score_variants_are_refused(variant, message):
-    with pytest.raises(UserError, match=message):
-        attend(*tensors(), PackedLayout.of(BLOCKS, device=CPU), **variant)
-
-
-def test_a_window_matters_only_when_a_sequence_is_longer():
-    layout = PackedLayout.of(BLOCKS, device=CPU)
-    attend(*tensors(), layout, sliding_window=9)  # the longest sequence: 4 + 5
-    with pytest.raises(UserError, match="window of 8 tokens"):
-        attend(*tensors(), layout, sliding_window=8)
+def test_attention_sinks_are_refused():
+    with pytest.raises(UserError, match="sinks"):
+        attend(*tensors(), PackedLayout.of(BLOCKS, device=CPU), s_aux=torch.ones(4))
 
 
 def test_short_sequences_in_bfloat16_are_computed_in_float32(monkeypatch):

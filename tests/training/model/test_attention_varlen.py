@@ -4,6 +4,7 @@ import torch
 
 from rlpost.training.model import attention_varlen
 from rlpost.training.model.attention import PackedLayout, packed_attention
+from rlpost.training.model.attention_segment import Scoring
 from rlpost.training.packing.batch import Block
 
 CPU = torch.device("cpu")
@@ -18,14 +19,14 @@ UNSHARED = (
 HEADS, KV_HEADS, WIDTH, TOKENS = 4, 2, 8, 14
 
 
-def plain_kernel(query, key, value, sequences, scaling):
+def plain_kernel(query, key, value, sequences, scoring):
     """What flash kernels promise: per sequence, causal, aligned at the last query and key."""
     outputs = []
     for s in range(len(sequences.query_ends_S) - 1):
         q = query[sequences.query_ends_S[s] : sequences.query_ends_S[s + 1]]
         rows = slice(sequences.key_ends_S[s], sequences.key_ends_S[s + 1])
         k, v = (x[rows].repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * scaling
+        scores = torch.einsum("qhd,khd->hqk", q, k) * scoring.scaling
         visible = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
         outputs.append(torch.einsum("hqk,khd->qhd", weights, v))
@@ -39,7 +40,9 @@ def tensors():
 
 
 def one_call(qkv, layout):
-    return attention_varlen.attend(plain_kernel, *qkv, sequences=layout.sequences, scaling=0.3)
+    return attention_varlen.attend(
+        plain_kernel, *qkv, sequences=layout.sequences, scoring=Scoring(scaling=0.3)
+    )
 
 
 def per_sequence(qkv, layout):
@@ -87,4 +90,30 @@ def test_copies_of_a_row_sum_their_gradients_in_float32():
 
 
 def test_a_cpu_has_no_such_kernel():
-    assert attention_varlen.kernel_for(tensors()[0].bfloat16()) is None
+    assert attention_varlen.kernel_for(tensors()[0].bfloat16(), Scoring()) is None
+
+
+def test_kernels_are_told_the_window_where_it_limits(monkeypatch):
+    """Torch counts the keys before a query's own; -1 is all of them."""
+    told = []
+
+    def varlen_attn(query, key, value, *lengths, scale, window_size, enable_gqa):
+        told.append((scale, window_size))
+        return query
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    kernel, sequences = (
+        attention_varlen._torch_kernel(),
+        PackedLayout.of(SHARED, device=CPU).sequences,
+    )
+    qkv = [x[0].transpose(0, 1) for x in tensors()]
+    for window in (None, 7, 6):  # the longest keys: a prompt of 4 and a response of 3
+        kernel(*qkv, sequences, Scoring(scaling=0.3, window=window))
+    assert told == [(0.3, (-1, 0)), (0.3, (-1, 0)), (0.3, (5, 0))]
+
+
+def test_only_flash_attn_caps_scores(monkeypatch):
+    monkeypatch.setattr(attention_varlen, "_torch_kernel", lambda: "torch")
+    monkeypatch.setattr(attention_varlen, "_flash_attn_kernel", lambda: None)
+    choose = attention_varlen._installed_kernel.__wrapped__
+    assert (choose(capped=False), choose(capped=True)) == ("torch", None)

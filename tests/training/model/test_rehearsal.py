@@ -9,7 +9,6 @@ from rlpost.training.model import rehearsal as module
 from rlpost.training.model.rehearsal import rehearse
 
 REFUSED = {
-    "gemma2": r"soft-capped scores \(softcap=50\.0\)",
     "granite": r"changes its logits after the output head \(logits_scaling=8\.0\)",
     "cohere": r"changes its logits after the output head \(logit_scale=0\.0625\)",
     "stablelm": "StableLmForCausalLM computes attention with code of its own",
@@ -55,27 +54,32 @@ def test_settings_decide_and_not_the_class(shell):
         rehearse(shell("lfm2", layer_types=["conv", "full_attention"]))
 
 
-@pytest.mark.parametrize(
-    ("family", "changes", "window"),
-    [
-        ("mistral", {"sliding_window": 100}, 100),
-        ("mistral", {"sliding_window": None}, None),
-        ("gemma3_text", {"sliding_window": 64}, 64),
-        ("qwen3", {"sliding_window": 128, "use_sliding_window": True, "max_window_layers": 1}, 128),
-        ("qwen3", {"sliding_window": 128, "use_sliding_window": False}, None),
-    ],
-)
-def test_a_window_allows_sequences_that_fit_into_it(shell, family, changes, window):
-    rehearsal = rehearse(shell(family, **changes))
-    assert rehearsal.window == window
-    if window is None:
-        rehearsal.require_window(longest_prompt=10_000, max_tokens=10_000)
-        return
-    rehearsal.require_window(longest_prompt=window - 20, max_tokens=20)
-    with pytest.raises(
-        UserError, match=rf"window of {window} tokens.* {window + 1}: .* rollout\.max_tokens=20\."
-    ):
-        rehearsal.require_window(longest_prompt=window - 19, max_tokens=20)
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text"])
+def test_windows_that_a_layer_asks_for_limit_nothing(shell, family):
+    rehearsal = rehearse(shell(family, sliding_window=64))
+    assert rehearsal.reach is None
+    rehearsal.require_reach(longest_prompt=10_000, max_tokens=10_000)
+
+
+def test_a_window_that_no_layer_asks_for_allows_sequences_that_fit_into_it(shell, monkeypatch):
+    """As one that transformers applies by its masks alone, which packed training has none of."""
+
+    def attend(self, *args, sliding_window=None, **kwargs):
+        return plain_attend(self, *args, **kwargs)
+
+    plain_attend = module._Record.attend
+    monkeypatch.setattr(module._Record, "attend", attend)
+    rehearsal = rehearse(shell("gemma3_text", sliding_window=64))
+    assert rehearsal.reach == 64
+    rehearsal.require_reach(longest_prompt=44, max_tokens=20)
+    with pytest.raises(UserError, match=r"chunks of 64 tokens.* 65: .* rollout\.max_tokens=20\."):
+        rehearsal.require_reach(longest_prompt=45, max_tokens=20)
+
+
+def test_a_cap_of_the_logits_that_training_does_not_apply_is_refused(shell, monkeypatch):
+    monkeypatch.setattr(module, "logits_of", lambda model: model.get_output_embeddings())
+    with pytest.raises(UserError, match=r"output head \(.*final_logit_softcapping=30\.0"):
+        rehearse(shell("gemma2"))
 
 
 def test_a_model_that_is_random_in_training_is_refused(shell, monkeypatch):
