@@ -24,7 +24,8 @@ def _compose_and_run(argv: list[str], stage: Stage) -> int:
     from rlpost.config.compose import checked, compose_command
     from rlpost.config.recipes import with_plus
     from rlpost.config.search_path import config_dir
-    from rlpost.launch.sweep.sweep import plan_sweep, run_sweep
+    from rlpost.launch.sweep.running import run_sweep
+    from rlpost.launch.sweep.sweep import plan_sweep
 
     args = read_command_line(argv, stage=stage.name)
 

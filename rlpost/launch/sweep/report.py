@@ -4,17 +4,14 @@ Owns the words on the terminal. Refuses to own the numbers (tracking/report/comp
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlpost.launch.sweep.sweep import Sweep
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.files.sweep_record import MemberRecord, MemberState
-
-if TYPE_CHECKING:
-    from rlpost.launch.sweep.sweep import Sweep
 
 _STYLE = {
     MemberState.done: "green",
@@ -24,18 +21,18 @@ _STYLE = {
 }
 
 
-def say_planned(sweep: "Sweep", records: Sequence[MemberRecord], *, n_jobs: int) -> None:
+def say_planned(sweep: Sweep, records: Sequence[MemberRecord], *, n_jobs: int) -> None:
     """Say how many members there are and where their output goes."""
     _say(Text(f"{sweep.name}: {len(records)} runs, {n_jobs} at a time; "
               f"output in {sweep.directory / 'logs'}"))  # fmt: skip
 
 
-def say_started(sweep: "Sweep", record: MemberRecord) -> None:
+def say_started(sweep: Sweep, record: MemberRecord) -> None:
     """Say that a member runs."""
     _say(Text.assemble(("started      ", "dim"), record.name))
 
 
-def say_ended(sweep: "Sweep", record: MemberRecord) -> None:
+def say_ended(sweep: Sweep, record: MemberRecord) -> None:
     """Say how a member ended and, unless it ended well, why: on stderr."""
     state = Text.assemble((f"{record.state.value:12} ", _STYLE[record.state]), record.name)
     _say(state)
@@ -43,7 +40,7 @@ def say_ended(sweep: "Sweep", record: MemberRecord) -> None:
         _say(Text(f"  exit code {record.exit_code}: {record.message}"), stderr=True)
 
 
-def finish(sweep: "Sweep") -> None:
+def finish(sweep: Sweep) -> None:
     """Write ``sweep.html`` and print the ranking of the members."""
     from rlpost.tracking.report.comparison import write_comparison
     from rlpost.tracking.report.comparison_data import compare

@@ -1,18 +1,15 @@
 """``-m``: one command, several runs.
 
-Owns what a sweep is (its name, directory and varying options), the record of its members, its
-exit code and its page. Refuses to own which members there are (hydra's sweeper) and how they
-are started (hydra's launcher). Invariants: a member is a run like any other, with a name,
-directory and W&B run of its own; one that fails stops no other; the sweep's exit code is the
-worst of its members'.
+Owns what a sweep is: its name, directory and varying options, and the record of a member before
+it starts. Refuses to own which members there are (hydra's sweeper) and that they run (running.py).
+Invariant: a member is a run like any other, with a name, directory and W&B run of its own.
 """
 
 import argparse
 import itertools
-import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,7 @@ from rlpost.config.quoting import quoted
 from rlpost.control.result_metrics import BestMode
 from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
-from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, read_members, write_member
-
-log = logging.getLogger(__name__)
+from rlpost.tracking.files.sweep_record import MemberRecord
 
 LAUNCHER = "hydra/launcher"
 _MOST_CHECKED = 64  # members, before a sweep of which none can run is left to say so itself
@@ -157,49 +152,3 @@ def _refuse_hopeless(members: Iterable[list[str]], check: Callable[[list[str]], 
             return
     if first is not None:
         raise first
-
-
-def run_sweep(
-    sweep: Sweep,
-    start: Callable[[Callable[..., Any], Sequence[str]], None],
-    *,
-    run: Callable[[Any], int],
-) -> int:
-    """Run every member; returns the worst exit code.
-
-    ``start`` gives hydra the function of one member and the command line; ``run`` runs a
-    composed member and returns its exit code, whatever happens.
-    """
-    from rlpost.launch.sweep.report import finish
-
-    def task(composed: Any) -> MemberRecord:
-        return _run_here(sweep, composed, run)
-
-    task.sweep = sweep  # type: ignore[attr-defined]  # for launchers that start commands
-    try:
-        start(task, sweep.argv)
-    finally:  # submitit raises where a member's process was killed; the others go on
-        ours = [each for each in read_members(sweep.directory) if each.token == sweep.token]
-        if ours:
-            finish(sweep)
-    return max((_code(each) for each in ours), default=0)
-
-
-def _code(record: MemberRecord) -> int:
-    if record.state is MemberState.waiting:
-        return 130  # only an interruption leaves one out
-    return record.exit_code if record.exit_code is not None and record.exit_code >= 0 else 1
-
-
-def _run_here(sweep: Sweep, composed: Any, run: Callable[[Any], int]) -> MemberRecord:
-    """Run a member in a process that hydra's own launchers prepared (submitit, basic)."""
-    from hydra.core.hydra_config import HydraConfig
-
-    job = HydraConfig.get()
-    record = sweep.member(composed, list(job.overrides.task), number=job.job.num)
-    composed.run.name = record.name
-    composed.tracking.group = composed.tracking.group or sweep.name
-    write_member(sweep.directory, replace(record, state=MemberState.running))
-    record = record.ended(run(composed))
-    write_member(sweep.directory, record)
-    return record
