@@ -10,8 +10,8 @@ from packed_groups import load_plain, relative_difference
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
@@ -43,7 +43,7 @@ def start_from(path: str, kind: str, place: Path) -> Path:
 
 
 def adapted(path: str, start: Path, cfg: TrainerConfig) -> TrainedModel:
-    plan = Adaptation.plan(
+    plan = plan_adaptation(
         NoAdapterConfig(), start=str(start), base=ModelDirectory.read(Path(path)), name=path
     )
     return TrainedModel.policy(path, cfg, adapter=plan)

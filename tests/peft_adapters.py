@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.training.adapters import adapters
-from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.four_bit import what_4_bits_stand_for
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.adapters.saved import SavedAdapter
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
@@ -76,7 +76,7 @@ def save(model: PeftModel, directory: Path) -> Path:
 def planned(path, kind, **options) -> TrainedModel:
     """The policy at ``path`` with a new adapter of ``kind``, as a run would train it."""
     config = adapters.get(kind).config(**options)
-    plan = Adaptation.plan(config, start=None, base=ModelDirectory.read(path), name=str(path))
+    plan = plan_adaptation(config, start=None, base=ModelDirectory.read(path), name=str(path))
     return TrainedModel.policy(str(path), TrainerConfig(logprob_chunk=32), adapter=plan)
 
 

@@ -17,6 +17,7 @@ from rlpost.models.export import try_export
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.rehearsal import Rehearsal, rehearse
 
@@ -64,7 +65,7 @@ def check_policy(
         directory=directory,
         tokenizer=tokenizer,
         rehearsal=rehearsal,
-        adapter=Adaptation.plan(
+        adapter=plan_adaptation(
             adapter, start=model.adapter, base=directory, name=model.path, kind=kind
         ),
     )

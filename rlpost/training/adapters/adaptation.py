@@ -1,30 +1,23 @@
-"""What a run puts on its base, decided before anything starts.
+"""What a run puts on its base.
 
-Owns the decision, the checks against a base without weights and the count of what is trained.
-Refuses to own the layers (adapt.py). Invariant: what passes can be put into the base that it was
-checked with.
+Owns the decision as it is handed around. Refuses to own how it is made and checked (planning.py)
+and the layers (adapt.py).
 """
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from rlpost.models.directory.config_file import ModelKind
-from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.models.fingerprint import fingerprint_of
 from rlpost.training.adapters.config import (
     NoAdapterConfig,
     Served,
     is_own_reference,
-    refuse_supervised_only,
 )
-from rlpost.training.adapters.directory import FIELD, AdapterDirectory
 from rlpost.training.adapters.serving import serves_as
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """Example: ``Adaptation.plan(cfg.adapter, start=cfg.model.adapter, base=directory, ...)``"""
+    """Example: ``plan_adaptation(cfg.adapter, start=cfg.model.adapter, base=directory, ...)``"""
 
     config: Any  # an ``AdapterConfig``: of the kind that is trained
     base: str  # fingerprint of the base's weights
@@ -62,57 +55,3 @@ class Adaptation:
         options = asdict(self.config)
         options.pop("diagnose_every", None)  # what is measured on the way changes no number
         return {"base": self.base, "options": options, **merged}
-
-    @classmethod
-    def plan(
-        cls,
-        config: Any,
-        *,
-        start: str | None,
-        base: ModelDirectory,
-        name: str,
-        kind: ModelKind = ModelKind.policy,
-    ) -> "Adaptation | None":
-        """Return what is put on ``base``; None: nothing, every weight is trained.
-
-        Args:
-            config: options of the kind that the user chose.
-            start: adapter directory to start from.
-            base: the model.
-            name: what the user called it.
-            kind: what it is used for.
-
-        Raises:
-            UserError: the adapter does not fit the base.
-        """
-        is_new = not isinstance(config, NoAdapterConfig)
-        if start is None and not is_new:
-            return None
-        fingerprint = fingerprint_of(base.tensors)
-        directory = None
-        if start is not None:
-            directory = AdapterDirectory.read(start, field=FIELD)
-            directory.require_base(base.path, fingerprint, name=name)
-        from rlpost.training.adapters.adapt import rehearse_adapter
-
-        if directory is not None:
-            read = directory.options()
-            if is_new:
-                why = (
-                    f"{FIELD}={start} would be merged into the base, whose weights it leaves alone"
-                )
-                refuse_supervised_only(read, why=why)
-            rehearse_adapter(read, directory=directory, base=base, kind=kind)
-            directory.require_finite()
-            config = config if is_new else read
-        is_hub_id = not Path(name).expanduser().exists() and "/" in name
-        return cls(
-            config=config,
-            base=fingerprint,
-            base_name=name if is_hub_id else str(base.path),
-            num_trainable=rehearse_adapter(
-                config, directory=None if is_new else directory, base=base, kind=kind
-            ),
-            continues=None if directory is None or is_new else str(directory.path),
-            merges=str(directory.path) if directory is not None and is_new else None,
-        )

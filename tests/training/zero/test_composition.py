@@ -17,8 +17,8 @@ from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers import optimizers
 from rlpost.training.settings import TrainerConfig
@@ -80,7 +80,7 @@ def by_reference(path, start, optimizer: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "adam_mini", "galore"])
 def test_an_optimizer_on_lora_does_what_its_reference_does(optimizer, tiny_model, tmp_path, start):
-    plan = Adaptation.plan(
+    plan = plan_adaptation(
         NoAdapterConfig(), start=str(start), base=ModelDirectory.read(tiny_model), name="base"
     )
     model = TrainedModel.policy(str(tiny_model), TrainerConfig(logprob_chunk=32), adapter=plan)

@@ -16,8 +16,8 @@ from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.training.adapters import adapters
-from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_adapter import MergeError
@@ -29,7 +29,7 @@ FILE = "adapter_model.safetensors"
 def adapted(path, kind="lora", *, start=None, **options) -> TrainedModel:
     """The policy at ``path`` with an adapter of ``kind``, or the one in ``start``."""
     config = NoAdapterConfig() if kind is None else adapters.get(kind).config(**options)
-    plan = Adaptation.plan(config, start=start, base=ModelDirectory.read(path), name=str(path))
+    plan = plan_adaptation(config, start=start, base=ModelDirectory.read(path), name=str(path))
     return TrainedModel.policy(str(path), TrainerConfig(logprob_chunk=32), adapter=plan)
 
 

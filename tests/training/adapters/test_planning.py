@@ -16,6 +16,7 @@ from rlpost.training.adapters import adapters
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import NoAdapterConfig, Served, is_own_reference
 from rlpost.training.adapters.directory import AdapterDirectory
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.adapters.serving import engine_rank, serves_as
 
 
@@ -24,7 +25,7 @@ def config(kind: str = "lora", **options):
 
 
 def planned(path, options=None, *, start=None, kind=ModelKind.policy) -> Adaptation | None:
-    return Adaptation.plan(
+    return plan_adaptation(
         NoAdapterConfig() if options is None else options,
         start=None if start is None else str(start),
         base=ModelDirectory.read(path),
