@@ -1,7 +1,7 @@
-"""Published step times, throughputs and pushes, and what the roofline says of each.
+"""Published times and memory, and what ``rlpost plan``'s arithmetic says of each.
 
-Owns the reading of ``published_figures.yaml``, the rule that divides the figures in two halves, and
-the prediction of a figure. The fit is ``benchmarks/calibrate_plan.py``.
+Owns the reading of ``published_figures.yaml`` and ``sealed_figures.yaml``, the rule that divides the
+first in two halves, and the prediction of a figure. The fit is ``benchmarks/calibrate_plan.py``.
 """
 
 from collections.abc import Mapping
@@ -14,26 +14,29 @@ import yaml
 from rlpost.models.shape import Experts, ModelShape
 from rlpost.roofline.devices import BY_NAME
 from rlpost.roofline.efficiency import EFFICIENCY, Efficiency
-from rlpost.roofline.generation import Engines, Requests, generation_s
+from rlpost.roofline.generation import Engines, Requests, generation_s, room_tokens
 from rlpost.roofline.lengths import Lengths
 from rlpost.roofline.pushing import push_s
 from rlpost.roofline.training import Layout, forward_s, update_s
 from rlpost.roofline.work import BYTES, attention_flops, multiplied
+from rlpost.training.memory import trained_footprint
+from rlpost.training.settings import TrainerConfig
 
-FILE = Path(__file__).with_name("published_figures.yaml")
+GIB = 2**30
+SEEN, SEALED = "published_figures", "sealed_figures"
 _PARALLEL = ("tensor", "pipeline", "chunks", "expert", "context", "zero_stage")
 
 
-def read() -> dict[str, Any]:
-    """Return the file: ``shapes``, ``sources`` and ``figures``."""
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text())
+def read(file: str = SEEN) -> dict[str, Any]:
+    """Return a file: ``shapes``, ``sources`` and ``figures``."""
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name(f"{file}.yaml").read_text())
     return content
 
 
 def shapes() -> dict[str, ModelShape]:
-    """Return the models of the figures, by name."""
+    """Return the models of all figures, by name."""
     found = {}
-    for name, sizes in read()["shapes"].items():
+    for name, sizes in (read()["shapes"] | read(SEALED)["shapes"]).items():
         experts = sizes.pop("experts", None)
         found[name] = ModelShape(**sizes, experts=Experts(**experts) if experts else None)
     return found
@@ -43,6 +46,12 @@ def halves() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the figures to fit and those to judge by: every second, sorted by source and name."""
     figures = sorted(read()["figures"], key=lambda each: (each["source"], each["what"]))
     return figures[0::2], figures[1::2]
+
+
+def sealed(*, memory: bool = False) -> list[dict[str, Any]]:
+    """Return the figures of time, or of memory, that no choice was made with."""
+    figures = read(SEALED)["figures"]
+    return [each for each in figures if (each["kind"] in ("memory", "cache")) == memory]
 
 
 def predicted(
@@ -59,7 +68,13 @@ def predicted(
             seconds = generation_s(
                 shape, BY_NAME[figure["device"]], _engine(figure), _load(figure), k=k
             )
-            return figure["prompts"] * figure["samples"] * figure["mean"] / seconds
+            prompt = figure["prompt_tokens"] if figure["unit"] == "tokens/s with prompts" else 0
+            return figure["prompts"] * figure["samples"] * (prompt + figure["mean"]) / seconds
+        case "memory":
+            return _memory_gib(figure, shape)
+        case "cache":
+            engine = Engines(number=1, tensor=figure["tensor"])
+            return room_tokens(shape, BY_NAME[figure["device"]], engine)
         case kind:
             assert kind == "step", kind
             return _step_s(figure, shape, k)
@@ -75,18 +90,34 @@ def _layout(figure: Mapping[str, Any], devices: int) -> Layout:
 
 
 def _rate(figure: Mapping[str, Any], shape: ModelShape, k: Efficiency) -> float:
-    """Return tokens, or useful operations, a second and device."""
+    """Return tokens, or useful operations, a second and device, or the seconds of a step."""
     device = BY_NAME[figure["device"]]
     bandwidth = figure.get("memory_bandwidth", device.memory_bandwidth)
     device = replace(device, memory_bandwidth=bandwidth)
     layout = _layout(figure, figure["devices"])
+    if figure["source"] == "llm-foundry":
+        k = replace(k, attention=k.early_attention)
     length = figure["length"]
     tokens = figure.get("step_tokens", figure["micro_batch"] * layout.replicas)
     seconds = update_s(shape, device, layout, tokens=tokens, length=length, k=k)
+    if figure["unit"] == "s":
+        return seconds
     rate = tokens / seconds / layout.devices
     if figure["unit"] == "TFLOP/s/device":
         return 3e-12 * rate * (2 * multiplied(shape) + attention_flops(shape) * length / 2)
     return rate
+
+
+def _memory_gib(figure: Mapping[str, Any], shape: ModelShape) -> float:
+    cfg = TrainerConfig(
+        num_ranks=figure["devices"],
+        zero_stage=figure["zero_stage"],
+        gradient_checkpointing=bool(figure["recomputed"]),
+        logprob_chunk=figure["chunk"],
+    )
+    tokens = figure["micro_batch"]
+    _, gpu = trained_footprint("rank", shape, cfg, num_tokens=tokens, value_bytes=2, on_gpu=True)
+    return gpu.peak_bytes / GIB
 
 
 def _engine(figure: Mapping[str, Any]) -> Engines:
@@ -110,7 +141,7 @@ def _step_s(figure: Mapping[str, Any], shape: ModelShape, k: Efficiency) -> floa
     device = BY_NAME[figure["device"]]
     generating, ahead = figure["generating"], figure["ahead"]
     training = figure["devices"] - generating if ahead else generating
-    layout = replace(_layout(figure, training), zero_stage=2)
+    layout = _layout({"zero_stage": 2, **figure}, training)
     length = figure["prompt_tokens"] + figure["mean"]
     tokens = figure["prompts"] * figure["samples"] * length
     engines = Engines(

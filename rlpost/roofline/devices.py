@@ -34,12 +34,13 @@ class DeviceSpec:
     link_bandwidth: float  # bytes one way to others of its node
     network_bandwidth: float  # bytes one way to other nodes
     per_link_domain: int = 8  # devices that the fast link joins
+    power_bound: bool = True  # long rows of products run into its limit of power, and clocks fall
     on_gpu: bool = True
 
 
 def _gpu(name: str, pattern: str, peak: float, matmul: float, gib: float, *, tbps: float,
          link: float, network: float = 50, domain: int = 8,
-         attention: float | None = None) -> DeviceSpec:  # fmt: skip
+         attention: float | None = None, power_bound: bool = True) -> DeviceSpec:  # fmt: skip
     """Peaks in TFLOP/s, memory in GiB, links in GB/s one way."""
     return DeviceSpec(
         name=name,
@@ -52,7 +53,16 @@ def _gpu(name: str, pattern: str, peak: float, matmul: float, gib: float, *, tbp
         link_bandwidth=link * GB,
         network_bandwidth=network * GB,
         per_link_domain=domain,
+        power_bound=power_bound,
     )
+
+
+def _ampere(name: str, pattern: str, *, gib: float, tbps: float, link: float) -> DeviceSpec:
+    """One of the chips of an A100, which keep their clock at 400 W."""
+    return _gpu(
+        name, pattern, 312, 271, gib, tbps=tbps, link=link, network=25, attention=200,
+        power_bound=False,
+    )  # fmt: skip
 
 
 # The first whose pattern occurs, in whole words, decides.
@@ -62,14 +72,12 @@ DEVICES = (
     _gpu("h100", "H100", 989, 794.5, 80, tbps=3.35, link=450),
     _gpu("h200", "H200", 989, 794.5, 141, tbps=4.8, link=450),
     _gpu("h800", "H800", 989, 794.5, 80, tbps=3.35, link=200),
-    _gpu("h20", "H20", 148, 148 * _H100_SHARE, 96, tbps=4.0, link=450),
+    _gpu("h20", "H20", 148, 148 * _H100_SHARE, 96, tbps=4.0, link=450, power_bound=False),
     _gpu("gb200", "GB200", 2500, 1822, 186, tbps=8.0, link=900, domain=72),
     _gpu("b200", "B200", 2250, 1745, 180, tbps=8.0, link=900),
-    _gpu(
-        "a100_40gb", r"A100-\w+-40GB", 312, 271, 40, tbps=1.555, link=300, network=25, attention=200
-    ),
-    _gpu("a100", "A100", 312, 271, 80, tbps=2.0, link=300, network=25, attention=200),
-    _gpu("a800", "A800", 312, 271, 80, tbps=2.0, link=200, network=25, attention=200),
+    _ampere("a100_40gb", r"A100-\w+-40GB", gib=40, tbps=1.555, link=300),
+    _ampere("a100", "A100", gib=80, tbps=2.0, link=300),
+    _ampere("a800", "A800", gib=80, tbps=2.0, link=200),
     _gpu("l40s", "L40S", 362, 362 * _H100_SHARE, 48, tbps=0.864, link=32, network=12.5),
     _gpu("l40", "L40", 181, 181 * _H100_SHARE, 48, tbps=0.864, link=32, network=12.5),
     _gpu("l4", "L4", 121, 121 * _H100_SHARE, 24, tbps=0.3, link=32, network=12.5),

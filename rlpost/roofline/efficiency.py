@@ -12,17 +12,19 @@ class Efficiency:
     """Shares are of what the hardware can do at best; see ``DeviceSpec``."""
 
     # Fitted to half of the figures.
-    products: float = 0.67  # share of the best rate that matrix products in training reach
-    attention: float = 0.771  # share of the best rate of attention, in training
-    traffic: float = 1.53  # times that a layer's values pass memory, forwards, outside of products
+    products: float = 0.692  # share of the best rate that matrix products in training reach
+    products_full_clock: float = 0.818  # the same of devices that keep their clock
+    attention: float = 1.03  # share of FlashAttention-2's best rate that attention reaches
+    early_attention: float = 0.641  # the same of kernels of 2023, in figures of that year alone
+    traffic: float = 1.59  # times that a layer's values pass memory, forwards, outside of products
     memory: float = 0.908  # share of the memory's rate that decoding reaches
     decode_layer_s: float = 14.8e-6  # of one layer in a decoding step, beside memory and products
-    far_hop_s: float = 52.1e-6  # of one reduction between nodes, of the few bytes of such a step
-    host_s: float = 3.08e-3  # of a decoding step, for scheduling
+    far_hop_s: float = 51.8e-6  # of one reduction between nodes, of the few bytes of such a step
+    host_s: float = 3.10e-3  # of a decoding step, for scheduling
     host_token_s: float = 138e-6  # of one sequence in a decoding step, on the host beside it
-    expert_memory: float = 0.437  # share of ``memory`` that reading experts' weights reaches
-    expert_waits: float = 0.485  # share of sending tokens to experts that nothing hides
-    links: float = 0.709  # share of a link's rate that collectives reach
+    expert_memory: float = 0.438  # share of ``memory`` that reading experts' weights reaches
+    expert_waits: float = 0.491  # share of sending tokens to experts that nothing hides
+    links: float = 0.652  # share of a link's rate that collectives reach
     step_s: float = 27.3  # of a colocated step: engines and ranks sleep and wake, data moves
     gathered: float = 76.1e9  # bytes a second of weights that all ranks send and engines pipeline
     broadcast: float = 21.5e9  # bytes a second of weights that one rank sends to all engines
@@ -40,8 +42,9 @@ class Efficiency:
 
 
 FITTED = (
-    "products", "attention", "traffic", "memory", "decode_layer_s", "far_hop_s", "host_s",
-    "host_token_s", "expert_memory", "expert_waits", "links", "step_s", "gathered", "broadcast",
+    "products", "products_full_clock", "attention", "early_attention", "traffic", "memory",
+    "decode_layer_s", "far_hop_s", "host_s", "host_token_s", "expert_memory", "expert_waits",
+    "links", "step_s", "gathered", "broadcast",
 )  # fmt: skip
 EFFICIENCY = Efficiency()
 
@@ -50,6 +53,7 @@ EFFICIENCY = Efficiency()
 CPU_EFFICIENCY = replace(
     EFFICIENCY,
     products=1.0,
+    products_full_clock=1.0,
     decode_products=0.4,  # a step of decoding multiplies few rows
     attention=1.0,
     traffic=0.0,

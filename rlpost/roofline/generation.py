@@ -63,7 +63,7 @@ def generation_s(
         DoesNotFit: an engine's memory does not hold the weights and one sequence.
     """
     each = overlapping * requests.prompts * requests.samples / engines.number
-    room = _room_tokens(shape, device, engines)
+    room = room_tokens(shape, device, engines)
     longest = requests.prompt_tokens + requests.lengths.longest
     if room < longest:
         raise DoesNotFit(
@@ -83,7 +83,7 @@ class DoesNotFit(UserError):
     """A model, or a sequence, is larger than the memory meant for it."""
 
 
-def _room_tokens(shape: ModelShape, device: DeviceSpec, engines: Engines) -> float:
+def room_tokens(shape: ModelShape, device: DeviceSpec, engines: Engines) -> float:
     """Return the tokens whose keys and values an engine's memory holds."""
     cache = engines.cache_bytes
     if cache is None:

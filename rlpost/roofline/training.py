@@ -15,6 +15,9 @@ from rlpost.roofline.work import BYTES, attention_flops, layer_values, multiplie
 
 _OPTIMIZER_BYTES = 28  # read and written of a parameter: masters, two moments, gradient, weight
 _LOGIT_BYTES = 24  # of an entry of the vocabulary: logits, softmax and gradient, in float32
+# Forwards that attention's backward costs: five products where a forward makes two, because the
+# scores are computed again (FlashAttention-2, arXiv 2307.08691, section 3.1).
+_ATTENTION_BACKWARD = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +105,26 @@ def _pass_s(
     passes: float,
     k: Efficiency,
 ) -> float:
-    """Return the seconds of ``passes`` forwards of one stage over one micro-batch."""
+    """Return the seconds of ``passes`` forwards of one stage over one micro-batch.
+
+    Three and more are those of an update, of which two are its backward.
+    """
     own = tokens / layout.replicas / _micro_batches(layout, tokens)  # of a replica
     parts = layout.tensor * layout.context * layout.pipeline
     weights = multiplied(shape)
-    products = 2 * weights * own / parts / (device.matmul_flops * k.products)
+    share = k.products if device.power_bound else k.products_full_clock
+    products = passes * 2 * weights * own / parts / (device.matmul_flops * share)
     pairs = own * length / 2
-    attention = attention_flops(shape) * pairs / parts / (device.attention_flops * k.attention)
+    scored = passes if passes == 1 else passes - 2 + _ATTENTION_BACKWARD
+    attention = (
+        scored * attention_flops(shape) * pairs / parts / (device.attention_flops * k.attention)
+    )
     values = shape.layers * layer_values(shape) * BYTES + shape.vocabulary * _LOGIT_BYTES
     traffic = k.traffic * values * own / parts / device.memory_bandwidth
-    busy = products + attention + traffic + shape.layers / layout.pipeline * k.train_layer_s
+    launches = shape.layers / layout.pipeline * k.train_layer_s
     waits = _tensor_s(shape, device, layout, own, k) + _expert_s(shape, device, layout, own, k)
-    return max(passes * (busy + waits), _zero_s(shape, device, layout, passes, k))
+    busy = products + attention + passes * (traffic + launches + waits)
+    return max(busy, _zero_s(shape, device, layout, passes, k))
 
 
 def _tensor_s(
