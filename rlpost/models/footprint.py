@@ -19,23 +19,27 @@ class Footprint:
     process: str
     kept: Mapping[str, float]  # allocated all the time
     phases: Mapping[str, float] = field(default_factory=dict)  # allocated one after the other
+    # Pages of the host that every process with a part of this name maps: one set for all of them.
+    shared: Mapping[str, float] = field(default_factory=dict)
     on_gpu: bool = False
     turn: str | None = None  # phase of a step outside of which only ``STAYS`` is allocated
 
     @property
     def peak_bytes(self) -> float:
-        return sum(self.kept.values()) + max(self.phases.values(), default=0)
+        own = sum(self.kept.values()) + max(self.phases.values(), default=0)
+        return own + sum(self.shared.values())
 
     @property
     def asleep_bytes(self) -> float:
         """What stays allocated while other processes have their turn."""
         if self.turn is None:
             return self.peak_bytes
-        return sum(_staying(self.kept)) + max(_staying(self.phases), default=0)
+        own = sum(_staying(self.kept)) + max(_staying(self.phases), default=0)
+        return own + sum(self.shared.values())
 
     def largest(self) -> list[tuple[str, float]]:
         """Return the four largest parts of the peak, the largest first."""
-        parts = dict(self.kept)
+        parts = {**self.kept, **self.shared}
         if self.phases:
             name = max(self.phases, key=lambda phase: self.phases[phase])
             parts[name] = self.phases[name]
@@ -49,9 +53,13 @@ def _staying(parts: Mapping[str, float]) -> list[float]:
 def together_bytes(footprints: Sequence[Footprint]) -> float:
     """Return the peak of processes that share one memory and take turns."""
     awake: Counter[str | None] = Counter()
+    shared: dict[str, float] = {}
     for each in footprints:
         awake[each.turn] += each.peak_bytes - each.asleep_bytes
-    return sum(each.asleep_bytes for each in footprints) + max(awake.values(), default=0)
+        for name, size in each.shared.items():
+            shared[name] = max(size, shared.get(name, 0.0))
+    alone = sum(each.asleep_bytes - sum(each.shared.values()) for each in footprints)
+    return alone + sum(shared.values()) + max(awake.values(), default=0)
 
 
 def in_turn(footprints: Sequence[Footprint], turn: str) -> list[Footprint]:

@@ -2,7 +2,8 @@
 
 Owns the arithmetic; ``benchmarks/memory.py`` compares it with measurements. An engine has
 two processes, the actor and vLLM's core, and a worker for each part of a model in several parts;
-a model in one part is in the core.
+a model in one part is in the core. A payload crosses to a host once, into pages that all
+workers there map (docs/decisions/0038), so it is a shared part of their footprints.
 """
 
 from rlpost.models.footprint import Footprint
@@ -14,6 +15,7 @@ GIB = 2**30
 ACTOR_BYTES = 0.9 * GIB
 CORE_BYTES = 0.78 * GIB
 WORKER_BYTES = 0.95 * GIB
+RECEIVED, SENT = "received weights", "weights being sent"  # pages of a host
 
 
 def generator_footprint(
@@ -39,23 +41,29 @@ def generator_footprint(
     weights = value_bytes * shape.parameters / workers
     received = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
     if adapters is None:
-        payload = {"received weights": received}
-        # The previous payload stays mapped until the new one is committed, and on CPU the weights
-        # in the kernels' format are created while the old ones still exist.
-        loading = received + (weights if gpu_bytes is None else 0)
+        held = {}
+        # On CPU the weights in the kernels' format are created while the old ones still exist.
+        loading = weights if gpu_bytes is None else 0.0
     else:
         loading = received
         # vLLM keeps each of them twice: as it came, and in a slot of the kernels.
-        payload = {"adapters": 2 * adapters.versions * loading}
+        held = {"adapters": 2 * adapters.versions * loading}
     footprints = [Footprint(process=f"{process}: actor", kept={"libraries": ACTOR_BYTES})]
     if workers > 1:
         footprints.append(Footprint(process=f"{process}: core", kept={"libraries": CORE_BYTES}))
     for worker in range(workers):
         name = f"{process}: core" if workers == 1 else f"{process}: worker {worker}"
-        kept = {"libraries": WORKER_BYTES, **payload}
+        kept = {"libraries": WORKER_BYTES, **held}
         if gpu_bytes is None:
             kept |= {"weights": weights, "KV cache": float((cfg.kv_cache_gib or 1) * GIB)}
-        footprints.append(Footprint(process=name, kept=kept, phases={"loading a version": loading}))
+        footprints.append(
+            Footprint(
+                process=name,
+                kept=kept,
+                phases={"loading a version": loading},
+                shared={RECEIVED: received},
+            )
+        )
         if gpu_bytes is not None:
             room = cfg.gpu_memory_utilization * gpu_bytes
             parts = {"weights": weights, "KV cache and activations": max(0.0, room - weights)}
@@ -63,6 +71,17 @@ def generator_footprint(
                 parts = {"weights": weights, "KV cache": float(cfg.kv_cache_gib * GIB)}
             footprints.append(Footprint(process=name, kept=parts, on_gpu=True))
     return footprints
+
+
+def sender_pages(
+    shape: ModelShape, *, value_bytes: int, adapters: AdapterCapacity | None
+) -> dict[str, float]:
+    """Return the pages of who sends: of the version that is served, and of the one that arrives.
+
+    Engines of its host map both, and need none of their own (docs/decisions/0038).
+    """
+    size_bytes = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
+    return {RECEIVED: size_bytes, SENT: size_bytes}
 
 
 def payload_bytes(

@@ -8,8 +8,8 @@ roles a stage has and what is trained on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -80,9 +80,13 @@ def trained_role(
     cluster: ClusterConfig,
     device: Device,
     make_sender: MakeSender | None = None,
+    sends: Mapping[str, float] | None = None,
     optimizer: OptimizerConfig | None = None,
 ) -> Role:
     """Return the ranks that train ``model``, in rank order; ``spawn_trained`` has the arguments.
+
+    Args:
+        sends: pages on the host of rank 0, by name, for what it pushes; None: it pushes nothing.
 
     Raises:
         UserError: the optimizer cannot work with this device or this model.
@@ -108,7 +112,7 @@ def trained_role(
             ActorSpec(name=rank_name(name, rank), role=name, num_gpus=gpus)
             for rank in range(cfg.num_ranks)
         ),
-        memory=partial(_trained_memory, name, cfg, model, cluster, kept),
+        memory=partial(_trained_memory, name, cfg, model, cluster, kept, sends or {}),
         spawn=partial(
             spawn_trained,
             cfg=cfg,
@@ -146,6 +150,7 @@ def _trained_memory(
     model: TrainedModel,
     cluster: ClusterConfig,
     optimizer_bytes: int,
+    sends: Mapping[str, float],
     work: Workload,
 ) -> list[Footprint]:
     ranks = [
@@ -163,6 +168,8 @@ def _trained_memory(
         )
         for rank in range(cfg.num_ranks)
     ]
+    host, *gpu = ranks[0]
+    ranks[0] = [replace(host, shared=sends), *gpu]
     return [
         each
         for rank in ranks

@@ -27,6 +27,17 @@ def test_without_turns_peaks_add_up():
     assert together_bytes([]) == 0
 
 
+def test_pages_that_several_processes_map_count_once():
+    engine = replace(GENERATOR, shared={"received weights": 4.0})
+    sender = replace(POLICY, shared={"received weights": 4.0, "weights being sent": 4.0})
+    assert engine.peak_bytes == 8 + 4 and engine.largest()[1] == ("received weights", 4.0)
+    assert together_bytes([engine, engine]) == 8 + 8 + 4
+    assert together_bytes([sender, engine, engine]) == 8 + 8 + 8 + 4 + 4
+    (resting,) = in_turn([sender], "training")
+    assert resting.asleep_bytes == 1 + 8  # whoever rests still maps them
+    assert together_bytes([resting, engine]) == 8 + 8 + 8
+
+
 def test_in_turn_only_the_largest_turn_counts():
     training = in_turn([POLICY], "training") + in_turn([CRITIC], "training")
     reference = in_turn([REFERENCE], "reference")

@@ -101,7 +101,7 @@ def prepare_online(
     names = measured_names([] if held is None else [held.name])
     cfg = with_steps(cfg, sampling, measured=names)
     model = teacher.beside(student, cfg.trainer, cfg.distill)
-    trainer = learning_role(cfg, model, directory=directory, device=device)
+    trainer = learning_role(cfg, model, sampling, directory=directory, device=device)
     return OnlineDistillPlan(
         cfg=cfg,
         device=device,

@@ -14,7 +14,7 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.stages.rl.models import RunModels
 from rlpost.stages.roles import Role, reference_role, trained_role
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.generation import generators_role, pushed_pages
 from rlpost.stages.sampling.rewards_role import rewards_role
 from rlpost.stages.sampling.verifiers_role import verifiers_role
 from rlpost.training.model.loading import TrainedModel
@@ -51,6 +51,7 @@ def roles_of(
             model=policy,
             seed=cfg.seed,
             make_sender=make_sender,
+            sends=pushed_pages(models.policy, cfg.trainer, adapters),
             optimizer=cfg.optimizer,
             **common,
         )

@@ -25,7 +25,7 @@ from rlpost.rollout.device_defaults import groups_at_once, in_words, with_device
 from rlpost.rollout.dispatch import Dispatcher, Span, no_span
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.interruption import Interruption
-from rlpost.rollout.memory import generator_footprint, payload_bytes
+from rlpost.rollout.memory import generator_footprint, payload_bytes, sender_pages
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.signal import Signal
 from rlpost.stages.roles import Role, Workload, counted
@@ -212,6 +212,14 @@ def generators_role(
         memory=partial(_memory, names, cfg, model_path, adapters),
         notes=(in_words(cfg),),
     )
+
+
+def pushed_pages(
+    model_path: str, trainer: TrainerConfig, adapters: AdapterCapacity | None
+) -> dict[str, float]:
+    """Return the pages that pushes to such generators take on the host of the trainer's rank 0."""
+    itemsize = resolve_dtype(trainer.dtype).itemsize
+    return sender_pages(model_shape(model_path), value_bytes=itemsize, adapters=adapters)
 
 
 def _memory(

@@ -19,7 +19,7 @@ from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.results import require_measured
 from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.sampling.generation import generators_role
+from rlpost.stages.sampling.generation import generators_role, pushed_pages
 from rlpost.stages.sampling.plan import SamplingPlan
 from rlpost.stages.sampling.verifiers_role import verifiers_role
 from rlpost.training.model.loading import TrainedModel
@@ -64,7 +64,12 @@ def with_steps(cfg: Any, sampling: SamplingPlan, *, measured: Sequence[str] = ()
 
 
 def learning_role(
-    cfg: Any, model: TrainedModel, *, directory: RunDirectory, device: Device
+    cfg: Any,
+    model: TrainedModel,
+    sampling: SamplingPlan,
+    *,
+    directory: RunDirectory,
+    device: Device,
 ) -> Role:
     """Return the ranks that train ``model`` and push it; ``cfg`` are options of the stage."""
     sender = sender_factory(
@@ -80,6 +85,7 @@ def learning_role(
         cluster=cfg.cluster,
         device=device,
         make_sender=sender,
+        sends=pushed_pages(model.path, cfg.trainer, sampling.adapters),
         optimizer=cfg.optimizer,
     )
 

@@ -127,7 +127,7 @@ def _roles(
     device: Device,
 ) -> list[Role]:
     model = TrainedModel.policy(policy.path, cfg.trainer, metrics=STAGE, adapter=policy.adapter)
-    roles = [learning_role(cfg, model, directory=directory, device=device)]
+    roles = [learning_role(cfg, model, sampling, directory=directory, device=device)]
     if cfg.has_second_model:
         frozen = frozen_reference(cfg, model)
         roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
