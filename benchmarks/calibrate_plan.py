@@ -1,12 +1,13 @@
-"""Fit the constants of ``rlpost plan``'s times to half of the published figures, judge by the rest.
+"""Fit the constants of ``rlpost plan``'s times to half of the known figures, judge by the rest.
 
     .venv/bin/python benchmarks/calibrate_plan.py
     .venv/bin/python benchmarks/calibrate_plan.py --fit
 
-Prints every figure with what ``rlpost/roofline`` says of it, and the errors of both halves;
-``--fit`` determines the constants anew first, and prints them. A figure's error is that of its
-logarithm, large ones count less (soft L1), and each constant is held near a first guess as
-strongly as by a figure that knows it within a factor of e^5.
+Prints every figure with what ``rlpost/roofline`` says of it, and the errors of both halves and of
+the figures that were sealed while the roofline was made; memory by ``rlpost plan``'s arithmetic
+beside them. ``--fit`` determines the constants anew first, and prints them. A figure's error is
+that of its logarithm, large ones count less (soft L1), and each constant is held near a first guess
+as strongly as by a figure that knows it within a factor of e^5.
 """
 
 import argparse
@@ -20,18 +21,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from published_figures import halves, predicted, shapes  # noqa: E402
+from published_figures import halves, predicted, sealed, shapes  # noqa: E402
 
 from rlpost.roofline.efficiency import EFFICIENCY, FITTED, Efficiency  # noqa: E402
 
 GUESS = {
     "products": 0.75, "products_full_clock": 0.9, "attention": 0.9, "early_attention": 0.5,
-    "traffic": 2.0, "memory": 0.85, "decode_layer_s": 15e-6, "far_hop_s": 60e-6, "host_s": 3e-3, "host_token_s": 150e-6, "expert_memory": 0.6,
-    "expert_waits": 0.5, "links": 0.6, "step_s": 25.0, "gathered": 70e9, "broadcast": 20e9,
+    "traffic": 2.0, "memory": 0.85, "decode_layer_s": 15e-6, "far_hop_s": 60e-6, "host_s": 3e-3,
+    "host_token_s": 150e-6, "expert_memory": 0.6, "expert_waits": 0.5, "links": 0.6,
+    "step_s": 25.0, "gathered": 70e9, "broadcast": 20e9,
 }  # fmt: skip
 MOST = {
-    "memory": 0.92, "links": 0.9, "products": 0.95, "products_full_clock": 0.95, "expert_memory": 1.0, "expert_waits": 1.0,
-    "attention": 1.6,
+    "memory": 0.92, "links": 0.9, "products": 0.95, "products_full_clock": 0.95,
+    "expert_memory": 1.0, "expert_waits": 1.0, "attention": 1.6,
 }  # fmt: skip
 HELD, SOFT = 0.2, 0.2  # strength of the guesses; error from which on figures count less
 
@@ -89,15 +91,17 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="determine the constants first")
     k = fitted() if parser.parse_args().fit else EFFICIENCY
     models = shapes()
-    for name, half in zip(("fitted to", "judged by"), halves(), strict=True):
+    sets = dict(zip(("fitted to", "judged by"), halves(), strict=True))
+    sets |= {"sealed, times:": sealed(), "sealed, memory:": sealed(memory=True)}
+    for name, figures in sets.items():
         errors = []
-        for each in half:
+        for each in figures:
             found = predicted(each, models, k)
             errors.append(found / each["number"] - 1)
             words = f"{each['source']}: {each['what']}"
-            print(f"{words:62} {each['number']:>9,} {found:11,.1f} {errors[-1]:+6.0%}")
+            print(f"{words:62} {each['number']:>10,} {found:11,.5g} {errors[-1]:+6.0%}")
         size = np.abs(errors)
-        print(f"{name} {len(half)}: median {np.median(size):.1%}, worst {size.max():.1%}\n")
+        print(f"{name} {len(figures)}: median {np.median(size):.1%}, worst {size.max():.1%}\n")
     for name in FITTED:
         print(f"{name}: {getattr(k, name):.3g}")
 

@@ -1,4 +1,4 @@
-"""The table of docs/scale.md: a step of GRPO for models of 8B to 1T on 8 to 1,024 H100.
+"""The tables of docs/scale.md: steps of GRPO for models of 8B to 1T on 8 to 1,024 H100, and limits.
 
     .venv/bin/python benchmarks/scale_table.py
 
@@ -23,7 +23,7 @@ from rlpost.roofline.generation import DoesNotFit, Engines, Requests, generation
 from rlpost.roofline.lengths import Lengths  # noqa: E402
 from rlpost.roofline.pushing import push_s  # noqa: E402
 from rlpost.roofline.steps import StepTime  # noqa: E402
-from rlpost.roofline.training import Layout, update_s  # noqa: E402
+from rlpost.roofline.training import Layout, forward_s, update_s  # noqa: E402
 from rlpost.training.memory import trained_footprint  # noqa: E402
 from rlpost.training.settings import TrainerConfig  # noqa: E402
 
@@ -36,6 +36,13 @@ ASKED = Requests(
     prompts=128, samples=16, prompt_tokens=300, lengths=Lengths(mean=4000, longest=16384)
 )
 MICRO_BATCH = 16384
+GPU_GIB = DEVICE.memory_bytes / GIB
+TRANSPORTS = ("shared_memory", "gloo", "broadcast", "gathered")
+LIMITS = (
+    "fewest training GPUs with ZeRO-3, and training on them", "one reference GPU beside them",
+    "pages of pushes on the trainer's host", "push by shared memory", "by gloo",
+    "by one rank's broadcast", "by all ranks",
+)  # fmt: skip
 
 
 def generation(shape: ModelShape, devices: int) -> tuple[int, float] | None:
@@ -49,39 +56,66 @@ def generation(shape: ModelShape, devices: int) -> tuple[int, float] | None:
     return min(times.items(), key=lambda each: each[1], default=None)
 
 
-def row(shape: ModelShape, devices: int) -> str:
-    """Return one cell: GiB a training GPU, and seconds of a step and of its parts."""
-    half = devices // 2
+def training_gib(shape: ModelShape, devices: int) -> float:
+    """Return the GiB that one of ``devices`` needs under ZeRO-3."""
     cfg = TrainerConfig(
-        num_ranks=half, zero_stage=3, gradient_checkpointing=True, logprob_chunk=2048
+        num_ranks=devices, zero_stage=3, gradient_checkpointing=True, logprob_chunk=2048
     )
     _, gpu = trained_footprint(
         "rank", shape, cfg, num_tokens=MICRO_BATCH, value_bytes=2, on_gpu=True
     )
+    return gpu.peak_bytes / GIB
+
+
+def train_s(shape: ModelShape, devices: int, *, tokens: float, length: float) -> float:
+    """Return the seconds of one update of rlpost's trainer on ``devices``."""
+    micro_batch = MICRO_BATCH * EFFICIENCY.filled
+    layout = Layout(devices=devices, micro_batch_tokens=micro_batch, recomputed=1.0)
+    return update_s(
+        shape, DEVICE, layout, tokens=tokens, length=length, overhead_s=EFFICIENCY.micro_batch_s
+    )
+
+
+def row(shape: ModelShape, devices: int) -> str:
+    """Return one cell: GiB a training GPU, and seconds of a step and of its parts."""
+    half = devices // 2
+    gib = training_gib(shape, half)
     found = generation(shape, half)
-    if gpu.peak_bytes > DEVICE.memory_bytes or found is None:
+    if gib > GPU_GIB or found is None:
         return "does not fit"
     tensor, generating = found
     tokens = ASKED.prompts * (ASKED.prompt_tokens + ASKED.samples * ASKED.lengths.mean)
     times = StepTime(
         generation_s=generating,
-        training_s=update_s(
-            shape,
-            DEVICE,
-            Layout(
-                devices=half, micro_batch_tokens=MICRO_BATCH * EFFICIENCY.filled, recomputed=1.0
-            ),
-            tokens=tokens,
-            length=ASKED.prompt_tokens + ASKED.lengths.mean,
-            overhead_s=EFFICIENCY.micro_batch_s,
+        training_s=train_s(
+            shape, half, tokens=tokens, length=ASKED.prompt_tokens + ASKED.lengths.mean
         ),
         push_s=push_s(2 * shape.parameters, "broadcast"),
         overlaps=True,
     )
     return (
         f"{times.total_s:.0f} s ({times.generation_s:.0f} at {tensor}, {times.training_s:.0f}, "
-        f"{times.push_s:.0f}); {gpu.peak_bytes / GIB:.0f} GiB"
+        f"{times.push_s:.0f}); {gib:.0f} GiB"
     )
+
+
+def limits(shape: ModelShape) -> list[str]:
+    """Return where decisions of the design end for a model; see ``LIMITS``."""
+    payload = 2 * shape.parameters
+    fits = (n for n in (2**power for power in range(15)) if training_gib(shape, n) <= GPU_GIB)
+    number = next(fits)
+    tokens = ASKED.prompts * (ASKED.prompt_tokens + ASKED.samples * ASKED.lengths.mean)
+    length = ASKED.prompt_tokens + ASKED.lengths.mean
+    training = train_s(shape, number, tokens=tokens, length=length)
+    frozen = Layout(devices=1, micro_batch_tokens=MICRO_BATCH * EFFICIENCY.filled)
+    scoring = forward_s(shape, DEVICE, frozen, tokens=tokens, length=length)
+    alone = payload < 0.9 * DEVICE.memory_bytes
+    return [
+        f"{number}, {training:,.0f} s",
+        f"{scoring / training:.1f} times training" if alone else "does not fit",
+        f"{2 * payload / GIB:,.0f} GiB",
+        *(f"{push_s(payload, each):,.0f} s" for each in TRANSPORTS),
+    ]
 
 
 def main() -> None:
@@ -91,6 +125,9 @@ def main() -> None:
     for name in NAMES:
         cells = [row(models[name], devices) for devices in counts]
         print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\n| model | {' | '.join(LIMITS)} |\n|---|{'---|' * len(LIMITS)}")
+    for name in NAMES:
+        print(f"| {name} | {' | '.join(limits(models[name]))} |")
 
 
 if __name__ == "__main__":

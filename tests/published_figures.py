@@ -1,7 +1,8 @@
 """Published times and memory, and what ``rlpost plan``'s arithmetic says of each.
 
-Owns the reading of ``published_figures.yaml`` and ``sealed_figures.yaml``, the rule that divides the
-first in two halves, and the prediction of a figure. The fit is ``benchmarks/calibrate_plan.py``.
+Owns the reading of ``published_figures.yaml`` and ``sealed_figures.yaml``, the rule that divides
+the first in two halves, and the prediction of a figure. The fit is
+``benchmarks/calibrate_plan.py``.
 """
 
 from collections.abc import Mapping

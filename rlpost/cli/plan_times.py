@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlpost.roofline.devices import DeviceSpec
-from rlpost.roofline.efficiency import CPU_ERROR, MEDIAN_ERROR, WORST_ERROR
+from rlpost.roofline.efficiency import CPU_ERROR, KNOWN_ERROR, SEALED_ERROR
 from rlpost.roofline.generation import DoesNotFit
 from rlpost.stages.registry import Stage
 
@@ -101,8 +101,9 @@ def _trust(gpu: DeviceSpec | None) -> list[str]:
     if gpu is None:
         return [f"Times on CPUs were within {CPU_ERROR:.0%} where they were measured.", lengths]
     return [
-        f"Times are for {gpu.name} by a roofline whose error on published figures is "
-        f"{MEDIAN_ERROR:.0%} in the median and {WORST_ERROR:.0%} at worst; rlpost's own runs on "
-        "several GPUs are not among them.",
+        f"Times are for {gpu.name} by a roofline whose error on published figures of sources that "
+        f"it had never seen is {SEALED_ERROR[0]:.0%} in the median and {SEALED_ERROR[1]:.0%} at "
+        f"worst ({KNOWN_ERROR[0]:.0%} and {KNOWN_ERROR[1]:.0%} for the sources that half of it was "
+        "fitted to); rlpost's own runs on several GPUs are not among them.",
         lengths,
     ]
