@@ -200,7 +200,7 @@ def test_the_time_of_a_step_on_a_device_that_is_not_here(capsys, tiny):
     code, text = run(capsys, "--gpus", "8", "--device", "h200", *common)
     for part in ("generation │", "training │", "push of new weights │", "hidden by overlap │ -"):
         assert code == 0 and part in text, text
-    assert "Times are for h200" in text and "11% in the median and 36% at worst" in text
+    assert "Times are for h200" in text and "26% in the median and 92% at worst" in text
     assert f"KV cache and activations {0.85 * 141:.1f}" in text  # the device brings its memory
     for words, refusal in (
         (["--gpus", "8", "--device", "h1000", *common], "--device must be one of h100_pcie, "),
