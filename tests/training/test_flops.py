@@ -9,22 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
-from rlpost.training.flops import Meter, PolicyCost, attended_pairs, peak_flops
-from rlpost.training.packing.batch import Block
+from rlpost.training.flops import Meter, peak_flops, training_flops
+from rlpost.training.packing.work import ForwardWork
 from rlpost.training.zero.deepspeed_weights import weight_shapes
 
 OBJECTIVE = PolicyObjective(loss=ReinforceConfig(), kl=KLConfig())
-
-
-def test_pairs_of_a_block_by_hand():
-    # Prompt of 2: 1 + 2. A response of 3 sees the prompt 3 times, and itself 1 + 2 + 3 times.
-    assert attended_pairs(Block(prompt=(0, 2), responses=((2, 5),))) == 3 + 6 + 6
-    assert attended_pairs(Block(prompt=(0, 2), responses=((2, 5), (5, 6)))) == 15 + 2 + 1
-    block = Block(prompt=(3, 7), responses=((7, 10), (10, 15)))
-    by_hand = sum(1 for i in range(4) for j in range(4) if j <= i)
-    for length in (3, 5):
-        by_hand += sum(1 for i in range(4, 4 + length) for j in range(4 + length) if j <= i)
-    assert attended_pairs(block) == by_hand
 
 
 def test_peaks_are_found_by_name():
@@ -41,12 +30,12 @@ def test_operations_are_those_that_torch_counts(model, request, monkeypatch):
     batches = pack_into(*random_groups(), num_micro_batches=1).batches[0]
     with trainer(path, zero_stage=3) as built:
         model = built.module.model
-        cost = PolicyCost.of(model.config, weight_shapes(model))
-        built._usage.meter = Meter(cost, peak=1e9)
+        work = ForwardWork.of(model.config, weight_shapes(model))
+        built._usage.meter = Meter(work, peak=1e9)
         built.forward_backward(batches, OBJECTIVE)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
         metrics = built.optim_step(1)
-        expected = cost.training_flops(batches)
+        expected = training_flops(work, batches)
         assert 0 < metrics["perf/mfu/actor"] < expected / 1e9 / 1e-4
         assert "perf/mfu/actor" in built.optim_step(1)  # repeated: as recorded
     # Torch counts a plain model with plain attention, which looks at all pairs, not half of them.
@@ -56,5 +45,5 @@ def test_operations_are_those_that_torch_counts(model, request, monkeypatch):
     with FlopCounterMode(display=False) as counter:
         plain(input_ids=torch.arange(1, length + 1)[None], use_cache=False).logits.sum().backward()
     counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
-    assert counted["aten.mm"] == 3 * 2 * (cost.body + cost.head) * length
-    assert counted["aten.bmm"] == pytest.approx(3 * 4 * cost.attention * length**2, rel=0.01)
+    assert counted["aten.mm"] == 3 * 2 * (work.body + work.head) * length
+    assert counted["aten.bmm"] == pytest.approx(3 * 4 * work.attention * length**2, rel=0.01)

@@ -42,7 +42,9 @@ async def boot(plan: DistillPlan, run: Run) -> AsyncIterator[Fit]:
         if plan.teacher is not None:
             plan.teacher.say_what_is_compared()
         (student,) = engines.without_own(groups)
-        packer = ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction)
+        packer = ExamplePacker.of(
+            cfg.trainer, aggregation=cfg.reduction, model_path=plan.model_path
+        )
         taught = TaughtPacker(examples=packer, store=store)
 
         async def batch() -> Packed:

@@ -108,7 +108,7 @@ def prepare_online(
         roles=[trainer, *answering_roles(cfg, sampling, policy=student, device=device)],
         teacher=teacher,
         objective=DistillObjective(metrics=STAGE),
-        packer=ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction),
+        packer=ExamplePacker.of(cfg.trainer, aggregation=cfg.reduction, model_path=student.path),
         given=given,
         sampling=sampling,
     )

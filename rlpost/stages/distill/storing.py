@@ -146,7 +146,10 @@ class StoredTeacher:
             call_timeout_s=cfg.cluster.call_timeout_s,
         )
         try:
-            await self.fill(group, run, ExamplePacker.of(replace(trainer, packing=True)), splits)
+            packer = ExamplePacker.of(
+                replace(trainer, packing=True), model_path=self.teacher.model.path
+            )
+            await self.fill(group, run, packer, splits)
         finally:
             group.end()
         return TeacherStore.open(self.directory)

@@ -17,6 +17,7 @@ from rlpost.data.conversation.preferences import shared_prompt
 from rlpost.data.example import Example
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Item, Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 _FAMILY = 0  # units with equal prompts share them, too
 
@@ -41,6 +42,7 @@ class ResponsePacker:
     judged: bool  # each example is a unit; else each two are a pair, the chosen one first
     trains_chosen: bool = False  # the objective adds the chosen completions' NLL
     fill: bool = True  # several units share a micro-batch
+    work: ForwardWork = BY_TOKENS  # what ranks and micro-batches are balanced by
     share_prompts: bool = True  # else each completion has a prompt of its own
 
     def totals(self, examples: Sequence[Example]) -> Totals:
@@ -81,6 +83,7 @@ class ResponsePacker:
             max_tokens=self.max_tokens,
             share_prompts=self.share_prompts,
             fill=self.fill,
+            work=self.work,
         )
 
     def _nll_weights(self, examples: Sequence[Example], totals: Totals) -> dict[int, np.ndarray]:

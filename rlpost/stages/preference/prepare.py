@@ -32,6 +32,7 @@ from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.work import ForwardWork
 
 STAGE = "preference"
 
@@ -70,7 +71,7 @@ def prepare(
     encoder_of = JudgedEncoder if cfg.is_judged else PairEncoder
     names = partial(measured_names, judged=cfg.is_judged)
     cfg, splits = base.load(base.encoder(encoder_of), measured=names)
-    packer = packer_of(cfg)
+    packer = packer_of(cfg, model_path=base.policy.path)
     if cfg.is_judged:
         _require_both_labels(list(splits.train.corpora.values()))
         for corpus in (*splits.train.corpora.values(), *splits.heldout.values()):
@@ -97,7 +98,7 @@ def prepare(
     )
 
 
-def packer_of(cfg: PreferenceConfig) -> ResponsePacker:
+def packer_of(cfg: PreferenceConfig, *, model_path: str) -> ResponsePacker:
     """Return what packs as the options say."""
     return ResponsePacker(
         num_ranks=cfg.trainer.num_ranks,
@@ -106,6 +107,7 @@ def packer_of(cfg: PreferenceConfig) -> ResponsePacker:
         trains_chosen=cfg.loss.nll_weight > 0,
         fill=cfg.trainer.packing,
         share_prompts=cfg.trainer.share_prompts,
+        work=ForwardWork.of_model(model_path),
     )
 
 

@@ -15,6 +15,7 @@ from rlpost.data.example import Example
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Item, Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class PairPacker:
     num_ranks: int
     max_tokens: int  # of a micro-batch
     fill: bool = True  # several pairs share a micro-batch
+    work: ForwardWork = BY_TOKENS  # what ranks and micro-batches are balanced by
     has_margins: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> Packed:
@@ -44,6 +46,7 @@ class PairPacker:
             num_ranks=self.num_ranks,
             max_tokens=self.max_tokens,
             fill=self.fill,
+            work=self.work,
         )
         margin_U = [float(chosen.labels[0]) for chosen, _ in pairs] if self.has_margins else None
         return packed.attach(

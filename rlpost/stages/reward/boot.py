@@ -17,6 +17,7 @@ from rlpost.stages.reward.prepare import RewardPlan
 from rlpost.stages.run import Run
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.training.packing.pack import Packed
+from rlpost.training.packing.work import ForwardWork
 
 
 @asynccontextmanager
@@ -29,7 +30,7 @@ async def boot(plan: RewardPlan, run: Run) -> AsyncIterator[Fit]:
     """
     cfg = plan.cfg
     (model,), rows = await begin(plan, run)
-    packer = packer_of(cfg)
+    packer = packer_of(cfg, model_path=plan.model_path)
 
     async def batch() -> Packed:
         return packer(rows.take())
@@ -37,20 +38,23 @@ async def boot(plan: RewardPlan, run: Run) -> AsyncIterator[Fit]:
     measure = HeldoutSteps if cfg.judges_steps else HeldoutPairs
     heldout = measure(
         model=model,
-        packer=packer_of(replace(cfg, trainer=replace(cfg.trainer, packing=True))),
+        packer=packer_of(
+            replace(cfg, trainer=replace(cfg.trainer, packing=True)), model_path=plan.model_path
+        ),
         sources={name: each.all_examples() for name, each in plan.splits.heldout.items()},
         progress=run.progress,
     )
     yield fit_of(plan, run, rows, policy=model, batch=batch, heldout=heldout)
 
 
-def packer_of(cfg: RewardConfig) -> PairPacker | StepPacker:
+def packer_of(cfg: RewardConfig, *, model_path: str) -> PairPacker | StepPacker:
     """Return what makes batches of rows, as the options say."""
     if cfg.judges_steps:
-        return StepPacker(examples=ExamplePacker.of(cfg.trainer))
+        return StepPacker(examples=ExamplePacker.of(cfg.trainer, model_path=model_path))
     return PairPacker(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         fill=cfg.trainer.packing,
+        work=ForwardWork.of_model(model_path),
         has_margins=cfg.loss.margin_column is not None,
     )

@@ -31,6 +31,7 @@ from rlpost.algorithms.shaping import shape_rewards
 from rlpost.config.schema import RLConfig
 from rlpost.stages.rl.units import Packing, by_number, numbered, pack_to_score, pack_to_train
 from rlpost.training.packing.pack import Packed
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 from rlpost.types import Episode, Group
 
 Scored = Mapping[int, np.ndarray]  # number of a trajectory -> one value per sampled token
@@ -56,9 +57,11 @@ class Scores:
         return float(np.concatenate(gaps).mean()) if gaps else float("nan")
 
 
-def scoring_batch(groups: Sequence[Group], cfg: RLConfig) -> Packed:
+def scoring_batch(
+    groups: Sequence[Group], cfg: RLConfig, *, work: ForwardWork = BY_TOKENS
+) -> Packed:
     """Pack every usable response, to be scored only."""
-    return pack_to_score(groups, _packing(cfg))
+    return pack_to_score(groups, _packing(cfg, work))
 
 
 def raw_statistics(groups: Sequence[Group], cfg: RLConfig) -> GroupStatistics:
@@ -118,11 +121,12 @@ def mini_batches(
     cfg: RLConfig,
     seed: int,
     oldest_version: int = 0,
+    work: ForwardWork = BY_TOKENS,
 ) -> list[Packed]:
     """Deal the groups that carry a gradient to the mini-batches in turn, and pack each.
 
     The result has at most ``algorithm.mini_batches`` entries, none of them empty. Tokens of
-    weights older than ``oldest_version`` are not trained on.
+    weights older than ``oldest_version`` are not trained on. Ranks are balanced by ``work``.
     """
     advantages_PGL = advantages.advantages_PGL.numpy()
     trained = np.flatnonzero(~np.isnan(advantages_PGL[:, :, 0]).all(axis=1))
@@ -136,7 +140,7 @@ def mini_batches(
         packed = pack_to_train(
             groups,
             mine_PGL,
-            packing=_packing(cfg),
+            packing=_packing(cfg, work),
             reduction=cfg.algorithm.reduction,
             oldest_version=oldest_version,
         )
@@ -153,11 +157,12 @@ def mini_batches(
     return result
 
 
-def _packing(cfg: RLConfig) -> Packing:
+def _packing(cfg: RLConfig, work: ForwardWork) -> Packing:
     return Packing(
         num_ranks=cfg.trainer.num_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         share_prompts=cfg.trainer.share_prompts,
+        work=work,
     )
 
 

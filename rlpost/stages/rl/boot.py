@@ -20,6 +20,7 @@ from rlpost.stages.run import Run
 from rlpost.stages.sampling.own_samples import own_samples
 from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.start_reference import require_same_start, score_beside, start_reference
+from rlpost.training.packing.work import ForwardWork
 
 
 @asynccontextmanager
@@ -62,5 +63,6 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
                 reference=reference,
                 objective=objective,
                 kl_controller=KLController(cfg.algorithm.kl.coefficient, cfg.algorithm.kl.adaptive),
+                work=ForwardWork.of_model(plan.model_path),
             )
         )

@@ -87,7 +87,7 @@ class RLJob:
         parts, cfg = self.parts, self.parts.cfg
         temperature = cfg.rollout.temperature
         parts.run.tracker.phase(Phase.scoring)
-        packed = scoring_batch(groups, cfg)
+        packed = scoring_batch(groups, cfg, work=parts.work)
         batches, asks = packed.batches, not packed.is_empty
         greedy = await self._greedy_rewards(groups)
         if not cfg.rl.runs_ahead:  # else they go on judging
@@ -154,6 +154,7 @@ class RLJob:
                 cfg=cfg,
                 seed=self.steps_done,
                 oldest_version=oldest_version,
+                work=self.parts.work,
             )
         self.record.add(step_metrics.advantages(advantages))
         self.record.add(step_metrics.shaped_rewards(rewards_PG))

@@ -14,6 +14,7 @@ from rlpost.stages.export import export_model
 from rlpost.stages.roles import CanScore
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.parts import SamplingParts
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class RLParts:
     reference: CanScore | None
     objective: PolicyObjective
     kl_controller: KLController
+    work: ForwardWork = BY_TOKENS  # of the policy, which balances micro-batches and ranks
 
     def __post_init__(self) -> None:
         self.run.keep("kl_controller", self.kl_controller)

@@ -18,6 +18,7 @@ import numpy as np
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Item, Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 from rlpost.types import Episode, Group, Trajectory
 
 ByNumber = dict[int, np.ndarray]  # number of a trajectory -> one value per sampled token
@@ -95,6 +96,7 @@ class Packing:
     num_ranks: int
     max_tokens: int
     share_prompts: bool = True
+    work: ForwardWork = BY_TOKENS  # what ranks and micro-batches are balanced by
 
     def pack(self, chosen: Sequence[Numbered]) -> Packed:
         """Pack trajectories, each a unit; those of a group are a family."""
@@ -112,6 +114,7 @@ class Packing:
             num_ranks=self.num_ranks,
             max_tokens=self.max_tokens,
             share_prompts=self.share_prompts,
+            work=self.work,
         )
 
 

@@ -16,18 +16,20 @@ from rlpost.stages.learning.settings import SupervisedTrainerConfig
 from rlpost.training.model.noise import neftune_columns
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplePacker:
     """Packs examples as a stage's options say.
 
-    Example: ``ExamplePacker.of(cfg.trainer)(mixture.take(64))``
+    Example: ``ExamplePacker.of(cfg.trainer, model_path=path)(mixture.take(64))``
     """
 
     num_ranks: int
     max_tokens: int  # of a micro-batch
     fill: bool = True  # several examples share a micro-batch
+    work: ForwardWork = BY_TOKENS  # what ranks and micro-batches are balanced by
     aggregation: ExampleAggregation = ExampleAggregation.token_mean
 
     @classmethod
@@ -36,12 +38,14 @@ class ExamplePacker:
         cfg: SupervisedTrainerConfig,
         *,
         aggregation: ExampleAggregation = ExampleAggregation.token_mean,
+        model_path: str,
     ) -> "ExamplePacker":
-        """Return what packs as the options of a trainer say."""
+        """Return what packs as the options of a trainer of this model say."""
         return cls(
             num_ranks=cfg.num_ranks,
             max_tokens=cfg.max_tokens_per_micro_batch,
             fill=cfg.packing,
+            work=ForwardWork.of_model(model_path),
             aggregation=aggregation,
         )
 
@@ -56,7 +60,13 @@ class ExamplePacker:
             for number, each in enumerate(examples)
         ]
         weights = example_weights([int(each.trained.sum()) for each in examples], self.aggregation)
-        packed = pack(units, num_ranks=self.num_ranks, max_tokens=self.max_tokens, fill=self.fill)
+        packed = pack(
+            units,
+            num_ranks=self.num_ranks,
+            max_tokens=self.max_tokens,
+            fill=self.fill,
+            work=self.work,
+        )
         return packed.attach(weight_R=dict(enumerate(weights)))
 
 

@@ -133,7 +133,7 @@ def _fit(
 ) -> Fit:
     """Return the job of the policy; ``score`` is the reference's, if there is one."""
     cfg = plan.cfg
-    packer = ExamplePacker.of(cfg.trainer, aggregation=plan.aggregation)
+    packer = ExamplePacker.of(cfg.trainer, aggregation=plan.aggregation, model_path=plan.model_path)
 
     async def batch() -> Packed:
         examples = plan.sequences(rows.take())

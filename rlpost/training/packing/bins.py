@@ -32,20 +32,29 @@ def best_fit_decreasing(sizes: Sequence[int], *, capacity: int) -> list[list[int
     return bins
 
 
-def spread(sizes: Sequence[int], *, num_bins: int, capacity: int) -> list[list[int]] | None:
-    """Distribute indices over ``num_bins`` bins of nearly equal load.
+def spread(
+    sizes: Sequence[int], *, num_bins: int, capacity: int, loads: Sequence[int] | None = None
+) -> list[list[int]] | None:
+    """Distribute indices over ``num_bins`` bins of nearly equal load; ``loads`` default to sizes.
 
-    Largest first, each into the emptiest bin. Returns None when that would exceed
-    ``capacity``; bins stay empty when there are fewer items than bins.
+    Largest load first, each into the bin of the least load that has room. Returns None when none
+    has; bins stay empty when there are fewer items than bins.
     """
+    loads = sizes if loads is None else loads
     bins: list[list[int]] = [[] for _ in range(num_bins)]
-    emptiest = [(0, b) for b in range(num_bins)]
-    for index in _largest_first(sizes):
-        load, chosen = heapq.heappop(emptiest)
-        if load + sizes[index] > capacity:
+    room = [capacity] * num_bins
+    lightest = [(0, b) for b in range(num_bins)]
+    for index in _largest_first(loads):
+        full = []
+        while lightest and room[lightest[0][1]] < sizes[index]:
+            full.append(heapq.heappop(lightest))
+        if not lightest:
             return None
+        load, chosen = heapq.heappop(lightest)
         bins[chosen].append(index)
-        heapq.heappush(emptiest, (load + sizes[index], chosen))
+        room[chosen] -= sizes[index]
+        for each in [*full, (load + loads[index], chosen)]:
+            heapq.heappush(lightest, each)
     return bins
 
 

@@ -1,10 +1,10 @@
 """Units -> packed micro-batches for every rank.
 
-Owns the distribution of units over blocks, micro-batches and ranks, and the columns that are
-laid out beside the tokens. Refuses to know what the columns mean: weights, advantages and
-denominators are made before (algorithms/). Invariants: every unit is in exactly one
-micro-batch; no micro-batch exceeds the token budget; every rank gets equally many
-micro-batches; the same input gives the same output. numpy only.
+Owns the way from units to the micro-batches of ranks, their layout, and the columns that are laid
+out beside the tokens. Refuses to own how micro-batches are filled (filling.py), and to know what
+the columns mean: weights, advantages and denominators are made before (algorithms/). Invariants:
+every unit is in exactly one micro-batch; no micro-batch exceeds the token budget; every rank gets
+equally many micro-batches; the same input gives the same output. numpy only.
 
 Legend: T packed tokens, R scored tokens of one micro-batch, I items, U units.
 """
@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlpost.errors import UserError
 from rlpost.training.packing.batch import Block, MicroBatch
-from rlpost.training.packing.bins import best_fit_decreasing, distribute, spread
-from rlpost.training.packing.units import Item, Unit
+from rlpost.training.packing.bins import distribute
+from rlpost.training.packing.drafts import Draft, Placed, drafts_of
+from rlpost.training.packing.filling import Bins, flops_of
+from rlpost.training.packing.filling import fill as filled
+from rlpost.training.packing.units import Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 Batches = list[list[MicroBatch]]  # [rank][micro-batch]
 ByItem = Mapping[int, np.ndarray]  # item number -> one value per scored token
@@ -92,6 +95,7 @@ def pack(
     max_tokens: int,
     share_prompts: bool = True,
     fill: bool = True,
+    work: ForwardWork = BY_TOKENS,
 ) -> Packed:
     """Pack one optimizer batch.
 
@@ -102,7 +106,8 @@ def pack(
         share_prompts: compute a prompt once for all items in its block; otherwise each item
             carries its own copy.
         fill: put as many blocks into a micro-batch as fit; otherwise each block is a micro-batch
-            of its own, and ranks work side by side on blocks of about the same length.
+            of its own, and ranks work side by side on blocks of about the same work.
+        work: of the model with the tokens; micro-batches and ranks are balanced by it.
 
     Returns:
         The micro-batches, without columns. Without units every rank's list is empty: the
@@ -113,132 +118,39 @@ def pack(
     """
     numbers = [item.number for unit in units for item in unit.items]
     assert len(set(numbers)) == len(numbers), "two items have the same number"
-    sharing: dict[tuple[object, ...], list[_Placed]] = {}
-    for place, unit in enumerate(units):
-        placed = _Placed(place=place, unit=unit)
-        sharing.setdefault(_shared_prompt(placed), []).append(placed)
-    drafts: list[_Draft] = []
-    for together in sharing.values():
-        drafts += _split_to_budget(together, max_tokens, share_prompts)
-    drafts = _split_for_ranks(drafts, num_ranks)
+    drafts = drafts_of(
+        units, num_ranks=num_ranks, max_tokens=max_tokens, share_prompts=share_prompts
+    )
     if not drafts:
         return Packed(batches=[[] for _ in range(num_ranks)])
-    sizes = [draft.size for draft in drafts]
-    bins = _filled(sizes, num_ranks, max_tokens) if fill else [[d] for d in range(len(drafts))]
-    return Packed(batches=_distribute(drafts, bins, num_ranks=num_ranks))
-
-
-def _shared_prompt(placed: "_Placed") -> tuple[object, ...]:
-    """Return what is equal for units that may share a block."""
-    unit = placed.unit
-    return ("alone", placed.place) if unit.family is None else (unit.family, unit.prompt)
+    bins = [[draft] for draft in drafts]
+    if fill:
+        bins = filled(drafts, num_ranks=num_ranks, max_tokens=max_tokens, work=work)
+    return Packed(batches=_distribute(bins, num_ranks=num_ranks, work=work))
 
 
 def one_batch(units: Sequence[Unit]) -> MicroBatch:
     """Lay units out in one micro-batch, in their order, each a block of its own."""
     return _batch(
         [
-            _Draft(placed=[_Placed(place=place, unit=unit)], shared=True)
+            Draft(placed=[Placed(place=place, unit=unit)], shared=True)
             for place, unit in enumerate(units)
         ]
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Placed:
-    """A unit and its place in what is packed."""
-
-    place: int
-    unit: Unit
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Draft:
-    """Units of one prompt that go into one micro-batch side by side."""
-
-    placed: list[_Placed]
-    shared: bool  # they are one block; else each item is one
-
-    @property
-    def size(self) -> int:
-        """Packed tokens, prompts included."""
-        units = [placed.unit for placed in self.placed]
-        copies = 1 if self.shared else sum(len(unit.items) for unit in units)
-        return len(units[0].prompt) * copies + sum(unit.item_tokens for unit in units)
-
-    def blocks(self) -> list[list[Item]]:
-        """Return the items of each block."""
-        items = [item for placed in self.placed for item in placed.unit.items]
-        return [items] if self.shared else [[item] for item in items]
-
-
-def _split_to_budget(placed: list[_Placed], max_tokens: int, share_prompts: bool) -> list[_Draft]:
-    """One draft if the units fit together and share, else several, each repeating the prompt."""
-    alone = [_Draft(placed=[each], shared=share_prompts) for each in placed]
-    for draft in alone:
-        _check_size(draft, max_tokens)
-    if not share_prompts:
-        return alone
-    room = max_tokens - len(placed[0].unit.prompt)
-    sizes = [each.unit.item_tokens for each in placed]
-    bins = best_fit_decreasing(sizes, capacity=room)
-    return [_Draft(placed=[placed[i] for i in sorted(mine)], shared=True) for mine in bins]
-
-
-def _check_size(draft: _Draft, max_tokens: int) -> None:
-    unit, size = draft.placed[0].unit, draft.size
-    if size > max_tokens:
-        raise UserError(
-            f"trainer.max_tokens_per_micro_batch must hold a prompt and one response, got "
-            f"{max_tokens}: {unit.name or f'unit {draft.placed[0].place}'} has "
-            f"{size - unit.item_tokens} + {unit.item_tokens} tokens; raise it to at least {size} "
-            "or lower the response limit"
-        )
-
-
-def _split_for_ranks(drafts: list[_Draft], num_ranks: int) -> list[_Draft]:
-    """Halve drafts that are larger than one rank's fair share; else ranks would idle."""
-    drafts = list(drafts)
-    while num_ranks > 1:
-        fair_share = sum(draft.size for draft in drafts) / num_ranks
-        heavy = [
-            d for d, draft in enumerate(drafts) if len(draft.placed) > 1 and draft.size > fair_share
-        ]
-        if not heavy:
-            break
-        for d in reversed(heavy):
-            placed = drafts[d].placed
-            sizes = [each.unit.item_tokens for each in placed]
-            halves = spread(sizes, num_bins=2, capacity=sum(sizes))
-            assert halves is not None
-            drafts[d : d + 1] = [
-                replace(drafts[d], placed=[placed[i] for i in sorted(half)]) for half in halves
-            ]
-    return drafts
-
-
-def _filled(sizes: list[int], num_ranks: int, max_tokens: int) -> list[list[int]]:
-    """Return which drafts share a micro-batch: as few micro-batches as were found."""
-    bins = best_fit_decreasing(sizes, capacity=max_tokens)
-    num_rounds = -(-len(bins) // num_ranks)
-    # The fewest rounds are known now; even loads within them beat full bins and dummies.
-    bins = spread(sizes, num_bins=num_rounds * num_ranks, capacity=max_tokens) or bins
-    return [sorted(indices) for indices in bins if indices]
-
-
-def _distribute(drafts: list[_Draft], bins: list[list[int]], *, num_ranks: int) -> Batches:
+def _distribute(bins: Bins, *, num_ranks: int, work: ForwardWork) -> Batches:
     """Micro-batches -> ranks, with dummies where a rank has one fewer."""
-    loads = [sum(drafts[i].size for i in indices) for indices in bins]
-    bins_of_rank = distribute(loads, num_ranks=num_ranks)
+    bins_of_rank = distribute([flops_of(each, work) for each in bins], num_ranks=num_ranks)
     num_rounds = max(len(mine) for mine in bins_of_rank)
     result: Batches = []
     for mine in bins_of_rank:
-        batches = [_batch([drafts[i] for i in bins[index]]) for index in mine]
+        batches = [_batch(bins[index]) for index in mine]
         result.append(batches + [_dummy() for _ in range(num_rounds - len(batches))])
     return result
 
 
-def _batch(drafts: list[_Draft]) -> MicroBatch:
+def _batch(drafts: list[Draft]) -> MicroBatch:
     token_ids: list[int] = []
     positions: list[np.ndarray] = []
     reads: list[np.ndarray] = []
@@ -270,7 +182,7 @@ def _batch(drafts: list[_Draft]) -> MicroBatch:
         blocks=tuple(blocks),
         read_R=np.concatenate(reads).astype(np.int64),
         token_R=np.concatenate(tokens).astype(np.int64),
-        item_R=np.repeat(np.arange(len(items)), [int(item.scored.sum()) for item in items]),
+        item_R=np.repeat(np.arange(len(items)), [item.num_scored for item in items]),
         unit_I=np.repeat(np.arange(len(placed)), counts),
         number_I=np.array([item.number for item in items], dtype=np.int64),
         number_U=np.array([each.place for each in placed], dtype=np.int64),

@@ -26,6 +26,10 @@ class Item:
         assert self.scored.dtype == np.bool_ and self.scored.shape == (len(self.ids),), self.number
         assert self.scored.any(), f"item {self.number}: no token is scored"
 
+    @property
+    def num_scored(self) -> int:
+        return int(np.count_nonzero(self.scored))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:

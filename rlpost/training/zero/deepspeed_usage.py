@@ -11,10 +11,11 @@ from typing import Any
 import psutil
 import torch
 
-from rlpost.training.flops import Meter, PolicyCost, peak_flops
+from rlpost.training.flops import Meter, peak_flops
 from rlpost.training.model.heads import LogprobHead
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.batch import MicroBatch
+from rlpost.training.packing.work import ForwardWork
 from rlpost.training.zero.deepspeed_state import kept_bytes
 from rlpost.training.zero.deepspeed_weights import weight_shapes
 
@@ -74,4 +75,4 @@ def _meter(
     counted = not any("experts" in name for name, _, _ in shapes)
     if peak is None or not counted or not isinstance(model.head, LogprobHead):
         return None
-    return Meter(PolicyCost.of(trained.config.get_text_config(), shapes), peak=peak)
+    return Meter(ForwardWork.of(trained.config.get_text_config(), shapes), peak=peak)

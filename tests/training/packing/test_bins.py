@@ -48,6 +48,15 @@ def test_spread_says_when_it_does_not_fit():
     assert spread([6, 6, 6], num_bins=2, capacity=12) == [[0, 2], [1]]
 
 
+def test_spread_evens_loads_that_are_not_sizes_within_the_capacity():
+    # By size 5 | 4 + 1 would be even; by load the 1 weighs as much as both others.
+    options = {"num_bins": 2, "capacity": 9, "loads": [3, 2, 5]}
+    assert spread([5, 4, 1], **options) == [[2], [0, 1]]
+    # 5 and 4 need more room than there is: the lighter bin is full, the other takes it.
+    assert spread([5, 4, 1], **options | {"capacity": 6}) == [[2, 1], [0]]
+    assert spread([5, 4, 1], **options | {"capacity": 4}) is None
+
+
 @given(loads=sizes_lists, num_ranks=st.integers(1, 6))
 def test_ranks_get_nearly_equally_many_items_and_nearly_equal_loads(loads, num_ranks):
     items_of_rank = distribute(loads, num_ranks=num_ranks)

@@ -11,6 +11,7 @@ from rlpost.errors import UserError
 from rlpost.training.packing.batch import Block
 from rlpost.training.packing.pack import one_batch, pack
 from rlpost.training.packing.units import Unit
+from rlpost.training.packing.work import BY_TOKENS, ForwardWork
 
 PAIR = Unit.sharing([1, 2], {4: [3, 4], 5: [5]})
 LATER = Unit.of([6, 7, 8, 9], scored=np.array([False, False, True, False]), number=9)
@@ -97,11 +98,10 @@ def some_units(draw):
     num_ranks=st.integers(1, 4),
     max_tokens=st.integers(22, 60),
     share_prompts=st.booleans(),
+    work=st.sampled_from([BY_TOKENS, ForwardWork(body=3, head=1, attention=2)]),
 )
-def test_units_are_whole_and_columns_follow_them(units, num_ranks, max_tokens, share_prompts):
-    packed = pack(
-        units, num_ranks=num_ranks, max_tokens=max_tokens, share_prompts=share_prompts
-    ).attach(
+def test_units_are_whole_and_columns_follow_them(units, work, **layout):
+    packed = pack(units, work=work, **layout).attach(
         number_R={
             item.number: np.full(len(item.ids), item.number)
             for unit in units
@@ -112,7 +112,7 @@ def test_units_are_whole_and_columns_follow_them(units, num_ranks, max_tokens, s
     assert len({len(mine) for mine in packed.batches}) == 1
     seen = []
     for batch in (batch for mine in packed.batches for batch in mine):
-        assert batch.num_tokens <= max_tokens
+        assert batch.num_tokens <= layout["max_tokens"]
         if batch.is_dummy:
             assert not any(column.any() for column in batch.columns.values())
             continue

@@ -66,7 +66,7 @@ def prepare_online(
     policy = answering_policy(cfg)
     device = device or resolve_device(cfg.cluster)
     rewards = check_reward_models(cfg.reward_models)
-    packer = packer_of(cfg)
+    packer = packer_of(cfg, model_path=policy.path)
     sampling = plan_sampling(
         cfg,
         cfg.data.prompts(),
