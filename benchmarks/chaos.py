@@ -30,7 +30,7 @@ import psutil
 
 STALENESS, PROMPTS, GROUP = 1, 4, 4
 ACTORS = {
-    "generator": "ray::VllmGenerator",
+    "generator": "ray::EngineGenerator",
     "trainer rank": "ray::TrainedRank",
     "verifier": "ray::VerifierService",
 }

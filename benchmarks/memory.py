@@ -24,7 +24,7 @@ KINDS = {
     "ray::TrainedRank": "trained ranks",  # of policy and critic
     "ray::FrozenScorer": "reference",
     "ray::RewardScorer": "reward model",
-    "ray::VllmGenerator": "generator: actor",
+    "ray::EngineGenerator": "generator: actor",
     "VLLM::EngineCore": "generator: core",
     "VLLM::Worker": "generator: worker",
     "ray::VerifierService": "verifiers",

@@ -7,9 +7,9 @@ from fakes import seat, serving_fleet
 
 from rlpost.models.naming import pieces_of
 from rlpost.rollout.device_defaults import with_device_defaults
+from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.signal import Signal
-from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.manifest import payload_size_bytes, write_payload
@@ -75,10 +75,10 @@ class TorchPublisher:
             parameter.add_(0.1 * noise * (parameter.std() + 0.05))
 
 
-async def boot(path, *, adapters: AdapterCapacity | None = None) -> VllmGenerator:
+async def boot(path, *, adapters: AdapterCapacity | None = None) -> EngineGenerator:
     cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512)
     cfg = with_device_defaults(cfg, on_gpu=False, cores=1)
-    generator = VllmGenerator(cfg, model_path=str(path), adapters=adapters)
+    generator = EngineGenerator(cfg, model_path=str(path), adapters=adapters)
     await generator.setup()
     return generator
 

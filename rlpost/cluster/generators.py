@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.reaper import reap_on
 from rlpost.cluster.session import Session
+from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
-from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.transports.protocol import Locator
 
-CONCURRENCY = 10_000  # requests wait in vLLM's scheduler, not in Ray's queue
+CONCURRENCY = 10_000  # requests wait in the engine's scheduler, not in Ray's queue
 
 
 class RemoteGenerator:
@@ -87,7 +87,7 @@ class GeneratorFactory:
 
     def __call__(self, name: str) -> RemoteGenerator:
         actor = self._session.spawn(
-            VllmGenerator,
+            EngineGenerator,
             self._cfg,
             model_path=self._model_path,
             adapters=self._adapters,

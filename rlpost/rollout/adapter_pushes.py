@@ -9,10 +9,11 @@ sampled by nobody but the probe.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlpost.errors import WeightPushError
 from rlpost.rollout.pushes import BASE_VERSION, Admitted
+from rlpost.rollout.sampled import Sampled
 from rlpost.types import Span
 from rlpost.weights.adapter import refuse_other_adapter
 from rlpost.weights.manifest import PushManifest, Shape
@@ -79,7 +80,7 @@ class AdapterPushes:
             del self._holders[admitted.version]
         self._left.set()
 
-    def spans(self, child: Any, admitted: Admitted) -> tuple[Span, ...]:
+    def spans(self, child: Sampled, admitted: Admitted) -> tuple[Span, ...]:
         """One span: vLLM's own follow the base's weights, which do not change."""
         num_tokens = len(child.token_ids)
         return (Span(start=0, end=num_tokens, version=admitted.version),) if num_tokens else ()

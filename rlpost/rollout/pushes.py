@@ -6,8 +6,9 @@ model while the scheduler is paused, ``adapter_pushes.py`` adds an adapter while
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from rlpost.rollout.sampled import Sampled
 from rlpost.types import Span
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
@@ -49,8 +50,8 @@ class Pushes(Protocol):
     def leave(self, admitted: Admitted) -> None:
         """End a request, however it ended."""
 
-    def spans(self, child: Any, admitted: Admitted) -> tuple[Span, ...]:
-        """Return which versions sampled a completion of vLLM's."""
+    def spans(self, child: Sampled, admitted: Admitted) -> tuple[Span, ...]:
+        """Return which versions sampled a response."""
 
     def refuses(self, versions: Iterable[int]) -> bool:
         """Whether one of these was sampled from and then refused."""

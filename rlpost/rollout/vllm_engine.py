@@ -1,7 +1,7 @@
 """vLLM's AsyncLLM: how it is booted, and how its death is told.
 
 Owns the names of its failures. Refuses to own its arguments (vllm_arguments.py), requests
-(vllm_generator.py, stages/serve/) and what a push does (whole_pushes.py, adapter_pushes.py).
+(vllm_sampler.py, stages/serve/) and what a push does (whole_pushes.py, adapter_pushes.py).
 Invariant: whichever verb is the first to learn that the engine is dead, or about to be, says so as
 ``ProcessDied``.
 """

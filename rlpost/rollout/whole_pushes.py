@@ -1,18 +1,18 @@
 """Pushes of whole models: the scheduler pauses, the weights change under what it keeps.
 
-Owns the order of vLLM's own verbs. Refuses to own kernels (weights/vllm_plugin.py). Invariants: the
-model is only touched while the scheduler is paused; tokens of a version that is loaded and not
-committed count only once it is.
+Owns the order of the verbs of ``engine.ModelHolder``. Refuses to own what they do to an engine.
+Invariants: the model is only touched while the engine is paused; tokens of a version that is loaded
+and not committed count only once it is.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from rlpost.errors import WeightPushError
+from rlpost.rollout.engine import ModelHolder
 from rlpost.rollout.pushes import BASE_VERSION, Admitted
-from rlpost.rollout.vllm_engine import VllmEngine
+from rlpost.rollout.sampled import Sampled
 from rlpost.types import Span
 from rlpost.weights.manifest import PushManifest, Shape, refuse_other_model
 from rlpost.weights.transports.protocol import Locator
@@ -22,11 +22,11 @@ class WholePushes:
     """See ``pushes.Pushes``.
 
     Args:
-        engine: whose weights change.
+        holder: the engine whose weights change.
     """
 
-    def __init__(self, engine: VllmEngine) -> None:
-        self._engine = engine
+    def __init__(self, holder: ModelHolder) -> None:
+        self._holder = holder
         self._expected: Mapping[str, Shape] = {}
         self.version = self._version_before = BASE_VERSION
         self._pushing: int | None = None
@@ -46,7 +46,7 @@ class WholePushes:
     def leave(self, admitted: Admitted) -> None:
         """The engine keeps the account."""
 
-    def spans(self, child: Any, admitted: Admitted) -> tuple[Span, ...]:
+    def spans(self, child: Sampled, admitted: Admitted) -> tuple[Span, ...]:
         """Translate the engine's own version spans; they cover the response without gaps."""
         num_tokens = len(child.token_ids)
         spans = [
@@ -56,7 +56,7 @@ class WholePushes:
                 end=min(s.end, num_tokens),
                 version=BASE_VERSION if s.version == "default" else int(s.version),
             )
-            for s in child.weight_versions or ()
+            for s in child.weight_versions
             if min(s.end, num_tokens) > s.start
         ]
         if not spans:
@@ -73,8 +73,7 @@ class WholePushes:
             raise WeightPushError(f"version {version} is not newer than {self.version}")
         self._pushing = version
         self._serving.clear()
-        await self._engine.ask("pause_generation", mode="keep", clear_cache=False)
-        await self._engine.offer("start_weight_update")
+        await self._holder.begin_update()
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         manifest = PushManifest.from_dict(locator.manifest)
@@ -83,33 +82,32 @@ class WholePushes:
                 f"version {manifest.version} is an adapter, and this engine takes whole models"
             )
         refuse_other_model(manifest, self._expected)
-        await self._engine.receive_model(locator, first_rank=first_rank)
+        await self._holder.receive_model(locator, first_rank=first_rank)
 
     async def load(self, version: int) -> None:
-        await self._engine.offer("finish_weight_update", weight_version=str(version))
+        await self._holder.load_model(version)
         self._version_before, self.version = self.version, version
         # The probe runs through the engine's own scheduler. New requests still wait at the
         # door; kept ones go on, and ``abort`` discards them if the probe fails.
-        await self._engine.ask("resume_generation")
+        await self._holder.resume()
 
     async def commit(self, version: int) -> None:
-        await self._engine.ask("collective_rpc", "rlpost_commit")
+        await self._holder.commit_model()
         self._pushing = None
         self._serving.set()
 
     async def abort(self, version: int) -> int:
         if self._pushing is None:
             return self.version
-        await self._engine.ask("pause_generation", mode="abort", clear_cache=True)
-        restored = await self._engine.ask("collective_rpc", "rlpost_rollback")
-        if not all(restored):  # it stays paused, until another push is committed
+        await self._holder.end_requests()
+        served = self._version_before if self.version == version else self.version
+        if not await self._holder.restore_model(served):
+            # It stays paused, until another push is committed.
             self._refused.add(version)
             self.version = BASE_VERSION
             raise WeightPushError("no committed version to go back to; push one")
-        if self.version == version:
-            self.version = self._version_before
-            await self._engine.ask("update_weight_version", str(self.version))
-        await self._engine.ask("resume_generation")
+        self.version = served
+        await self._holder.resume()
         self._pushing = None
         self._serving.set()
         return self.version

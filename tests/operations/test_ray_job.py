@@ -21,7 +21,7 @@ from supervised_runs import write_rows
 from rlpost.network import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-ACTORS = ("ray::TrainedRank", "ray::VllmGenerator", "ray::VerifierService", "VLLM::")
+ACTORS = ("ray::TrainedRank", "ray::EngineGenerator", "ray::VerifierService", "VLLM::")
 DEADLINE_S = 480.0
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -184,7 +184,7 @@ def test_a_job_is_stopped_killed_and_resumed(cluster, place, tiny_untied_model):
     again = cluster.submit(*endless, cwd=place)
     text = said(again)
     assert again.returncode == 2 and "a job named job is running as job" in text, text
-    actors = cluster.processes("ray::TrainedRank", "ray::VllmGenerator", "ray::VerifierService")
+    actors = cluster.processes("ray::TrainedRank", "ray::EngineGenerator", "ray::VerifierService")
     assert [actor.nice() for actor in actors] == [0, 0, 0]  # Ray's own choice is 15
 
     impatient = cluster.submit("--follow", "job", cwd=place)

@@ -1,6 +1,6 @@
 """A simulated inference engine: it truly samples from the weights it holds.
 
-Mirrors ``rollout/vllm_generator.py`` verb by verb; what a push does to the weights is in
+Mirrors ``rollout/engine_generator.py`` verb by verb; what a push does to the weights is in
 ``kernels.py``. Every sampled token notes the version that the engine said it served.
 """
 

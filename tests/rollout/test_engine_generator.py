@@ -13,8 +13,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from rlpost.errors import ProcessDied
 from rlpost.rollout.device_defaults import with_device_defaults
+from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
-from rlpost.rollout.vllm_generator import VllmGenerator
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
@@ -57,12 +57,12 @@ class EngineWithoutWorker(DeadEngine):
 
 
 async def test_a_worker_that_dies_in_a_call_is_infrastructure_too():
-    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine.started = EngineWithoutWorker()
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine.engine.started = EngineWithoutWorker()
     for verb in (generator.health, partial(generator.receive, LOCATOR, first_rank=1)):
         with pytest.raises(ProcessDied, match="a worker of vLLM died in a call"):
             await verb()
-    generator._engine.started.words = "Call to collective_rpc method failed: no such method"
+    generator._engine.engine.started.words = "Call to collective_rpc method failed: no such method"
     with pytest.raises(Exception, match="no such method") as bug:  # negative control
         await generator.health()
     assert not isinstance(bug.value, ProcessDied)
@@ -74,7 +74,7 @@ async def test_an_engine_that_does_not_come_up_is_infrastructure(monkeypatch, ti
 
     monkeypatch.setattr(utils.CoreEngineProcManager, "__init__", _killed_at_once(utils))
     cfg = with_device_defaults(GeneratorConfig(max_model_len=64), on_gpu=False, cores=1)
-    generator = VllmGenerator(cfg, model_path=str(tiny_model))
+    generator = EngineGenerator(cfg, model_path=str(tiny_model))
     with pytest.raises(
         ProcessDied, match=rf"did not come up; why is in worker-\*-{os.getpid()}\.err"
     ):
@@ -120,16 +120,16 @@ def _killed_at_once(utils):
     ],
 )
 async def test_its_death_is_infrastructure(verb):
-    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine.started = DeadEngine()
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine.engine.started = DeadEngine()
     generator._running["a"] = "r1"
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
 
 
 async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
-    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine.started, generator._pushes._pushing = DeadEngine(), 1
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine.engine.started, generator._pushes._pushing = DeadEngine(), 1
     with pytest.raises(ProcessDied):
         await generator.abort_push(1)
 
@@ -137,8 +137,8 @@ async def test_a_push_is_not_undone_on_a_dead_engine_in_silence():
 @pytest.mark.parametrize("verb", [lambda g: g.load(1), lambda g: g.abort_push(1)])
 async def test_a_dead_engine_holds_no_adapter(verb):
     room = AdapterCapacity.of(rank=8, max_staleness=0)
-    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere", adapters=room)
-    generator._engine.started = DeadEngine()
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere", adapters=room)
+    generator._engine.engine.started = DeadEngine()
     await generator.begin_push(1)  # nothing is asked of the engine
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
@@ -160,8 +160,8 @@ class EngineInPause:
 
 async def test_a_member_that_leaves_during_a_push_is_infrastructure():
     """A smaller fleet was asked for while `begin_push` waited for the engine to pause."""
-    generator = VllmGenerator(GeneratorConfig(), model_path="nowhere")
-    generator._engine.started = EngineInPause()
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine.engine.started = EngineInPause()
     push = asyncio.create_task(generator.begin_push(1))
     await asyncio.sleep(0)
     await generator.close()
@@ -192,7 +192,7 @@ class Child:
     ],
 )
 def test_spans_partition_the_tokens_that_are_left(num_tokens, versions, spans):
-    pushes = VllmGenerator(GeneratorConfig(), model_path="nowhere")._pushes
+    pushes = EngineGenerator(GeneratorConfig(), model_path="nowhere")._pushes
     pushes.version = 7
     found = pushes.spans(Child(num_tokens, versions), pushes.enter("r1"))
     assert [(s.start, s.end, s.version) for s in found] == spans
