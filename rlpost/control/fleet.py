@@ -53,6 +53,7 @@ class Fleet:
         self._missed_until_dead = missed_until_dead
         self.members = {name: Member(name=name) for name in names}
         self._left: dict[str, int] = {}  # last incarnation of the members that were removed
+        self.changes = 0  # grows whenever a member comes, goes or gets another health
 
     def serving(self) -> list[str]:
         """Names of the members that take requests."""
@@ -87,20 +88,27 @@ class Fleet:
         member = self.members.get(name)
         return member if member is not None and member.incarnation == incarnation else None
 
+    def _become(self, member: Member, health: Health) -> None:
+        self.changes += member.health is not health
+        member.health = health
+
     def add(self, name: str) -> None:
         """Add a member whose process is about to start."""
         assert name not in self.members, name
         self.members[name] = Member(name=name, incarnation=self._left.get(name, -1) + 1)
+        self.changes += 1
 
     def remove(self, name: str) -> None:
         """Remove a member for good."""
         self._left[name] = self.members.pop(name).incarnation
+        self.changes += 1
 
     def booted(self, name: str) -> None:
         """Note that its process is up, with the weights on disk."""
         member = self.members[name]
         assert member.health is Health.restarting, member
-        member.health, member.failed_boots = Health.stale, 0
+        self._become(member, Health.stale)
+        member.failed_boots = 0
 
     def synced(self, name: str, *, incarnation: int, version: int) -> bool:
         """Note that it finished syncing ``version``; return whether it serves now.
@@ -113,14 +121,14 @@ class Fleet:
         assert version >= member.version, (version, member)
         member.version, member.missed, member.reason = version, 0, ""
         if member.health in _UP:
-            member.health = Health.healthy
+            self._become(member, Health.healthy)
         return member.health is Health.healthy
 
     def out_of_sync(self, name: str) -> None:
         """Note that it took no part in a push."""
         member = self.members.get(name)
         if member is not None and member.health in (Health.healthy, Health.suspect):
-            member.health = Health.stale
+            self._become(member, Health.stale)
 
     def answered(self, name: str, *, incarnation: int) -> None:
         """Note that it answered a ping: a suspect serves again."""
@@ -129,7 +137,7 @@ class Fleet:
             return
         member.missed = 0
         if member.health is Health.suspect:
-            member.health = Health.healthy
+            self._become(member, Health.healthy)
 
     def missed(self, name: str, *, incarnation: int, reason: str) -> None:
         """Note that it missed a ping; after several in a row it counts as dead."""
@@ -139,21 +147,23 @@ class Fleet:
         member.missed += 1
         member.reason = reason
         if member.missed >= self._missed_until_dead:
-            member.health = Health.dead
+            self._become(member, Health.dead)
         elif member.health is Health.healthy:
-            member.health = Health.suspect
+            self._become(member, Health.suspect)
 
     def suspected(self, name: str, *, incarnation: int, reason: str) -> None:
         """Note that a request got no answer; the next ping decides."""
         member = self._current(name, incarnation)
         if member is not None and member.health is Health.healthy:
-            member.health, member.reason = Health.suspect, reason
+            self._become(member, Health.suspect)
+            member.reason = reason
 
     def died(self, name: str, *, incarnation: int, reason: str) -> None:
         """Note that its process is gone or useless."""
         member = self._current(name, incarnation)
         if member is not None and member.health in _UP:
-            member.health, member.reason = Health.dead, reason
+            self._become(member, Health.dead)
+            member.reason = reason
 
     def restarting(self, name: str) -> int:
         """Note that a new process is being started; return its incarnation."""
@@ -162,7 +172,7 @@ class Fleet:
         member.incarnation += 1
         member.restarts += 1
         member.version = member.missed = 0
-        member.health = Health.restarting
+        self._become(member, Health.restarting)
         return member.incarnation
 
     def failed_to_boot(self, name: str, reason: str) -> None:
@@ -171,7 +181,7 @@ class Fleet:
         if member is not None and member.health is Health.restarting:
             member.reason = reason
             member.failed_boots += 1
-            member.health = Health.dead
+            self._become(member, Health.dead)
 
     def describe(self) -> str:
         """Return one line per member, for logs and dumps."""

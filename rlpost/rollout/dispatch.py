@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from rlpost.control.concurrency import Load, Permits
 from rlpost.control.fleet import Fleet
+from rlpost.control.least_busy import LeastBusy
 from rlpost.errors import InfrastructureError, ProcessDied, RequestAborted
 from rlpost.rollout.protocol import Generator
 from rlpost.rollout.signal import Signal
@@ -57,6 +58,8 @@ class Dispatcher:
         self._permits: dict[str, Permits] = {}
         self._closed_for_one: set[str] = set()  # generators that run a single suspect prompt
         self._where: dict[str, str] = {}  # request's key -> generator
+        self._least_busy = LeastBusy()  # of those that serve and have a permit to give
+        self._seen_changes = -1  # of the fleet
         self._clock, self._span = clock, span
 
     async def generate(
@@ -100,6 +103,7 @@ class Dispatcher:
             self._permits[name].give_back()
             if alone:
                 self._closed_for_one.discard(name)
+            self._offer(name)
             self._signal.notify()
 
     def cancel(self, key: str) -> Awaitable[list[int]]:
@@ -119,6 +123,7 @@ class Dispatcher:
     def observe(self, name: str, load: Load) -> None:
         """Adapt the permits of a generator to what it reports."""
         self._of(name).observe(load)
+        self._offer(name)
         self._signal.notify()
 
     async def drained(self, name: str) -> None:
@@ -131,32 +136,53 @@ class Dispatcher:
             name = self._choose(alone)
             if name is not None and (not alone or await self._emptied(name)):
                 self._of(name).take()
+                self._offer(name)
                 return name
             await self._signal.wait()
 
     def _choose(self, alone: bool) -> str | None:
-        free = [
-            name
-            for name in self._fleet.serving()
-            if name not in self._closed_for_one and (alone or self._of(name).free > 0)
-        ]
-        return min(free, key=lambda name: self._of(name).used, default=None)
+        if alone:  # a permit will be free when it is empty; rare enough to look at all of them
+            serving = [n for n in self._fleet.serving() if n not in self._closed_for_one]
+            return min(serving, key=lambda name: self._of(name).used, default=None)
+        if self._seen_changes != self._fleet.changes:
+            self._seen_changes = self._fleet.changes
+            serving = self._fleet.serving()
+            self._least_busy.begin(serving)
+            for name in serving:
+                self._offer(name)
+        return self._least_busy.first()
+
+    def _offer(self, name: str) -> None:
+        """Note what has changed of a generator, for the next choice."""
+        permits = self._of(name)
+        if name in self._closed_for_one or permits.free <= 0:
+            self._least_busy.withdraw(name)
+        else:
+            self._least_busy.offer(name, permits.used)
 
     async def _emptied(self, name: str) -> bool:
         """Wait until a generator has finished its requests; return False if it stops serving."""
-        self._closed_for_one.add(name)
+        self._close_for_one(name)
         try:
             while self._of(name).used:
                 await self._signal.wait()
                 if name not in self._fleet.serving():
                     break
         except asyncio.CancelledError:
-            self._closed_for_one.discard(name)
+            self._open_again(name)
             raise
         if self._of(name).used or name not in self._fleet.serving():
-            self._closed_for_one.discard(name)
+            self._open_again(name)
             return False
         return True
+
+    def _close_for_one(self, name: str) -> None:
+        self._closed_for_one.add(name)
+        self._offer(name)
+
+    def _open_again(self, name: str) -> None:
+        self._closed_for_one.discard(name)
+        self._offer(name)
 
     def _of(self, name: str) -> Permits:
         if name not in self._permits:

@@ -1,6 +1,7 @@
 """Who gets a request, what a failure says, and that permits return."""
 
 import asyncio
+import random
 from typing import ClassVar
 
 import pytest
@@ -152,6 +153,69 @@ async def test_a_suspect_prompt_runs_alone():
     assert generators["a"].running == ["suspect"]
     generators["a"].open.set()
     await asyncio.gather(alone, later)
+
+
+class LooksAtAll(Dispatcher):
+    """Chooses by a look at every generator."""
+
+    def _choose(self, alone):
+        free = [
+            name
+            for name in self._fleet.serving()
+            if name not in self._closed_for_one and (alone or self._of(name).free > 0)
+        ]
+        return min(free, key=lambda name: self._of(name).used, default=None)
+
+
+class LooksAtUnhealthy(Dispatcher):
+    """Broken: does not see that the fleet has changed."""
+
+    def _choose(self, alone):
+        self._seen_changes = self._fleet.changes
+        return super()._choose(alone)
+
+
+async def history(kind, seed) -> list[dict[str, list[str]]]:
+    """Return who ran what, after each event of a random history."""
+    rng = random.Random(seed)
+    names = [f"generator {n}" for n in range(5)]
+    generators = {name: Gate() for name in names}
+    fleet, signal = serving_fleet(names, version=1), Signal()
+    dispatcher = kind(fleet, generators, signal=signal, permits=3)
+    dispatcher._choose(False)
+    tasks, looks = [], []
+    for number in range(60):
+        name, event = rng.choice(names), rng.random()
+        if event < 0.55:
+            alone = event < 0.08
+            tasks.append(
+                asyncio.create_task(dispatcher.generate(request(f"{number}"), alone=alone))
+            )
+        elif event < 0.7:
+            generators[name].open.set()
+        elif event < 0.8:
+            fleet.suspected(name, incarnation=0, reason="late")
+        elif event < 0.9:
+            fleet.answered(name, incarnation=0)
+            signal.notify()
+        else:
+            dispatcher.observe(name, Load(kv_use=rng.random(), num_preempted=number // 20))
+        for _ in range(8):
+            await asyncio.sleep(0)
+        generators[name].open.clear()
+        looks.append({name: sorted(gate.running) for name, gate in generators.items()})
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return looks
+
+
+async def test_the_choice_is_that_of_a_look_at_every_generator():
+    for seed in range(40):
+        expected = await history(LooksAtAll, seed)
+        assert await history(Dispatcher, seed) == expected, seed
+    assert any(map(len, expected[-1].values()))
+    assert any([await history(LooksAtUnhealthy, s) != await history(LooksAtAll, s) for s in (0, 1)])
 
 
 async def test_memory_pressure_lowers_the_permits():
