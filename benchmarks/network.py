@@ -3,13 +3,15 @@
     .venv/bin/python benchmarks/network.py DIR --transport gloo       (as root, with iproute2)
 
 Three hosts in network namespaces of this machine, each with an address of its own: the driver
-and the trainer on one, a generator on each of the others, `cluster=two_nodes`. The link of one
-generator's host is cut for ``--cut`` seconds and restored, later for good. Checked: the run goes
-on during both cuts and ends at its last step with nothing lost; the generator whose link came
-back serves again; weights crossed the network by the chosen transport.
+and the trainer on one, a generator on each of the others, `cluster=two_nodes`. Each host of a
+generator has a `/dev/shm` of its own, or its receiver would map the trainer's pages. The link of
+one generator's host is cut for ``--cut`` seconds and restored, later for good. Checked: the run
+goes on during both cuts and ends at its last step with nothing lost; the generator whose link came
+back serves again; with gloo, the link that was never cut has carried every push.
 """
 
 import argparse
+import json
 import os
 import secrets
 import subprocess
@@ -22,6 +24,8 @@ from pathlib import Path
 from chaos import Run, check, lines, saved
 
 HOSTS = ("trainer", "left", "right")
+# `ip netns exec` gives what it runs a mount table of its own.
+OWN_SHARED_MEMORY = ["sh", "-c", 'mount -t tmpfs own /dev/shm && exec "$@"', "sh"]
 PORT = 6399
 BIN = Path(sys.executable).parent
 
@@ -73,6 +77,12 @@ class Network:
         ip("-n", self._switch, "link", "set", host, state)
         print(f"{time.strftime('%H:%M:%S')} link of {host} {state}", flush=True)
 
+    def received_bytes(self, host: str) -> int:
+        """Return what has come to ``host`` over its link."""
+        command = ["ip", "-n", self._space(host), "-s", "-j", "link", "show", "net0"]
+        (link,) = json.loads(subprocess.check_output(command))
+        return link["stats64"]["rx"]["bytes"]
+
     def on(self, host: str) -> list[str]:
         """Return the prefix of a command line that runs it on ``host``."""
         return ["ip", "netns", "exec", self._space(host)]
@@ -96,6 +106,7 @@ def cluster(network: Network, place: Path) -> Iterator[None]:
                 role = [f"--address={network.address(HOSTS[0])}:{PORT}"]
             command = [
                 *network.on(host),
+                *([] if host == HOSTS[0] else OWN_SHARED_MEMORY),
                 str(BIN / "ray"),
                 "start",
                 *role,
@@ -131,9 +142,13 @@ def wait_for_node(output: Path, node: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
-def step_of(run: Run) -> int:
+def rows_of(run: Run) -> list[dict]:
     path = run.root / "metrics.jsonl"
-    return len(path.read_text().splitlines()) - 1 if path.exists() else -1
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def step_of(run: Run) -> int:
+    return len(rows_of(run)) - 1
 
 
 def wait_for_step(run: Run, step: int, *, timeout_s: float = 600) -> None:
@@ -195,6 +210,11 @@ def experiment(network: Network, place: Path, args: argparse.Namespace) -> int:
     problems = check(run, steps=args.steps)
     if not during:
         problems.append("the run stood still during the cut")
+    pushed = [row["weights/bytes"] for row in rows_of(run) if "weights/bytes" in row]
+    came = network.received_bytes("left")
+    print(f"{len(pushed)} pushes of {sum(pushed) / 1e6:.1f} MB, {came / 1e6:.1f} MB came to left")
+    if args.transport == "gloo" and came < sum(pushed):
+        problems.append("weights did not cross the network")
     assert cut_s and saved(run)
     print("nothing was lost" if not problems else f"LOST: {problems}")
     return 1 if problems else 0

@@ -1,6 +1,7 @@
 """Generators in Ray actors, behind ``rollout.protocol.RestartableGenerator``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rlpost.cluster.handle import Handle
 from rlpost.cluster.reaper import reap_on
@@ -9,6 +10,7 @@ from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.types import Episode, GenerationRequest
+from rlpost.weights.deadline import CALL_S
 from rlpost.weights.transports.protocol import Locator
 
 CONCURRENCY = 10_000  # requests wait in the engine's scheduler, not in Ray's queue
@@ -36,22 +38,26 @@ class RemoteGenerator:
         return await self._handle.call("cancel", key, timeout_s=30)
 
     async def begin_push(self, version: int) -> None:
-        await self._handle.call("begin_push", version)
+        await self._pushed("begin_push", version)
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
-        await self._handle.call("receive", locator, first_rank=first_rank)
+        await self._pushed("receive", locator, first_rank=first_rank)
 
     async def load(self, version: int) -> None:
-        await self._handle.call("load", version)
+        await self._pushed("load", version)
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return await self._handle.call("logprobs", sequences)
+        return await self._pushed("logprobs", sequences)
 
     async def commit_push(self, version: int) -> None:
-        await self._handle.call("commit_push", version)
+        await self._pushed("commit_push", version)
 
     async def abort_push(self, version: int) -> int:
-        return await self._handle.call("abort_push", version)
+        return await self._pushed("abort_push", version)
+
+    async def _pushed(self, verb: str, *args: Any, **options: Any) -> Any:
+        """Call a verb of a push, whose deadline is that of the bus."""
+        return await self._handle.call(verb, *args, timeout_s=CALL_S, **options)
 
     async def health(self) -> Pulse:
         return await self._handle.call("health", timeout_s=self._ping_timeout_s)

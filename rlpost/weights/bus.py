@@ -274,7 +274,7 @@ class WeightBus:
         """Send for one that catches up: after the step the trainer may be in."""
         if self._served is not served:
             raise GroupLost(f"{TRAINER} was replaced since version {served.version}")
-        await self._publisher.send()  # its calls have a deadline of their own
+        await self._send(self._cfg.busy_s + timeout_s)
 
     async def _compare(
         self, truth: list[list[float]], ticket: Mapping[str, int]

@@ -79,6 +79,7 @@ class BusConfig:
     exact: bool  # whether both sides compute in float32
     max_diff: float | None = None  # overrides the bound of the probe, in nats
     timeout_s: float = 120.0  # deadline of each phase
+    busy_s: float = 1800.0  # that the trainer may take to finish what it is at
     boot_timeout_s: float = 600.0  # deadline of waiting for any generator at all
     attempts: int = 3  # pushes of one set of weights before the run gives up
 

@@ -1,5 +1,6 @@
 """The transaction, driven with fakes: what commits, what aborts, who is named."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -168,6 +169,31 @@ async def test_nobody_catches_up_with_what_was_refused():
     assert fleet.stale() == ["a"]
     generator._broken_load = False
     assert (await bus.publish()).version == 3 and fleet.serving() == ["a"]
+
+
+async def test_a_catch_up_waits_for_a_busy_trainer_and_no_longer():
+    class Busy(FakePublisher):
+        busy_s = 0.0
+
+        async def stage(self, version, *, seats):
+            return replace(await super().stage(version, seats=seats), repeatable=False)
+
+        async def announce_again(self, *, seats):
+            return await self.stage(self.staged[-1], seats=seats)
+
+        async def send(self):
+            await asyncio.sleep(self.busy_s)
+
+    fleet, generators, publisher = serving_fleet(["a"]), {"a": FakeGenerator()}, Busy()
+    bus = make_bus(publisher, generators, fleet=fleet, timeout_s=0.1, busy_s=0.6)
+    await bus.publish()
+    fleet.out_of_sync("a")
+    publisher.busy_s = 0.5  # of a step, longer than the phase
+    assert await bus.catch_up("a") and fleet.serving() == ["a"]
+    fleet.out_of_sync("a")
+    publisher.busy_s = 60.0
+    with pytest.raises(GroupLost, match=r"trainer did not finish transfer in 0\.8 s"):
+        await bus.catch_up("a")
 
 
 async def test_a_late_joiner_elsewhere_has_the_payload_announced_for_its_host():

@@ -71,7 +71,7 @@ class Generation:
         span: Span = no_span,
         wanted: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self._cfg, self._failures = cfg, failures
+        self._cfg, self._failures, self._cluster = cfg, failures, cluster
         self._model_path, self._adapters = model_path, adapters
         self._signal = Signal()
         self._budget = Budget(
@@ -153,6 +153,7 @@ class Generation:
                 exact=float32 and generator_dtype(trainer) is GeneratorDtype.float32,
                 max_diff=weights.probe_max_diff,
                 timeout_s=phase_deadline_s(weights.timeout_s, size_bytes),
+                busy_s=self._cluster.call_timeout_s,
                 boot_timeout_s=2 * self._cfg.setup_timeout_s,
             ),
             changed=self._signal.wait,
