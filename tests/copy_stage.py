@@ -27,6 +27,7 @@ from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed, pack
+from rlpost.training.packing.step_size import StepSize
 from rlpost.training.packing.units import Unit
 from rlpost.training.settings import DType, TrainerConfig
 
@@ -74,6 +75,10 @@ class CopyPlan:
     cfg: CopyConfig
     roles: list[Role]
 
+    @property
+    def step_size(self) -> StepSize:
+        return StepSize(tokens=self.cfg.examples_per_step * (2 + LENGTH))
+
 
 def check(cfg: CopyConfig) -> None:
     """Refuse numbers beyond their bounds."""
@@ -103,7 +108,7 @@ async def boot(plan: CopyPlan, run: Run) -> AsyncIterator[Fit]:
         return packed([row for _, row in cursor.take(cfg.examples_per_step)])
 
     async def heldout() -> dict[str, float]:
-        said = await policy.score(packed(range(ROWS, ROWS + 8)).batches)
+        said = await policy.score(packed(range(ROWS, ROWS + 8)))
         return {"val-core/copy/nll": -float(said[0][0].mean())}
 
     yield Fit(

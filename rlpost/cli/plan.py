@@ -121,6 +121,8 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected:
     notes = [note for role in plan.roles for note in role.notes]
     if hasattr(plan.cfg, "weights"):
         notes += push_notes(plan.cfg.weights, slots)
+    if hardware is None and plan.cfg.cluster.address is None:
+        notes += _store_notes(estimate.step_bytes)
     times = step_times(
         STAGES[stage],
         plan,
@@ -130,6 +132,14 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected:
     code = _report(estimate, slots, machines, notes=notes, lacking=times.lacking)
     times.show()
     return code
+
+
+def _store_notes(step_bytes: int) -> list[str]:
+    """Say if this machine's shared memory has no room for a step's batch."""
+    from rlpost.cluster.store_size import size_here
+
+    complaint = size_here(step_bytes).complaint
+    return [] if complaint is None else [f"{complaint}."]
 
 
 def _outline(stage: str, overrides: list[str], hardware: Hardware | None) -> int:

@@ -23,8 +23,11 @@ QUIET = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logg
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def start_private() -> None:
+def start_private(*, store_bytes: int) -> None:
     """Start a session that other hosts cannot reach and other users of this host cannot use.
+
+    Args:
+        store_bytes: of its object store; see ``store_size``.
 
     Raises:
         RuntimeError: Ray does not keep to loopback; nothing of it is left running.
@@ -40,7 +43,7 @@ def start_private() -> None:
         before_sleep=lambda _: ray.shutdown(),
         reraise=True,
     )
-    options = {"include_dashboard": False, "object_store_memory": 256 << 20, **QUIET}
+    options = {"include_dashboard": False, "object_store_memory": store_bytes, **QUIET}
     with _loopback_only(), _own_groups(), _token(secrets.token_hex(32)):
         where = retrying(ray.init, address="local", **options).address_info
     if where["node_ip_address"] != LOOPBACK:

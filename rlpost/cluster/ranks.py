@@ -12,7 +12,6 @@ from rlpost.cluster.handle import Handle
 from rlpost.cluster.session import Session
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
 from rlpost.network import free_port
-from rlpost.training.packing.pack import Batches
 
 # A rank whose peer dies fails in its collective, sometimes before the death itself is known.
 BLAME_GRACE_S = 10.0
@@ -64,11 +63,11 @@ class Ranks:
         """
         return await _together([h.call(method, *args, **kwargs) for h in self._handles])
 
-    async def each(self, method: str, batches: Batches, *args: Any) -> list[Any]:
-        """Call every rank with its own micro-batches; like ``all``."""
+    async def each(self, method: str, parts: Sequence[Any], *args: Any) -> list[Any]:
+        """Call every rank with its own part; like ``all``."""
         calls = [
-            handle.call(method, rank_batches, *args)
-            for handle, rank_batches in zip(self._handles, batches, strict=True)
+            handle.call(method, part, *args)
+            for handle, part in zip(self._handles, parts, strict=True)
         ]
         return await _together(calls)
 

@@ -12,37 +12,39 @@ from typing import Any
 
 import numpy as np
 
+from rlpost.cluster.batch_store import HoldsBatches
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.session import Session
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.scorer import FrozenScorer
-from rlpost.training.packing.pack import Batches
+from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
 
 REFERENCE = "reference"
 
 
 class ReferenceGroup:
-    """The driver's end of a frozen model."""
+    """The driver's end of a frozen model; ``store`` holds what the scorers are given."""
 
-    def __init__(self, scorers: Sequence[Stateless]) -> None:
+    def __init__(self, scorers: Sequence[Stateless], *, store: HoldsBatches) -> None:
         self._scorers = scorers
+        self._store = store
 
-    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+    async def score(self, packed: Packed, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Log-probs of every micro-batch's scored tokens; like ``TrainedGroup.score``."""
-        return await self._each("score", batches, temperature=temperature)
+        return await self._each("score", packed, temperature=temperature)
 
     async def top_tokens(
-        self, batches: Batches, *, k: int, vocabulary: int, temperature: float
+        self, packed: Packed, *, k: int, vocabulary: int, temperature: float
     ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """See ``FrozenScorer.top_tokens``; of every rank's micro-batches."""
         asked = {"k": k, "vocabulary": vocabulary, "temperature": temperature}
-        return await self._each("top_tokens", batches, **asked)
+        return await self._each("top_tokens", packed, **asked)
 
-    async def _each(self, method: str, batches: Batches, **options: Any) -> list[Any]:
+    async def _each(self, method: str, packed: Packed, **options: Any) -> list[Any]:
         calls = (
-            self._scorers[rank % len(self._scorers)].call(method, rank_batches, **options)
-            for rank, rank_batches in enumerate(batches)
+            self._scorers[rank % len(self._scorers)].call(method, part, **options)
+            for rank, part in enumerate(self._store.parts(packed))
         )
         return await asyncio.gather(*calls)
 
@@ -77,4 +79,5 @@ def spawn_frozen(
         actor = session.spawn(FrozenScorer, cfg, model=model, slot=slot)
         return Handle(actor, name=slot, timeout_s=call_timeout_s)
 
-    return ReferenceGroup([Stateless(partial(spawn, slot)) for slot in slots])
+    scorers = [Stateless(partial(spawn, slot)) for slot in slots]
+    return ReferenceGroup(scorers, store=session.batches)

@@ -14,8 +14,10 @@ from enum import Enum
 from typing import Any
 
 from rlpost.bounds import WEEK_S, number, option
+from rlpost.cluster.batch_store import BatchStore
 from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
 from rlpost.cluster.reservations import Reservations
+from rlpost.cluster.store_size import complaint_of_joined, size_here
 from rlpost.control.placement import ActorSpec, Placement, Slot
 from rlpost.errors import UserError
 
@@ -99,10 +101,18 @@ def _cluster_has_gpus(cfg: ClusterConfig) -> bool:
 
 
 class Session:
-    """One joined or started Ray session; use as a context manager."""
+    """One joined or started Ray session; use as a context manager.
 
-    def __init__(self, cfg: ClusterConfig) -> None:
+    Args:
+        cfg: which.
+        step_bytes: what a step packs, at most, for which the object store has room; 0: nothing is
+            trained.
+    """
+
+    def __init__(self, cfg: ClusterConfig, *, step_bytes: int = 0) -> None:
         self._cfg = cfg
+        self._step_bytes = step_bytes
+        self.batches = BatchStore()  # what ranks are given
         self._actors: list[Any] = []
         self._reservations: Reservations | None = None
 
@@ -116,9 +126,14 @@ class Session:
 
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if self._cfg.address is None:
-            start_private()
+            size = size_here(self._step_bytes)
+            start_private(store_bytes=size.bytes)
+            complaint = size.complaint
         else:
             _join(self._cfg.address)
+            complaint = complaint_of_joined(self._step_bytes)
+        if complaint is not None:
+            log.warning("%s", complaint)
         # ray.init takes SIGTERM over, to exit at once: nothing would be saved.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)

@@ -13,14 +13,16 @@ import numpy as np
 
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.algorithms.loss import Objective
+from rlpost.cluster.batch_store import HoldsBatches
 from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.packing.batch import MicroBatch
-from rlpost.training.packing.pack import Batches, Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.weights.deadline import CALL_S
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.protocol import Locator, Seat, Sender
 
@@ -107,10 +109,11 @@ class TrainedRank:
 
 
 class TrainedGroup:
-    """The driver's end of the ranks."""
+    """The driver's end of the ranks; ``store`` holds what they are given."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, *, store: HoldsBatches) -> None:
         self._ranks = ranks
+        self._store = store
 
     async def setup(self) -> int:
         """Build the engines; returns the number of parameters."""
@@ -135,25 +138,26 @@ class TrainedGroup:
             objective: what is minimised.
             temperature: of the sampler; divides the logits of a policy.
         """
-        tallies = await self._ranks.each("forward_backward", packed.batches, objective, temperature)
+        parts = self._store.parts(packed)
+        tallies = await self._ranks.each("forward_backward", parts, objective, temperature)
         return merge(tallies).metrics()
 
     async def measure(self, packed: Packed, objective: Objective) -> Tally:
         """Evaluate an objective on data that is not learned from; returns the sums of all ranks."""
-        return merge(await self._ranks.each("measure", packed.batches, objective))
+        return merge(await self._ranks.each("measure", self._store.parts(packed), objective))
 
     async def score(
-        self, batches: Batches, *, temperature: float = 1.0, adapter: bool = True
+        self, packed: Packed, *, temperature: float = 1.0, adapter: bool = True
     ) -> list[list[np.ndarray]]:
         """Score every micro-batch's scored tokens: log-probs of a policy, values of a critic.
 
         Without ``adapter`` the base answers alone.
 
         Returns:
-            One float32 (R,) array per micro-batch, indexed like ``batches``, for
+            One float32 (R,) array per micro-batch, indexed like its ``batches``, for
             ``Packed.by_item``.
         """
-        return await self._ranks.each("score", batches, temperature, adapter)
+        return await self._ranks.each("score", self._store.parts(packed), temperature, adapter)
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
         """Apply the accumulated gradient once; see ``DeepSpeedTrainer.optim_step``."""
@@ -188,7 +192,10 @@ class TrainedGroup:
 
 
 class WeightSource:
-    """Pushes a group's weights: the ``weights.bus.Publisher`` of its ranks."""
+    """Pushes a group's weights: the ``weights.bus.Publisher`` of its ranks.
+
+    The bus ends what takes too long, but for ``announce_again``, which moves no bytes.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -197,7 +204,7 @@ class WeightSource:
         return await self._publish("stage", version, seats=seats)
 
     async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
-        return await self._publish("announce_again", seats=seats)
+        return (await self._ranks.all("publish", "announce_again", seats=seats))[0]
 
     async def send(self) -> None:
         await self._publish("send")
@@ -206,11 +213,11 @@ class WeightSource:
         await self._publish("release", version)
 
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return (await self._ranks.all("probe_logprobs", sequences))[0]
+        return (await self._ranks.all("probe_logprobs", sequences, timeout_s=CALL_S))[0]
 
     async def _publish(self, verb: str, *args: Any, **options: Any) -> Any:
         """Call every rank; returns the answer of rank 0, which alone holds a sender."""
-        return (await self._ranks.all("publish", verb, *args, **options))[0]
+        return (await self._ranks.all("publish", verb, *args, timeout_s=CALL_S, **options))[0]
 
 
 def spawn_trained(
@@ -250,4 +257,4 @@ def spawn_trained(
             "optimizer": optimizer,
         },
     )
-    return TrainedGroup(ranks)
+    return TrainedGroup(ranks, store=session.batches)

@@ -158,7 +158,7 @@ def _setup_words(run: Run, plan: Plan, *, step: int | None) -> list[str]:
 async def _drive(stage: Stage, plan: Plan, run: Run) -> RunStatus:
     listen_for_signals(run.stop)
     start = time.perf_counter()
-    with Session(run.cfg.cluster) as run.session:
+    with Session(run.cfg.cluster, step_bytes=plan.step_size.bytes) as run.session:
         async with aclosing(run), stage.part("boot")(plan, run) as job:
             log.info("set-up took %.1f s", time.perf_counter() - start)
 

@@ -13,6 +13,7 @@ from rlpost.checkpoint.space import format_bytes
 from rlpost.cluster.session import Device
 from rlpost.models.footprint import Footprint
 from rlpost.stages.roles import Role, Workload, checkpoint_bytes_of
+from rlpost.training.packing.step_size import StepSize
 
 GIB = 2**30
 RESPONSE_BYTES = 400  # of a line of a file of responses, without the response's text
@@ -52,6 +53,7 @@ class Estimate:
     sentences: Sequence[str]  # what is worked on, and what is written
     way_out: str  # if it does not fit: what to do, as the end of a sentence
     tokens: int  # that the whole run trains on, or samples, at most
+    step_bytes: int = 0  # that a step puts into the object store, at most
 
     def of(self, actor: str) -> list[Footprint]:
         """Return the footprints of one slot's processes."""
@@ -64,9 +66,13 @@ def response_bytes(max_tokens: int) -> int:
     return RESPONSE_BYTES + max_tokens * CHARACTERS_PER_TOKEN
 
 
-def driver_footprint() -> Footprint:
-    """Return the memory of the process that drives a run."""
-    return Footprint(process="driver", kept={"libraries": DRIVER_BYTES})
+def driver_footprint(size: StepSize | None = None) -> Footprint:
+    """Return the memory of the process that drives a run, with what it puts into shared memory.
+
+    ``size`` is that of a step; None: nothing is trained.
+    """
+    batches = {} if size is None else {"object store": float(size.bytes)}
+    return Footprint(process="driver", kept={"libraries": DRIVER_BYTES, **batches})
 
 
 class Estimated(Protocol):
@@ -84,21 +90,22 @@ class Estimated(Protocol):
     def device(self) -> Device:
         """Where models run."""
 
+    @property
+    def step_size(self) -> StepSize:
+        """What a step packs, at most."""
 
-def add_up(
-    plan: Estimated, *, tokens_per_step: int, samples_bytes: int = 0, gpu_bytes: float | None
-) -> Estimate:
+
+def add_up(plan: Estimated, *, samples_bytes: int = 0, gpu_bytes: float | None) -> Estimate:
     """Add up every process of ``plan``.
 
     Args:
         plan: a checked run.
-        tokens_per_step: that a step packs, at most.
         samples_bytes: what all steps write to ``rollouts/``, at most.
         gpu_bytes: memory of one GPU; None: the run is on CPU.
     """
-    cfg = plan.cfg
+    cfg, size = plan.cfg, plan.step_size
     in_micro_batch = min(
-        cfg.trainer.max_tokens_per_micro_batch, -(-tokens_per_step // cfg.trainer.num_ranks)
+        cfg.trainer.max_tokens_per_micro_batch, -(-size.tokens // cfg.trainer.num_ranks)
     )
     work = Workload(
         micro_batch_tokens=in_micro_batch,
@@ -115,14 +122,16 @@ def add_up(
     )
     return Estimate(
         footprints=[each for role in placed for each in role.memory(work)],
-        unplaced=[driver_footprint(), *(each for role in others for each in role.memory(work))],
+        unplaced=[driver_footprint(size), *(each for role in others for each in role.memory(work))],
         sentences=(
-            f"A step trains at most {tokens_per_step:,} tokens, in micro-batches of up to "
-            f"{in_micro_batch:,}.",
+            f"A step trains at most {size.tokens:,} tokens, in micro-batches of up to "
+            f"{in_micro_batch:,}; its ranks read them, up to {format_bytes(size.bytes)}, from "
+            "Ray's object store.",
             disk.sentence,
         ),
         way_out=_less_memory(offloads=cfg.cluster.offload_idle),
-        tokens=tokens_per_step * (cfg.trainer.steps or 0),
+        tokens=size.tokens * (cfg.trainer.steps or 0),
+        step_bytes=size.bytes,
     )
 
 

@@ -91,7 +91,7 @@ _SFT = Stage(
     check="rlpost.stages.supervised.sft_config:check_sft",
     plan="rlpost.stages.supervised.sft:prepare",
     boot="rlpost.stages.supervised.likelihood:boot",
-    estimate="rlpost.stages.learning.estimate:estimate",
+    estimate="rlpost.stages.estimate:add_up",
     groups={**_TRAINS, "loss": "rlpost.algorithms.supervised:losses"},
     makes=("model",),
 )
@@ -129,7 +129,7 @@ _REWARD = Stage(
     check="rlpost.stages.reward.config:check_reward",
     plan="rlpost.stages.reward.prepare:prepare",
     boot="rlpost.stages.reward.boot:boot",
-    estimate="rlpost.stages.learning.estimate:estimate",
+    estimate="rlpost.stages.estimate:add_up",
     groups={**_TRAINS, "loss": "rlpost.algorithms.reward:reward_losses"},
     makes=("reward",),
 )

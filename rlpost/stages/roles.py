@@ -30,7 +30,7 @@ from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.optimizers.check import check_adapter, check_device
 from rlpost.training.optimizers.planned import planned_bytes
-from rlpost.training.packing.pack import Batches
+from rlpost.training.packing.pack import Packed
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 
@@ -273,23 +273,23 @@ async def sleep_all(*models: CanSleep | None) -> int:
 class CanScore(CanSleep, Protocol):
     """A group of actors that scores tokens."""
 
-    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+    async def score(self, packed: Packed, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Return one value for each scored token of every micro-batch."""
 
 
 def frozen_score(
     frozen: CanScore, *, beside: CanSleep, cfg: ClusterConfig
-) -> Callable[[Batches], Awaitable[list[list[np.ndarray]]]]:
+) -> Callable[[Packed], Awaitable[list[list[np.ndarray]]]]:
     """Return ``frozen.score`` for a moment in which ``beside``, which trains, has nothing to do.
 
     With ``cluster.offload_idle`` the one leaves memory before the other is asked, and after that.
     """
 
-    async def score(batches: Batches) -> list[list[np.ndarray]]:
+    async def score(packed: Packed) -> list[list[np.ndarray]]:
         if not cfg.offload_idle:
-            return await frozen.score(batches)
+            return await frozen.score(packed)
         await beside.sleep()
-        answers = await frozen.score(batches)
+        answers = await frozen.score(packed)
         await sleep_all(frozen)
         return answers
 

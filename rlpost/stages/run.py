@@ -27,6 +27,7 @@ from rlpost.stages.roles import CanClose, First, Role, close_all, start_roles
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import TrackingConfig
 from rlpost.tracking.tracker import Trackers
+from rlpost.training.packing.step_size import StepSize
 from rlpost.training.settings import TrainerConfig
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,10 @@ class Plan(Protocol):
 
     cfg: Any  # a StageConfig, complete with what files and models decide
     roles: Sequence[Role]  # who exists
+
+    @property
+    def step_size(self) -> StepSize:
+        """What a step packs, at most."""
 
 
 @dataclass(kw_only=True)

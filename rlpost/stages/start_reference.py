@@ -16,7 +16,7 @@ from rlpost.cluster.session import ClusterConfig
 from rlpost.data.splits import Splits
 from rlpost.errors import RunFailed
 from rlpost.stages.roles import CanScore, CanSleep, frozen_score
-from rlpost.training.packing.pack import Batches, pack
+from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
@@ -34,7 +34,7 @@ class HasAdapter(CanSleep, Protocol):
     """A trained group whose adapter can be left out."""
 
     async def score(
-        self, batches: Batches, *, temperature: float = 1.0, adapter: bool = True
+        self, packed: Packed, *, temperature: float = 1.0, adapter: bool = True
     ) -> list[list[np.ndarray]]:
         """Return one value for each scored token of every micro-batch."""
 
@@ -45,9 +45,9 @@ class PolicyWithoutAdapter:
     def __init__(self, policy: HasAdapter) -> None:
         self._policy = policy
 
-    async def score(self, batches: Batches, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
+    async def score(self, packed: Packed, *, temperature: float = 1.0) -> list[list[np.ndarray]]:
         """Score with the base alone; see ``TrainedGroup.score``."""
-        return await self._policy.score(batches, temperature=temperature, adapter=False)
+        return await self._policy.score(packed, temperature=temperature, adapter=False)
 
     async def sleep(self) -> int:
         """Stay in memory, because the policy needs it next."""
@@ -90,9 +90,7 @@ async def require_same_start(
     cut = [list(ids)[: min(CHECKED_TOKENS, cfg.max_tokens_per_micro_batch)] for ids in sequences]
     units = [Unit.sharing(ids[:1], {number: ids[1:]}) for number, ids in enumerate(cut)]
     packed = pack(units, num_ranks=cfg.num_ranks, max_tokens=cfg.max_tokens_per_micro_batch)
-    ours, theirs = [
-        packed.by_item(await score(packed.batches)) for score in (policy.score, reference)
-    ]
+    ours, theirs = [packed.by_item(await score(packed)) for score in (policy.score, reference)]
     differences = np.concatenate([np.abs(ours[number] - theirs[number]) for number in ours])
     found = float(differences.mean(dtype=np.float64))
     bound = BOUND_FLOAT32 if resolve_dtype(cfg.dtype).itemsize == 4 else BOUND_ROUNDED

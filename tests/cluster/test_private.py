@@ -11,6 +11,7 @@ import pytest
 from listening import listeners
 
 from rlpost.cluster.private import TOKEN_VARIABLES, asks_for_token, read_token_anew, start_private
+from rlpost.cluster.store_size import ANSWERS_BYTES
 from rlpost.network import LOOPBACK
 
 # What a user may have exported for a cluster of theirs.
@@ -28,7 +29,7 @@ def start(monkeypatch):
         monkeypatch.setenv(name, value)
 
     def started() -> Path:
-        start_private()
+        start_private(store_bytes=ANSWERS_BYTES)
         context = ray.get_runtime_context()
         return Path(context.worker.node.get_session_dir_path())
 
@@ -105,7 +106,7 @@ def fake_ray(monkeypatch, tmp_path):
 def test_a_session_that_starts_too_slowly_is_started_again(fake_ray):
     calls, answers = fake_ray
     answers += [Exception("The current node timed out during startup."), LOOPBACK]
-    start_private()
+    start_private(store_bytes=ANSWERS_BYTES)
     assert calls == ["local", "shutdown", "local"]
 
 
@@ -113,7 +114,7 @@ def test_a_session_that_leaves_loopback_is_ended(fake_ray):
     calls, answers = fake_ray
     answers.append("192.0.2.2")
     with pytest.raises(RuntimeError, match=r"listens on 192\.0\.2\.2 instead of loopback"):
-        start_private()
+        start_private(store_bytes=ANSWERS_BYTES)
     assert calls == ["local", "shutdown"]
 
 
@@ -122,13 +123,14 @@ FAILED_START = """
 import ray
 from ray._raylet import AuthenticationTokenLoader
 from rlpost.cluster.private import start_private
+from rlpost.cluster.store_size import ANSWERS_BYTES
 
 def init(**options):
     raise OSError("no room")
 
 ray.init = init
 try:
-    start_private()
+    start_private(store_bytes=ANSWERS_BYTES)
 except OSError as error:
     print(error)
 loader = AuthenticationTokenLoader.instance()

@@ -16,7 +16,7 @@ from simulation.process import Process
 
 from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import GroupLost, NoAnswer, ProcessDied
-from rlpost.training.packing.pack import Batches, Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.weights.transports.protocol import Locator, Seat
 
 UPDATE_S, STAGE_S, BUILD_S, WRITE_S = 0.4, 0.05, 1.5, 0.6
@@ -57,11 +57,11 @@ class Learner:
         await self._process.work(0.01)
         return {"actor/lr": 1.0}
 
-    async def score(self, batches: Batches) -> list[list[np.ndarray]]:
+    async def score(self, packed: Packed) -> list[list[np.ndarray]]:
         await self._process.work(UPDATE_S / 2)
         return [
             [np.full(batch.target_R.shape, -1.0, dtype=np.float32) for batch in rank_batches]
-            for rank_batches in batches
+            for rank_batches in packed.batches
         ]
 
     async def stage(self, version: int, seats: Sequence[Seat]) -> Locator:
@@ -186,8 +186,8 @@ class TrainedGroup:
     ) -> dict[str, float]:
         return await self._verb("forward_backward", packed)
 
-    async def score(self, batches: Batches, *, temperature: float = 1.0) -> Any:
-        return await self._verb("score", batches)
+    async def score(self, packed: Packed, *, temperature: float = 1.0) -> Any:
+        return await self._verb("score", packed)
 
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         return await self._verb("stage", version, seats)

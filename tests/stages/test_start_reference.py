@@ -19,11 +19,12 @@ class Scores:
     def __init__(self, *, adds: float = 0.0) -> None:
         self.adds, self.asked, self.slept = adds, [], 0
 
-    async def score(self, batches, *, temperature=1.0, adapter=True):
+    async def score(self, packed, *, temperature=1.0, adapter=True):
         self.asked.append(adapter)
         moved = self.adds if adapter else 0.0
         return [
-            [b.token_ids_T[b.token_R].astype(np.float32) + moved for b in mine] for mine in batches
+            [b.token_ids_T[b.token_R].astype(np.float32) + moved for b in mine]
+            for mine in packed.batches
         ]
 
     async def sleep(self) -> int:

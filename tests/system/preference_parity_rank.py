@@ -96,12 +96,12 @@ class Engine:
     def __init__(self, trainer: DeepSpeedTrainer, reference: FrozenScorer, place: Rank) -> None:
         self.trainer, self.reference, self.place = trainer, reference, place
 
-    async def score(self, batches) -> list:
+    async def score(self, packed) -> list:
         """Every rank scores its own, and gets the answers of all."""
-        return self._gathered(self.trainer.score(batches[self.place.rank]))
+        return self._gathered(self.trainer.score(packed.batches[self.place.rank]))
 
-    async def ask_reference(self, batches) -> list:
-        return [self.reference.score(mine, 1.0) for mine in batches]
+    async def ask_reference(self, packed) -> list:
+        return [self.reference.score(mine, 1.0) for mine in packed.batches]
 
     def _gathered(self, mine) -> list:
         answers = [None] * self.place.world_size

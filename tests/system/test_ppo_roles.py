@@ -46,8 +46,9 @@ async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_
     size = await critic.setup()
     plain = load_plain_classifier(tiny_reward)
     assert size == sum(p.numel() for p in plain.parameters())
-    batches = packed().batches
-    for rank_batches, rank_values in zip(batches, await critic.score(batches), strict=True):
+    scored = packed()
+    batches = scored.batches
+    for rank_batches, rank_values in zip(batches, await critic.score(scored), strict=True):
         for batch, values_R in zip(rank_batches, rank_values, strict=True):
             with torch.no_grad():
                 np.testing.assert_allclose(values_R, plain_values(plain, batch), atol=2e-5)
@@ -63,7 +64,7 @@ async def test_two_critic_ranks_learn_save_and_export(session, tiny_model, tiny_
     await critic.load(tmp_path / "state")
     assert (await critic.optim_step(2))["critic/grad_norm"] == result["critic/grad_norm"]
     await critic.export(tmp_path / "export")
-    exported, values = load_plain_classifier(tmp_path / "export"), await critic.score(batches)
+    exported, values = load_plain_classifier(tmp_path / "export"), await critic.score(scored)
     with torch.no_grad():
         np.testing.assert_allclose(values[0][0], plain_values(exported, batches[0][0]), atol=2e-5)
     await critic.close()

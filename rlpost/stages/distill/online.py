@@ -42,6 +42,7 @@ from rlpost.stages.sampling.prompt_stream import prompt_stream
 from rlpost.stages.step_record import StepRecord
 from rlpost.stages.supervised.batch import ExamplePacker
 from rlpost.training.packing.pack import Packed
+from rlpost.training.packing.step_size import StepSize
 from rlpost.types import Group
 
 
@@ -65,6 +66,13 @@ class OnlineDistillPlan:
     @property
     def data(self) -> DataConfig:
         return self.sampling.data
+
+    @property
+    def step_size(self) -> StepSize:
+        responses = self.cfg.examples_per_step * self.cfg.rollout.group_size
+        return StepSize(
+            tokens=responses * (self.sampling.mean_prompt + self.cfg.rollout.max_tokens)
+        )
 
 
 def prepare_online(
@@ -140,10 +148,8 @@ def _room_of_prompt(cfg: DistillConfig) -> int:
 def estimate_online(plan: OnlineDistillPlan, *, gpu_bytes: float | None) -> Estimate:
     """Add up every process of ``plan``; see ``add_up``."""
     cfg = plan.cfg
-    responses = cfg.examples_per_step * cfg.rollout.group_size
     return add_up(
         plan,
-        tokens_per_step=responses * (plan.sampling.mean_prompt + cfg.rollout.max_tokens),
         samples_bytes=plan.sampling.samples_bytes(cfg, prompts_per_step=cfg.examples_per_step),
         gpu_bytes=gpu_bytes,
     )

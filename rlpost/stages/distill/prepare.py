@@ -21,10 +21,12 @@ from rlpost.stages.distill.heldout import measured_names
 from rlpost.stages.distill.storing import StoredTeacher
 from rlpost.stages.distill.teacher import STAGE, Teacher, taught
 from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.learning.step_size import step_of_rows
 from rlpost.stages.roles import Role, Workload
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.memory import frozen_footprint
+from rlpost.training.packing.step_size import StepSize
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
 
@@ -43,6 +45,11 @@ class DistillPlan:
     splits: Splits
     suites: SuitesPlan | None  # that generators answer
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
+
+    @property
+    def step_size(self) -> StepSize:
+        taught = 0 if self.stored is None else self.stored.identity.column_bytes
+        return step_of_rows(self.cfg, self.splits, more_bytes=taught)
 
 
 def prepare(

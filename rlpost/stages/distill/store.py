@@ -62,6 +62,11 @@ class Identity:
     top_k: int
     temperature: float  # of the distributions
 
+    @property
+    def column_bytes(self) -> int:
+        """Return what a packed token carries of it: K ids of 8 bytes and K + 1 log-probs of 4."""
+        return 12 * self.top_k + 4
+
 
 def digest_of(example: Example) -> bytes:
     """Return what an example is found by."""

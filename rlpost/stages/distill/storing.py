@@ -174,7 +174,7 @@ class StoredTeacher:
                     raise asyncio.CancelledError
                 packed = packer(part)
                 answers = await group.top_tokens(
-                    packed.batches,
+                    packed,
                     k=identity.top_k,
                     vocabulary=self.vocabulary,
                     temperature=identity.temperature,

@@ -61,7 +61,7 @@ class ModelColumns:
         for part in row_parts(self.mismatched(examples)):
             wrong = [each for row in part for each in row]
             packed = self.packer.to_score(wrong)
-            answers = packed.by_item(await self.score(packed.batches))
+            answers = packed.by_item(await self.score(packed))
             theirs = await self.reference.logprobs(packed, wrong)
             policy_N += [float(answers[place].sum(dtype=np.float64)) for place in range(len(wrong))]
             ref_N += [float(theirs[place].sum(dtype=np.float64)) for place in range(len(wrong))]

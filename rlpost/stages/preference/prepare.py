@@ -24,6 +24,7 @@ from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
 from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.learning.step_size import step_of_rows
 from rlpost.stages.policy import check_frozen
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
@@ -32,6 +33,7 @@ from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.step_size import StepSize
 from rlpost.training.packing.work import ForwardWork
 
 STAGE = "preference"
@@ -52,6 +54,10 @@ class PreferencePlan:
     has_adapter: bool  # on the policy
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     longest: int  # tokens of an example, at most
+
+    @property
+    def step_size(self) -> StepSize:
+        return step_of_rows(self.cfg, self.splits)
 
 
 def prepare(

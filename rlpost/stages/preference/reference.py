@@ -27,14 +27,14 @@ from rlpost.checkpoint.state import fsync_path
 from rlpost.data.example import Example
 from rlpost.stages.learning.parts import TOKENS_PER_CALL, in_parts
 from rlpost.stages.preference.batch import ResponsePacker
-from rlpost.training.packing.pack import Batches, Packed
+from rlpost.training.packing.pack import Packed
 from rlpost.umask import follow_umask
 
 log = logging.getLogger(__name__)
 
 ByPlace = dict[int, np.ndarray]  # place in a list of examples -> log-probs of its trained tokens
 Key = tuple[str, int, int]  # table, row, place in the row
-Score = Callable[[Batches], Awaitable[Sequence[Sequence[np.ndarray]]]]
+Score = Callable[[Packed], Awaitable[Sequence[Sequence[np.ndarray]]]]
 
 
 class Reference(Protocol):
@@ -57,7 +57,7 @@ class LiveReference:
 
     async def logprobs(self, packed: Packed, examples: Sequence[Example]) -> ByPlace:
         """Score ``packed`` as it is."""
-        return packed.by_item(await self.score(packed.batches))
+        return packed.by_item(await self.score(packed))
 
 
 def keys_of(examples: Sequence[Example]) -> list[Key]:
@@ -120,7 +120,7 @@ class PrecomputedReference:
         for part in self._parts(rows):
             examples = [each for row in part for each in row]
             packed = packer.to_score(examples)
-            answers = packed.by_item(await score(packed.batches))
+            answers = packed.by_item(await score(packed))
             for place, key in enumerate(keys_of(examples)):
                 self._found[key] = answers[place]
             done += len(part)

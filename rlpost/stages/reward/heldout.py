@@ -19,7 +19,7 @@ import numpy as np
 from rlpost.data.example import Example
 from rlpost.evaluation.calibration import Calibration, Floats, calibration, correlation, probability
 from rlpost.stages.reward.batch import PairPacker, StepPacker, response_tokens
-from rlpost.training.packing.pack import Batches, ByItem
+from rlpost.training.packing.pack import ByItem, Packed
 
 EXAMPLES_PER_CALL = 1024  # so many are sent to the ranks at a time; even, so no pair is split
 
@@ -31,7 +31,7 @@ _OF_STEPS = ("step_accuracy", "right_steps")
 class GivesScores(Protocol):
     """The trained group, as far as it is asked here."""
 
-    async def score(self, batches: Batches) -> list[list[np.ndarray]]:
+    async def score(self, packed: Packed) -> list[list[np.ndarray]]:
         """Score every micro-batch's scored tokens."""
 
 
@@ -141,7 +141,7 @@ async def _scored(job: HeldoutPairs | HeldoutSteps) -> dict[str, list[np.ndarray
         for start in range(0, len(examples), EXAMPLES_PER_CALL):
             some = examples[start : start + EXAMPLES_PER_CALL]
             packed = job.packer(some)
-            scores: ByItem = packed.by_item(await job.model.score(packed.batches))
+            scores: ByItem = packed.by_item(await job.model.score(packed))
             found[name] += [scores[number] for number in range(len(some))]
             job.progress(f"scores of {len(some)} held-out examples of {name}")
     return found

@@ -24,6 +24,7 @@ from rlpost.data.example import ExampleEncoder
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
 from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.learning.step_size import step_of_rows
 from rlpost.stages.reward.batch import pair_unit, pairs_of
 from rlpost.stages.reward.config import RewardConfig
 from rlpost.stages.reward.heldout import measured_names
@@ -31,6 +32,7 @@ from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.training.model.classifier_heads import SCORE_HEAD, STEP_HEAD
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.step_size import StepSize
 from rlpost.training.precision import resolve_dtype
 
 STAGE = "reward"
@@ -47,6 +49,10 @@ class RewardPlan:
     objective: Objective
     splits: Splits
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
+
+    @property
+    def step_size(self) -> StepSize:
+        return step_of_rows(self.cfg, self.splits)
 
 
 def prepare(

@@ -88,23 +88,23 @@ class RLJob:
         temperature = cfg.rollout.temperature
         parts.run.tracker.phase(Phase.scoring)
         packed = scoring_batch(groups, cfg, work=parts.work)
-        batches, asks = packed.batches, not packed.is_empty
+        asks = not packed.is_empty
         greedy = await self._greedy_rewards(groups)
         if not cfg.rl.runs_ahead:  # else they go on judging
             await self._sleep(parts.sampling.rewards)
         ref = proximal = values = None
         if asks and parts.reference is not None:
             with self.record.timed("ref"):
-                answer = await parts.reference.score(batches, temperature=temperature)
+                answer = await parts.reference.score(packed, temperature=temperature)
             ref = packed.by_item(answer)
             await self._sleep(parts.reference)
         if asks and cfg.algorithm.anchor is Anchor.proximal:
             with self.record.timed("old_log_prob"):
-                answer = await parts.trainer.score(batches, temperature=temperature)
+                answer = await parts.trainer.score(packed, temperature=temperature)
             proximal = packed.by_item(answer)
         if asks and parts.critic is not None:
             with self.record.timed("values"):
-                values = packed.by_item(await parts.critic.score(batches))
+                values = packed.by_item(await parts.critic.score(packed))
         return Scores(
             ref_logprobs=ref,
             proximal_logprobs=proximal,

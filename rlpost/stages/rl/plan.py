@@ -14,6 +14,7 @@ from rlpost.stages.rl.roles import roles_of
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
+from rlpost.training.packing.step_size import StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,12 @@ class RLPlan:
     @property
     def model_path(self) -> str:
         return self.sampling.model_path
+
+    @property
+    def step_size(self) -> StepSize:
+        rollout = self.cfg.rollout
+        prompt_and_responses = self.sampling.mean_prompt + rollout.group_size * rollout.max_tokens
+        return StepSize(tokens=rollout.prompts_per_step * prompt_and_responses)
 
 
 def prepare(cfg: RLConfig, *, directory: RunDirectory, device: Device | None = None) -> RLPlan:

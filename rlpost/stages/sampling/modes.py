@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.cluster.session import Device
-from rlpost.stages.estimate import Estimate
-from rlpost.stages.learning import estimate as rows
+from rlpost.stages.estimate import Estimate, add_up
 from rlpost.stages.loop import Job
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
@@ -48,5 +47,5 @@ class Modes:
 
     def estimate(self, plan: Any, *, gpu_bytes: float | None) -> Estimate:
         """Add up every process of ``plan``; see ``add_up``."""
-        chosen = self.estimate_online if plan.cfg.data.online else rows.estimate
+        chosen = self.estimate_online if plan.cfg.data.online else add_up
         return chosen(plan, gpu_bytes=gpu_bytes)

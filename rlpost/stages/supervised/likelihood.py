@@ -18,6 +18,7 @@ from rlpost.data.splits import Splits
 from rlpost.stages.fit import Fit
 from rlpost.stages.learning.begin import DrawnRows, begin, fit_of
 from rlpost.stages.learning.prepare import Foundation, shown_examples
+from rlpost.stages.learning.step_size import step_of_rows
 from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
@@ -32,6 +33,7 @@ from rlpost.stages.supervised.batch import ExamplePacker, with_noise
 from rlpost.stages.supervised.heldout import heldout_loss
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed
+from rlpost.training.packing.step_size import StepSize
 
 Sequences = Callable[[Sequence[Example]], list[Example]]  # drawn examples -> what is packed
 
@@ -81,6 +83,10 @@ class LikelihoodPlan:
     def stage(self) -> str:
         """The stage's name, which begins its metrics."""
         return self.objective.metrics
+
+    @property
+    def step_size(self) -> StepSize:
+        return step_of_rows(self.cfg, self.splits)
 
 
 def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[Role]:
@@ -139,7 +145,7 @@ def _fit(
         examples = plan.sequences(rows.take())
         packed = packer(examples)
         if score is not None:
-            packed = packed.attach(ref_logprobs_R=packed.by_item(await score(packed.batches)))
+            packed = packed.attach(ref_logprobs_R=packed.by_item(await score(packed)))
         return with_noise(
             packed, examples, alpha=plan.neftune_alpha, seed=cfg.seed, step=run.step + 1
         )

@@ -27,9 +27,12 @@ ByItem = Mapping[int, np.ndarray]  # item number -> one value per scored token
 Column = ByItem | np.ndarray | Sequence[float]  # by item for ``_R``, in order of units for ``_U``
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Packed:
-    """One optimizer batch in micro-batches, ``batches[rank][micro-batch]``."""
+    """One optimizer batch in micro-batches, ``batches[rank][micro-batch]``.
+
+    Nothing in it changes, so what was made of one may be kept for as long as it exists.
+    """
 
     batches: Batches
 

@@ -34,6 +34,13 @@ class Local:
         return getattr(self.scorer, method)(*args, **options)
 
 
+class Here:
+    """Holds batches in this process."""
+
+    def parts(self, packed):
+        return packed.batches
+
+
 @pytest.fixture
 def planned(tmp_path, tiny_model, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -66,13 +73,13 @@ async def test_what_is_stored_is_what_a_plain_model_says(planned, tmp_path):
     assert needs["teacher of trainer rank 1"].turn == "storing"
     assert "frozen teacher" not in needs["trainer rank 1"].kept
     scorers = [FrozenScorer(plan.cfg.trainer, model=plan.stored.teacher.model)] * 2
-    failing = ReferenceGroup([Local(each, calls=1) for each in scorers])
+    failing = ReferenceGroup([Local(each, calls=1) for each in scorers], store=Here())
     packer = ExamplePacker(num_ranks=2, max_tokens=64)
     with pytest.raises(NoAnswer):
         await plan.stored.fill(failing, run(), packer, plan.splits)
     stopped = run()
     stopped.stop.set()
-    group = ReferenceGroup([Local(each) for each in scorers])
+    group = ReferenceGroup([Local(each) for each in scorers], store=Here())
     with pytest.raises(asyncio.CancelledError):
         await plan.stored.fill(group, stopped, packer, plan.splits)
     left = {each.name for each in tmp_path.iterdir()}

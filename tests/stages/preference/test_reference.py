@@ -29,9 +29,11 @@ class Scorer:
     def __init__(self):
         self.asked = 0
 
-    async def __call__(self, batches):
-        self.asked += sum(len(batch.number_U) for mine in batches for batch in mine)
-        return [[batch.target_R.astype(np.float32) / 2 for batch in mine] for mine in batches]
+    async def __call__(self, packed):
+        self.asked += sum(len(batch.number_U) for mine in packed.batches for batch in mine)
+        return [
+            [batch.target_R.astype(np.float32) / 2 for batch in mine] for mine in packed.batches
+        ]
 
 
 async def complete(path, rows, scorer, *, identity="x"):
@@ -80,10 +82,10 @@ async def test_a_killed_computation_goes_on_where_it_was(tmp_path):
     path, scorer = tmp_path / "reference.npz", Scorer()
     rows = [row(number) for number in range(3, 9)]
 
-    async def dying(batches):
+    async def dying(packed):
         if scorer.asked == 4:
             raise KeyboardInterrupt
-        return await scorer(batches)
+        return await scorer(packed)
 
     reference = PrecomputedReference(path=path, identity={"rows": "x"}, tokens_per_call=1)
     with pytest.raises(KeyboardInterrupt):

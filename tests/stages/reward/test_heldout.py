@@ -18,8 +18,8 @@ class Scoring:
     def __init__(self, rule) -> None:
         self.rule = rule
 
-    async def score(self, batches):
-        return [[self._of(batch) for batch in mine] for mine in batches]
+    async def score(self, packed):
+        return [[self._of(batch) for batch in mine] for mine in packed.batches]
 
     def _of(self, batch):
         found = [self.rule(int(token), int(at)) for token, at in zip(

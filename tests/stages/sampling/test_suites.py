@@ -35,7 +35,7 @@ def test_suites_bring_generators_and_a_judge_for_each(planned):
     ]  # fmt: skip
     sizes = {name: len(rows) for name, rows in plan.suites.prompts.items()}
     assert sizes == {"general": 6, "format": 6}
-    estimate = add_up(plan, tokens_per_step=100, gpu_bytes=None)
+    estimate = add_up(plan, gpu_bytes=None)
     assert any(each.process.startswith("generator 0") for each in estimate.footprints)
     judges = [each.process for each in estimate.unplaced if each.process != "driver"]
     assert judges == ["verifiers of general", "verifiers of format"]

@@ -27,6 +27,7 @@ from rlpost.stages.sampling.online_plan import (
 from rlpost.stages.sampling.plan import SamplingPlan, plan_sampling
 from rlpost.stages.sampling.rewards_role import check_reward_models, rewards_role
 from rlpost.training.model.loading import TrainedModel
+from rlpost.training.packing.step_size import StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,11 @@ class OnlinePlan:
     @property
     def data(self) -> DataConfig:
         return self.sampling.data
+
+    @property
+    def step_size(self) -> StepSize:
+        pair = self.sampling.mean_prompt + 2 * self.cfg.rollout.max_tokens
+        return StepSize(tokens=self.cfg.examples_per_step * pair)
 
 
 def prepare_online(
@@ -96,10 +102,9 @@ def prepare_online(
 
 def estimate_online(plan: OnlinePlan, *, gpu_bytes: float | None) -> Estimate:
     """Add up every process of ``plan``; see ``add_up``."""
-    pairs, longest = plan.cfg.examples_per_step, plan.cfg.rollout.max_tokens
+    pairs = plan.cfg.examples_per_step
     return add_up(
         plan,
-        tokens_per_step=pairs * (plan.sampling.mean_prompt + 2 * longest),
         samples_bytes=plan.sampling.samples_bytes(plan.cfg, prompts_per_step=pairs),
         gpu_bytes=gpu_bytes,
     )

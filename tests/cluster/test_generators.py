@@ -1,0 +1,55 @@
+"""A call that is part of a push ends when the bus says so, however short other calls may be."""
+
+import inspect
+
+import pytest
+
+from rlpost.bounds import WEEK_S
+from rlpost.cluster.generators import RemoteGenerator
+from rlpost.cluster.ranks import Ranks
+from rlpost.cluster.trained import WeightSource
+from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.weights.protocol import Publisher, PushTarget
+
+LONGEST_S = 2 * WEEK_S  # of a joint transfer with the longest ``weights.timeout_s``
+ARGUMENTS = {
+    "version": 1, "locator": None, "first_rank": 1, "sequences": [[1, 2]], "seats": [],
+}  # fmt: skip
+
+
+class Recording:
+    """A handle that notes the deadlines it is given."""
+
+    name = "actor"
+
+    def __init__(self) -> None:
+        self.deadlines: list[float | None] = []
+
+    async def call(self, method, *args, timeout_s=None, **kwargs):
+        self.deadlines.append(timeout_s)
+
+
+async def called(owner, verb) -> None:
+    wanted = inspect.signature(getattr(owner, verb)).parameters
+    await getattr(owner, verb)(**{name: ARGUMENTS[name] for name in wanted})
+
+
+def verbs_of(protocol) -> list[str]:
+    return [name for name in vars(protocol) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("verb", verbs_of(PushTarget))
+async def test_the_bus_ends_what_a_generator_does_in_a_push(verb):
+    handle = Recording()
+    generator = RemoteGenerator(handle, GeneratorConfig(), ping_timeout_s=7.0)
+    await called(generator, verb)
+    await generator.health()
+    assert handle.deadlines == [pytest.approx(LONGEST_S), 7.0]
+
+
+@pytest.mark.parametrize("verb", verbs_of(Publisher))
+async def test_the_bus_ends_what_a_rank_does_in_a_push(verb):
+    """All but what moves no bytes, which waits for the rank alone."""
+    handle = Recording()
+    await called(WeightSource(Ranks(lambda: [handle], settings={})), verb)
+    assert handle.deadlines == [None if verb == "announce_again" else pytest.approx(LONGEST_S)]
