@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlpost.algorithms.distill.top_tokens import TopTokens
+from rlpost.algorithms.distill.top_tokens import IDS, LOGS, TopTokens
 from rlpost.algorithms.loss import LossBatch
 from rlpost.training.adapters.adapt import LiveAdapter
 from rlpost.training.model.attention import PackedLayout
@@ -55,7 +55,13 @@ class ModelInputs:
             layout=PackedLayout.of(batch.blocks, device=device),
             blocks=batch.blocks,
             noise=EmbeddingNoise.of(batch) if learning else None,
-            teacher=TopTokens.of(loss_batch(batch, device=device).columns),
+            teacher=TopTokens.of(
+                {
+                    name: on_device(array, device)
+                    for name, array in batch.columns.items()
+                    if name in (IDS, LOGS)
+                }
+            ),
         )
 
     def behind(self, num: int) -> tuple["ModelInputs", Tensor]:
@@ -65,14 +71,14 @@ class ModelInputs:
         The places have the id 0.
         """
         device = self.read_R.device
-        starts = torch.tensor([block.prompt[0] for block in self.blocks], device=device)
-        T, num_blocks = self.token_ids_1T.shape[1], len(self.blocks)
-        old_T = torch.arange(T, device=device)
-        new_T = old_T + num * torch.bucketize(old_T, starts, right=True)
-        places = torch.ones(T + num * num_blocks, dtype=torch.bool, device=device)
-        places[new_T] = False
-        places_T = places.nonzero().squeeze(1)
-        ids = self.token_ids_1T.new_zeros(1, len(places))
+        num_tokens, num_blocks = self.token_ids_1T.shape[1], len(self.blocks)
+        # Made on the host, which knows the blocks: the device would have to be waited for.
+        starts = [block.prompt[0] for block in self.blocks]
+        old_T = np.arange(num_tokens)
+        moved_T = old_T + num * np.searchsorted(starts, old_T, side="right")
+        between_T = np.delete(np.arange(num_tokens + num * num_blocks), moved_T)
+        new_T, places_T = on_device(moved_T, device), on_device(between_T, device)
+        ids = self.token_ids_1T.new_zeros(1, num_tokens + num * num_blocks)
         positions = torch.zeros_like(ids)
         ids[0, new_T] = self.token_ids_1T[0]
         positions[0, new_T] = self.position_ids_1T[0] + num
