@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
+Key = tuple[str, tuple[str, ...]]  # a kind, and the names of metrics that came together
+
+_MAXIMA, _TOTALS = "maxima", "totals"  # kinds beside those that are sums of moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,9 @@ class Diagnostics:
 class Tally:
     """Sums of diagnostics over micro-batches; plain tensors, so it can cross processes.
 
-    ``sums`` holds, by kind and name, the sums of a metric's moments and the count.
+    ``parts`` holds the metrics of a kind that came together, in one tensor with an entry for each:
+    of a summed kind its moments and the count, (K, M); of maxima and totals one number, (K,). One
+    operation adds a micro-batch to all of them; on a GPU each metric alone would cost several.
 
     Example::
 
@@ -64,10 +69,9 @@ class Tally:
         metrics = merge(tally_of_each_rank).metrics()
     """
 
-    sums: dict[str, dict[str, Tensor]] = field(default_factory=lambda: {k: {} for k in _SUMMED})
-    maxima: dict[str, Tensor] = field(default_factory=dict)  # scalar
-    totals: dict[str, Tensor] = field(default_factory=dict)  # scalar
+    parts: dict[Key, Tensor] = field(default_factory=dict)
 
+    @torch.no_grad()
     def add(self, diagnostics: Diagnostics, *, counted_R: Tensor) -> None:
         """Add one micro-batch; only what ``counted_R`` (bool) marks is looked at."""
         measured = {kind: getattr(diagnostics, kind) for kind in _SUMMED}
@@ -79,65 +83,54 @@ class Tally:
         ]
         if columns:
             count = counted_R.sum().double()
-            # All of them at once: on a GPU each metric alone would cost several small kernels.
             kept_KR = _masked(columns, counted_R, fill=0.0)
             for kind, of_kind in measured.items():
                 num = _SUMMED[kind].num_columns * len(of_kind)
                 mine_KR, kept_KR = kept_KR[:num], kept_KR[num:]
                 if of_kind:
-                    self._add_sums(kind, of_kind, mine_KR, count)
+                    _combine(self.parts, (kind, tuple(of_kind)), _rows(kind, mine_KR, count))
         if diagnostics.maxima and counted_R.numel():
             largest_K = _masked(list(diagnostics.maxima.values()), counted_R, fill=-torch.inf)
-            for name, largest in zip(diagnostics.maxima, largest_K.amax(1), strict=True):
-                _take_maximum(self.maxima, name, largest)
-
-    def _add_sums(self, kind: str, names: Iterable[str], columns_KR: Tensor, count: Tensor) -> None:
-        """Add the moments of one kind; a metric's columns follow one another."""
-        summed = _SUMMED[kind]
-        by_place = [columns_KR[place :: summed.num_columns] for place in range(summed.num_columns)]
-        sums_K = [moment_KR.sum(1) for moment_KR in summed.moments(*by_place)]
-        rows = torch.stack([*sums_K, count.expand_as(sums_K[0])], dim=1)
-        for name, row in zip(names, rows, strict=True):
-            _accumulate(self.sums[kind], name, row)
+            _combine(self.parts, (_MAXIMA, tuple(diagnostics.maxima)), largest_K.amax(1))
 
     def add_total(self, name: str, value: Tensor) -> None:
         """Add to a metric that is already weighted, such as ``Loss.total``."""
-        _accumulate(self.totals, name, value.detach().double())
+        _combine(self.parts, (_TOTALS, (name,)), value.detach().double()[None])
 
     def cpu(self) -> "Tally":
         """Copy to host memory, for sending to another process."""
-        return Tally(
-            sums={k: {name: v.cpu() for name, v in of.items()} for k, of in self.sums.items()},
-            maxima={name: v.cpu() for name, v in self.maxima.items()},
-            totals={name: v.cpu() for name, v in self.totals.items()},
-        )
+        return Tally(parts={key: value.cpu() for key, value in self.parts.items()})
 
     def metrics(self) -> dict[str, float]:
         """Finalise; a metric for which no token was counted is left out, never 0."""
-        result = {name: float(value) for name, value in self.totals.items()}
-        for name, value in self.maxima.items():
+        result = {name: float(value) for name, value in self._of(_TOTALS).items()}
+        for name, value in self._of(_MAXIMA).items():
             if value > -torch.inf:
                 result[name] = float(value)
-        for kind, of_kind in self.sums.items():
-            for name, row in of_kind.items():
+        for kind, summed in _SUMMED.items():
+            for name, row in self._of(kind).items():
                 *moments, count = row.tolist()
-                final = _SUMMED[kind].final(*moments, count) if count else None
+                final = summed.final(*moments, count) if count else None
                 if final is not None:
                     result[name] = final
         return result
+
+    def _of(self, kind: str) -> dict[str, Tensor]:
+        """Return the entries of a kind by name; a metric may have come among different others."""
+        found: dict[Key, Tensor] = {}
+        for (each, names), values in self.parts.items():
+            if each == kind:
+                for name, value in zip(names, values, strict=True):
+                    _combine(found, (kind, (name,)), value)
+        return {name: value for (_, (name,)), value in found.items()}
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
     """Combine the host tallies of several ranks into a new one."""
     merged = Tally()
     for tally in tallies:
-        for kind, of_kind in tally.sums.items():
-            for name, value in of_kind.items():
-                _accumulate(merged.sums[kind], name, value)
-        for name, value in tally.totals.items():
-            _accumulate(merged.totals, name, value)
-        for name, value in tally.maxima.items():
-            _take_maximum(merged.maxima, name, value)
+        for key, value in tally.parts.items():
+            _combine(merged.parts, key, value)
     return merged
 
 
@@ -216,18 +209,22 @@ _SUMMED: dict[str, _Summed] = {
 
 
 def _masked(values: Sequence[Tensor], counted_R: Tensor, *, fill: float) -> Tensor:
-    """Stack detached values as (K, R) doubles, with ``fill`` where nothing counts."""
+    """Stack values as (K, R) doubles, with ``fill`` where nothing counts."""
     # Not a product: a masked token may hold inf, and inf * 0 is nan.
-    stacked_KR = torch.stack([values_R.detach().double() for values_R in values])
-    return stacked_KR.masked_fill(~counted_R, fill)
+    return torch.stack([*values]).double().masked_fill(~counted_R, fill)
 
 
-def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
-    into[name] = into[name] + value if name in into else value
+def _rows(kind: str, columns_KR: Tensor, count: Tensor) -> Tensor:
+    """Return the moments and the count, (K, M); a metric's columns follow one another."""
+    summed = _SUMMED[kind]
+    by_place = [columns_KR[place :: summed.num_columns] for place in range(summed.num_columns)]
+    sums_K = [moment_KR.sum(1) for moment_KR in summed.moments(*by_place)]
+    return torch.stack([*sums_K, count.expand_as(sums_K[0])], dim=1)
 
 
-def _take_maximum(into: dict[str, Tensor], name: str, value: Tensor) -> None:
-    into[name] = torch.maximum(into[name], value) if name in into else value
+def _combine(into: dict[Key, Tensor], key: Key, value: Tensor) -> None:
+    join = torch.maximum if key[0] == _MAXIMA else torch.add
+    into[key] = join(into[key], value) if key in into else value
 
 
 def half_for_ties(margin: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ Legend: R scored tokens of one micro-batch, I items, U units; an item is never s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -57,14 +58,14 @@ class LossBatch:
     num_units: int
     columns: Mapping[str, Tensor]
 
-    @property
+    @cached_property
     def counted_R(self) -> Tensor:
         """Which tokens carry a loss, bool: by their own weight, or without one by their unit's."""
         if "weight_R" in self.columns:
             return self.columns["weight_R"] > 0
         return (self.columns["weight_U"] > 0)[self.unit_I[self.item_R]]
 
-    @property
+    @cached_property
     def counted_U(self) -> Tensor:
         """Which units carry a loss, bool: by their own weight, or without one by their tokens'."""
         if "weight_U" in self.columns:
