@@ -13,7 +13,7 @@ from typing import Any
 
 from rlpost.bounds import check_config, help_of, number, option
 from rlpost.cli.exit_code import exit_code
-from rlpost.cli.plan_times import PlannedOn, step_times
+from rlpost.cli.plan_times import step_times
 from rlpost.errors import UserError
 from rlpost.models.footprint import together_bytes
 from rlpost.roofline.devices import BY_NAME, DeviceSpec, device_named
@@ -102,8 +102,10 @@ class _Machines:
 
 def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected: Expected) -> int:
     from rlpost.control.placement import assign_slots
+    from rlpost.doctor import machine
     from rlpost.stages.roles import actors_of
     from rlpost.stages.sampling.push_plan import push_notes
+    from rlpost.stages.step_time import PlannedOn
 
     if hardware is not None:
         check_config(hardware)
@@ -126,7 +128,13 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected:
     times = step_times(
         STAGES[stage],
         plan,
-        PlannedOn(slots=slots, gpu=machines.gpu, gpu_name=machines.gpu_name, cores=machines.cores),
+        PlannedOn(
+            slots=slots,
+            gpu=machines.gpu,
+            cores=machines.cores,
+            features=machine.cpu_features(),
+        ),
+        gpu_name=machines.gpu_name,
         mean_response=expected.mean_response,
     )
     code = _report(estimate, slots, machines, notes=notes, lacking=times.lacking)

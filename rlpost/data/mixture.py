@@ -82,6 +82,11 @@ class Mixture:
         return {name: corpus.fingerprint for name, corpus in self.corpora.items()}
 
     @property
+    def weights(self) -> Mapping[str, Fraction]:
+        """Each source's part of all draws, relative to the sum."""
+        return dict(zip(self.corpora, self._chooser.weights, strict=True))
+
+    @property
     def epoch(self) -> float:
         """Epochs drawn so far, such as 1.25."""
         return sum(self._chooser.counts) / self.rows_per_epoch

@@ -52,7 +52,6 @@ class Estimate:
     unplaced: list[Footprint]  # the driver, and roles without a slot
     sentences: Sequence[str]  # what is worked on, and what is written
     way_out: str  # if it does not fit: what to do, as the end of a sentence
-    tokens: int  # that the whole run trains on, or samples, at most
     step_bytes: int = 0  # that a step puts into the object store, at most
 
     def of(self, actor: str) -> list[Footprint]:
@@ -130,7 +129,6 @@ def add_up(plan: Estimated, *, samples_bytes: int = 0, gpu_bytes: float | None) 
             disk.sentence,
         ),
         way_out=_less_memory(offloads=cfg.cluster.offload_idle),
-        tokens=size.tokens * (cfg.trainer.steps or 0),
         step_bytes=size.bytes,
     )
 

@@ -28,7 +28,7 @@ class Stage:
     # (stage, cfg, resolved): the driver process, to its outcome
     drive: str = "rlpost.stages.driver:run_stage"
     estimate: str | None = None  # (plan, *, gpu_bytes): what ``rlpost plan`` shows; None: nothing
-    # (plan, *, slots, gpu, cores, features, mean_response): StepTime; None: none is said
+    # (plan, on, *, mean_response): StepTime, or None: not known; None: none is said
     timing: str | None = None
     groups: Mapping[str, str] = field(
         default_factory=dict
@@ -92,6 +92,7 @@ _SFT = Stage(
     plan="rlpost.stages.supervised.sft:prepare",
     boot="rlpost.stages.supervised.likelihood:boot",
     estimate="rlpost.stages.estimate:add_up",
+    timing="rlpost.stages.supervised.timing:timing",
     groups={**_TRAINS, "loss": "rlpost.algorithms.supervised:losses"},
     makes=("model",),
 )
@@ -103,6 +104,7 @@ _PRETRAIN = replace(
     config="rlpost.stages.supervised.pretrain_config:PretrainConfig",
     check="rlpost.stages.supervised.pretrain_config:check_pretrain",
     plan="rlpost.stages.supervised.pretrain:prepare",
+    timing="rlpost.stages.supervised.timing:timing_of_windows",
     groups=_TRAINS,
 )
 
@@ -115,6 +117,7 @@ _PREFERENCE = replace(
     plan="rlpost.stages.preference.modes:prepare",
     boot="rlpost.stages.preference.modes:boot",
     estimate="rlpost.stages.preference.modes:estimate",
+    timing="rlpost.stages.preference.modes:timing",
     groups={
         **_TRAINS,
         "loss": "rlpost.algorithms.preference:preference_losses",
@@ -130,6 +133,7 @@ _REWARD = Stage(
     plan="rlpost.stages.reward.prepare:prepare",
     boot="rlpost.stages.reward.boot:boot",
     estimate="rlpost.stages.estimate:add_up",
+    timing="rlpost.stages.learning.timing:timing",
     groups={**_TRAINS, "loss": "rlpost.algorithms.reward:reward_losses"},
     makes=("reward",),
 )
@@ -142,6 +146,7 @@ _DISTILL = Stage(
     plan="rlpost.stages.distill.modes:prepare",
     boot="rlpost.stages.distill.modes:boot",
     estimate="rlpost.stages.distill.modes:estimate",
+    timing="rlpost.stages.distill.modes:timing",
     groups={**_TRAINS, "verifier": "rlpost.verifiers.kinds:verifiers"},
     makes=("model",),
 )
@@ -155,6 +160,7 @@ _EVALUATE = Stage(
     boot="rlpost.stages.evaluate.boot:boot",
     drive="rlpost.stages.evaluate.drive:evaluate",
     estimate="rlpost.stages.evaluate.estimate:estimate",
+    timing="rlpost.stages.evaluate.timing:timing",
     groups={"verifier": "rlpost.verifiers.kinds:verifiers"},
     makes=("dataset",),
 )

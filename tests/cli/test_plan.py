@@ -59,8 +59,11 @@ def test_an_evaluation(capsys, tiny, tiny_untied_model):
     _, both = run(capsys, *asked, f"baseline.path={tiny_untied_model}")
     assert f"makes {2 * items} requests" in both
     assert both.count("generator 0: core") == 1  # they take turns
-    code, text = run(capsys, "--gpus", "1", "--gpu-gib", "0.01", *asked)
+    code, text = run(capsys, "--gpus", "1", "--gpu-gib", "8", *asked)
     assert code == 0 and "generator 0 (1 GPU)" in text, text
+    assert "time of all answers" in text and "as long as max_tokens, or as --mean-response" in text
+    code, text = run(capsys, "--gpus", "1", "--gpu-gib", "0.01", *asked)
+    assert code == 2 and "an engine of 1 x h100 has room for 0 tokens" in text, text
     code, text = run(capsys, "--node-gib", "1", *asked)
     assert code == 2 and "It would not fit: node 1: " in text and "generator.kv_cache_gib" in text
 
@@ -205,7 +208,7 @@ def test_the_time_of_a_step_on_a_device_that_is_not_here(capsys, tiny):
     for words, refusal in (
         (["--gpus", "8", "--device", "h1000", *common], "--device must be one of h100_pcie, "),
         (["--mean-response", "0", *common], "mean_response must be in (0, 1e7]"),
-        (["--mean-response", "5", "evaluate"], "--mean-response has no effect on rlpost plan ev"),
+        (["--mean-response", "5", "pipeline"], "--mean-response has no effect on rlpost plan pi"),
     ):
         code, text = run(capsys, *words)
         assert code == 2 and refusal in text, text

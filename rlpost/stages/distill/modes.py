@@ -3,6 +3,7 @@
 from rlpost.stages.distill.boot import boot as boot_rows
 from rlpost.stages.distill.online import boot_online, estimate_online, prepare_online
 from rlpost.stages.distill.prepare import prepare as prepare_rows
+from rlpost.stages.distill.timing import timing_online, timing_rows
 from rlpost.stages.sampling.modes import Modes
 
 _MODES = Modes(
@@ -11,5 +12,8 @@ _MODES = Modes(
     boot_rows=boot_rows,
     boot_online=boot_online,
     estimate_online=estimate_online,
+    timing_rows=timing_rows,
+    timing_online=timing_online,
 )
 prepare, boot, estimate = _MODES.prepare, _MODES.boot, _MODES.estimate
+timing = _MODES.timing

@@ -41,5 +41,4 @@ def estimate(plan: EvaluatePlan, *, gpu_bytes: float | None) -> Estimate:
         ),
         way_out="give the generators less (generator.kv_cache_gib on CPU, "
         "generator.gpu_memory_utilization on GPU), or have fewer of them (generator.num)",
-        tokens=responses * cfg.max_tokens,
     )

@@ -1,34 +1,33 @@
 """What ``rlpost plan pipeline`` says: the chain in order, what each stage takes, and its gates.
 
 Owns the words, and the stand-in for a model that does not exist yet: the one that it is made from,
-which has the same shape. Refuses to own a stage's estimate. Invariant: nothing is written, and no
-stage is started.
+which has the same shape. Refuses to own a stage's estimate and its ``timing``. Invariant: nothing
+is written, and no stage is started.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlpost.checkpoint.space import format_bytes
+from rlpost.cluster.session import Device
 from rlpost.config.compose import compose_stage
+from rlpost.control.placement import Node, assign_slots
 from rlpost.doctor import machine
 from rlpost.errors import UserError
 from rlpost.models.footprint import together_bytes
-from rlpost.models.locate import parameter_count
 from rlpost.pipeline.spec import BASE, STAGE_PREFIX, StageSpec, strings_of
+from rlpost.roofline.devices import device_named
 from rlpost.stages.pipeline.composed import PlannedStage
 from rlpost.stages.pipeline.config import PipelineConfig
 from rlpost.stages.pipeline.overrides import suite_words
 from rlpost.stages.pipeline.plan import PipelinePlan, prepare
 from rlpost.stages.registry import STAGES
+from rlpost.stages.roles import actors_of
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.step_time import PlannedOn
 
-# Of a step that trains: forward and backward 6 a parameter and token, and as many again for
-# recomputed activations, sampling and references, roughly.
-_FLOPS_PER_TOKEN = 12
-_SHARE_OF_PEAK = 0.3  # of what a product of large matrices reaches
 _START_S = 40.0  # of Ray, engines and ranks
 
 
@@ -38,8 +37,7 @@ class _Need:
 
     memory_bytes: float
     sentences: Sequence[str]
-    tokens: int
-    parameters: int
+    seconds: float | None  # None: not known
 
 
 def outline(cfg: PipelineConfig) -> str:
@@ -49,7 +47,6 @@ def outline(cfg: PipelineConfig) -> str:
         UserError, DataError: it would be refused.
     """
     plan = prepare(cfg, directory=RunDirectory.of(cfg.run))
-    rate = _flops_per_s()
     lines = [f"{plan.spec.name}: {len(plan.stages)} stages from {plan.spec.base}"]
     needs = [("suites of each model", need) for need in _suites(plan)]
     for number, planned in enumerate(plan.stages, start=1):
@@ -57,11 +54,11 @@ def outline(cfg: PipelineConfig) -> str:
         skipped = "" if planned.spec.id in plan.chosen else " (not chosen)"
         lines.append(f"{number}. {_words(planned.spec)}{skipped}")
         lines += [f"   {each}" for each in _gates(plan, planned)]
-        lines.append(f"   {_said(need, rate)}")
+        lines.append(f"   {_said(need)}")
         if need is not None:
             needs.append((planned.spec.id, need))
     for _, need in needs[: len(plan.groups)]:
-        lines.append(f"suites, of every model: {_said(need, rate)}")
+        lines.append(f"suites, of every model: {_said(need)}")
     known = [need for _, need in needs if need is not None]
     room = machine.memory().total_bytes
     peak = max((need.memory_bytes for need in known), default=0.0)
@@ -91,16 +88,15 @@ def _gates(plan: PipelinePlan, planned: PlannedStage) -> list[str]:
     return [f"gate {gate.text}; if it fails: {policy}{tries}" for gate in spec.gates]
 
 
-def _said(need: _Need | None, rate: float) -> str:
+def _said(need: _Need | None) -> str:
     if need is None:
         return "its needs are known once the stages before it made its data"
-    seconds = _START_S + _FLOPS_PER_TOKEN * need.tokens * need.parameters / rate
+    if need.seconds is None:
+        lasts = "how long it takes here is not known"
+    else:
+        lasts = f"about {(_START_S + need.seconds) / 60:.0f} min here if no response is short"
     return " ".join(
-        [
-            f"{format_bytes(int(need.memory_bytes))} of memory, roughly {seconds / 60:.0f} min at "
-            "most here.",
-            *need.sentences,
-        ]
+        [f"{format_bytes(int(need.memory_bytes))} of memory, {lasts}.", *need.sentences]
     )
 
 
@@ -113,7 +109,7 @@ def _stage(plan: PipelinePlan, planned: PlannedStage) -> _Need | None:
         return None
     start = [str(_ancestor(plan, name)) for name in spec.start]
     words = plan.words(planned, attempt=1, start=start, resolve=lambda name: _ancestor(plan, name))
-    return _need(spec.run, words, start[0], at=f"{plan.file}: {spec.id}")
+    return _need(spec.run, words, at=f"{plan.file}: {spec.id}")
 
 
 def _suites(plan: PipelinePlan) -> list[_Need]:
@@ -127,27 +123,51 @@ def _suites(plan: PipelinePlan) -> list[_Need]:
                 seed=plan.cfg.seed,
                 common=plan.common["evaluate"],
             ),
-            plan.base,
             at=f"{plan.file}: gates.suites",
         )
         for group in plan.groups
     ]
 
 
-def _need(command: str, words: Sequence[str], model: str, *, at: str) -> _Need:
+def _need(command: str, words: Sequence[str], *, at: str) -> _Need:
     """Prepare a command as it would itself, and add up what it takes."""
     try:
         cfg, _ = compose_stage(words, stage=command)
         prepared: Any = STAGES[command].part("plan")(cfg, directory=RunDirectory.of(cfg.run))
         estimate = STAGES[command].part("estimate")(prepared, gpu_bytes=None)
+        seconds = _seconds(command, prepared)
     except UserError as error:
         raise UserError(f"{at} (rlpost {command}): {error}") from error
     return _Need(
         memory_bytes=together_bytes([*estimate.footprints, *estimate.unplaced]),
         sentences=[each for each in estimate.sentences if "disk" in each],
-        tokens=estimate.tokens,
-        parameters=parameter_count(model),
+        seconds=seconds,
     )
+
+
+def _seconds(command: str, prepared: Any) -> float | None:
+    """Return how long a run takes on this machine by the roofline; None: not known.
+
+    Raises:
+        UserError: an engine cannot hold its model and one sequence.
+    """
+    gpus, cores = machine.gpus()[0], machine.cores()
+    on_gpu = prepared.device is Device.cuda
+    gpu = device_named(gpus[0].name) if on_gpu and gpus else None
+    elsewhere = prepared.cfg.cluster.address is not None or (on_gpu and gpu is None)
+    if elsewhere or STAGES[command].timing is None:
+        return None
+    here = Node(id="here", name="here", cpus=cores, gpus=len(gpus))
+    on = PlannedOn(
+        slots=assign_slots(
+            actors_of(prepared.roles), [here], placement=prepared.cfg.cluster.placement
+        ),
+        gpu=gpu,
+        cores=cores,
+        features=machine.cpu_features(),
+    )
+    times = STAGES[command].part("timing")(prepared, on, mean_response=None)
+    return None if times is None else times.run_s
 
 
 def _ancestor(plan: PipelinePlan, name: str) -> Path:
@@ -155,17 +175,3 @@ def _ancestor(plan: PipelinePlan, name: str) -> Path:
     while name != BASE:
         name = plan.planned(name).spec.start[0]
     return Path(plan.base)
-
-
-def _flops_per_s() -> float:
-    """Return what this machine's processors sustain in training, roughly."""
-    import torch
-
-    size = 1024
-    a = torch.ones(size, size)
-    a @ a
-    begin = time.perf_counter()
-    rounds = 4
-    for _ in range(rounds):
-        a @ a
-    return _SHARE_OF_PEAK * rounds * 2 * size**3 / (time.perf_counter() - begin)

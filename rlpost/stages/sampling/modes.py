@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.cluster.session import Device
+from rlpost.roofline.steps import StepTime
 from rlpost.stages.estimate import Estimate, add_up
 from rlpost.stages.loop import Job
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.step_time import PlannedOn
 
 Boot = Callable[[Any, Run], AbstractAsyncContextManager[Job]]
 
@@ -26,6 +28,8 @@ class Modes:
     boot_rows: Boot
     boot_online: Boot
     estimate_online: Callable[..., Estimate]
+    timing_rows: Callable[..., StepTime]
+    timing_online: Callable[..., StepTime]
 
     def prepare(self, cfg: Any, *, directory: RunDirectory, device: Device | None = None) -> Any:
         """Check everything that can be checked without starting anything.
@@ -49,3 +53,12 @@ class Modes:
         """Add up every process of ``plan``; see ``add_up``."""
         chosen = self.estimate_online if plan.cfg.data.online else add_up
         return chosen(plan, gpu_bytes=gpu_bytes)
+
+    def timing(self, plan: Any, on: PlannedOn, *, mean_response: float | None) -> StepTime:
+        """Return the parts of a step of ``plan``.
+
+        Raises:
+            UserError: ``mean_response`` has no effect, or an engine cannot hold one sequence.
+        """
+        chosen = self.timing_online if plan.cfg.data.online else self.timing_rows
+        return chosen(plan, on, mean_response=mean_response)
