@@ -198,6 +198,14 @@ def test_prompts_that_a_reward_model_cannot_be_shown(capsys, tiny, tiny_reward, 
     assert "System role not supported" in text
 
 
+def test_engines_have_the_set_up_time_of_the_device_that_was_resolved(capsys, tiny):
+    asked = ["rl", "experiment=grpo", "cluster.device=auto", "failures.stuck_after_s=2500", tiny]
+    code, text = run(capsys, *asked)
+    assert code == 0, text  # on this CPU 2,100 s are needed
+    code, text = run(capsys, "--gpus", "2", *asked)
+    assert code == 2 and "failures.stuck_after_s must be above 3000 s" in text, text
+
+
 def test_the_time_of_a_step_on_a_device_that_is_not_here(capsys, tiny):
     common = ["rl", "experiment=grpo", "cluster=node8", "rl.max_staleness=1", tiny]
     code, text = run(capsys, "--gpus", "8", "--device", "h200", *common)

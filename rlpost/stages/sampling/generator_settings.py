@@ -97,16 +97,19 @@ def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> Adapt
     return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)
 
 
-def check_deadlines(cfg: Any) -> None:
+def check_deadlines(cfg: Any, *, device: Device | None = None) -> None:
     """Whoever hangs must be replaced before the run as a whole counts as stuck.
 
     Args:
         cfg: options of a stage that trains and generates.
+        device: where models will run; None: not known yet, so that ``auto`` is taken for the CPU,
+            whose engines need less time.
 
     Raises:
         UserError: it could not be.
     """
-    setup_s = SETUP_ON_GPU_S if cfg.cluster.device is Device.cuda else SETUP_ON_CPU_S
+    on_gpu = (device or cfg.cluster.device) is Device.cuda
+    setup_s = SETUP_ON_GPU_S if on_gpu else SETUP_ON_CPU_S
     needed_s = cfg.cluster.call_timeout_s + (cfg.generator.setup_timeout_s or setup_s)
     if cfg.failures.stuck_after_s <= needed_s:
         raise UserError(

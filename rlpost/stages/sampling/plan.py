@@ -22,7 +22,11 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
-from rlpost.stages.sampling.generator_settings import adapter_capacity, resolve_generator
+from rlpost.stages.sampling.generator_settings import (
+    adapter_capacity,
+    check_deadlines,
+    resolve_generator,
+)
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.admission import refusal_of_row, required_columns
 from rlpost.verifiers.base import VerifierConfig
@@ -156,6 +160,7 @@ def _generator(cfg: Any, policy: CheckedPolicy, *, device: Device) -> GeneratorC
         size=model_shape(policy.path).vocabulary,
         field="rollout.stop_token_ids",
     )
+    check_deadlines(cfg, device=device)
     return resolve_generator(
         cfg.generator,
         cluster=cfg.cluster,

@@ -27,7 +27,11 @@ from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
 from rlpost.stages.sampling.generation import generation_of, generators_role
-from rlpost.stages.sampling.generator_settings import adapter_capacity, resolve_generator
+from rlpost.stages.sampling.generator_settings import (
+    adapter_capacity,
+    check_deadlines,
+    resolve_generator,
+)
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.stages.sampling.probe import probe_of
 from rlpost.stages.sampling.serving import push_policy, wait_for_generators
@@ -74,6 +78,7 @@ def plan_suites(
     require_vllm_architecture(
         policy.directory.config.architectures[0], field=policy.directory.field
     )
+    check_deadlines(cfg, device=device)
     generator = resolve_generator(
         cfg.generator,
         cluster=cfg.cluster,
