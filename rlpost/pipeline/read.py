@@ -86,15 +86,21 @@ class _Reader:
         return spec
 
     def _check_names(self, spec: PipelineSpec) -> None:
-        """Refuse an id that is taken, and names in gates and elsewhere that do not exist."""
+        """Refuse an id that is taken, and names in gates and elsewhere that do not exist.
+
+        An id names a directory, and some file systems do not tell upper from lower case.
+        """
         ids = [stage.id for stage in spec.stages]
+        folded = [each.casefold() for each in ids]
         for number, stage in enumerate(spec.stages):
             at = f"stages[{number}]"
-            if stage.id in ids[:number]:
+            if folded[number] in folded[:number]:
                 self._fields.refuse(
-                    f"{at}.id", stage.id, "is the id of another stage; choose another"
+                    f"{at}.id",
+                    stage.id,
+                    "is the id of another stage, in upper or lower case; choose another",
                 )
-            if stage.id == BASE:
+            if folded[number] == BASE:
                 self._fields.refuse(f"{at}.id", BASE, "is the model that all start from; rename it")
             for place, name in stage.references():
                 if name not in (BASE, *ids):

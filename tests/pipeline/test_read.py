@@ -97,6 +97,14 @@ CHANGES = {  # place in the file -> value, what is said
 }
 
 
+@pytest.mark.parametrize(("name", "said"), [("ONE", "another stage"), ("Base", "all start from")])
+def test_ids_that_differ_in_case_only_are_refused(tmp_path, name, said):
+    tree = yaml.safe_load(PLAIN)
+    tree["stages"][2]["id"] = name
+    with pytest.raises(UserError, match=said):
+        read(tmp_path, yaml.safe_dump(tree))
+
+
 @pytest.mark.parametrize("place", CHANGES, ids=str)
 def test_what_is_wrong_is_said_with_its_place(tmp_path, place):
     value, said = CHANGES[place]
