@@ -112,7 +112,7 @@ class Parts:
         weights = loss_weights(lengths, config=ReductionConfig())
         packed = pack(
             [unit_of(trajectory, number=n) for n, trajectory in enumerate(trajectories)],
-            num_ranks=self.trainer.num_ranks,
+            num_ranks=self.trainer.data_ranks,
             max_tokens=self.trainer.max_tokens_per_micro_batch,
         )
         return packed.attach(weight_R=dict(enumerate(map(np.full, lengths, weights))))

@@ -31,13 +31,19 @@ class Ranks:
     Args:
         spawn: starts a whole group of actors.
         settings: of every rank's ``setup``, by name.
+        sharing: how many neighbours get the same micro-batches, and give the same answers.
     """
 
     def __init__(
-        self, spawn: Callable[[], Sequence[Handle]], *, settings: Mapping[str, Any]
+        self,
+        spawn: Callable[[], Sequence[Handle]],
+        *,
+        settings: Mapping[str, Any],
+        sharing: int = 1,
     ) -> None:
         self._spawn = spawn
         self._settings = settings
+        self._sharing = sharing
         self._handles = spawn()
 
     async def setup(self) -> Any:
@@ -64,12 +70,17 @@ class Ranks:
         return await _together([h.call(method, *args, **kwargs) for h in self._handles])
 
     async def each(self, method: str, parts: Sequence[Any], *args: Any) -> list[Any]:
-        """Call every rank with its own part; like ``all``."""
+        """Call every rank with its own part, such as its micro-batches; like ``all``.
+
+        Returns:
+            One answer for each of ``parts``: that of the first rank that has it.
+        """
+        shared = [part for part in parts for _ in range(self._sharing)]
         calls = [
             handle.call(method, part, *args)
-            for handle, part in zip(self._handles, parts, strict=True)
+            for handle, part in zip(self._handles, shared, strict=True)
         ]
-        return await _together(calls)
+        return (await _together(calls))[:: self._sharing]
 
 
 async def _together(calls: Sequence[Awaitable[Any]]) -> list[Any]:
@@ -109,8 +120,9 @@ def spawn_ranks(
     num: int,
     call_timeout_s: float,
     settings: Mapping[str, Any],
+    sharing: int = 1,
 ) -> Ranks:
-    """Create ``num`` actors of ``cls(rank=...)``, each in the slot of its name."""
+    """Create ``num`` actors of ``cls(rank=...)``, each in the slot of its name; see ``Ranks``."""
 
     def spawn() -> list[Handle]:
         handles = []
@@ -120,4 +132,4 @@ def spawn_ranks(
             handles.append(Handle(actor, name=name, timeout_s=call_timeout_s))
         return handles
 
-    return Ranks(spawn, settings=settings)
+    return Ranks(spawn, settings=settings, sharing=sharing)

@@ -248,6 +248,7 @@ def spawn_trained(
         TrainedRank,
         group=group,
         num=cfg.num_ranks,
+        sharing=cfg.sequence_parallel_size,
         call_timeout_s=call_timeout_s,
         settings={
             "cfg": cfg,

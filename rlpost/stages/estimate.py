@@ -6,7 +6,7 @@ Refuses to own what a stage trains and writes in a step (its own ``estimate``) a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rlpost.checkpoint.space import format_bytes
@@ -104,7 +104,7 @@ def add_up(plan: Estimated, *, samples_bytes: int = 0, gpu_bytes: float | None) 
     """
     cfg, size = plan.cfg, plan.step_size
     in_micro_batch = min(
-        cfg.trainer.max_tokens_per_micro_batch, -(-size.tokens // cfg.trainer.num_ranks)
+        cfg.trainer.max_tokens_per_micro_batch, -(-size.tokens // cfg.trainer.data_ranks)
     )
     work = Workload(
         micro_batch_tokens=in_micro_batch,
@@ -124,8 +124,9 @@ def add_up(plan: Estimated, *, samples_bytes: int = 0, gpu_bytes: float | None) 
         unplaced=[driver_footprint(size), *(each for role in others for each in role.memory(work))],
         sentences=(
             f"A step trains at most {size.tokens:,} tokens, in micro-batches of up to "
-            f"{in_micro_batch:,}; its ranks read them, up to {format_bytes(size.bytes)}, from "
-            "Ray's object store.",
+            f"{in_micro_batch:,}{_divided(cfg.trainer)}; its ranks read them, up to "
+            f"{format_bytes(size.bytes)}, from Ray's object store.",
+            *_largest_micro_batch(plan.roles, work),
             disk.sentence,
         ),
         way_out=_less_memory(offloads=cfg.cluster.offload_idle),
@@ -133,10 +134,46 @@ def add_up(plan: Estimated, *, samples_bytes: int = 0, gpu_bytes: float | None) 
     )
 
 
+def _divided(trainer: Any) -> str:
+    size = trainer.sequence_parallel_size
+    return "" if size == 1 else f", each divided over {size} ranks"
+
+
+def _largest_micro_batch(roles: Sequence[Role], work: Workload) -> list[str]:
+    """Say up to how many tokens trained models would fit into a GPU of their own, if they do not.
+
+    Memory grows with the tokens, so that the limit is found by halving.
+    """
+    gpu_bytes = work.gpu_bytes
+    if not work.on_gpu or gpu_bytes is None:
+        return []
+    sentences = []
+    for role in (role for role in roles if role.trained):
+
+        def fits(tokens: int, role: Role = role) -> bool:
+            needs = role.memory(replace(work, micro_batch_tokens=tokens))
+            return all(each.peak_bytes <= gpu_bytes for each in needs if each.on_gpu)
+
+        if fits(work.micro_batch_tokens):
+            continue
+        largest, too_many = 0, work.micro_batch_tokens
+        while too_many - largest > 1:
+            middle = (largest + too_many) // 2
+            largest, too_many = (middle, too_many) if fits(middle) else (largest, middle)
+        sentences.append(
+            f"A {role.name} rank fits into a GPU of {gpu_bytes / GIB:.1f} GiB with micro-batches "
+            f"of up to {largest:,} tokens."
+            if largest
+            else f"A {role.name} rank fits into no GPU of {gpu_bytes / GIB:.1f} GiB."
+        )
+    return sentences
+
+
 def _less_memory(*, offloads: bool) -> str:
     offload = "" if offloads else "move idle models out with cluster.offload_idle=true, "
     return (
-        "lower trainer.max_tokens_per_micro_batch, set trainer.gradient_checkpointing=true or "
+        "lower trainer.max_tokens_per_micro_batch, or divide it with a higher "
+        "trainer.sequence_parallel_size, set trainer.gradient_checkpointing=true or "
         f"trainer.zero_stage=3 with more trainer.num_ranks, {offload}or give generators less "
         "(generator.kv_cache_gib on CPU, generator.gpu_memory_utilization on GPU)"
     )

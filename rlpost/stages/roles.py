@@ -32,6 +32,7 @@ from rlpost.training.optimizers.check import check_adapter, check_device
 from rlpost.training.optimizers.planned import planned_bytes
 from rlpost.training.packing.pack import Packed
 from rlpost.training.precision import resolve_dtype
+from rlpost.training.sequence_division import require_divisible
 from rlpost.training.settings import TrainerConfig
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,11 @@ def trained_role(
         sends: pages on the host of rank 0, by name, for what it pushes; None: it pushes nothing.
 
     Raises:
-        UserError: the optimizer cannot work with this device or this model.
+        UserError: the optimizer cannot work with this device or this model, or the ranks cannot
+            divide its micro-batches.
     """
+    for each in (model, *model.frozen):
+        require_divisible(each.path, cfg, field=each.labels.field)
     gpus = int(device is Device.cuda)
     optimizer, adapter = optimizer or AdamWConfig(), model.adapter
     num_trained = parameter_count(model.path) if adapter is None else adapter.num_trainable

@@ -42,6 +42,7 @@ _FREE = (
     "trainer.threads",
     # The gradient is the same sum and checkpoints hold whole tensors: only rounding changes.
     "trainer.num_ranks",
+    "trainer.sequence_parallel_size",
     "trainer.zero_stage",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "trainer.packing",

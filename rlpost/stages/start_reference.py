@@ -89,7 +89,7 @@ async def require_same_start(
     """
     cut = [list(ids)[: min(CHECKED_TOKENS, cfg.max_tokens_per_micro_batch)] for ids in sequences]
     units = [Unit.sharing(ids[:1], {number: ids[1:]}) for number, ids in enumerate(cut)]
-    packed = pack(units, num_ranks=cfg.num_ranks, max_tokens=cfg.max_tokens_per_micro_batch)
+    packed = pack(units, num_ranks=cfg.data_ranks, max_tokens=cfg.max_tokens_per_micro_batch)
     ours, theirs = [packed.by_item(await score(packed)) for score in (policy.score, reference)]
     differences = np.concatenate([np.abs(ours[number] - theirs[number]) for number in ours])
     found = float(differences.mean(dtype=np.float64))

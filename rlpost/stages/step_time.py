@@ -75,7 +75,7 @@ class Work:
         return update_s(
             self.shape,
             self.device,
-            self._layout(cfg, cfg.num_ranks),
+            self._layout(cfg, cfg.num_ranks, sharing=cfg.sequence_parallel_size),
             tokens=epochs * self.tokens,
             length=self.length,
             updates=updates,
@@ -83,9 +83,16 @@ class Work:
             k=self.k,
         )
 
-    def forward_s(self, cfg: TrainerConfig, *, devices: int) -> float:
-        """Return the seconds of scoring on ``devices``, in micro-batches as ``cfg`` has them."""
-        layout = self._layout(cfg, devices)
+    def own_forward_s(self, cfg: TrainerConfig) -> float:
+        """Return the seconds of scoring by the ranks that train."""
+        return self.forward_s(cfg, devices=cfg.num_ranks, sharing=cfg.sequence_parallel_size)
+
+    def forward_s(self, cfg: TrainerConfig, *, devices: int, sharing: int = 1) -> float:
+        """Return the seconds of scoring on ``devices``, in micro-batches as ``cfg`` has them.
+
+        ``sharing`` of them divide each micro-batch.
+        """
+        layout = self._layout(cfg, devices, sharing=sharing)
         return forward_s(
             self.shape, self.device, layout, tokens=self.tokens, length=self.length, k=self.k
         )
@@ -94,12 +101,13 @@ class Work:
         """Return the same tokens before another model."""
         return replace(self, shape=shape)
 
-    def _layout(self, cfg: TrainerConfig, devices: int) -> Layout:
+    def _layout(self, cfg: TrainerConfig, devices: int, *, sharing: int) -> Layout:
         return Layout(
             devices=devices if self.device.on_gpu else 1,  # the ranks' cores together
             micro_batch_tokens=cfg.max_tokens_per_micro_batch * self.k.filled,
             zero_stage=cfg.zero_stage,
             recomputed=float(cfg.gradient_checkpointing),
+            context=sharing if self.device.on_gpu else 1,
         )
 
 
@@ -116,7 +124,9 @@ def compared_s(roles: Sequence[Role], work: Work, cfg: TrainerConfig, *, compare
     if not compared:
         return 0.0
     frozen = [len(role.actors) for role in roles if role.name == "reference"]
-    return sum(work.forward_s(cfg, devices=devices) for devices in frozen or [cfg.num_ranks])
+    if not frozen:
+        return work.own_forward_s(cfg)
+    return sum(work.forward_s(cfg, devices=devices) for devices in frozen)
 
 
 def engines_of(cfg: GeneratorConfig, device: DeviceSpec) -> Engines:

@@ -40,7 +40,7 @@ def trained_footprint(
         process: its name.
         shape: of the model.
         cfg: the rank group's.
-        num_tokens: of the largest micro-batch.
+        num_tokens: of the largest micro-batch, which ranks that share it divide.
         value_bytes: of a weight in the compute dtype: 4 or 2.
         on_gpu: states and activations are there.
         has_head: scores a vocabulary (a policy), not a value (a critic).
@@ -68,9 +68,12 @@ def trained_footprint(
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
     phases = {
         "activations and logits": logits
-        + num_tokens
+        + -(-num_tokens // cfg.sequence_parallel_size)
         * activation_bytes_per_token(
-            shape, value_bytes=value_bytes, checkpointing=cfg.gradient_checkpointing
+            shape,
+            value_bytes=value_bytes,
+            checkpointing=cfg.gradient_checkpointing,
+            sharing=cfg.sequence_parallel_size,
         ),
         "temporaries of the update": copies * 4 * masters,
     }
@@ -112,16 +115,20 @@ def frozen_footprint(
 
 
 def activation_bytes_per_token(
-    shape: ModelShape, *, value_bytes: int, checkpointing: bool
+    shape: ModelShape, *, value_bytes: int, checkpointing: bool, sharing: int = 1
 ) -> float:
-    """Bytes that the backward pass needs of one token, in all layers."""
-    layer = _layer_values_per_token(shape) * value_bytes
+    """Bytes that the backward pass needs of one token of a rank, in all layers.
+
+    ``sharing`` ranks divide each micro-batch, which repeats key-value heads that are fewer.
+    """
+    layer = _layer_values_per_token(shape, sharing=sharing) * value_bytes
     if checkpointing:  # the input of each layer, and one layer being computed again
         return shape.layers * shape.width * value_bytes + layer
     return shape.layers * layer
 
 
-def _layer_values_per_token(shape: ModelShape) -> int:
+def _layer_values_per_token(shape: ModelShape, *, sharing: int = 1) -> int:
     """Values that one layer saves: two norms in float32 and half, attention, gated MLP."""
-    attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim + shape.heads * shape.head_dim
+    kv_heads = max(shape.kv_heads, sharing)
+    attention = (shape.heads + 2 * kv_heads) * shape.head_dim + shape.heads * shape.head_dim
     return 5 * shape.width + attention + 4 * shape.feed_forward

@@ -82,6 +82,13 @@ class TrainerConfig:
     num_ranks: int = number(
         1, at_least=1, at_most=10**4, help="processes, one GPU each where there are GPUs"
     )
+    sequence_parallel_size: int = number(
+        1,
+        at_least=1,
+        at_most=1024,
+        hint="1 suits what fits into a GPU",
+        help="neighbouring ranks that divide the tokens of each micro-batch among them",
+    )
     zero_stage: int = number(
         2,
         at_least=0,
@@ -121,12 +128,24 @@ class TrainerConfig:
     )
 
     def check(self, path: str) -> None:
-        """Raises UserError: the warm-up leaves no step for what comes after it."""
+        """Raises UserError: the warm-up leaves no step, or ranks do not divide into groups."""
         if self.warmup_steps >= self.steps:
             raise UserError(
                 f"{path}.warmup_steps must be below {path}.steps={self.steps}, got "
                 f"{self.warmup_steps}; the full learning rate would never be reached"
             )
+
+        if self.num_ranks % self.sequence_parallel_size:
+            raise UserError(
+                f"{path}.sequence_parallel_size must divide {path}.num_ranks={self.num_ranks}, got "
+                f"{self.sequence_parallel_size}; with all ranks in one group it is "
+                f"{self.num_ranks}, and 1 divides no micro-batch"
+            )
+
+    @property
+    def data_ranks(self) -> int:
+        """How many micro-batches are worked on at a time: groups of ranks that share one."""
+        return self.num_ranks // self.sequence_parallel_size
 
     def threads_per_rank(self) -> int:
         """CPU threads of one rank, at least 1, of the cores this process may use."""

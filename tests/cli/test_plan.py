@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from chat_templates import STRICT_TURNS
+from large_models import MISTRAL_7B, build_large_model
 from transformers import AutoTokenizer
 
 from rlpost.checkpoint.space import format_bytes
@@ -123,6 +124,31 @@ def test_an_engine_of_more_parts_than_the_model_has_heads_is_refused(capsys, tin
     asked = ["--gpus", "8", *stage, tiny, "generator.num=1", "generator.tensor_parallel_size=4"]
     code, text = run(capsys, *asked)
     assert code == 2 and "the model's 2 attention heads" in text and "; use 1 or 2" in text, text
+
+
+@pytest.fixture(scope="module")
+def seven_billion(tmp_path_factory):
+    return build_large_model(tmp_path_factory.mktemp("large") / "7b", "mistral", MISTRAL_7B)
+
+
+def test_a_context_of_32k_of_7b_fits_into_8_gpus(capsys, monkeypatch, seven_billion, tmp_path):
+    """Divided it fits without computing activations twice; whole it does not, and says how far."""
+    monkeypatch.setenv("COLUMNS", "250")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": 32_000 * "b"}]
+    (tmp_path / "rows.jsonl").write_text(8 * f"{json.dumps({'messages': turns})}\n")
+    asked = ["--nodes", "1", "--gpus", "8", "sft", f"model.path={seven_billion}"]
+    asked += [
+        f"data.train={tmp_path / 'rows.jsonl'}",
+        "trainer.dtype=bfloat16",
+    ]
+    asked += ["trainer.num_ranks=8", "trainer.zero_stage=3", "trainer.steps=3"]
+    asked += ["trainer.max_tokens_per_micro_batch=32768", "examples_per_step=8"]
+    code, text = run(capsys, *asked, "trainer.sequence_parallel_size=8")
+    assert code == 0 and "32,768, each divided over 8 ranks; its" in text, text
+    code, text = run(capsys, *asked)
+    assert code == 2 and "or divide it with a higher trainer.sequence_parallel_size" in text, text
+    limit = re.search(r"fits into a GPU of 80.0 GiB with micro-batches of up to ([\d,]+) tok", text)
+    assert 8192 < int(limit[1].replace(",", "")) < 16384
 
 
 def test_idle_models_leave_the_gpu_for_the_host(capsys, tiny):

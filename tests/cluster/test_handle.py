@@ -127,6 +127,21 @@ async def test_a_group_is_lost_with_one_rank_and_comes_back_whole(session):
     assert await ranks.all("was_built") == [(7, 2, ("here", 1), 3)] * 2
 
 
+async def test_neighbours_that_share_micro_batches_answer_once():
+    class Echo:
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+        async def call(self, method, mine):
+            asked.append((self.rank, mine))
+            return self.rank
+
+    asked = []
+    ranks = Ranks(lambda: [Echo(rank) for rank in range(4)], settings={}, sharing=2)
+    assert await ranks.each("score", ["a", "b"]) == [0, 2]
+    assert asked == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
+
+
 def test_a_gpu_that_is_not_there_is_said_at_once():
     import torch
 

@@ -4,7 +4,8 @@
 
 Every registered policy loss, the likelihood, and a loss on pairs that has a term per unit and
 one per token, each with a denominator of its own.
-CONTROL: none | local_mean (each micro-batch normalised by its own tokens and units).
+CONTROL: none | local_mean (each micro-batch normalised by its own tokens and units) | divided
+(all ranks share each micro-batch).
 """
 
 import json
@@ -172,7 +173,13 @@ def main() -> None:
 
     path, rank, world_size, ports, result, control = sys.argv[1:]
     rank, world_size = int(rank), int(world_size)
-    cfg = TrainerConfig(dtype=DType.float32, threads=1, num_ranks=world_size, lr=LR)
+    cfg = TrainerConfig(
+        dtype=DType.float32,
+        threads=1,
+        num_ranks=world_size,
+        sequence_parallel_size=world_size if control == "divided" else 1,
+        lr=LR,
+    )
     place = Rank(
         rank=rank,
         world_size=world_size,
@@ -183,8 +190,8 @@ def main() -> None:
     found, step = {}, 0
     for name, objective, packed_into in cases():
         for count in MICRO_BATCHES:
-            packed = packed_into(world_size, count)
-            mine = packed.batches[rank]
+            packed = packed_into(cfg.data_ranks, count)
+            mine = packed.batches[rank // cfg.sequence_parallel_size]
             if control == "local_mean":
                 mine = [locally_weighted(batch) for batch in mine]
             trainer.forward_backward(mine, objective)

@@ -5,7 +5,8 @@
 ROLE: policy | critic (MODEL is then a reward model, so that no gradient is zero). The policy's
 episodes have observations, and every second one has two trajectories.
 CONTROL: none | local_mean (each micro-batch normalised by its own tokens) | no_boundary (the
-engine is not told which backward pass is the last).
+engine is not told which backward pass is the last) | divided, divided twice (two neighbours share
+each micro-batch) | no_exchange (they do, and each attends to its own tokens alone).
 """
 
 import json
@@ -33,6 +34,7 @@ from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.kl import KLConfig
 from rlpost.algorithms.losses import ReinforceConfig
 from rlpost.algorithms.policy_objective import PolicyObjective
+from rlpost.training.model import sequence_parallel
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Batches
@@ -46,6 +48,9 @@ STAGES = (0, 1, 2, 3)
 CASES = {
     "none": [(stage, count) for stage in STAGES for count in (1, 2, 4)],
     "local_mean": [(stage, 4) for stage in STAGES],
+    "divided": [(stage, 2) for stage in STAGES],
+    "divided twice": [(3, 2)],
+    "no_exchange": [(2, 2)],
     "no_boundary": [(1, 4)],  # a lone rank at stage 2 has a sum that needs no telling
 }
 
@@ -200,10 +205,15 @@ def main() -> None:
     available = iter(json.loads(Path(ports).read_text()))
     if control == "no_boundary":
         DeepSpeedTrainer._set_boundary = lambda self, is_last: None
+    if control == "no_exchange":
+        sequence_parallel._Exchanged.apply = lambda rows, group: rows
+    sharing = 2 if control in ("divided", "divided twice", "no_exchange") else 1
     found = {}
     for stage, count in CASES[control]:
         groups, advantages = role.groups()
-        packed = pack_into(groups, advantages, num_ranks=world_size, num_micro_batches=count)
+        packed = pack_into(
+            groups, advantages, num_ranks=world_size // sharing, num_micro_batches=count
+        )
         batches = [[with_returns(b) for b in rank_batches] for rank_batches in packed.batches]
         place = Rank(
             rank=rank,
@@ -211,9 +221,15 @@ def main() -> None:
             master_address="127.0.0.1",
             master_port=next(available),
         )
-        cfg = TrainerConfig(dtype=DType.float32, threads=1, zero_stage=stage, num_ranks=world_size)
+        cfg = TrainerConfig(
+            dtype=DType.float32,
+            threads=1,
+            zero_stage=stage,
+            num_ranks=world_size,
+            sequence_parallel_size=sharing,
+        )
         built = DeepSpeedTrainer(cfg, model=role.model(path, cfg), place=place, seed=0)
-        mine = batches[rank]
+        mine = batches[rank // sharing]
         if control == "local_mean":
             mine = [locally_weighted(batch) for batch in mine]
         built.sleep()  # and wakes: every case is computed by a model that was away

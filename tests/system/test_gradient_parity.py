@@ -45,3 +45,25 @@ def test_a_local_mean_would_be_noticed(tmp_path, tiny_model):
 def test_a_missing_boundary_call_would_be_noticed(tmp_path, tiny_model):
     found = differences(tmp_path, tiny_model, ranks=1, control="no_boundary")
     assert found and min(found.values()) > 1e-2, found
+
+
+@pytest.mark.parametrize(
+    ("role", "fixture", "ranks", "how"),
+    [
+        ("policy", "tiny_model", 2, "divided"),  # the one key-value head is repeated
+        ("policy", "tiny_model", 4, "divided twice"),
+        ("critic", "tiny_reward", 2, "divided twice"),
+    ],
+)
+def test_ranks_that_divide_a_micro_batch_agree_with_plain_torch(
+    tmp_path, role, fixture, ranks, how, request
+):
+    model = request.getfixturevalue(fixture)
+    found = differences(tmp_path, model, ranks=ranks, role=role, control=how)
+    assert len(found) == (4 if how == "divided" else 1)
+    assert max(found.values()) < BOUND, found
+
+
+def test_ranks_that_do_not_exchange_their_tokens_would_be_noticed(tmp_path, tiny_model):
+    found = differences(tmp_path, tiny_model, ranks=2, control="no_exchange")
+    assert found and min(found.values()) > 1e-2, found

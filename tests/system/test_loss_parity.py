@@ -13,9 +13,11 @@ BOUND = 1e-5
 OBJECTIVES = {entry.name for entry in losses} | {"likelihood", "pairs"}
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_every_objective_agrees_with_one_pass_over_the_whole_batch(tmp_path, tiny_model, ranks):
-    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=[str(tiny_model)], control="none")
+@pytest.mark.parametrize(("ranks", "how"), [(1, "none"), (2, "none"), (2, "divided")])
+def test_every_objective_agrees_with_one_pass_over_the_whole_batch(
+    tmp_path, tiny_model, ranks, how
+):
+    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=[str(tiny_model)], control=how)
     assert {case.partition(",")[0] for case in found} == OBJECTIVES
     assert max(found.values()) < BOUND, found
 

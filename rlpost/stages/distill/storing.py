@@ -146,9 +146,8 @@ class StoredTeacher:
             call_timeout_s=cfg.cluster.call_timeout_s,
         )
         try:
-            packer = ExamplePacker.of(
-                replace(trainer, packing=True), model_path=self.teacher.model.path
-            )
+            alone = replace(trainer, packing=True, sequence_parallel_size=1)  # as scorers are
+            packer = ExamplePacker.of(alone, model_path=self.teacher.model.path)
             await self.fill(group, run, packer, splits)
         finally:
             group.end()

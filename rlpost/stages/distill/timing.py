@@ -56,5 +56,4 @@ def timing_online(
 
 def _taught_s(plan: DistillPlan | OnlineDistillPlan, work: Work, path: str) -> float:
     """Return the seconds in which the teacher at ``path`` reads the work, in its ranks."""
-    trainer = plan.cfg.trainer
-    return work.of(model_shape(path)).forward_s(trainer, devices=trainer.num_ranks)
+    return work.of(model_shape(path)).own_forward_s(plan.cfg.trainer)

@@ -107,7 +107,7 @@ def prepare(
 def packer_of(cfg: PreferenceConfig, *, model_path: str) -> ResponsePacker:
     """Return what packs as the options say."""
     return ResponsePacker(
-        num_ranks=cfg.trainer.num_ranks,
+        num_ranks=cfg.trainer.data_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         judged=cfg.is_judged,
         trains_chosen=cfg.loss.nll_weight > 0,

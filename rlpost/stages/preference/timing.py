@@ -32,7 +32,7 @@ def timing_rows(plan: PreferencePlan, on: PlannedOn, *, mean_response: float | N
         first_s = scoring_s * cfg.trainer.steps / max(1.0, math.ceil(epochs))
         scoring_s = 0.0
     if cfg.loss.needs_kl:
-        scoring_s += work.forward_s(cfg.trainer, devices=cfg.trainer.num_ranks)
+        scoring_s += work.own_forward_s(cfg.trainer)
     return rows_time(
         plan, on, work, mean_response=mean_response, scoring_s=scoring_s, first_s=first_s
     )

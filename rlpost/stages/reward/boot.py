@@ -52,7 +52,7 @@ def packer_of(cfg: RewardConfig, *, model_path: str) -> PairPacker | StepPacker:
     if cfg.judges_steps:
         return StepPacker(examples=ExamplePacker.of(cfg.trainer, model_path=model_path))
     return PairPacker(
-        num_ranks=cfg.trainer.num_ranks,
+        num_ranks=cfg.trainer.data_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         fill=cfg.trainer.packing,
         work=ForwardWork.of_model(model_path),

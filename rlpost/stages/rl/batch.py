@@ -159,7 +159,7 @@ def mini_batches(
 
 def _packing(cfg: RLConfig, work: ForwardWork) -> Packing:
     return Packing(
-        num_ranks=cfg.trainer.num_ranks,
+        num_ranks=cfg.trainer.data_ranks,
         max_tokens=cfg.trainer.max_tokens_per_micro_batch,
         share_prompts=cfg.trainer.share_prompts,
         work=work,

@@ -58,7 +58,7 @@ def _scoring_s(plan: RLPlan, work: Work, critic: TrainerConfig | None) -> float:
     compared = cfg.algorithm.kl.needs_reference
     seconds = compared_s(plan.roles, work, cfg.trainer, compared=compared)
     if cfg.algorithm.anchor is Anchor.proximal:
-        seconds += work.forward_s(cfg.trainer, devices=cfg.trainer.num_ranks)
+        seconds += work.own_forward_s(cfg.trainer)
     if critic is not None:
-        seconds += work.forward_s(critic, devices=critic.num_ranks)
+        seconds += work.own_forward_s(critic)
     return seconds

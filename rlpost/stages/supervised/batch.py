@@ -42,7 +42,7 @@ class ExamplePacker:
     ) -> "ExamplePacker":
         """Return what packs as the options of a trainer of this model say."""
         return cls(
-            num_ranks=cfg.num_ranks,
+            num_ranks=cfg.data_ranks,
             max_tokens=cfg.max_tokens_per_micro_batch,
             fill=cfg.packing,
             work=ForwardWork.of_model(model_path),

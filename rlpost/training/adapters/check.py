@@ -22,6 +22,12 @@ def check_adapter(adapter: Any, trainer: TrainerConfig) -> None:
             f"adapter.diagnose_every={every} needs whole weights between two passes, which "
             "trainer.zero_stage=3 does not keep; set trainer.zero_stage=2, or leave it out"
         )
+    if every and trainer.sequence_parallel_size > 1:
+        raise UserError(
+            f"adapter.diagnose_every={every} measures on one rank with whole sequences, which "
+            f"trainer.sequence_parallel_size={trainer.sequence_parallel_size} divides; set it to "
+            "1, or leave adapter.diagnose_every out"
+        )
     steps: int | None = trainer.steps  # None where epochs are counted
     if steps is not None and every > steps:
         raise UserError(

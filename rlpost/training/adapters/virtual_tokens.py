@@ -50,11 +50,16 @@ class VirtualTokens:
 
     @contextmanager
     def embedded(self, places_T: Tensor) -> Iterator[None]:
-        """Have the model's input embeddings be these at ``places_T``, in every sequence in turn."""
+        """Have the model's input embeddings be these at ``places_T``, in every sequence in turn.
+
+        Places that are not among the tokens are left out.
+        """
 
         def put(module: nn.Module, args: Any, embedded_1TE: Tensor) -> Tensor:
             prompts = self.weight_NE.repeat(len(places_T) // len(self.weight_NE), 1)
-            return torch.index_copy(embedded_1TE, 1, places_T, prompts.to(embedded_1TE)[None])
+            here_T = (places_T >= 0) & (places_T < embedded_1TE.shape[1])
+            prompts_1TE = prompts[here_T].to(embedded_1TE)[None]
+            return torch.index_copy(embedded_1TE, 1, places_T[here_T], prompts_1TE)
 
         handle = self._model.get_input_embeddings().register_forward_hook(put)
         try:

@@ -24,6 +24,7 @@ from torch import Tensor
 from rlpost.errors import UserError
 from rlpost.training.model import attention_varlen
 from rlpost.training.model.attention_segment import Masks, Scoring, attend_segment
+from rlpost.training.model.sequence_parallel import SequenceGroup
 from rlpost.training.packing.batch import Block
 
 ATTENTION = "rlpost_packed"
@@ -59,16 +60,23 @@ class PackedLayout:
 
     segments: tuple[Segment, ...]
     masks: Masks
+    group: SequenceGroup | None = None  # over which the tokens are divided; None: all are here
 
     @classmethod
-    def of(cls, blocks: Sequence[Block], *, device: torch.device) -> "PackedLayout":
+    def of(
+        cls,
+        blocks: Sequence[Block],
+        *,
+        device: torch.device,
+        group: SequenceGroup | None = None,
+    ) -> "PackedLayout":
         """Lay out blocks."""
         segments = [segment for block in blocks for segment in _segments(block)]
         position = 0
         for segment in segments:
             assert segment.queries[0] == position, "blocks must tile the packed tokens"
             position = segment.queries[1]
-        return cls(segments=tuple(segments), masks=Masks(device=device))
+        return cls(segments=tuple(segments), masks=Masks(device=device), group=group)
 
     @cached_property
     def longest(self) -> int:
@@ -113,6 +121,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend within the layout's segments; returns (1, T, H, D) and no weights.
 
+    Of a layout whose tokens are divided, each rank gives and gets its own.
+
     ``dropout`` is 0 by the time it arrives: dropout.py turns it off in every model.
 
     Raises:
@@ -124,12 +134,27 @@ def packed_attention(
     scoring = Scoring(
         scaling=scaling, window=kwargs.get("sliding_window"), softcap=kwargs.get("softcap")
     )
+    qkv, group = (query_1HTD, key_1KTD, value_1KTD), packed_layout.group
+    if group is None:
+        return _attend(*qkv, layout=packed_layout, scoring=scoring), None
+    output_1ThD = _attend(*group.to_heads(*qkv), layout=packed_layout, scoring=scoring)
+    return group.to_tokens(output_1ThD), None
+
+
+def _attend(
+    query_1HTD: Tensor,
+    key_1KTD: Tensor,
+    value_1KTD: Tensor,
+    *,
+    layout: PackedLayout,
+    scoring: Scoring,
+) -> Tensor:
+    """Attend within the layout's segments; returns (1, T, H, D)."""
     qkv = (query_1HTD, key_1KTD, value_1KTD)
     kernel = attention_varlen.kernel_for(query_1HTD, scoring)
     if kernel is None:
-        return attend_one_by_one(*qkv, layout=packed_layout, scoring=scoring), None
-    sequences = packed_layout.sequences
-    return attention_varlen.attend(kernel, *qkv, sequences=sequences, scoring=scoring), None
+        return attend_one_by_one(*qkv, layout=layout, scoring=scoring)
+    return attention_varlen.attend(kernel, *qkv, sequences=layout.sequences, scoring=scoring)
 
 
 def attend_one_by_one(

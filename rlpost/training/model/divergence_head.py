@@ -46,6 +46,7 @@ class DivergenceHead:
     compared: ClassVar[str] = LogprobHead.compared
     unit: ClassVar[str] = LogprobHead.unit
     bounds: ClassVar[tuple[float, float]] = LogprobHead.bounds
+    reads_before: ClassVar[bool] = LogprobHead.reads_before
 
     own: LogprobHead
     divergence: DivergenceConfig

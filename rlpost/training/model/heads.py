@@ -56,6 +56,10 @@ class TrainedHead(Protocol):
         """What the model is used for."""
 
     @property
+    def reads_before(self) -> bool:
+        """See ``packed_model.Head``."""
+
+    @property
     def purpose(self) -> str:
         """Completes "the model cannot be loaded .."."""
 
@@ -98,6 +102,7 @@ class LogprobHead:
     compared: ClassVar[str] = "log-probs"
     unit: ClassVar[str] = "mean difference {:.3g} nats"
     bounds: ClassVar[tuple[float, float]] = (1e-3, 0.25)
+    reads_before: ClassVar[bool] = True
 
     chunk: int
 

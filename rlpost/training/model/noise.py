@@ -74,17 +74,26 @@ class EmbeddingNoise:
         ]
         return replace(self, spans_U=spans)
 
+    def from_token(self, start: int) -> "EmbeddingNoise":
+        """Return the noise of the tokens from ``start`` on, counted from there."""
+        return replace(self, spans_U=[(first - start, end - start) for first, end in self.spans_U])
+
     def like(self, embedded_1TE: Tensor) -> Tensor:
-        """Return the noise of every token, in the shape and type of the embeddings."""
+        """Return the noise of every token, in the shape and type of the embeddings.
+
+        Units may begin before the first of them and end behind the last.
+        """
         noise_1TE = torch.zeros_like(embedded_1TE)
-        width = embedded_1TE.shape[-1]
+        num, width = embedded_1TE.shape[1:]
         for key, alpha, (start, end) in zip(self.keys_U, self.alphas_U, self.spans_U, strict=True):
-            if alpha > 0:
+            first, last = max(start, 0), min(end, num)
+            if alpha > 0 and first < last:
                 generator = torch.Generator(embedded_1TE.device).manual_seed(key)
                 shape = (end - start, width)
                 uniform_LE = torch.rand(shape, generator=generator, device=embedded_1TE.device)
                 size = alpha / math.sqrt((end - start) * width)
-                noise_1TE[0, start:end] = size * (2 * uniform_LE - 1)
+                noise_LE = size * (2 * uniform_LE - 1)
+                noise_1TE[0, first:last] = noise_LE[first - start : last - start]
         return noise_1TE
 
 

@@ -8,6 +8,7 @@ Legend: T packed tokens, R scored tokens, E width.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from rlpost.algorithms.loss import LossBatch
 from rlpost.training.adapters.adapt import LiveAdapter
 from rlpost.training.model.attention import PackedLayout
 from rlpost.training.model.noise import EmbeddingNoise, added_to_embeddings
+from rlpost.training.model.sequence_parallel import SequenceGroup
 from rlpost.training.packing.batch import Block, MicroBatch
 from rlpost.training.precision import on_device
 
@@ -32,15 +34,11 @@ class ModelInputs:
     position_ids_1T: Tensor
     read_R: Tensor  # where a token is predicted
     token_R: Tensor  # where it stands
+    target_R: Tensor  # its id
     layout: PackedLayout
     blocks: tuple[Block, ...]  # of which ``layout`` was made
     noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
     teacher: TopTokens | None = None  # what a stored teacher says of the scored tokens
-
-    @property
-    def target_R(self) -> Tensor:
-        """The ids of the scored tokens."""
-        return self.token_ids_1T[0, self.token_R]
 
     @classmethod
     def of(
@@ -52,6 +50,7 @@ class ModelInputs:
             position_ids_1T=on_device(batch.position_ids_T, device)[None],
             read_R=on_device(batch.read_R, device),
             token_R=on_device(batch.token_R, device),
+            target_R=on_device(batch.target_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
             blocks=batch.blocks,
             noise=EmbeddingNoise.of(batch) if learning else None,
@@ -96,6 +95,58 @@ class ModelInputs:
         )
         return moved, places_T
 
+    def divided(self, group: SequenceGroup, *, reads_before: bool) -> "Divided":
+        """Return this rank's tokens, and the scored tokens whose place is among them.
+
+        Args:
+            group: the ranks, all of which have the same inputs.
+            reads_before: whether the head reads where a token is predicted, or where it stands.
+        """
+        device, num = self.read_R.device, self.token_ids_1T.shape[1]
+        each = group.tokens_each(num)
+        start, missing = group.rank * each, group.size * each - num
+        at_R = self.read_R if reads_before else self.token_R
+        owner_R = at_R // each
+        counts = torch.bincount(owner_R, minlength=group.size)
+        rows = int(counts.max())  # every rank computes as many: collectives of all must match
+        order_R = owner_R.argsort(stable=True)
+        first = counts.cumsum(0) - counts
+        place_R = torch.empty_like(order_R)
+        slot_R = torch.arange(len(order_R), device=device) - first[owner_R[order_R]]
+        place_R[order_R] = owner_R[order_R] * rows + slot_R
+        own_R = order_R[owner_R[order_R] == group.rank]
+        row_r = nn.functional.pad(own_R, (0, rows - len(own_R)))
+        at_r = nn.functional.pad(at_R[own_R] - start, (0, rows - len(own_R)))
+        padding = (Block(prompt=(num, num + missing), responses=()),) if missing else ()
+        positions_1T = nn.functional.pad(self.position_ids_1T, (0, missing))
+        positions_1T[0, num:] = torch.arange(missing, device=device)
+        ids_1T = nn.functional.pad(self.token_ids_1T, (0, missing))
+        part = replace(
+            self,
+            token_ids_1T=ids_1T[:, start : start + each],
+            position_ids_1T=positions_1T[:, start : start + each],
+            read_R=at_r,
+            token_R=at_r,
+            target_R=self.target_R[row_r],
+            layout=PackedLayout.of((*self.blocks, *padding), device=device, group=group),
+            noise=None if self.noise is None else self.noise.from_token(start),
+            teacher=None if self.teacher is None else TopTokens(*(x[row_r] for x in self.teacher)),
+        )
+        return Divided(inputs=part, place_R=place_R, start=start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divided:
+    """One rank's part of a micro-batch.
+
+    In ``inputs`` both ``read_R`` and ``token_R`` are where the head reads. Rows that only make up
+    the number are at its first token, and ``place_R`` names none of them.
+    """
+
+    inputs: ModelInputs
+    place_R: Tensor  # of each scored token among the rows of all ranks
+    start: int  # the first of its tokens
+
 
 def loss_batch(batch: MicroBatch, *, device: torch.device) -> LossBatch:
     """Return what an objective needs of a batch, on the device."""
@@ -123,6 +174,10 @@ def packed_hidden(decoder: nn.Module, inputs: ModelInputs) -> Tensor:
 class Head(Protocol):
     """How hidden states become scores."""
 
+    @property
+    def reads_before(self) -> bool:
+        """Whether it reads where a token is predicted (``read_R``), or where it stands."""
+
     def __call__(
         self, module: "PackedModel", inputs: ModelInputs, *, temperature: float
     ) -> tuple[Tensor, ...]:
@@ -142,6 +197,7 @@ class PackedModel(nn.Module):
         self.model = model
         self.score = score
         self.adapter: LiveAdapter | None = None
+        self.group: SequenceGroup | None = None  # of ranks that share its micro-batches
         self._head = head
         # A tuple, so that they are no parts of this module: nothing trains, divides or saves them.
         self.frozen: tuple[PackedModel, ...] = ()
@@ -149,11 +205,25 @@ class PackedModel(nn.Module):
     def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Return what the head says; see ``Head``. The temperature divides logits."""
         virtual = None if self.adapter is None else self.adapter.virtual
-        if virtual is None:
-            with added_to_embeddings(self.model, inputs.noise):
-                return self._head(self, inputs, temperature=temperature)
-        inputs, places_T = inputs.behind(virtual.num)
-        with added_to_embeddings(self.model, inputs.noise), virtual.embedded(places_T):
+        places_T = None
+        if virtual is not None:
+            inputs, places_T = inputs.behind(virtual.num)
+        if self.group is None:
+            return self._scored(inputs, places_T, temperature=temperature)
+        mine = inputs.divided(self.group, reads_before=self._head.reads_before)
+        if places_T is not None:
+            places_T = places_T - mine.start
+        answer = self._scored(mine.inputs, places_T, temperature=temperature)
+        return self.group.gathered(answer, mine.place_R)
+
+    def _scored(
+        self, inputs: ModelInputs, places_T: Tensor | None, *, temperature: float
+    ) -> tuple[Tensor, ...]:
+        """Ask the head; an adapter's virtual tokens are at ``places_T``."""
+        with ExitStack() as changed:
+            changed.enter_context(added_to_embeddings(self.model, inputs.noise))
+            if places_T is not None:
+                changed.enter_context(self.adapter.virtual.embedded(places_T))
             return self._head(self, inputs, temperature=temperature)
 
 

@@ -30,6 +30,7 @@ from rlpost.algorithms.loss import LossBatch, Objective, Outputs
 from rlpost.errors import RunFailed
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
+from rlpost.training.model.sequence_parallel import SequenceGroup
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.optimizers.build import kind_of
@@ -112,10 +113,19 @@ class DeepSpeedTrainer:
         self._engine = load_engine(
             model, cfg, dtype=self.dtype, optimizer=self._optimizer, seed=seed
         )
+        self._engine.module.group = SequenceGroup.join(
+            cfg.sequence_parallel_size, timeout=ds.COLLECTIVE_TIMEOUT
+        )
         self._served = served_weights(self._engine.module, model, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
-        self._usage = Usage(self._engine, model, dtype=self.dtype, device=self._device)
+        self._usage = Usage(
+            self._engine,
+            model,
+            dtype=self.dtype,
+            device=self._device,
+            sharing=cfg.sequence_parallel_size,
+        )
         self._adapter = AdapterSteps(self._engine, self._optimizer, device=self._device)
         self._pending = False  # gradients wait for optim_step
         self._step_id = 0
@@ -152,13 +162,15 @@ class DeepSpeedTrainer:
         """Accumulate the gradient of one optimizer batch; this rank's share of it.
 
         Args:
-            batches: this rank's micro-batches, as many as on every other rank.
+            batches: this rank's micro-batches, as many as on every other rank; neighbours that
+                divide them (``cfg.sequence_parallel_size``) have the same.
             objective: gives the loss; the batches carry its columns.
             temperature: divides the logits, as it did in the sampler.
 
         Returns:
             This rank's sums (``algorithms.diagnostics.merge`` combines ranks): the objective's
-            diagnostics over what counts, and ``<actor or critic>/loss``.
+            diagnostics over what counts, and ``<actor or critic>/loss``. Ranks that share
+            micro-batches return the same: one of them is counted.
         """
         assert not self._pending, "optim_step must consume the gradients first"
         assert batches, "an optimizer batch without micro-batches: skip the step instead"

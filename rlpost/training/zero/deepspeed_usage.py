@@ -28,13 +28,20 @@ class Usage:
         model: what is trained; names the metrics.
         dtype: that it computes in.
         device: that it computes on.
+        sharing: ranks that work on each micro-batch together.
     """
 
     def __init__(
-        self, engine: Any, model: TrainedModel, *, dtype: torch.dtype, device: torch.device
+        self,
+        engine: Any,
+        model: TrainedModel,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        sharing: int = 1,
     ) -> None:
         self._engine, self._labels, self._device = engine, model.labels, device
-        self.meter = _meter(engine, model, dtype=dtype, device=device)
+        self.meter = _meter(engine, model, dtype=dtype, device=device, sharing=sharing)
 
     @contextmanager
     def busy(self, batches: Sequence[MicroBatch] = ()) -> Iterator[None]:
@@ -63,7 +70,12 @@ class Usage:
 
 
 def _meter(
-    engine: Any, model: TrainedModel, *, dtype: torch.dtype, device: torch.device
+    engine: Any,
+    model: TrainedModel,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    sharing: int,
 ) -> Meter | None:
     """Return a meter of a policy on a device whose peak is known."""
     if device.type != "cuda" or dtype is not torch.bfloat16:
@@ -75,4 +87,5 @@ def _meter(
     counted = not any("experts" in name for name, _, _ in shapes)
     if peak is None or not counted or not isinstance(model.head, LogprobHead):
         return None
-    return Meter(ForwardWork.of(trained.config.get_text_config(), shapes), peak=peak)
+    work = ForwardWork.of(trained.config.get_text_config(), shapes)
+    return Meter(work, peak=sharing * peak)
