@@ -5,20 +5,18 @@ Invariants: a signal that reaches the pipeline reaches the stage, which saves an
 tells the stage to end when the pipeline is killed; there is at most one stage at a time.
 """
 
-import ctypes
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from rlpost.child_processes import ends_with_us
 from rlpost.stages.loop import Interrupted
 
 INTERRUPTED = 130  # exit code of a stage that was told to end, and saved
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,7 +58,9 @@ class Children:
         """
         self.heed()
         command = [sys.executable, "-m", "rlpost.cli.main", *argv]
-        self._process = subprocess.Popen(command, preexec_fn=_ends_with(os.getpid()))
+        self._process = subprocess.Popen(
+            command, preexec_fn=ends_with_us(sent=signal.SIGTERM, status=INTERRUPTED)
+        )
         try:
             if self._asked:  # by a signal that came while it was started
                 self._process.send_signal(signal.SIGTERM)
@@ -76,14 +76,3 @@ class Children:
         self._asked = True
         if self._process is not None:
             self._process.send_signal(number)
-
-
-def _ends_with(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)  # opened before the fork
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has ended already
-            os._exit(INTERRUPTED)
-
-    return prepare

@@ -9,21 +9,20 @@ loaded into the engine is a private copy of what was checked; the process ends w
 ``findings.json``.
 """
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlpost.child_processes import ends_with_us
 from rlpost.errors import InfrastructureError, UserError
 
 _TASK, _FINDINGS = "task.json", "findings.json"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _REFUSED = 2  # exit code: an adapter was refused
 
 
@@ -77,18 +76,6 @@ def command(scratch: Path, task: Task) -> list[str]:
 def environment() -> dict[str, str]:
     """Return the environment of the process, which leaves GPUs to the engine."""
     return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-
-
-def ends_with_us() -> Callable[[], None]:
-    """Return what a child calls before it becomes another program: it ends when we do."""
-    libc, parent = ctypes.CDLL(None), os.getpid()  # opened before the fork
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
 
 
 def examine(scratch: Path, task: Task, *, timeout_s: float) -> list[Examined]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from rlpost.child_processes import ends_with_us
 from rlpost.control.served_adapters import ServedAdapter, ServedAdapters
 from rlpost.errors import UserError
 from rlpost.rollout.adapter_pushes import ABORT_AGAIN_S, AdapterHolder
@@ -171,7 +172,7 @@ class Loading:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=examination.environment(),
-                preexec_fn=examination.ends_with_us(),
+                preexec_fn=ends_with_us(),
             )
             try:
                 async with asyncio.timeout(self._cfg.load_timeout_s):
