@@ -19,6 +19,7 @@ from typing import Any
 
 from rlpost.errors import NoAnswer, RunFailed
 from rlpost.rollout.endpoint_settings import EndpointConfig
+from rlpost.rollout.http_client import HttpClient, TooLate, Unanswered
 from rlpost.types import Episode, GenerationRequest
 
 FIELD = "endpoint.url"
@@ -29,7 +30,6 @@ _MISTAKES = {
     404: "there is no such path or model; see endpoint.url and endpoint.model",
 }
 _ENDS = ("stop", "length")
-_MOST_BYTES = 2**26  # of an answer: that of a million tokens is far below
 _SHOWN = 300  # characters of a server's words
 
 
@@ -44,7 +44,7 @@ class Endpoint:
     """
 
     cfg: EndpointConfig
-    _session: Any = None
+    _client: HttpClient | None = None
     _free: asyncio.Semaphore = field(init=False)
     _done: dict[str, dict[int, Episode]] = field(default_factory=dict)  # of prompts under way
 
@@ -52,13 +52,8 @@ class Endpoint:
         self._free = asyncio.Semaphore(self.cfg.concurrency)
 
     async def __aenter__(self) -> "Endpoint":
-        import aiohttp
-
-        key = self.cfg.key
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.cfg.timeout_s),
-            headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            connector=aiohttp.TCPConnector(limit=self.cfg.concurrency),
+        self._client = HttpClient(
+            key=self.cfg.key, timeout_s=self.cfg.timeout_s, connections=self.cfg.concurrency
         )
         return self
 
@@ -68,7 +63,8 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._session.close()
+        assert self._client is not None
+        await self._client.close()
 
     async def require_answers(self) -> None:
         """Ask for one token, so that an endpoint that cannot answer ends the run at once.
@@ -150,36 +146,22 @@ class Endpoint:
 
     async def _posted(self, body: Mapping[str, Any]) -> Any:
         """Return the JSON of the answer."""
-        import aiohttp
-
-        assert self.cfg.url is not None
+        assert self.cfg.url is not None and self._client is not None
         url = f"{self.cfg.url.rstrip('/')}/chat/completions"
         try:
-            async with self._session.post(url, json=body, allow_redirects=False) as response:
-                status, text = response.status, await self._text(response)
-        except TimeoutError as error:
+            answer = await self._client.ask("POST", url, body)
+            if answer.status in _MISTAKES:
+                why = f"status {answer.status}: {_MISTAKES[answer.status]}: {answer.text}"
+                raise RunFailed(str(self._refused(why)))
+            if answer.status != 200:
+                raise self._refused(f"status {answer.status}: {answer.text}")
+            return answer.json()
+        except TooLate as error:
             raise self._refused(
                 f"no answer in endpoint.timeout_s={self.cfg.timeout_s:g}"
             ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._refused(f"no connection ({type(error).__name__}: {error})") from error
-        if status in _MISTAKES:
-            raise RunFailed(str(self._refused(f"status {status}: {_MISTAKES[status]}: {text}")))
-        if status != 200:
-            raise self._refused(f"status {status}: {text}")
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self._refused(f"an answer that is no JSON: {text}") from error
-
-    async def _text(self, response: Any) -> str:
-        """Return what was sent, as far as memory should hold it."""
-        parts = bytearray()
-        async for part in response.content.iter_any():
-            parts += part
-            if len(parts) > _MOST_BYTES:
-                raise self._refused(f"an answer of more than {_MOST_BYTES >> 20} MiB")
-        return parts.decode(errors="replace")
+        except Unanswered as error:
+            raise self._refused(str(error)) from error
 
     def _refused(self, what: str) -> NoAnswer:
         """Return the error of a request, without the key that servers like to repeat."""
