@@ -75,8 +75,8 @@ class TorchPublisher:
             parameter.add_(0.1 * noise * (parameter.std() + 0.05))
 
 
-async def boot(path, *, adapters: AdapterCapacity | None = None) -> EngineGenerator:
-    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512)
+async def boot(path, *, adapters: AdapterCapacity | None = None, **options) -> EngineGenerator:
+    cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512, **options)
     cfg = with_device_defaults(cfg, on_gpu=False, cores=1)
     generator = EngineGenerator(cfg, model_path=str(path), adapters=adapters)
     await generator.setup()

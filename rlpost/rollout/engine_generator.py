@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 from rlpost.errors import RequestAborted
 from rlpost.models.directory.model_directory import ModelDirectory
-from rlpost.rollout.adapter_pushes import AdapterPushes
+from rlpost.rollout.engines import make_engine
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
-from rlpost.rollout.pushes import Admitted, Pushes
+from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import ABORTED, Sampled
-from rlpost.rollout.vllm_sampler import VllmSampler
-from rlpost.rollout.whole_pushes import WholePushes
 from rlpost.types import Episode, GenerationRequest, Trajectory
 from rlpost.weights.transports.host_file import remove_unused
 from rlpost.weights.transports.protocol import Locator, Seat
@@ -40,13 +38,7 @@ class EngineGenerator:
         self, cfg: GeneratorConfig, *, model_path: str, adapters: AdapterCapacity | None = None
     ) -> None:
         self._model_path = model_path
-        engine = VllmSampler(cfg, model_path=model_path, adapters=adapters)
-        self._engine = engine
-        self._pushes: Pushes = (
-            WholePushes(engine)
-            if adapters is None
-            else AdapterPushes(engine, capacity=adapters.versions)
-        )
+        self._engine, self._pushes = make_engine(cfg, model_path=model_path, adapters=adapters)
         self._info: GeneratorInfo | None = None
         self._num_requests = 0
         self._running: dict[str, str] = {}  # request's key -> the engine's id

@@ -4,10 +4,12 @@ Owns the options of generators, and the room for adapters that a plan resolves. 
 torch nor vLLM.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from rlpost.bounds import WEEK_S, number, option
+from rlpost.errors import UserError
+from rlpost.rollout.sglang.config import SglangConfig
 
 
 class GeneratorDtype(Enum):
@@ -17,6 +19,13 @@ class GeneratorDtype(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Backend(Enum):
+    """Which inference engine a generator is."""
+
+    vllm = "vllm"
+    sglang = "sglang"
 
 
 @dataclass(kw_only=True)
@@ -82,6 +91,10 @@ class GeneratorConfig(EngineConfig):
         help="longest sequence, in tokens; null: the model's context, on a GPU what is needed",
     )
     num: int = number(1, at_least=1, at_most=10**4, help="inference engines")
+    backend: Backend = option(
+        Backend.vllm, help="which engine; sglang needs an environment of its own, see sglang.python"
+    )
+    sglang: SglangConfig = field(default_factory=SglangConfig)
     setup_timeout_s: float | None = number(
         None,
         above=0,
@@ -91,6 +104,14 @@ class GeneratorConfig(EngineConfig):
     request_timeout_s: float = number(
         600.0, above=0, at_most=WEEK_S, help="deadline of one group's responses"
     )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: an option is set that the backend does not have."""
+        if self.backend is not Backend.sglang and self.sglang != SglangConfig():
+            raise UserError(
+                f"{path}.sglang.* has no effect with {path}.backend={self.backend.value}; set "
+                f"{path}.backend=sglang, or leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

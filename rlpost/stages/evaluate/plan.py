@@ -22,11 +22,11 @@ from rlpost.models.shape import model_shape
 from rlpost.models.tiny import byte_tokenizer
 from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import GeneratorConfig
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.evaluate.config import BaselineConfig, EvaluateConfig, EvaluatedModelConfig
 from rlpost.stages.merge.adapter import MergeableAdapter
 from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.backend import require_architecture
 from rlpost.stages.sampling.generation import generators_role
 from rlpost.stages.sampling.generator_settings import resolve_generator
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
@@ -142,7 +142,7 @@ def _examinee(
     field = f"{role}.path"
     assert given.path is not None
     directory = ModelDirectory.read(locate_model(given.path, field=field), field=field)
-    require_vllm_architecture(directory.config.architectures[0], field=field)
+    require_architecture(cfg.generator, directory.config.architectures[0], field=field)
     directory.checkpoint_shapes()
     tokenizer, path = directory.tokenizer(), str(directory.path)
     fix_template_variables(tokenizer, cfg.data.chat_template_kwargs)

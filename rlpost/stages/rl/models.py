@@ -14,8 +14,8 @@ from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.locate import locate_model
 from rlpost.models.vocabulary import require_same_vocabulary
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.policy import CheckedPolicy, check_policy
+from rlpost.stages.sampling.backend import require_architecture
 from rlpost.stages.sampling.rewards_role import check_reward_models
 from rlpost.training.model.rehearsal import rehearse
 
@@ -45,7 +45,7 @@ def check_models(cfg: RLConfig) -> RunModels:
     """
     checked = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
     policy = checked.directory
-    require_vllm_architecture(policy.config.architectures[0], field=policy.field)
+    require_architecture(cfg.generator, policy.config.architectures[0], field=policy.field)
     return RunModels(
         checked=checked,
         critic=_check_critic(cfg, policy),

@@ -23,10 +23,16 @@ from rlpost.models.shape import model_shape
 from rlpost.rollout.collector import Collector, GroupJudge, OnVerifierError
 from rlpost.rollout.device_defaults import groups_at_once, in_words, with_device_defaults
 from rlpost.rollout.dispatch import Dispatcher, Span, no_span
-from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, GeneratorDtype
+from rlpost.rollout.generator_config import (
+    AdapterCapacity,
+    Backend,
+    GeneratorConfig,
+    GeneratorDtype,
+)
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.memory import generator_footprint, payload_bytes, sender_pages
 from rlpost.rollout.protocol import RestartableGenerator
+from rlpost.rollout.sglang.memory import server_footprint
 from rlpost.rollout.signal import Signal
 from rlpost.stages.roles import Role, Workload, counted
 from rlpost.stages.run import Run
@@ -230,16 +236,18 @@ def _memory(
     adapters: AdapterCapacity | None,
     work: Workload,
 ) -> list[Footprint]:
+    footprint = partial(generator_footprint, adapters=adapters)
+    if cfg.backend is Backend.sglang:
+        footprint = partial(server_footprint)
     return [
         each
         for name in names
-        for each in generator_footprint(
+        for each in footprint(
             name,
             model_shape(model_path),
             cfg,
             value_bytes=4 if cfg.dtype is GeneratorDtype.float32 else 2,
             gpu_bytes=work.gpu_bytes,
-            adapters=adapters,
         )
     ]
 

@@ -19,6 +19,7 @@ from rlpost.rollout.device_defaults import (
 )
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.tensor_parallel import require_divisible
+from rlpost.stages.sampling.backend import require_backend
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import Served, refuse_supervised_only
@@ -57,6 +58,7 @@ def resolve_generator(
             f"generator.num must be at most the number of cores, {cores} here, got "
             f"{generator.num}; one engine with more threads is faster than several with less"
         )
+    require_backend(generator, cluster=cluster, device=device)
     require_divisible(generator.tensor_parallel_size, model_shape(model_path))
     context = context_length(model_path)
     length = generator.max_model_len or context

@@ -13,12 +13,12 @@ from typing import Any
 from rlpost.cluster.session import Device
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.learning.settings import HeldoutConfig
 from rlpost.stages.policy import CheckedPolicy, check_policy
 from rlpost.stages.results import require_measured
 from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.backend import require_architecture
 from rlpost.stages.sampling.generation import generators_role, pushed_pages
 from rlpost.stages.sampling.plan import SamplingPlan
 from rlpost.stages.sampling.verifiers_role import verifiers_role
@@ -34,7 +34,7 @@ def answering_policy(cfg: Any) -> CheckedPolicy:
     """
     policy = check_policy(cfg.model, cfg.adapter, template_variables=cfg.data.chat_template_kwargs)
     directory = policy.directory
-    require_vllm_architecture(directory.config.architectures[0], field=directory.field)
+    require_architecture(cfg.generator, directory.config.architectures[0], field=directory.field)
     return policy
 
 

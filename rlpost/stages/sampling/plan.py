@@ -22,6 +22,7 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
+from rlpost.stages.sampling.backend import require_pushes
 from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     check_deadlines,
@@ -108,6 +109,9 @@ def plan_sampling(
         max_tokens=cfg.rollout.max_tokens,
     )
     adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
+    require_pushes(
+        cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
+    )
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}
     heldout = None

@@ -20,11 +20,11 @@ from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
 from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.roles import Role, close_all
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.stages.sampling.backend import require_architecture, require_pushes
 from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
 from rlpost.stages.sampling.generation import generation_of, generators_role
 from rlpost.stages.sampling.generator_settings import (
@@ -75,8 +75,8 @@ def plan_suites(
     evaluation = cfg.evaluation
     if not evaluation.suites:
         return None
-    require_vllm_architecture(
-        policy.directory.config.architectures[0], field=policy.directory.field
+    require_architecture(
+        cfg.generator, policy.directory.config.architectures[0], field=policy.directory.field
     )
     check_deadlines(cfg, device=device)
     generator = resolve_generator(
@@ -89,6 +89,9 @@ def plan_suites(
         trainer=cfg.trainer,
     )
     adapters = adapter_capacity(policy.adapter, max_staleness=0)
+    require_pushes(
+        cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
+    )
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens
     size = evaluation.suite_size or ALL_ITEMS
