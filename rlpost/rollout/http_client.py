@@ -23,8 +23,8 @@ class TooLate(Unanswered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Example: ``Answer(status=200, text='{"id": 1}').json()``"""
+class HttpAnswer:
+    """Example: ``HttpAnswer(status=200, text='{"id": 1}').json()``"""
 
     status: int
     text: str
@@ -76,7 +76,7 @@ class HttpClient:
 
     async def ask(
         self, method: str, url: str, body: Any = None, *, timeout_s: float | None = None
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send one request.
 
         Raises:
@@ -92,7 +92,7 @@ class HttpClient:
             async with self._session.request(
                 method, url, allow_redirects=False, **options
             ) as response:
-                return Answer(status=response.status, text=await self._text(response))
+                return HttpAnswer(status=response.status, text=await self._text(response))
         except TimeoutError as error:
             raise TooLate("no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -19,7 +19,7 @@ from rlpost.errors import NoAnswer, ProcessDied
 from rlpost.models.shape import model_shape
 from rlpost.network import LOOPBACK, free_port
 from rlpost.rollout.generator_config import GeneratorConfig
-from rlpost.rollout.http_client import Answer, HttpClient, Unanswered
+from rlpost.rollout.http_client import HttpAnswer, HttpClient, Unanswered
 from rlpost.rollout.sglang.command import command, environment, settings, write_settings
 
 READY_EVERY_S = 0.2
@@ -99,7 +99,7 @@ class SglangServer:
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send a request.
 
         Raises:
