@@ -87,7 +87,7 @@ def _table(times: StepTime) -> Any:
     if times.first_s:
         table.add_row("before the first step", f"{times.first_s:,.1f}")
     if times.steps > 1:
-        table.add_row(f"all {times.steps:,} steps", f"{times.run_s:,.0f}")
+        table.add_row(f"all {times.steps:,} steps", f"{times.run_s:,.1f}")
     return table
 
 

@@ -64,7 +64,8 @@ def outline(cfg: PipelineConfig) -> str:
     peak = max((need.memory_bytes for need in known), default=0.0)
     lines.append(
         f"At most {format_bytes(int(peak))} of memory at a time, of {format_bytes(int(room))}; "
-        "stages run one after the other."
+        "stages run one after the other. Times are for responses as long as they may be, without "
+        "what lies between steps."
     )
     if peak > room:
         raise UserError("\n".join([*lines, "It would not fit; see `rlpost plan STAGE`"]))
@@ -94,7 +95,7 @@ def _said(need: _Need | None) -> str:
     if need.seconds is None:
         lasts = "how long it takes here is not known"
     else:
-        lasts = f"about {(_START_S + need.seconds) / 60:.0f} min here if no response is short"
+        lasts = f"about {(_START_S + need.seconds) / 60:.0f} min here"
     return " ".join(
         [f"{format_bytes(int(need.memory_bytes))} of memory, {lasts}.", *need.sentences]
     )

@@ -17,7 +17,12 @@ from rlpost.pipeline.graph import chosen, in_order
 from rlpost.pipeline.read import read_pipeline
 from rlpost.pipeline.spec import PipelineSpec, SuiteSpec
 from rlpost.stages.pipeline.checks import check_stage, require_layers
-from rlpost.stages.pipeline.composed import PlannedStage, compose_suites, plan_stage
+from rlpost.stages.pipeline.composed import (
+    Compositions,
+    PlannedStage,
+    compose_suites,
+    plan_stage,
+)
 from rlpost.stages.pipeline.config import PipelineConfig
 from rlpost.stages.pipeline.file import existing_file
 from rlpost.stages.pipeline.overrides import Resolve, groups_of, stage_words
@@ -92,9 +97,17 @@ def prepare(cfg: PipelineConfig, *, directory: RunDirectory) -> PipelinePlan:
     groups = tuple(map(tuple, groups_of(list(spec.suites.values()))))
     compose_suites(spec, groups, cfg=cfg, common=common, file=file)
     planned: dict[str, PlannedStage] = {}
+    composed = Compositions(places)
     for stage in ordered:
         planned[stage.id] = plan_stage(
-            stage, planned, cfg=cfg, places=places, base=spec.base, common=common, file=file
+            stage,
+            planned,
+            composed=composed,
+            cfg=cfg,
+            places=places,
+            base=spec.base,
+            common=common,
+            file=file,
         )
     return PipelinePlan(
         cfg=cfg,
