@@ -6,15 +6,12 @@ train on it; it leaves the store with the ``Packed`` that it was made of; a rank
 but its own.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from rlpost.errors import InfrastructureError
 from rlpost.training.packing.pack import Packed
-
-log = logging.getLogger(__name__)
 
 
 class HoldsBatches(Protocol):

@@ -17,7 +17,7 @@ from rlpost.bounds import WEEK_S, number, option
 from rlpost.cluster.batch_store import BatchStore
 from rlpost.cluster.private import QUIET, asks_for_token, read_token_anew, start_private
 from rlpost.cluster.reservations import Reservations
-from rlpost.cluster.store_size import complaint_of_joined, size_here
+from rlpost.cluster.store_size import complaint_of_joined, joined_store_bytes, size_here
 from rlpost.control.placement import ActorSpec, Placement, Slot
 from rlpost.errors import UserError
 
@@ -131,7 +131,7 @@ class Session:
             complaint = size.complaint
         else:
             _join(self._cfg.address)
-            complaint = complaint_of_joined(self._step_bytes)
+            complaint = complaint_of_joined(self._step_bytes, has_bytes=joined_store_bytes())
         if complaint is not None:
             log.warning("%s", complaint)
         # ray.init takes SIGTERM over, to exit at once: nothing would be saved.

@@ -69,13 +69,17 @@ def size_here(step_bytes: int) -> StoreSize:
     )
 
 
-def complaint_of_joined(step_bytes: int) -> str | None:
-    """Return what to say of the store of the joined cluster's node that the driver is on."""
+def joined_store_bytes() -> int:
+    """Return the size of the object store of the joined cluster's node that the driver is on."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["NodeID"] == own]
-    has_bytes = sum(int(node["Resources"].get("object_store_memory", 0)) for node in nodes)
+    return sum(int(node["Resources"].get("object_store_memory", 0)) for node in nodes)
+
+
+def complaint_of_joined(step_bytes: int, *, has_bytes: int) -> str | None:
+    """Return what to say of a joined store of ``has_bytes``; None: all of a step fits."""
     wanted = ANSWERS_BYTES + STEPS_HELD * step_bytes
     if has_bytes >= wanted:
         return None

@@ -41,7 +41,15 @@ def test_this_machine(capsys, tiny):
     for word in ("trainer rank 0", "generator 0: core", "KV cache 1.00", "driver", "verifiers"):
         assert word in text
     assert "Weights travel by shared_memory (weights.transport=auto)" in text
-    _, text = run(capsys, "rl", "experiment=quickstart", tiny, "weights.transport=filesystem")
+    assert "from Ray's object store" in text and "--shm-size" not in text
+    huge = [
+        "rollout.prompts_per_step=10000",
+        "rollout.group_size=1000",
+        "weights.transport=filesystem",
+    ]
+    _, text = run(capsys, "rl", "experiment=quickstart", tiny, *huge)
+    assert "Ray's object store, which hands a step's batch to the ranks, should have" in text
+    assert "--shm-size" in text
     assert "Weights travel by filesystem (weights.transport)." in text
     assert "time of a step" in text and "Times on CPUs were within 20%" in text
 

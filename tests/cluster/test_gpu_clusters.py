@@ -96,13 +96,14 @@ class Group:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-async def test_every_role_gets_what_the_plan_says(nodes, eight_heads, name):
+async def test_every_role_gets_what_the_plan_says(nodes, eight_heads, name, caplog):
     options = {**CLUSTERS[name], "cluster.address": nodes.address, "model.path": eight_heads}
     overrides = [f"cluster={name}", *(f"{key}={value}" for key, value in options.items())]
     hardware = Hardware(nodes=2, gpus=8)
     plan = prepared("rl", ["experiment=grpo", *overrides], hardware)
     cfg = plan.cfg
-    with Session(cfg.cluster) as session:
+    with Session(cfg.cluster, step_bytes=plan.step_size.bytes) as session:
+        assert "the Ray node of the driver has an object store of 100 MiB" in caplog.text
         gpus = session.spawn(Gpus)
         roles = [
             replace(role, spawn=partial(Group, role, gpus)) if role.trained else role

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlpost.cluster.store_size import ANSWERS_BYTES, StoreSize
+from rlpost.cluster.store_size import ANSWERS_BYTES, StoreSize, complaint_of_joined
 
 GIB = 1 << 30
 ROOMY = {"free_bytes": 64 * GIB, "memory_bytes": 128 * GIB}
@@ -35,3 +35,10 @@ def test_where_there_is_no_room_it_is_smaller_and_a_person_is_told(machine, expe
 
 def test_a_container_without_shared_memory_is_told_even_if_nothing_is_trained():
     assert "has 64 MiB free" in StoreSize.of(0, free_bytes=64 << 20, memory_bytes=GIB).complaint
+
+
+def test_a_joined_store_is_left_as_it_is_and_a_person_is_told_what_is_needed():
+    needed = ANSWERS_BYTES + 6 * GIB
+    assert complaint_of_joined(3 * GIB, has_bytes=needed) is None
+    told = complaint_of_joined(3 * GIB, has_bytes=needed - 1)
+    assert f"ray start --object-store-memory={needed}" in told
