@@ -18,6 +18,7 @@ CUDA_CONTEXT_BYTES = 0.6 * GIB
 # Of an update, in copies of the rank's parameters in float32: the gradient once more, flat; on
 # CPU also Adam's temporaries, which torch makes for all parameters at a time.
 UPDATE_COPIES, UPDATE_COPIES_ON_GPU = 4.2, 1.0
+MOST_GATHERED = 1e9  # values that DeepSpeed lets be whole at once at stage 3
 LOGIT_COPIES = 3  # logits, their softmax and their gradient
 
 
@@ -67,7 +68,8 @@ def trained_footprint(
     scored = [*([shape] if has_head else []), *frozen]
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
     phases = {
-        "activations and logits": logits
+        "activations and logits": _gathered_values(shape, cfg) * value_bytes
+        + logits
         + -(-num_tokens // cfg.sequence_parallel_size)
         * activation_bytes_per_token(
             shape,
@@ -87,6 +89,14 @@ def trained_footprint(
         Footprint(process=process, kept=base, phases=copy),
         Footprint(process=process, kept=context | kept, phases=phases, on_gpu=True),
     ]
+
+
+def _gathered_values(shape: ModelShape, cfg: TrainerConfig) -> float:
+    """Values of the layer in use and of the next, which stage 3 makes whole for a while."""
+    if cfg.zero_stage < 3 or cfg.num_ranks == 1:
+        return 0.0
+    outside = shape.vocabulary * shape.width * (1 if shape.tied else 2)
+    return min(MOST_GATHERED, 2 * (shape.parameters - outside) / shape.layers)
 
 
 def frozen_footprint(

@@ -1,5 +1,7 @@
 """Footprints against tensors that are really there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from packed_groups import load_policy, pack_into, random_groups
@@ -104,3 +106,18 @@ def test_on_a_gpu_the_host_holds_what_is_written(tiny_model):
         "reference", shape, num_tokens=1, value_bytes=2, logprob_chunk=1, on_gpu=True
     )
     assert frozen.kept["weights"] == 2 * shape.parameters and "weights" not in frozen_host.kept
+
+
+def test_stage_3_makes_two_layers_whole_at_a_time(tiny_model):
+    shape = replace(model_shape(str(tiny_model)), layers=4)
+    embedded = shape.vocabulary * shape.width
+    shape = replace(shape, parameters=embedded + 4 * 1_000_000, tied=True)
+
+    def at_work(shape, **options):
+        return footprint(shape, value_bytes=2, **options).phases["activations and logits"]
+
+    divided, whole = {"zero_stage": 3, "num_ranks": 2}, {"zero_stage": 2, "num_ranks": 2}
+    assert at_work(shape, **divided) - at_work(shape, **whole) == 2 * 2 * 1_000_000
+    assert at_work(shape, zero_stage=3) == at_work(shape, zero_stage=2)  # nobody to divide with
+    large = replace(shape, parameters=embedded + 4 * 10**9)
+    assert at_work(large, **divided) - at_work(large, **whole) == 2 * 10**9

@@ -21,11 +21,12 @@ from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_ra
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
+from rlpost.training.zero.deepspeed_layers import decoder_layers, gather_by_layer, layer_values
 
 # From DeepSpeed's configuration to the parameters that took the place of others, by their ids.
 Divide = Callable[[dict[str, Any]], Mapping[int, nn.Parameter]]
 
-REDUCE_BUCKET = 500_000_000  # DeepSpeed's own
+REDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000  # DeepSpeed's own
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -99,8 +100,9 @@ def engine_config(
     hidden_size: int,
     num_parameters: int,
     on_gpu: bool,
+    largest_layer: int = 0,
 ) -> dict[str, Any]:
-    """Translate our options into DeepSpeed's.
+    """Translate our options into DeepSpeed's; ``largest_layer`` is in values.
 
     Micro-batches are counted by us: its accumulation is set to 1 and the boundary is
     announced before each backward pass, else stages 1 and 2 keep only the last micro-batch.
@@ -119,6 +121,8 @@ def engine_config(
             "overlap_comm": on_gpu and cfg.zero_stage == 3,
             # Stage 3 keeps a buffer of this many values; more than there are is waste.
             "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
+            # The layer behind the one in use, which is gathered at once (deepspeed_layers.py).
+            "stage3_prefetch_bucket_size": max(PREFETCH_BUCKET, largest_layer),
             # Norms stay whole on every rank, matrices do not.
             "stage3_param_persistence_threshold": 10 * hidden_size,
         },
@@ -162,6 +166,7 @@ def build_engine(
         hidden_size=hidden_size,
         num_parameters=sum(parameter.numel() for parameter in trained.values()),
         on_gpu=has_cuda(),
+        largest_layer=max(map(layer_values, decoder_layers(policy)), default=0),
     )
     groups = grouped(
         optimizer,
@@ -175,6 +180,7 @@ def build_engine(
         for group in groups:  # they were made of parameters that still had their shapes
             group["params"] = [divided[id(each)] for each in group["params"]]
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer.make(groups), config=config)
+    gather_by_layer(engine)
     if dtype is torch.bfloat16 and cfg.zero_stage == 0:
         # This path begins with a real step on zero gradients (harmless at rate 0), which
         # would leave the optimizer's count of updates one ahead of the other stages.
