@@ -33,6 +33,7 @@ from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.stages.rl.units import unit_of
 from rlpost.stages.roles import close_all, start_roles, trained_role
 from rlpost.stages.sampling.generation import Generation, generators_role, resolved_generator
+from rlpost.stages.sampling.generator_settings import refuse_sleep
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.settings import TrainerConfig
@@ -143,6 +144,7 @@ async def open_parts(
     cluster, failures = cluster or ClusterConfig(), FailureConfig()
     directory = ModelDirectory.read(locate_model(model))
     path, device = str(directory.path), resolve_device(cluster)
+    refuse_sleep(generator or GeneratorConfig())
     engines = resolved_generator(generator or GeneratorConfig(), trainer, device=device)
     engines = replace(engines, max_model_len=engines.max_model_len or context_length(path))
     require_divisible(engines.tensor_parallel_size, model_shape(path))
@@ -152,6 +154,7 @@ async def open_parts(
             session,
             engines,
             model_path=path,
+            pushed=True,
             cluster=cluster,
             failures=failures,
             # Whoever owns the loop decides how long it may take.

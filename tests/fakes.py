@@ -10,6 +10,7 @@ from rlpost.control.fleet import Fleet
 from rlpost.errors import NoAnswer, WeightPushError
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.types import Episode, GenerationRequest, Group, Prompt, Verdict
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
@@ -24,7 +25,14 @@ def seat(memory: str = "here", *, num_workers: int = 1) -> Seat:
 class FakeGenerator:
     """Answers with tokens derived from the seed; its log-probs are ``-version``."""
 
-    def __init__(self, *, broken_load: bool = False, failures: int = 0, hang: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        broken_load: bool = False,
+        failures: int = 0,
+        hang: str = "",
+        flipped_loads: int = 0,
+    ) -> None:
         self.version = 0
         self.loaded = 0
         self.calls: list[str] = []
@@ -32,6 +40,7 @@ class FakeGenerator:
         self._broken_load = broken_load
         self._failures = failures
         self._hang = hang
+        self._flipped_loads = flipped_loads  # so many get a wrong bit that no probe sees
 
     async def _enter(self, verb: str) -> None:
         self.calls.append(verb)
@@ -65,6 +74,9 @@ class FakeGenerator:
             for k in range(request.num_samples)
         )
 
+    async def sleep(self) -> None:
+        await self._enter("sleep")
+
     async def begin_push(self, version: int) -> None:
         await self._enter("begin")
 
@@ -76,11 +88,18 @@ class FakeGenerator:
     async def load(self, version: int) -> None:
         await self._enter("load")
         self.loaded = version
+        self.is_flipped = self._flipped_loads > 0
+        self._flipped_loads -= 1
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         await self._enter("logprobs")
         value = -float(self.loaded) - (0.5 if self._broken_load else 0.0)
         return [[value] * (len(s) - 1) for s in sequences]
+
+    async def kernel_digest(self) -> KernelDigest:
+        await self._enter("digest")
+        held = f"{self.loaded}{' with a wrong bit' if self.is_flipped else ''}"
+        return KernelDigest(layouts=("fake",), contents=(held,))
 
     async def commit_push(self, version: int) -> None:
         await self._enter("commit")

@@ -67,6 +67,10 @@ class TorchPublisher:
         logits = self.model(torch.tensor([list(ids)])).logits[0].float() / temperature
         return [logits.log_softmax(-1)[i, ids[i + 1]].item() for i in range(len(ids) - 1)]
 
+    def bits(self, name: str) -> torch.Tensor:
+        """Return a parameter's values as integers, in place."""
+        return self.model.get_parameter(name).data.view(-1).view(torch.int32)
+
     @torch.no_grad()
     def perturb(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -75,10 +79,12 @@ class TorchPublisher:
             parameter.add_(0.1 * noise * (parameter.std() + 0.05))
 
 
-async def boot(path, *, adapters: AdapterCapacity | None = None, **options) -> EngineGenerator:
+async def boot(
+    path, *, adapters: AdapterCapacity | None = None, blank: bool = False, **options
+) -> EngineGenerator:
     cfg = GeneratorConfig(dtype=GeneratorDtype.float32, threads=1, max_model_len=512, **options)
     cfg = with_device_defaults(cfg, on_gpu=False, cores=1)
-    generator = EngineGenerator(cfg, model_path=str(path), adapters=adapters)
+    generator = EngineGenerator(cfg, model_path=str(path), adapters=adapters, blank=blank)
     await generator.setup()
     return generator
 

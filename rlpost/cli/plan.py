@@ -104,7 +104,7 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected:
     from rlpost.control.placement import assign_slots
     from rlpost.doctor import machine
     from rlpost.stages.roles import actors_of
-    from rlpost.stages.sampling.push_plan import push_notes
+    from rlpost.stages.sampling.push_plan import precision_notes, push_notes
     from rlpost.stages.step_time import PlannedOn
 
     if hardware is not None:
@@ -122,7 +122,7 @@ def _plan(stage: str, overrides: list[str], hardware: Hardware | None, expected:
     estimate = STAGES[stage].part("estimate")(plan, gpu_bytes=machines.gpu_bytes)
     notes = [note for role in plan.roles for note in role.notes]
     if hasattr(plan.cfg, "weights"):
-        notes += push_notes(plan.cfg.weights, slots)
+        notes += push_notes(plan.cfg.weights, slots) + precision_notes(plan.cfg)
     if hardware is None and plan.cfg.cluster.address is None:
         notes += _store_notes(estimate.step_bytes)
     times = step_times(

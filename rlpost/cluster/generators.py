@@ -11,6 +11,7 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.types import Episode, GenerationRequest
 from rlpost.weights.deadline import CALL_S
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.transports.protocol import Locator
 
 CONCURRENCY = 10_000  # requests wait in the engine's scheduler, not in Ray's queue
@@ -37,6 +38,9 @@ class RemoteGenerator:
     async def cancel(self, key: str) -> list[int]:
         return await self._handle.call("cancel", key, timeout_s=30)
 
+    async def sleep(self) -> None:
+        await self._pushed("sleep")
+
     async def begin_push(self, version: int) -> None:
         await self._pushed("begin_push", version)
 
@@ -48,6 +52,9 @@ class RemoteGenerator:
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return await self._pushed("logprobs", sequences)
+
+    async def kernel_digest(self) -> KernelDigest:
+        return await self._pushed("kernel_digest")
 
     async def commit_push(self, version: int) -> None:
         await self._pushed("commit_push", version)
@@ -81,10 +88,12 @@ class GeneratorFactory:
         *,
         model_path: str,
         adapters: AdapterCapacity | None = None,
+        blank: bool = False,
         call_timeout_s: float,
         ping_timeout_s: float,
     ) -> None:
         self._adapters = adapters
+        self._blank = blank
         self._session = session
         self._cfg = cfg
         self._model_path = model_path
@@ -97,6 +106,7 @@ class GeneratorFactory:
             self._cfg,
             model_path=self._model_path,
             adapters=self._adapters,
+            blank=self._blank,
             slot=name,
             concurrency=CONCURRENCY,
         )

@@ -117,9 +117,10 @@ class Supervisor:
         stuck = self._watchdog.look(now_s=self._clock())
         if stuck is not None:
             raise RunStuck(str(stuck))
-        self._resize()  # first: who shall leave is not restarted
+        if not bus.resting:
+            self._resize()  # first: who shall leave is not restarted
         for name in self._fleet.dead():
-            self._start(name, self._restart(name))
+            self._start(name, self._restart(name, bus))
         if bus.has_served:
             for name in self._fleet.stale():
                 # Not under the generator's own name: a catch-up waits for a push to end, and that
@@ -168,7 +169,7 @@ class Supervisor:
             log.warning("%s cannot catch up yet: %s", name, error)
             await asyncio.sleep(self._failures.ping_every_s)
 
-    async def _restart(self, name: str) -> None:
+    async def _restart(self, name: str, bus: WeightSync) -> None:
         member = self._fleet.members[name]
         log.warning("%s is restarted: %s", name, member.reason)
         self._budget.spend(f"{name}: {member.reason}")
@@ -176,6 +177,8 @@ class Supervisor:
         old = self._generators.pop(name, None)
         if old is not None:
             await old.kill()
+        while bus.resting:  # whoever trains has the device
+            await asyncio.sleep(self._failures.ping_every_s)
         self._fleet.restarting(name)
         await asyncio.sleep(backoff(member.failed_boots + 1, config=self._failures))
         await self._bring_up(name)

@@ -5,7 +5,7 @@ own arithmetic and the frozen scorers (reference.py). Invariant: verbs are colle
 fails as a whole when one rank fails.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,20 @@ class TrainedRank:
         self._trainer.close()
 
 
+async def _nobody_leaves() -> None:
+    """Whoever needs the devices of a group has them."""
+
+
 class TrainedGroup:
-    """The driver's end of the ranks; ``store`` holds what they are given."""
+    """The driver's end of the ranks; ``store`` holds what they are given.
+
+    ``comes`` is awaited before a verb that needs the ranks' devices; it has others leave them.
+    """
 
     def __init__(self, ranks: Ranks, *, store: HoldsBatches) -> None:
         self._ranks = ranks
         self._store = store
+        self.comes: Callable[[], Awaitable[None]] = _nobody_leaves
 
     async def setup(self) -> int:
         """Build the engines; returns the number of parameters."""
@@ -126,6 +134,7 @@ class TrainedGroup:
 
     async def restart(self) -> None:
         """Replace every rank by a new one, with the weights the stage started from."""
+        await self.comes()
         await self._ranks.restart()
 
     async def forward_backward(
@@ -138,12 +147,14 @@ class TrainedGroup:
             objective: what is minimised.
             temperature: of the sampler; divides the logits of a policy.
         """
+        await self.comes()
         parts = self._store.parts(packed)
         tallies = await self._ranks.each("forward_backward", parts, objective, temperature)
         return merge(tallies).metrics()
 
     async def measure(self, packed: Packed, objective: Objective) -> Tally:
         """Evaluate an objective on data that is not learned from; returns the sums of all ranks."""
+        await self.comes()
         return merge(await self._ranks.each("measure", self._store.parts(packed), objective))
 
     async def score(
@@ -157,10 +168,12 @@ class TrainedGroup:
             One float32 (R,) array per micro-batch, indexed like its ``batches``, for
             ``Packed.by_item``.
         """
+        await self.comes()
         return await self._ranks.each("score", self._store.parts(packed), temperature, adapter)
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
         """Apply the accumulated gradient once; see ``DeepSpeedTrainer.optim_step``."""
+        await self.comes()
         return (await self._ranks.all("optim_step", step_id))[0]
 
     async def sleep(self) -> int:
@@ -169,6 +182,7 @@ class TrainedGroup:
 
     async def begin_save(self, directory: Path) -> None:
         """Copy the state to host memory; the ranks then write it behind their other work."""
+        await self.comes()
         await self._ranks.all("begin_save", str(directory))
 
     async def finish_save(self) -> None:
@@ -181,10 +195,12 @@ class TrainedGroup:
 
     async def load(self, directory: Path) -> None:
         """Restore what was saved; see ``DeepSpeedTrainer.load``."""
+        await self.comes()
         await self._ranks.all("load", str(directory))
 
     async def export(self, directory: Path) -> None:
         """Write a Hugging Face model directory; see ``DeepSpeedTrainer.export``."""
+        await self.comes()
         await self._ranks.all("export", str(directory))
 
     async def close(self) -> None:

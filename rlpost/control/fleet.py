@@ -75,6 +75,14 @@ class Fleet:
         """Names of the members that can take part in a push, with their incarnation."""
         return {name: self.members[name].incarnation for name in self._in(*_PUSHED_TO)}
 
+    def up(self) -> dict[str, int]:
+        """Names of the members whose process is up, with their incarnation."""
+        return {name: self.members[name].incarnation for name in self._in(*_UP)}
+
+    def booting(self) -> list[str]:
+        """Names of the members whose process is starting."""
+        return self._in(Health.restarting)
+
     def behind(self, version: int) -> list[str]:
         """Names of the members that serve, or would serve, weights older than ``version``."""
         known = self._in(Health.healthy, Health.suspect)

@@ -91,6 +91,9 @@ class AdapterPushes:
 
     # -- pushes ---------------------------------------------------------------------------
 
+    async def sleep(self) -> None:
+        raise WeightPushError("no push of an adapter brings back the base of an engine that slept")
+
     async def begin(self, version: int) -> None:
         if self._pushing == version:
             return

@@ -37,7 +37,8 @@ def with_device_defaults(cfg: GeneratorConfig, *, on_gpu: bool, cores: int) -> G
                                                              more wants cache that nobody uses
     ======================== =============================== ===============================
 
-    ``max_model_len`` needs the prompts and is not filled in here; see ``shortest_length``.
+    ``max_model_len`` needs the prompts and ``sleep`` the placement: they are filled in elsewhere,
+    see ``shortest_length`` and ``resolve_sleep``.
 
     Args:
         cfg: as the user set it.
@@ -123,8 +124,9 @@ def in_words(cfg: GeneratorConfig) -> str:
     threads = "" if cfg.threads is None else f", {cfg.threads} threads a worker"
     step = cfg.max_num_batched_tokens
     steps = "" if step is None else f", in steps of up to {step:,} tokens"
+    turns = " It leaves its GPUs while others train, and comes back by a push." if cfg.sleep else ""
     return (
         f"An engine works on up to {cfg.max_num_seqs} responses at once, of up to "
         f"{cfg.max_model_len:,} tokens with their prompts{steps}, {kind}{threads}; it may take "
-        f"{cfg.setup_timeout_s:g} s to start."
+        f"{cfg.setup_timeout_s:g} s to start.{turns}"
     )

@@ -13,6 +13,7 @@ from rlpost.control.concurrency import Load
 from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import Sampled
 from rlpost.types import GenerationRequest
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
 
@@ -26,8 +27,20 @@ class Booted:
     num_receivers: int  # processes of it that receive weights
 
 
+WEIGHTS, KV_CACHE = "weights", "kv_cache"  # parts of an engine's memory on its device
+
+
 class ModelHolder(Protocol):
     """The engine, as pushes of whole models see it."""
+
+    async def sleep(self) -> None:
+        """Pause, end all requests and leave the device; what weights and cache held is lost.
+
+        It may have left in part already: the rest leaves.
+        """
+
+    async def bring_back(self, part: str) -> None:
+        """Have ``WEIGHTS`` or ``KV_CACHE`` on the device again; it is undefined what they hold."""
 
     async def begin_update(self) -> None:
         """Pause, with all requests kept, and be ready to receive."""
@@ -54,6 +67,9 @@ class ModelHolder(Protocol):
 
     async def end_requests(self) -> None:
         """Pause, and end all requests; whoever waits for one gets what was sampled."""
+
+    async def kernel_digest(self) -> KernelDigest:
+        """What its kernels hold; see ``protocol.Generator``."""
 
     async def restore_model(self, version: int) -> bool:
         """Go back to what was committed, called ``version``; returns whether it is at hand."""

@@ -18,6 +18,7 @@ from rlpost.rollout.protocol import GeneratorInfo, ProcessId, Pulse
 from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import ABORTED, Sampled
 from rlpost.types import Episode, GenerationRequest, Trajectory
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.transports.host_file import remove_unused
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.shared_memory import shared_memory_id
@@ -32,13 +33,21 @@ class EngineGenerator:
         cfg: engine settings, resolved.
         model_path: directory in Hugging Face layout.
         adapters: room for the adapters that are pushed; None: whole models are.
+        blank: it reads no weights, because a whole model is pushed before anything is asked.
     """
 
     def __init__(
-        self, cfg: GeneratorConfig, *, model_path: str, adapters: AdapterCapacity | None = None
+        self,
+        cfg: GeneratorConfig,
+        *,
+        model_path: str,
+        adapters: AdapterCapacity | None = None,
+        blank: bool = False,
     ) -> None:
         self._model_path = model_path
-        self._engine, self._pushes = make_engine(cfg, model_path=model_path, adapters=adapters)
+        self._engine, self._pushes = make_engine(
+            cfg, model_path=model_path, adapters=adapters, blank=blank
+        )
         self._info: GeneratorInfo | None = None
         self._num_requests = 0
         self._running: dict[str, str] = {}  # request's key -> the engine's id
@@ -130,6 +139,12 @@ class EngineGenerator:
             self._pushes.leave(admitted)
 
     # -- pushes ---------------------------------------------------------------------------
+
+    async def sleep(self) -> None:
+        await self._pushes.sleep()
+
+    async def kernel_digest(self) -> KernelDigest:
+        return await self._engine.kernel_digest()
 
     async def begin_push(self, version: int) -> None:
         await self._pushes.begin(version)

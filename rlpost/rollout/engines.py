@@ -13,7 +13,7 @@ from rlpost.rollout.whole_pushes import WholePushes
 
 
 def make_engine(
-    cfg: GeneratorConfig, *, model_path: str, adapters: AdapterCapacity | None
+    cfg: GeneratorConfig, *, model_path: str, adapters: AdapterCapacity | None, blank: bool
 ) -> tuple[Engine, Pushes]:
     """Return an engine that was not started, and what takes its pushes.
 
@@ -21,6 +21,7 @@ def make_engine(
         cfg: engine settings, resolved.
         model_path: directory in Hugging Face layout.
         adapters: room for the adapters that are pushed; None: whole models are.
+        blank: a whole model is pushed before anything is asked; vLLM then reads no weights.
     """
     match cfg.backend:
         case Backend.sglang:
@@ -28,7 +29,7 @@ def make_engine(
             served = SglangEngine(cfg, model_path=model_path)
             return served, WholePushes(served)
         case Backend.vllm:
-            engine = VllmSampler(cfg, model_path=model_path, adapters=adapters)
+            engine = VllmSampler(cfg, model_path=model_path, adapters=adapters, blank=blank)
             if adapters is None:
-                return engine, WholePushes(engine)
+                return engine, WholePushes(engine, blank=blank)
             return engine, AdapterPushes(engine, capacity=adapters.versions)

@@ -28,6 +28,24 @@ class Backend(Enum):
     sglang = "sglang"
 
 
+class Quantization(Enum):
+    """Format of the linear layers' weights, rounded as they are loaded; vLLM's names.
+
+    ``fp8_per_block`` has a scale for each 128 x 128 weights, as DeepSeek-V3 was trained with.
+    """
+
+    none = "none"
+    fp8_per_tensor = "fp8_per_tensor"
+    fp8_per_block = "fp8_per_block"
+
+
+class KVCacheDtype(Enum):
+    """Format of the key-value cache. ``fp8``: e4m3 with scales of 1."""
+
+    auto = "auto"
+    fp8 = "fp8"
+
+
 @dataclass(kw_only=True)
 class EngineConfig:
     """What one engine is and may use."""
@@ -35,6 +53,13 @@ class EngineConfig:
     dtype: GeneratorDtype = option(
         GeneratorDtype.auto,
         help="number format of the weights; auto: bfloat16 where the hardware multiplies in it",
+    )
+    quantization: Quantization = option(
+        Quantization.none,
+        help="weights in 8 bits, rounded at each load; half the memory, on a GPU only",
+    )
+    kv_cache_dtype: KVCacheDtype = option(
+        KVCacheDtype.auto, help="fp8: twice as many responses in the same cache; auto: as dtype"
     )
     max_model_len: int | None = number(
         None,
@@ -76,6 +101,17 @@ class EngineConfig:
         None, help="do not compile; null: true on a CPU, where it gains nothing, false on a GPU"
     )
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it leaves its device while others work; a server never does."""
+        return False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it computes in fewer bits than its dtype says."""
+        plain = (Quantization.none, KVCacheDtype.auto)
+        return (self.quantization, self.kv_cache_dtype) != plain
+
 
 @dataclass(kw_only=True)
 class GeneratorConfig(EngineConfig):
@@ -95,6 +131,10 @@ class GeneratorConfig(EngineConfig):
         Backend.vllm, help="which engine; sglang needs an environment of its own, see sglang.python"
     )
     sglang: SglangConfig = field(default_factory=SglangConfig)
+    sleep: bool | None = option(
+        None,
+        help="leave the GPUs while others train; null: where they share GPUs and idle models leave",
+    )
     setup_timeout_s: float | None = number(
         None,
         above=0,
@@ -104,6 +144,10 @@ class GeneratorConfig(EngineConfig):
     request_timeout_s: float = number(
         600.0, above=0, at_most=WEEK_S, help="deadline of one group's responses"
     )
+
+    @property
+    def sleeps(self) -> bool:
+        return bool(self.sleep)
 
     def check(self, path: str) -> None:
         """Raises UserError: an option is set that the backend does not have."""

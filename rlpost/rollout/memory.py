@@ -8,7 +8,7 @@ workers there map (docs/decisions/0038), so it is a shared part of their footpri
 
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
-from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, Quantization
 from rlpost.rollout.vllm_classifier import CPU_CACHE_GIB, GPU_SHARE
 
 GIB = 2**30
@@ -33,12 +33,12 @@ def generator_footprint(
         process: the generator's name.
         shape: of the model.
         cfg: the generators'.
-        value_bytes: of a weight: 4 or 2.
+        value_bytes: of a weight as it is pushed: 4 or 2.
         gpu_bytes: memory of a GPU; None: on CPU.
         adapters: that it must hold; None: it gets whole models.
     """
     workers = cfg.tensor_parallel_size
-    weights = value_bytes * shape.parameters / workers
+    weights = _held_bytes(shape, cfg, value_bytes=value_bytes) / workers
     received = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
     if adapters is None:
         held = {}
@@ -82,6 +82,14 @@ def sender_pages(
     """
     size_bytes = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
     return {RECEIVED: size_bytes, SENT: size_bytes}
+
+
+def _held_bytes(shape: ModelShape, cfg: GeneratorConfig, *, value_bytes: int) -> float:
+    """Return the bytes of the weights as an engine keeps them, in all its workers together."""
+    if cfg.quantization is Quantization.none:
+        return value_bytes * shape.parameters
+    tables = shape.vocabulary * shape.width * (1 if shape.tied else 2)  # these stay as they are
+    return value_bytes * tables + (shape.parameters - tables)
 
 
 def payload_bytes(

@@ -14,6 +14,7 @@ import psutil
 
 from rlpost.control.concurrency import Load
 from rlpost.types import Episode, GenerationRequest
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
@@ -70,6 +71,13 @@ class Generator(Protocol):
     async def cancel(self, key: str) -> list[int]:
         """Cancel a request; return the number of tokens of each response so far, if it ran."""
 
+    async def sleep(self) -> None:
+        """Leave the device, weights and all; the next push brings it back. Idempotent.
+
+        What runs is given up, and new requests wait. Verbs of a push bring back what they need,
+        an abort as well.
+        """
+
     async def begin_push(self, version: int) -> None:
         """Pause generation; new requests wait. Idempotent for the same version."""
 
@@ -89,6 +97,9 @@ class Generator(Protocol):
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability (nats, temperature 1) of every token after the first."""
+
+    async def kernel_digest(self) -> KernelDigest:
+        """What its kernels hold; equal to that of an engine alike which holds the same."""
 
     async def commit_push(self, version: int) -> None:
         """Serve the loaded version from now on."""

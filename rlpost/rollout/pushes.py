@@ -56,6 +56,9 @@ class Pushes(Protocol):
     def refuses(self, versions: Iterable[int]) -> bool:
         """Whether one of these was sampled from and then refused."""
 
+    async def sleep(self) -> None:
+        """Leave the device, weights and all, until the next push; what runs is given up."""
+
     async def begin(self, version: int) -> None:
         """Prepare for a push. Idempotent for the same version."""
 

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from rlpost.network import LOOPBACK, use_interface_to
-from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig
+from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, Quantization
 from rlpost.weights.adapter import adaptable
 from rlpost.weights.manifest import Shape
 
@@ -65,6 +65,7 @@ def engine_arguments(
     weight_backend: str,
     adapters: AdapterCapacity | None,
     sampling: Sampling,
+    blank: bool = False,
 ) -> Any:
     """Return the ``AsyncEngineArgs`` of an engine.
 
@@ -75,6 +76,7 @@ def engine_arguments(
         weight_backend: vLLM weight-transfer backend; ``rlpost`` is ``weights/vllm_plugin.py``.
         adapters: how many it must hold; None: it serves the model alone.
         sampling: what requests get that do not say.
+        blank: it reads no weights, because they are pushed before anything is asked.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -82,8 +84,10 @@ def engine_arguments(
         model=model_path,
         # Mistral's own files beside the Hugging Face ones would be preferred.
         config_format="hf",
-        load_format="safetensors",
+        load_format="rlpost_blank" if blank else "safetensors",  # see weights/vllm_blank.py
         dtype=cfg.dtype.value,
+        quantization=None if cfg.quantization is Quantization.none else cfg.quantization.value,
+        kv_cache_dtype=cfg.kv_cache_dtype.value,
         max_model_len=cfg.max_model_len,
         max_num_seqs=cfg.max_num_seqs,
         max_num_batched_tokens=cfg.max_num_batched_tokens,
@@ -92,6 +96,7 @@ def engine_arguments(
         gpu_memory_utilization=cfg.gpu_memory_utilization,
         kv_cache_memory_bytes=_kv_cache_bytes(cfg),
         enforce_eager=cfg.enforce_eager,
+        enable_sleep_mode=cfg.sleeps,
         enable_prefix_caching=True,
         # A seeded request whose prompt is cut into chunks kills the CPU engine: it
         # rewinds the generator's offset, which torch does not have on CPU.

@@ -31,6 +31,7 @@ class VllmEngine:
         adapters: how many it must hold; None: it serves the model alone.
         start: makes the ``AsyncLLM`` of its arguments.
         sampling: what requests get that do not say how they are sampled.
+        blank: it reads no weights, because they are pushed before anything is asked.
         output: where the words of its processes go; None: where Ray keeps those of an actor.
     """
 
@@ -43,6 +44,7 @@ class VllmEngine:
         adapters: AdapterCapacity | None,
         start: Callable[[Any], Any],
         sampling: Sampling = Sampling.policy,
+        blank: bool = False,
         output: str | None = None,
     ) -> None:
         self._cfg = cfg
@@ -51,6 +53,7 @@ class VllmEngine:
         self._adapters = adapters
         self._start = start
         self._sampling = sampling
+        self._blank = blank
         self._output = output
         self._num_scored = 0
         self.started: Any = None  # None before the boot and after the end
@@ -73,6 +76,7 @@ class VllmEngine:
                 weight_backend=self._weight_backend,
                 adapters=self._adapters,
                 sampling=self._sampling,
+                blank=self._blank,
             )
             self.started = self._start(arguments)
         return self.started.model_config

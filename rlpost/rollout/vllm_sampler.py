@@ -17,6 +17,7 @@ from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import Sampled, VersionSpan
 from rlpost.rollout.vllm_engine import VllmEngine, scores, scoring, start_engine
 from rlpost.types import GenerationRequest
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
 
@@ -28,11 +29,18 @@ class VllmSampler:
         cfg: engine settings, resolved.
         model_path: directory in Hugging Face layout.
         adapters: room for the adapters that are pushed; None: whole models are.
+        blank: it reads no weights, because a whole model is pushed before anything is asked.
     """
 
     def __init__(
-        self, cfg: GeneratorConfig, *, model_path: str, adapters: AdapterCapacity | None
+        self,
+        cfg: GeneratorConfig,
+        *,
+        model_path: str,
+        adapters: AdapterCapacity | None,
+        blank: bool = False,
     ) -> None:
+        assert adapters is None or not blank, "an adapter is nothing without its base"
         self._num_workers = cfg.tensor_parallel_size
         self._load = Load(kv_use=0.0, num_preempted=0)
         self.engine = VllmEngine(
@@ -40,6 +48,7 @@ class VllmSampler:
             model_path=model_path,
             weight_backend="rlpost",
             adapters=adapters,
+            blank=blank,
             start=self._start,
         )
 
@@ -82,6 +91,14 @@ class VllmSampler:
 
     # -- pushes: see ``engine.ModelHolder`` -----------------------------------------------
 
+    async def sleep(self) -> None:
+        # Level 1 would keep a copy on the host that the next push makes useless.
+        await self.engine.ask("sleep", level=2, mode="abort")
+        await self.engine.ask("collective_rpc", "rlpost_forget_kernels")
+
+    async def bring_back(self, part: str) -> None:
+        await self.engine.ask("wake_up", tags=[part])
+
     async def begin_update(self) -> None:
         await self.engine.ask("pause_generation", mode="keep", clear_cache=False)
         await self.engine.offer("start_weight_update")
@@ -100,6 +117,11 @@ class VllmSampler:
 
     async def end_requests(self) -> None:
         await self.engine.ask("pause_generation", mode="abort", clear_cache=True)
+
+    async def kernel_digest(self) -> KernelDigest:
+        workers = await self.engine.ask("collective_rpc", "rlpost_kernel_digest")
+        layouts, contents = zip(*workers, strict=True)
+        return KernelDigest(layouts=layouts, contents=contents)
 
     async def restore_model(self, version: int) -> bool:
         if not all(await self.engine.ask("collective_rpc", "rlpost_rollback")):

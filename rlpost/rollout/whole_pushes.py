@@ -2,7 +2,8 @@
 
 Owns the order of the verbs of ``engine.ModelHolder``. Refuses to own what they do to an engine.
 Invariants: the model is only touched while the engine is paused; tokens of a version that is loaded
-and not committed count only once it is.
+and not committed count only once it is; an engine without weights, because it has read none or has
+slept, samples nothing before a push.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from rlpost.errors import WeightPushError
-from rlpost.rollout.engine import ModelHolder
+from rlpost.rollout.engine import KV_CACHE, WEIGHTS, ModelHolder
 from rlpost.rollout.pushes import BASE_VERSION, Admitted
 from rlpost.rollout.sampled import Sampled
 from rlpost.types import Span
@@ -23,16 +24,20 @@ class WholePushes:
 
     Args:
         holder: the engine whose weights change.
+        blank: it has read none, so requests wait for the first push that is committed.
     """
 
-    def __init__(self, holder: ModelHolder) -> None:
+    def __init__(self, holder: ModelHolder, *, blank: bool = False) -> None:
         self._holder = holder
+        self._blank = blank
         self._expected: Mapping[str, Shape] = {}
-        self.version = self._version_before = BASE_VERSION
+        self.version = self._committed = BASE_VERSION
         self._pushing: int | None = None
+        self._away: tuple[str, ...] = ()  # what of its memory has left the device
         self._refused: set[int] = set()  # responses of these wait until another push is committed
         self._serving = asyncio.Event()
-        self._serving.set()
+        if not blank:
+            self._serving.set()
 
     def expect(self, model: Mapping[str, Shape]) -> None:
         self._expected = model
@@ -41,6 +46,8 @@ class WholePushes:
         await self._serving.wait()
 
     def enter(self, request_id: str, *, probes: bool = False) -> Admitted:
+        if self._blank:
+            raise WeightPushError("this engine has no weights, until some are pushed to it")
         return Admitted(request_id=request_id, version=self.version)
 
     def leave(self, admitted: Admitted) -> None:
@@ -66,6 +73,20 @@ class WholePushes:
     def refuses(self, versions: Iterable[int]) -> bool:
         return any(v > self.version or v in self._refused for v in versions)
 
+    async def sleep(self) -> None:
+        if WEIGHTS in self._away:
+            return
+        self._serving.clear()
+        self._pushing, self._blank = None, True
+        await self._holder.sleep()
+        self._away = (WEIGHTS, KV_CACHE)
+        self.version = BASE_VERSION  # whichever version comes next is newer than nothing
+
+    async def _bring_back(self, part: str) -> None:
+        if part in self._away:
+            await self._holder.bring_back(part)
+            self._away = tuple(each for each in self._away if each != part)
+
     async def begin(self, version: int) -> None:
         if self._pushing == version:
             return
@@ -73,6 +94,7 @@ class WholePushes:
             raise WeightPushError(f"version {version} is not newer than {self.version}")
         self._pushing = version
         self._serving.clear()
+        await self._bring_back(WEIGHTS)
         await self._holder.begin_update()
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
@@ -86,27 +108,30 @@ class WholePushes:
 
     async def load(self, version: int) -> None:
         await self._holder.load_model(version)
-        self._version_before, self.version = self.version, version
+        self._blank = False
+        self.version = version
+        await self._bring_back(KV_CACHE)
         # The probe runs through the engine's own scheduler. New requests still wait at the
         # door; kept ones go on, and ``abort`` discards them if the probe fails.
         await self._holder.resume()
 
     async def commit(self, version: int) -> None:
         await self._holder.commit_model()
-        self._pushing = None
+        self._pushing, self._committed = None, version
         self._serving.set()
 
     async def abort(self, version: int) -> int:
-        if self._pushing is None:
+        if self._pushing is None and not self._away:
             return self.version
+        await self._bring_back(WEIGHTS)
         await self._holder.end_requests()
-        served = self._version_before if self.version == version else self.version
-        if not await self._holder.restore_model(served):
+        if not await self._holder.restore_model(self._committed):
             # It stays paused, until another push is committed.
             self._refused.add(version)
             self.version = BASE_VERSION
             raise WeightPushError("no committed version to go back to; push one")
-        self.version = served
+        self._blank, self.version = False, self._committed
+        await self._bring_back(KV_CACHE)
         await self._holder.resume()
         self._pushing = None
         self._serving.set()

@@ -33,10 +33,19 @@ def has_native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the hardware multiplies in bfloat16; where it does not, float32 is faster."""
     if has_cuda():
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(_NATIVE_BF16_FLAGS & _cpu_flags(cpuinfo))
+
+
+def has_avx512(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU has AVX-512."""
+    return "avx512f" in _cpu_flags(cpuinfo)
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
     if not cpuinfo.is_file():
-        return False
+        return set()
     flags = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
-    return bool(_NATIVE_BF16_FLAGS & set(next(flags, "").split()))
+    return set(next(flags, "").split())
 
 
 def resolve_dtype(dtype: DType) -> torch.dtype:

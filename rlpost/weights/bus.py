@@ -4,7 +4,8 @@ Owns versions, deadlines, the decision and who took part. Refuses to own bytes (
 publisher.py), kernels (vllm_plugin.py) and processes (cluster/). Invariants: versions
 strictly increase and are never reused, not even after an abort; every wait has a deadline
 and its error names who is missing; a version is served only after trainer and generator
-agreed on the probe's log-probs; once all agreed, the version is committed, whoever dies then.
+agreed on the probe's log-probs; once all agreed, the version is committed, whoever dies then;
+where generators and what trains take turns on a device, the ones leave it before the others come.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ from typing import Any
 
 from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
+from rlpost.weights.kernel_digest import Agreed, agreed, differing
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
 from rlpost.weights.protocol import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
 from rlpost.weights.transports.protocol import Locator, Seat
+from rlpost.weights.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ class _Served:
     version: int
     locator: Locator
     probe: list[list[float]]
+    kernels: Agreed  # of all engines; empty where they were not compared
 
 
 class WeightBus:
@@ -47,6 +51,8 @@ class WeightBus:
         probe: token ids of the fixed probe sequences, each at least 2 long.
         cfg: deadlines and bound.
         changed: returns when the fleet has changed.
+        leave: takes what trains off the devices that generators need; they leave them for ``rest``,
+            and come back for a push. None: both stay.
         clock: seconds.
     """
 
@@ -60,6 +66,7 @@ class WeightBus:
         probe: Sequence[Sequence[int]],
         cfg: BusConfig,
         changed: Callable[[], Awaitable[None]],
+        leave: Callable[[], Awaitable[Any]] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._publisher = publisher
@@ -68,16 +75,32 @@ class WeightBus:
         self._seats = seats
         self._probe = [list(s) for s in probe]
         self._cfg = cfg
-        self._changed = changed
+        self._turns = Turns(leave, fleet=fleet, receivers=receivers, changed=changed, cfg=cfg)
         self._clock = clock
         self._served: _Served | None = None
         self._lock = asyncio.Lock()  # one push at a time
         self._lost: list[GroupLost] = []  # what catch-ups found out about the trainer
         self._found_lost = asyncio.Event()
+        self._num_pushed = self._num_differed = 0
         self.last_version = 0
         # Generators in a push: while they load they answer nothing else, and each phase of the
         # push has a deadline that names who is silent.
         self.engaged: set[str] = set()
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether generators have to leave their devices before anything can train."""
+        return self._turns.taken
+
+    @property
+    def resting(self) -> bool:
+        """Whether generators have left their devices: nobody boots or catches up."""
+        return self._turns.resting
+
+    async def rest(self) -> None:
+        """Have generators leave their devices until the next push, where they have to."""
+        async with self._lock:
+            await self._turns.rest(self.engaged)
 
     async def publish(self) -> PushReport:
         """Push the trainer's current weights as the next version to all who can take them.
@@ -91,15 +114,16 @@ class WeightBus:
             GroupLost: the trainer is gone.
         """
         async with self._lock:
-            start_s = self._clock()
+            start_s, self._num_differed = self._clock(), 0
             for attempt in range(1, self._cfg.attempts + 1):
-                ticket = await self._participants()
+                ticket = await self._turns.participants(self.engaged)
                 version = self.last_version = self.last_version + 1
                 self.engaged = set(ticket)
                 try:
                     return await self._push(version, ticket, start_s)
                 except GroupLost:
-                    await self._abort(version, ticket, Refused({}))
+                    if not self.resting:  # else none of them has begun
+                        await self._abort(version, ticket, Refused({}))
                     raise
                 except Refused as refusal:
                     last = attempt == self._cfg.attempts
@@ -128,7 +152,7 @@ class WeightBus:
         """
         async with self._lock:
             ticket = {n: i for n, i in self._fleet.syncable().items() if n == name}
-            if self._served is None or not ticket:
+            if self._served is None or not ticket or self.resting:
                 return False
             if name not in self._fleet.stale():
                 return False  # a push of everyone came first
@@ -158,6 +182,8 @@ class WeightBus:
                 send=None if locator.repeatable else partial(self._send_again, served),
             )
             await self._compare(served.probe, ticket)
+            if served.kernels:
+                await self._compare_kernels(ticket, right=served.kernels)
             await self._commit(served.version, ticket)
         except Refused as refusal:
             log.warning("%s could not catch up: %s", name, refusal)
@@ -181,23 +207,12 @@ class WeightBus:
     @property
     def has_served(self) -> bool:
         """Whether there is a version that a generator can catch up with."""
-        return self._served is not None
+        return self._served is not None and not self.resting
 
     def forget_served(self) -> None:
         """The payload of the newest version is gone, with the trainer that held it."""
         self._served = None
         self._found_lost.clear()
-
-    async def _participants(self) -> dict[str, int]:
-        try:
-            async with asyncio.timeout(self._cfg.boot_timeout_s):
-                while not self._fleet.syncable():
-                    await self._changed()
-        except TimeoutError as error:
-            raise WeightPushError(
-                f"no generator came up in {self._cfg.boot_timeout_s:g} s:\n{self._fleet.describe()}"
-            ) from error
-        return self._fleet.syncable()
 
     async def _push(self, version: int, ticket: Mapping[str, int], start_s: float) -> PushReport:
         staging_s = self._clock()
@@ -205,16 +220,25 @@ class WeightBus:
         locator: Locator = await self._trainer(stage, "stage")
         staged_s = self._clock()
         try:
+            # Before generators begin: on a shared CPU two at once take far longer than twice one,
+            # and on a shared GPU only one of both has its weights there.
+            truth = await self._trainer(self._publisher.probe_logprobs(self._probe), "probe")
+            await self._trainer(self._turns.resume(), "sleep")
+            begun_s = self._clock()
             await self._transfer(version, locator, ticket, send=self._send)
             loaded_s = self._clock()
-            # One after the other: on a shared CPU two at once take far longer than twice one.
-            truth = await self._trainer(self._publisher.probe_logprobs(self._probe), "probe")
             mean_diff, max_diff = await self._compare(truth, ticket)
             probed_s = self._clock()
+            every = self._cfg.compare_every
+            due = every is not None and len(ticket) > 1 and self._num_pushed % every == 0
+            kernels = await self._compare_kernels(ticket) if due else {}
+            compared_s = self._clock()
         except BaseException:
             await self._release(version)
             raise
-        before, self._served = self._served, _Served(version=version, locator=locator, probe=truth)
+        served = _Served(version=version, locator=locator, probe=truth, kernels=kernels)
+        before, self._served = self._served, served
+        self._num_pushed += 1
         await self._commit(version, ticket)
         if before is not None:
             await self._release(before.version)
@@ -223,11 +247,14 @@ class WeightBus:
             size_bytes=sum(e["size_bytes"] for e in locator.manifest["entries"]),
             push_s=self._clock() - start_s,
             stage_s=staged_s - staging_s,
-            load_s=loaded_s - staged_s,
-            probe_s=probed_s - loaded_s,
+            load_s=loaded_s - begun_s,
+            probe_s=begun_s - staged_s + probed_s - loaded_s,
             probe_logprob_diff_mean=mean_diff,
             probe_logprob_diff_max=max_diff,
             merge_error=locator.manifest.get("merge_error"),
+            compared=len(ticket) if kernels else 0,
+            compare_s=compared_s - probed_s,
+            differed=self._num_differed,
         )
 
     async def _transfer(
@@ -294,6 +321,17 @@ class WeightBus:
         if failures:
             raise Refused(failures)
         return worst_mean, worst_max
+
+    async def _compare_kernels(
+        self, ticket: Mapping[str, int], *, right: Agreed | None = None
+    ) -> Agreed:
+        """Refuse engines whose kernels differ from the others', or from what all agreed on."""
+        digests = await self._each(ticket, lambda name, r: r.kernel_digest(), "comparison")
+        wrong = differing(digests, right=right or {})
+        if wrong:
+            self._num_differed += len(wrong)
+            raise Refused({n: WeightPushError(f"its kernels {how}") for n, how in wrong.items()})
+        return agreed(digests)
 
     async def _commit(self, version: int, ticket: Mapping[str, int]) -> None:
         """Everyone agreed: whoever fails now is restarted, the version stands."""

@@ -53,7 +53,13 @@ class WeightsConfig:
         None,
         above=0,
         at_most=1000,
-        help="nats of difference allowed; null: 1e-3 in float32 (largest), 0.1 else (mean)",
+        help="nats allowed; null: 1e-3 in float32 (largest), 0.3 with fp8, 0.1 else (mean)",
+    )
+    compare_every: int | None = number(
+        10,
+        at_least=1,
+        at_most=10**6,
+        help="pushes between comparisons of vLLM's kernels, bit by bit; null: none",
     )
 
 

@@ -15,6 +15,7 @@ class WeightSync(Protocol):
     """What brings generators up to date, as whoever supervises them needs it."""
 
     engaged: set[str]  # generators in the middle of a push
+    resting: bool  # they have left their devices: none may boot
 
     @property
     def has_served(self) -> bool:
@@ -35,6 +36,7 @@ class StandingWeights:
     """
 
     has_served = True
+    resting = False
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet

@@ -14,7 +14,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,9 +36,11 @@ from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
 from rlpost.weights.vllm_adapters import HeldAdapters
+from rlpost.weights.vllm_kernels import kernel_digest
 
 BACKEND = "rlpost"
 _LORA_ON_CPU = "rlpost.weights.vllm_lora_on_cpu.LoRAOnCPU"
+_CACHE_SCALES = (".q_scale", ".k_scale", ".v_scale", ".prob_scale")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _RECEIVERS: dict[str, type[Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
@@ -60,6 +62,10 @@ def register() -> None:
     """Entry point: make the backend known to vLLM, in every process that loads plugins."""
     if multiprocessing.parent_process() is not None:
         _end_with_parent()
+        # Where models are loaded; whoever starts an engine need not import their loaders.
+        from rlpost.weights import vllm_blank
+
+        vllm_blank.register()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, __name__, "StagedEngine")
     if current_platform.is_cpu():
@@ -106,6 +112,8 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         self._staged: Payload | None = None
         self._loaded: Payload | None = None  # what the kernels hold
         self._committed: Payload | None = None  # what they go back to
+        # Whether the kernels hold nothing that can be served; see vllm_blank.py.
+        self._empty = vllm_config.load_config.load_format == "rlpost_blank"
 
     def init_transfer_engine(self, init_info: StagedInitInfo) -> None:
         """Nothing to open: see ``StagedInitInfo``."""
@@ -149,10 +157,15 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             raise WeightPushError("no verified payload to load")
         self._loaded, self._staged = self._staged, None
         self._load(self._loaded.tensors)
+        self._empty = False
 
     def commit(self) -> None:
         """Make the loaded version the one to go back to."""
         self._committed = self._loaded
+
+    def forget_kernels(self) -> None:
+        """The kernels' memory was given away: what they hold is undefined."""
+        self._staged, self._empty = None, True
 
     def rollback(self) -> bool:
         """Load the committed version again unless the kernels hold it still.
@@ -162,7 +175,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             then nothing that was ever committed.
         """
         self._staged = None
-        if self._loaded is not self._committed:
+        if self._empty or self._loaded is not self._committed:
             if self._committed is None:
                 return False
             try:
@@ -171,6 +184,7 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
                 return False
             self._loaded = self._committed
             self._load(tensors)
+            self._empty = False
         return True
 
     def shutdown(self) -> None:
@@ -184,16 +198,19 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
             initialize_layerwise_reload,
         )
 
-        expected = {name for name, _ in self.model.named_parameters()}
+        held = {name for name, _ in self.model.named_parameters()}
         with self._repacked_experts():
             initialize_layerwise_reload(self.model)
+            # By now the layers have the form of a checkpoint again, without what the engine has
+            # made of it, such as the scales of weights that it rounds itself.
+            expected = held & {name for name, _ in self.model.named_parameters()}
             try:
                 loaded = self.model.load_weights(iter(tensors))
             finally:
                 # Also when a tensor is refused half-way: an open reload could not be loaded over.
                 finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
-        missing = sorted(expected - loaded) if loaded is not None else []
+        missing = sorted(sent_names(expected) - loaded) if loaded is not None else []
         if missing:
             raise WeightPushError(f"the payload left {missing[:3]} ({len(missing)}) unset")
 
@@ -241,14 +258,31 @@ class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
         head.quant_method.process_weights_after_loading(head)
 
 
+def sent_names(parameters: Iterable[str]) -> set[str]:
+    """Return what a payload must set of an engine's parameters, as ``load_weights`` names it.
+
+    The scales of a key-value cache are the engine's own; a layer that holds adapters calls the
+    model's layer inside of it ``base_layer``.
+    """
+    return {
+        name.replace(".base_layer.", ".") for name in parameters if not name.endswith(_CACHE_SCALES)
+    }
+
+
 class WorkerExtension:
     """Methods that vLLM mixes into its worker, reached by ``collective_rpc``."""
 
     def rlpost_alive(self) -> bool:
         return True
 
+    def rlpost_kernel_digest(self) -> tuple[str, str]:
+        return kernel_digest(self.model_runner.get_model())  # type: ignore[attr-defined]
+
     def rlpost_commit(self) -> None:
         self.weight_transfer_engine.commit()  # type: ignore[attr-defined]
+
+    def rlpost_forget_kernels(self) -> None:
+        self.weight_transfer_engine.forget_kernels()  # type: ignore[attr-defined]
 
     def rlpost_rollback(self) -> bool:
         # vLLM has no verb for it: an update that began and got nothing would stay open.

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from rlpost.errors import ProcessDied
+from rlpost.errors import ProcessDied, WeightPushError
 from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
@@ -142,6 +142,21 @@ async def test_a_dead_engine_holds_no_adapter(verb):
     await generator.begin_push(1)  # nothing is asked of the engine
     with pytest.raises(ProcessDied, match="vLLM engine died"):
         await verb(generator)
+
+
+async def test_without_weights_nothing_is_sampled():
+    """Whatever comes before its first push: a request waits, a probe is refused."""
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere", blank=True)
+    request = asyncio.create_task(generator.generate(REQUEST))
+    with pytest.raises(WeightPushError, match="has no weights"):
+        await generator.logprobs([[1, 2]])
+    done, _ = await asyncio.wait({request}, timeout=0.1)
+    assert not done
+    request.cancel()
+    reads = EngineGenerator(GeneratorConfig(), model_path="nowhere")  # negative control
+    reads._engine.engine.started = DeadEngine()
+    with pytest.raises(ProcessDied):
+        await reads.generate(REQUEST)
 
 
 class EngineInPause:

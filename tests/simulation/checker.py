@@ -69,6 +69,12 @@ class Checker:
         if not condition:
             self.fail(str(message))
 
+    def takes_device(self, name: str, *, others: Mapping[str, Any]) -> None:
+        """Who trains and who generates are never on their device together, if they take turns."""
+        if self._world.scenario.turns:
+            there = [n for n, process in others.items() if process.alive and process.body.on_device]
+            self.expect(not there, f"{name} comes to its device, and {there} did not leave")
+
     # -- a driver's life --------------------------------------------------------------------
 
     def born(self) -> None:
@@ -117,6 +123,8 @@ class Checker:
         """The driver says that everything is as it was at ``step``."""
         parts, disk = self._world.parts, self._world.disk
         newest = disk.newest_step
+        if self._world.scenario.turns and step == newest - 1:
+            step = newest  # its weights were not pushed yet
         self.expect(step == newest, f"went on from step {step}, the newest saved is {newest}")
         then = self.snapshots[step]
         del self.weights_after[step + 1 :]

@@ -14,6 +14,7 @@ from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.interruption import Interruption
 from rlpost.rollout.producer import Producer
 from rlpost.types import Episode, Span
+from rlpost.weights.turns import Turns
 
 
 @contextmanager
@@ -61,6 +62,10 @@ def _sampled_phrase() -> AbstractContextManager[None]:
     return replaced(Interruption, "joined", joined)
 
 
+async def _stay(self: Turns, engaged: set[str]) -> None:
+    """Whoever generates stays on the device."""
+
+
 CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "sweep": _no_sweep,
     "consume": lambda: replaced(Ledger, "consume", lambda self, uid, step: None),
@@ -75,6 +80,7 @@ CONTROLS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "adapters in use": lambda: replaced(
         AdapterPushes, "_needed", lambda self: [self.version] if self.version else []
     ),
+    "turns": lambda: replaced(Turns, "rest", _stay),
     "earliest deadline": lambda: replaced(Staleness, "_in_time", lambda self, left: True),
 }
 

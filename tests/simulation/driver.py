@@ -24,6 +24,7 @@ from rlpost.algorithms.shaping import DynamicSamplingConfig
 from rlpost.bounds import check_config
 from rlpost.checkpoint.store import CheckpointConfig
 from rlpost.cluster.supervision import Supervisor
+from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import (
     AlgorithmConfig,
     Anchor,
@@ -51,7 +52,7 @@ from rlpost.stages.rl.batch import raw_statistics
 from rlpost.stages.rl.job import RLJob
 from rlpost.stages.rl.parts import RLParts
 from rlpost.stages.rl.prompt_source import training_source
-from rlpost.stages.roles import Role
+from rlpost.stages.roles import Role, sleep_all
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.examiner import Examiner
@@ -179,6 +180,7 @@ def config_of(world: Any) -> RLConfig:
         evaluation=EvaluationConfig(every=2),
         checkpoint=CheckpointConfig(every=s.every, keep=s.keep),
         failures=FAILURES,
+        cluster=JudgedClusterConfig(offload_idle=s.turns),
     )
     check_config(cfg.rl, "rl")
     return cfg
@@ -262,7 +264,8 @@ class Generation:
         )
 
     def bus(self, trainer: TrainedGroup) -> WeightBus:
-        return WeightBus(
+        trained, turns = list(self._run.trained.values()), self._world.scenario.turns
+        bus = WeightBus(
             trainer,
             fleet=self.fleet,
             receivers=self.generators,
@@ -270,8 +273,12 @@ class Generation:
             probe=[(1, 2, 3, 4), (4, 0, 1)],
             cfg=BusConfig(exact=True, timeout_s=PUSH_TIMEOUT_S, boot_timeout_s=120.0),
             changed=self.signal.wait,
+            leave=partial(sleep_all, *trained) if turns else None,  # type: ignore[arg-type]
             clock=self._clock,
         )
+        for group in trained if turns else ():
+            group.comes = bus.rest  # type: ignore[attr-defined]
+        return bus
 
 
 class Seats:

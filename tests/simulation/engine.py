@@ -21,6 +21,7 @@ from rlpost.rollout.adapter_pushes import AdapterPushes
 from rlpost.rollout.protocol import GeneratorInfo, Pulse
 from rlpost.rollout.pushes import Admitted
 from rlpost.types import Episode, GenerationRequest
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
@@ -99,7 +100,12 @@ class Engine:
         self.requests: dict[Request, None] = {}  # in the scheduler, known by key or not
         self.num_preempted = 0
 
+    @property
+    def on_device(self) -> bool:
+        return self._kernels.on_device
+
     async def setup(self) -> GeneratorInfo:
+        self._world.checker.takes_device(self._process.name, others=self._world.learners)
         await self._process.work(self._world.scenario.boot_s)
         return GeneratorInfo(
             max_model_len=64,
@@ -162,6 +168,9 @@ class Engine:
         running.aborted = True
         return [len(child.ids) for child in running.children]
 
+    async def sleep(self) -> None:
+        await self._pushes.sleep()
+
     async def begin_push(self, version: int) -> None:
         await self._pushes.begin(version)
 
@@ -181,6 +190,10 @@ class Engine:
             return toy.probe(self._kernels.sampled_from(admitted)[1], sequences)
         finally:
             self._pushes.leave(admitted)
+
+    async def kernel_digest(self) -> KernelDigest:
+        held = str(self._kernels.sampled_from(self._enter(probes=True))[1])
+        return KernelDigest(layouts=("toy",), contents=(held,))
 
     async def commit_push(self, version: int) -> None:
         await self._process.work(RPC_S)
@@ -222,8 +235,14 @@ class RemoteEngine:
     async def cancel(self, key: str) -> list[int]:
         return await self.process.call("cancel", key, timeout_s=self._world.limits.short_s)
 
+    async def sleep(self) -> None:
+        await self._verb("sleep")
+
     async def begin_push(self, version: int) -> None:
         await self._verb("begin_push", version)
+
+    async def kernel_digest(self) -> KernelDigest:
+        return await self._verb("kernel_digest")
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
         await self._verb("receive", locator, first_rank=first_rank)

@@ -26,27 +26,45 @@ class Whole:
     def __init__(self, process: Process, engine: Any) -> None:
         self._process, self._world, self._engine = process, process.world, engine
         self._weights = toy.FIRST  # in the kernels
+        self._blank = True  # they read nothing and wait for a push
         self._loaded: toy.Weights | None = None
         self._committed: toy.Weights | None = None
         self._refused: set[int] = set()
         self._staged: toy.Weights | None = None
-        self.version = self._version_before = 0
+        self.version = self._committed_version = 0
         self._pushing: int | None = None
         self._serving, self.unpaused = asyncio.Event(), asyncio.Event()
-        self._serving.set()
         self.unpaused.set()
         self.damage = self.corrupt = False
+        self.on_device = True
+
+    async def sleep(self) -> None:
+        self._serving.clear()
+        self.unpaused.clear()
+        self._pushing, self._blank, self.version = None, True, 0
+        for running in self._engine.requests:
+            running.aborted = True
+        await self._process.work(RPC_S)
+        self.on_device = False
+
+    def _come_back(self) -> None:
+        self._world.checker.takes_device(self._process.name, others=self._world.learners)
+        self.on_device = True
 
     def sampled_from(self, admitted: Admitted) -> tuple[int, toy.Weights]:
         return self.version, self._weights
 
     def enter(self, request_id: str, *, probes: bool = False) -> Admitted:
+        if self._blank:  # a push goes on with the process that took the name of its member
+            raise WeightPushError("no weights were pushed yet")
         return Admitted(request_id=request_id, version=self.version)
 
     def leave(self, admitted: Admitted) -> None:
         """Nothing is counted."""
 
     async def serving(self) -> None:
+        what = f"{self._process.name} is asked before its first push"
+        self._world.checker.expect(not self._blank, what)
         await self._serving.wait()
 
     def refuses(self, versions: Iterable[int]) -> bool:
@@ -60,6 +78,7 @@ class Whole:
         self._pushing = version
         self._serving.clear()
         self.unpaused.clear()
+        self._come_back()
         await self._process.work(RPC_S)
         self._staged = None
 
@@ -71,31 +90,32 @@ class Whole:
         if self._staged is None:
             raise WeightPushError("no verified payload to load")
         self._loaded, self._staged = self._staged, None
+        self._blank = False
         self._weights = toy.corrupted(self._loaded) if self.corrupt else self._loaded
-        self._version_before, self.version = self.version, version
+        self.version = version
         self.unpaused.set()
 
     async def commit(self, version: int) -> None:
-        self._committed = self._loaded
+        self._committed, self._committed_version = self._loaded, version
         self._pushing = None
         self._serving.set()
 
     async def abort(self, version: int) -> int:
-        if self._pushing is None:
+        if self._pushing is None and self.on_device:
             return self.version
+        self._come_back()
         for running in self._engine.requests:
             running.aborted = True
         await self._process.work(RPC_S)
         self._staged = None
-        if self._loaded is not self._committed:
+        if self._blank or self._loaded is not self._committed:
             # What a host received once took the place of what it had.
             if self._committed is None or not self._world.scenario.repeatable:
                 self._refused.add(self.version)
                 self.version = 0
                 raise WeightPushError("no committed version to go back to")
             self._loaded = self._weights = self._committed
-        if self.version == version:
-            self.version = self._version_before
+        self._blank, self.version = False, self._committed_version
         self.unpaused.set()
         self._pushing = None
         self._serving.set()
@@ -112,6 +132,7 @@ class Adapters:
         self.unpaused = asyncio.Event()
         self.unpaused.set()  # always
         self.damage = self.corrupt = False
+        self.on_device = True  # always
 
     def sampled_from(self, admitted: Admitted) -> tuple[int, toy.Weights]:
         if admitted.adapter is None:

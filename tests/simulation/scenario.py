@@ -75,6 +75,7 @@ class Scenario:
     oversample: float = 0.0
     dynamic: bool = False
     adapters: bool = False  # are pushed, and not whole models
+    turns: bool = False  # engines leave their device to the trainer
     online: bool = False  # pairs of the samples are learned, not advantages; with ``dynamic``
     epochs: int = 1
     mini_batches: int = 1
@@ -138,9 +139,10 @@ def scenario_of(seed: int) -> Scenario:
         scale_requests = tuple(
             (draw.uniform(1, 40) * i, draw.randint(1, 3)) for i in range(1, draw.randint(2, 4))
         )
-    return _replaced_in_a_push(
+    scenario = _replaced_in_a_push(
         seed, replace(base, faults=faults, poison=poison, scale_requests=scale_requests)
     )
+    return _in_turns(seed, scenario)
 
 
 def online_of(seed: int) -> Scenario:
@@ -233,6 +235,19 @@ def _interrupt_after(seed: int) -> int | None:
     """Decided apart, so that it changes nothing else about a seed."""
     draw = random.Random(f"interruption {seed}")
     return draw.randint(1, 3) if draw.random() < 0.2 else None
+
+
+def _in_turns(seed: int, base: Scenario) -> Scenario:
+    """Decided apart: engines and trainer share a device, and some sleep goes wrong."""
+    draw = random.Random(f"turns {seed}")
+    if not base.synchronous or base.adapters or draw.random() >= 0.5:
+        return base
+    faults = base.faults
+    if draw.random() < 0.5:
+        how = draw.choice(("crash_before", "crash_after", "crash_later", "hang", "lost_ack"))
+        target, nth = draw.choice(base.names), draw.randint(1, 4)
+        faults = (*faults, Fault(kind=how, target=target, verb="sleep", nth=nth, for_s=1e9))
+    return replace(base, turns=True, faults=faults)
 
 
 def _replaced_in_a_push(seed: int, base: Scenario) -> Scenario:

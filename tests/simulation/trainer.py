@@ -6,7 +6,7 @@ written behind its back after ``begin_save``, everything in memory gone when it 
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,24 @@ class Learner:
         self._announced = False
         self._writing: asyncio.Task[None] | None = None
         self._write_error: Exception | None = None
+        self.on_device = True
+
+    async def sleep(self) -> int:
+        await self._process.work(0.01)
+        self.on_device = False
+        return 0
+
+    def _wake(self) -> None:
+        self._world.checker.takes_device(self._process.name, others=self._world.engines)
+        self.on_device = True
 
     async def setup(self) -> int:
+        self._wake()
         await self._process.work(BUILD_S)
         return len(self.weights)
 
     async def forward_backward(self, packed: Packed) -> dict[str, float]:
+        self._wake()
         assert self._gradient is None, "optim_step must consume the gradients first"
         assert not packed.is_empty, "an optimizer batch without micro-batches"
         self._world.checker.trains(packed)
@@ -58,6 +70,7 @@ class Learner:
         return {"actor/lr": 1.0}
 
     async def score(self, packed: Packed) -> list[list[np.ndarray]]:
+        self._wake()
         await self._process.work(UPDATE_S / 2)
         return [
             [np.full(batch.target_R.shape, -1.0, dtype=np.float32) for batch in rank_batches]
@@ -65,6 +78,7 @@ class Learner:
         ]
 
     async def stage(self, version: int, seats: Sequence[Seat]) -> Locator:
+        self._wake()
         await self._process.work(STAGE_S)
         self._staged = (version, self.weights)
         self._announced = True
@@ -88,10 +102,12 @@ class Learner:
         self._world.payloads.release(version)
 
     async def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        self._wake()
         await self._process.work(0.02)
         return toy.probe(self.weights, sequences)
 
     async def begin_save(self, directory: str) -> None:
+        self._wake()
         assert self._writing is None, "finish_save must end the last save first"
         await self._process.work(0.02)
         self._world.point("begin_save")
@@ -117,6 +133,7 @@ class Learner:
             raise self._write_error
 
     async def load(self, directory: str) -> None:
+        self._wake()
         await self._process.work(0.1)
         state = json.loads((Path(directory) / FILE).read_text())
         self.weights, self.update_id = tuple(state["weights"]), state["update_id"]
@@ -134,6 +151,7 @@ class TrainedGroup:
 
     def __init__(self, world: Any, name: str) -> None:
         self._world, self.name = world, name
+        self.comes: Callable[[], Awaitable[None]] | None = None
         self.process = self._spawn()
 
     def _spawn(self) -> Process:
@@ -160,23 +178,33 @@ class TrainedGroup:
     async def setup(self) -> int:
         return await self._verb("setup")
 
+    async def sleep(self) -> int:
+        return await self._verb("sleep")
+
+    async def _needed(self, verb: str, *args: Any) -> Any:
+        if self.comes is not None:
+            await self.comes()
+        return await self._verb(verb, *args)
+
     async def restart(self) -> None:
+        if self.comes is not None:
+            await self.comes()
         self._world.checker.replaced("trainer", "critic")
         self.process.kill()
         self.process = self._spawn()
         await self._verb("setup")
 
     async def begin_save(self, directory: Path) -> None:
-        await self._verb("begin_save", str(directory))
+        await self._needed("begin_save", str(directory))
 
     async def finish_save(self) -> None:
         await self._verb("finish_save")
 
     async def load(self, directory: Path) -> None:
-        await self._verb("load", str(directory))
+        await self._needed("load", str(directory))
 
     async def optim_step(self, step_id: int) -> dict[str, float]:
-        return await self._verb("optim_step", step_id)
+        return await self._needed("optim_step", step_id)
 
     async def close(self) -> None:
         await self._verb("close")
@@ -184,10 +212,10 @@ class TrainedGroup:
     async def forward_backward(
         self, packed: Packed, objective: Any, *, temperature: float = 1.0
     ) -> dict[str, float]:
-        return await self._verb("forward_backward", packed)
+        return await self._needed("forward_backward", packed)
 
     async def score(self, packed: Packed, *, temperature: float = 1.0) -> Any:
-        return await self._verb("score", packed)
+        return await self._needed("score", packed)
 
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         return await self._verb("stage", version, seats)
@@ -196,7 +224,7 @@ class TrainedGroup:
         return await self._verb("announce_again", seats)
 
     async def export(self) -> None:
-        await self._verb("export")
+        await self._needed("export")
 
     async def send(self) -> None:
         await self._verb("send")

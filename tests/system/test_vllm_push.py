@@ -3,6 +3,7 @@
 One engine per model, because a boot costs many seconds; each test is a story of pushes.
 """
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -30,10 +31,13 @@ from rlpost.weights.transports.shared_memory import shared_memory_directory, sha
 async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path, monkeypatch):
     path = tiny_model if kind == "tied" else tiny_untied_model
     publisher = TorchPublisher(path, run_id=f"test-{kind}-{tmp_path.name}")
-    generator = await boot(path)
+    generator = await boot(path, blank=kind == "tied")
     bus = bus_for(publisher, generator)
     try:
+        if kind == "tied":
+            await _nothing_is_sampled_before_a_push(publisher, generator, bus)
         await every_push_is_exact(publisher, generator, bus)
+        await _a_single_wrong_bit_shows(publisher, generator, bus)
         await wrong_pushes_are_refused(publisher, generator, bus, untied=kind == "untied")
         await _seeds_and_temperature(publisher, generator)
         await stops_end_a_response(publisher, generator)
@@ -63,10 +67,11 @@ OTHERS = {
 async def test_families_whose_checkpoint_has_another_form(family, tmp_path):
     path = build_tiny_family(tmp_path / "model", family)
     publisher = TorchPublisher(path, run_id=f"test-{family}-{tmp_path.name}")
-    generator = await boot(path)
+    generator = await boot(path, blank=True)
     bus = bus_for(publisher, generator)
     try:
         await every_push_is_exact(publisher, generator, bus)
+        await _a_single_wrong_bit_shows(publisher, generator, bus)
         served = bus.last_version
         before = await sample(generator)
         publisher.perturb(5)
@@ -83,6 +88,41 @@ async def test_families_whose_checkpoint_has_another_form(family, tmp_path):
     finally:
         await generator.close()
         publisher.sender.close()
+
+
+async def _nothing_is_sampled_before_a_push(publisher, generator, bus):
+    """The engine has read no weights: whoever asks it waits for a version that is committed."""
+    waiting = asyncio.create_task(sample(generator))
+    good = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
+    with pytest.raises(WeightPushError, match="has no weights"):
+        await generator.logprobs([[7, 40]])
+    for refused in ("checksum", "probe"):  # before anything is loaded, and after
+        publisher.flip_byte = 5 if refused == "checksum" else None
+        with pytest.raises(WeightPushError, match=refused):
+            await publish_something_else(publisher, bus)
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not done
+    publisher.flip_byte = None
+    publisher.model.load_state_dict(good, strict=False)
+    report = await bus.publish()
+    assert {e.versions[-1] for e in await waiting} == {report.version}
+
+
+async def _a_single_wrong_bit_shows(publisher, generator, bus):
+    """In any tensor, packed by the kernel or not, and far below what the probe sees."""
+    whole = await generator.kernel_digest()
+    names = [name for name, p in publisher.model.named_parameters() if p.ndim > 1]
+    kinds = {name.rsplit(".", 2)[-2]: name for name in names}
+    for name in [*kinds.values(), "nothing"]:
+        bits = None if name == "nothing" else publisher.bits(name)
+        if bits is not None:
+            bits[-1] ^= 1
+        assert (await bus.publish()).probe_logprob_diff_max < 1e-3
+        found = await generator.kernel_digest()
+        assert found.layouts == whole.layouts
+        assert (found.contents == whole.contents) is (bits is None), name
+        if bits is not None:
+            bits[-1] ^= 1
 
 
 async def _seeds_and_temperature(publisher, generator):

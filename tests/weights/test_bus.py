@@ -51,6 +51,53 @@ async def test_unfaithful_load_is_refused_everywhere():
     assert loose["bad"].version == 1
 
 
+def three(**flipped) -> dict[str, FakeGenerator]:
+    return {name: FakeGenerator(flipped_loads=flipped.get(name, 0)) for name in "abc"}
+
+
+async def test_a_wrong_bit_below_the_bound_is_found_and_pushed_again(caplog):
+    generators = three(b=1)
+    bus = make_bus(FakePublisher(), generators, compare_every=3, attempts=2)
+    report = await bus.publish()
+    assert report.version == 2 and not generators["b"].is_flipped
+    assert "b: its kernels differ from those of the others in worker [0]" in caplog.text
+    assert report.metrics()["weights/engines_compared"] == 3
+    assert report.metrics()["weights/engines_differed"] == 1
+    blind = three(b=1)
+    await make_bus(FakePublisher(), blind, attempts=2).publish()
+    assert blind["b"].version == 1 and blind["b"].is_flipped, "the probe does not see it"
+
+
+async def test_engines_are_compared_every_so_many_pushes():
+    generators = three()
+    bus = make_bus(FakePublisher(), generators, compare_every=3)
+    compared = [(await bus.publish()).compared for _ in range(5)]
+    assert compared == [3, 0, 0, 3, 0]
+    alone = {"a": FakeGenerator()}
+    assert (await make_bus(FakePublisher(), alone, compare_every=1).publish()).compared == 0
+    assert "digest" not in alone["a"].calls
+
+
+class Again(FakePublisher):
+    """It can announce its payload again."""
+
+    async def announce_again(self, *, seats):
+        return await self.stage(self.staged[-1], seats=seats)
+
+
+async def test_who_loads_wrongly_twice_is_replaced_and_compared_when_it_joins():
+    generators = three(b=3)
+    fleet = serving_fleet(list(generators))
+    bus = make_bus(Again(), generators, fleet=fleet, compare_every=3, attempts=3)
+    report = await bus.publish()
+    assert fleet.dead() == ["b"] and report.compared == 2 and report.differed == 2
+    for right in (False, True):  # its third load is wrong, too
+        fleet.restarting("b")
+        fleet.booted("b")
+        assert await bus.catch_up("b") is right
+        assert fleet.dead() == ([] if right else ["b"])
+
+
 async def test_damaged_payload_is_refused_before_loading():
     generator = FakeGenerator()
     with pytest.raises(WeightPushError, match="checksum"):
@@ -72,6 +119,7 @@ PHASES = {
     "receive": "transfer",
     "load": "load",
     "logprobs": "probe",
+    "digest": "comparison",
     "commit": "commit",
 }
 
@@ -80,7 +128,7 @@ PHASES = {
 async def test_a_deadline_names_who_is_missing(phase):
     generators = {"quick": FakeGenerator(), "slow one": FakeGenerator(hang=phase)}
     fleet = serving_fleet(list(generators))
-    bus = make_bus(FakePublisher(), generators, fleet=fleet, timeout_s=0.2)
+    bus = make_bus(FakePublisher(), generators, fleet=fleet, timeout_s=0.2, compare_every=1)
     if phase != "commit":
         with pytest.raises(WeightPushError, match=f"slow one did not finish {PHASES[phase]}"):
             await bus.publish()
@@ -246,3 +294,9 @@ async def test_a_lost_trainer_is_told_from_a_lost_generator():
 def test_nan_counts_as_infinite_difference():
     assert logprob_difference([[float("nan"), 0.0]], [[0.0, 0.0]])[1] == float("inf")
     assert logprob_difference([[1.0, 2.0]], [[1.5, 2.0]]) == (0.25, 0.5)
+
+
+def test_the_bound_follows_the_precision_unless_it_is_given():
+    assert BusConfig(exact=True).bound == 1e-3
+    assert BusConfig(exact=False).bound < BusConfig(exact=False, quantized=True).bound
+    assert BusConfig(exact=False, quantized=True, max_diff=0.05).bound == 0.05

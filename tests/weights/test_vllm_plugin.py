@@ -10,7 +10,7 @@ from fakes import seat
 
 from rlpost.weights.manifest import write_payload
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, SharedMemorySender
-from rlpost.weights.vllm_plugin import StagedEngine, StagedUpdateInfo
+from rlpost.weights.vllm_plugin import StagedEngine, StagedUpdateInfo, sent_names
 
 PARENT = """
 import multiprocessing, sys, time
@@ -60,6 +60,7 @@ def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
     engine = StagedEngine.__new__(StagedEngine)
     engine._receivers = {"shared_memory": receiver}
     engine._staged = engine._loaded = engine._committed = None
+    engine._empty = False
     engine._load = lambda tensors: loaded.append(dict(tensors)["w"].tolist())
 
     def push(version: int) -> None:
@@ -80,6 +81,9 @@ def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
         engine.commit()
         push(2)
         assert engine.rollback() and loaded == [[1.0] * 3, [2.0] * 3, [1.0] * 3]
+        engine.forget_kernels()  # as after a sleep: nothing is there, whatever was committed
+        assert engine.rollback() and loaded.pop() == [1.0] * 3
+        assert engine.rollback() and len(loaded) == 3, "once is enough"
         sender.release(2)
         push(3)
         sender.release(1)  # it missed this commit
@@ -87,3 +91,8 @@ def test_an_undo_loads_what_was_committed_or_refuses(tmp_path):
         assert not engine.rollback() and loaded[3:] == [[3.0] * 3, [4.0] * 3]
     finally:
         sender.close()
+
+
+def test_a_payload_sets_what_is_the_models_and_no_scale_of_the_engine():
+    names = ["layers.0.mlp.up_proj.base_layer.weight", "layers.0.attn.k_scale", "norm.weight_scale"]
+    assert sent_names(names) == {"layers.0.mlp.up_proj.weight", "norm.weight_scale"}

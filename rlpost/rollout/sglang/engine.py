@@ -27,6 +27,7 @@ from rlpost.rollout.sglang.answers import sampled_in, scores_in
 from rlpost.rollout.sglang.payload import Payloads
 from rlpost.rollout.sglang.server import SglangServer
 from rlpost.types import GenerationRequest
+from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
 
@@ -108,6 +109,15 @@ class SglangEngine:
         await asyncio.gather(*(self._command("/abort_request", rid=child) for child in children))
 
     # -- pushes: see ``engine.ModelHolder`` -----------------------------------------------
+
+    async def sleep(self) -> None:
+        raise WeightPushError("an engine of SGLang keeps its device (generator.sleep)")
+
+    async def bring_back(self, part: str) -> None:
+        raise WeightPushError(f"the {part} of an engine of SGLang did not leave the device")
+
+    async def kernel_digest(self) -> KernelDigest:
+        raise WeightPushError("SGLang does not show what its kernels hold (weights.compare_every)")
 
     async def begin_update(self) -> None:
         self._num_pauses += 1

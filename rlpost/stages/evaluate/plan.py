@@ -28,7 +28,7 @@ from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.backend import require_architecture
 from rlpost.stages.sampling.generation import generators_role
-from rlpost.stages.sampling.generator_settings import resolve_generator
+from rlpost.stages.sampling.generator_settings import refuse_sleep, resolve_generator
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.training.settings import TrainerConfig
 from rlpost.verifiers.check import check as check_verifiers
@@ -146,6 +146,7 @@ def _examinee(
     directory.checkpoint_shapes()
     tokenizer, path = directory.tokenizer(), str(directory.path)
     fix_template_variables(tokenizer, cfg.data.chat_template_kwargs)
+    refuse_sleep(cfg.generator)
     generator = resolve_generator(
         cfg.generator,
         cluster=cfg.cluster,

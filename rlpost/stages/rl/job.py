@@ -62,7 +62,8 @@ class RLJob:
 
     async def collect(self) -> Batch:
         """What the step trains on; see ``Producer`` and ``selection``."""
-        await self._sleep(self.parts.trainer, self.parts.critic)
+        if not self.parts.sampling.bus.takes_turns:  # else the push that comes first does it
+            await self._sleep(self.parts.trainer, self.parts.critic)
         batch = await self.parts.sampling.next_batch(self.record)
         return replace(batch, groups=tuple(self._select(batch.groups)))
 
@@ -92,6 +93,7 @@ class RLJob:
         greedy = await self._greedy_rewards(groups)
         if not cfg.rl.runs_ahead:  # else they go on judging
             await self._sleep(parts.sampling.rewards)
+        await parts.sampling.rest()
         ref = proximal = values = None
         if asks and parts.reference is not None:
             with self.record.timed("ref"):
@@ -209,10 +211,11 @@ class RLJob:
     async def push_weights(self, step: int) -> None:
         """Bring the generators to the weights after ``step``, and let generation go on."""
         parts = self.parts
-        if self._push_due:
-            await parts.sampling.push(self.record)
+        if self._push_due or parts.sampling.bus.resting:
+            await parts.sampling.push(self.record, step=step)
             self._push_due = False
-        parts.sampling.committed(step=step)
+        else:
+            parts.sampling.committed(step=step)
 
     def finish(self, batch: Batch) -> None:
         """Complete the step's record."""

@@ -42,6 +42,11 @@ def require_backend(cfg: GeneratorConfig, *, cluster: ClusterConfig, device: Dev
     if cfg.backend is Backend.vllm:
         return
     require_deterministic(cfg, on_gpu=device is Device.cuda)
+    if cfg.is_quantized:
+        raise UserError(
+            "generator.quantization and generator.kv_cache_dtype are options of vLLM; leave them "
+            "out, or use generator.backend=vllm"
+        )
     if cluster.address is None:  # otherwise it has to be elsewhere
         _require_package(cfg.sglang.python or sys.executable)
 

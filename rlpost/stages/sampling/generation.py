@@ -13,7 +13,7 @@ from typing import Any
 from rlpost.cluster.generators import GeneratorFactory
 from rlpost.cluster.session import ClusterConfig, Device, Session
 from rlpost.cluster.supervision import Supervisor, generator_name
-from rlpost.cluster.trained import WeightSource
+from rlpost.cluster.trained import TrainedGroup, WeightSource
 from rlpost.control.failures import Budget, GenerationFailureConfig
 from rlpost.control.fleet import Fleet
 from rlpost.control.placement import ActorSpec
@@ -34,7 +34,7 @@ from rlpost.rollout.memory import generator_footprint, payload_bytes, sender_pag
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.sglang.memory import server_footprint
 from rlpost.rollout.signal import Signal
-from rlpost.stages.roles import Role, Workload, counted
+from rlpost.stages.roles import Role, Workload, counted, sleep_all
 from rlpost.stages.run import Run
 from rlpost.stages.scale_request import requested_generators
 from rlpost.training.precision import resolve_dtype
@@ -55,6 +55,7 @@ class Generation:
         cfg: the engines', resolved.
         model_path: what they load.
         adapters: room for the adapters that are pushed; None: whole models are, or nothing.
+        pushed: a push comes before anything is asked, so nobody needs to read a whole model.
         cluster: gives the deadline of a call.
         failures: pace of pings and restarts.
         watchdog: looked at by the supervisor.
@@ -70,6 +71,7 @@ class Generation:
         *,
         model_path: str,
         adapters: AdapterCapacity | None = None,
+        pushed: bool = False,
         cluster: ClusterConfig,
         failures: GenerationFailureConfig,
         watchdog: Watchdog,
@@ -99,6 +101,7 @@ class Generation:
                 cfg,
                 model_path=model_path,
                 adapters=adapters,
+                blank=pushed and adapters is None,
                 call_timeout_s=cluster.call_timeout_s,
                 ping_timeout_s=failures.ping_timeout_s,
             ),
@@ -140,30 +143,48 @@ class Generation:
         trainer: TrainerConfig,
         weights: WeightsConfig,
         probe: Sequence[Sequence[int]],
+        trained: Sequence[TrainedGroup] = (),
     ) -> WeightBus:
-        """Return the bus from ``source`` to the fleet; ``probe`` is what both sides score."""
-        float32 = self._cfg.dtype is GeneratorDtype.float32
+        """Return the bus from ``source`` to the fleet.
+
+        Args:
+            source: the trainer's sending end.
+            trainer: its options.
+            weights: the bus's.
+            probe: what both sides score.
+            trained: groups that take turns with engines which sleep.
+        """
+        backend = self._cfg.backend
+        both = {self._cfg.dtype, generator_dtype(trainer)}
+        exact = both == {GeneratorDtype.float32} and not self._cfg.is_quantized
         assert self._cfg.setup_timeout_s is not None, "resolved_generator comes first"
         size_bytes = payload_bytes(
             model_shape(self._model_path),
             value_bytes=resolve_dtype(trainer.dtype).itemsize,
             adapters=self._adapters,
         )
-        return WeightBus(
+        bus = WeightBus(
             source,
             fleet=self.fleet,
             receivers=self._generators,
             seats=self._seats,
             probe=probe,
             cfg=BusConfig(
-                exact=float32 and generator_dtype(trainer) is GeneratorDtype.float32,
+                exact=exact,
+                quantized=self._cfg.is_quantized,
                 max_diff=weights.probe_max_diff,
                 timeout_s=phase_deadline_s(weights.timeout_s, size_bytes),
                 busy_s=self._cluster.call_timeout_s,
                 boot_timeout_s=2 * self._cfg.setup_timeout_s,
+                # SGLang does not show what its kernels hold.
+                compare_every=weights.compare_every if backend is Backend.vllm else None,
             ),
             changed=self._signal.wait,
+            leave=partial(sleep_all, *trained) if self._cfg.sleeps else None,
         )
+        for group in trained if self._cfg.sleeps else ():
+            group.comes = bus.rest
+        return bus
 
 
 def generation_of(
@@ -176,6 +197,8 @@ def generation_of(
     group_size: int,
 ) -> Generation:
     """Return the generators of a run, whose number ``rlpost scale`` can change.
+
+    A run pushes its policy before it asks them anything.
 
     Args:
         run: whose they are.
@@ -191,6 +214,7 @@ def generation_of(
         generator,
         model_path=model_path,
         adapters=adapters,
+        pushed=True,
         cluster=cfg.cluster,
         failures=cfg.failures,
         watchdog=run.watchdog,
@@ -239,7 +263,7 @@ def _memory(
     footprint = partial(generator_footprint, adapters=adapters)
     if cfg.backend is Backend.sglang:
         footprint = partial(server_footprint)
-    return [
+    needs = [
         each
         for name in names
         for each in footprint(
@@ -249,6 +273,10 @@ def _memory(
             value_bytes=4 if cfg.dtype is GeneratorDtype.float32 else 2,
             gpu_bytes=work.gpu_bytes,
         )
+    ]
+    # What they leave on a GPU is thrown away, and no copy of it is kept on the host.
+    return [
+        replace(each, turn="generation") if cfg.sleeps and each.on_gpu else each for each in needs
     ]
 
 

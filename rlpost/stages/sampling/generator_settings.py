@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlpost.cluster.session import ClusterConfig, Device
+from rlpost.control.placement import Placement
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
@@ -17,14 +18,18 @@ from rlpost.rollout.device_defaults import (
     SETUP_ON_GPU_S,
     require_whole_prompts,
 )
-from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
+from rlpost.rollout.quantization import require_quantizable
 from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.stages.sampling.backend import require_backend
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import Served, refuse_supervised_only
 from rlpost.training.adapters.serving import engine_rank
+from rlpost.training.precision import has_avx512
 from rlpost.training.settings import TrainerConfig
+from rlpost.weights.publisher import WeightsConfig
+from rlpost.weights.transports.choice import Transport
 
 
 def resolve_generator(
@@ -76,7 +81,74 @@ def resolve_generator(
     resolved = resolved_generator(generator, trainer, device=device)
     resolved = replace(resolved, max_model_len=length)
     require_whole_prompts(resolved, on_gpu=device is Device.cuda)
+    require_quantizable(
+        resolved,
+        on_gpu=device is Device.cuda,
+        head_dim=model_shape(model_path).head_dim,
+        has_avx512=has_avx512() or cluster.address is not None,  # others' CPUs are not known here
+    )
     return resolved
+
+
+def resolve_sleep(
+    generator: GeneratorConfig,
+    *,
+    cluster: ClusterConfig,
+    weights: WeightsConfig,
+    device: Device,
+    adapters: AdapterCapacity | None,
+    runs_ahead: bool,
+) -> GeneratorConfig:
+    """Say whether engines leave their GPUs while others train.
+
+    Args:
+        generator: the engines'.
+        cluster: where they run.
+        weights: how they get the weights that bring them back.
+        device: what they run on.
+        adapters: that are pushed to them; None: whole models are.
+        runs_ahead: whether they answer while the trainer works.
+
+    Raises:
+        UserError: it was asked for, and cannot be.
+    """
+    where = f"cluster.placement={cluster.placement.value}"
+    reasons = {
+        "needs GPUs to leave, and this run is on a CPU; leave it out": device is Device.cpu,
+        f"has no effect with {where}, where engines have GPUs of their own; set "
+        "cluster.placement=colocated, or leave it out": (
+            cluster.placement is not Placement.colocated
+        ),
+        "needs cluster.offload_idle=true, because what trains has to leave, too": (
+            not cluster.offload_idle
+        ),
+        "has engines generate and train in turn, and rl.max_staleness or rl.oversample have them "
+        "do both at once; leave one of them out": runs_ahead,
+        "needs pushes of the whole model, and only an adapter is pushed; leave it out": (
+            adapters is not None
+        ),
+        "needs vLLM, which gives its memory away; use generator.backend=vllm": (
+            generator.backend is not Backend.vllm
+        ),
+        f"needs a copy of the weights on the host, and weights.transport={weights.transport.value} "
+        "keeps none there; use shared_memory or filesystem": weights.transport not in _ON_HOST,
+    }
+    reason = next((words for words, holds in reasons.items() if holds), None)
+    if generator.sleep and reason is not None:
+        raise UserError(f"generator.sleep=true {reason}")
+    return replace(generator, sleep=reason is None if generator.sleep is None else generator.sleep)
+
+
+_ON_HOST = (Transport.auto, Transport.shared_memory, Transport.filesystem)
+
+
+def refuse_sleep(generator: GeneratorConfig) -> None:
+    """Raises UserError: engines shall sleep for who trains, where nobody does."""
+    if generator.sleep:
+        raise UserError(
+            "generator.sleep=true has no effect where nothing trains beside the engines; leave it "
+            "out"
+        )
 
 
 def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> AdapterCapacity | None:

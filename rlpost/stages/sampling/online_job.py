@@ -52,8 +52,7 @@ class OnlineJob:
 
     async def begin(self, record: StepRecord) -> None:
         """Push what the trainer holds now: at a start, or after a return to a checkpoint."""
-        await self.sampling.push(record)
-        self.sampling.committed(step=self.run.step)
+        await self.sampling.push(record, step=self.run.step)
 
     async def step(self, record: StepRecord) -> None:
         """Sample, pack, update, push.
@@ -64,9 +63,10 @@ class OnlineJob:
         """
         sampling, number = self.sampling, self.run.step + 1
         sampling.learning.check()
-        if self.cfg.cluster.offload_idle:
+        if self.cfg.cluster.offload_idle and not sampling.bus.takes_turns:
             await self.policy.sleep()
         batch = await sampling.next_batch(record)
+        await sampling.rest()
         if self.cfg.cluster.offload_idle and not self.cfg.rl.runs_ahead:
             await sleep_all(sampling.rewards)
         if not batch.groups:
@@ -81,13 +81,13 @@ class OnlineJob:
             record.add(await self.policy.optim_step(number))
         self.run.progress(f"update {number}")
         sampling.producer.trained(step=number)
-        await sampling.push(record)
-        sampling.committed(step=number)
+        await sampling.push(record, step=number)
         sampling.finish(batch, record, step=number, updated=True)
 
     async def evaluate(self, record: StepRecord) -> bool:
         """Measure answers to held-out prompts, of the weights the generators serve."""
-        if self.sampling.heldout_set is not None and self.cfg.cluster.offload_idle:
+        idle = self.cfg.cluster.offload_idle and not self.sampling.bus.takes_turns
+        if self.sampling.heldout_set is not None and idle:
             await self.policy.sleep()
         groups = await self.sampling.evaluate(record)
         if groups and self.heldout is not None:

@@ -144,6 +144,7 @@ class OwnSamples:
                 trainer=cfg.trainer,
                 weights=cfg.weights,
                 probe=probe_of(plan.train_set, cfg.weights),
+                trained=list(run.trained.values()),
             ),
             statistics=statistics,
         )

@@ -7,7 +7,7 @@ Invariants: whoever waits for generators hears the person; a prompt is consumed 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rlpost.algorithms.advantages import GroupStatistics
@@ -39,14 +39,13 @@ from rlpost.weights.bus import WeightBus
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SamplingParts:
     """Example::
 
     batch = await sampling.next_batch(record)
     ...                                        # train on batch.groups
-    await sampling.push(record)
-    sampling.committed(step=7)
+    await sampling.push(record, step=7)
     sampling.finish(batch, record, step=7, updated=True)
     """
 
@@ -65,6 +64,8 @@ class SamplingParts:
     learning: Learning
     bus: WeightBus
     statistics: Callable[[Sequence[Group]], GroupStatistics]  # of raw rewards
+    _step: int = field(default=0, init=False)  # after which the trainer's weights are
+    _due: bool = field(default=False, init=False)  # they wait to be pushed
 
     def __post_init__(self) -> None:
         """Register what checkpoints hold beside the trained groups."""
@@ -110,6 +111,7 @@ class SamplingParts:
             Interrupted: the person asked to stop.
             RunFailed: nothing could be generated.
         """
+        await self._bring_back(record)
         self.run.tracker.phase(Phase.generating)
         with record.timed("wait_batch"):
             batch = await self.answered(self.producer.next_batch())
@@ -127,9 +129,25 @@ class SamplingParts:
             record.add(self.rewards.absorb())
         return batch
 
-    async def push(self, record: StepRecord) -> None:
-        """Have every generator serve what the trainer holds now; see ``push_policy``."""
-        await push_policy(self.bus, run=self.run, record=record)
+    async def push(self, record: StepRecord, *, step: int) -> None:
+        """Have every generator serve what the trainer holds, the weights after ``step``.
+
+        Where generators and trainer take turns they stay away until they are asked something, so
+        that a checkpoint in between finds the trainer on its device. See ``push_policy``.
+        """
+        self._step, self._due = step, True
+        if not self.bus.takes_turns:
+            await self._bring_back(record)
+
+    async def _bring_back(self, record: StepRecord) -> None:
+        if self._due or self.bus.resting:
+            await push_policy(self.bus, run=self.run, record=record)
+            self._due = False
+            self.committed(step=self._step)
+
+    async def rest(self) -> None:
+        """Have generators leave their devices to what trains, where both take turns."""
+        await self.bus.rest()
 
     def committed(self, *, step: int) -> None:
         """What was pushed last are the weights after ``step``: let generation go on."""
@@ -156,6 +174,7 @@ class SamplingParts:
         """
         if self.heldout_set is None:
             return None
+        await self._bring_back(record)
         self.run.tracker.phase(Phase.evaluating)
         prompts = [self.heldout_set.prompt(0, row) for row in range(len(self.heldout_set))]
         with record.timed("testing"):

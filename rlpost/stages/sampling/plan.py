@@ -27,6 +27,7 @@ from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     check_deadlines,
     resolve_generator,
+    resolve_sleep,
 )
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.admission import refusal_of_row, required_columns
@@ -111,6 +112,14 @@ def plan_sampling(
     adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
     require_pushes(
         cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
+    )
+    generator = resolve_sleep(
+        generator,
+        cluster=cfg.cluster,
+        weights=cfg.weights,
+        device=device,
+        adapters=adapters,
+        runs_ahead=cfg.rl.runs_ahead,
     )
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}

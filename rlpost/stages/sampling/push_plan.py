@@ -4,9 +4,12 @@ Owns the sentences of ``rlpost plan``. Refuses to own the rule (weights/transpor
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from rlpost.cluster.ranks import rank_name
 from rlpost.control.placement import Node, Slot
+from rlpost.rollout.quantization import quantization_notes
+from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.transports.choice import Transport, transport_between
 
@@ -25,6 +28,22 @@ def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
         f"Weights travel by {chosen.value} (weights.transport=auto): the trainer sends from "
         f"{sender.name}, the generators sit {where}."
     ]
+
+
+def precision_notes(cfg: Any) -> list[str]:
+    """Return how sampler and trainer will differ; none where they compute alike.
+
+    Args:
+        cfg: options of a stage that pushes a policy to generators, such as ``RLConfig``.
+    """
+    quantized = cfg.generator.is_quantized
+    bus = BusConfig(exact=False, quantized=quantized, max_diff=cfg.weights.probe_max_diff)
+    learns = getattr(cfg, "algorithm", None)
+    return quantization_notes(
+        cfg.generator,
+        bound=bus.bound,
+        corrected=None if learns is None else bool(learns.corrections),
+    )
 
 
 def planned_transport(cfg: WeightsConfig, slots: Sequence[Slot]) -> Transport:

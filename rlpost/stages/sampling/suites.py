@@ -31,6 +31,7 @@ from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     check_deadlines,
     resolve_generator,
+    resolve_sleep,
 )
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.stages.sampling.probe import probe_of
@@ -91,6 +92,14 @@ def plan_suites(
     adapters = adapter_capacity(policy.adapter, max_staleness=0)
     require_pushes(
         cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
+    )
+    generator = resolve_sleep(
+        generator,
+        cluster=cfg.cluster,
+        weights=cfg.weights,
+        device=device,
+        adapters=adapters,
+        runs_ahead=False,
     )
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens
@@ -212,6 +221,7 @@ class SuiteEngines:
             trainer=cfg.trainer,
             weights=cfg.weights,
             probe=probe_of(plan.prompts[plan.sources[0].name], cfg.weights),
+            trained=list(run.trained.values()),
         )
         run.guard = lambda: generation.supervisor.run(bus)
         run.describes.append(generation.fleet.describe)

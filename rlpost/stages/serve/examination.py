@@ -49,6 +49,7 @@ class Task:
     longest: int  # tokens that it reads
     dtype: str  # in which it computes
     candidates: tuple[Candidate, ...]
+    quantized: bool = False  # whether the engine does so in fewer bits
 
 
 @dataclass(frozen=True, kw_only=True)

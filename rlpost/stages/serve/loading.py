@@ -204,7 +204,8 @@ class Loading:
                     adapter=await self._engine.score(finding.sequences, adapter=adapter.number),
                     wanted=finding.wanted,
                     change=finding.change,
-                    exact=self._task.dtype == "float32",
+                    exact=self._task.dtype == "float32" and not self._task.quantized,
+                    quantized=self._task.quantized,
                     field=field,
                 )
             except BaseException:

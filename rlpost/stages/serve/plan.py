@@ -14,6 +14,7 @@ from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
 from rlpost.rollout.device_defaults import require_whole_prompts, with_engine_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, GeneratorDtype
+from rlpost.rollout.quantization import require_quantizable
 from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.rollout.vllm_architectures import require_vllm_architecture
 from rlpost.stages.named_adapter import adapter_directory
@@ -24,7 +25,7 @@ from rlpost.stages.serve.config import ServeConfig
 from rlpost.stages.serve.examination import Candidate, Task
 from rlpost.stages.serve.servable import Servable, read_servable
 from rlpost.training.adapters.serving import engine_rank
-from rlpost.training.precision import has_cuda, resolve_dtype
+from rlpost.training.precision import has_avx512, has_cuda, resolve_dtype
 from rlpost.training.settings import DType
 
 _USUAL_RANK = 16
@@ -52,6 +53,7 @@ class ServePlan:
             rank=0 if self.capacity is None else self.capacity.rank,
             longest=self.engine.max_model_len - 1,
             dtype=self.engine.dtype.value,
+            quantized=self.engine.is_quantized,
             candidates=tuple(
                 Candidate(number=number, place=str(each.directory.path), field=each.directory.field)
                 for number, each in enumerate(self.adapters.values(), start=1)
@@ -116,6 +118,12 @@ def _resolved(cfg: EngineConfig, base: ServedBase) -> EngineConfig:
         cores=len(os.sched_getaffinity(0)),
     )
     require_whole_prompts(resolved, on_gpu=has_cuda())
+    require_quantizable(
+        resolved,
+        on_gpu=has_cuda(),
+        head_dim=model_shape(str(base.directory.path)).head_dim,
+        has_avx512=has_avx512(),
+    )
     return resolved
 
 

@@ -62,7 +62,14 @@ def require_change(base: Logprobs, adapter: Logprobs, *, field: str) -> float:
 
 
 def prove(
-    *, base: Logprobs, adapter: Logprobs, wanted: Logprobs, change: float, exact: bool, field: str
+    *,
+    base: Logprobs,
+    adapter: Logprobs,
+    wanted: Logprobs,
+    change: float,
+    exact: bool,
+    quantized: bool = False,
+    field: str,
 ) -> Proof:
     """Compare what the engine says with plain peft.
 
@@ -72,13 +79,14 @@ def prove(
         wanted: of plain peft, with it.
         change: see ``require_change``.
         exact: whether the engine computes in float32.
+        quantized: whether it computes in fewer bits than its dtype.
         field: what an error calls the adapter.
 
     Raises:
         UserError: the engine does not compute what peft does.
     """
     mean, largest = logprob_difference(wanted, adapter)
-    bound = BusConfig(exact=exact).bound
+    bound = BusConfig(exact=exact, quantized=quantized).bound
     way_out = "merge it with rlpost merge and serve the export as model.path"
     if not (largest if exact else mean) <= bound:
         raise UserError(

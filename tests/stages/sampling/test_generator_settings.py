@@ -2,11 +2,19 @@
 
 import pytest
 
+from rlpost.cluster.session import ClusterConfig, Device
+from rlpost.control.placement import Placement
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import AdapterCapacity
-from rlpost.stages.sampling.generator_settings import adapter_capacity
+from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.stages.sampling.generator_settings import (
+    adapter_capacity,
+    refuse_sleep,
+    resolve_sleep,
+)
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import LoRAConfig
+from rlpost.weights.publisher import WeightsConfig
+from rlpost.weights.transports.choice import Transport
 
 
 def trained(**options) -> Adaptation:
@@ -32,3 +40,43 @@ def test_whole_models_need_no_room():
 def test_what_no_engine_can_hold_is_refused():
     with pytest.raises(UserError, match=r"adapter\.rank must be at most 512 .* got 513"):
         adapter_capacity(trained(rank=513), max_staleness=0)
+
+
+def sleep(asked: bool | None, *, idle: bool = True, **changes) -> bool | None:
+    placement = changes.pop("placement", Placement.colocated)
+    transport = changes.pop("transport", Transport.auto)
+    given = {"device": Device.cuda, "adapters": None, "runs_ahead": False} | changes
+    return resolve_sleep(
+        GeneratorConfig(sleep=asked),
+        cluster=ClusterConfig(placement=placement, offload_idle=idle),
+        weights=WeightsConfig(transport=transport),
+        **given,
+    ).sleep
+
+
+def test_engines_sleep_where_they_share_gpus_with_what_leaves():
+    assert sleep(None) is sleep(True) is True
+    assert sleep(False) is False
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"device": Device.cpu}, "needs GPUs to leave, and this run is on a CPU; leave it out"),
+        ({"placement": Placement.packed}, "no effect with cluster.placement=packed"),
+        ({"idle": False}, "needs cluster.offload_idle=true"),
+        ({"runs_ahead": True}, "do both at once"),
+        ({"adapters": AdapterCapacity(rank=8, versions=2)}, "only an adapter is pushed"),
+        ({"transport": Transport.gloo}, "weights.transport=gloo keeps none there"),
+    ],
+)
+def test_where_they_cannot_they_do_not_and_whoever_asks_is_told_why(change, error):
+    assert sleep(None, **change) is False
+    with pytest.raises(UserError, match=f"generator.sleep=true .*{error}"):
+        sleep(True, **change)
+
+
+def test_nobody_sleeps_where_nothing_trains():
+    refuse_sleep(GeneratorConfig())
+    with pytest.raises(UserError, match="nothing trains beside"):
+        refuse_sleep(GeneratorConfig(sleep=True))
