@@ -6,6 +6,7 @@ again.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from rlpost.cluster.batch_store import HoldsBatches
 from rlpost.cluster.handle import Handle, Stateless
+from rlpost.cluster.ranks import rank_name
 from rlpost.cluster.session import Session
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.scorer import FrozenScorer
@@ -42,11 +44,25 @@ class ReferenceGroup:
         return await self._each("top_tokens", packed, **asked)
 
     async def _each(self, method: str, packed: Packed, **options: Any) -> list[Any]:
-        calls = (
-            self._scorers[rank % len(self._scorers)].call(method, part, **options)
-            for rank, part in enumerate(self._store.parts(packed))
-        )
-        return await asyncio.gather(*calls)
+        """Ask about every micro-batch; returns the answers in the order of ``packed.batches``.
+
+        The micro-batches of a trainer's rank are divided among so many scorers that all have
+        equally many shares, whatever the numbers of ranks and scorers.
+        """
+        parts = self._store.parts(packed)
+        num = len(self._scorers) // math.gcd(len(self._scorers), len(parts))  # shares of a part
+        places, calls = [], []
+        for rank, part in enumerate(parts):
+            for share in range(min(num, len(packed.batches[rank]))):
+                scorer = self._scorers[len(calls) % len(self._scorers)]
+                mine = options if num == 1 else {**options, "share": (share, num)}
+                places.append((rank, share))
+                calls.append(scorer.call(method, part, **mine))
+        found = dict(zip(places, await asyncio.gather(*calls), strict=True))
+        return [
+            [found[rank, number % num][number // num] for number in range(len(of_rank))]
+            for rank, of_rank in enumerate(packed.batches)
+        ]
 
     async def sleep(self) -> int:
         """Leave memory until the next call; returns the bytes of all scorers together."""
@@ -58,11 +74,11 @@ class ReferenceGroup:
             scorer.kill()
 
 
-def spawn_reference(
-    session: Session, cfg: TrainerConfig, *, model: TrainedModel, call_timeout_s: float
-) -> ReferenceGroup:
-    """Create one frozen scorer of the stage's starting policy."""
-    return spawn_frozen(session, cfg, model=model, slots=[REFERENCE], call_timeout_s=call_timeout_s)
+def reference_slots(num_ranks: int) -> list[str]:
+    """Example: ``reference_slots(2) == ["reference rank 0", "reference rank 1"]``."""
+    if num_ranks == 1:
+        return [REFERENCE]
+    return [rank_name(REFERENCE, rank) for rank in range(num_ranks)]
 
 
 def spawn_frozen(

@@ -18,8 +18,9 @@ from rlpost.errors import UserError
 from rlpost.stages.results import check_results
 from rlpost.stages.sampling.generator_settings import check_deadlines
 from rlpost.training.adapters.check import check_adapter
-from rlpost.training.adapters.config import require_comparable
+from rlpost.training.adapters.config import is_own_reference, require_comparable
 from rlpost.training.optimizers.check import check_optimizer
+from rlpost.training.settings import require_reference
 
 
 def check_rl(cfg: RLConfig) -> None:
@@ -96,6 +97,12 @@ def _check_idle_options(cfg: RLConfig) -> None:
             "algorithm.kl.adaptive.* has no effect with algorithm.kl.adaptive.enabled=false; "
             "enable it, or leave its options out"
         )
+    own = is_own_reference(cfg.adapter, start=cfg.model.adapter)
+    require_reference(
+        cfg.reference,
+        exists=kl.needs_reference and not own,
+        way_out="set algorithm.kl.coefficient",
+    )
     if not sampling.enabled and sampling != DynamicSamplingConfig():
         raise UserError(
             "algorithm.dynamic_sampling.* has no effect with algorithm.dynamic_sampling."

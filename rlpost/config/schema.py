@@ -31,7 +31,7 @@ from rlpost.rollout.interruption import InterruptionConfig
 from rlpost.stages.results import ExportConfig
 from rlpost.tracking.config import TrackingConfig
 from rlpost.training.critic_settings import CriticConfig
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig
 from rlpost.types import SamplingConfig
 from rlpost.verifiers.base import VerifierConfig
 from rlpost.verifiers.combine import Combination, RewardsConfig
@@ -308,6 +308,7 @@ class RLConfig(JudgedOptions):
         {}, help="reward models by names of your choice: +reward_models.NAME.path=PATH"
     )
     critic: CriticRoleConfig = field(default_factory=CriticRoleConfig)
+    reference: ReferenceRanksConfig = field(default_factory=ReferenceRanksConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)

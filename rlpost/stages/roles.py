@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.reference import REFERENCE, spawn_reference
+from rlpost.cluster.reference import REFERENCE, reference_slots, spawn_frozen
 from rlpost.cluster.session import ClusterConfig, Device, Session
 from rlpost.cluster.trained import MakeSender, spawn_trained
 from rlpost.control.placement import ActorSpec, picture
@@ -134,17 +134,29 @@ def trained_role(
 
 
 def reference_role(
-    cfg: TrainerConfig, *, model: TrainedModel, cluster: ClusterConfig, device: Device
+    cfg: TrainerConfig,
+    *,
+    model: TrainedModel,
+    num_ranks: int,
+    cluster: ClusterConfig,
+    device: Device,
 ) -> Role:
-    """Return the frozen copy of ``model``, at its start, that log-probs are compared with."""
+    """Return the frozen copies of ``model``, at its start, that log-probs are compared with."""
     model = model.at_start
     gpus = int(device is Device.cuda)
+    slots = reference_slots(num_ranks)
     return Role(
-        name="reference",
-        processes=counted(1, "reference"),
-        actors=(ActorSpec(name=REFERENCE, role="reference", num_gpus=gpus),),
-        memory=partial(_reference_memory, cfg, model, cluster),
-        spawn=partial(spawn_reference, cfg=cfg, model=model, call_timeout_s=cluster.call_timeout_s),
+        name=REFERENCE,
+        processes=counted(num_ranks, REFERENCE if num_ranks == 1 else f"{REFERENCE} rank"),
+        actors=tuple(ActorSpec(name=slot, role=REFERENCE, num_gpus=gpus) for slot in slots),
+        memory=partial(_reference_memory, slots, cfg, model, cluster),
+        spawn=partial(
+            spawn_frozen,
+            cfg=cfg,
+            model=model,
+            slots=slots,
+            call_timeout_s=cluster.call_timeout_s,
+        ),
     )
 
 
@@ -182,17 +194,28 @@ def _trained_memory(
 
 
 def _reference_memory(
-    cfg: TrainerConfig, model: TrainedModel, cluster: ClusterConfig, work: Workload
+    slots: Sequence[str],
+    cfg: TrainerConfig,
+    model: TrainedModel,
+    cluster: ClusterConfig,
+    work: Workload,
 ) -> list[Footprint]:
-    needs = frozen_footprint(
-        REFERENCE,
-        model_shape(model.path),
-        num_tokens=work.micro_batch_tokens,
-        value_bytes=resolve_dtype(cfg.dtype).itemsize,
-        logprob_chunk=cfg.logprob_chunk,
-        on_gpu=work.on_gpu,
-    )
-    return in_turn(needs, "reference") if cluster.offload_idle else needs
+    copies = [
+        frozen_footprint(
+            slot,
+            model_shape(model.path),
+            num_tokens=work.micro_batch_tokens,
+            value_bytes=resolve_dtype(cfg.dtype).itemsize,
+            logprob_chunk=cfg.logprob_chunk,
+            on_gpu=work.on_gpu,
+        )
+        for slot in slots
+    ]
+    return [
+        each
+        for needs in copies
+        for each in (in_turn(needs, REFERENCE) if cluster.offload_idle else needs)
+    ]
 
 
 def actors_of(roles: Sequence[Role]) -> list[ActorSpec]:

@@ -46,6 +46,7 @@ _FREE = (
     "trainer.zero_stage",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "trainer.packing",
+    "reference.num_ranks",  # the copies are equal
     "data.workers",
     "generator",
 )

@@ -34,6 +34,33 @@ class DType(Enum):
 
 
 @dataclass(kw_only=True)
+class ReferenceRanksConfig:
+    """The frozen copy of a model that log-probs are compared with."""
+
+    num_ranks: int = number(
+        1,
+        at_least=1,
+        at_most=10**4,
+        help="copies that share its micro-batches, one GPU each where there are GPUs",
+    )
+
+
+def require_reference(cfg: ReferenceRanksConfig, *, exists: bool, way_out: str) -> None:
+    """Raises UserError: several copies are asked for of a model that there is not.
+
+    Args:
+        cfg: the copies.
+        exists: whether a frozen model runs beside the policy.
+        way_out: what would make one, to follow "leave it out, or".
+    """
+    if not exists and cfg.num_ranks > 1:
+        raise UserError(
+            f"reference.num_ranks={cfg.num_ranks} has no effect: no reference runs beside the "
+            f"policy; leave it out, or {way_out}"
+        )
+
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     """The policy trainer: an optimizer under DeepSpeed ZeRO.
 

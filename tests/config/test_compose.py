@@ -36,6 +36,7 @@ WRONG = {
     "run.name=a/b": "run.name must be a plain directory name, got 'a/b'",
     "algorithm.epochs=0": "algorithm.epochs must be in [1, 1000], got 0",
     "algorithm=ppo": "algorithm/advantage=gae needs a critic, but critic.enabled=false",
+    "reference.num_ranks=2": "reference.num_ranks=2 has no effect: no reference runs beside",
     "critic.enabled=true": "critic.enabled=true has no effect with algorithm/advantage=grpo",
     "loss.dual_clip=0.5": "loss.dual_clip must be in (1, 1e6], got 0.5",
     "algorithm/corrections=[tis]": "set algorithm.anchor=proximal",

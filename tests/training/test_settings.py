@@ -7,7 +7,7 @@ import pytest
 
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig, require_reference
 
 
 def test_the_defaults_and_both_ends_are_valid():
@@ -41,6 +41,14 @@ def test_the_defaults_and_both_ends_are_valid():
 def test_a_field_out_of_range_is_named_with_its_value(field, value):
     with pytest.raises(UserError, match=rf"policy_trainer\.{field} .*{value}"):
         check_config(TrainerConfig(**{field: value}), "policy_trainer")
+
+
+def test_several_copies_of_a_reference_need_one():
+    one, two = ReferenceRanksConfig(), ReferenceRanksConfig(num_ranks=2)
+    require_reference(one, exists=False, way_out="set x")
+    require_reference(two, exists=True, way_out="set x")
+    with pytest.raises(UserError, match=r"reference\.num_ranks=2 has no effect.*, or set x"):
+        require_reference(two, exists=False, way_out="set x")
 
 
 def test_threads_are_shared_but_never_zero():

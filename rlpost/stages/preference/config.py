@@ -25,6 +25,7 @@ from rlpost.stages.preference.online.settings import OnlineOptions, check_online
 from rlpost.stages.sampling.online_settings import OnlineDataConfig, check_offline
 from rlpost.training.adapters.check import check_adapter
 from rlpost.training.adapters.config import is_own_reference, require_comparable
+from rlpost.training.settings import ReferenceRanksConfig, require_reference
 
 
 class ReferenceMode(Enum):
@@ -40,7 +41,7 @@ class ReferenceMode(Enum):
 
 
 @dataclass(kw_only=True)
-class ReferenceConfig:
+class ReferenceConfig(ReferenceRanksConfig):
     """The model that log-probs are compared with, for losses that need one."""
 
     mode: ReferenceMode = option(
@@ -124,6 +125,11 @@ def check_preference(cfg: PreferenceConfig) -> None:
                 f"reference.{name}={getattr(value, 'value', value)} has no effect: "
                 f"loss={cfg.loss.kind} compares with no reference; leave it out"
             )
+    require_reference(
+        cfg.reference,
+        exists=cfg.has_second_model,
+        way_out="set reference.mode=live or reference.path=MODEL",
+    )
     if cfg.loss.needs_kl and cfg.examples_per_step < 2:
         raise UserError(
             f"examples_per_step must be at least 2 with loss={cfg.loss.kind}, whose reference "

@@ -125,7 +125,13 @@ def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
     if cfg.has_second_model:
         frozen = frozen_reference(cfg, model)
         roles.append(
-            reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=base.device)
+            reference_role(
+                cfg.trainer,
+                model=frozen,
+                num_ranks=cfg.reference.num_ranks,
+                cluster=cfg.cluster,
+                device=base.device,
+            )
         )
     return [*roles, *base.suite_roles]
 

@@ -61,7 +61,8 @@ def roles_of(
         model = TrainedModel.critic(models.critic, policy_path=models.policy)
         roles.append(trained_role("critic", critic, model=model, seed=cfg.seed, **common))
     if cfg.algorithm.kl.needs_reference and not policy.is_own_reference:
-        roles.append(reference_role(cfg.trainer, model=policy, **common))
+        copies = cfg.reference.num_ranks
+        roles.append(reference_role(cfg.trainer, model=policy, num_ranks=copies, **common))
     if cfg.reward_models:
         roles.append(rewards_role(cfg, models.rewards, policy_path=models.policy, device=device))
     roles.append(

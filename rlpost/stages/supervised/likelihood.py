@@ -97,7 +97,13 @@ def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[R
     roles = [base.trained_role(cfg, model)]
     if objective.kl_coefficient > 0 and not model.is_own_reference:
         roles.append(
-            reference_role(cfg.trainer, model=model, cluster=cfg.cluster, device=base.device)
+            reference_role(
+                cfg.trainer,
+                model=model,
+                num_ranks=cfg.reference.num_ranks,
+                cluster=cfg.cluster,
+                device=base.device,
+            )
         )
     return [*roles, *base.suite_roles]
 

@@ -21,6 +21,7 @@ from rlpost.stages.learning.config import (
 )
 from rlpost.training.adapters.check import check_adapter
 from rlpost.training.adapters.config import is_own_reference, require_comparable
+from rlpost.training.settings import ReferenceRanksConfig, require_reference
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,7 @@ class SFTLossConfig:
         ExampleAggregation.token_mean, help="how the losses of a step's tokens are averaged"
     )
     kl: StartKLConfig = field(default_factory=StartKLConfig)
+    reference: ReferenceRanksConfig = field(default_factory=ReferenceRanksConfig)
     neftune_alpha: float = number(
         0.0,
         at_least=0,
@@ -67,5 +69,6 @@ def check_sft(cfg: SFTConfig) -> None:
     models = 2 if cfg.kl.coefficient > 0 and not own else 1
     if cfg.kl.coefficient > 0:
         require_comparable(cfg.adapter, why="kl.coefficient compares log-probs with the start's")
+    require_reference(cfg.reference, exists=models > 1, way_out="set kl.coefficient")
     check_scored_learning(cfg, models=models, way_out="set kl.coefficient or evaluation.suites")
     check_adapter(cfg.adapter, cfg.trainer)

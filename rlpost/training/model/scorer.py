@@ -25,6 +25,11 @@ from rlpost.training.parking import Parking
 from rlpost.training.precision import compute_device, resolve_dtype
 from rlpost.training.settings import TrainerConfig
 
+# Which micro-batches of those it is given a scorer takes, where several divide them: (1, 3) is the
+# second, the fifth and so on.
+Share = tuple[int, int]
+ALL: Share = (0, 1)
+
 
 class FrozenScorer:
     """Loads ``model`` in the trainer's dtype.
@@ -41,19 +46,28 @@ class FrozenScorer:
         self._chunk = cfg.logprob_chunk
         self._parking = Parking(self._module, device=self._device, frozen=True)
 
-    def score(self, batches: Sequence[MicroBatch], temperature: float) -> list[np.ndarray]:
-        """Score the scored tokens of every micro-batch; see ``packed_model.score_batches``."""
+    def score(
+        self, batches: Sequence[MicroBatch], temperature: float, *, share: Share = ALL
+    ) -> list[np.ndarray]:
+        """Score the scored tokens of a share's micro-batches; see ``score_batches``."""
         self._parking.wake()
-        return score_batches(self._module, batches, device=self._device, temperature=temperature)
+        mine = _of_share(batches, share)
+        return score_batches(self._module, mine, device=self._device, temperature=temperature)
 
     def top_tokens(
-        self, batches: Sequence[MicroBatch], *, k: int, vocabulary: int, temperature: float
+        self,
+        batches: Sequence[MicroBatch],
+        *,
+        k: int,
+        vocabulary: int,
+        temperature: float,
+        share: Share = ALL,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return what ``top_tokens`` keeps of every micro-batch's scored tokens: (R, K), (R, B)."""
+        """Return what ``top_tokens`` keeps of a share's scored tokens: (R, K), (R, B) each."""
         self._parking.wake()
         asked = partial(top_tokens, k=k, vocabulary=vocabulary, temperature=temperature)
         found = []
-        for batch in batches:
+        for batch in _of_share(batches, share):
             inputs = ModelInputs.of(batch, device=self._device)
             ids_RK, logs_RB = self._of_logits(asked, inputs)
             found.append((ids_RK.cpu().numpy(), logs_RB.cpu().numpy()))
@@ -72,3 +86,8 @@ class FrozenScorer:
     def sleep(self) -> int:
         """Move the weights out of memory until the next call; returns their bytes."""
         return self._parking.park()
+
+
+def _of_share(batches: Sequence[MicroBatch], share: Share) -> Sequence[MicroBatch]:
+    first, every = share
+    return batches[first::every]

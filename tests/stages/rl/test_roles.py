@@ -18,7 +18,7 @@ from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import LoRAConfig
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.reward.settings import RewardModelConfig
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig
 from rlpost.verifiers.kinds.exact import ExactConfig
 
 WORK = Workload(micro_batch_tokens=64, on_gpu=False, gpu_bytes=None)
@@ -107,3 +107,12 @@ def test_every_role_has_slots_words_and_memory(roles):
     for role in found:
         processes = {each.process.partition(":")[0] for each in role.memory(WORK)}
         assert processes == ({actor.name for actor in role.actors} or {"verifiers"})
+
+
+def test_several_references_have_a_slot_and_memory_each(roles):
+    found = roles(**EVERY, device=Device.cuda, reference=ReferenceRanksConfig(num_ranks=3))
+    (reference,) = (role for role in found if role.name == "reference")
+    assert reference.processes == "3 reference ranks"
+    names = [f"reference rank {rank}" for rank in range(3)]
+    assert [actor.name for actor in reference.actors] == names
+    assert [each.process for each in reference.memory(WORK)] == names

@@ -135,7 +135,15 @@ def _roles(
     roles = [learning_role(cfg, model, sampling, directory=directory, device=device)]
     if cfg.has_second_model:
         frozen = frozen_reference(cfg, model)
-        roles.append(reference_role(cfg.trainer, model=frozen, cluster=cfg.cluster, device=device))
+        roles.append(
+            reference_role(
+                cfg.trainer,
+                model=frozen,
+                num_ranks=cfg.reference.num_ranks,
+                cluster=cfg.cluster,
+                device=device,
+            )
+        )
     if rewards:
         roles.append(rewards_role(cfg, rewards, policy_path=policy.path, device=device))
     return [*roles, *answering_roles(cfg, sampling, policy=policy, device=device)]
