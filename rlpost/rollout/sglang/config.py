@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from rlpost.bounds import option
 from rlpost.errors import UserError
 
-# What ``command.settings`` decides; the way out names the option that does.
+# What ``command.settings`` decides, and by which option.
 _OWNED = {
-    "model-path": "model.path",
-    "model": "model.path",
-    "host": "nothing: a server answers this host alone",
-    "port": "nothing: a free one is taken",
-    "api-key": "nothing: each server gets a key of its own",
-    "admin-api-key": "nothing: each server gets a key of its own",
-    "config": "nothing: it is written anew for each server",
-    "weight-version": "nothing: it is the number of the push",
-    "skip-tokenizer-init": "nothing: stop strings need the tokenizer",
-    "dtype": "generator.dtype",
-    "context-length": "generator.max_model_len",
-    "max-running-requests": "generator.max_num_seqs",
-    "chunked-prefill-size": "generator.max_num_batched_tokens",
-    "max-total-tokens": "generator.kv_cache_gib",
-    "mem-fraction-static": "generator.gpu_memory_utilization",
-    "tp-size": "generator.tensor_parallel_size",
-    "tensor-parallel-size": "generator.tensor_parallel_size",
-    "disable-cuda-graph": "generator.enforce_eager",
-    "cuda-graph-backend-prefill": "generator.enforce_eager",
-    "cuda-graph-backend-decode": "generator.enforce_eager",
-    "enable-deterministic-inference": "generator.sglang.deterministic",
-    "device": "cluster.device",
+    "model-path": "model.path decides it",
+    "model": "model.path decides it",
+    "host": "a server answers this host alone",
+    "port": "a free one is taken",
+    "api-key": "each server gets a key of its own",
+    "admin-api-key": "each server gets a key of its own",
+    "config": "it is written anew for each server",
+    "weight-version": "it is the number of the push",
+    "skip-tokenizer-init": "stop strings need the tokenizer",
+    "dtype": "generator.dtype decides it",
+    "context-length": "generator.max_model_len decides it",
+    "max-running-requests": "generator.max_num_seqs decides it",
+    "chunked-prefill-size": "generator.max_num_batched_tokens decides it",
+    "max-total-tokens": "generator.kv_cache_gib decides it",
+    "mem-fraction-static": "generator.gpu_memory_utilization decides it",
+    "tp-size": "generator.tensor_parallel_size decides it",
+    "tensor-parallel-size": "generator.tensor_parallel_size decides it",
+    "disable-cuda-graph": "generator.enforce_eager decides it",
+    "cuda-graph-backend-prefill": "generator.enforce_eager decides it",
+    "cuda-graph-backend-decode": "generator.enforce_eager decides it",
+    "enable-deterministic-inference": "generator.sglang.deterministic decides it",
+    "device": "cluster.device decides it",
 }
 
 
@@ -56,6 +56,4 @@ class SglangConfig:
         for argument in self.arguments:
             name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
             if argument.startswith("--") and name in _OWNED:
-                raise UserError(
-                    f"{path}.arguments must not hold {argument}: it is decided by {_OWNED[name]}"
-                )
+                raise UserError(f"{path}.arguments must not hold {argument}: {_OWNED[name]}")

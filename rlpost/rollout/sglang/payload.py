@@ -1,11 +1,14 @@
 """Pushed versions as directories of safetensors in the host's shared memory.
 
-Owns the directory ``/dev/shm/rlpost-<owner>-sglang/v<version>`` of one server. SGLang's own way to
+Owns the directories ``/dev/shm/rlpost-sglang-<name>/v<version>`` of one server. SGLang's own way to
 load a checkpoint reads a directory, and a payload of ours is one file without names, so what has
 arrived is verified and written once more. Invariants: nothing is written that was not verified; the
-version that is served stays until its successor is committed, so there is always one to go back to.
+version that is served stays until its successor is committed, so there is always one to go back to;
+what a server left that was killed is removed by the next one that looks.
 """
 
+import fcntl
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +21,7 @@ from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, shared_memory_directory
 
+_PREFIX = "rlpost-sglang-"
 RECEIVERS: dict[str, type[Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
     "filesystem": FilesystemReceiver,
@@ -33,6 +37,7 @@ class Payloads:
 
     def __init__(self, base: Path) -> None:
         self._root: Path | None = None
+        self._lock: int | None = None
         self._received: Path | None = None
         self.committed = base  # what to go back to
 
@@ -68,8 +73,7 @@ class Payloads:
         from safetensors.torch import save_file
 
         if self._root is None:
-            where = shared_memory_directory()
-            self._root = Path(tempfile.mkdtemp(prefix="rlpost-sglang-", dir=where))
+            self._root = self._made()
         size_bytes = sum(tensor.nbytes for tensor in tensors.values())
         free_bytes = shutil.disk_usage(self._root).free
         if free_bytes < size_bytes:
@@ -81,6 +85,20 @@ class Payloads:
         directory.mkdir()
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         return directory
+
+    def _made(self) -> Path:
+        """Make the directory and hold it, while nobody else looks for unused ones."""
+        where = shared_memory_directory()
+        looking = os.open(where, os.O_RDONLY)
+        try:
+            fcntl.flock(looking, fcntl.LOCK_EX)
+            remove_unused()
+            root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
+            self._lock = os.open(root, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # it is in use
+        finally:
+            os.close(looking)
+        return root
 
     def commit(self) -> None:
         """Go back to what arrived last from now on."""
@@ -103,3 +121,22 @@ class Payloads:
         root, self._root = self._root, None
         if root is not None:
             shutil.rmtree(root, ignore_errors=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_unused() -> None:
+    """Remove the directories that no process holds: of servers whose actor was killed."""
+    for path in shared_memory_directory().glob(f"{_PREFIX}*"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # it is in use
+            continue
+        finally:
+            os.close(descriptor)

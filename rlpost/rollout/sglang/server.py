@@ -62,7 +62,7 @@ class SglangServer:
             key=key,
             on_gpu=on_gpu,
         )
-        with tempfile.TemporaryDirectory(prefix="rlpost-sglang-") as directory:
+        with tempfile.TemporaryDirectory(prefix="rlpost-settings-") as directory:
             file = Path(directory, "settings.yaml")
             write_settings(chosen, file)
             python = self._cfg.sglang.python or sys.executable
