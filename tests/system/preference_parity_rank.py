@@ -4,7 +4,8 @@
 
 A case is a ZeRO stage, a loss and how a batch is split. Engines are built once for each stage; the
 learning rate is so small that no update changes a weight, so every case begins at the same ones.
-CONTROL: none | local mean (of the NLL part, at stage 2).
+CONTROL: none | local mean (of the NLL part, at stage 2) | divided (all ranks share each
+micro-batch; a case of each kind of columns at stage 2).
 """
 
 import asyncio
@@ -95,10 +96,12 @@ class Engine:
 
     def __init__(self, trainer: DeepSpeedTrainer, reference: FrozenScorer, place: Rank) -> None:
         self.trainer, self.reference, self.place = trainer, reference, place
+        self.sharing = trainer.cfg.sequence_parallel_size
+        self.part = place.rank // self.sharing  # of a packed batch
 
     async def score(self, packed) -> list:
         """Every rank scores its own, and gets the answers of all."""
-        return self._gathered(self.trainer.score(packed.batches[self.place.rank]))
+        return self._gathered(self.trainer.score(packed.batches[self.part]))
 
     async def ask_reference(self, packed) -> list:
         return [self.reference.score(mine, 1.0) for mine in packed.batches]
@@ -106,10 +109,10 @@ class Engine:
     def _gathered(self, mine) -> list:
         answers = [None] * self.place.world_size
         torch.distributed.all_gather_object(answers, mine)
-        return answers
+        return answers[:: self.sharing]
 
     def measured(self, packed: Packed, objective: PreferenceObjective) -> dict[str, float]:
-        tally = self.trainer.forward_backward(packed.batches[self.place.rank], objective)
+        tally = self.trainer.forward_backward(packed.batches[self.part], objective)
         return merge(self._gathered(tally)).metrics()
 
     def gradient(self, stage: int) -> dict[str, torch.Tensor]:
@@ -131,7 +134,7 @@ def batch_of(
     judged = case.loss == "kto"
     examples = encoded(tokenizer, judged=judged)
     packer = ResponsePacker(
-        num_ranks=engine.place.world_size,
+        num_ranks=engine.trainer.cfg.data_ranks,
         max_tokens=case.max_tokens,
         judged=judged,
         trains_chosen=config.nll_weight > 0,
@@ -174,8 +177,10 @@ def main() -> None:
     rank, world_size = int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
     stages, cases = STAGES, CASES
-    if control != "none":
+    if control == "local mean":
         stages, cases = (2,), [Case(loss=loss, max_tokens=250) for loss in NLL_WEIGHT]
+    if control == "divided":
+        stages, cases = (2,), [Case(loss=loss, max_tokens=500) for loss in ("dpo", "orpo", "kto")]
     tokenizer = AutoTokenizer.from_pretrained(path)
     found, begun = {}, {}
     for stage in stages:
@@ -185,6 +190,7 @@ def main() -> None:
         )  # fmt: skip
         cfg = TrainerConfig(
             dtype=DType.float32, threads=1, num_ranks=world_size, zero_stage=stage, lr=NOTHING,
+            sequence_parallel_size=world_size if control == "divided" else 1,
             steps=len(cases) + len(LOSSES), warmup_steps=0,
         )  # fmt: skip
         model = TrainedModel.policy(path, cfg, metrics="preference")
@@ -193,7 +199,7 @@ def main() -> None:
         engine = Engine(trainer, reference, place)
         for number, case in enumerate(cases, start=1):
             packed, objective = batch_of(engine, case, tokenizer)
-            if control != "none":
+            if control == "local mean":
                 packed = local_mean(packed)
             loss = engine.measured(packed, objective)["preference/loss"]
             gradient = engine.gradient(stage)

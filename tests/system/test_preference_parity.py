@@ -79,6 +79,18 @@ def test_a_run_begins_at_the_values_of_the_papers(ran, plain):
         assert measured["rewards/accuracies"] == 0.5, name  # all are ties
 
 
+def test_ranks_that_divide_a_pair_agree_with_the_plain_loop(
+    tmp_path, tiny_untied_model, reference_path, plain
+):
+    found = run(tmp_path, (tiny_untied_model, reference_path), ranks=2, control="divided")
+    assert len(found["cases"]) == 3
+    for case, ours in found["cases"].items():
+        loss, gradient = plain[case.split(", ")[1]]
+        assert ours["loss"] == pytest.approx(loss, rel=1e-5), case
+        mine = torch.load(tmp_path / ours["gradient"], weights_only=True)
+        assert relative_difference(mine, gradient) < 1e-5, case
+
+
 def test_a_local_mean_of_the_likelihood_would_be_noticed(
     tmp_path, tiny_untied_model, reference_path, plain
 ):
