@@ -91,6 +91,7 @@ class OnlineJob:
             await self.policy.sleep()
         groups = await self.sampling.evaluate(record)
         if groups and self.heldout is not None:
+            await self.sampling.rest()  # the models that score have left for the generators
             with record.timed("testing"):
                 record.add(await self.heldout(groups))
         return groups is not None
