@@ -43,8 +43,9 @@ from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.precision import compute_device
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
-from rlpost.weights.manifest import read_payload, refuse_other_model
+from rlpost.weights.manifest import refuse_other_model
 from rlpost.weights.publisher import WeightPublisher
+from rlpost.weights.transports.choice import Senders
 from rlpost.weights.transports.protocol import Seat
 from rlpost.weights.transports.shared_memory import (
     SharedMemoryReceiver,
@@ -305,20 +306,22 @@ def check_publishing(path: str) -> Iterator[Finding]:
         with trainer(path, zero_stage=stage, dtype=DType.bfloat16) as built:
             name = f"gpu-check-{os.getpid()}"
             publisher = WeightPublisher(
-                lambda built=built: built.served, sender=SharedMemorySender(run_id=name)
+                lambda built=built: built.served,
+                senders=Senders(staged=SharedMemorySender(run_id=name)),
             )
             try:
                 start = time.perf_counter()
-                locator = publisher.stage(1, seats=[Seat(memory=shared_memory_id(), num_workers=1)])
+                locator = publisher.stage(
+                    1, seats=[Seat(memory=shared_memory_id(), num_workers=1)], written=True
+                )
                 elapsed = time.perf_counter() - start
-                buffer = SharedMemoryReceiver().fetch(locator)
+                (received,) = map(dict, SharedMemoryReceiver().buckets(locator))
                 shapes = {tensor: shape for tensor, _, shape in built.served.shapes()}
                 refuse_other_model(publisher._newest, shapes)
-                received = dict(read_payload(publisher._newest, buffer))
                 differing = changed({n: t.cpu() for n, t in weights(built).items()}, received)
             finally:
                 publisher.close()
-        size = buffer.numel() / 1e9
+        size = publisher._newest.size_bytes / 1e9
         check = f"weights arrive bit for bit, stage {stage} ({size:.2g} GB in {elapsed:.2f} s)"
         yield Finding(check=check, value=differing, bound=0)
 

@@ -1,8 +1,10 @@
-"""Peak memory of each host while payloads travel over gloo, and how many bytes it received.
+"""Peak memory of each host while payloads are streamed over gloo, and how many bytes it received.
 
 Processes stand for hosts: each has a directory of shared memory of its own, so that none sees what
-another holds. A host's memory is what is private to its processes and what lies in its files, above
-what it had before the first push; the sampler looks every 20 ms.
+another holds. Each worker has a part of the model in kernels of its own, as the workers of one
+engine have, and loads it from every bucket. A host's memory is what is private to its processes and
+what lies in its files, above what it had before the first push, when it had its kernels: so a push
+may add two buckets, whatever the model's size. The sampler looks every 20 ms.
 
     .venv/bin/python benchmarks/push_memory.py --mib 256 --hosts 2 --workers 4 --pushes 4
 """
@@ -13,48 +15,62 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlpost.weights.manifest import PushManifest, read_payload, write_payload
-from rlpost.weights.transports.choice import Transport, make_sender
-from rlpost.weights.transports.gloo import BUCKET_BYTES, GlooReceiver
+from rlpost.weights.manifest import describe
+from rlpost.weights.transports.gloo_wire import GlooWire
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.shared_memory import shared_memory_directory
+from rlpost.weights.transports.stream_receiver import StreamReceiver
+from rlpost.weights.transports.stream_sender import StreamSender
 
 MIB = 2**20
 LAYER_BYTES = 16 * MIB
 
 
-def worker(host: str, directory: Path, pipe: Any) -> None:
-    """Fetch, verify and keep what was fetched, as an engine does."""
-    receiver = GlooReceiver(memory=host, directory=directory)
-    torch.ones(8).sum()
+def worker(host: str, directory: Path, part: tuple[int, int], pipe: Any) -> None:
+    """Load so many bytes of each layer into kernels, as an engine's worker does."""
+    receiver = StreamReceiver(GlooWire(), memory=host, directory=directory)
+    part_bytes, num_layers = part
+    kernels = torch.ones(num_layers, part_bytes, dtype=torch.uint8)
+    kernels.sum()
     pipe.send(0)
-    kept = None
     while (locator := pipe.recv()) is not None:
-        kept = receiver.fetch(locator)
-        read_payload(PushManifest.from_dict(locator.manifest), kept)
+        layers = iter(kernels)
+        with closing(receiver.buckets(locator)) as buckets:
+            for tensors in buckets:
+                for _, tensor in tensors:
+                    next(layers).copy_(tensor[:part_bytes])
+        assert next(layers, None) is None, "layers are missing"
         pipe.send(receiver.taken_bytes)
     receiver.close()
 
 
-def trainer(root: Path, size_bytes: int, seats: Sequence[Seat], pipe: Any) -> None:
-    """Write payloads that differ and send them; the model itself is one tensor of a layer."""
-    sender = make_sender(
-        Transport.gloo, run_id=f"memory-{root.name}", root=root, host="127.0.0.1", timeout_s=None
+def trainer(
+    root: Path, size_bytes: int, bucket_bytes: int, seats: Sequence[Seat], pipe: Any
+) -> None:
+    """Send payloads that differ; the model itself is one tensor of a layer."""
+    sender = StreamSender(
+        GlooWire(),
+        run_id=f"memory-{root.name}",
+        host="127.0.0.1",
+        timeout_s=None,
+        bucket_bytes=bucket_bytes,
     )
     layer = torch.zeros(LAYER_BYTES, dtype=torch.uint8)
+    names = [f"layer{n}" for n in range(size_bytes // LAYER_BYTES)]
+    shapes = [(name, torch.uint8, (LAYER_BYTES,)) for name in names]
     pipe.send(0)
     while (version := pipe.recv()) is not None:
-        num_layers = size_bytes // LAYER_BYTES
-        weights = ((f"layer{n}", layer.fill_((version + n) % 251)) for n in range(num_layers))
-        buffer = sender.buffer(size_bytes, version=version)
-        manifest = write_payload(weights, buffer, version=version)
-        pipe.send(sender.announce(manifest, seats=seats))
-        sender.send()
+        weights = (
+            (name, layer.fill_((version + number) % 251)) for number, name in enumerate(names)
+        )
+        pipe.send(sender.announce(describe(shapes, version=version), seats=seats))
+        sender.send(weights)
         pipe.send(0)
     sender.close()
 
@@ -75,8 +91,10 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4, help="that receive, on each host")
     parser.add_argument("--pushes", type=int, default=4)
+    parser.add_argument("--bucket-mib", type=int, default=64)
     args = parser.parse_args()
-    size_bytes = args.mib * MIB
+    size_bytes, bucket_bytes = args.mib * MIB, args.bucket_mib * MIB
+    part = (LAYER_BYTES // args.workers, size_bytes // LAYER_BYTES)
     spawn = multiprocessing.get_context("spawn")
     # Files that are shared have to be in memory.
     root = Path(tempfile.mkdtemp(prefix="push-memory-", dir=shared_memory_directory()))
@@ -89,12 +107,14 @@ def main() -> None:
             (root / host).mkdir()
             for _ in range(args.workers):
                 ours, theirs = spawn.Pipe()
-                process = spawn.Process(target=worker, args=(host, root / host, theirs))
+                process = spawn.Process(target=worker, args=(host, root / host, part, theirs))
                 process.start()
                 members.setdefault(host, []).append(process)
                 pipes.append(ours)
         sending, theirs = spawn.Pipe()
-        process = spawn.Process(target=trainer, args=(root, size_bytes, seats, theirs))
+        process = spawn.Process(
+            target=trainer, args=(root, size_bytes, bucket_bytes, seats, theirs)
+        )
         process.start()
         members["trainer"] = [process]
         for pipe in (*pipes, sending):
@@ -121,8 +141,7 @@ def main() -> None:
             taken = [pipe.recv() for pipe in pipes]
             sending.recv()
             print(f"push {version}: {time.perf_counter() - start_s:.2f} s")
-        bound = size_bytes + 2 * BUCKET_BYTES
-        print(f"a payload has {args.mib} MiB; with two buckets {bound / MIB:.0f} MiB")
+        print(f"a payload has {args.mib} MiB, two buckets {2 * args.bucket_mib} MiB")
         for host, largest in peak.items():
             print(f"  {host}: at most {largest / MIB:.0f} MiB more than before the first push")
         print(f"  bytes received, in payloads: {[each / size_bytes for each in taken]}")

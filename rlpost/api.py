@@ -19,7 +19,7 @@ import numpy as np
 
 from rlpost.algorithms.reduce import ReductionConfig, loss_weights
 from rlpost.algorithms.supervised import LikelihoodObjective
-from rlpost.cluster.session import ClusterConfig, Session, resolve_device
+from rlpost.cluster.session import ClusterConfig, Device, Session, resolve_device
 from rlpost.cluster.trained import TrainedGroup
 from rlpost.control.failures import FailureConfig
 from rlpost.control.watchdog import Watchdog
@@ -171,6 +171,7 @@ async def open_parts(
                 weights,
                 run_id=Path(scratch).name,
                 root=Path(scratch),
+                on_gpu=device is Device.cuda,
             ),
         )
         policy, _ = await start_roles(

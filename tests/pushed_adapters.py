@@ -9,6 +9,7 @@ from pushed_models import TorchPublisher
 
 from rlpost.weights.manifest import payload_size_bytes, write_payload
 from rlpost.weights.publisher import WeightPublisher
+from rlpost.weights.transports.choice import Senders
 
 
 class AdapterPublisher(TorchPublisher):
@@ -91,7 +92,7 @@ class TrainerPublisher(TorchPublisher):
         super().__init__(path, run_id)
         self._built = built
         self.scale = 1.0  # what is sent adds so much of what was trained
-        self._publisher = WeightPublisher(lambda: self, sender=self.sender)
+        self._publisher = WeightPublisher(lambda: self, senders=Senders(staged=self.sender))
 
     def load_export(self, directory: Any) -> None:
         """Have ``model`` be what the trainer exports."""
@@ -114,7 +115,7 @@ class TrainerPublisher(TorchPublisher):
             yield name, tensor * self.scale if "lora_B" in name else tensor
 
     async def stage(self, version, *, seats):
-        return self._publisher.stage(version, seats=seats)
+        return self._publisher.stage(version, seats=seats, written=True)
 
     async def probe_logprobs(self, sequences):
         return self._built.probe_logprobs(sequences)

@@ -1,6 +1,7 @@
 """A trainer in this process and one real engine, with the bus between them."""
 
 import asyncio
+from dataclasses import replace
 
 import torch
 from fakes import seat, serving_fleet
@@ -12,9 +13,10 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, Ge
 from rlpost.rollout.signal import Signal
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.manifest import payload_size_bytes, write_payload
+from rlpost.weights.manifest import describe, payload_size_bytes, write_payload
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.transports.shared_memory import SharedMemorySender
+from rlpost.weights.transports.stream_sender import StreamSender
 
 PROBE = [[7, 40, 80, 120, 33, 90], [60, 61, 200, 201]]
 PROMPT = Prompt(uid="0:0", token_ids=tuple(range(40, 60)), text="")
@@ -32,8 +34,10 @@ class TorchPublisher:
         self.skip: str | None = None
         self.flip_byte: int | None = None
         self.misshapen: str | None = None
+        self.stream: StreamSender | None = None  # what sends instead
+        self._sending: list = []
 
-    async def stage(self, version, *, seats):
+    def tensors_to_send(self):
         state = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         whole = [
             pair
@@ -43,7 +47,15 @@ class TorchPublisher:
         weights = [(n, p) for n, p in whole if n != self.skip]
         if self.misshapen:  # one tensor twice as long as the model's
             weights = [(n, torch.cat([p, p]) if n == self.misshapen else p) for n, p in weights]
+        return weights
+
+    async def stage(self, version, *, seats):
+        weights = self.tensors_to_send()
         shapes = [(n, p.dtype, tuple(p.shape)) for n, p in weights]
+        if self.stream is not None:
+            self._sending = [(name, tensor.detach().clone()) for name, tensor in weights]
+            self._manifest = describe(shapes, version=version)
+            return replace(self.stream.announce(self._manifest, seats=seats), live=True)
         buffer = self.sender.buffer(payload_size_bytes(shapes), version=version)
         locator = self.sender.announce(
             write_payload(iter(weights), buffer, version=version), seats=seats
@@ -52,8 +64,12 @@ class TorchPublisher:
             buffer[self.flip_byte] ^= 1
         return locator
 
+    async def announce_again(self, *, seats):
+        return replace(self.stream.announce(self._manifest, seats=seats), live=True)
+
     async def send(self):
-        await asyncio.to_thread(self.sender.send)  # a receiver may have to come first
+        if self.stream is not None:  # a receiver may have to come first
+            await asyncio.to_thread(self.stream.send, iter(self._sending))
 
     async def release(self, version):
         self.sender.release(version)

@@ -24,9 +24,10 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.weights.deadline import CALL_S
 from rlpost.weights.publisher import WeightPublisher
-from rlpost.weights.transports.protocol import Locator, Seat, Sender
+from rlpost.weights.transports.choice import Senders
+from rlpost.weights.transports.protocol import Locator, Seat
 
-MakeSender = Callable[..., Sender]  # given the ``host`` of rank 0; see ``sender_factory``
+MakeSender = Callable[..., Senders]  # given the ``host`` of rank 0; see ``sender_factory``
 
 
 class TrainedRank:
@@ -60,7 +61,7 @@ class TrainedRank:
         if make_sender is not None:
             self._publisher = WeightPublisher(
                 lambda: self._trainer.served,
-                sender=make_sender(host=host) if self._rank == 0 else None,
+                senders=make_sender(host=host) if self._rank == 0 else None,
             )
         return self._trainer.num_parameters
 
@@ -82,7 +83,12 @@ class TrainedRank:
         return self._trainer.score(batches, temperature, adapter=adapter)
 
     def optim_step(self, step_id: int) -> dict[str, float]:
+        self._weights_change()
         return self._trainer.optim_step(step_id)
+
+    def _weights_change(self) -> None:
+        if self._publisher is not None:
+            self._publisher.changed()
 
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return self._trainer.probe_logprobs(sequences)
@@ -97,6 +103,7 @@ class TrainedRank:
         self._trainer.finish_save()
 
     def load(self, directory: str) -> None:
+        self._weights_change()
         self._trainer.load(Path(directory))
 
     def export(self, directory: str) -> None:
@@ -215,15 +222,25 @@ class WeightSource:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
+        self._live = False  # whether what was announced last is gathered while it is sent
 
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
-        return await self._publish("stage", version, seats=seats)
+        # Rank 0 knows where it sits; the others have to know whether they gather now or later.
+        written: bool = await self._publish("stages", seats=seats)
+        locator: Locator = await self._publish("stage", version, seats=seats, written=written)
+        self._live = locator.live
+        return locator
 
-    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
-        return (await self._ranks.all("publish", "announce_again", seats=seats))[0]
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
+        answers = await self._ranks.all("publish", "announce_again", seats=seats)
+        locator: Locator | None = answers[0]
+        if locator is not None:
+            self._live = locator.live
+        return locator
 
-    async def send(self) -> None:
-        await self._publish("send")
+    async def send(self) -> float | None:
+        merge_error: float | None = await self._publish("send", live=self._live)
+        return merge_error
 
     async def release(self, version: int) -> None:
         await self._publish("release", version)

@@ -46,10 +46,10 @@ class ModelHolder(Protocol):
         """Pause, with all requests kept, and be ready to receive."""
 
     async def receive_model(self, locator: Locator, *, first_rank: int) -> None:
-        """Fetch and verify a payload; the model stays as it is.
+        """Load a payload as it arrives, each part of it once it is verified.
 
         Raises:
-            WeightPushError: it was refused.
+            WeightPushError: it was refused; ``restore_model`` comes next.
         """
 
     async def load_model(self, version: int) -> None:

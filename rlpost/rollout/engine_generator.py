@@ -19,8 +19,8 @@ from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import ABORTED, Sampled
 from rlpost.types import Episode, GenerationRequest, Trajectory
 from rlpost.weights.kernel_digest import KernelDigest
-from rlpost.weights.transports.host_file import remove_unused
 from rlpost.weights.transports.protocol import Locator, Seat
+from rlpost.weights.transports.ring import remove_unused
 from rlpost.weights.transports.shared_memory import shared_memory_id
 
 CANCEL_TIMEOUT_S = 10.0

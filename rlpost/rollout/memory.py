@@ -42,7 +42,7 @@ def generator_footprint(
     received = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
     if adapters is None:
         held = {}
-        # On CPU the weights in the kernels' format are created while the old ones still exist.
+        # On a CPU what the kernels held is kept until the new version is committed.
         loading = weights if gpu_bytes is None else 0.0
     else:
         loading = received

@@ -82,7 +82,7 @@ class Generator(Protocol):
         """Pause generation; new requests wait. Idempotent for the same version."""
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
-        """Fetch and verify a payload without touching the model.
+        """Fetch a payload and verify it, each part before it reaches the model.
 
         Args:
             locator: where the payload is.
@@ -93,7 +93,7 @@ class Generator(Protocol):
         """
 
     async def load(self, version: int) -> None:
-        """Copy the received payload into the model. Requests stay paused."""
+        """Have the model compute what was received; for probes alone until it is committed."""
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability (nats, temperature 1) of every token after the first."""

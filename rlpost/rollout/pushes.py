@@ -63,7 +63,7 @@ class Pushes(Protocol):
         """Prepare for a push. Idempotent for the same version."""
 
     async def receive(self, locator: Locator, *, first_rank: int) -> None:
-        """Fetch and verify a payload; see ``protocol.Generator``."""
+        """Fetch a payload and verify it; see ``protocol.Generator``."""
 
     async def load(self, version: int) -> None:
         """Make the payload computable; until it is committed, for probes alone."""

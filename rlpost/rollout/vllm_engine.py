@@ -151,7 +151,7 @@ class VllmEngine:
                 self._sockets.cleanup()
 
     async def receive_model(self, locator: Locator, *, first_rank: int) -> None:
-        """Fetch and verify a whole model in every worker; the kernels stay as they are."""
+        """Load a whole model in every worker as it arrives, each part once it is verified."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         info = {"transport": locator.transport, "manifest": locator.manifest}

@@ -1,9 +1,9 @@
 """Pushes of whole models: the scheduler pauses, the weights change under what it keeps.
 
 Owns the order of the verbs of ``engine.ModelHolder``. Refuses to own what they do to an engine.
-Invariants: the model is only touched while the engine is paused; tokens of a version that is loaded
-and not committed count only once it is; an engine without weights, because it has read none or has
-slept, samples nothing before a push.
+Invariants: the model is only touched while the engine is paused, by ``receive`` already; tokens of
+a version that is loaded and not committed count only once it is; an engine without weights, because
+it has read none or has slept, samples nothing before a push.
 """
 
 import asyncio

@@ -172,9 +172,10 @@ class WeightBus:
         locator = served.locator
         try:
             if not locator.reaches(self._seats[name]):
-                locator = await self._publisher.announce_again(seats=self._of(ticket))
-                if locator.manifest["version"] != served.version:
-                    return False  # a later one was refused: it waits for the next push
+                again = await self._publisher.announce_again(seats=self._of(ticket))
+                if again is None or again.manifest["version"] != served.version:
+                    return False  # a later one was refused, or is trained: it waits for the next
+                locator = again
             await self._transfer(
                 served.version,
                 locator,
@@ -187,12 +188,20 @@ class WeightBus:
             await self._commit(served.version, ticket)
         except Refused as refusal:
             log.warning("%s could not catch up: %s", name, refusal)
-            self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
-            ill = isinstance(refusal.failures[name], NoAnswer | ProcessDied)
-            if not ill and self._served is served:
-                # The generator answered, so it is alive and the payload may be gone. Announcing it
-                # again replaces it, or raises GroupLost if the trainer is gone.
-                await self._publisher.announce_again(seats=self._of(ticket))
+            moved_on = False
+            try:
+                if self._served is served and not isinstance(
+                    refusal.failures[name], NoAnswer | ProcessDied
+                ):
+                    # The generator answered, so it is alive and the payload may be gone. Announcing
+                    # it again replaces it, or raises GroupLost if the trainer is gone.
+                    again = await self._publisher.announce_again(seats=self._of(ticket))
+                    moved_on = again is None
+            finally:
+                if not moved_on:
+                    self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
+            if moved_on:  # the trainer has learned meanwhile: nobody is to blame
+                await self._abort(served.version, ticket, refusal)
             return False
         return True
 
@@ -223,9 +232,10 @@ class WeightBus:
             # Before generators begin: on a shared CPU two at once take far longer than twice one,
             # and on a shared GPU only one of both has its weights there.
             truth = await self._trainer(self._publisher.probe_logprobs(self._probe), "probe")
-            await self._trainer(self._turns.resume(), "sleep")
+            if not locator.live:  # else it is needed until all is sent
+                await self._trainer(self._turns.resume(), "sleep")
             begun_s = self._clock()
-            await self._transfer(version, locator, ticket, send=self._send)
+            merge_error = await self._transfer(version, locator, ticket, send=self._send)
             loaded_s = self._clock()
             mean_diff, max_diff = await self._compare(truth, ticket)
             probed_s = self._clock()
@@ -251,7 +261,7 @@ class WeightBus:
             probe_s=begun_s - staged_s + probed_s - loaded_s,
             probe_logprob_diff_mean=mean_diff,
             probe_logprob_diff_max=max_diff,
-            merge_error=locator.manifest.get("merge_error"),
+            merge_error=merge_error,
             compared=len(ticket) if kernels else 0,
             compare_s=compared_s - probed_s,
             differed=self._num_differed,
@@ -263,8 +273,8 @@ class WeightBus:
         locator: Locator,
         ticket: Mapping[str, int],
         *,
-        send: Callable[[float], Awaitable[None]] | None,
-    ) -> None:
+        send: Callable[[float], Awaitable[float | None]] | None,
+    ) -> float | None:
         ranks = itertools.accumulate((seat.num_workers for seat in self._of(ticket)), initial=1)
         first_rank = dict(zip(ticket, ranks, strict=False))
         await self._each(ticket, lambda name, r: r.begin_push(version), "begin")
@@ -280,11 +290,11 @@ class WeightBus:
             )
         )
         receiving.add_done_callback(noticed)
-        refused = None
+        refused = merge_error = None
         try:
             if send is not None:
                 try:
-                    await send(timeout_s)
+                    merge_error = await send(timeout_s)
                 except WeightPushError as error:  # the receivers know who failed
                     refused = error
             await receiving
@@ -292,16 +302,21 @@ class WeightBus:
                 raise Refused(dict.fromkeys(ticket, refused))
         finally:
             receiving.cancel()
+        if locator.live:
+            await self._trainer(self._turns.resume(), "sleep")
         await self._each(ticket, lambda name, r: r.load(version), "load")
+        return merge_error
 
-    async def _send(self, timeout_s: float) -> None:
-        await self._trainer(self._publisher.send(), "transfer", timeout_s=timeout_s)
+    async def _send(self, timeout_s: float) -> float | None:
+        answer = self._trainer(self._publisher.send(), "transfer", timeout_s=timeout_s)
+        merge_error: float | None = await answer
+        return merge_error
 
-    async def _send_again(self, served: _Served, timeout_s: float) -> None:
+    async def _send_again(self, served: _Served, timeout_s: float) -> float | None:
         """Send for one that catches up: after the step the trainer may be in."""
         if self._served is not served:
             raise GroupLost(f"{TRAINER} was replaced since version {served.version}")
-        await self._send(self._cfg.busy_s + timeout_s)
+        return await self._send(self._cfg.busy_s + timeout_s)
 
     async def _compare(
         self, truth: list[list[float]], ticket: Mapping[str, int]

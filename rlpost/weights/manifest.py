@@ -34,7 +34,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
-    checksum: str
+    checksum: str = ""  # of a payload that lies somewhere; a bucket has one of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +43,12 @@ class PushManifest:
 
     Without ``adapter`` they are the whole model, under the names of its checkpoint. With it they
     are a LoRA adapter on the base that every generator has loaded, under the names of peft's
-    files, and ``adapter`` is peft's configuration of it. A whole model into which an adapter was
-    merged has a ``merge_error``: the norm of what rounding took, over that of the change.
+    files, and ``adapter`` is peft's configuration of it.
     """
 
     version: int
     entries: tuple[TensorEntry, ...]
     adapter: Mapping[str, Any] | None = None
-    merge_error: float | None = None
 
     @property
     def kind(self) -> Literal["full", "adapter"]:
@@ -71,7 +69,33 @@ class PushManifest:
         return cls(**{**data, "entries": entries})
 
 
-def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+def describe(
+    shapes: Iterable[tuple[str, torch.dtype, Shape]],
+    *,
+    version: int,
+    adapter: Mapping[str, Any] | None = None,
+) -> PushManifest:
+    """Return what a payload of these tensors will consist of; it has no checksums yet."""
+    entries: list[TensorEntry] = []
+    offset = 0
+    for name, dtype, shape in shapes:
+        size_bytes = torch.Size(shape).numel() * dtype.itemsize
+        kind = str(dtype).removeprefix("torch.")
+        entries.append(
+            TensorEntry(
+                name=name, dtype=kind, shape=tuple(shape), offset=offset, size_bytes=size_bytes
+            )
+        )
+        offset = aligned(offset + size_bytes)
+    return PushManifest(version=version, entries=tuple(entries), adapter=adapter)
+
+
+def aligned(size_bytes: int) -> int:
+    """Return where the next tensor begins after so many bytes."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
@@ -82,10 +106,7 @@ def checksum(payload: torch.Tensor) -> str:
 
 def payload_size_bytes(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> int:
     """Upper bound of the flat size of ``(name, dtype, shape)`` tensors, in bytes."""
-    total = 0
-    for _, dtype, shape in tensors:
-        total += -(-torch.Size(shape).numel() * dtype.itemsize // ALIGNMENT_BYTES)
-    return total * ALIGNMENT_BYTES
+    return sum(aligned(torch.Size(shape).numel() * dtype.itemsize) for _, dtype, shape in tensors)
 
 
 def write_payload(
@@ -109,12 +130,12 @@ def write_payload(
     entries: list[TensorEntry] = []
     offset = 0
     for name, tensor in weights:
-        source = _bytes_of(tensor.detach())
+        source = bytes_of(tensor.detach())
         end = offset + source.numel()
         if end > buffer.numel():
             raise WeightPushError(f"payload buffer of {buffer.numel()} bytes ends inside {name}")
         target = buffer[offset:end]
-        _copy_to_host(source, target)
+        copy_bytes(source, target)
         entries.append(
             TensorEntry(
                 name=name,
@@ -125,16 +146,16 @@ def write_payload(
                 checksum=checksum(target),
             )
         )
-        offset = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        offset = aligned(end)
     return PushManifest(version=version, entries=tuple(entries), adapter=adapter)
 
 
-def _copy_to_host(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy bytes; from a GPU in pieces through pinned memory.
+def copy_bytes(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy bytes; from a GPU to the host in pieces through pinned memory.
 
     The driver's own way into pages that were never touched is several times slower.
     """
-    if not source.is_cuda:
+    if not source.is_cuda or target.is_cuda:
         target.copy_(source)
         return
     for piece, place in zip(source.split(PIECE_BYTES), target.split(PIECE_BYTES), strict=True):
@@ -166,8 +187,13 @@ def read_payload(manifest: PushManifest, buffer: torch.Tensor) -> list[tuple[str
             raise WeightPushError(
                 f"version {manifest.version}: checksum of {entry.name} differs from what was sent"
             )
-        tensors.append((entry.name, raw.view(getattr(torch, entry.dtype)).view(entry.shape)))
+        tensors.append((entry.name, view_of(entry, raw)))
     return tensors
+
+
+def view_of(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of an entry as the tensor that they are."""
+    return raw.view(getattr(torch, entry.dtype)).view(entry.shape)
 
 
 def refuse_other_model(manifest: PushManifest, expected: Mapping[str, Shape]) -> None:

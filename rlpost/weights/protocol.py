@@ -20,13 +20,21 @@ class Publisher(Protocol):
     """The trainer, as the bus sees it; raises GroupLost when it is gone."""
 
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
-        """Write the current weights as ``version`` for the generators on these seats."""
+        """Have the current weights be ``version``, for the generators on these seats."""
 
-    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
-        """Make the newest payload fetchable once more, from these seats."""
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
+        """Make the newest payload fetchable once more, from these seats.
 
-    async def send(self) -> None:
-        """Take part in the transfer."""
+        Returns:
+            None if it is gone: it was streamed, and the trainer has learned since.
+        """
+
+    async def send(self) -> float | None:
+        """Take part in the transfer of what was announced last.
+
+        Returns:
+            The merge error of what was sent; see ``publisher.ServedWeights``.
+        """
 
     async def release(self, version: int) -> None:
         """Free the payload of ``version``."""
@@ -56,12 +64,12 @@ class PushReport:
     version: int
     size_bytes: int
     push_s: float  # everything, refused attempts included
-    stage_s: float  # trainer writes the payload
-    load_s: float  # generators fetch, verify and load
+    stage_s: float  # trainer writes the payload, or announces it
+    load_s: float  # generators fetch, verify and load; what is streamed is gathered meanwhile
     probe_s: float
     probe_logprob_diff_mean: float  # nats
     probe_logprob_diff_max: float
-    merge_error: float | None = None  # see ``PushManifest``
+    merge_error: float | None = None  # see ``publisher.ServedWeights``
     compared: int = 0  # engines whose kernels were compared with each other
     compare_s: float = 0.0
     differed: int = 0  # of those compared, in refused attempts too

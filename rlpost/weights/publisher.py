@@ -2,7 +2,8 @@
 
 Owns the payload of the version being pushed, and what it asks of the weights. Refuses to own the
 trainer: it gets an iterator of named tensors, which every rank must exhaust because gathering is
-collective under ZeRO-3; only rank 0 holds a sender.
+collective under ZeRO-3; only rank 0 holds senders. Invariant: what is sent as a version is what the
+model was when that version was staged, however late; or it is not sent.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +15,22 @@ from typing import Any, Protocol
 import torch
 
 from rlpost.bounds import WEEK_S, number, option
-from rlpost.weights.manifest import PushManifest, payload_size_bytes, write_payload
-from rlpost.weights.transports.choice import Transport, make_sender
-from rlpost.weights.transports.protocol import Locator, Seat, Sender
+from rlpost.errors import WeightPushError
+from rlpost.weights.manifest import (
+    PushManifest,
+    Tensors,
+    describe,
+    payload_size_bytes,
+    read_payload,
+    write_payload,
+)
+from rlpost.weights.transports.choice import (
+    Senders,
+    Transport,
+    make_senders,
+    require_device,
+)
+from rlpost.weights.transports.protocol import Locator, Seat
 
 Shapes = Sequence[tuple[str, torch.dtype, tuple[int, ...]]]
 
@@ -63,15 +77,22 @@ class WeightsConfig:
     )
 
 
-def sender_factory(cfg: WeightsConfig, *, run_id: str, root: Path) -> Callable[..., Sender]:
-    """Return what builds the sending end where it is called with its ``host``.
+def sender_factory(
+    cfg: WeightsConfig, *, run_id: str, root: Path, on_gpu: bool
+) -> Callable[..., Senders]:
+    """Return what builds the sending ends where it is called with its ``host``.
 
     Args:
         cfg: which transport, and its deadline.
         run_id: names the run among all of a host.
         root: directory for payloads that travel in files.
+        on_gpu: whether models are.
+
+    Raises:
+        UserError: the transport needs GPUs, and there are none.
     """
-    return partial(make_sender, cfg.transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
+    require_device(cfg.transport, on_gpu=on_gpu)
+    return partial(make_senders, cfg.transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
 
 
 class ServedWeights(Protocol):
@@ -83,7 +104,7 @@ class ServedWeights(Protocol):
 
     @property
     def merge_error(self) -> float | None:
-        """See ``PushManifest``; of the last pass."""
+        """The norm of what rounding took of a merged adapter, over its own; of the last pass."""
 
     def shapes(self) -> Shapes:
         """Return name, dtype and shape of every tensor, in order."""
@@ -93,47 +114,122 @@ class ServedWeights(Protocol):
 
 
 class WeightPublisher:
-    """Turns the trainer's current weights into fetchable payloads.
+    """Turns the trainer's current weights into payloads that generators get.
 
     Args:
         source: returns the weights, awake.
-        sender: on rank 0; None elsewhere.
+        senders: on rank 0; None elsewhere.
     """
 
-    def __init__(self, source: Callable[[], ServedWeights], *, sender: Sender | None) -> None:
+    def __init__(self, source: Callable[[], ServedWeights], *, senders: Senders | None) -> None:
         self._source = source
         self._size_bytes = payload_size_bytes(source().shapes())
-        self._sender = sender
+        self._senders = senders
         self._newest: PushManifest | None = None
+        self._written: torch.Tensor | None = None  # the newest payload, if it lies somewhere
+        self._streams = False  # what was announced last
+        self._changed = False  # whether the weights are others by now
 
-    def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator | None:
-        """Write version ``version``; returns where it is (None off rank 0)."""
-        weights = self._source()
-        if self._sender is None:
-            for _ in weights.tensors():
-                pass
+    def changed(self) -> None:
+        """The weights are others from now on."""
+        self._changed = True
+
+    def stages(self, *, seats: Sequence[Seat]) -> bool | None:
+        """Whether a push to these seats is written down first (None off rank 0)."""
+        return None if self._senders is None else self._senders.stages(seats)
+
+    def stage(self, version: int, *, seats: Sequence[Seat], written: bool) -> Locator | None:
+        """Have the weights of this moment be version ``version``.
+
+        Args:
+            version: its number.
+            seats: of who receives it.
+            written: what rank 0 said ``stages``.
+
+        Returns:
+            Where it is, or will be sent (None off rank 0).
+        """
+        weights, self._changed, self._written = self._source(), False, None
+        if self._senders is None:
+            if written:
+                _exhaust(weights.tensors())
             return None
-        buffer = self._sender.buffer(self._size_bytes, version=version)
-        written = write_payload(weights.tensors(), buffer, version=version, adapter=weights.adapter)
-        self._newest = replace(written, merge_error=weights.merge_error)
-        return self._sender.announce(self._newest, seats=seats)
+        if not written:
+            self._newest = describe(weights.shapes(), version=version, adapter=weights.adapter)
+            return self._announce(seats)
+        assert self._senders.staged is not None, "stages said so"
+        self._written = self._senders.staged.buffer(self._size_bytes, version=version)
+        self._newest = write_payload(
+            weights.tensors(), self._written, version=version, adapter=weights.adapter
+        )
+        return self._announce(seats)
 
     def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
-        """Make the newest payload fetchable once more (None off rank 0)."""
-        if self._sender is None:
+        """Make the newest payload fetchable once more, from these seats.
+
+        Returns:
+            Where it is; None off rank 0, and if it is gone because the trainer has learned since.
+        """
+        if self._senders is None or (self._changed and self._written is None):
             return None
         assert self._newest is not None, "nothing was staged yet"
-        return self._sender.announce(self._newest, seats=seats)
+        return self._announce(seats)
 
-    def send(self) -> None:
-        """Take part in the transfer (rank 0); returns when the bytes left."""
-        if self._sender is not None:
-            self._sender.send()
+    def _announce(self, seats: Sequence[Seat]) -> Locator:
+        assert self._senders is not None and self._newest is not None
+        if self._written is not None and self._senders.stages(seats):
+            assert self._senders.staged is not None, "stages said so"
+            self._streams = False
+            return self._senders.staged.announce(self._newest, seats=seats)
+        assert self._senders.stream is not None, "what was not written down is streamed"
+        self._streams = True
+        locator = self._senders.stream.announce(self._newest, seats=seats)
+        return replace(locator, live=self._written is None)
+
+    def send(self, *, live: bool) -> float | None:
+        """Take part in the transfer.
+
+        Args:
+            live: what the locator says: the weights are gathered meanwhile, on every rank.
+
+        Returns:
+            The merge error of what is sent; see ``ServedWeights``.
+
+        Raises:
+            WeightPushError: somebody did not take part, or the weights are others by now.
+        """
+        weights = self._source()
+        if self._senders is None:
+            if live and not self._changed:
+                _exhaust(weights.tensors())
+        elif self._streams:
+            assert self._senders.stream is not None
+            tensors = self._unchanged(weights) if live else iter(self._from_pages())
+            try:
+                self._senders.stream.send(tensors)
+            except WeightPushError:
+                _exhaust(tensors)  # the other ranks go on gathering
+                raise
+        return weights.merge_error
+
+    def _unchanged(self, weights: ServedWeights) -> Iterator[tuple[str, torch.Tensor]]:
+        if self._changed:
+            raise WeightPushError("the trainer has learned since; the next push brings more")
+        yield from weights.tensors()
+
+    def _from_pages(self) -> Tensors:
+        assert self._newest is not None and self._written is not None
+        return read_payload(self._newest, self._written)
 
     def release(self, version: int) -> None:
-        if self._sender is not None:
-            self._sender.release(version)
+        if self._senders is not None:
+            self._senders.release(version)
 
     def close(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
+        if self._senders is not None:
+            self._senders.close()
+
+
+def _exhaust(tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    for _ in tensors:
+        pass

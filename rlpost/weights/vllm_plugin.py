@@ -1,22 +1,23 @@
-"""The receiving end inside vLLM's worker: stage, verify, load, keep the way back.
+"""The receiving end inside vLLM's worker: verify, load, commit or go back.
 
 Registered through the ``vllm.general_plugins`` entry point as weight-transfer backend
 ``rlpost``. Owns what happens between the arrival of bytes and the model's kernels. Refuses
-to own versions and deadlines (bus.py).
+to own versions and deadlines (bus.py), and how kernels are reloaded and restored
+(vllm_reload.py, vllm_way_back.py).
 
-Invariants: nothing touches the model before all bytes are there and their checksums match;
-the payload being served stays referenced until its successor is committed, so a version
-that fails its probe can be undone as long as no other payload took its pages; what is loaded to
-undo it is verified once more.
+Invariants: what reaches the model was verified before, and reaches it only while the scheduler is
+paused; from the first tensor on until the version is committed there is an exact way back to the
+committed one, if there is one at all.
 """
 
 import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,32 +31,32 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import PushManifest, Tensors, read_payload
+from rlpost.weights.manifest import PushManifest, Tensors
+from rlpost.weights.transports.choice import WIRES
 from rlpost.weights.transports.filesystem import FilesystemReceiver
-from rlpost.weights.transports.gloo import GlooReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
+from rlpost.weights.transports.stream_receiver import StreamReceiver
+from rlpost.weights.transports.wire import Wire
 from rlpost.weights.vllm_adapters import HeldAdapters
 from rlpost.weights.vllm_kernels import kernel_digest
+from rlpost.weights.vllm_reload import OpenReload
+from rlpost.weights.vllm_way_back import way_back_for
 
 BACKEND = "rlpost"
 _LORA_ON_CPU = "rlpost.weights.vllm_lora_on_cpu.LoRAOnCPU"
-_CACHE_SCALES = (".q_scale", ".k_scale", ".v_scale", ".prob_scale")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_RECEIVERS: dict[str, type[Receiver]] = {
+
+
+def _receives(wire: Callable[[], Wire]) -> Receiver:
+    return StreamReceiver(wire())
+
+
+_RECEIVERS: dict[str, Callable[[], Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
     "filesystem": FilesystemReceiver,
-    "gloo": GlooReceiver,
+    **{over.value: partial(_receives, wire) for over, wire in WIRES.items()},
 }
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A version that verified when it arrived."""
-
-    manifest: PushManifest
-    buffer: torch.Tensor  # uint8
-    tensors: Tensors  # views of it
 
 
 def register() -> None:
@@ -67,7 +68,7 @@ def register() -> None:
 
         vllm_blank.register()
     if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, __name__, "StagedEngine")
+        WeightTransferEngineFactory.register_engine(BACKEND, __name__, "BucketEngine")
     if current_platform.is_cpu():
         type(current_platform).get_punica_wrapper = classmethod(lambda _: _LORA_ON_CPU)
 
@@ -85,12 +86,12 @@ def _end_with_parent() -> None:
 
 
 @dataclass
-class StagedInitInfo(WeightTransferInitInfo):
+class BucketInitInfo(WeightTransferInitInfo):
     """Nothing to agree on beforehand: each push carries its own locator."""
 
 
 @dataclass
-class StagedUpdateInfo(WeightTransferUpdateInfo):
+class BucketUpdateInfo(WeightTransferUpdateInfo):
     """A ``Locator`` as plain fields."""
 
     transport: str
@@ -98,175 +99,96 @@ class StagedUpdateInfo(WeightTransferUpdateInfo):
     where: dict[str, Any] = field(default_factory=dict)
 
 
-class StagedEngine(WeightTransferEngine[StagedInitInfo, StagedUpdateInfo]):
-    """vLLM weight-transfer engine that loads a version only after it verified."""
+class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
+    """vLLM weight-transfer engine that loads a version as it arrives, and can undo it."""
 
-    init_info_cls = StagedInitInfo
-    update_info_cls = StagedUpdateInfo
+    init_info_cls = BucketInitInfo
+    update_info_cls = BucketUpdateInfo
 
     def __init__(
         self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self._receivers: dict[str, Receiver] = {}
-        self._staged: Payload | None = None
-        self._loaded: Payload | None = None  # what the kernels hold
-        self._committed: Payload | None = None  # what they go back to
+        self._reload: OpenReload | None = None  # of the version that is undecided
+        self._way_back = way_back_for(device)
+        self._committed = False  # whether what the way back leads to was ever committed
         # Whether the kernels hold nothing that can be served; see vllm_blank.py.
         self._empty = vllm_config.load_config.load_format == "rlpost_blank"
 
-    def init_transfer_engine(self, init_info: StagedInitInfo) -> None:
-        """Nothing to open: see ``StagedInitInfo``."""
+    def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
+        """Nothing to open: see ``BucketInitInfo``."""
 
     def start_weight_update(self) -> None:
-        self._staged = None
+        """Nothing to prepare: the model is touched once something is there to load."""
 
-    def receive_weights(self, update_info: StagedUpdateInfo) -> None:
-        """Fetch and verify a payload; the model stays as it is.
+    def receive_weights(self, update_info: BucketUpdateInfo) -> None:
+        """Load a payload as it arrives, each bucket once it is verified.
 
         Raises:
-            WeightPushError: incomplete, damaged or unreachable.
+            WeightPushError: incomplete, damaged or unreachable; ``rollback`` comes next.
         """
-        self._staged = self.fetch(
-            Locator(
-                transport=update_info.transport,
-                manifest=update_info.manifest,
-                where=update_info.where,
-            )
+        locator = Locator(
+            transport=update_info.transport,
+            manifest=update_info.manifest,
+            where=update_info.where,
         )
+        with closing(self.buckets(locator)) as buckets:
+            for tensors in buckets:
+                if self._reload is None:
+                    self._way_back.take(self.model)
+                    self._reload = OpenReload(self.model, self.model_config, device=self.device)
+                self._reload.load(tensors)
 
-    def fetch(self, locator: Locator) -> Payload:
-        """Return a payload that verified.
-
-        Raises:
-            WeightPushError: incomplete, damaged or unreachable.
-        """
+    def buckets(self, locator: Locator) -> Iterator[Tensors]:
+        """Yield the parts of a payload, each verified; see ``Receiver``."""
         if locator.transport not in self._receivers:
             self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
-        buffer = self._receivers[locator.transport].fetch(locator)
-        manifest = PushManifest.from_dict(locator.manifest)
-        return Payload(manifest, buffer, read_payload(manifest, buffer))
+        return self._receivers[locator.transport].buckets(locator)
 
     def finish_weight_update(self) -> None:
-        """Load the staged payload.
+        """Finish the kernels of what was received.
 
         Raises:
-            WeightPushError: nothing was staged, or the model has tensors it did not set.
+            WeightPushError: nothing was received, or the model has tensors it did not set.
         """
-        if self._staged is None:
+        if self._reload is None:
             raise WeightPushError("no verified payload to load")
-        self._loaded, self._staged = self._staged, None
-        self._load(self._loaded.tensors)
+        self._reload.finish()
         self._empty = False
 
     def commit(self) -> None:
         """Make the loaded version the one to go back to."""
-        self._committed = self._loaded
+        self._reload, self._committed = None, True
+        self._way_back.committed(self.model)
 
     def forget_kernels(self) -> None:
         """The kernels' memory was given away: what they hold is undefined."""
-        self._staged, self._empty = None, True
+        self._give_up()
+        self._empty = True
 
     def rollback(self) -> bool:
-        """Load the committed version again unless the kernels hold it still.
+        """Undo what was loaded since the last commit.
 
         Returns:
-            False when it is needed and there is none, or no longer: what the kernels hold is
-            then nothing that was ever committed.
+            False when there is nothing to go back to: what the kernels hold is then nothing that
+            was ever committed.
         """
-        self._staged = None
-        if self._empty or self._loaded is not self._committed:
-            if self._committed is None:
-                return False
-            try:
-                tensors = read_payload(self._committed.manifest, self._committed.buffer)
-            except WeightPushError:  # its pages were released, or another payload is in them
-                return False
-            self._loaded = self._committed
-            self._load(tensors)
-            self._empty = False
-        return True
+        if self._reload is None and not self._empty:
+            return True
+        self._give_up()
+        self._committed = self._way_back.restore(self.model) and self._committed
+        self._empty = not self._committed
+        return self._committed
+
+    def _give_up(self) -> None:
+        if self._reload is not None:
+            self._reload.give_up()
+            self._reload = None
 
     def shutdown(self) -> None:
         for receiver in self._receivers.values():
             receiver.close()
-
-    @torch.no_grad()
-    def _load(self, tensors: Tensors) -> None:
-        from vllm.model_executor.model_loader.reload import (
-            finalize_layerwise_reload,
-            initialize_layerwise_reload,
-        )
-
-        held = {name for name, _ in self.model.named_parameters()}
-        with self._repacked_experts():
-            initialize_layerwise_reload(self.model)
-            # By now the layers have the form of a checkpoint again, without what the engine has
-            # made of it, such as the scales of weights that it rounds itself.
-            expected = held & {name for name, _ in self.model.named_parameters()}
-            try:
-                loaded = self.model.load_weights(iter(tensors))
-            finally:
-                # Also when a tensor is refused half-way: an open reload could not be loaded over.
-                finalize_layerwise_reload(self.model, self.model_config)
-        self._repack_tied_head()
-        missing = sorted(sent_names(expected) - loaded) if loaded is not None else []
-        if missing:
-            raise WeightPushError(f"the payload left {missing[:3]} ({len(missing)}) unset")
-
-    @contextmanager
-    def _repacked_experts(self) -> Iterator[None]:
-        # vLLM packs a mixture's experts for the CPU kernel when it builds that kernel, and skips
-        # this in a reload because a GPU's graphs need the old addresses: the kernel would read
-        # plain weights as packed ones. Without a kernel it builds and packs again.
-        methods = [
-            module.quant_method
-            for module in self.model.modules()
-            if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None
-        ]
-        kernels = [method.moe_kernel for method in methods]
-        if self.device.type == "cpu":
-            for method in methods:
-                method.moe_kernel = None
-        try:
-            yield
-        finally:
-            for method, kernel in zip(methods, kernels, strict=True):
-                if method.moe_kernel is None:  # none of its weights came
-                    method.moe_kernel = kernel
-
-    def _repack_tied_head(self) -> None:
-        # A tied lm_head gets no tensor of its own, so the reload skips it and the CPU
-        # kernel would keep its packed copy of the old embedding: new body, old head.
-        if self.device.type != "cpu" or not self.model_config.hf_config.tie_word_embeddings:
-            return
-        from vllm.model_executor.layers.vocab_parallel_embedding import (
-            ParallelLMHead,
-            VocabParallelEmbedding,
-        )
-
-        tables = [m for m in self.model.modules() if isinstance(m, VocabParallelEmbedding)]
-        heads = [m for m in tables if isinstance(m, ParallelLMHead)]
-        if not heads:
-            return  # the embedding itself is the head
-        (head,) = heads
-        # Tables of positions, as GPT-2 has, are no VocabParallelEmbedding of this size.
-        (embedding,) = (
-            m for m in tables if m is not head and m.num_embeddings == head.num_embeddings
-        )
-        head.weight = embedding.weight
-        head.quant_method.process_weights_after_loading(head)
-
-
-def sent_names(parameters: Iterable[str]) -> set[str]:
-    """Return what a payload must set of an engine's parameters, as ``load_weights`` names it.
-
-    The scales of a key-value cache are the engine's own; a layer that holds adapters calls the
-    model's layer inside of it ``base_layer``.
-    """
-    return {
-        name.replace(".base_layer.", ".") for name in parameters if not name.endswith(_CACHE_SCALES)
-    }
 
 
 class WorkerExtension:
@@ -296,8 +218,11 @@ class WorkerExtension:
     ) -> None:
         where = {**where, "rank": first_rank + self.rank}  # type: ignore[attr-defined]
         locator = Locator(transport=transport, manifest=manifest, where=where)
-        payload = self.weight_transfer_engine.fetch(locator)  # type: ignore[attr-defined]
-        self._adapters.receive(payload.manifest, payload.tensors)
+        engine = self.weight_transfer_engine  # type: ignore[attr-defined]
+        with closing(engine.buckets(locator)) as buckets:
+            # An adapter is applied as a whole, and a bucket lasts until the next.
+            tensors = [(name, tensor.clone()) for part in buckets for name, tensor in part]
+        self._adapters.receive(PushManifest.from_dict(manifest), tensors)
 
     def rlpost_load_adapter(self, version: int, keep: Sequence[int]) -> None:
         self._adapters.load(version, keep=keep)

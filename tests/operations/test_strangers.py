@@ -117,19 +117,18 @@ class Rank:
         from listening import listeners
         from rlpost.cluster.ranks import rendezvous_address
         from rlpost.training.zero.deepspeed_engine import join_ranks
-        from rlpost.weights.manifest import write_payload
-        from rlpost.weights.transports.choice import Transport, make_sender
+        from rlpost.weights.manifest import describe
+        from rlpost.weights.transports.choice import Transport, make_senders
         from rlpost.weights.transports.protocol import Seat
 
         before = listeners()
         host, port = rendezvous_address()
         join_ranks(rank=0, world_size=1, master_address=host, master_port=port)
-        self.sender = make_sender(
+        self.senders = make_senders(
             Transport.gloo, run_id="listens", root=None, host=host, timeout_s=5.0
         )
-        buffer = self.sender.buffer(100, version=1)
-        payload = write_payload(iter({"w": torch.zeros(1)}.items()), buffer, version=1)
-        self.sender.announce(payload, seats=[Seat(memory="elsewhere", num_workers=1)])
+        payload = describe([("w", torch.float32, (1,))], version=1)
+        self.senders.stream.announce(payload, seats=[Seat(memory="elsewhere", num_workers=1)])
         return {each for each, _ in listeners() - before}
 
 with Session(ClusterConfig(address=sys.argv[1])) as session:

@@ -109,8 +109,7 @@ class Whole:
         await self._process.work(RPC_S)
         self._staged = None
         if self._blank or self._loaded is not self._committed:
-            # What a host received once took the place of what it had.
-            if self._committed is None or not self._world.scenario.repeatable:
+            if self._committed is None:
                 self._refused.add(self.version)
                 self.version = 0
                 raise WeightPushError("no committed version to go back to")

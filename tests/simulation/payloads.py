@@ -54,6 +54,13 @@ class Meeting:
         await process.work(TRANSFER_S)
         return self.weights
 
+    def refused(self, why: str) -> WeightPushError:
+        """Tell everybody who waits that there will be nothing."""
+        if not self._complete.done():
+            self._complete.set_exception(WeightPushError(why))
+            self._complete.exception()  # seen, whoever still waits
+        return WeightPushError(why)
+
     def peer_died(self, process: Any) -> Any:
         before = process.on_death
 
@@ -91,9 +98,12 @@ class Payloads:
             transport="simulated", manifest=manifest, where=where, repeatable=self._repeatable
         )
 
-    async def send(self, process: Any) -> None:
+    async def send(self, process: Any, *, moved_on: bool) -> None:
+        """Take part; what was not written down is sent of the weights as they are."""
         if not self._repeatable:
             meeting = self._meetings[self._last_meeting]
+            if moved_on:
+                raise meeting.refused("the trainer has learned since")
             await meeting.join(range(1), process=process, timeout_s=self._timeout_s)
 
     async def fetch(self, locator: Locator, ranks: range, process: Any) -> Weights:

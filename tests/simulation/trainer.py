@@ -32,7 +32,7 @@ class Learner:
         self.update_id = 0
         self._gradient: bytes | None = None
         self._staged: tuple[int, toy.Weights] | None = None
-        self._announced = False
+        self._announced = self._changed = False
         self._writing: asyncio.Task[None] | None = None
         self._write_error: Exception | None = None
         self.on_device = True
@@ -64,7 +64,7 @@ class Learner:
         assert step_id > self.update_id, (step_id, self.update_id)
         assert self._gradient is not None
         self._world.point("optim_step")
-        self.weights = toy.updated(self.weights, self._gradient, step_id)
+        self.weights, self._changed = toy.updated(self.weights, self._gradient, step_id), True
         self.update_id, self._gradient = step_id, None
         await self._process.work(0.01)
         return {"actor/lr": 1.0}
@@ -80,22 +80,24 @@ class Learner:
     async def stage(self, version: int, seats: Sequence[Seat]) -> Locator:
         self._wake()
         await self._process.work(STAGE_S)
-        self._staged = (version, self.weights)
+        self._staged, self._changed = (version, self.weights), False
         self._announced = True
         self._world.checker.staged(version, self.weights)
         self._world.point("stage")
         return self._world.payloads.announce(version, self.weights, seats=seats)
 
-    async def announce_again(self, seats: Sequence[Seat]) -> Locator:
+    async def announce_again(self, seats: Sequence[Seat]) -> Locator | None:
         await self._process.work(0.01)
         assert self._staged is not None, "nothing was staged yet"
+        if self._changed and not self._world.scenario.repeatable:
+            return None
         version, weights = self._staged
         self._announced = True
         return self._world.payloads.announce(version, weights, seats=seats)
 
     async def send(self) -> None:
         assert self._announced, "nothing was announced yet"
-        await self._world.payloads.send(self._process)
+        await self._world.payloads.send(self._process, moved_on=self._changed)
 
     async def release(self, version: int) -> None:
         await self._process.work(0.005)
@@ -137,6 +139,7 @@ class Learner:
         await self._process.work(0.1)
         state = json.loads((Path(directory) / FILE).read_text())
         self.weights, self.update_id = tuple(state["weights"]), state["update_id"]
+        self._changed = True
         self._gradient = None
 
     async def export(self) -> None:
@@ -220,7 +223,7 @@ class TrainedGroup:
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         return await self._verb("stage", version, seats)
 
-    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator:
+    async def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
         return await self._verb("announce_again", seats)
 
     async def export(self) -> None:

@@ -21,10 +21,11 @@ from pushed_models import TorchPublisher, boot, bus_for, sample, worst_gap
 from tiny_families import build_tiny_family
 
 from rlpost.errors import WeightPushError
-from rlpost.weights import vllm_plugin
-from rlpost.weights.transports import gloo
-from rlpost.weights.transports.gloo import GlooSender
+from rlpost.weights import buckets, vllm_reload
+from rlpost.weights.transports import stream_sender
+from rlpost.weights.transports.gloo_wire import GlooWire
 from rlpost.weights.transports.shared_memory import shared_memory_directory, shared_memory_id
+from rlpost.weights.transports.stream_sender import StreamSender
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
@@ -44,8 +45,7 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path, monkeypatch
         await requests_go_on_over_a_push(publisher, generator, bus)
         await requests_are_given_up(publisher, generator, bus)
         await a_finished_response_waits_for_the_push(publisher, generator, bus)
-        if kind == "untied":
-            await _pushes_from_another_host(publisher, generator, bus, monkeypatch)
+        await _streamed_pushes(publisher, generator, bus, monkeypatch)
     finally:
         sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
         were_there = any(path.is_socket() for path in sockets.iterdir())
@@ -64,7 +64,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("family", OTHERS)
-async def test_families_whose_checkpoint_has_another_form(family, tmp_path):
+async def test_families_whose_checkpoint_has_another_form(family, tmp_path, monkeypatch):
     path = build_tiny_family(tmp_path / "model", family)
     publisher = TorchPublisher(path, run_id=f"test-{family}-{tmp_path.name}")
     generator = await boot(path, blank=True)
@@ -85,6 +85,7 @@ async def test_families_whose_checkpoint_has_another_form(family, tmp_path):
         after = await sample(generator)
         assert [t.response_ids for t in after] == [t.response_ids for t in before]
         await bus.publish()
+        await _streamed_pushes(publisher, generator, bus, monkeypatch)
     finally:
         await generator.close()
         publisher.sender.close()
@@ -134,31 +135,74 @@ async def _seeds_and_temperature(publisher, generator):
     assert worst_gap(publisher, warm, temperature=1.0) > 1e-2  # negative control
 
 
-async def _pushes_from_another_host(publisher, generator, bus, monkeypatch):
-    """Over gloo, into a file in place: the old version serves until the new one is loaded."""
-    monkeypatch.setattr(gloo, "shared_memory_id", lambda: "where the trainer is")
-    before, near = bus.last_version, publisher.sender
-    far = GlooSender(host="127.0.0.1", timeout_s=60.0, pages=near)
-    bus = bus_for(publisher, generator, memory=shared_memory_id())
-    bus.last_version, publisher.sender = before, far
-    try:
-        await every_push_is_exact(publisher, generator, bus)
-        served, whole = bus.last_version, await sample(generator)
-        publisher.perturb(98)
-        publisher.flip_byte = 77
-        with pytest.raises(WeightPushError, match="checksum"):  # the file holds damage by now
+async def _streamed_pushes(publisher, generator, bus, monkeypatch):
+    """Beside the trainer, then as if on another host; in buckets smaller than a fused layer."""
+    staged = await _bits(generator)  # of the weights that the trainer holds, pushed as a whole
+    for memory in (shared_memory_id(), "where the trainer is"):
+        monkeypatch.setattr(stream_sender, "shared_memory_id", lambda memory=memory: memory)
+        publisher.stream = StreamSender(
+            GlooWire(),
+            run_id=publisher.sender.run_id,
+            host="127.0.0.1",
+            timeout_s=60.0,
+            bucket_bytes=20_000,
+        )
+        before, bus = (
+            bus.last_version,
+            bus_for(publisher, generator, memory=shared_memory_id()),
+        )
+        bus.last_version = before
+        try:
             await bus.publish()
-        publisher.flip_byte = None
-        assert (await generator.health()).version == served
-        after = await sample(generator)
-        assert [t.response_ids for t in after] == [t.response_ids for t in whole]
-        with pytest.raises(WeightPushError, match="probe"):  # loaded: nothing here to go back to
-            await publish_something_else(publisher, bus)
-        assert bus._fleet.stale() == ["g"]
-        await every_push_is_exact(publisher, generator, bus)
-        assert bus._fleet.serving() == ["g"]
-    finally:
-        publisher.sender = near
+            assert await _bits(generator) == staged
+            await every_push_is_exact(publisher, generator, bus)
+            await _what_was_streamed_is_undone(publisher, generator, bus, monkeypatch)
+            publisher.perturb(30)
+            await bus.publish()
+            staged = await _bits(generator)
+            bus._fleet.out_of_sync("g")
+            generator._pushes.version = 0  # as an engine that joins late
+            assert await bus.catch_up("g") and bus._fleet.serving() == ["g"]
+            assert await _bits(generator) == staged
+        finally:
+            publisher.stream.close()
+            publisher.stream = None
+    await _publish_as_a_whole(publisher, bus)
+    assert await _bits(generator) == staged
+
+
+async def _publish_as_a_whole(publisher, bus):
+    assert publisher.stream is None
+    await bus.publish()
+
+
+async def _bits(generator) -> list[list[float]]:
+    """Log-probs that no other weights have; equal means equal to the last bit."""
+    return await generator.logprobs([list(range(5, 40)), [7, 8, 9]])
+
+
+async def _what_was_streamed_is_undone(publisher, generator, bus, monkeypatch):
+    """Whole layers hold the new version when the damage is found; then all of them do."""
+    served, held = bus.last_version, await _bits(generator)
+    good = {n: p.detach().clone() for n, p in publisher.model.named_parameters()}
+    publisher.perturb(98)
+    seal = buckets.seal
+
+    def seal_then_damage(bucket, slot, **options):
+        seal(bucket, slot, **options)
+        slot[70] ^= bucket.number == 9
+
+    monkeypatch.setattr(stream_sender, "seal", seal_then_damage)
+    with pytest.raises(WeightPushError, match=r"bucket 9, from .* its number or its checksum"):
+        await bus.publish()
+    monkeypatch.setattr(stream_sender, "seal", seal)
+    assert (await generator.health()).version == served and await _bits(generator) == held
+    with pytest.raises(WeightPushError, match="probe"):
+        await publish_something_else(publisher, bus)
+    assert (await generator.health()).version == served and await _bits(generator) == held
+    assert bus._fleet.serving() == ["g"]
+    publisher.model.load_state_dict(good, strict=False)
+    assert worst_gap(publisher, await sample(generator)) < 1e-3
 
 
 async def test_a_skipped_tied_head_is_refused_by_the_probe(
@@ -185,9 +229,9 @@ def _plugin_without_repair(tmp_path):
     """A vLLM plugin that removes ``_repack_tied_head`` in the engine's processes only."""
     (tmp_path / "skip_head.py").write_text(
         "def register():\n"
-        "    from rlpost.weights import vllm_plugin\n"
+        "    from rlpost.weights import vllm_plugin, vllm_reload\n"
         "    vllm_plugin.register()\n"
-        "    vllm_plugin.StagedEngine._repack_tied_head = lambda self: None\n"
+        "    vllm_reload.OpenReload._repack_tied_head = lambda self: None\n"
     )
     info = tmp_path / "skip_head-1.dist-info"
     info.mkdir()
@@ -195,5 +239,5 @@ def _plugin_without_repair(tmp_path):
     (info / "entry_points.txt").write_text(
         "[vllm.general_plugins]\nskip_head = skip_head:register\n"
     )
-    assert hasattr(vllm_plugin.StagedEngine, "_repack_tied_head")
+    assert hasattr(vllm_reload.OpenReload, "_repack_tied_head")
     return tmp_path

@@ -244,6 +244,43 @@ async def test_a_catch_up_waits_for_a_busy_trainer_and_no_longer():
         await bus.catch_up("a")
 
 
+@pytest.mark.parametrize("when", ["before it is announced", "while it is sent"])
+async def test_a_late_joiner_waits_for_the_next_push_if_the_trainer_has_learned(when):
+    class Live(FakePublisher):
+        changed = False
+
+        async def stage(self, version, *, seats):
+            self.changed = False
+            return replace(await super().stage(version, seats=seats), repeatable=False, live=True)
+
+        async def announce_again(self, *, seats):
+            if self.changed:
+                return None
+            self.changed = when == "while it is sent" and self.sent_again
+            locator = await super().stage(self.staged[-1], seats=seats)
+            return replace(locator, repeatable=False, live=True)
+
+        async def send(self):
+            if self.changed:
+                raise WeightPushError("the trainer has learned since")
+            return 0.25
+
+        sent_again = True
+
+    publisher, generators = Live(), {"a": FakeGenerator(), "b": FakeGenerator()}
+    fleet = serving_fleet(["a"])
+    bus = make_bus(publisher, generators, fleet=fleet)
+    assert (await bus.publish()).merge_error == 0.25
+    fleet.add("b")
+    fleet.booted("b")
+    publisher.changed = when == "before it is announced"
+    assert not await bus.catch_up("b")
+    assert fleet.stale() == ["b"] and not fleet.dead()  # nobody is to blame
+    assert generators["b"].calls[-1:] == (["abort"] if when == "while it is sent" else [])
+    publisher.sent_again = publisher.changed = False
+    assert await bus.catch_up("b") and fleet.serving() == ["a", "b"]
+
+
 async def test_a_late_joiner_elsewhere_has_the_payload_announced_for_its_host():
     class Here(FakePublisher):
         async def stage(self, version, *, seats):

@@ -1,12 +1,13 @@
 """A deadline grows with what has to be moved."""
 
 import pytest
+import torch
 from fakes import seat
 
 from rlpost.weights.deadline import phase_deadline_s
-from rlpost.weights.manifest import PushManifest, TensorEntry
+from rlpost.weights.manifest import describe
 from rlpost.weights.publisher import WeightsConfig
-from rlpost.weights.transports.choice import Transport, make_sender
+from rlpost.weights.transports.choice import Transport, make_senders
 
 
 def test_the_default_follows_the_bytes_and_an_explicit_one_wins():
@@ -18,15 +19,13 @@ def test_the_default_follows_the_bytes_and_an_explicit_one_wins():
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, 684), (30.0, 30)])
 def test_peers_of_a_broadcast_wait_as_long_as_its_bytes_need(tmp_path, given, wanted):
-    sender = make_sender(
+    senders = make_senders(
         Transport.gloo, run_id=tmp_path.name, root=tmp_path, host="127.0.0.1", timeout_s=given
     )
-    large = TensorEntry(
-        name="w", dtype="uint8", shape=(1,), offset=0, size_bytes=141 * 10**9, checksum=""
-    )
+    layers = [(f"layer{n}", torch.uint8, (47 * 10**6,)) for n in range(3000)]
     try:
-        manifest = PushManifest(version=1, entries=(large,))
-        locator = sender.announce(manifest, seats=[seat("elsewhere")])
+        manifest = describe(layers, version=1)
+        locator = senders.stream.announce(manifest, seats=[seat("elsewhere")])
     finally:
-        sender.close()
+        senders.close()
     assert locator.where["timeout_s"] == pytest.approx(wanted)

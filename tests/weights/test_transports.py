@@ -1,7 +1,7 @@
 """One contract for every transport."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,20 +10,27 @@ from fakes import seat
 from listening import listeners
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import PushManifest, read_payload, write_payload
-from rlpost.weights.transports import gloo
-from rlpost.weights.transports.choice import AutoSender, Transport, make_sender, transport_between
+from rlpost.weights.manifest import PushManifest, describe, read_payload, write_payload
+from rlpost.weights.transports.choice import (
+    WIRES,
+    Senders,
+    Transport,
+    make_senders,
+    transport_between,
+)
 from rlpost.weights.transports.filesystem import FilesystemReceiver
-from rlpost.weights.transports.gloo import GlooReceiver
-from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.gloo_wire import GlooGroup, GlooWire
+from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, shared_memory_id
+from rlpost.weights.transports.stream_receiver import StreamReceiver
 
 RECEIVERS = {
     Transport.shared_memory: SharedMemoryReceiver,
     Transport.filesystem: FilesystemReceiver,
-    Transport.gloo: partial(GlooReceiver, memory="here"),
+    Transport.gloo: lambda: StreamReceiver(GlooWire(), memory="here"),
 }
 WEIGHTS = {"w": torch.randn(300, 70), "b": torch.randn(33).to(torch.bfloat16)}
+MORE = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
 
 
 @pytest.fixture(params=list(RECEIVERS), ids=lambda t: t.value)
@@ -32,91 +39,112 @@ def transport(request):
 
 
 @pytest.fixture
-def sender(transport, tmp_path):
-    sender = make_sender(
+def senders(transport, tmp_path):
+    senders = make_senders(
         transport,
         run_id=tmp_path.name,
         root=tmp_path / "weights",
         host="127.0.0.1",
         timeout_s=60.0,
     )
-    yield sender
-    sender.close()
+    yield senders
+    senders.close()
 
 
-def announce(sender, version: int, tensors=WEIGHTS) -> tuple[PushManifest, Locator]:
-    """The manifest of ``tensors``, which wait to be sent, and where rank 1 finds them."""
-    buffer = sender.buffer(200_000, version=version)
-    manifest = write_payload(iter(tensors.items()), buffer, version=version)
-    locator = sender.announce(manifest, seats=[seat()])
-    wire = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
-    return PushManifest.from_dict(locator.manifest), wire
+def announced(
+    senders: Senders, version: int, tensors=WEIGHTS, *, seats: tuple[Seat, ...] = (seat(),)
+) -> Locator:
+    """Where rank 1 finds ``tensors``, which lie somewhere or wait to be sent."""
+    if senders.stages(seats):
+        buffer = senders.staged.buffer(200_000, version=version)
+        manifest = write_payload(iter(tensors.items()), buffer, version=version)
+        locator = senders.staged.announce(manifest, seats=seats)
+    else:
+        shapes = [(name, each.dtype, tuple(each.shape)) for name, each in tensors.items()]
+        locator = senders.stream.announce(describe(shapes, version=version), seats=seats)
+    return Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
 
 
-def push(
-    sender, receiver, version: int, tensors=WEIGHTS
-) -> tuple[dict[str, torch.Tensor], PushManifest, torch.Tensor]:
-    manifest, wire = announce(sender, version, tensors)
+def fetched(receiver, locator: Locator) -> dict[str, torch.Tensor]:
+    with closing(receiver.buckets(locator)) as buckets:
+        return {name: tensor.clone() for part in buckets for name, tensor in part}
+
+
+def push(senders: Senders, receiver, version: int, tensors=WEIGHTS) -> dict[str, torch.Tensor]:
+    locator = announced(senders, version, tensors)
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(sender.send)
-        received = receiver.fetch(wire)
+        if locator.repeatable:
+            return fetched(receiver, locator)
+        sending = pool.submit(senders.stream.send, iter(tensors.items()))
+        received = fetched(receiver, locator)
         sending.result()
-    return dict(read_payload(manifest, received)), manifest, received
+        return received
 
 
-def test_nothing_listens_beyond_the_senders_host(sender, transport, monkeypatch):
+def same(found: dict[str, torch.Tensor], wanted=WEIGHTS) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
+
+
+def test_nothing_listens_beyond_the_senders_host(senders, transport, monkeypatch):
     before, during = listeners(), set()
-    broadcast = gloo._broadcast
+    broadcast = GlooGroup.broadcast
 
     def watched(*args):
         during.update(listeners() - before)  # both sides have connected
-        broadcast(*args)
+        return broadcast(*args)
 
-    monkeypatch.setattr(gloo, "_broadcast", watched)
-    push(sender, RECEIVERS[transport](), 1)
+    monkeypatch.setattr(GlooGroup, "broadcast", watched)
+    push(senders, RECEIVERS[transport](), 1)
     over_tcp = transport is Transport.gloo
     assert {host for host, _ in during} == ({"127.0.0.1"} if over_tcp else set())
     assert len(during) >= (2 if over_tcp else 0)  # the store, and gloo's own
 
 
-def test_bytes_arrive_and_last_until_others_may_take_their_place(sender, transport):
+def test_every_version_arrives(senders, transport):
     receiver = RECEIVERS[transport]()
-    first, *_ = push(sender, receiver, 1)
-    second, *_ = push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
-    sender.release(1)
-    sender.release(1)  # harmless
-    third, *_ = push(sender, receiver, 3, {n: t + 2 for n, t in WEIGHTS.items()})
-    # On a host without the sender a payload takes the place of the one before.
-    unreleased = all(torch.equal(second[n], WEIGHTS[n] + 1) for n in WEIGHTS)
-    assert unreleased is (transport is not Transport.gloo)
-    assert all(torch.equal(third[n], WEIGHTS[n] + 2) for n in WEIGHTS)
-    kept = all(torch.equal(first[n], WEIGHTS[n]) for n in WEIGHTS)
-    assert kept is (transport is Transport.filesystem)  # the others reuse their pages
+    assert same(push(senders, receiver, 1))
+    assert same(push(senders, receiver, 2, MORE), MORE)
+    senders.release(1)
+    senders.release(1)  # harmless
+    assert same(push(senders, receiver, 3))
 
 
-def test_a_released_payload_is_whole_or_does_not_verify(sender, transport):
+def test_a_staged_payload_can_be_fetched_until_it_is_released(senders, transport):
     receiver = RECEIVERS[transport]()
-    _, manifest, received = push(sender, receiver, 1)
-    sender.release(1)
-    push(sender, receiver, 2, {n: t + 1 for n, t in WEIGHTS.items()})
-    if transport is not Transport.filesystem:
-        with pytest.raises(WeightPushError, match="checksum of w"):
-            read_payload(manifest, received)
-    else:
-        found = dict(read_payload(manifest, received))
-        assert all(torch.equal(found[n], WEIGHTS[n]) for n in WEIGHTS)
+    if transport not in (Transport.shared_memory, Transport.filesystem):
+        assert not announced(senders, 1).repeatable
+        return
+    first = announced(senders, 1)
+    announced(senders, 2, MORE)
+    assert same(fetched(receiver, first)) and same(fetched(receiver, first))
+    senders.release(1)
+    with pytest.raises(WeightPushError):
+        fetched(receiver, first)
 
 
-def test_a_lost_payload_is_an_error_not_a_hang(sender, transport):
-    buffer = sender.buffer(200_000, version=1)
-    locator = sender.announce(
-        write_payload(iter(WEIGHTS.items()), buffer, version=1), seats=[seat()]
+def test_pages_that_another_payload_took_do_not_verify(tmp_path):
+    senders = make_senders(
+        Transport.shared_memory, run_id=tmp_path.name, root=tmp_path, host="", timeout_s=1.0
     )
-    sender.release(1)
-    where = {**locator.where, "rank": 1, "timeout_s": 1.0}
+    try:
+        first = PushManifest.from_dict(announced(senders, 1).manifest)
+        pages = senders.staged._buffers[1]
+        read_payload(first, pages)
+        senders.release(1)
+        announced(senders, 2, MORE)
+        with pytest.raises(WeightPushError, match="checksum of w"):
+            read_payload(first, pages)
+    finally:
+        senders.close()
+
+
+def test_a_lost_payload_is_an_error_not_a_hang(senders, transport):
+    locator = announced(senders, 1)
+    senders.release(1)
+    where = {**locator.where, "timeout_s": 0.5} if transport in WIRES else locator.where
     lost = Locator(transport=locator.transport, manifest=locator.manifest, where=where)
     with pytest.raises(WeightPushError):
-        RECEIVERS[transport]().fetch(lost)
+        fetched(RECEIVERS[transport](), lost)
 
 
 def test_auto_is_chosen_from_where_everybody_sits():
@@ -126,51 +154,30 @@ def test_auto_is_chosen_from_where_everybody_sits():
 
 
 def test_auto_follows_generators_that_join_and_leave(tmp_path):
-    sender = AutoSender(run_id=tmp_path.name, host="127.0.0.1", timeout_s=60.0)
     here, away = seat(shared_memory_id()), seat("another host")
-
-    def announced(version: int, *seats) -> Locator:
-        tensors = {n: t + version for n, t in WEIGHTS.items()}
-        buffer = sender.buffer(200_000, version=version)
-        return sender.announce(
-            write_payload(iter(tensors.items()), buffer, version=version), seats=seats
-        )
-
-    def fetched(locator: Locator) -> dict[str, torch.Tensor]:
-        over = Transport(locator.transport)
-        receiver = GlooReceiver(memory=away.memory) if over is Transport.gloo else RECEIVERS[over]()
-        where = Locator(**{**vars(locator), "where": {**locator.where, "rank": 1}})
-        with ThreadPoolExecutor(1) as pool:
-            sending = None if locator.repeatable else pool.submit(sender.send)
-            received = receiver.fetch(where)
-            if sending is not None:
-                sending.result()
-        return dict(read_payload(PushManifest.from_dict(locator.manifest), received))
-
+    senders = make_senders(
+        Transport.auto, run_id=tmp_path.name, root=tmp_path, host="127.0.0.1", timeout_s=60.0
+    )
     try:
-        first = announced(1, here)
+        assert senders.stages([here]) and not senders.stages([here, away])
+        first = announced(senders, 1, seats=(here,))
         assert first.transport == "shared_memory"
         assert first.reaches(here) and not first.reaches(away)
-        # A generator that joins on another host gets what those here have already.
-        again = sender.announce(PushManifest.from_dict(first.manifest), seats=[away])
-        assert again.transport == "gloo" and not again.reaches(here)
-        assert torch.equal(fetched(again)["w"], WEIGHTS["w"] + 1)
-        assert torch.equal(fetched(first)["w"], WEIGHTS["w"] + 1)
-        second = announced(2, here, away)
-        assert second.transport == "gloo"
-        sender.release(1)
-        third = announced(3, here)
+        second = announced(senders, 2, seats=(here, away))
+        assert second.transport == "gloo" and not second.reaches(here)
+        senders.release(1)
+        third = announced(senders, 3, MORE, seats=(here,))
         assert third.transport == "shared_memory"
-        assert torch.equal(fetched(third)["w"], WEIGHTS["w"] + 3)
+        assert same(fetched(SharedMemoryReceiver(), third), MORE)
     finally:
-        sender.close()
+        senders.close()
 
 
 def test_shared_memory_files_are_removed(tmp_path):
     run_id = f"clean-{tmp_path.name}"
-    sender = make_sender(
+    sender = make_senders(
         Transport.shared_memory, run_id=run_id, root=tmp_path, host="", timeout_s=1.0
-    )
+    ).staged
 
     def stage(version: int, size_bytes: int = 1000) -> Path:
         payload = write_payload(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import PushManifest, read_payload
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver, shared_memory_directory
@@ -64,7 +64,7 @@ class Payloads:
         receiver = kind()
         try:
             manifest = PushManifest.from_dict(locator.manifest)
-            tensors = dict(read_payload(manifest, receiver.fetch(locator)))
+            (tensors,) = map(dict, receiver.buckets(locator))  # what is staged is one part
             self._received = self._written(tensors, version=manifest.version)
         finally:
             receiver.close()

@@ -43,6 +43,7 @@ def roles_of(
         cfg.weights,
         run_id=directory.host_wide_id,
         root=directory.root / ".weights",
+        on_gpu=device is Device.cuda,
     )
     roles = [
         trained_role(

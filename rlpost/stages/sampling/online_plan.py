@@ -76,6 +76,7 @@ def learning_role(
         cfg.weights,
         run_id=directory.host_wide_id,
         root=directory.root / ".weights",
+        on_gpu=device is Device.cuda,
     )
     return trained_role(
         "trainer",

@@ -11,7 +11,7 @@ from rlpost.control.placement import Node, Slot
 from rlpost.rollout.quantization import quantization_notes
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
-from rlpost.weights.transports.choice import Transport, transport_between
+from rlpost.weights.transports.choice import Transport, require_places, transport_between
 
 
 def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
@@ -47,12 +47,29 @@ def precision_notes(cfg: Any) -> list[str]:
 
 
 def planned_transport(cfg: WeightsConfig, slots: Sequence[Slot]) -> Transport:
-    """Return how weights will travel between a trainer and generators that have ``slots``."""
+    """Return how weights will travel between a trainer and generators that have ``slots``.
+
+    Raises:
+        UserError: the transport that was asked for does not reach them.
+    """
     sender, generators = _ends(slots)
-    if cfg.transport is not Transport.auto:
-        return cfg.transport
     assert sender is not None, "nobody sends"
-    return transport_between(sender.id, generators)
+    if cfg.transport is Transport.auto:
+        return transport_between(sender.id, generators)
+    require_places(
+        cfg.transport,
+        trainer=sender.id,
+        generators=generators,
+        shares_gpu=_share_gpu(slots),
+    )
+    return cfg.transport
+
+
+def _share_gpu(slots: Sequence[Slot]) -> bool:
+    """Whether a generator has a GPU of the bundle in which the trainer's first rank is."""
+    (sender,) = (each for each in slots if each.actor.name == rank_name("trainer", 0))
+    beside = [each for each in slots if each.bundle.index == sender.bundle.index]
+    return sender.num_gpus > 0 and any(each.actor.generates for each in beside)
 
 
 def _ends(slots: Sequence[Slot]) -> tuple[Node | None, set[str]]:

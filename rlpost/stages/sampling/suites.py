@@ -138,6 +138,7 @@ def plan_suites(
             cfg.weights,
             run_id=directory.host_wide_id,
             root=directory.root / ".weights",
+            on_gpu=device is Device.cuda,
         ),
         measured=tuple(
             name

@@ -179,11 +179,12 @@ def _payload(candidate: Candidate, servable: Any, *, base: Any, scratch: Path) -
     from rlpost.weights.adapter import refuse_other_adapter
     from rlpost.weights.manifest import PushManifest
     from rlpost.weights.publisher import WeightPublisher
+    from rlpost.weights.transports.choice import Senders
     from rlpost.weights.transports.filesystem import FilesystemSender
 
-    sender = FilesystemSender(root=scratch / "payloads")
-    publisher = WeightPublisher(lambda: _Plain(servable.plain), sender=sender)
-    locator = publisher.stage(candidate.number, seats=[])
+    senders = Senders(staged=FilesystemSender(root=scratch / "payloads"))
+    publisher = WeightPublisher(lambda: _Plain(servable.plain), senders=senders)
+    locator = publisher.stage(candidate.number, seats=[], written=True)
     assert locator is not None
     refuse_other_adapter(PushManifest.from_dict(locator.manifest), base.shapes)
     return asdict(locator)

@@ -4,17 +4,20 @@ Owns the names and the rule of ``auto``. Refuses to own bytes. Invariant: what i
 fetched from every seat that it was announced for.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-import torch
-
-from rlpost.weights.manifest import PushManifest
+from rlpost.errors import UserError
+from rlpost.weights.transports.cuda_ipc_wire import CudaIpcWire
 from rlpost.weights.transports.filesystem import FilesystemSender
-from rlpost.weights.transports.gloo import GlooSender
-from rlpost.weights.transports.protocol import Locator, Seat, Sender
+from rlpost.weights.transports.gloo_wire import GlooWire
+from rlpost.weights.transports.nccl_wire import NcclWire
+from rlpost.weights.transports.protocol import Seat, StagedSender, StreamingSender
 from rlpost.weights.transports.shared_memory import SharedMemorySender, shared_memory_id
+from rlpost.weights.transports.stream_sender import StreamSender
+from rlpost.weights.transports.wire import Wire
 
 
 class Transport(Enum):
@@ -23,11 +26,15 @@ class Transport(Enum):
     auto = "auto"
     shared_memory = "shared_memory"
     gloo = "gloo"
+    nccl = "nccl"
+    cuda_ipc = "cuda_ipc"
     filesystem = "filesystem"
 
 
 def transport_between(trainer: str, generators: Collection[str]) -> Transport:
     """Return what ``auto`` takes: shared memory if every generator sits where the trainer does.
+
+    NCCL and CUDA IPC have to be asked for: they have not run on GPUs yet.
 
     Args:
         trainer: where its first rank sits, which sends.
@@ -38,52 +45,89 @@ def transport_between(trainer: str, generators: Collection[str]) -> Transport:
     return Transport.shared_memory if set(generators) <= {trainer} else Transport.gloo
 
 
-class AutoSender:
-    """Chooses for every push; see ``protocol.Sender``.
+# The transports that stream, and what they differ in.
+WIRES: dict[Transport, Callable[[], Wire]] = {
+    Transport.gloo: GlooWire,
+    Transport.nccl: NcclWire,
+    Transport.cuda_ipc: CudaIpcWire,
+}
+_BETWEEN_GPUS = (Transport.nccl, Transport.cuda_ipc)
 
-    Generators join and move while a run goes on, so the choice is made for those that take part.
-    The payload lies in shared memory either way.
+
+def require_device(transport: Transport, *, on_gpu: bool) -> None:
+    """Refuse what moves GPU memory where models are on CPUs.
+
+    Raises:
+        UserError: it does.
+    """
+    if transport in _BETWEEN_GPUS and not on_gpu:
+        raise UserError(
+            f"weights.transport={transport.value} moves weights between GPUs, and this run is on "
+            "CPUs (cluster.device); use weights.transport=auto"
+        )
+
+
+def require_places(
+    transport: Transport, *, trainer: str, generators: Collection[str], shares_gpu: bool
+) -> None:
+    """Refuse a transport that does not reach from the trainer to every generator.
 
     Args:
-        run_id: names the run among all of a host.
-        host: address under which receivers reach this process.
-        timeout_s: deadline of every wait; None: by the size of each payload.
+        transport: which one.
+        trainer: where its first rank sits, which sends.
+        generators: where those sit that receive, in the same words.
+        shares_gpu: whether a generator has a GPU on which the trainer's first rank is.
+
+    Raises:
+        UserError: it does not.
+    """
+    away = set(generators) - {trainer}
+    if transport in (Transport.cuda_ipc, Transport.shared_memory) and away:
+        raise UserError(
+            f"weights.transport={transport.value} reaches generators on the trainer's host alone, "
+            f"and {len(away)} of their hosts are others; use weights.transport=auto"
+        )
+    if transport is Transport.nccl and shares_gpu:
+        raise UserError(
+            "weights.transport=nccl needs GPUs that trainer and generators do not share, because "
+            "NCCL refuses two members on one; use weights.transport=cuda_ipc or auto, or "
+            "cluster=disaggregated"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Senders:
+    """The sending ends that a trainer has: one, or both to choose from for every push.
+
+    Generators join and move while a run goes on, so the choice is made for those that take part.
     """
 
-    def __init__(self, *, run_id: str, host: str, timeout_s: float | None) -> None:
-        here = SharedMemorySender(run_id=run_id)
-        self._senders: dict[Transport, Sender] = {
-            Transport.shared_memory: here,
-            Transport.gloo: GlooSender(host=host, timeout_s=timeout_s, pages=here),
-        }
-        self._chosen = Transport.shared_memory
+    staged: StagedSender | None = None
+    stream: StreamingSender | None = None
 
-    @property
-    def _sender(self) -> Sender:
-        return self._senders[self._chosen]
-
-    def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
-        return self._sender.buffer(size_bytes, version=version)
-
-    def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
-        self._chosen = transport_between(shared_memory_id(), [seat.memory for seat in seats])
-        return self._sender.announce(manifest, seats=seats)
-
-    def send(self) -> None:
-        self._sender.send()
+    def stages(self, seats: Sequence[Seat]) -> bool:
+        """Whether a push to these seats is written down before it is fetched."""
+        if self.staged is None or self.stream is None:
+            return self.stream is None
+        here = transport_between(shared_memory_id(), [seat.memory for seat in seats])
+        return here is Transport.shared_memory
 
     def release(self, version: int) -> None:
-        self._sender.release(version)
+        """Free what belongs to ``version``; harmless when it is gone already."""
+        if self.staged is not None:
+            self.staged.release(version)
 
     def close(self) -> None:
-        for sender in self._senders.values():
-            sender.close()
+        """Free everything."""
+        for each in (self.staged, self.stream):
+            if each is not None:
+                each.close()
 
 
-def make_sender(
+def make_senders(
     transport: Transport, *, run_id: str, root: Path, host: str, timeout_s: float | None
-) -> Sender:
-    """Build the sending end of a transport.
+) -> Senders:
+    """Build the sending ends of a transport.
 
     Args:
         transport: which one.
@@ -92,13 +136,17 @@ def make_sender(
         host: address under which receivers reach this process.
         timeout_s: deadline of every wait; None: by the size of each payload.
     """
+
+    def stream(over: Transport) -> StreamSender:
+        return StreamSender(WIRES[over](), run_id=run_id, host=host, timeout_s=timeout_s)
+
     match transport:
         case Transport.auto:
-            return AutoSender(run_id=run_id, host=host, timeout_s=timeout_s)
+            staged = SharedMemorySender(run_id=run_id)
+            return Senders(staged=staged, stream=stream(Transport.gloo))
         case Transport.shared_memory:
-            return SharedMemorySender(run_id=run_id)
+            return Senders(staged=SharedMemorySender(run_id=run_id))
         case Transport.filesystem:
-            return FilesystemSender(root=root)
-        case Transport.gloo:
-            pages = SharedMemorySender(run_id=run_id)
-            return GlooSender(host=host, timeout_s=timeout_s, pages=pages)
+            return Senders(staged=FilesystemSender(root=root))
+        case _:
+            return Senders(stream=stream(transport))

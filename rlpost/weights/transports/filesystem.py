@@ -5,28 +5,25 @@ is complete; receivers refuse one without it.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.umask import follow_umask
-from rlpost.weights.manifest import PushManifest
+from rlpost.weights.manifest import PushManifest, Tensors, read_payload, view_of
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
 def _views(manifest: PushManifest, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
-        e.name: buffer[e.offset : e.offset + e.size_bytes]
-        .view(getattr(torch, e.dtype))
-        .view(e.shape)
-        for e in manifest.entries
+        e.name: view_of(e, buffer[e.offset : e.offset + e.size_bytes]) for e in manifest.entries
     }
 
 
 class FilesystemSender:
-    """Writes each version as a directory; see ``protocol.Sender``."""
+    """Writes each version as a directory; see ``protocol.StagedSender``."""
 
     def __init__(self, *, root: Path) -> None:
         self._root = root
@@ -55,9 +52,6 @@ class FilesystemSender:
         where = {"path": str(directory)}
         return Locator(transport="filesystem", manifest=manifest.to_dict(), where=where)
 
-    def send(self) -> None:
-        """Nothing to do: the receivers read the directory."""
-
     def release(self, version: int) -> None:
         shutil.rmtree(self._directory(version), ignore_errors=True)
 
@@ -68,7 +62,7 @@ class FilesystemSender:
 class FilesystemReceiver:
     """Reads the sender's directory; see ``protocol.Receiver``."""
 
-    def fetch(self, locator: Locator) -> torch.Tensor:
+    def buckets(self, locator: Locator) -> Iterator[Tensors]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -85,7 +79,7 @@ class FilesystemReceiver:
             if name not in tensors:
                 raise WeightPushError(f"{directory} lacks {name}")
             view.copy_(tensors[name])
-        return buffer
+        yield read_payload(manifest, buffer)
 
     def close(self) -> None:
         """Nothing is kept open."""

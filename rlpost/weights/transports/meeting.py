@@ -1,18 +1,18 @@
-"""Who takes part in one broadcast, and how it ended for each host.
+"""Who takes part in one push over a network, in which group, and why it failed.
 
 Owns what is said in the sender's store. Refuses to own bytes. Invariants: each wait has a deadline;
-whoever did not come is named to everybody else; a host learns of a failure from whoever knows it
-first, the sender or the worker that receives for it.
+whoever did not come is named to everybody else; a group is used again only by exactly the processes
+that formed it, and never after a failure.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from rlpost.errors import WeightPushError
 
-VERBS = ("here", "received")  # what whoever receives for a host says, in this order
+_BEGIN, _FAILED = "begin", "failed"
 
 
 def join(host: str, port: int, *, timeout_s: float) -> Any:
@@ -27,77 +27,110 @@ def join(host: str, port: int, *, timeout_s: float) -> Any:
 
 
 class Meeting:
-    """One process's view of it; hosts are named by their shared memory.
+    """One process's view of it.
 
     Args:
-        store: of the sender, new for each broadcast.
+        store: of the sender.
+        push: number of the push.
         timeout_s: deadline of a wait.
     """
 
-    def __init__(self, store: Any, *, timeout_s: float) -> None:
-        self.store = store
+    def __init__(self, store: Any, *, push: int, timeout_s: float) -> None:
+        from torch.distributed import PrefixStore
+
+        self._store = PrefixStore(f"push {push}", store)
         self._timeout_s = timeout_s
 
-    def begin(self, hosts: Sequence[str]) -> None:
-        """Wait for everybody, and let them begin (sender).
+    def gather(self, members: Sequence[str]) -> dict[str, str]:
+        """Wait for everybody (sender); returns by member which process came.
 
         Raises:
             WeightPushError: names who did not come; they are told, too.
         """
         until_s = time.monotonic() + self._timeout_s
-        late = [host for host in hosts if not self._came(host, until_s=until_s)]
+        came = {member: self._came(member, until_s=until_s) for member in members}
+        late = [member for member, process in came.items() if process is None]
         if late:
-            names = ", ".join(host.partition(" ")[0] for host in late)
-            raise self.failed(
-                hosts, f"gloo broadcast failed: {names} did not come in {self._timeout_s:g} s"
-            )
-        self.store.set("begin", "")
+            names = ", ".join(member.partition(" ")[0] for member in late)
+            raise self.failed(members, f"{names} did not come in {self._timeout_s:g} s")
+        return {member: process for member, process in came.items() if process is not None}
 
-    def _came(self, host: str, *, until_s: float) -> bool:
-        key, left_s = f"here {host}", max(0.001, until_s - time.monotonic())
+    def _came(self, member: str, *, until_s: float) -> str | None:
+        key, left_s = f"here {member}", max(0.001, until_s - time.monotonic())
         try:
-            self.store.wait([key], timedelta(seconds=left_s))
+            self._store.wait([key], timedelta(seconds=left_s))
         except RuntimeError:
-            return False
-        if why := self.store.get(key).decode():
-            raise WeightPushError(why)
-        return True
+            return None
+        return _heard(self._store.get(key).decode())
 
-    def arrive(self, host: str) -> None:
-        """Say that who receives for ``host`` is there, and wait until it begins.
+    def begin(self, group: str) -> None:
+        """Let everybody begin, in the group of this name (sender)."""
+        self._store.set(_BEGIN, f"+{group}")
+
+    def arrive(self, member: str, *, process: str) -> str:
+        """Say which process is there as ``member``; returns the group's name once all are.
 
         Raises:
             WeightPushError: others did not come.
             RuntimeError: the sender is silent.
         """
-        self.store.set(f"here {host}", "")
-        self._hear("begin")
+        self._store.compare_set(f"here {member}", "", f"+{process}")
+        # Twice as long as the sender waits: it knows who is missing, and tells.
+        self._store.wait([_BEGIN], timedelta(seconds=2 * self._timeout_s))
+        return _heard(self._store.get(_BEGIN).decode())
 
-    def received(self, host: str) -> None:
-        """Let the others on ``host`` read."""
-        self.store.set(f"received {host}", "")
-
-    def await_received(self, host: str) -> None:
-        """Wait for whoever receives for ``host``: for its arrival and for the bytes.
-
-        Raises:
-            WeightPushError: it failed; says why.
-            RuntimeError: it is silent.
-        """
-        self._hear(f"received {host}")
-
-    def failed(self, hosts: Sequence[str], why: str) -> WeightPushError:
-        """Tell those who wait for ``hosts`` why they will not get it; returns the error."""
+    def failed(self, members: Sequence[str], why: str) -> WeightPushError:
+        """Tell those who take part, or come later, why it is over; returns the error."""
         try:
-            for key in ("begin", *(f"{verb} {host}" for host in hosts for verb in VERBS)):
-                self.store.compare_set(key, "", why)  # unless it was said already
+            for key in self._keys(members):
+                self._store.compare_set(key, "", f"-{why}")  # unless it was said already
         except RuntimeError:
             pass  # the sender is gone, and they notice that themselves
         return WeightPushError(why)
 
-    def _hear(self, key: str) -> None:
-        # Twice as long as the sender waits: it knows who is missing, and tells.
-        self.store.wait([key], timedelta(seconds=2 * self._timeout_s))
-        why = self.store.get(key).decode()
-        if why:
-            raise WeightPushError(why)
+    def forget(self, members: Sequence[str]) -> None:
+        """Remove what was said (sender, once nobody listens)."""
+        for key in self._keys(members):
+            self._store.delete_key(key)
+
+    def look(self) -> None:
+        """Return if it goes on.
+
+        Raises:
+            WeightPushError: somebody has failed; says why.
+            RuntimeError: the sender is gone.
+        """
+        if self._store.check([_FAILED]):
+            _heard(self._store.get(_FAILED).decode())
+
+    @staticmethod
+    def _keys(members: Sequence[str]) -> list[str]:
+        return [_FAILED, _BEGIN, *(f"here {member}" for member in members)]
+
+
+class Groups:
+    """The group that a sender keeps for as long as the same processes come."""
+
+    def __init__(self) -> None:
+        self._processes: Mapping[str, str] = {}
+        self._number = 0
+        self._healthy = False
+
+    def name_for(self, processes: Mapping[str, str]) -> tuple[str, bool]:
+        """Return the group's name, and whether it must be formed."""
+        forms = not self._healthy or dict(self._processes) != dict(processes)
+        if forms:
+            self._number += 1
+            self._processes, self._healthy = dict(processes), True
+        return f"group {self._number}", forms
+
+    def spoil(self) -> None:
+        """Form another one next time, whoever comes."""
+        self._healthy = False
+
+
+def _heard(word: str) -> str:
+    """Return what was said, unless it is why there is nothing to say."""
+    if word.startswith("-"):
+        raise WeightPushError(word[1:])
+    return word[1:]

@@ -1,23 +1,22 @@
 """Payloads in files of the host's shared memory: one copy, read by every generator.
 
 Owns the files ``/dev/shm/rlpost-<run>-v<version>``. Invariants: until its version is released a
-file stays as it was written, so the version being served can be loaded again without a second
-copy; ``close`` unlinks them all. The pages of a released version are kept for the next one,
-because fresh pages cost eight times the copy: a receiver that still maps them sees another
-version, and its checksums tell.
+file stays as it was written, so who joins late gets the version that is served; ``close`` unlinks
+them all. The pages of a released version are kept for the next one, because fresh pages cost eight
+times the copy: a receiver that still maps them sees another version, and its checksums tell.
 """
 
 import glob
 import os
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from rlpost.errors import WeightPushError
-from rlpost.weights.manifest import PushManifest
+from rlpost.weights.manifest import PushManifest, Tensors, read_payload
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
@@ -58,14 +57,14 @@ def read_file(path: Path) -> torch.Tensor:
 
 
 class SharedMemorySender:
-    """Writes each version into its own file; see ``protocol.Sender``."""
+    """Writes each version into its own file; see ``protocol.StagedSender``."""
 
     def __init__(self, *, run_id: str) -> None:
         self.run_id = run_id
         for left in shared_memory_directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
             left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._buffers: dict[int, torch.Tensor] = {}
-        self._kept: set[int] = set()  # versions whose pages engines of this host go back to
+        self._kept: set[int] = set()  # versions that were announced and not released
         self._spare: torch.Tensor | None = None  # the pages of a released version
 
     def buffer(self, size_bytes: int, *, version: int) -> torch.Tensor:
@@ -76,18 +75,6 @@ class SharedMemorySender:
             pages = self._make(size_bytes, version)
         self._buffers[version] = pages
         return pages
-
-    def keep(self, version: int) -> None:
-        """Leave the pages of a version as they are until it is released: engines here map them."""
-        self._kept.add(version)
-
-    def written(self, version: int) -> torch.Tensor:
-        """Return the payload of a version that was not released."""
-        return self._buffers[version]
-
-    def path(self, version: int) -> str:
-        """Return the file of a version that was not released."""
-        return str(self._path(version))
 
     def _path(self, version: int | str) -> Path:
         return shared_memory_directory() / f"rlpost-{self.run_id}-v{version}"
@@ -114,17 +101,14 @@ class SharedMemorySender:
         return map_file(self._path(version), size_bytes)
 
     def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
-        self.keep(manifest.version)
-        where = {"path": self.path(manifest.version)}
+        self._kept.add(manifest.version)
+        where = {"path": str(self._path(manifest.version))}
         return Locator(
             transport="shared_memory",
             manifest=manifest.to_dict(),
             where=where,
             memory=shared_memory_id(),
         )
-
-    def send(self) -> None:
-        """Nothing to do: the receivers map the file."""
 
     def release(self, version: int) -> None:
         self._kept.discard(version)
@@ -147,8 +131,9 @@ class SharedMemorySender:
 class SharedMemoryReceiver:
     """Maps the sender's file; see ``protocol.Receiver``."""
 
-    def fetch(self, locator: Locator) -> torch.Tensor:
-        return read_file(Path(locator.where["path"]))
+    def buckets(self, locator: Locator) -> Iterator[Tensors]:
+        manifest = PushManifest.from_dict(locator.manifest)
+        yield read_payload(manifest, read_file(Path(locator.where["path"])))
 
     def close(self) -> None:
         """Mappings end with the tensors that use them."""

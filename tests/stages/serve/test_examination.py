@@ -15,7 +15,7 @@ from rlpost.errors import UserError
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.stages.serve import examination
 from rlpost.stages.serve.examination import Candidate, Task
-from rlpost.weights.manifest import PushManifest, read_payload
+from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.filesystem import FilesystemReceiver
 from rlpost.weights.transports.protocol import Locator
 
@@ -54,9 +54,8 @@ def test_each_adapter_is_scored_by_itself_and_written_as_plain_lora(task, tiny_m
     for each in found:
         assert each.change > 0.1 and [len(ids) for ids in each.sequences] == [24, 24]
         locator = Locator(**each.locator)
-        buffer = FilesystemReceiver().fetch(locator)
         manifest = PushManifest.from_dict(locator.manifest)
-        tensors = dict(read_payload(manifest, buffer))
+        (tensors,) = map(dict, FilesystemReceiver().buckets(locator))
         assert manifest.adapter["peft_type"] == "LORA" and manifest.version == each.number
         assert all(".lora_A." in name or ".lora_B." in name for name in tensors)
     assert len({each.digest for each in found}) == 3

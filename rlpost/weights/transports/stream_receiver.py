@@ -1,0 +1,212 @@
+"""The receiving end of a stream, in a generator's worker.
+
+Owns this worker's role in each push: a member of the sender's group, which receives for its host
+and lets others read, or one that reads. Refuses to own kernels. Invariants: what is yielded was
+verified by this very process; while a bucket is used the next one arrives in the other slot; a
+group in which anything failed is never used again.
+"""
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpost.errors import WeightPushError
+from rlpost.weights.buckets import Bucket, divide, slot_bytes, verify, was_given_up
+from rlpost.weights.manifest import PushManifest, Tensors
+from rlpost.weights.transports.meeting import Meeting, join
+from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.ring import RingReader, RingWriter, ring_path
+from rlpost.weights.transports.shared_memory import shared_memory_id
+from rlpost.weights.transports.stream_sender import Route, formed, in_words
+from rlpost.weights.transports.watch import watched
+from rlpost.weights.transports.wire import Wire, WireGroup
+
+
+class StreamReceiver:
+    """See ``protocol.Receiver``. ``locator.where["rank"]`` is this worker's rank among all.
+
+    Args:
+        wire: the sender's.
+        memory: the shared memory of this host; see ``shared_memory_id``.
+        directory: where its files are.
+    """
+
+    def __init__(
+        self, wire: Wire, *, memory: str | None = None, directory: Path | None = None
+    ) -> None:
+        self._wire = wire
+        self._memory = memory or shared_memory_id()
+        self._directory = directory
+        self._ring: RingWriter | None = None
+        self._slots: list[torch.Tensor] = []
+        self._store: Any = None
+        self._watched: socket.socket | None = None
+        self._served_at: tuple[str, int] | None = None  # where that store is
+        self._group: WireGroup | None = None
+        self._group_name = ""
+        self._process = uuid.uuid4().hex
+        self.taken_bytes = 0  # that came over the network, in all pushes
+
+    def buckets(self, locator: Locator) -> Iterator[Tensors]:
+        route = Route(**locator.where)
+        manifest = PushManifest.from_dict(locator.manifest)
+        planned = divide(manifest, most_bytes=route.bucket_bytes)
+        place = route.member_of(route.rank)
+        try:
+            if place is not None:
+                yield from self._received(route, planned, place)
+            else:
+                yield from self._read(route, planned)
+        except RuntimeError as error:
+            raise WeightPushError(in_words(self._wire, error)) from error
+
+    # -- a worker that reads what another one of its host received, or what the sender packed --
+
+    def _read(self, route: Route, planned: list[Bucket]) -> Iterator[Tensors]:
+        readers = route.readers(self._memory)
+        if route.rank not in readers:
+            raise WeightPushError(
+                f"nobody receives for {self._memory.partition(' ')[0]}: generators sit elsewhere"
+            )
+        beside = self._memory == route.memory
+        path = Path(route.ring) if beside else self._received_path(route)
+        # Longer than whoever writes waits for its peers: it knows who is missing, and tells.
+        ring = RingReader(path, reader=readers.index(route.rank), timeout_s=3 * route.timeout_s)
+        try:
+            in_file = route.handle is None
+            size_bytes = slot_bytes(planned) if in_file else 0
+            slots = ring.begin(route.push, slot_bytes=size_bytes)
+            if route.handle is not None:
+                slots = self._wire.imported(route.handle)
+            for bucket in planned:
+                ring.await_bucket(bucket.number)
+                yield self._verified(bucket, slots, route)
+                self._wire.settle()
+                ring.take(bucket.number)
+        finally:
+            ring.close()
+
+    def _verified(self, bucket: Bucket, slots: list[torch.Tensor], route: Route) -> Tensors:
+        slot = slots[bucket.number % 2]
+        return verify(bucket, slot, push=route.push, checksum=self._wire.checksum)
+
+    # -- a member of the group -------------------------------------------------------------
+
+    def _received(
+        self, route: Route, planned: list[Bucket], place: tuple[str, int]
+    ) -> Iterator[Tensors]:
+        """Receive each bucket into one slot while what lies in the other is used and read."""
+        name, number = place
+        done, why = False, "whoever receives for this host could not load a bucket"
+        ring = self._own_ring(route)
+        try:
+            meeting = self._met(route)
+            slots = self._own_slots(ring, route, slot_bytes(planned))
+            group = self._joined(meeting, route, name, number)
+            begin = self._receives(group, ring, slots, planned)
+            work = begin(0)
+            for bucket in planned:
+                group.wait(work, look=meeting.look)
+                if was_given_up(bucket, slots[bucket.number % 2]):
+                    meeting.look()  # it says why
+                    raise WeightPushError("the sender could not fill a bucket")
+                self.taken_bytes += bucket.size_bytes
+                self._wire.settle()
+                ring.fill(bucket.number)
+                work = begin(bucket.number + 1)
+                yield self._verified(bucket, slots, route)
+            self._wire.settle()
+            ring.await_taken(len(planned) - 1)
+            done = True
+        except RuntimeError as error:
+            why = in_words(self._wire, error)
+            raise
+        finally:
+            if not done:
+                self._tell(ring, route, name, why)
+
+    def _tell(self, ring: RingWriter, route: Route, name: str, why: str) -> None:
+        """Tell everybody who waits for this worker that it failed, whatever the reason."""
+        ring.fail(why)
+        if self._store is not None:
+            Meeting(self._store, push=route.push, timeout_s=route.timeout_s).failed([name], why)
+        self._end_group()
+
+    def _receives(
+        self, group: WireGroup, ring: RingWriter, slots: list[torch.Tensor], planned: list[Bucket]
+    ) -> Callable[[int], Any]:
+        def begin(number: int) -> Any:
+            if number == len(planned):
+                return None
+            ring.await_taken(number - 2)
+            return group.broadcast(slots[number % 2][: planned[number].sent_bytes])
+
+        return begin
+
+    def _own_ring(self, route: Route) -> RingWriter:
+        if self._ring is None:
+            path = self._received_path(route)
+            self._ring = RingWriter(path)
+        return self._ring
+
+    def _own_slots(self, ring: RingWriter, route: Route, size_bytes: int) -> list[torch.Tensor]:
+        num_readers = len(route.readers(self._memory))
+        shared = ring.begin(
+            route.push,
+            num_readers=num_readers,
+            slot_bytes=size_bytes,
+            timeout_s=route.timeout_s,
+        )
+        if shared:
+            self._slots = []
+            return shared
+        if not self._slots or self._slots[0].numel() != size_bytes:
+            self._slots = []  # the old ones go first
+            self._slots = self._wire.slots(size_bytes)
+        return self._slots
+
+    def _received_path(self, route: Route) -> Path:
+        return ring_path(route.run_id, sends=False, directory=self._directory)
+
+    def _met(self, route: Route) -> Meeting:
+        """Return the meeting of a push, in the store that its sender serves."""
+        if self._served_at != (route.host, route.port):
+            self._end_group()
+            self._store = join(route.host, route.port, timeout_s=route.timeout_s)
+            self._watched = watched(
+                route.host, route.watch_port, process=self._process, timeout_s=route.timeout_s
+            )
+            self._served_at = (route.host, route.port)
+        return Meeting(self._store, push=route.push, timeout_s=route.timeout_s)
+
+    def _joined(self, meeting: Meeting, route: Route, name: str, number: int) -> WireGroup:
+        """Return the group, formed anew unless it is the one that this process is in."""
+        group = meeting.arrive(name, process=self._process)
+        if self._group is None or self._group_name != group:
+            if self._group is not None:
+                self._group.drop()
+            self._group = formed(
+                self._wire, self._store, route, name=group, number=number, host=route.host
+            )
+            self._group_name = group
+        return self._group
+
+    def _end_group(self) -> None:
+        """Leave the group, so that the sender forms another one."""
+        if self._group is not None:
+            self._group.drop()
+        self._group, self._group_name, self._process = None, "", uuid.uuid4().hex
+        self._store = self._served_at = None
+        if self._watched is not None:
+            self._watched.close()
+            self._watched = None
+
+    def close(self) -> None:
+        self._end_group()
+        if self._ring is not None:
+            self._ring.close()
+        self._slots = []

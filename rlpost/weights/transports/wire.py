@@ -1,0 +1,64 @@
+"""What streams over gloo, NCCL and CUDA IPC differ in.
+
+Owns the protocol; ``gloo_wire.py``, ``nccl_wire.py`` and ``cuda_ipc_wire.py`` keep it. Refuses to
+own the order of buckets (stream_sender.py, stream_receiver.py). Invariant: a wait that does not end
+by the deadline is an error, and what was under way is aborted.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+
+class WireGroup(Protocol):
+    """Who broadcasts together; rank 0 is the sender."""
+
+    def broadcast(self, slot: torch.Tensor) -> Any:
+        """Begin to broadcast; returns what ``wait`` takes."""
+
+    def wait(self, work: Any, *, look: Callable[[], None]) -> None:
+        """Wait until a broadcast is done.
+
+        Args:
+            work: what began it.
+            look: called about once a second; raises if there is no use in waiting any longer.
+
+        Raises:
+            RuntimeError: a peer is gone, or the deadline has passed.
+        """
+
+    def drop(self) -> None:
+        """End the group, and whatever is under way in it; returns at once."""
+
+
+class Wire(Protocol):
+    """The parameters of a stream."""
+
+    name: str  # of the transport
+    every_worker_joins: bool  # the group; else one worker of each other host does, for its host
+    device: torch.device  # where buckets lie
+
+    def group(
+        self, store: Any, *, host: str, rank: int, num_ranks: int, timeout_s: float
+    ) -> WireGroup:
+        """Form a group; collective.
+
+        Raises:
+            RuntimeError: a peer did not come.
+        """
+
+    def slots(self, size_bytes: int) -> list[torch.Tensor]:
+        """Return room for two buckets, for one process."""
+
+    def exported(self, slots: list[torch.Tensor]) -> str | None:
+        """Return by what another process of this host finds these slots; None: it cannot."""
+
+    def imported(self, handle: str) -> list[torch.Tensor]:
+        """Return the slots that another process of this host exported."""
+
+    def checksum(self, payload: torch.Tensor) -> tuple[int, int]:
+        """Return two int64 that depend on every byte of contiguous uint8."""
+
+    def settle(self) -> None:
+        """Wait until what was begun on the device is done, before another process may see it."""
