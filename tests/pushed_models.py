@@ -105,14 +105,14 @@ async def boot(
     return generator
 
 
-def bus_for(publisher, generator, *, memory: str = "here") -> WeightBus:
+def bus_for(publisher, generator, *, memory: str = "here", quantized: bool = False) -> WeightBus:
     return WeightBus(
         publisher,
         fleet=serving_fleet(["g"]),
         receivers={"g": generator},
         seats={"g": seat(memory)},
         probe=PROBE,
-        cfg=BusConfig(exact=True, attempts=1),
+        cfg=BusConfig(exact=not quantized, quantized=quantized, attempts=1),
         changed=Signal().wait,
     )
 

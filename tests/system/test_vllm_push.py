@@ -21,7 +21,9 @@ from pushed_models import TorchPublisher, boot, bus_for, sample, worst_gap
 from tiny_families import build_tiny_family
 
 from rlpost.errors import WeightPushError
+from rlpost.rollout.generator_config import KVCacheDtype
 from rlpost.weights import buckets, vllm_reload
+from rlpost.weights.protocol import QUANTIZED_MEAN_DIFF
 from rlpost.weights.transports import stream_sender
 from rlpost.weights.transports.gloo_wire import GlooWire
 from rlpost.weights.transports.shared_memory import shared_memory_directory, shared_memory_id
@@ -109,7 +111,7 @@ async def _nothing_is_sampled_before_a_push(publisher, generator, bus):
     assert {e.versions[-1] for e in await waiting} == {report.version}
 
 
-async def _a_single_wrong_bit_shows(publisher, generator, bus):
+async def _a_single_wrong_bit_shows(publisher, generator, bus, *, within=1e-3):
     """In any tensor, packed by the kernel or not, and far below what the probe sees."""
     whole = await generator.kernel_digest()
     names = [name for name, p in publisher.model.named_parameters() if p.ndim > 1]
@@ -118,7 +120,7 @@ async def _a_single_wrong_bit_shows(publisher, generator, bus):
         bits = None if name == "nothing" else publisher.bits(name)
         if bits is not None:
             bits[-1] ^= 1
-        assert (await bus.publish()).probe_logprob_diff_max < 1e-3
+        assert (await bus.publish()).probe_logprob_diff_max < within
         found = await generator.kernel_digest()
         assert found.layouts == whole.layouts
         assert (found.contents == whole.contents) is (bits is None), name
@@ -203,6 +205,24 @@ async def _what_was_streamed_is_undone(publisher, generator, bus, monkeypatch):
     assert bus._fleet.serving() == ["g"]
     publisher.model.load_state_dict(good, strict=False)
     assert worst_gap(publisher, await sample(generator)) < 1e-3
+
+
+async def test_a_cache_in_fp8_keeps_to_the_bound_of_its_precision(tiny_model, tmp_path):
+    """It rounds keys and values, not weights: pushes still arrive bit by bit."""
+    publisher = TorchPublisher(tiny_model, run_id=f"fp8-{tmp_path.name}")
+    generator = await boot(tiny_model, blank=True, kv_cache_dtype=KVCacheDtype.fp8)
+    bus = bus_for(publisher, generator, quantized=True)
+    try:
+        for seed in range(2):
+            publisher.perturb(seed)
+            report = await bus.publish()
+            assert 1e-2 < report.probe_logprob_diff_mean < QUANTIZED_MEAN_DIFF
+        await _a_single_wrong_bit_shows(publisher, generator, bus, within=1.0)
+        with pytest.raises(WeightPushError, match=f"bound {QUANTIZED_MEAN_DIFF}"):
+            await publish_something_else(publisher, bus)
+    finally:
+        await generator.close()
+        publisher.sender.close()
 
 
 async def test_a_skipped_tied_head_is_refused_by_the_probe(
