@@ -4,14 +4,13 @@ The model has the shape of Llama 3.2 1B with random weights; the samples are lik
 (groups of 8, prompts of 200 tokens, responses of 200 to 1000).
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
+from gpu_section import Finding, Models
 from torch import Tensor
-from trainer_throughput import HEADER, Mix, compare, measure, show
-from transformers.utils.logging import disable_progress_bar
+from trainer_throughput import HEADER, Mix, Speed, compare, measure, show
 
 from rlpost.training.model import attention_varlen
 from rlpost.training.model.attention import PackedLayout, attend_one_by_one
@@ -55,42 +54,70 @@ def attention_ms(mix: Mix, *, budget: int) -> dict[str, float]:
     return found
 
 
-def variants(tiny: bool) -> list[tuple[str, TrainerConfig]]:
-    budget = 2048 if tiny else 16384
-    cfg = TrainerConfig(
-        dtype=DType.float32 if tiny else DType.bfloat16, max_tokens_per_micro_batch=budget
-    )
-    saving = replace(cfg, gradient_checkpointing=True)
-    found = [
-        ("padded", cfg),
-        ("bare", cfg),
-        ("deepspeed", cfg),
-        ("padded, checkpointing", saving),
-        ("bare, checkpointing", saving),
-        ("deepspeed, checkpointing", saving),
-        ("deepspeed, own prompts", replace(cfg, share_prompts=False)),
-    ]
-    for chunk in (2048, 8192):
-        found.append((f"deepspeed, logprob_chunk {chunk}", replace(cfg, logprob_chunk=chunk)))
-    for tokens in (8192, 2048):
-        small = replace(cfg, max_tokens_per_micro_batch=tokens)
-        found += [(f"bare, {tokens} tokens a micro-batch", small)]
-        found += [(f"deepspeed, {tokens} tokens a micro-batch", small)]
-    for stage in (0, 1, 3):
-        found.append((f"deepspeed, stage {stage}", replace(cfg, zero_stage=stage)))
-    return found
+def config_of(models: Models, budget: int) -> TrainerConfig:
+    dtype = DType.float32 if models.tiny else DType.bfloat16
+    return TrainerConfig(dtype=dtype, max_tokens_per_micro_batch=2048 if models.tiny else budget)
 
 
-def run_speed(model_path: str, tiny: bool, repetitions: int) -> dict[str, Any]:
-    """Print both tables; returns what goes into the JSON."""
-    disable_progress_bar()
-    mix = TINY if tiny else MIX
-    layer_ms = attention_ms(mix, budget=2048 if tiny else 16384)
-    for way, milliseconds in layer_ms.items():
-        print(f"attention of one layer, {way}: {milliseconds:.2f} ms", flush=True)
+def timed_sides(
+    models: Models, variants: list[tuple[str, TrainerConfig]]
+) -> Iterator[tuple[Finding, Speed]]:
+    mix = TINY if models.tiny else MIX
     print(HEADER, flush=True)
-    speeds = []
-    for speed in compare(model_path, mix, variants(tiny), repetitions=repetitions):
+    for speed in compare(models.large, mix, variants, repetitions=models.repetitions):
         show(speed)
-        speeds.append(asdict(speed))
-    return {"attention_ms": layer_ms, "speeds": speeds}
+        what = f"{speed.side}: response tokens"
+        yield Finding(check=what, value=speed.response_tokens_per_s, unit=" a second"), speed
+
+
+def beside_bare(models: Models, *, budget: int, least_ratio: float) -> Iterator[Finding]:
+    """The trainer over the best torch loop on the same micro-batches."""
+    cfg = config_of(models, budget)
+    speeds = []
+    sides = [(f"{side}, {budget} tokens a micro-batch", cfg) for side in ("bare", "deepspeed")]
+    for finding, speed in timed_sides(models, sides):
+        speeds.append(speed)
+        yield finding
+    ratio = speeds[0].step_s / speeds[1].step_s
+    if models.tiny:  # a ratio of launches, which says nothing of a GPU
+        yield Finding(check=f"of bare torch at {budget}", value=ratio)
+    else:
+        yield Finding(check=f"of bare torch at {budget}", value=ratio, least=least_ratio)
+
+
+def speed_2k(models: Models) -> Iterator[Finding]:
+    yield from beside_bare(models, budget=2048, least_ratio=0.90)
+
+
+def speed_8k(models: Models) -> Iterator[Finding]:
+    yield from beside_bare(models, budget=8192, least_ratio=0.90)
+
+
+def speed_16k(models: Models) -> Iterator[Finding]:
+    yield from beside_bare(models, budget=16384, least_ratio=0.95)
+
+
+def stages(models: Models) -> Iterator[Finding]:
+    """Every ZeRO stage, gradient checkpointing, and the head's chunks."""
+    cfg = config_of(models, 16384)
+    variants = [(f"deepspeed, stage {n}", replace(cfg, zero_stage=n)) for n in range(4)]
+    variants.append(("deepspeed, checkpointing", replace(cfg, gradient_checkpointing=True)))
+    for chunk in (2048, 8192):
+        variants.append((f"deepspeed, logprob_chunk {chunk}", replace(cfg, logprob_chunk=chunk)))
+    for finding, _ in timed_sides(models, variants):
+        yield finding
+
+
+def padded(models: Models) -> Iterator[Finding]:
+    """Padded rows and own prompts, beside shared prompts."""
+    cfg = config_of(models, 16384)
+    own = ("deepspeed, own prompts", replace(cfg, share_prompts=False))
+    for finding, _ in timed_sides(models, [("padded", cfg), own, ("deepspeed", cfg)]):
+        yield finding
+
+
+def attention(models: Models) -> Iterator[Finding]:
+    """One layer's attention, forward and backward."""
+    mix, budget = (TINY, 2048) if models.tiny else (MIX, 16384)
+    for way, milliseconds in attention_ms(mix, budget=budget).items():
+        yield Finding(check=f"attention of one layer, {way}", value=milliseconds, unit=" ms")
