@@ -1,23 +1,24 @@
 """Resumable trainer state on disk, independent of the number of ranks and the ZeRO stage.
 
 Owns the files of one trained role inside a directory that the checkpoint room makes appear
-atomically: ``trainer.json``, safetensors with the whole fp32 master of each parameter and with what
-the optimizer keeps of it, and each rank's random state. Refuses to own where an engine keeps its
+atomically: ``trainer.json``, safetensors with the fp32 master of each parameter and with what the
+optimizer keeps of it, whole or in the parts that the ranks hold (shards.py), and each rank's random
+state. Refuses to own where an engine keeps its
 state (deepspeed_state.py). Invariant: a continuation with the same ranks and stage is bit-equal to
 one without a checkpoint; with others it starts from the same masters and optimizer state.
 
-A rank keeps and writes the parameters it was assigned, so with many ranks none holds everything.
+Nothing is sent from rank to rank: each copies and writes the part that it updates, and of what
+every rank holds the parameters that it was assigned.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlpost.checkpoint.space import disk_errors
@@ -25,11 +26,11 @@ from rlpost.checkpoint.state import read_json
 from rlpost.errors import DataError, UserError
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.random_state import random_state, restore_random_state, seed_everything
-from rlpost.training.zero.deepspeed_state import MASTER, EngineState, gather, scatter
-from rlpost.umask import follow_umask
+from rlpost.training.zero.deepspeed_state import MASTER, EngineState, copy_out, scatter
+from rlpost.training.zero.shards import Part, Shards, write_file, write_shards
 
-SHARD_BYTES = 2**30
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)  # before 3 every tensor was whole in one file
 _META = "trainer.json"
 _COMPANION = "adapter.safetensors"
 
@@ -51,10 +52,11 @@ class Snapshot:
     """One rank's share of a checkpoint, copied: the engine may go on."""
 
     rank: int
-    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, in host memory
+    tensors: dict[str, Tensor]  # ``<parameter>.<kind>``, in host memory, whole or flat parts
     random: dict[str, Any]
     meta: str  # JSON; the same on every rank
     companion: dict[str, Tensor]  # of the adapter's kind, in host memory; the same on every rank
+    parts: dict[str, Part] = field(default_factory=dict)  # of which tensors, by their names
 
 
 def take_snapshot(
@@ -66,7 +68,7 @@ def take_snapshot(
     adapter: Mapping[str, Any] | None = None,
     companion: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
-    """Copy the state between two steps; collective.
+    """Copy what this rank holds of the state, between two steps; not collective.
 
     Args:
         state: of the engine; of a model with an adapter that is the adapter's.
@@ -86,9 +88,12 @@ def take_snapshot(
         "adapter": adapter,
     }
     sizes = {name: state.numel(name) for name in state.shapes}
+    owners = assign_owners(sizes, num_ranks=num_ranks)
+    tensors, parts = copy_out(state, owned={name for name in owners if owners[name] == rank})
     return Snapshot(
         rank=rank,
-        tensors=gather(state, owners=assign_owners(sizes, num_ranks=num_ranks)),
+        tensors=tensors,
+        parts=parts,
         random=random_state(),
         meta=json.dumps(meta),
         companion={n: t.cpu().clone().contiguous() for n, t in (companion or {}).items()},
@@ -115,35 +120,12 @@ def write_snapshot(snapshot: Snapshot, directory: Path) -> None:
     """
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for number, shard in enumerate(_shards(snapshot.tensors)):
-            _write_shard(shard, directory / f"state_{snapshot.rank:03d}_{number:03d}.safetensors")
+        write_shards(snapshot.tensors, snapshot.parts, directory, writer=snapshot.rank)
         _random_path(directory, snapshot.rank).write_text(json.dumps(snapshot.random))
         if snapshot.rank == 0:
             if snapshot.companion:
-                _write_shard(snapshot.companion, directory / _COMPANION)
+                write_file(snapshot.companion, directory / _COMPANION)
             (directory / _META).write_text(snapshot.meta)
-
-
-def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors.items():
-        if shard and size + tensor.nbytes > SHARD_BYTES:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    if shard:
-        yield shard
-
-
-def _write_shard(shard: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(shard, path)
-    except SafetensorError as error:
-        # Nothing but the disk can refuse named plain tensors, and its errno is hidden here.
-        raise OSError(str(error)) from error
-    follow_umask(path)  # it is the writer's alone until here, and the driver may be another user
 
 
 def load_companion(directory: Path) -> dict[str, Tensor]:
@@ -258,7 +240,7 @@ class _Meta:
     @classmethod
     def read(cls, path: Path) -> "_Meta":
         meta = _read(path)
-        if meta.pop("format", None) != FORMAT:
+        if meta.pop("format", None) not in READABLE:
             raise DataError(
                 f"{path}: not of format {FORMAT}, which this rlpost reads; start a new run from an "
                 "exported model (model.path=.../export)"
@@ -269,57 +251,6 @@ class _Meta:
             return cls(**{**meta, "progress": StepperProgress(**meta["progress"])})
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not what a trainer writes ({error})") from error
-
-
-class Shards:
-    """The tensors of all safetensors files of a directory, read lazily.
-
-    Example: ``Shards(path).read("score.weight.master", (0, 32))``
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._file_of: dict[str, Any] = {}
-        for path in sorted(directory.glob("state_*.safetensors")):
-            try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"{path}: not a readable safetensors file ({error})") from error
-            self._file_of |= dict.fromkeys(file.keys(), file)
-
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raises DataError or UserError unless there are these tensors and no others."""
-        missing = sorted(shapes.keys() - self._file_of.keys())
-        if missing:
-            raise DataError(
-                f"{self._directory}: lacks {missing[0]!r} and {len(missing) - 1} others of "
-                f"{len(shapes)} tensors; a file is missing, or it is the state of another model"
-            )
-        others = sorted(self._file_of.keys() - shapes.keys())
-        if others:
-            raise UserError(
-                f"{self._directory}: holds {others[0]!r}, which this model has not, so it is the "
-                "state of another model; resume with the model it was trained from"
-            )
-        for name, shape in shapes.items():
-            saved = tuple(self._file_of[name].get_slice(name).get_shape())
-            if saved != shape:
-                raise UserError(
-                    f"{self._directory}: {name!r} has shape {saved}, this model's has {shape}; "
-                    "resume with the model it was trained from"
-                )
-
-    def read(self, name: str, part: tuple[int, int] | None) -> Tensor:
-        """Return elements ``[start, stop)`` of a flattened tensor, reading only their rows."""
-        rows = self._file_of[name].get_slice(name)
-        shape = torch.Size(rows.get_shape())
-        if part is None or not shape:
-            return rows[...].reshape(-1)
-        start, stop = part
-        width = shape[1:].numel()
-        first = start // width
-        values = rows[first : -(-stop // width)].reshape(-1)
-        return values[start - first * width : stop - first * width]
 
 
 def _random_path(directory: Path, rank: int) -> Path:

@@ -9,7 +9,7 @@ DeepSpeed's ``safe_get_full_*`` and ``safe_set_full_*`` are not used: before the
 and for sizes that the ranks do not divide, one rank raises while the others hang.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlpost.training.optimizers.base import COUNT, Optimizer, kept
+from rlpost.training.zero.shards import Part
 
 MASTER = "master"
 
@@ -47,7 +48,7 @@ class Shard:
 class EngineState:
     """This rank's part of the state, as live tensors.
 
-    Example: ``state = engine_state(engine); tensors = gather(state, owners=owners)``
+    Example: ``state = engine_state(engine); tensors, parts = copy_out(state, owned=names)``
     """
 
     optimizer: torch.optim.Optimizer
@@ -75,10 +76,16 @@ class EngineState:
 
     def tensor(self, slot: Shard, kind: str) -> Tensor:
         """This rank's elements of ``MASTER``, or of what is kept beside it."""
-        if kind == MASTER:
-            return slot.view(slot.flat)
-        tensor = self.optimizer.state[slot.flat][kind]
-        return slot.view(tensor) if self.kind.elementwise else tensor
+        return self.cut(slot, kind, self.source(slot, kind))
+
+    def source(self, slot: Shard, kind: str) -> Tensor:
+        """Return the tensor in which the elements are, with others."""
+        found: Tensor = slot.flat if kind == MASTER else self.optimizer.state[slot.flat][kind]
+        return found
+
+    def cut(self, slot: Shard, kind: str, source: Tensor) -> Tensor:
+        """Return the slot's elements of a ``source``, or of a copy of one."""
+        return slot.view(source) if kind == MASTER or self.kind.elementwise else source
 
     def reset(self, step: int) -> None:
         """Let all that is kept be zeros at ``step``; at 0 that is what an optimizer starts from."""
@@ -112,41 +119,42 @@ def kept_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(found.values())
 
 
-def gather(state: EngineState, *, owners: Mapping[str, int]) -> dict[str, Tensor]:
-    """Copy whole parameters to the host memory of their owners; collective.
+def copy_out(
+    state: EngineState, *, owned: Container[str]
+) -> tuple[dict[str, Tensor], dict[str, Part]]:
+    """Copy what this rank holds to host memory; not collective.
+
+    The tensors are views into one copy of each tensor that the optimizer updates: few large copies
+    instead of many small ones.
 
     Args:
         state: of the engine, between two steps.
-        owners: parameter name -> the rank that gets it; the same on every rank.
+        owned: parameters that this rank copies where every rank holds everything; together the
+            ranks own each once.
 
     Returns:
-        ``<parameter>.<kind>`` -> tensor, of the parameters that this rank owns: ``MASTER`` in
-        float32, and once there was an update what the optimizer keeps.
+        ``<parameter>.<kind>`` -> tensor: ``MASTER`` in float32, and once there was an update what
+        the optimizer keeps. And of those that are parts, where they belong.
     """
     state.complete()
-    begun, rank, found = state.count() > 0, dist.get_rank(), {}
-    for name, shape in state.shapes.items():
+    begun = state.count() > 0
+    copies: dict[int, Tensor] = {}
+    tensors, parts = {}, {}
+    for name, slot in state.slots.items():
+        if slot is None or (state.replicated and name not in owned):
+            continue
         spec = state.spec(name) if begun else {}
         for kind in (MASTER, *spec):
-            whole = _whole(state, name, kind, owner=owners[name])
-            if owners[name] == rank:
-                found[f"{name}.{kind}"] = whole.view(spec[kind].shape if kind in spec else shape)
-    return found
-
-
-def _whole(state: EngineState, name: str, kind: str, *, owner: int) -> Tensor:
-    """Return the whole tensor in host memory; on ``owner`` only."""
-    slot = state.slots[name]
-    local = None if slot is None else state.tensor(slot, kind)
-    if state.replicated:
-        assert local is not None
-        return local.to("cpu", copy=True) if owner == dist.get_rank() else local
-    whole = torch.zeros(state.numel(name), device=state.flats[0].device)
-    if slot is not None and local is not None:
-        whole[slot.start : slot.start + slot.size] = local
-    # Summed as integers: bits + 0 are those bits, while -0.0 + 0.0 is 0.0.
-    dist.reduce(whole.view(torch.int32), dst=owner)
-    return whole.cpu() if owner == dist.get_rank() else whole
+            source = state.source(slot, kind)
+            if id(source) not in copies:
+                copies[id(source)] = source.detach().to("cpu", copy=True)
+            mine = state.cut(slot, kind, copies[id(source)])
+            shape = torch.Size(spec[kind].shape if kind in spec else state.shapes[name])
+            whole = mine.numel() == shape.numel()
+            tensors[f"{name}.{kind}"] = mine.view(shape) if whole else mine
+            if not whole:
+                parts[f"{name}.{kind}"] = Part(start=slot.start, shape=tuple(shape))
+    return tensors, parts
 
 
 def scatter(state: EngineState, read: Read, *, count: int) -> None:
