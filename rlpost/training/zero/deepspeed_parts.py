@@ -45,6 +45,11 @@ def divide(
     divided: dict[int, nn.Parameter] = {}
     broken = 0  # the number of the first that is, counted from 1
     named = list(hollow.module.named_parameters())
+    # DeepSpeed later copies the parts into one buffer. Small blocks that are freed then would stay
+    # with the allocator; one large block goes back to the system.
+    room = torch.empty(
+        sum(_part_size(old) for _, old in named), dtype=dtype, device=init.local_device
+    )
     for number, (name, old) in enumerate(named, start=1):
         whole = torch.empty(old.shape, dtype=dtype, device=init.local_device)
         mine = _own_part(whole)
@@ -58,6 +63,9 @@ def divide(
         new = divided[id(old)] = nn.Parameter(whole, requires_grad=old.requires_grad)
         init._convert_to_deepspeed_param(new)
         new.partition()
+        held = new.ds_tensor
+        part, room = room[: held.numel()], room[held.numel() :]
+        held.data = part.copy_(held)
     _refuse_broken(broken, [name for name, _ in named], field=field, device=init.local_device)
     for module in hollow.module.modules():
         for name, parameter in module._parameters.items():
@@ -71,9 +79,14 @@ def divide(
 
 def _own_part(whole: Tensor) -> Tensor:
     """Return this rank's elements of a tensor, flat, as DeepSpeed divides it."""
-    per_rank = -(-whole.numel() // dist.get_world_size())
+    per_rank = _part_size(whole)
     start = min(per_rank * dist.get_rank(), whole.numel())
     return whole.view(-1)[start : start + per_rank]
+
+
+def _part_size(whole: Tensor) -> int:
+    """Return how many elements of a tensor each rank holds, padding of the last one included."""
+    return -(-whole.numel() // dist.get_world_size())
 
 
 def _refuse_broken(broken: int, names: list[str], *, field: str, device: torch.device) -> None:
