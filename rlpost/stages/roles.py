@@ -28,7 +28,7 @@ from rlpost.training.memory import frozen_footprint, trained_footprint
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
-from rlpost.training.optimizers.check import check_adapter, check_device
+from rlpost.training.optimizers.check import check_adapter, check_device, check_offload
 from rlpost.training.optimizers.planned import planned_bytes
 from rlpost.training.packing.pack import Packed
 from rlpost.training.precision import resolve_dtype
@@ -99,6 +99,7 @@ def trained_role(
     optimizer, adapter = optimizer or AdamWConfig(), model.adapter
     num_trained = parameter_count(model.path) if adapter is None else adapter.num_trainable
     check_device(optimizer, on_gpu=gpus > 0)
+    check_offload(cfg, on_gpu=gpus > 0, has_adapter=adapter is not None)
     if adapter is not None:
         has_head = model.head.kind is not ModelKind.policy
         check_adapter(optimizer, adapter.config, trainer=cfg, has_head=has_head)

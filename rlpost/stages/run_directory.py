@@ -40,10 +40,11 @@ _FREE = (
     "trainer.steps",
     "trainer.epochs",
     "trainer.threads",
-    # The gradient is the same sum and checkpoints hold whole tensors: only rounding changes.
+    # The gradient is the same sum and parts of a checkpoint have addresses: only rounding changes.
     "trainer.num_ranks",
     "trainer.sequence_parallel_size",
     "trainer.zero_stage",
+    "trainer.offload_optimizer",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "trainer.packing",
     "reference.num_ranks",  # the copies are equal

@@ -55,16 +55,20 @@ def trained_footprint(
     whole, part = trained, trained / cfg.num_ranks
     optimizer_bytes = 8 * whole if optimizer_bytes is None else optimizer_bytes
     masters = part if cfg.zero_stage else whole
-    kept = {
-        "weights": value_bytes * (held / cfg.num_ranks if cfg.zero_stage == 3 else held),
+    weights = {"weights": value_bytes * (held / cfg.num_ranks if cfg.zero_stage == 3 else held)}
+    states = {
         "gradients": 4 * (part if cfg.zero_stage >= 2 else whole),
         "optimizer's state": optimizer_bytes * (masters / whole),
     }
     if cfg.zero_stage or value_bytes < 4:  # else the weights are the masters
-        kept["float32 masters"] = 4 * masters
+        states["float32 masters"] = 4 * masters
+    if cfg.offload_optimizer:  # a second time, laid out for the optimizer
+        states["gradients"] *= 2
     if frozen:
-        kept["frozen teacher"] = value_bytes * sum(each.parameters for each in frozen)
+        weights["frozen teacher"] = value_bytes * sum(each.parameters for each in frozen)
+    kept = weights | states
     copies = UPDATE_COPIES_ON_GPU if on_gpu else UPDATE_COPIES
+    temporaries = {"temporaries of the update": copies * 4 * masters}
     scored = [*([shape] if has_head else []), *frozen]
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
     phases = {
@@ -77,17 +81,21 @@ def trained_footprint(
             checkpointing=cfg.gradient_checkpointing,
             sharing=cfg.sequence_parallel_size,
         ),
-        "temporaries of the update": copies * 4 * masters,
     }
     # On the host, written behind the run.
     copy = {"copy for a checkpoint": 4 * part + optimizer_bytes / cfg.num_ranks}
     base = {"libraries": BASE_BYTES}
     if not on_gpu:
-        return [Footprint(process=process, kept=base | kept, phases=phases | copy)]
+        return [Footprint(process=process, kept=base | kept, phases=phases | temporaries | copy)]
     context = {"CUDA context": CUDA_CONTEXT_BYTES}
+    if cfg.offload_optimizer:
+        return [
+            Footprint(process=process, kept=base | states, phases=copy | temporaries),
+            Footprint(process=process, kept=context | weights, phases=phases, on_gpu=True),
+        ]
     return [
         Footprint(process=process, kept=base, phases=copy),
-        Footprint(process=process, kept=context | kept, phases=phases, on_gpu=True),
+        Footprint(process=process, kept=context | kept, phases=phases | temporaries, on_gpu=True),
     ]
 
 

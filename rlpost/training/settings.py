@@ -123,6 +123,9 @@ class TrainerConfig:
         hint="2 suits most runs",
         help="what the ranks divide: 1 optimizer, 2 and gradients, 3 and weights",
     )
+    offload_optimizer: bool = option(
+        False, help="keep masters, moments and gradients in host memory; the CPU updates them"
+    )
     dtype: DType = option(
         DType.auto, help="what it computes in; auto: bfloat16 where the hardware has it"
     )
@@ -155,7 +158,13 @@ class TrainerConfig:
     )
 
     def check(self, path: str) -> None:
-        """Raises UserError: the warm-up leaves no step, or ranks do not divide into groups."""
+        """Raises UserError: no step is left, ranks do not divide, or a stage has no offload."""
+        if self.offload_optimizer and self.zero_stage != 3:
+            raise UserError(
+                f"{path}.offload_optimizer=true works with {path}.zero_stage=3, got "
+                f"{self.zero_stage}: at the others DeepSpeed would sum the "
+                f"gradients of micro-batches in bfloat16; set {path}.zero_stage=3, or leave it out"
+            )
         if self.warmup_steps >= self.steps:
             raise UserError(
                 f"{path}.warmup_steps must be below {path}.steps={self.steps}, got "

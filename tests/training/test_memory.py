@@ -121,3 +121,20 @@ def test_stage_3_makes_two_layers_whole_at_a_time(tiny_model):
     assert at_work(shape, zero_stage=3) == at_work(shape, zero_stage=2)  # nobody to divide with
     large = replace(shape, parameters=embedded + 4 * 10**9)
     assert at_work(large, **divided) - at_work(large, **whole) == 2 * 10**9
+
+
+def test_what_is_offloaded_is_counted_on_the_host(tiny_model):
+    shape, options = model_shape(str(tiny_model)), {"zero_stage": 3, "num_ranks": 2}
+
+    def needs(**more):
+        cfg = TrainerConfig(**options, **more)
+        return trained_footprint("rank", shape, cfg, num_tokens=1, value_bytes=2, on_gpu=True)
+
+    (host, gpu), (full_host, full_gpu) = needs(offload_optimizer=True), needs()
+    share = shape.parameters / 2
+    assert gpu.kept.keys() == {"CUDA context", "weights"} and gpu.kept["weights"] == 2 * share
+    states = {"gradients": 8, "optimizer's state": 8, "float32 masters": 4}
+    assert {name: host.kept[name] / share for name in states} == states
+    assert "temporaries of the update" in host.phases and full_gpu.phases.keys() - gpu.phases.keys()
+    assert full_gpu.kept.keys() == gpu.kept.keys() | states.keys()
+    assert not states.keys() & full_host.kept.keys()

@@ -43,6 +43,13 @@ def test_a_field_out_of_range_is_named_with_its_value(field, value):
         check_config(TrainerConfig(**{field: value}), "policy_trainer")
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_only_stage_3_gives_its_optimizer_away(stage):
+    check_config(TrainerConfig(offload_optimizer=True, zero_stage=3), "trainer")
+    with pytest.raises(UserError, match=rf"trainer\.offload_optimizer=true .* got {stage}: "):
+        check_config(TrainerConfig(offload_optimizer=True, zero_stage=stage), "trainer")
+
+
 def test_several_copies_of_a_reference_need_one():
     one, two = ReferenceRanksConfig(), ReferenceRanksConfig(num_ranks=2)
     require_reference(one, exists=False, way_out="set x")

@@ -54,6 +54,23 @@ def check_device(cfg: OptimizerConfig, *, on_gpu: bool) -> None:
         )
 
 
+def check_offload(trainer: TrainerConfig, *, on_gpu: bool, has_adapter: bool) -> None:
+    """Raises UserError: an optimizer is to leave a GPU that there is not, or where it is small."""
+    if not trainer.offload_optimizer:
+        return
+    if not on_gpu:
+        raise UserError(
+            "trainer.offload_optimizer=true moves the optimizer from GPU to host memory, and this "
+            "run is on CPU, where it is in host memory anyway; leave it out"
+        )
+    if has_adapter:
+        raise UserError(
+            "trainer.offload_optimizer=true moves masters, moments and gradients of what is "
+            "trained, and with an adapter that is too little to be worth its transfers; leave it "
+            "out, or train all weights with adapter=none"
+        )
+
+
 def check_adapter(
     cfg: OptimizerConfig, adapter: Any, *, trainer: TrainerConfig, has_head: bool = False
 ) -> None:

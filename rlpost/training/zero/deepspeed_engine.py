@@ -27,6 +27,9 @@ from rlpost.training.zero.deepspeed_layers import decoder_layers, gather_by_laye
 Divide = Callable[[dict[str, Any]], Mapping[int, nn.Parameter]]
 
 REDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000  # DeepSpeed's own
+# Into how many pieces stage 3 cuts a rank's masters, and the values below which it does not. Making
+# a piece, and updating it, takes as much memory again as the piece.
+NUM_PIECES, MIN_PIECE = 16, 1 << 22
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -123,10 +126,16 @@ def engine_config(
             "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
             # The layer behind the one in use, which is gathered at once (deepspeed_layers.py).
             "stage3_prefetch_bucket_size": max(PREFETCH_BUCKET, largest_layer),
+            "sub_group_size": piece_size(num_parameters, num_ranks=cfg.num_ranks),
             # Norms stay whole on every rank, matrices do not.
             "stage3_param_persistence_threshold": 10 * hidden_size,
         },
     }
+    if cfg.offload_optimizer:
+        place = {"device": "cpu", "pin_memory": on_gpu}
+        config["zero_optimization"]["offload_optimizer"] = place
+        # DeepSpeed's own Adam for CPUs would have to be compiled; torch's is fused there, too.
+        config["zero_force_ds_cpu_optimizer"] = False
     if dtype is torch.bfloat16:
         config["bf16"] = {"enabled": True}
         if cfg.zero_stage > 0:
@@ -134,6 +143,14 @@ def engine_config(
         if cfg.zero_stage == 1:
             config["communication_data_type"] = "fp32"
     return config
+
+
+def piece_size(num_parameters: int, *, num_ranks: int) -> int:
+    """Return how many values of a rank stage 3 updates at a time; the last piece has fewer.
+
+    Example: ``piece_size(64 * 2**22, num_ranks=2) == 2 * 2**22``
+    """
+    return max(MIN_PIECE, -(-num_parameters // (num_ranks * NUM_PIECES)))
 
 
 def build_engine(

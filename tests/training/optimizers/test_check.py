@@ -20,6 +20,7 @@ from rlpost.training.optimizers.build import kind_of
 from rlpost.training.optimizers.check import (
     check_adapter,
     check_device,
+    check_offload,
     check_optimizer,
     check_parameters,
 )
@@ -191,3 +192,13 @@ def test_parameters_are_told_apart_by_the_model_and_not_by_their_names(tiny_mode
     assert ends == {"model.embed_tokens.weight", "score"}  # the output head is tied
     assert found[f"{layer}.q_proj.lora_A.weight"] == Parameter(shape=(4, 64))
     assert found["model.norm.weight"] == Parameter(shape=(64,))
+
+
+def test_an_optimizer_leaves_a_gpu_only_where_there_is_one_and_it_is_large():
+    offloaded = TrainerConfig(offload_optimizer=True, zero_stage=3)
+    check_offload(offloaded, on_gpu=True, has_adapter=False)
+    check_offload(TrainerConfig(), on_gpu=False, has_adapter=True)
+    with pytest.raises(UserError, match=r"trainer\.offload_optimizer=true .* this run is on CPU"):
+        check_offload(offloaded, on_gpu=False, has_adapter=False)
+    with pytest.raises(UserError, match=r"trainer\.offload_optimizer=true .* with an adapter"):
+        check_offload(offloaded, on_gpu=True, has_adapter=True)

@@ -37,3 +37,12 @@ def test_only_stage_3_on_gpus_gathers_beside_the_computation(stage):
 
     assert overlaps(on_gpu=True) is (stage == 3)
     assert not overlaps(on_gpu=False)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_an_offloaded_optimizer_is_in_pinned_memory_where_there_is_a_gpu(on_gpu):
+    offloaded = config(zero_stage=3, offload_optimizer=True, on_gpu=on_gpu)
+    found = offloaded["zero_optimization"]["offload_optimizer"]
+    assert found == {"device": "cpu", "pin_memory": on_gpu}
+    assert offloaded["zero_force_ds_cpu_optimizer"] is False
+    assert "offload_optimizer" not in config(zero_stage=3)["zero_optimization"]
