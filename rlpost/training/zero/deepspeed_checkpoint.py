@@ -27,7 +27,7 @@ from rlpost.errors import DataError, UserError
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.random_state import random_state, restore_random_state, seed_everything
 from rlpost.training.zero.deepspeed_state import MASTER, EngineState, copy_out, scatter
-from rlpost.training.zero.shards import Part, Shards, write_file, write_shards
+from rlpost.training.zero.shards import Shards, TensorPart, write_file, write_shards
 
 FORMAT = 3
 READABLE = (2, FORMAT)  # before 3 every tensor was whole in one file
@@ -56,7 +56,7 @@ class Snapshot:
     random: dict[str, Any]
     meta: str  # JSON; the same on every rank
     companion: dict[str, Tensor]  # of the adapter's kind, in host memory; the same on every rank
-    parts: dict[str, Part] = field(default_factory=dict)  # of which tensors, by their names
+    parts: dict[str, TensorPart] = field(default_factory=dict)  # of which tensors, by their names
 
 
 def take_snapshot(

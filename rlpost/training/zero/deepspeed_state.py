@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlpost.training.optimizers.base import COUNT, Optimizer, kept
-from rlpost.training.zero.shards import Part
+from rlpost.training.zero.shards import TensorPart
 
 MASTER = "master"
 
@@ -121,7 +121,7 @@ def kept_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 def copy_out(
     state: EngineState, *, owned: Container[str]
-) -> tuple[dict[str, Tensor], dict[str, Part]]:
+) -> tuple[dict[str, Tensor], dict[str, TensorPart]]:
     """Copy what this rank holds to host memory; not collective.
 
     The tensors are views into one copy of each tensor that the optimizer updates: few large copies
@@ -153,7 +153,7 @@ def copy_out(
             whole = mine.numel() == shape.numel()
             tensors[f"{name}.{kind}"] = mine.view(shape) if whole else mine
             if not whole:
-                parts[f"{name}.{kind}"] = Part(start=slot.start, shape=tuple(shape))
+                parts[f"{name}.{kind}"] = TensorPart(start=slot.start, shape=tuple(shape))
     return tensors, parts
 
 

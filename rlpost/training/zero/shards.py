@@ -25,10 +25,10 @@ _PARTS = "parts"  # name of the metadata
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TensorPart:
     """Where the elements of a flat tensor belong in a whole one.
 
-    Example: ``Part(start=64, shape=(12, 8))`` of the last 32 elements of 96.
+    Example: ``TensorPart(start=64, shape=(12, 8))`` of the last 32 elements of 96.
     """
 
     start: int
@@ -36,7 +36,7 @@ class Part:
 
 
 def write_shards(
-    tensors: Mapping[str, Tensor], parts: Mapping[str, Part], directory: Path, *, writer: int
+    tensors: Mapping[str, Tensor], parts: Mapping[str, TensorPart], directory: Path, *, writer: int
 ) -> None:
     """Write one writer's tensors in files of about ``SHARD_BYTES``; nothing is flushed.
 

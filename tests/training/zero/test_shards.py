@@ -11,7 +11,7 @@ import torch
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.errors import DataError, UserError
 from rlpost.training.zero import shards
-from rlpost.training.zero.shards import Part, Shards, write_shards
+from rlpost.training.zero.shards import Shards, TensorPart, write_shards
 
 WHOLE = torch.arange(12.0).view(4, 3)
 
@@ -21,7 +21,7 @@ def write(directory, *, writer: int = 0, parts=None, **tensors: torch.Tensor) ->
 
 
 def write_part(directory, *, writer: int, start: int, stop: int, shape=(4, 3)) -> None:
-    part = Part(start=start, shape=shape)
+    part = TensorPart(start=start, shape=shape)
     write(directory, writer=writer, parts={"p": part}, p=WHOLE.reshape(-1)[start:stop].clone())
 
 
@@ -107,13 +107,13 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from rlpost.training.zero.shards import Part, write_shards
+from rlpost.training.zero.shards import TensorPart, write_shards
 directory, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
 values = torch.arange(12.0).split(6)
-write_shards({"p": values[0]}, {"p": Part(start=0, shape=(4, 3))}, directory, writer=0)
+write_shards({"p": values[0]}, {"p": TensorPart(start=0, shape=(4, 3))}, directory, writer=0)
 if kill:
     os.kill(os.getpid(), signal.SIGKILL)
-write_shards({"p": values[1]}, {"p": Part(start=6, shape=(4, 3))}, directory, writer=1)
+write_shards({"p": values[1]}, {"p": TensorPart(start=6, shape=(4, 3))}, directory, writer=1)
 """
 
 
