@@ -226,6 +226,7 @@ def main() -> None:
             threads=1,
             zero_stage=stage,
             num_ranks=world_size,
+            logprob_chunk=8,  # ranks have different numbers of chunks
             sequence_parallel_size=sharing,
         )
         built = DeepSpeedTrainer(cfg, model=role.model(path, cfg), place=place, seed=0)

@@ -6,14 +6,15 @@ Owns the forward passes and the tokens that both models know. Refuses to own the
 beside it says never leaves the process; of both models the logits of one chunk alone exist at a
 time; the gradient reaches the student alone.
 
-The split is by tokens, not by vocabulary: both heads are called as modules, so that ZeRO-3's hooks
-gather the student's weight around the call, and such a call gives all its logits.
+The split is by tokens, not by vocabulary: the student's head is called as a module, so that
+ZeRO-3's hooks gather its weight around the call, and within such a call all of it is there.
 
 Legend: T packed tokens, R compared tokens, C a chunk of them, E width, V vocabulary.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from rlpost.algorithms.distill.divergence import StudentLogits
 from rlpost.algorithms.distill.top_tokens import TopTokens, compare_top
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.training.model.heads import LogprobHead, Shell
-from rlpost.training.model.logprobs import in_chunks, logits_of
+from rlpost.training.model.logprobs import Logits, in_chunks, logits_of, through_head
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
 
@@ -58,15 +59,16 @@ class DivergenceHead:
         """Return all fields of ``Outputs``; the temperature is that of the log-probs."""
         if not module.frozen and inputs.teacher is None:
             return self.own(module, inputs, temperature=temperature)
-        student_head = logits_of(module.model)
         student_RE = packed_hidden(module.model.get_decoder(), inputs)[inputs.read_R]
         logits = StudentLogits(
             config=self.divergence, vocabulary=self.vocabulary, temperature=temperature
         )
         compared, known = self._teacher(module, inputs, logits)
 
-        def score(student_CE: Tensor, target_C: Tensor, *known: Tensor) -> tuple[Tensor, ...]:
-            found = compared(student_head(student_CE), target_C, *known)
+        def score(
+            head: Logits, student_CE: Tensor, target_C: Tensor, *known: Tensor
+        ) -> tuple[Tensor, ...]:
+            found = compared(head(student_CE), target_C, *known)
             return (
                 found.logprob_C,
                 found.entropy_C,
@@ -75,7 +77,11 @@ class DivergenceHead:
                 found.agrees_C,
             )
 
-        return in_chunks(score, student_RE, inputs.target_R, *known, chunk=self.own.chunk)
+        def all_chunks(head: Logits, student_RE: Tensor) -> tuple[Tensor, ...]:
+            columns = (student_RE, inputs.target_R, *known)
+            return in_chunks(partial(score, head), *columns, chunk=self.own.chunk)
+
+        return through_head(module.model, all_chunks, student_RE)
 
     def _teacher(
         self, module: PackedModel, inputs: ModelInputs, logits: StudentLogits

@@ -20,7 +20,7 @@ from torch import Tensor
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.training.model.build import build
-from rlpost.training.model.logprobs import logits_of, token_logprobs
+from rlpost.training.model.logprobs import Logits, through_head, token_logprobs
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
 
 
@@ -110,14 +110,19 @@ class LogprobHead:
         self, module: PackedModel, inputs: ModelInputs, *, temperature: float
     ) -> tuple[Tensor, ...]:
         """Return what ``token_logprobs`` says of the scored tokens."""
-        return token_logprobs(
-            packed_hidden(module.model.get_decoder(), inputs),
-            logits_of(module.model),
-            read_R=inputs.read_R,
-            target_R=inputs.target_R,
-            temperature=temperature,
-            chunk=self.chunk,
-        )
+
+        def score(logits: Logits, hidden_TE: Tensor) -> tuple[Tensor, ...]:
+            return token_logprobs(
+                hidden_TE,
+                logits,
+                read_R=inputs.read_R,
+                target_R=inputs.target_R,
+                temperature=temperature,
+                chunk=self.chunk,
+            )
+
+        hidden_TE = packed_hidden(module.model.get_decoder(), inputs)
+        return through_head(module.model, score, hidden_TE)
 
     def load(
         self, path: str, *, dtype: torch.dtype, field: str, hollow: bool = False

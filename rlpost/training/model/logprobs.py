@@ -4,9 +4,9 @@ Owns the path from hidden states to (R,) numbers. Invariant: beyond the chunk in
 logits stay alive, in the forward or in the backward pass; they are recomputed there.
 Temperature divides the logits here, as it did in the sampler.
 
-The head is called as a module, never through its weight: ZeRO-3's hooks gather the weight
-around the call, in the recomputation too. Logits leave the head in the compute dtype (as in
-vLLM) and everything after it is float32.
+The head is called as a module, never through its weight, and once for all chunks: ZeRO-3's
+hooks gather the weight around the call (``through_head``). Logits leave the head in the compute
+dtype (as in vLLM) and everything after it is float32.
 
 That arithmetic is a dozen passes over (C, V) numbers in float32, which would take longer than
 the head's matrix products. On CUDA torch.compile fuses them into a kernel each way; on a CPU a
@@ -17,7 +17,7 @@ Legend: T packed tokens, E width, R scored tokens, C a chunk of them, V vocabula
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,17 +26,41 @@ from torch.utils.checkpoint import checkpoint
 from rlpost.algorithms.rows import by_rows, scaled
 from rlpost.training.model.attention_segment import soft_capped
 
+T = TypeVar("T")
 Logits = Callable[[Tensor], Tensor]  # from hidden states, (C, E), to (C, V)
 
 
-def logits_of(model: Any) -> Logits:
+def logits_of(model: Any, *, inside: bool = False) -> Logits:
     """Return how a causal language model makes logits of its decoder's last hidden states.
 
-    That is its output head, and what Gemma calls ``final_logit_softcapping`` behind it.
+    That is its output head, and what Gemma calls ``final_logit_softcapping`` behind it. ``inside``
+    a call of the head its hooks have run already.
     """
-    head: Logits = model.get_output_embeddings()
+    module = model.get_output_embeddings()
+    head: Logits = module.forward if inside else module
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return head if cap is None else lambda hidden_CE: soft_capped(head(hidden_CE), cap)
+
+
+def through_head(model: Any, score: Callable[[Logits, Tensor], T], hidden_TE: Tensor) -> T:
+    """Score hidden states in a single call of the model's output head, however often it is asked.
+
+    ZeRO-3 gathers a module's weights around each of its calls, and all ranks must gather equally
+    often and in one order. Ranks have different numbers of chunks, so a call for each of them would
+    have one rank wait for a gather that the others never begin.
+
+    Args:
+        model: a causal language model.
+        score: what is computed, given how logits are made and ``hidden_TE``.
+        hidden_TE: its last hidden states.
+    """
+    head, logits = model.get_output_embeddings(), logits_of(model, inside=True)
+    assert "forward" not in vars(head), "it is being called"
+    head.forward = functools.partial(score, logits)
+    try:
+        return head(hidden_TE)
+    finally:
+        del head.forward
 
 
 def token_logprobs(

@@ -46,6 +46,9 @@ def gather_by_layer(engine: Any) -> None:
     offload._remove_module_hooks()
     offload.forward_hooks.clear()
     offload.backward_hooks.clear()
-    for layer in decoder_layers(engine.module):
-        set_z3_leaf_module(layer, True)
+    head = engine.module.model.get_output_embeddings()
+    # An adapter's head has modules of its own, which would be gathered once a chunk; see
+    # ``through_head`` for why that may not be.
+    for each in (*decoder_layers(engine.module), *([] if head is None else [head])):
+        set_z3_leaf_module(each, True)
     offload.setup_zero_stage3_hooks()
