@@ -21,7 +21,8 @@ from rlpost.control.fleet import Fleet
 from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
 from rlpost.weights.kernel_digest import Agreed, agreed, differing
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
-from rlpost.weights.protocol import BusConfig, Publisher, PushReport, PushTarget, logprob_difference
+from rlpost.weights.probe_answers import worst_difference
+from rlpost.weights.protocol import BusConfig, Publisher, PushReport, PushTarget
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.turns import Turns
 
@@ -322,20 +323,7 @@ class WeightBus:
         self, truth: list[list[float]], ticket: Mapping[str, int]
     ) -> tuple[float, float]:
         answers = await self._each(ticket, lambda name, r: r.logprobs(self._probe), "probe")
-        worst_mean = worst_max = 0.0
-        failures: dict[str, Exception] = {}
-        for name, answer in answers.items():
-            mean, largest = logprob_difference(answer, truth)
-            if not (largest if self._cfg.exact else mean) <= self._cfg.bound:
-                failures[name] = WeightPushError(
-                    f"the probe of {name} differs from the trainer's log-probs by {mean:.2g} on "
-                    f"average, {largest:.2g} at most (bound {self._cfg.bound:.2g}): the version "
-                    "was not loaded faithfully"
-                )
-            worst_mean, worst_max = max(worst_mean, mean), max(worst_max, largest)
-        if failures:
-            raise Refused(failures)
-        return worst_mean, worst_max
+        return worst_difference(answers, truth, cfg=self._cfg)
 
     async def _compare_kernels(
         self, ticket: Mapping[str, int], *, right: Agreed | None = None

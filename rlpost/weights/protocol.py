@@ -121,16 +121,3 @@ class BusConfig:
         if self.quantized:
             return QUANTIZED_MEAN_DIFF
         return FLOAT32_MAX_DIFF if self.exact else REDUCED_MEAN_DIFF
-
-
-def logprob_difference(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
-) -> tuple[float, float]:
-    """Return the mean and the largest absolute difference in nats; NaN counts as infinite."""
-    gaps = [
-        abs(a - b)
-        for mine, other in zip(ours, theirs, strict=True)
-        for a, b in zip(mine, other, strict=True)
-    ]
-    gaps = [gap if gap == gap else float("inf") for gap in gaps]
-    return sum(gaps) / len(gaps), max(gaps)

@@ -10,7 +10,8 @@ from rlpost.control.fleet import Health
 from rlpost.errors import GroupLost, WeightPushError
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
-from rlpost.weights.protocol import BusConfig, logprob_difference
+from rlpost.weights.probe_answers import logprob_difference
+from rlpost.weights.protocol import BusConfig
 
 
 def make_bus(publisher, generators, *, fleet=None, seats=None, **options) -> WeightBus:

@@ -12,7 +12,8 @@ from typing import Any
 from rlpost.errors import UserError
 from rlpost.evaluation.suites.catalog import SUITES
 from rlpost.stages.sampling.probe import ends_of
-from rlpost.weights.protocol import BusConfig, logprob_difference
+from rlpost.weights.probe_answers import logprob_difference
+from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
 
 _ROUNDING = 1e-4  # nats, of two implementations in float32
