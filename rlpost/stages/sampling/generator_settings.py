@@ -131,7 +131,11 @@ def resolve_sleep(
             generator.backend is not Backend.vllm
         ),
         f"needs a copy of the weights on the host, and weights.transport={weights.transport.value} "
-        "keeps none there; use shared_memory or filesystem": weights.transport not in _ON_HOST,
+        "keeps none there, or not on every host; use shared_memory or filesystem": (
+            weights.transport not in _ON_HOST
+            # It streams if engines turn out to be on other hosts than the trainer.
+            and not (weights.transport is Transport.auto and cluster.address is None)
+        ),
     }
     reason = next((words for words, holds in reasons.items() if holds), None)
     if generator.sleep and reason is not None:
@@ -139,7 +143,7 @@ def resolve_sleep(
     return replace(generator, sleep=reason is None if generator.sleep is None else generator.sleep)
 
 
-_ON_HOST = (Transport.auto, Transport.shared_memory, Transport.filesystem)
+_ON_HOST = (Transport.shared_memory, Transport.filesystem)
 
 
 def refuse_sleep(generator: GeneratorConfig) -> None:

@@ -42,13 +42,15 @@ def test_what_no_engine_can_hold_is_refused():
         adapter_capacity(trained(rank=513), max_staleness=0)
 
 
-def sleep(asked: bool | None, *, idle: bool = True, **changes) -> bool | None:
+def sleep(
+    asked: bool | None, *, idle: bool = True, address: str | None = None, **changes
+) -> bool | None:
     placement = changes.pop("placement", Placement.colocated)
     transport = changes.pop("transport", Transport.auto)
     given = {"device": Device.cuda, "adapters": None, "runs_ahead": False} | changes
     return resolve_sleep(
         GeneratorConfig(sleep=asked),
-        cluster=ClusterConfig(placement=placement, offload_idle=idle),
+        cluster=ClusterConfig(placement=placement, offload_idle=idle, address=address),
         weights=WeightsConfig(transport=transport),
         **given,
     ).sleep
@@ -57,6 +59,7 @@ def sleep(asked: bool | None, *, idle: bool = True, **changes) -> bool | None:
 def test_engines_sleep_where_they_share_gpus_with_what_leaves():
     assert sleep(None) is sleep(True) is True
     assert sleep(False) is False
+    assert sleep(None, address="auto", transport=Transport.shared_memory) is True
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,7 @@ def test_engines_sleep_where_they_share_gpus_with_what_leaves():
         ({"runs_ahead": True}, "do both at once"),
         ({"adapters": AdapterCapacity(rank=8, versions=2)}, "only an adapter is pushed"),
         ({"transport": Transport.gloo}, "weights.transport=gloo keeps none there"),
+        ({"address": "auto"}, "weights.transport=auto keeps none there, or not on every host"),
     ],
 )
 def test_where_they_cannot_they_do_not_and_whoever_asks_is_told_why(change, error):
