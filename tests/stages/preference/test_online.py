@@ -65,13 +65,16 @@ class Sampling:
 
     def __init__(self):
         self.noted, self.learning = [], SimpleNamespace(check=lambda: None)
-        self.run = SimpleNamespace(step=6)
+        self.run, self.bus = SimpleNamespace(step=6), SimpleNamespace(takes_turns=False)
 
     async def next_batch(self, record):
         return Batch(
             groups=(), sampled=(group(1.0, 1.0),) * 3, lags=(), oldest_version=0, dropped=(),
             generation_s=0.0, verification_s=0.0, idle_s=0.0,
         )  # fmt: skip
+
+    async def rest(self):
+        """Nobody leaves a device."""
 
     def finish(self, batch, record, *, step, updated):
         self.noted.append((step, updated))
