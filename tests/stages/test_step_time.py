@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rlpost.cli.plan import prepared
+from rlpost.control.placement import Node, assign_slots
 from rlpost.errors import UserError
 from rlpost.models.shape import model_shape
 from rlpost.models.tiny import build_tiny_llama
@@ -16,6 +17,7 @@ from rlpost.roofline.lengths import Lengths
 from rlpost.roofline.pushing import push_s
 from rlpost.roofline.training import Layout, forward_s, update_s
 from rlpost.stages.registry import STAGES
+from rlpost.stages.roles import actors_of
 from rlpost.stages.step_time import PlannedOn
 
 H100 = BY_NAME["h100"]
@@ -130,7 +132,10 @@ OWN = (
 def test_own_samples_are_generated_and_pushed(files, tiny_model, stage):
     judge = {"distill": f"teacher.path={files}/teacher", "preference": "verifier=exact"}
     plan = planned(stage, tiny_model, *OWN, judge[stage])
-    found = timed(stage, plan)
+    here = Node(id="0", name="here", cpus=64, gpus=0)
+    slots = assign_slots(actors_of(plan.roles), [here], placement=plan.cfg.cluster.placement)
+    on = replace(ON, slots=slots)
+    found = timed(stage, plan, on)
     cfg, prompt = plan.cfg, plan.sampling.mean_prompt
     assert found.push_s == push_s(plan.roles[0].export_bytes, "filesystem")
     assert found.generation_s > 0 and found.overlaps == (cfg.rl.max_staleness > 0)
@@ -146,7 +151,7 @@ def test_own_samples_are_generated_and_pushed(files, tiny_model, stage):
     )
     assert found.training_s == pytest.approx(expected)
     assert (found.scoring_s > 0) == (stage == "distill" or cfg.loss.needs_reference)
-    assert timed(stage, plan, mean_response=4.0).generation_s < found.generation_s
+    assert timed(stage, plan, on, mean_response=4.0).generation_s < found.generation_s
 
 
 def test_documents_see_their_window(files, tiny_model):
