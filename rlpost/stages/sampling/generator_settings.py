@@ -21,7 +21,7 @@ from rlpost.rollout.device_defaults import (
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.rollout.quantization import require_quantizable
 from rlpost.rollout.tensor_parallel import require_divisible
-from rlpost.stages.sampling.backend import require_backend
+from rlpost.stages.sampling.backend import require_backend, require_pushes
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import Served, refuse_supervised_only
@@ -88,6 +88,39 @@ def resolve_generator(
         has_avx512=has_avx512() or cluster.address is not None,  # others' CPUs are not known here
     )
     return resolved
+
+
+def resolve_pushed(
+    generator: GeneratorConfig,
+    cfg: Any,
+    *,
+    device: Device,
+    adapters: AdapterCapacity | None,
+    runs_ahead: bool,
+) -> GeneratorConfig:
+    """Check that engines can be pushed to, and say whether they leave their GPUs meanwhile.
+
+    Args:
+        generator: the engines', resolved.
+        cfg: options of a stage that pushes.
+        device: what the engines run on.
+        adapters: that are pushed to them; None: whole models are.
+        runs_ahead: whether they answer while the trainer works.
+
+    Raises:
+        UserError: this backend cannot take such pushes, or sleep was asked for and cannot be.
+    """
+    require_pushes(
+        cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
+    )
+    return resolve_sleep(
+        generator,
+        cluster=cfg.cluster,
+        weights=cfg.weights,
+        device=device,
+        adapters=adapters,
+        runs_ahead=runs_ahead,
+    )
 
 
 def resolve_sleep(

@@ -22,12 +22,11 @@ from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.interruption import Interruption
 from rlpost.stages.estimate import response_bytes
 from rlpost.stages.policy import CheckedPolicy
-from rlpost.stages.sampling.backend import require_pushes
 from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     check_deadlines,
     resolve_generator,
-    resolve_sleep,
+    resolve_pushed,
 )
 from rlpost.training.reward.reader import RewardReader
 from rlpost.verifiers.admission import refusal_of_row, required_columns
@@ -110,16 +109,8 @@ def plan_sampling(
         max_tokens=cfg.rollout.max_tokens,
     )
     adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
-    require_pushes(
-        cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
-    )
-    generator = resolve_sleep(
-        generator,
-        cluster=cfg.cluster,
-        weights=cfg.weights,
-        device=device,
-        adapters=adapters,
-        runs_ahead=cfg.rl.runs_ahead,
+    generator = resolve_pushed(
+        generator, cfg, device=device, adapters=adapters, runs_ahead=cfg.rl.runs_ahead
     )
     assert generator.max_model_len is not None
     verifiers = check_verifiers(cfg.all_verifiers) if cfg.all_verifiers else {}

@@ -24,14 +24,14 @@ from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.roles import Role, close_all
 from rlpost.stages.run import Run
 from rlpost.stages.run_directory import RunDirectory
-from rlpost.stages.sampling.backend import require_architecture, require_pushes
+from rlpost.stages.sampling.backend import require_architecture
 from rlpost.stages.sampling.examiner import Examiner, heldout_metrics
 from rlpost.stages.sampling.generation import generation_of, generators_role
 from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     check_deadlines,
     resolve_generator,
-    resolve_sleep,
+    resolve_pushed,
 )
 from rlpost.stages.sampling.judged_source import JudgedSource, load_prompts, suite_source
 from rlpost.stages.sampling.probe import probe_of
@@ -90,17 +90,7 @@ def plan_suites(
         trainer=cfg.trainer,
     )
     adapters = adapter_capacity(policy.adapter, max_staleness=0)
-    require_pushes(
-        cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
-    )
-    generator = resolve_sleep(
-        generator,
-        cluster=cfg.cluster,
-        weights=cfg.weights,
-        device=device,
-        adapters=adapters,
-        runs_ahead=False,
-    )
+    generator = resolve_pushed(generator, cfg, device=device, adapters=adapters, runs_ahead=False)
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens
     size = evaluation.suite_size or ALL_ITEMS
