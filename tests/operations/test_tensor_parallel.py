@@ -5,8 +5,10 @@ import re
 
 import psutil
 import pytest
+from cli_runs import REWARD, command, metrics
 
 from rlpost.api import LikelihoodObjective, SamplingConfig, TrainerConfig, open_parts
+from rlpost.cli.main import main
 from rlpost.cluster.trained import WeightSource
 from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.training.settings import DType
@@ -83,6 +85,40 @@ async def test_two_workers_sample_follow_every_push_and_are_replaced(
         assert len(groups) == len(prompts) and versions(groups) == {report.version}
         assert re.search("generator 0 is restarted: .*died", caplog.text)
         assert not {p.pid for p in killed} & {p.pid for p in workers()}
+
+
+@pytest.mark.timeout(600)
+def test_a_run_undoes_a_refused_push_and_replaces_a_killed_worker(
+    tiny_model, tmp_path, monkeypatch
+):
+    (tmp_path / "reward.py").write_text(REWARD)
+    probe, probed, killed = WeightSource.probe_logprobs, [], []
+
+    async def disturbed(source, sequences):
+        """The second push is refused once; in the third a part of the model dies."""
+        truth = await probe(source, sequences)
+        probed.append(truth)
+        if len(probed) == 2:
+            return [[each + 1 for each in row] for row in truth]
+        if len(probed) == 4:
+            killed.extend(workers())
+            killed[1].kill()
+        return truth
+
+    monkeypatch.setattr(WeightSource, "probe_logprobs", disturbed)
+    options = ["trainer.steps=3", "evaluation.every=0", "generator.tensor_parallel_size=2"]
+    options += [f"run.dir={tmp_path / 'runs'}", "rl.max_staleness=1", "trainer.lr=1e-2"]
+    assert main(command(tmp_path, tiny_model, "parts", *options)[3:]) == 0
+    rows = metrics(tmp_path / "runs" / "parts")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert all(row["actor/grad_norm"] > 0 for row in rows[1:])
+    pushes = [row for row in rows if "weights/version" in row]
+    assert [row["weights/version"] for row in pushes] == [1, 3, 5, 6]
+    assert max(row["weights/probe_logprob_diff_max"] for row in pushes) < EXACT
+    log = (tmp_path / "runs" / "parts" / "run.log").read_text()
+    assert re.search("push of version 2 was refused: generator 0: the probe of generator 0 ", log)
+    assert len(re.findall("generator 0 is restarted: ", log)) == 1
+    assert len(killed) == 2 and not any(each.is_running() for each in killed)
 
 
 def versions(groups) -> set[int]:
