@@ -73,7 +73,7 @@ class WeightsConfig:
         10,
         at_least=1,
         at_most=10**6,
-        help="pushes between comparisons of vLLM's kernels, bit by bit; null: none",
+        help="pushes of whole models between comparisons of vLLM's kernels; null: none",
     )
 
 

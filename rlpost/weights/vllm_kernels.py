@@ -1,8 +1,8 @@
 """The weights of a vLLM worker as its kernels hold them.
 
 Owns what there is to read in a model that was loaded. Refuses to own the digest and the comparison
-(kernel_digest.py). Invariant: every weight that a product uses is covered, also where a kernel
-keeps a packed copy of its own that no tensor shows.
+(kernel_digest.py). Invariant: every weight that a push sets is covered, also where a kernel keeps a
+packed copy of its own that no tensor shows.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,10 @@ def _packed(layer: Any) -> Iterator[tuple[int, torch.Tensor]]:
     exact: each of its values is one weight, and zeros.
     """
     weight = layer.weight
-    _, width = get_layerwise_info(layer).restore_metadata[0]["weight"].shape  # as a push sets it
+    set_by_push = get_layerwise_info(layer).restore_metadata[0]
+    if "weight" not in set_by_push:  # nothing that is pushed reaches it: it stays as it was read
+        return
+    _, width = set_by_push["weight"].shape
     for first in range(0, width, _ROWS):
         rows = torch.zeros(min(_ROWS, width - first), width, dtype=weight.dtype)
         rows[torch.arange(len(rows)), torch.arange(len(rows)) + first] = 1

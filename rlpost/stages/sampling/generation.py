@@ -154,7 +154,8 @@ class Generation:
             probe: what both sides score.
             trained: groups that take turns with engines which sleep.
         """
-        backend = self._cfg.backend
+        # An adapter's base stays what the engines have read.
+        compares = self._cfg.backend is Backend.vllm and self._adapters is None
         both = {self._cfg.dtype, generator_dtype(trainer)}
         exact = both == {GeneratorDtype.float32} and not self._cfg.is_quantized
         assert self._cfg.setup_timeout_s is not None, "resolved_generator comes first"
@@ -177,7 +178,7 @@ class Generation:
                 busy_s=self._cluster.call_timeout_s,
                 boot_timeout_s=2 * self._cfg.setup_timeout_s,
                 # SGLang does not show what its kernels hold.
-                compare_every=weights.compare_every if backend is Backend.vllm else None,
+                compare_every=weights.compare_every if compares else None,
             ),
             changed=self._signal.wait,
             leave=partial(sleep_all, *trained) if self._cfg.sleeps else None,
