@@ -55,12 +55,15 @@ def through_head(model: Any, score: Callable[[Logits, Tensor], T], hidden_TE: Te
         hidden_TE: its last hidden states.
     """
     head, logits = model.get_output_embeddings(), logits_of(model, inside=True)
-    assert "forward" not in vars(head), "it is being called"
+    own = vars(head).get("forward")  # a library may have put one there
     head.forward = functools.partial(score, logits)
     try:
         return head(hidden_TE)
     finally:
-        del head.forward
+        if own is None:
+            del head.forward
+        else:
+            head.forward = own
 
 
 def token_logprobs(
