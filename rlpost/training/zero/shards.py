@@ -131,11 +131,13 @@ class Shards:
             if piece.start != end:
                 break
             end = piece.stop
-        if end != torch.Size(shape).numel():
-            raise DataError(
-                f"{self._directory}: of {name!r} the elements from {end} on are not in one place; "
-                "a file is missing, or one of another checkpoint is among them"
-            )
+        else:
+            if end == torch.Size(shape).numel():
+                return
+        raise DataError(
+            f"{self._directory}: of {name!r} the elements from {end} on are not in one place; a "
+            "file is missing, or one of another checkpoint is among them"
+        )
 
     def read(self, name: str, part: tuple[int, int] | None) -> Tensor:
         """Return elements ``[start, stop)`` of a flattened tensor, reading only their rows."""

@@ -65,6 +65,8 @@ def test_parts_of_several_writers_are_read_as_one(tmp_path):
         ([(5, 12)], "the elements from 0 on"),
         ([(0, 5), (6, 12)], "the elements from 5 on"),
         ([(0, 5), (4, 12)], "the elements from 5 on"),  # of another number of ranks
+        ([(0, 6), (6, 12), (6, 12)], "the elements from 12 on"),
+        ([(0, 12), (0, 12)], "the elements from 12 on"),
     ],
 )
 def test_a_part_that_is_missing_or_twice_there_is_refused(tmp_path, present, message):
