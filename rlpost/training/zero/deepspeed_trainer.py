@@ -1,10 +1,9 @@
 """One rank of what is trained: the verbs around a DeepSpeed ZeRO engine.
 
-Owns the order forward_backward -> optim_step, the idempotency of steps, the handling of
-non-finite gradients, scores and export. Refuses to own Ray (cluster/), packing, objectives and
-denominators. Invariants: the gradient of one optimizer batch is that of ``Loss.total`` summed
-over all micro-batches and ranks, whatever the split; an update happens at most once per step
-id; a non-finite gradient changes no weight at any stage.
+Owns the order of the verbs, sleep and export. Refuses to own Ray (cluster/), the passes
+(deepspeed_passes.py), the updates (deepspeed_updates.py) and checkpoints (deepspeed_saver.py).
+Invariants: gradients wait for one ``optim_step`` and nothing else happens meanwhile; whatever a
+verb touches is awake.
 
 Every verb is collective: all ranks call it in the same order, with equally many
 micro-batches.
@@ -15,7 +14,6 @@ Legend: R scored tokens of one micro-batch.
 import math
 import random
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from rlpost.algorithms.diagnostics import Tally
-from rlpost.algorithms.loss import LossBatch, Objective, Outputs
-from rlpost.errors import RunFailed
+from rlpost.algorithms.loss import Objective
 from rlpost.training.model.loading import TrainedModel
-from rlpost.training.model.packed_model import ModelInputs, loss_batch, score_batches
 from rlpost.training.model.sequence_parallel import SequenceGroup
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
@@ -39,21 +34,16 @@ from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Unit
 from rlpost.training.parking import Parking
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.schedule import lr_at
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_adapter import save_adapter
 from rlpost.training.zero.deepspeed_adapter_steps import AdapterSteps
-from rlpost.training.zero.deepspeed_checkpoint import (
-    StepperProgress,
-    load_state,
-    take_snapshot,
-    write_snapshot,
-)
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
 from rlpost.training.zero.deepspeed_loading import load_engine
+from rlpost.training.zero.deepspeed_passes import Passes, require_columns
+from rlpost.training.zero.deepspeed_saver import Saver
 from rlpost.training.zero.deepspeed_served import served_weights
-from rlpost.training.zero.deepspeed_state import engine_state
+from rlpost.training.zero.deepspeed_updates import Updates
 from rlpost.training.zero.deepspeed_usage import Usage
 from rlpost.training.zero.deepspeed_weights import save_model, weight_shapes
 from rlpost.weights.publisher import ServedWeights
@@ -104,7 +94,7 @@ class DeepSpeedTrainer:
         model.require_vocabulary()
         self.cfg = cfg
         self.dtype = resolve_dtype(cfg.dtype)
-        self._model, self._place, self._seed = model, place, seed
+        self._model, self._place = model, place
         torch.set_num_threads(cfg.threads_per_rank())
         for seed_it in (random.seed, np.random.seed, torch.manual_seed):
             seed_it(seed + place.rank)
@@ -127,11 +117,19 @@ class DeepSpeedTrainer:
             sharing=cfg.sequence_parallel_size,
         )
         self._adapter = AdapterSteps(self._engine, self._optimizer, device=self._device)
-        self._pending = False  # gradients wait for optim_step
-        self._step_id = 0
-        self._step_result: dict[str, float] = {}
-        self._nonfinite_in_row = 0
-        self._writing: Future[None] | None = None  # what begin_save began
+        self._passes = Passes(
+            self._engine,
+            adapter=self._adapter,
+            usage=self._usage,
+            device=self._device,
+            name=model.labels.metrics,
+        )
+        self._updates = Updates(
+            self._engine, cfg, labels=model.labels, adapter=self._adapter, usage=self._usage
+        )
+        self._saver = Saver(
+            self._engine, self._optimizer, adapter=self._adapter, plan=model.adapter, seed=seed
+        )
 
     @property
     def engine(self) -> Any:
@@ -150,7 +148,7 @@ class DeepSpeedTrainer:
 
     def sleep(self) -> int:
         """Move weights and optimizer out of memory until the next verb; returns the bytes."""
-        assert not self._pending, "gradients wait for optim_step"
+        assert not self._updates.waiting, "gradients wait for optim_step"
         ds.release_gathered(self.engine)
         if self._gradients is not None:
             self._gradients.release()
@@ -172,50 +170,18 @@ class DeepSpeedTrainer:
             diagnostics over what counts, and ``<actor or critic>/loss``. Ranks that share
             micro-batches return the same: one of them is counted.
         """
-        assert not self._pending, "optim_step must consume the gradients first"
+        assert not self._updates.waiting, "optim_step must consume the gradients first"
         assert batches, "an optimizer batch without micro-batches: skip the step instead"
-        _require_columns(batches, objective)
-        self._check_equal(len(batches))
-        tally = Tally()
-        engine = self.engine  # waking up is not counted as work
+        require_columns(batches, objective)
+        self._passes.check_equal(len(batches))
+        self._parking.wake()  # which is not counted as work
         self._adapter.before_update(
             batches,
-            update=self._step_id + 1,
-            loss=lambda batch: self._plain_loss(batch, objective, temperature),
+            update=self._updates.progress.step_id + 1,
+            loss=lambda batch: self._passes.plain_loss(batch, objective, temperature),
         )
-        self._pending = True
-        with self._usage.busy(batches):
-            for i, batch in enumerate(batches):
-                # Announced before each pass: stages 1 and 2 otherwise drop all but the last.
-                self._set_boundary(i == len(batches) - 1)
-                inputs = ModelInputs.of(batch, device=self._device, learning=True)
-                outputs = Outputs.of(engine(inputs, temperature=temperature))
-                loss = self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
-                if i == 0:
-                    loss = self._adapter.with_term(loss)
-                # The engine averages over ranks; the weights hold the global denominator.
-                engine.backward(loss * self._place.world_size)
-            return tally.cpu()
-
-    def _loss(
-        self, outputs: Outputs, batch: LossBatch, objective: Objective, tally: Tally
-    ) -> Tensor:
-        result = objective(outputs, batch)
-        loss = result.total(batch)
-        tally.add(result.diagnostics_R, counted_R=batch.counted_R)
-        tally.add(result.diagnostics_U, counted_R=batch.counted_U)
-        tally.add_total(f"{self._model.labels.metrics}/loss", loss)
-        return loss
-
-    def _plain_loss(self, batch: MicroBatch, objective: Objective, temperature: float) -> Tensor:
-        """Return a micro-batch's loss by a pass beside the engine, which learns nothing of it."""
-        inputs = ModelInputs.of(batch, device=self._device, learning=True)
-        outputs = Outputs.of(self.module(inputs, temperature=temperature))
-        columns = loss_batch(batch, device=self._device)
-        return objective(outputs, columns).total(columns)
-
-    def _set_boundary(self, is_last: bool) -> None:
-        self.engine.set_gradient_accumulation_boundary(is_last)
+        self._updates.waiting = True
+        return self._passes.learn(batches, objective, temperature=temperature)
 
     def optim_step(self, step_id: int) -> dict[str, float]:
         """Apply the accumulated gradient as step ``step_id`` (1-based; gaps are allowed).
@@ -228,35 +194,7 @@ class DeepSpeedTrainer:
         Raises:
             RunFailed: ``stop_after_nonfinite`` updates in a row had non-finite gradients.
         """
-        assert step_id >= 1 and step_id >= self._step_id, (
-            f"step {step_id} asked for after step {self._step_id}"
-        )
-        if step_id == self._step_id:
-            assert not self._pending, f"step {step_id} is done, but new gradients are waiting"
-            return self._step_result
-        assert self._pending, f"step {step_id}: forward_backward has not run"
-        lr = lr_at(step_id, self.cfg)
-        ds.set_lr(self.engine, lr)
-        with self._usage.busy():
-            grad_norm, applied = ds.update(self.engine)
-        of_adapter = self._adapter.after_update(step_id, applied=applied)
-        self._pending = False
-        self._step_id = step_id
-        self._nonfinite_in_row = 0 if applied else self._nonfinite_in_row + 1
-        prefix = self._model.labels.metrics
-        self._step_result = {f"{prefix}/lr": lr, f"{prefix}/skipped_update": float(not applied)}
-        if math.isfinite(grad_norm):
-            self._step_result[f"{prefix}/grad_norm"] = grad_norm
-        if (largest := ds.largest_lr(self.engine)) != lr:
-            self._step_result[f"{prefix}/largest_lr"] = largest
-        self._step_result |= of_adapter | self._usage.metrics()
-        if self._nonfinite_in_row >= self.cfg.stop_after_nonfinite:
-            raise RunFailed(
-                f"the gradient was not finite in {self._nonfinite_in_row} steps in a row, the "
-                f"last being step {step_id}; no weight was changed by them. Lower "
-                f"{self._model.labels.options}.lr, or resume from an earlier checkpoint"
-            )
-        return self._step_result
+        return self._updates.apply(step_id)
 
     def score(
         self, batches: Sequence[MicroBatch], temperature: float = 1.0, *, adapter: bool = True
@@ -265,30 +203,13 @@ class DeepSpeedTrainer:
 
         Without ``adapter`` they are those of the base alone.
         """
-        self._check_equal(len(batches))
-        self.module.train(self.module.adapter is None)  # an adapter may have drop-out
-        try:
-            with self._adapter.scoring(adapter=adapter):
-                return score_batches(
-                    self.engine, batches, device=self._device, temperature=temperature
-                )
-        finally:
-            self.module.train()
+        self._parking.wake()
+        return self._passes.score(batches, temperature=temperature, adapter=adapter)
 
-    @torch.no_grad()
     def measure(self, batches: Sequence[MicroBatch], objective: Objective) -> Tally:
         """Evaluate an objective on data that is not learned from; this rank's sums."""
-        _require_columns(batches, objective)
-        self._check_equal(len(batches))
-        tally = Tally()
-        self.module.eval()
-        try:
-            for batch in batches:
-                outputs = Outputs.of(self.engine(ModelInputs.of(batch, device=self._device)))
-                self._loss(outputs, loss_batch(batch, device=self._device), objective, tally)
-        finally:
-            self.module.train()
-        return tally.cpu()
+        self._parking.wake()
+        return self._passes.measure(batches, objective)
 
     def probe_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score each token after the first, per sequence, at temperature 1.
@@ -328,24 +249,9 @@ class DeepSpeedTrainer:
         The engine may go on. ``directory`` is complete when ``finish_save`` has returned on
         every rank.
         """
-        assert not self._pending, "gradients are not saved: call optim_step first"
-        assert self._writing is None, "finish_save must end the last save first"
-        progress = StepperProgress(
-            step_id=self._step_id,
-            step_result=self._step_result,
-            nonfinite_in_row=self._nonfinite_in_row,
-        )
-        snapshot = take_snapshot(
-            engine_state(self.engine, self._optimizer),
-            rank=self._place.rank,
-            num_ranks=self._place.world_size,
-            progress=progress,
-            adapter=self._identity,
-            companion=self._adapter.state_dict(),
-        )
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing = thread.submit(write_snapshot, snapshot, directory)
-        thread.shutdown(wait=False)  # takes no other work and ends by itself
+        assert not self._updates.waiting, "gradients are not saved: call optim_step first"
+        self._parking.wake()
+        self._saver.begin(directory, self._updates.progress)
 
     def finish_save(self) -> None:
         """Wait until this rank's files of ``begin_save`` are written; not collective.
@@ -353,9 +259,7 @@ class DeepSpeedTrainer:
         Raises:
             CheckpointWriteError: the disk refused; the engine is as good as before.
         """
-        assert self._writing is not None, "begin_save comes first"
-        writing, self._writing = self._writing, None
-        writing.result()
+        self._saver.finish()
 
     def load(self, directory: Path) -> None:
         """Restore what was saved, by however many ranks at whatever ZeRO stage.
@@ -364,37 +268,10 @@ class DeepSpeedTrainer:
             DataError: files are missing or damaged.
             UserError: it is the state of another model.
         """
-        assert not self._pending, "the gradients that wait would join the loaded state"
-        progress = load_state(
-            engine_state(self.engine, self._optimizer),
-            directory,
-            rank=self._place.rank,
-            num_ranks=self._place.world_size,
-            seed=self._seed,
-            adapter=self._identity,
-        )
-        self._adapter.load(directory)
-        self._step_id = progress.step_id
-        self._step_result = progress.step_result
-        self._nonfinite_in_row = progress.nonfinite_in_row
-
-    @property
-    def _identity(self) -> dict[str, Any] | None:
-        """What a state is worthless without; None: every weight is in it."""
-        return None if self._model.adapter is None else self._model.adapter.identity()
+        assert not self._updates.waiting, "the gradients that wait would join the loaded state"
+        self._parking.wake()
+        self._updates.progress = self._saver.load(directory)
 
     def close(self) -> None:
         """Leave the ranks; the process may build another trainer afterwards."""
         ds.leave_ranks(self._engine)
-
-    def _check_equal(self, count: int) -> None:
-        """Unequal counts would abort the process inside a collective, without a message."""
-        counts = torch.tensor([count, -count], device=self._device)
-        dist.all_reduce(counts, op=dist.ReduceOp.MAX)
-        assert counts[0] == -counts[1], f"ranks have {-counts[1]} to {counts[0]} micro-batches"
-
-
-def _require_columns(batches: Sequence[MicroBatch], objective: Objective) -> None:
-    for batch in batches:
-        missing = set(objective.columns) - batch.columns.keys()
-        assert not missing, f"the batch carries no {', '.join(sorted(missing))}"
