@@ -1,8 +1,10 @@
 """Peak memory of two ranks that load one model under ZeRO-3: in parts, and each of them all of it.
 
     .venv/bin/python benchmarks/sharded_loading.py --gb 2
+    .venv/bin/python benchmarks/sharded_loading.py --gb 2 --adapter
 
-A random Llama in bfloat16 of so many gigabytes is built first. What is printed is the anonymous
+A random Llama in bfloat16 of so many gigabytes is built first. ``--adapter`` trains LoRA on it in
+place of every weight. What is printed is the anonymous
 memory of each rank above that before loading, sampled every 5 ms: until the weights are divided,
 and until the engine stands with its masters. Pages of the mapped files are not counted: ranks share
 them, and the kernel takes them back when memory is short. ``resident`` is the kernel's own
@@ -68,10 +70,13 @@ class Peak:
             time.sleep(0.005)
 
 
-def rank(number: int, path: str, port: int, whole: bool, answers: Any) -> None:
+def rank(number: int, path: str, port: int, whole: bool, adapted: bool, answers: Any) -> None:
     """Load, and tell the peaks in GB."""
     from deepspeed.runtime.zero import parameter_offload
 
+    from rlpost.models.directory.model_directory import ModelDirectory
+    from rlpost.training.adapters.lora import LoRAConfig
+    from rlpost.training.adapters.planning import plan_adaptation
     from rlpost.training.model.loading import TrainedModel
     from rlpost.training.settings import DType, TrainerConfig
     from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
@@ -87,7 +92,11 @@ def rank(number: int, path: str, port: int, whole: bool, answers: Any) -> None:
 
     parameter_offload.DeepSpeedZeRoOffload.__init__ = divided
     cfg = TrainerConfig(zero_stage=3, num_ranks=RANKS, dtype=DType.bfloat16, threads=1)
-    model = TrainedModel.policy(path, cfg)
+    adapter = None
+    if adapted:
+        base = ModelDirectory.read(Path(path))
+        adapter = plan_adaptation(LoRAConfig(), start=None, base=base, name=path)
+    model = TrainedModel.policy(path, cfg, adapter=adapter)
     before, peak = memory("VmRSS"), Peak()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     place = Rank(rank=number, world_size=RANKS, master_address="127.0.0.1", master_port=port)
@@ -98,14 +107,14 @@ def rank(number: int, path: str, port: int, whole: bool, answers: Any) -> None:
     trainer.close()
 
 
-def measure(path: str, *, whole: bool) -> dict[str, float]:
+def measure(path: str, *, whole: bool, adapted: bool) -> dict[str, float]:
     """Return the larger peak of the ranks, by phase."""
     from rlpost.network import free_port
 
     context, port = multiprocessing.get_context("spawn"), free_port()
     answers = context.Queue()
     ranks = [
-        context.Process(target=rank, args=(number, path, port, whole, answers))
+        context.Process(target=rank, args=(number, path, port, whole, adapted, answers))
         for number in range(RANKS)
     ]
     for process in ranks:
@@ -119,13 +128,16 @@ def measure(path: str, *, whole: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gb", type=float, default=2.0, help="size of the model's weights")
+    parser.add_argument("--adapter", action="store_true", help="train LoRA on the model")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:  # a process of its own gives its memory back
             size = pool.apply(build, (Path(directory),), {"gb": args.gb})
         print(f"model: {size / GB:.2f} GB, {RANKS} ranks")
-        parts, whole = (measure(directory, whole=whole) for whole in (False, True))
+        parts, whole = (
+            measure(directory, whole=whole, adapted=args.adapter) for whole in (False, True)
+        )
     for phase, peak in whole.items():
         share = parts[phase] / peak
         print(f"{phase}: in parts {parts[phase]:.2f} GB, whole {peak:.2f} GB, share {share:.2f}")

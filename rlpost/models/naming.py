@@ -9,6 +9,7 @@ one decoder layer.
 A tied ``lm_head`` is one parameter, under the embedding's name.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,18 @@ class Piece:
             return
         converted = _converted(model, {name: tensors[name] for name in self.sources})
         yield from ((name, converted[name]) for name, _, _ in self.targets)
+
+    def back(self, model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn the tensors of ``targets`` into those of ``sources``, as loading them does.
+
+        Args:
+            model: on any device; perhaps a shell.
+            tensors: by the names of the targets, in the dtype that the sources have.
+        """
+        if self.is_unchanged:
+            return dict(tensors)
+        loaded = _loaded(model, tensors)
+        return {name: loaded[name] for name in self.sources}
 
     @property
     def is_unchanged(self) -> bool:
@@ -120,3 +133,33 @@ def _converted(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     converted: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
     return converted
+
+
+def _loaded(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert names and shapes as transformers' ``from_pretrained`` does, whose steps these are."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        dot_natural_key,
+        rename_source_key,
+    )
+
+    steps = get_model_conversion_mapping(model)
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    converter_of = {pattern: step for step in converters for pattern in step.source_patterns}
+    places, prefix = model.state_dict(), model.base_model_prefix
+    collected: dict[str, Any] = {}
+    for key in sorted(tensors, key=dot_natural_key):  # experts in the order of their numbers
+        name, pattern = rename_source_key(key, renamings, converters, prefix, places)
+        if name not in places and key in places:
+            name, pattern = key, None
+        new = WeightRenaming(key, name) if pattern is None else copy.deepcopy(converter_of[pattern])
+        step = collected.setdefault(name, new)
+        step.add_tensor(name, key, key if pattern is None else pattern, tensors[key])
+    loaded: dict[str, Tensor] = {}
+    for name, step in collected.items():
+        for target, value in step.convert(name, model=model, config=model.config).items():
+            loaded[target] = value[0] if isinstance(value, list) else value
+    return loaded

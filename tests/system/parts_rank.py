@@ -2,10 +2,12 @@
 
     python parts_rank.py CASES.json RANK WORLD_SIZE PORTS.json RESULT.json CONTROL
 
-CASES.json: ``[{"path", "role", "dtype", "checkpointing", "shifted"}..]``; with ``shifted`` the
-parts are read from one element before them. Answers, for each case, which weights, masters and
-gradients are not equal bit for bit, and the largest share of a tensor that this rank read of a
-file; or the error that it ended with, after which no case may follow. CONTROL is not used.
+CASES.json: ``[{"path", "role", "dtype", "checkpointing", "adapter", "start", "shifted"}..]``; with
+``adapter``, the options of a new one and its ``kind``, it is trained on the base, into which the
+adapter in ``start`` is merged first; with ``shifted`` the parts are read from one element before
+them. Answers, for each case, which weights, masters and gradients are not equal bit for bit, and
+the largest share of a tensor that this rank read of a file where it read in parts; or the error
+that it ended with, after which no case may follow. CONTROL is not used.
 """
 
 import json
@@ -18,7 +20,11 @@ from packed_groups import pack_into, random_groups, with_columns
 from reshape_rank import OBJECTIVES
 
 from rlpost.errors import UserError
+from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.weight_files import StoredTensor
+from rlpost.training.adapters import adapters
+from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.planning import plan_adaptation
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
@@ -51,7 +57,7 @@ def trained(case: dict, place: Rank, *, whole: bool) -> dict[str, torch.Tensor]:
     )
     path, role = case["path"], case["role"]
     model = (
-        TrainedModel.policy(path, cfg)
+        TrainedModel.policy(path, cfg, adapter=_adaptation(case))
         if role == "policy"
         else TrainedModel.critic(path, policy_path=path)
     )
@@ -61,6 +67,15 @@ def trained(case: dict, place: Rank, *, whole: bool) -> dict[str, torch.Tensor]:
         return dict(_found(trainer, role, place))
     finally:
         trainer.close()
+
+
+def _adaptation(case: dict) -> Adaptation | None:
+    if "adapter" not in case:
+        return None
+    options = dict(case["adapter"])
+    config = adapters.get(options.pop("kind")).config(**options)
+    base = ModelDirectory.read(Path(case["path"]))
+    return plan_adaptation(config, start=case.get("start"), base=base, name=case["path"])
 
 
 def _found(trainer: DeepSpeedTrainer, role: str, place: Rank):

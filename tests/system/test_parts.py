@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from packed_groups import load_plain
+from peft import LoraConfig, get_peft_model
 from rank_processes import run_ranks
 from safetensors.torch import load_file, save_file
 from tiny_families import build_tiny_family
@@ -23,6 +25,14 @@ def damaged(model: Path, to: Path) -> Path:
     return to
 
 
+def merged_first(model: Path, to: Path) -> Path:
+    """A LoRA adapter of random values."""
+    options = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
+    torch.manual_seed(0)
+    get_peft_model(load_plain(model), LoraConfig(**options)).save_pretrained(to)
+    return to
+
+
 @pytest.mark.timeout(600)
 def test_parts_are_the_whole_bit_for_bit(tiny_model, tiny_untied_model, tiny_reward, tmp_path):
     learned = build_tiny_family(tmp_path / "gpt2", "gpt2")  # positions are weights, biases exist
@@ -32,6 +42,26 @@ def test_parts_are_the_whole_bit_for_bit(tiny_model, tiny_untied_model, tiny_rew
         {"path": str(learned), "role": "policy", "dtype": "float32", "checkpointing": True},
         {"path": str(tiny_untied_model), "role": "critic", "dtype": "float32"},  # a head of zeros
         {"path": str(tiny_reward), "role": "critic", "dtype": "bfloat16"},  # a head of the files
+        {  # experts that are fused, and a module that is trained beside the adapter
+            "path": str(build_tiny_family(tmp_path / "experts", "qwen3_moe")),
+            "role": "policy",
+            "dtype": "bfloat16",
+            "checkpointing": True,
+            "adapter": {"kind": "lora", "rank": 4, "modules_to_save": ["lm_head"]},
+        },
+        {  # weights that are renamed, and a start that moves them
+            "path": str(build_tiny_family(tmp_path / "renamed", "gpt_neox")),
+            "role": "policy",
+            "dtype": "float32",
+            "adapter": {"kind": "pissa", "rank": 4},
+        },
+        {  # a start that reads them, after another adapter was merged into them
+            "path": str(tiny_untied_model),
+            "role": "policy",
+            "dtype": "float32",
+            "adapter": {"kind": "dora", "rank": 4},
+            "start": str(merged_first(tiny_untied_model, tmp_path / "first")),
+        },
         {"path": str(tiny_model), "role": "policy", "dtype": "float32", "shifted": True},
         {"path": str(broken), "role": "policy", "dtype": "float32"},
     ]

@@ -22,6 +22,7 @@ from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.directory.read_errors import reading_model
 from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.base_weights import BaseWeights
 from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.adapters.directory import (
     OWN_NAMES,
@@ -96,23 +97,26 @@ def adapt(
     names: Mapping[str, str],
     seed: int,
     total_steps: int,
+    weights: BaseWeights,
 ) -> None:
     """Put an adapter into ``module``, a ``PackedModel`` with weights, as its ``adapter``.
 
     What is trained afterwards is the adapter, and the head where it is not the model's own.
 
     Args:
-        module: loaded onto the CPU.
+        module: loaded; ranks may have divided its weights.
         plan: what is put in.
         kind: what the model is used for.
         names: the prefixes of a ``Shell``.
         seed: of a new adapter's values.
         total_steps: optimizer updates of the run.
+        weights: access to those of the base.
 
     Raises:
         UserError: a file cannot be read.
     """
-    model, setting = module.model, Setting(task_type=_TASKS[kind], total_steps=total_steps)
+    model = module.model
+    setting = Setting(task_type=_TASKS[kind], total_steps=total_steps, weights=weights)
     if plan.merges is not None:
         _merge(module, AdapterDirectory.read(plan.merges), setting, names)
     if isinstance(plan.config, NoAdapterConfig):  # nothing is trained: a frozen copy
@@ -121,14 +125,14 @@ def adapt(
     directory = None if plan.continues is None else AdapterDirectory.read(plan.continues)
     if method.prepare is not None:
         method.prepare(model)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), weights.in_peft():
         torch.manual_seed(seed)
         peft, tuner = _inject(model, _peft_config(plan.config, directory, setting, names))
     for name, parameter in model.named_parameters():
         if tuner.prefix in name and parameter.is_floating_point():
             parameter.data = parameter.data.to(model.dtype)
     if directory is not None:
-        _fill(_own(module, tuner, names), directory)
+        _fill(_own(module, tuner, names), directory, weights)
     companion = None if method.companion is None else method.companion(module, setting)
     module.adapter = LiveAdapter(
         plan=plan, peft=peft, tuner=tuner, names=dict(names), companion=companion
@@ -225,10 +229,19 @@ def _merge(
     module: Any, directory: AdapterDirectory, setting: Setting, names: Mapping[str, str]
 ) -> None:
     """Add an adapter's product to the weights of the model."""
-    _, tuner = _inject(module.model, _peft_config(None, directory, setting, names))
-    _fill(_own(module, tuner, names), directory)
-    tuner.merge_and_unload()  # in place: every layer was replaced by its own base
-    module.model.requires_grad_(True)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model, weights = module.model, setting.weights
+    with weights.in_peft():
+        _, tuner = _inject(model, _peft_config(None, directory, setting, names))
+    _fill(_own(module, tuner, names), directory, weights)
+    for layer in [each for each in model.modules() if isinstance(each, BaseTunerLayer)]:
+        with weights.whole(list(layer.get_base_layer().parameters())):
+            layer.merge()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is nothing left to merge
+        tuner.merge_and_unload()  # in place: every layer is replaced by its own base
+    model.requires_grad_(True)
 
 
 def _own(module: Any, tuner: Any, names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -255,10 +268,11 @@ def _model_tensors(model: nn.Module, tuner: Any, names: Mapping[str, str]) -> di
 
 
 @torch.no_grad()
-def _fill(own: Mapping[str, Tensor], directory: AdapterDirectory) -> None:
+def _fill(own: Mapping[str, Tensor], directory: AdapterDirectory, weights: BaseWeights) -> None:
     """Copy the tensors of a directory, which was checked, into a model that has them."""
     for name, tensor in directory.tensors().items():
-        own[name].copy_(tensor)
+        with weights.whole([own[name]]):
+            own[name].copy_(tensor)
 
 
 def _require_shapes(

@@ -44,4 +44,4 @@ def pissa(cfg: PiSSAConfig) -> Method:
 def _start(cfg: PiSSAConfig, module: Any, setting: Setting) -> Companion:
     from rlpost.training.adapters.principal_start import PrincipalStart
 
-    return PrincipalStart(module.model)
+    return PrincipalStart(module.model, setting.weights)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlpost.training.adapters.base_weights import BaseWeights
 from rlpost.training.adapters.plain_lora import difference
 from rlpost.training.adapters.saved import SavedAdapter
 
@@ -24,22 +25,14 @@ _NAME = "default"  # peft's name of the adapter
 class PrincipalStart:
     """A ``Companion`` that moves the principal parts when it is made, and nothing afterwards."""
 
-    @torch.no_grad()
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, weights: BaseWeights) -> None:
         from peft.tuners.lora import LoraLayer
 
         self._start: dict[str, Tensor] = {}  # by the end of the tensor's name in the file
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer):
-                a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
-                weight, scale = layer.get_base_layer().weight, layer.scaling[_NAME]
-                left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-                roots = (values[: len(a)] / scale).sqrt()
-                a.copy_(roots[:, None] * right[: len(a)])
-                b.copy_(left[:, : len(a)] * roots)
-                weight.copy_(weight.float() - scale * (b.float() @ a.float()))
-                self._start[f"{name}.lora_A.weight"] = a.clone()
-                self._start[f"{name}.lora_B.weight"] = b.clone()
+                with weights.whole([layer.get_base_layer().weight]):
+                    self._start |= _move(name, layer)
 
     def filed(self, own: SavedAdapter) -> SavedAdapter:
         """Return what was learned as plain LoRA on the original base."""
@@ -65,3 +58,16 @@ class PrincipalStart:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         assert not state, f"PiSSA keeps no state, got {sorted(state)[:2]}"
+
+
+@torch.no_grad()
+def _move(name: str, layer: Any) -> dict[str, Tensor]:
+    """Move the principal part of a layer's weight; returns the adapter's tensors by name."""
+    a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+    weight, scale = layer.get_base_layer().weight, layer.scaling[_NAME]
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    roots = (values[: len(a)] / scale).sqrt()
+    a.copy_(roots[:, None] * right[: len(a)])
+    b.copy_(left[:, : len(a)] * roots)
+    weight.copy_(weight.float() - scale * (b.float() @ a.float()))
+    return {f"{name}.lora_A.weight": a.clone(), f"{name}.lora_B.weight": b.clone()}

@@ -12,10 +12,11 @@ Example::
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlpost.registry import Registry
+from rlpost.training.adapters.base_weights import BaseWeights, HeldWeights
 
 adapters = Registry("adapter")
 
@@ -27,6 +28,7 @@ class Setting:
     task_type: str  # peft's name of what the model is for
     total_steps: int  # optimizer updates of the whole run
     shapes_only: bool = False  # the model has no weights, so nothing may be computed from them
+    weights: BaseWeights = field(default_factory=HeldWeights)  # of the base
 
 
 class Companion(Protocol):

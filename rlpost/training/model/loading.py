@@ -19,6 +19,7 @@ from rlpost.models.directory.read_errors import reading_model
 from rlpost.models.vocabulary import require_same_vocabulary
 from rlpost.training.adapters.adapt import adapt
 from rlpost.training.adapters.adaptation import Adaptation
+from rlpost.training.adapters.base_weights import BaseWeights, HeldWeights
 from rlpost.training.model.attention import ATTENTION, register_packed_attention
 from rlpost.training.model.classifier_heads import VALUE_HEAD, ClassifierHead
 from rlpost.training.model.dropout import is_random, switch_off_dropout
@@ -131,39 +132,69 @@ class TrainedModel:
         _refuse_broken_weights(module.model, field=field)
         switch_off_dropout(module.model)
         verify_packing(module, self.head, field=field)
-        if self.adapter is not None:
-            names = self.head.shell(Path(self.path), dtype=dtype).prefixes
-            adapt(
-                module,
-                self.adapter,
-                kind=self.head.kind,
-                names=names,
-                seed=seed,
-                total_steps=total_steps,
-            )
-        return self._ready(module, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+        return self.complete(
+            module,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+            total_steps=total_steps,
+        )
 
-    def load_hollow(
-        self, *, dtype: torch.dtype, gradient_checkpointing: bool = False
-    ) -> HollowModel | None:
+    def load_hollow(self, *, dtype: torch.dtype) -> HollowModel | None:
         """Return the model without its weights; None: it has to be loaded as a whole.
 
-        Whoever gives it weights calls ``verify_packing``. An adapter's start may need whole
-        weights.
+        Whoever gives it weights calls ``verify_packing`` and then ``complete``.
 
         Raises:
             UserError: see ``load``.
         """
-        if self.adapter is not None:
-            return None
         directory = self._looked_at()
         module = self._made(dtype=dtype, hollow=True)
-        shell = self.head.shell(Path(self.path), dtype=dtype)
-        hollow = find_weights(module, directory, shell)
-        if hollow is not None:
-            switch_off_dropout(module.model)
-            self._ready(module, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
-        return hollow
+        switch_off_dropout(module.model)
+        return find_weights(module, directory, self.head.shell(Path(self.path), dtype=dtype))
+
+    def complete(
+        self,
+        module: PackedModel,
+        *,
+        dtype: torch.dtype,
+        gradient_checkpointing: bool = False,
+        seed: int = 0,
+        total_steps: int = 1,
+        weights: BaseWeights | None = None,
+    ) -> PackedModel:
+        """Make of a base with weights, whose packing was verified, what is trained.
+
+        Args:
+            module: the base.
+            dtype: see ``load``.
+            gradient_checkpointing: see ``load``.
+            seed: see ``load``.
+            total_steps: see ``load``.
+            weights: access to those of the base; None: this process has them all.
+
+        Raises:
+            UserError: a file of an adapter, or a frozen model, cannot be read.
+        """
+        if self.adapter is not None:
+            adapt(
+                module,
+                self.adapter,
+                kind=self.head.kind,
+                names=self.head.shell(Path(self.path), dtype=dtype).prefixes,
+                seed=seed,
+                total_steps=total_steps,
+                weights=weights or HeldWeights(),
+            )
+        if gradient_checkpointing:
+            # Recomputes each layer's activations in the backward pass; an adapter's drop-out must
+            # draw the same numbers again.
+            draws = self.adapter is not None and self.adapter.draws
+            module.model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "preserve_rng_state": draws}
+            )
+        module.frozen = tuple(each._load_frozen(dtype=dtype) for each in self.frozen)
+        return module.train()  # layers checkpoint only in training mode; nothing else differs
 
     def _looked_at(self) -> ModelDirectory:
         field = self.labels.field
@@ -176,19 +207,6 @@ class TrainedModel:
         field = self.labels.field
         with reading_model(f"{field}: {self.path} cannot be loaded {self.head.purpose}"):
             return self.head.load(self.path, dtype=dtype, field=field, hollow=hollow)
-
-    def _ready(
-        self, module: PackedModel, *, dtype: torch.dtype, gradient_checkpointing: bool
-    ) -> PackedModel:
-        if gradient_checkpointing:
-            # Recomputes each layer's activations in the backward pass; an adapter's drop-out must
-            # draw the same numbers again.
-            draws = self.adapter is not None and self.adapter.draws
-            module.model.gradient_checkpointing_enable(
-                {"use_reentrant": False, "preserve_rng_state": draws}
-            )
-        module.frozen = tuple(each._load_frozen(dtype=dtype) for each in self.frozen)
-        return module.train()  # layers checkpoint only in training mode; nothing else differs
 
     def _load_frozen(self, *, dtype: torch.dtype) -> PackedModel:
         return self.load(dtype=dtype).to(compute_device()).eval().requires_grad_(False)

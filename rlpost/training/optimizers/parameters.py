@@ -33,7 +33,7 @@ def parameters_of(model: Any, trained: dict[str, Any]) -> dict[str, Parameter]:
     head_dims = dict(_head_dims(decoder))
     return {
         name: Parameter(
-            shape=tuple(each.shape),
+            shape=tuple(getattr(each, "ds_shape", each.shape)),  # ZeRO-3 may have divided it
             place=Place.hidden if id(each) in inside - ends else Place.end,
             head_dim=head_dims.get(id(each)),
         )

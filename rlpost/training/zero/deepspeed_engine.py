@@ -9,7 +9,6 @@ import datetime
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,10 +20,7 @@ from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_ra
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
-from rlpost.training.zero.deepspeed_layers import decoder_layers, gather_by_layer, layer_values
-
-# From DeepSpeed's configuration to the parameters that took the place of others, by their ids.
-Divide = Callable[[dict[str, Any]], Mapping[int, nn.Parameter]]
+from rlpost.training.zero.deepspeed_layers import decoder_layers, gather_by_layer, num_values
 
 REDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000  # DeepSpeed's own
 # Into how many pieces stage 3 cuts a rank's masters, and the values below which it does not. Making
@@ -160,17 +156,15 @@ def build_engine(
     dtype: torch.dtype,
     optimizer: Optimizer,
     group_of: GroupOf = one_group,
-    divide: Divide | None = None,
 ) -> Any:
     """Wrap ``policy``, a ``PackedModel``, in a DeepSpeed engine.
 
     Args:
-        policy: what of it requires a gradient is trained.
+        policy: what of it requires a gradient is trained; its weights may be divided already.
         cfg: the options of what is trained.
         dtype: of the forward and backward pass.
         optimizer: turns gradients into updates.
         group_of: which parameters have a rate or a decay of their own, by name.
-        divide: gives ``policy`` its weights, divided; None: it has them.
     """
     import deepspeed
 
@@ -181,9 +175,11 @@ def build_engine(
         cfg,
         dtype=dtype,
         hidden_size=hidden_size,
-        num_parameters=sum(parameter.numel() for parameter in trained.values()),
+        num_parameters=num_values(trained.values()),
         on_gpu=has_cuda(),
-        largest_layer=max(map(layer_values, decoder_layers(policy)), default=0),
+        largest_layer=max(
+            (num_values(layer.parameters()) for layer in decoder_layers(policy)), default=0
+        ),
     )
     groups = grouped(
         optimizer,
@@ -192,10 +188,6 @@ def build_engine(
         weight_decay=cfg.weight_decay,
         group_of=group_of,
     )
-    if divide is not None:
-        divided = divide(config)
-        for group in groups:  # they were made of parameters that still had their shapes
-            group["params"] = [divided[id(each)] for each in group["params"]]
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer.make(groups), config=config)
     gather_by_layer(engine)
     if dtype is torch.bfloat16 and cfg.zero_stage == 0:

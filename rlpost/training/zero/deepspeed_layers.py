@@ -14,9 +14,10 @@ adapter, that is before there are any, and it would take zeros. So layers are ma
 the hooks that fetch and release are made again.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 # What two layers may have, of the thousand million values that DeepSpeed lets be whole at once: one
 # in use and the next on its way. Larger layers, of many experts, stay divided into modules.
@@ -28,12 +29,12 @@ def decoder_layers(module: nn.Module) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [each for each in module.modules() if isinstance(each, GradientCheckpointingLayer)]
-    return [each for each in layers if 0 < layer_values(each) <= MAX_LAYER]
+    return [each for each in layers if 0 < num_values(each.parameters()) <= MAX_LAYER]
 
 
-def layer_values(layer: nn.Module) -> int:
-    """Return how many values a layer's weights have, whether or not they are divided."""
-    return sum(getattr(each, "ds_numel", each.numel()) for each in layer.parameters())
+def num_values(weights: Iterable[Tensor]) -> int:
+    """Return how many values weights have, whether or not they are divided."""
+    return sum(getattr(each, "ds_numel", each.numel()) for each in weights)
 
 
 def gather_by_layer(engine: Any) -> None:

@@ -1,8 +1,9 @@
 """From a model's files to DeepSpeed's engine of it: whole, or under ZeRO-3 each rank its part.
 
 Owns the choice between the two. Refuses to own the files (model/loading.py), how weights are
-divided (deepspeed_parts.py) and the engine's settings (deepspeed_engine.py). Invariant: both ways
-lead to the same engine, bit for bit.
+divided (deepspeed_parts.py) and the engine's settings (deepspeed_engine.py). Invariants: both ways
+lead to the same engine, bit for bit; all that needs whole weights is done before the engine makes
+its masters, so that the two are never in memory together.
 """
 
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 
 from rlpost.training.model.loading import TrainedModel, verify_packing
+from rlpost.training.model.packed_model import PackedModel
 from rlpost.training.optimizers.base import Optimizer
 from rlpost.training.optimizers.build import one_group
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_parts import divide
+from rlpost.training.zero.deepspeed_whole import DividedWeights, whole_in_passes
 
 
 def load_engine(
@@ -32,16 +35,15 @@ def load_engine(
     Raises:
         UserError: the model cannot be loaded or packed.
     """
-    if cfg.zero_stage == 3:
-        engine = _in_parts(model, cfg, dtype=dtype, optimizer=optimizer)
-        if engine is not None:
-            return engine
-    module = model.load(
-        dtype=dtype,
-        gradient_checkpointing=cfg.gradient_checkpointing,
-        seed=seed,
-        total_steps=cfg.steps,
-    )
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "gradient_checkpointing": cfg.gradient_checkpointing,
+        "seed": seed,
+        "total_steps": cfg.steps,
+    }
+    module = _in_parts(model, **options) if cfg.zero_stage == 3 else None
+    if module is None:
+        module = model.load(**options)
     return ds.build_engine(
         module,
         cfg,
@@ -51,21 +53,13 @@ def load_engine(
     )
 
 
-def _in_parts(
-    model: TrainedModel, cfg: TrainerConfig, *, dtype: torch.dtype, optimizer: Optimizer
-) -> Any:
+def _in_parts(model: TrainedModel, *, dtype: torch.dtype, **options: Any) -> PackedModel | None:
     """Read this rank's part of each weight alone; None: the model has to be loaded whole."""
-    hollow = model.load_hollow(dtype=dtype, gradient_checkpointing=cfg.gradient_checkpointing)
+    hollow = model.load_hollow(dtype=dtype)
     if hollow is None:
         return None
-    field = model.labels.field
-    engine = ds.build_engine(
-        hollow.module,
-        cfg,
-        dtype=dtype,
-        optimizer=optimizer,
-        divide=lambda config: divide(hollow, config, dtype=dtype, field=field),
-    )
-    verify_packing(engine.module, model.head, field=field)
-    ds.release_gathered(engine)
-    return engine
+    module, field = hollow.module, model.labels.field
+    divide(hollow, dtype=dtype, field=field)
+    with whole_in_passes(module):
+        verify_packing(module, model.head, field=field)
+    return model.complete(module, dtype=dtype, weights=DividedWeights(), **options)

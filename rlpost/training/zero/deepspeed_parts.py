@@ -2,13 +2,11 @@
 
 Owns the way from a model without weights to DeepSpeed's divided parameters. Refuses to own where a
 weight lies (model/hollow.py) and the engine (deepspeed_engine.py). Invariants: a rank reads its own
-part of each weight and nothing else; no more than one weight is whole in its address space at a
-time, and of that one only the own part is written; what the ranks hold together is, bit for bit,
+part of each weight and nothing else, but for weights that have another form in the files
+(``ChangedWeights``); no more than one weight, or one decoder layer of those, is whole in its
+address space at a time; what the ranks hold together is, bit for bit,
 what a rank that loads everything would divide.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,21 +16,17 @@ from rlpost.errors import UserError
 from rlpost.training.model.hollow import HollowModel
 
 REDUCE_MAX = dist.ReduceOp.MAX
+# Of a configuration, all that matters where nothing but weights is divided.
+_STAGE_3 = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
 
 
-def divide(
-    hollow: HollowModel, config: Mapping[str, Any], *, dtype: torch.dtype, field: str
-) -> dict[int, nn.Parameter]:
+def divide(hollow: HollowModel, *, dtype: torch.dtype, field: str) -> None:
     """Give a hollow model its weights, divided among the ranks; collective.
 
     Args:
-        hollow: on every rank the same.
-        config: DeepSpeed's, with stage 3.
+        hollow: on every rank the same; its module gets parameters of DeepSpeed's.
         dtype: of the weights.
         field: where the model is configured, for errors.
-
-    Returns:
-        The parameters that took the place of the module's own, by the ``id`` of those.
 
     Raises:
         UserError: a value is not a finite number; on every rank.
@@ -40,7 +34,7 @@ def divide(
     import deepspeed
 
     # Without a module it divides nothing by itself: it would read all of rank 0's weights.
-    init = deepspeed.zero.Init(config_dict_or_path=dict(config), dtype=dtype)
+    init = deepspeed.zero.Init(config_dict_or_path=_STAGE_3, dtype=dtype)
     init._enable_mem_efficient_linear()  # as it does for a module that it is given
     divided: dict[int, nn.Parameter] = {}
     broken = 0  # the number of the first that is, counted from 1
@@ -50,12 +44,17 @@ def divide(
     room = torch.empty(
         sum(_part_size(old) for _, old in named), dtype=dtype, device=init.local_device
     )
+    read: dict[str, Tensor] = {}  # with a weight that was asked for
     for number, (name, old) in enumerate(named, start=1):
         whole = torch.empty(old.shape, dtype=dtype, device=init.local_device)
         mine = _own_part(whole)
         if name in hollow.stored:
             start = mine.storage_offset()
             mine.copy_(hollow.stored[name].read_part(start, start + mine.numel()))
+        elif name in hollow.changed:
+            if name not in read:
+                read |= hollow.changed[name].read(dtype=dtype)
+            mine.copy_(_own_part(read.pop(name)))
         else:
             whole.copy_(old.detach())
         if not broken and mine.numel() and not torch.isfinite(mine).all():
@@ -74,7 +73,6 @@ def divide(
         for buffer in module._buffers.values():
             if buffer is not None:
                 buffer.data = buffer.data.to(init.local_device)
-    return divided
 
 
 def _own_part(whole: Tensor) -> Tensor:

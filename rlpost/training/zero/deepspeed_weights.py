@@ -79,14 +79,17 @@ def buckets(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
         yield bucket
 
 
-def gathered(tensors: Sequence[Tensor]) -> Any:
-    """Return a block in which the tensors are whole; collective at stage 3."""
+def gathered(tensors: Sequence[Tensor], *, keep_changes: bool = False) -> Any:
+    """Return a block in which the tensors are whole; collective at stage 3.
+
+    What is written to them is lost, or with ``keep_changes`` rank 0's becomes that of all ranks.
+    """
     params = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
     if not params:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(params)
+    return deepspeed.zero.GatheredParameters(params, modifier_rank=0 if keep_changes else None)
 
 
 def save_model(

@@ -43,7 +43,7 @@ def test_layers_that_would_not_fit_twice_stay_divided(monkeypatch):
     model = LlamaForCausalLM(LlamaConfig(vocab_size=50, num_hidden_layers=3, **sizes))
     found = deepspeed_layers.decoder_layers(model)
     assert found == list(model.model.layers)
-    values = {deepspeed_layers.layer_values(layer) for layer in found}
+    values = {deepspeed_layers.num_values(layer.parameters()) for layer in found}
     assert values == {4 * 16 * 16 + 3 * 16 * 32 + 2 * 16}
     monkeypatch.setattr(deepspeed_layers, "MAX_LAYER", max(values) - 1)
     assert not deepspeed_layers.decoder_layers(model)
