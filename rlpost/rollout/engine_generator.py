@@ -75,15 +75,16 @@ class EngineGenerator:
         key = request.key
         admitted = self._enter()
         self._running[key] = admitted.request_id
+        children: list[Sampled] = []
         try:
             children = await self._engine.sample(request, admitted)
         finally:
             self._pushes.leave(admitted)
             self._running.pop(key, None)
+            lengths = self._cancelled.pop(key, None)
+            if lengths is not None and not lengths.done():  # also if it ended before it heard of it
+                lengths.set_result([len(child.token_ids) for child in children])
         if any(child.finish_reason == ABORTED for child in children):
-            if key in self._cancelled:
-                lengths = [len(child.token_ids) for child in children]
-                self._cancelled.pop(key).set_result(lengths)
             raise RequestAborted(f"request {key} was given up")
         episodes = tuple(
             self._episode(request, sample, child, admitted) for sample, child in enumerate(children)

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from rlpost.errors import ProcessDied, WeightPushError
+from rlpost.errors import NoAnswer, ProcessDied, WeightPushError
 from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.engine_generator import EngineGenerator
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.sampled import Sampled
 from rlpost.types import GenerationRequest, Prompt, SamplingConfig
 from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator
@@ -157,6 +158,38 @@ async def test_without_weights_nothing_is_sampled():
     reads._engine.engine.started = DeadEngine()
     with pytest.raises(ProcessDied):
         await reads.generate(REQUEST)
+
+
+class EngineThatEnds:
+    """Its requests end by themselves as soon as they are told to, with a token or an error."""
+
+    def __init__(self, *, fails):
+        self.fails = fails
+        self.told = asyncio.Event()
+
+    async def sample(self, request, admitted):
+        await self.told.wait()
+        if self.fails:
+            raise NoAnswer("too late")
+        return [
+            Sampled(
+                token_ids=(7,), logprobs=(-1.0,), text="x", finish_reason="stop", weight_versions=()
+            )
+        ]
+
+    async def abort(self, request_ids):
+        self.told.set()
+
+
+@pytest.mark.parametrize(("fails", "lengths"), [(False, [1]), (True, [])])
+async def test_whoever_gives_up_a_request_that_just_ends_waits_for_nothing(fails, lengths):
+    generator = EngineGenerator(GeneratorConfig(), model_path="nowhere")
+    generator._engine = EngineThatEnds(fails=fails)
+    request = asyncio.create_task(generator.generate(REQUEST))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(generator.cancel("a"), timeout=5) == lengths
+    (result,) = await asyncio.gather(request, return_exceptions=True)
+    assert isinstance(result, NoAnswer) if fails else result[0].text == "x"
 
 
 class EngineInPause:
