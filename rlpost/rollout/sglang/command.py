@@ -12,7 +12,7 @@ from typing import Any
 
 from rlpost.errors import UserError
 from rlpost.models.shape import ModelShape
-from rlpost.network import LOOPBACK
+from rlpost.network import INTERFACE_VARIABLES, LOOPBACK, interface_to
 from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
 
 # A sequence may have some tokens less than the context (managers/scheduler.py, max_req_len).
@@ -81,9 +81,14 @@ def environment(cfg: GeneratorConfig, *, on_gpu: bool) -> dict[str, str]:
     """Return what the processes of a server read when they start."""
     chosen = dict(os.environ)
     chosen.pop("PYTHONPATH", None)  # it names the packages of this environment
+    chosen |= dict.fromkeys(
+        INTERFACE_VARIABLES, interface_to(LOOPBACK)
+    )  # a server stays on its host
     # The margin may exceed the model's context, which no sequence does (configs/model_config.py).
     chosen["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"
     chosen["HF_HUB_OFFLINE"] = "1"  # everything is a path
+    # Log-probs are those after temperature, whatever the user exports (layers/sampler.py).
+    chosen["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "0"
     if not on_gpu:
         chosen["SGLANG_USE_CPU_ENGINE"] = "1"  # utils/common.py, is_cpu
     if cfg.threads is not None:

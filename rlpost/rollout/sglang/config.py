@@ -34,6 +34,10 @@ _OWNED = {
     "cuda-graph-backend-decode": "generator.enforce_eager decides it",
     "enable-deterministic-inference": "generator.sglang.deterministic decides it",
     "device": "cluster.device decides it",
+    "preferred-sampling-params": "each request says how it is sampled",
+    "sampling-defaults": "each request says how it is sampled",
+    "dp-size": "generator.num decides how many engines there are",
+    "data-parallel-size": "generator.num decides how many engines there are",
 }
 
 
@@ -53,7 +57,20 @@ class SglangConfig:
 
     def check(self, path: str) -> None:
         """Raises UserError: an argument belongs to another option."""
-        for argument in self.arguments:
-            name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-            if argument.startswith("--") and name in _OWNED:
-                raise UserError(f"{path}.arguments must not hold {argument}: {_OWNED[name]}")
+        for argument in filter(_is_option, self.arguments):
+            for name, decided in _OWNED.items():
+                # SGLang takes the beginning of a name for the whole of it (argparse).
+                if name.startswith(_name(argument)):
+                    raise UserError(
+                        f"{path}.arguments must not set --{name}, got {argument}: {decided}; leave "
+                        "it out"
+                    )
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("--") and argument != "--"
+
+
+def _name(argument: str) -> str:
+    """Example: ``_name("--tp_size=2") == "tp-size"``."""
+    return argument.removeprefix("--").partition("=")[0].replace("_", "-")

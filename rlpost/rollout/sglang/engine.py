@@ -27,6 +27,7 @@ from rlpost.rollout.sglang.answers import sampled_in, scores_in
 from rlpost.rollout.sglang.payload import Payloads
 from rlpost.rollout.sglang.server import SglangServer
 from rlpost.types import GenerationRequest
+from rlpost.weights.deadline import CALL_S
 from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
@@ -144,6 +145,7 @@ class SglangEngine:
                 "weight_version": str(version),
                 "flush_cache": True,
             },
+            timeout_s=CALL_S,
         )
         if answer.status != 200 or not answer.json()["success"]:
             raise WeightPushError(f"SGLang did not load version {version}: {answer.text:.300}")
@@ -164,7 +166,8 @@ class SglangEngine:
         return True
 
     async def _command(self, path: str, **body: Any) -> None:
-        answer = await self._server.ask("POST", path, body)
+        """Ask for what belongs to a push or ends a request; the deadline is that of who asks."""
+        answer = await self._server.ask("POST", path, body, timeout_s=CALL_S)
         if answer.status != 200:
             raise NoAnswer(f"SGLang answered {path} with {answer.status}: {answer.text:.300}")
 

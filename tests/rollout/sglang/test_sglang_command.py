@@ -8,6 +8,7 @@ import yaml
 
 from rlpost.errors import UserError
 from rlpost.models.shape import ModelShape
+from rlpost.network import interface_to
 from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import Backend, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.sglang.command import (
@@ -90,6 +91,12 @@ def test_nobody_else_reads_the_key(tmp_path):
         (["--tp-size", "2"], "generator.tensor_parallel_size"),
         (["--mem_fraction_static=0.9"], "generator.gpu_memory_utilization"),
         (["--host", "0.0.0.0"], "this host alone"),
+        (
+            ["--hos", "0.0.0.0"],
+            "must not set --host, got --hos: .*this host alone",
+        ),  # argparse takes it
+        (["--preferred-sampling-params={}"], "each request says how it is sampled"),
+        (["--data-parallel-size", "2"], "generator.num"),
     ],
 )
 def test_arguments_that_other_options_decide_are_refused(arguments, way_out):
@@ -102,6 +109,19 @@ def test_options_of_a_backend_that_is_not_chosen_are_refused():
     with pytest.raises(UserError, match=r"sglang\.\* has no effect with g\.backend=vllm"):
         GeneratorConfig(sglang=SglangConfig(deterministic=True)).check("g")
     GeneratorConfig(backend=Backend.sglang, sglang=SglangConfig(deterministic=True)).check("g")
+
+
+def test_parts_of_a_server_meet_over_loopback(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")  # the network of the ranks
+    found = environment(resolved(on_gpu=False), on_gpu=False)
+    loopback = interface_to("127.0.0.1")
+    assert (found["GLOO_SOCKET_IFNAME"], found["NCCL_SOCKET_IFNAME"]) == (loopback, loopback)
+
+
+def test_log_probs_are_the_samplers_whatever_the_shell_says(monkeypatch):
+    monkeypatch.setenv("SGLANG_RETURN_ORIGINAL_LOGPROB", "1")
+    found = environment(resolved(on_gpu=False), on_gpu=False)
+    assert found["SGLANG_RETURN_ORIGINAL_LOGPROB"] == "0"
 
 
 def test_seeds_need_a_gpu():
