@@ -293,6 +293,14 @@ class CanSleep(Protocol):
         """Leave until the next verb, which brings it back; returns the bytes."""
 
 
+class MakesRoom(CanSleep, Protocol):
+    """A trained group, which has the engines that share its devices leave them."""
+
+    @property
+    def comes(self) -> Callable[[], Awaitable[None]]:
+        """Returns once the engines have left, where both take turns."""
+
+
 async def sleep_all(*models: CanSleep | None) -> int:
     """Have all that exist leave memory, side by side; returns the bytes."""
     return sum(await asyncio.gather(*(model.sleep() for model in models if model is not None)))
@@ -306,16 +314,18 @@ class CanScore(CanSleep, Protocol):
 
 
 def frozen_score(
-    frozen: CanScore, *, beside: CanSleep, cfg: ClusterConfig
+    frozen: CanScore, *, beside: MakesRoom, cfg: ClusterConfig
 ) -> Callable[[Packed], Awaitable[list[list[np.ndarray]]]]:
     """Return ``frozen.score`` for a moment in which ``beside``, which trains, has nothing to do.
 
-    With ``cluster.offload_idle`` the one leaves memory before the other is asked, and after that.
+    With ``cluster.offload_idle`` all others leave memory before the frozen model is asked, and it
+    leaves after that.
     """
 
     async def score(packed: Packed) -> list[list[np.ndarray]]:
         if not cfg.offload_idle:
             return await frozen.score(packed)
+        await beside.comes()
         await beside.sleep()
         answers = await frozen.score(packed)
         await sleep_all(frozen)

@@ -15,7 +15,7 @@ import numpy as np
 from rlpost.cluster.session import ClusterConfig
 from rlpost.data.splits import Splits
 from rlpost.errors import RunFailed
-from rlpost.stages.roles import CanScore, CanSleep, frozen_score
+from rlpost.stages.roles import CanScore, MakesRoom, frozen_score
 from rlpost.training.packing.pack import Packed, pack
 from rlpost.training.packing.units import Unit
 from rlpost.training.precision import resolve_dtype
@@ -30,7 +30,7 @@ BOUND_FLOAT32, BOUND_ROUNDED = 1e-4, 0.05
 Score = Callable[..., Awaitable[list[list[np.ndarray]]]]
 
 
-class HasAdapter(CanSleep, Protocol):
+class HasAdapter(MakesRoom, Protocol):
     """A trained group whose adapter can be left out."""
 
     async def score(

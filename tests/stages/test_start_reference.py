@@ -18,6 +18,10 @@ class Scores:
 
     def __init__(self, *, adds: float = 0.0) -> None:
         self.adds, self.asked, self.slept = adds, [], 0
+        self.order = []
+
+    async def comes(self) -> None:
+        self.order.append("engines leave")
 
     async def score(self, packed, *, temperature=1.0, adapter=True):
         self.asked.append(adapter)
@@ -29,6 +33,7 @@ class Scores:
 
     async def sleep(self) -> int:
         self.slept += 1
+        self.order.append("sleeps")
         return 1
 
 
@@ -50,6 +55,7 @@ def test_a_frozen_copy_is_asked_while_the_policy_sleeps():
     assert start_reference(frozen, policy=policy) is frozen
     assert difference(policy, frozen) == 0
     assert (policy.slept, frozen.slept) == (1, 1)
+    assert policy.order == ["engines leave", "sleeps"]  # they may be where the frozen copy comes
 
 
 @pytest.mark.parametrize(("dtype", "moved"), [(DType.float32, 2e-4), (DType.bfloat16, 0.06)])

@@ -41,6 +41,11 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
     )
     async with own_samples(plan, run) as own:
         trainer, reference = own.groups["trainer"], None
+        samples = own.parts(  # from here on the engines leave for who trains, where they have to
+            prompts_per_step=cfg.rollout.prompts_per_step,
+            stream=partial(training_source, cfg, sampling.train_set),
+            statistics=partial(raw_statistics, cfg=cfg),
+        )
         if cfg.algorithm.kl.needs_reference:
             reference = start_reference(own.groups.get("reference"), policy=trainer)
         if reference is not None and plan.has_adapter:
@@ -53,11 +58,7 @@ async def boot(plan: RLPlan, run: Run) -> AsyncIterator[RLJob]:
         yield RLJob(
             RLParts(
                 cfg=cfg,
-                sampling=own.parts(
-                    prompts_per_step=cfg.rollout.prompts_per_step,
-                    stream=partial(training_source, cfg, sampling.train_set),
-                    statistics=partial(raw_statistics, cfg=cfg),
-                ),
+                sampling=samples,
                 trainer=trainer,
                 critic=own.groups.get("critic"),
                 reference=reference,

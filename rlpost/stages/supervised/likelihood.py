@@ -120,6 +120,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
     async with SuiteEngines(plan.suites, cfg, run, model_path=plan.model_path) as engines:
         groups, rows = await begin(plan, run, supervised=engines.boot)
         policy, *frozen = engines.without_own(groups)
+        suites = engines.scores(groups)  # from here on engines leave for who trains
         score = None
         if plan.objective.kl_coefficient > 0:
             reference = start_reference(frozen[0] if frozen else None, policy=policy)
@@ -131,7 +132,7 @@ async def boot(plan: LikelihoodPlan, run: Run) -> AsyncIterator[Fit]:
                     sequences=first_sequences(plan.splits),
                     cfg=cfg.trainer,
                 )
-        yield _fit(plan, run, rows, policy, score=score, suites=engines.scores(groups))
+        yield _fit(plan, run, rows, policy, score=score, suites=suites)
 
 
 def _fit(
