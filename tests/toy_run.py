@@ -17,8 +17,9 @@ from rlpost.control.failures import FailureConfig
 from rlpost.stages.export import export_model
 from rlpost.stages.loop import run_loop
 from rlpost.stages.results import ExportConfig
+from rlpost.stages.resume_point import find_resume_point
 from rlpost.stages.run import Run
-from rlpost.stages.run_directory import RunDirectory, find_resume_point
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.config import ConsoleMode, TrackingConfig, WandbMode
 from rlpost.tracking.open import open_trackers
 

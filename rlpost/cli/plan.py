@@ -169,7 +169,8 @@ def prepared(stage: str, overrides: list[str], hardware: Hardware | None = None)
     from rlpost.cluster.session import Device
     from rlpost.config.compose import compose_stage
     from rlpost.stages.device import on_its_device
-    from rlpost.stages.run_directory import RunDirectory, resume_point_of
+    from rlpost.stages.resume_point import resume_point_of
+    from rlpost.stages.run_directory import RunDirectory
     from rlpost.tracking.open import check_trackers
 
     cfg, resolved = compose_stage(overrides, stage=stage)

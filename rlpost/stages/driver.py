@@ -27,9 +27,10 @@ from rlpost.stages.dump import write_dump
 from rlpost.stages.loop import run_loop
 from rlpost.stages.progress import ended_early
 from rlpost.stages.registry import Stage
+from rlpost.stages.resume_point import config_hash, resume_point_of
 from rlpost.stages.roles import checkpoint_bytes_of
 from rlpost.stages.run import Plan, Run
-from rlpost.stages.run_directory import RunDirectory, config_hash, resume_point_of
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers
 from rlpost.tracking.tracker import Phase, RunStatus

@@ -7,7 +7,8 @@ from rlpost.config.defaults import default_values
 from rlpost.config.stage_yaml import flat
 from rlpost.errors import UserError
 from rlpost.stages.registry import STAGES
-from rlpost.stages.run_directory import RunDirectory, resume_point_of
+from rlpost.stages.resume_point import resume_point_of
+from rlpost.stages.run_directory import RunDirectory
 
 NEEDED = {
     "rl": ["experiment=quickstart"],

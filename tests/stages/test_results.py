@@ -17,7 +17,7 @@ from rlpost.errors import RunFailed, UserError
 from rlpost.models.origin import export_record
 from rlpost.stages.progress import ended_early
 from rlpost.stages.results import ExportConfig, ExportedModel, check_results
-from rlpost.stages.run_directory import require_stage
+from rlpost.stages.resume_point import require_stage
 from rlpost.tracking.files.jsonl import read_metrics
 
 LOSSES = [9.0, 4.0, 3.0, 1.0, 2.0, 2.5, 2.0, 2.0, 2.0]  # the best is step 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rank_processes import run_ranks
 
-from rlpost.stages.run_directory import config_hash
+from rlpost.stages.resume_point import config_hash
 
 SCRIPT = Path(__file__).with_name("reshape_rank.py")
 STAGES = (0, 1, 2, 3)

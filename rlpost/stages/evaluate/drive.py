@@ -29,7 +29,8 @@ from rlpost.stages.evaluate.table import as_text, grids_of
 from rlpost.stages.evaluate.traces import write_traces
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.registry import Stage
-from rlpost.stages.run_directory import RunDirectory, resume_point_of
+from rlpost.stages.resume_point import resume_point_of
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.boundary import attempt
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.open import check_trackers, open_trackers

@@ -13,7 +13,8 @@ from rlpost.stages.driver import RunOutcome
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.plan import MergePlan
 from rlpost.stages.registry import Stage
-from rlpost.stages.run_directory import RunDirectory, config_hash
+from rlpost.stages.resume_point import config_hash
+from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.files.run_log import run_log
 from rlpost.tracking.tracker import RunStatus
 
