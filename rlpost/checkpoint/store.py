@@ -245,10 +245,7 @@ class CheckpointStore:
                 path.name.startswith(_REPLACED)
                 and (self.root / path.name.removeprefix(_REPLACED)).is_dir()
             )
-            stale = (
-                path.name.startswith((_SCRATCH, _TRASH, ".latest.", ".best."))
-                and path not in self._open
-            )
+            stale = path.name.startswith(_LEFT_BEHIND) and path not in self._open
             if path.is_dir() and (superseded or stale):
                 shutil.rmtree(path, ignore_errors=True)
             elif stale:
