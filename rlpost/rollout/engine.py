@@ -1,7 +1,7 @@
 """An inference engine, as a generator sees it: the verbs that every backend offers.
 
 Owns the protocol that ``engine_generator.py`` drives. Refuses to own the order of a push
-(whole_pushes.py). ``vllm_sampler.py`` keeps it.
+(whole_pushes.py). ``vllm/sampler.py`` and ``sglang/engine.py`` keep it.
 Invariant: whichever verb is the first to learn that the engine is dead raises ``ProcessDied``.
 """
 

@@ -8,7 +8,7 @@ from rlpost.rollout.engine import Engine
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.rollout.pushes import Pushes
 from rlpost.rollout.sglang.engine import SglangEngine
-from rlpost.rollout.vllm_sampler import VllmSampler
+from rlpost.rollout.vllm.sampler import VllmSampler
 from rlpost.rollout.whole_pushes import WholePushes
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlpost.errors import WeightPushError
 from rlpost.rollout.generator_config import GeneratorConfig
-from rlpost.rollout.vllm_sampler import VllmSampler
+from rlpost.rollout.vllm.sampler import VllmSampler
 from rlpost.rollout.whole_pushes import WholePushes
 from rlpost.weights.manifest import PushManifest
 from rlpost.weights.transports.protocol import Locator

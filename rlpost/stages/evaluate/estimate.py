@@ -1,7 +1,7 @@
 """What an evaluation needs in memory, and how much it asks of its models.
 
 Owns the sum over the models and the number of requests. Refuses to own the arithmetic of memory
-(rollout/memory.py, stages/sampling/) and how it is shown (cli/plan.py).
+(rollout/vllm/memory.py, stages/sampling/) and how it is shown (cli/plan.py).
 """
 
 from rlpost.checkpoint.space import format_bytes

@@ -1,7 +1,7 @@
 """Every model of a run, looked at before anything starts.
 
 Owns what is asked of which model. Refuses to own the questions (stages/policy.py, models/,
-training/model/rehearsal.py, rollout/vllm_architectures.py). Invariant: a model that passes can be
+training/model/rehearsal.py, rollout/vllm/architectures.py). Invariant: a model that passes can be
 loaded, trained on packed tokens, pushed to generators and exported, as far as that can be known
 without its weights.
 """

@@ -13,7 +13,7 @@ from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.errors import UserError
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.rollout.sglang.command import require_deterministic
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.rollout.vllm.architectures import require_vllm_architecture
 from rlpost.weights.transports.choice import Transport
 
 _LOOK_S = 60.0

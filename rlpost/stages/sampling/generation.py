@@ -30,10 +30,10 @@ from rlpost.rollout.generator_config import (
     GeneratorDtype,
 )
 from rlpost.rollout.interruption import Interruption
-from rlpost.rollout.memory import generator_footprint, payload_bytes, sender_pages
 from rlpost.rollout.protocol import RestartableGenerator
 from rlpost.rollout.sglang.memory import server_footprint
 from rlpost.rollout.signal import Signal
+from rlpost.rollout.vllm.memory import generator_footprint, payload_bytes, sender_pages
 from rlpost.stages.roles import Role, Workload, counted, sleep_all
 from rlpost.stages.run import Run
 from rlpost.stages.scale_request import requested_generators

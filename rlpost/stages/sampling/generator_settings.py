@@ -19,8 +19,8 @@ from rlpost.rollout.device_defaults import (
     require_whole_prompts,
 )
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
-from rlpost.rollout.quantization import require_quantizable
 from rlpost.rollout.tensor_parallel import require_divisible
+from rlpost.rollout.vllm.quantization import require_quantizable
 from rlpost.stages.sampling.backend import require_backend, require_pushes
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation

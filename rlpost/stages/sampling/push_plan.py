@@ -8,7 +8,7 @@ from typing import Any
 
 from rlpost.cluster.ranks import rank_name
 from rlpost.control.placement import Node, Slot
-from rlpost.rollout.quantization import quantization_notes
+from rlpost.rollout.vllm.quantization import quantization_notes
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.transports.choice import Transport, require_places, transport_between

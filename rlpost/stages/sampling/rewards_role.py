@@ -16,7 +16,7 @@ from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.locate import locate_model
 from rlpost.models.shape import model_shape
-from rlpost.rollout.memory import classifier_footprint
+from rlpost.rollout.vllm.memory import classifier_footprint
 from rlpost.stages.roles import Role, Workload, counted
 from rlpost.training.memory import frozen_footprint
 from rlpost.training.precision import resolve_dtype

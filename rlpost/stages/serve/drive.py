@@ -20,8 +20,8 @@ from typing import Any, TextIO
 from rlpost.control.served_adapters import ServedAdapters
 from rlpost.errors import ProcessDied, RunFailed, UserError
 from rlpost.network import listen
-from rlpost.rollout.vllm_arguments import Sampling
-from rlpost.rollout.vllm_engine import VllmEngine, start_engine
+from rlpost.rollout.vllm.arguments import Sampling
+from rlpost.rollout.vllm.engine import VllmEngine, start_engine
 from rlpost.stages.driver import RunOutcome
 from rlpost.stages.registry import Stage
 from rlpost.stages.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from rlpost.errors import UserError
 from rlpost.models.footprint import together_bytes
 from rlpost.models.shape import model_shape
 from rlpost.rollout.generator_config import GeneratorDtype
-from rlpost.rollout.memory import generator_footprint
+from rlpost.rollout.vllm.memory import generator_footprint
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.serve.config import ServeConfig
 from rlpost.stages.serve.plan import ServePlan, prepare

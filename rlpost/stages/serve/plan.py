@@ -14,9 +14,9 @@ from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
 from rlpost.rollout.device_defaults import require_whole_prompts, with_engine_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, GeneratorDtype
-from rlpost.rollout.quantization import require_quantizable
 from rlpost.rollout.tensor_parallel import require_divisible
-from rlpost.rollout.vllm_architectures import require_vllm_architecture
+from rlpost.rollout.vllm.architectures import require_vllm_architecture
+from rlpost.rollout.vllm.quantization import require_quantizable
 from rlpost.stages.named_adapter import adapter_directory
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.serve.access import read_token

@@ -1,7 +1,7 @@
 """vLLM's own OpenAI-compatible server, with adapters that were proved, and a guard in front.
 
 Owns what is set differently from ``vllm serve``, and the count of each adapter's requests. Refuses
-to own the paths of adapters (routes.py) and the engine (rollout/vllm_engine.py). Invariants: vLLM's
+to own the paths of adapters (routes.py) and the engine (rollout/vllm/engine.py). Invariants: vLLM's
 own way to load an adapter stays closed, because it would skip the checks; no request reaches the
 engine with an adapter that it may not use, because the engine would look for it on disk, and end.
 """

@@ -1,6 +1,6 @@
 """A frozen reward model: responses in, one score each out.
 
-Owns verdicts. Refuses to own the model (classifier.py, rollout/vllm_classifier.py), what it
+Owns verdicts. Refuses to own the model (classifier.py, rollout/vllm/classifier.py), what it
 reads (reader.py), weights and normalisation (cluster/reward.py). Stateless and
 restartable.
 """
@@ -131,7 +131,7 @@ class RewardScorer:
 def _engine(cfg: RewardModelConfig, model_path: str) -> ScoringEngine:
     if cfg.engine is RewardEngine.transformers:
         return Classifier(cfg, model_path=model_path)
-    from rlpost.rollout.vllm_classifier import VllmClassifier
+    from rlpost.rollout.vllm.classifier import VllmClassifier
 
     return VllmClassifier(cfg, model_path=model_path)
 

@@ -1,7 +1,7 @@
 """vLLM's AsyncLLM: how it is booted, and how its death is told.
 
-Owns the names of its failures. Refuses to own its arguments (vllm_arguments.py), requests
-(vllm_sampler.py, stages/serve/) and what a push does (whole_pushes.py, adapter_pushes.py).
+Owns the names of its failures. Refuses to own its arguments (arguments.py), requests
+(sampler.py, stages/serve/) and what a push does (whole_pushes.py, adapter_pushes.py).
 Invariant: whichever verb is the first to learn that the engine is dead, or about to be, says so as
 ``ProcessDied``.
 """
@@ -16,7 +16,7 @@ from rlpost.errors import ProcessDied, WeightPushError
 from rlpost.garbage import without_collection
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig
 from rlpost.rollout.pushes import Admitted
-from rlpost.rollout.vllm_arguments import Sampling, engine_arguments, set_environment
+from rlpost.rollout.vllm.arguments import Sampling, engine_arguments, set_environment
 from rlpost.weights.manifest import Shape
 from rlpost.weights.transports.protocol import Locator
 

@@ -3,7 +3,7 @@
 from rlpost.models.footprint import Footprint, together_bytes
 from rlpost.models.shape import ModelShape
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
-from rlpost.rollout.memory import generator_footprint, payload_bytes, sender_pages
+from rlpost.rollout.vllm.memory import generator_footprint, payload_bytes, sender_pages
 
 SHAPE = ModelShape(
     parameters=1_000_000, layers=2, width=64, feed_forward=256, heads=4, kv_heads=2, head_dim=16,

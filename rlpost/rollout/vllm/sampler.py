@@ -1,7 +1,7 @@
 """vLLM as the engine of a generator: requests, scores and the verbs of a push.
 
 Owns the translation between ``engine.Engine`` and vLLM's own words. Refuses to own boot and death
-(vllm_engine.py) and kernels (weights/vllm_plugin.py). Invariants: log-probs are the sampler's own,
+(engine.py) and kernels (weights/vllm_plugin.py). Invariants: log-probs are the sampler's own,
 after temperature; each request is salted with its version, so a prefix cached under other weights
 is never reused.
 """
@@ -15,7 +15,7 @@ from rlpost.rollout.engine import Booted
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.rollout.pushes import Admitted
 from rlpost.rollout.sampled import Sampled, VersionSpan
-from rlpost.rollout.vllm_engine import VllmEngine, scores, scoring, start_engine
+from rlpost.rollout.vllm.engine import VllmEngine, scores, scoring, start_engine
 from rlpost.types import GenerationRequest
 from rlpost.weights.kernel_digest import KernelDigest
 from rlpost.weights.manifest import Shape
@@ -53,7 +53,7 @@ class VllmSampler:
         )
 
     def _start(self, arguments: Any) -> Any:
-        from rlpost.rollout.vllm_load import listener
+        from rlpost.rollout.vllm.load import listener
 
         return start_engine(arguments, listeners=[listener(self._on_load)])
 

@@ -1,7 +1,7 @@
 """How full a vLLM engine is, from the statistics it makes anyway.
 
 Owns the translation of vLLM's statistics, which are no stable interface. Imports vllm: only
-``vllm_sampler.py`` may import this file, late.
+``sampler.py`` may import this file, late.
 """
 
 from collections.abc import Callable

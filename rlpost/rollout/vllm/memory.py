@@ -9,7 +9,7 @@ workers there map (docs/decisions/0038), so it is a shared part of their footpri
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig, Quantization
-from rlpost.rollout.vllm_classifier import CPU_CACHE_GIB, GPU_SHARE
+from rlpost.rollout.vllm.classifier import CPU_CACHE_GIB, GPU_SHARE
 
 GIB = 2**30
 ACTOR_BYTES = 0.9 * GIB

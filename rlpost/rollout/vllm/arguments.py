@@ -1,7 +1,7 @@
 """With which environment and arguments a vLLM engine starts, whoever asks it.
 
 Owns them, in one place for rollouts and for ``rlpost serve``. Refuses to own the engine
-(vllm_engine.py) and the server in front of it (stages/serve/). Invariant: where the two differ, it
+(engine.py) and the server in front of it (stages/serve/). Invariant: where the two differ, it
 is said by ``Sampling`` and nowhere else.
 """
 
@@ -106,7 +106,7 @@ def engine_arguments(
         **sampling.arguments,
         **_adapter_settings(adapters, model),
         enable_log_requests=False,
-        disable_log_stats=False,  # vllm_load.py and the server's metrics listen
+        disable_log_stats=False,  # load.py and the server's metrics listen
     )
 
 

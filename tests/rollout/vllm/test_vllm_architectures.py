@@ -3,8 +3,8 @@
 import pytest
 
 from rlpost.errors import UserError
-from rlpost.rollout import vllm_architectures as module
-from rlpost.rollout.vllm_architectures import require_vllm_architecture, text_generation_models
+from rlpost.rollout.vllm import architectures as module
+from rlpost.rollout.vllm.architectures import require_vllm_architecture, text_generation_models
 
 
 def test_the_registry_is_found_and_read():

@@ -10,8 +10,8 @@ from rlpost.rollout.generator_config import (
     KVCacheDtype,
     Quantization,
 )
-from rlpost.rollout.memory import generator_footprint
-from rlpost.rollout.quantization import quantization_notes, require_quantizable
+from rlpost.rollout.vllm.memory import generator_footprint
+from rlpost.rollout.vllm.quantization import quantization_notes, require_quantizable
 
 BLOCKS = {"quantization": Quantization.fp8_per_block, "dtype": GeneratorDtype.bfloat16}
 CACHE = {"kv_cache_dtype": KVCacheDtype.fp8}
