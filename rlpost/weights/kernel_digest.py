@@ -1,9 +1,9 @@
 """What the kernels of an engine hold, in a few words, and which engines differ from the others.
 
-Owns the digest of a tensor and the comparison. Refuses to own which tensors there are
-(vllm_kernels.py) and what follows from a difference (bus.py). Invariants: engines are compared
-only with engines whose kernels are laid out alike; nobody is cleared while as many contradict it
-as agree with it.
+Owns the comparison. Refuses to own which tensors there are (vllm_kernels.py), the sums of a tensor
+(word_sums.py) and what follows from a difference (bus.py). Invariants: engines are compared only
+with engines whose kernels are laid out alike; nobody is cleared while as many contradict it as
+agree with it.
 
 A probe compares log-probs of trainer and engine, and its bound must allow for two implementations
 in a reduced precision. Two engines with the same kernels hold the same bits, whatever the
@@ -14,11 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 Agreed = Mapping[tuple[str, ...], tuple[str, ...]]  # layouts -> contents, of all workers
-
-_PIECE = 1 << 24  # words at a time: their products take 128 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +26,6 @@ class KernelDigest:
 
     layouts: tuple[str, ...]  # names, shapes and formats of the tensors
     contents: tuple[str, ...]  # their bits
-
-
-def tensor_words(tensor: torch.Tensor) -> torch.Tensor:
-    """Return two int64 ``[2]``, on the device of the tensor, that depend on each of its bits.
-
-    They are the sum of its 32-bit words, and their sum weighted by position, both modulo 2^64.
-    """
-    data = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    data = torch.nn.functional.pad(data, (0, -data.numel() % 4)) if data.numel() % 4 else data
-    words, at = data.view(torch.int32), 0
-    sums = torch.zeros(2, dtype=torch.int64, device=tensor.device)
-    for piece in words.split(_PIECE):
-        wide = piece.long()
-        places = torch.arange(at + 1, at + 1 + len(wide), device=tensor.device)
-        sums += torch.stack([wide.sum(), (wide * places).sum()])
-        at += len(wide)
-    return sums
 
 
 def differing(digests: Mapping[str, KernelDigest], *, right: Agreed) -> dict[str, str]:

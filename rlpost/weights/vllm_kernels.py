@@ -14,7 +14,7 @@ from torch import nn
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.platforms import current_platform
 
-from rlpost.weights.kernel_digest import tensor_words
+from rlpost.weights.word_sums import word_sums
 
 _ROWS = 256  # of an identity at a time
 
@@ -26,7 +26,7 @@ def kernel_digest(model: nn.Module) -> tuple[str, str]:
     layout, sums = xxhash.xxh3_128(current_platform.get_device_name().encode()), []
     for name, tensor in _held(model):
         layout.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        sums.append(tensor_words(tensor))
+        sums.append(word_sums(tensor))
     words = torch.stack(sums).cpu().numpy().tobytes()  # the only time that the device is waited for
     return layout.hexdigest(), xxhash.xxh3_128_hexdigest(words)
 

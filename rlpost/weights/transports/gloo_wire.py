@@ -5,13 +5,13 @@ Owns the gloo group. See ``wire.py``.
 
 from collections.abc import Callable
 from datetime import timedelta
-from threading import Thread
 from typing import Any
 
 import torch
 import xxhash
 
 from rlpost.network import local_address
+from rlpost.weights.transports.wire import run_aside
 
 _LOOK_EVERY = timedelta(seconds=1)
 
@@ -55,7 +55,7 @@ class GlooGroup:
         held = [self._works, self._group]
         self._works, self._group = {}, None
         # What is under way ends at its own deadline, and the group waits for that.
-        Thread(target=held.clear, daemon=True).start()
+        run_aside(held.clear)
 
 
 class GlooWire:
@@ -63,6 +63,7 @@ class GlooWire:
 
     name = "gloo"
     every_worker_joins = False
+    exports = False
     device = torch.device("cpu")
 
     def group(
@@ -79,11 +80,11 @@ class GlooWire:
     def slots(self, size_bytes: int) -> list[torch.Tensor]:
         return [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(2)]
 
-    def exported(self, slots: list[torch.Tensor]) -> str | None:
-        return None  # those of a ring are in its file
+    def exported(self, slots: list[torch.Tensor]) -> str:
+        raise AssertionError("nothing is exported")
 
     def imported(self, handle: str) -> list[torch.Tensor]:
-        raise AssertionError("nothing was exported")
+        raise AssertionError("nothing is exported")
 
     def checksum(self, payload: torch.Tensor) -> tuple[int, int]:
         """Return the two halves of the xxh3-128 digest."""
@@ -95,3 +96,6 @@ class GlooWire:
 
     def settle(self) -> None:
         """Host memory is as it was written."""
+
+    def close(self) -> None:
+        """Slots are torch's."""

@@ -13,6 +13,7 @@ from typing import Any
 from rlpost.errors import WeightPushError
 
 _BEGIN, _FAILED = "begin", "failed"
+_LOOK_EVERY_S = 1.0
 
 
 def join(host: str, port: int, *, timeout_s: float) -> Any:
@@ -106,6 +107,35 @@ class Meeting:
     @staticmethod
     def _keys(members: Sequence[str]) -> list[str]:
         return [_FAILED, _BEGIN, *(f"here {member}" for member in members)]
+
+
+class Onlooker:
+    """Sees whether a push is over, for a worker that takes no part in its meeting.
+
+    Whoever receives for its host may have died before it could tell. The sender is asked once a
+    second, and not at all where a push begins at once.
+
+    Args:
+        host: of the sender's store.
+        port: of the sender's store.
+        push: number of the push.
+        timeout_s: deadline of an answer.
+    """
+
+    def __init__(self, host: str, port: int, *, push: int, timeout_s: float) -> None:
+        self._host, self._port, self._push, self._timeout_s = host, port, push, timeout_s
+        self._meeting: Meeting | None = None
+        self._next_s = time.monotonic() + _LOOK_EVERY_S
+
+    def look(self) -> None:
+        """See ``Meeting.look``."""
+        if time.monotonic() < self._next_s:
+            return
+        if self._meeting is None:
+            store = join(self._host, self._port, timeout_s=self._timeout_s)
+            self._meeting = Meeting(store, push=self._push, timeout_s=self._timeout_s)
+        self._meeting.look()
+        self._next_s = time.monotonic() + _LOOK_EVERY_S
 
 
 class Groups:

@@ -2,18 +2,24 @@
 
 Exists with CUDA only, and has not run on GPUs yet: the group needs two of them. What it shares with
 gloo, which is everything but this file, runs on CPUs with every worker a member, too. NCCL refuses
-two members on one GPU, so trainer and engines must not share any. Invariant: NCCL has no deadline
-of its own for a host that waits, so it is kept here, and a group that missed it is aborted.
+two members on one GPU, so trainer and engines must not share any. Invariants: no wait is without a
+deadline of our own, the wait for peers included; a peer that dies costs a push, and no process.
+
+Source: ``torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp``.
 """
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import torch
 
-from rlpost.weights.transports.cuda_checksum import sums
+from rlpost.weights.transports.wire import run_aside
+from rlpost.weights.word_sums import checksum
 
 _LOOK_EVERY_S = 1.0
 _PAUSE_S = 0.0002
@@ -25,6 +31,28 @@ class NcclGroup:
     def __init__(self, group: Any, *, timeout_s: float) -> None:
         self._group = group
         self._timeout_s = timeout_s
+
+    def connect(self, device: torch.device) -> None:
+        """Wait until every peer has come; by itself NCCL waits for them in the first broadcast.
+
+        Raises:
+            RuntimeError: one did not, or it failed. Its thread stays behind: nothing ends it.
+        """
+        failures: list[RuntimeError] = []
+
+        def run() -> None:
+            try:
+                self._group.eager_connect_single_device(device)
+            except RuntimeError as error:
+                failures.append(error)
+
+        thread = Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self._timeout_s)
+        if thread.is_alive():
+            raise RuntimeError(f"not all members came in {self._timeout_s:g} s")
+        if failures:
+            raise failures[0]
 
     def broadcast(self, slot: torch.Tensor) -> Any:
         from torch.distributed import BroadcastOptions
@@ -49,17 +77,42 @@ class NcclGroup:
     def drop(self) -> None:
         group, self._group = self._group, None
         if group is not None:
-            group.abort()
+            run_aside(group.abort)  # it waits for the kernels that it ends
+
+
+@contextmanager
+def without_watchdog() -> Iterator[None]:
+    """Have torch make NCCL groups whose errors are raised where they are waited for.
+
+    Otherwise a thread of torch ends this process, the trainer's or an engine's, a minute after it
+    has seen that a peer is gone or late. Groups that exist keep theirs.
+    """
+    name = "TORCH_NCCL_BLOCKING_WAIT"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class NcclWire:
-    """See ``wire.Wire``."""
+    """See ``wire.Wire``.
+
+    Args:
+        device: where buckets lie; None: the current GPU of this thread.
+    """
 
     name = "nccl"
     every_worker_joins = True
+    exports = False
+    checksum = staticmethod(checksum)
 
-    def __init__(self) -> None:
-        self.device = torch.device("cuda", torch.cuda.current_device())
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda", torch.cuda.current_device())
 
     def group(
         self, store: Any, *, host: str, rank: int, num_ranks: int, timeout_s: float
@@ -68,19 +121,27 @@ class NcclWire:
 
         options = ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=timeout_s)
-        return NcclGroup(ProcessGroupNCCL(store, rank, num_ranks, options), timeout_s=timeout_s)
+        with without_watchdog():
+            group = ProcessGroupNCCL(store, rank, num_ranks, options)
+        formed = NcclGroup(group, timeout_s=timeout_s)
+        try:
+            formed.connect(self.device)
+        except RuntimeError:
+            formed.drop()
+            raise
+        return formed
 
     def slots(self, size_bytes: int) -> list[torch.Tensor]:
         return [torch.empty(size_bytes, dtype=torch.uint8, device=self.device) for _ in range(2)]
 
-    def exported(self, slots: list[torch.Tensor]) -> str | None:
-        return None  # every worker has its own
+    def exported(self, slots: list[torch.Tensor]) -> str:
+        raise AssertionError("nothing is exported")
 
     def imported(self, handle: str) -> list[torch.Tensor]:
-        raise AssertionError("nothing was exported")
-
-    def checksum(self, payload: torch.Tensor) -> tuple[int, int]:
-        return sums(payload)
+        raise AssertionError("nothing is exported")
 
     def settle(self) -> None:
-        torch.cuda.current_stream().synchronize()
+        torch.cuda.current_stream(self.device).synchronize()
+
+    def close(self) -> None:
+        """Slots are torch's."""

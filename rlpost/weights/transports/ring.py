@@ -138,11 +138,19 @@ class RingReader:
         self._path, self._reader, self._timeout_s = path, reader, timeout_s
         self._file: _File | None = None
 
-    def begin(self, push: int, *, slot_bytes: int) -> list[torch.Tensor]:
+    def begin(
+        self, push: int, *, slot_bytes: int, look: Callable[[], None] = lambda: None
+    ) -> list[torch.Tensor]:
         """Wait for the writer to begin this push, and take part in it; returns the two slots.
+
+        Args:
+            push: its number.
+            slot_bytes: of each slot; 0: buckets lie elsewhere.
+            look: called all the while; raises if there is no use in waiting any longer.
 
         Raises:
             WeightPushError: it did not come.
+            RuntimeError: ``look`` says so.
         """
         self.close()  # the writer may have made another file
 
@@ -153,7 +161,7 @@ class RingReader:
             return self._file is not None
 
         what = f"whoever receives for this host to begin ({self._path.name})"
-        _wait(begun, lambda: None, timeout_s=self._timeout_s, what=what)
+        _wait(begun, look, timeout_s=self._timeout_s, what=what)
         assert self._file is not None
         live_as(self._file.descriptor, 1 + self._reader)
         self._file.numbers[_TAKEN + self._reader] = 0

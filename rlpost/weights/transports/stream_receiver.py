@@ -17,7 +17,7 @@ import torch
 from rlpost.errors import WeightPushError
 from rlpost.weights.buckets import Bucket, divide, slot_bytes, verify, was_given_up
 from rlpost.weights.manifest import PushManifest, Tensors
-from rlpost.weights.transports.meeting import Meeting, join
+from rlpost.weights.transports.meeting import Meeting, Onlooker, join
 from rlpost.weights.transports.protocol import Locator
 from rlpost.weights.transports.ring import RingReader, RingWriter, ring_path
 from rlpost.weights.transports.shared_memory import shared_memory_id
@@ -76,10 +76,11 @@ class StreamReceiver:
         path = Path(route.ring) if beside else self._received_path(route)
         # Longer than whoever writes waits for its peers: it knows who is missing, and tells.
         ring = RingReader(path, reader=readers.index(route.rank), timeout_s=3 * route.timeout_s)
+        sender = Onlooker(route.host, route.port, push=route.push, timeout_s=route.timeout_s)
         try:
             in_file = route.handle is None
             size_bytes = slot_bytes(planned) if in_file else 0
-            slots = ring.begin(route.push, slot_bytes=size_bytes)
+            slots = ring.begin(route.push, slot_bytes=size_bytes, look=sender.look)
             if route.handle is not None:
                 slots = self._wire.imported(route.handle)
             for bucket in planned:
@@ -196,7 +197,11 @@ class StreamReceiver:
         return self._group
 
     def _end_group(self) -> None:
-        """Leave the group, so that the sender forms another one."""
+        """Leave the group, so that the sender forms another one.
+
+        What is under way in it may reach its slots for a while yet, so they are never used again:
+        it would change a bucket that was verified.
+        """
         if self._group is not None:
             self._group.drop()
         self._group, self._group_name, self._process = None, "", uuid.uuid4().hex
@@ -204,9 +209,10 @@ class StreamReceiver:
         if self._watched is not None:
             self._watched.close()
             self._watched = None
-
-    def close(self) -> None:
-        self._end_group()
         if self._ring is not None:
             self._ring.close()
         self._slots = []
+
+    def close(self) -> None:
+        self._end_group()
+        self._wire.close()

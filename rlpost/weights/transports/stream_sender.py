@@ -165,38 +165,45 @@ class StreamSender:
         """Have two slots and, if somebody here reads them, a ring around them."""
         if self._ring is None:
             self._ring = RingWriter(self._path)
-        in_file = self._wire.device.type == "cpu"
         shared = self._ring.begin(
             route.push,
             num_readers=len(route.readers(route.memory)),
-            slot_bytes=size_bytes if in_file else 0,
+            slot_bytes=0 if self._wire.exports else size_bytes,
             timeout_s=route.timeout_s,
         )
-        if shared and in_file:
+        if shared and not self._wire.exports:
             self._slots = shared
         elif not self._slots or self._slots[0].numel() != size_bytes:
             self._slots = []  # the old ones go first
             self._slots = self._wire.slots(size_bytes)
-        return self._wire.exported(self._slots) if shared else None
+        return self._wire.exported(self._slots) if shared and self._wire.exports else None
 
     def send(self, tensors: NamedTensors) -> None:
         assert self._announced is not None, "announce comes first"
         pushed = self._announced
-        meeting, members = self._meeting(pushed.route), list(pushed.route.members)
+        done, why = False, "the sender failed"
         try:
-            group = self._join(meeting, pushed.route)
+            group = self._join(pushed.route)
             for bucket in pushed.buckets:
                 self._send_bucket(bucket, tensors, group, pushed)
             if (left := next(tensors, None)) is not None:
                 raise WeightPushError(f"{left[0]} was not announced")
             self._await_works(group, pushed, pushed.works[-2:])
             self._taken(len(pushed.buckets) - 1)
+            done = True
         except RuntimeError as error:
-            why = self._words(error)
-            self._end_group()
-            if self._ring is not None:
-                self._ring.fail(why)
-            raise meeting.failed(members, why) from error
+            why = in_words(self._wire, error)
+            raise WeightPushError(why) from error
+        finally:
+            if not done:
+                self._tell(pushed.route, why)
+
+    def _tell(self, route: Route, why: str) -> None:
+        """Tell everybody who waits that the push is over, whatever the reason."""
+        if self._ring is not None:
+            self._ring.fail(why)
+        self._meeting(route).failed(list(route.members), why)
+        self._end_group()
 
     def _send_bucket(
         self, bucket: Bucket, tensors: NamedTensors, group: WireGroup | None, pushed: _Announced
@@ -212,7 +219,8 @@ class StreamSender:
         except RuntimeError as error:
             # The group waits for this bucket: it gets one that says so, and nobody loads it.
             failure = error
-            self._meeting(pushed.route).failed(list(pushed.route.members), self._words(error))
+            why = in_words(self._wire, error)
+            self._meeting(pushed.route).failed(list(pushed.route.members), why)
             give_up(bucket, slot, push=push)
         if group is not None:
             pushed.works.append(group.broadcast(slot[: bucket.sent_bytes]))
@@ -238,15 +246,17 @@ class StreamSender:
         self._watch.look(self._processes)
         meeting.look()
 
-    def _join(self, meeting: Meeting, route: Route) -> WireGroup | None:
+    def _join(self, route: Route) -> WireGroup | None:
         if not route.members:
             return None
         assert self._watch is not None, "announce comes first"
+        meeting = self._meeting(route)
         self._processes = meeting.gather(list(route.members))
         self._watch.keep(self._processes)
         name, forms = self._groups.name_for(self._processes)
         meeting.begin(name)
         if forms:
+            self._drop_group()
             self._group = formed(
                 self._wire, self._store, route, name=name, number=0, host=self._host
             )
@@ -254,15 +264,15 @@ class StreamSender:
 
     def _end_group(self) -> None:
         self._groups.spoil()
+        self._drop_group()
+
+    def _drop_group(self) -> None:
         if self._group is not None:
             self._group.drop()
             self._group = None
 
     def _meeting(self, route: Route) -> Meeting:
         return Meeting(self._store, push=route.push, timeout_s=route.timeout_s)
-
-    def _words(self, error: RuntimeError) -> str:
-        return in_words(self._wire, error)
 
     def close(self) -> None:
         self._end_group()
@@ -271,6 +281,7 @@ class StreamSender:
         if self._watch is not None:
             self._watch.close()
         self._slots, self._store, self._watch = [], None, None
+        self._wire.close()
 
 
 def formed(wire: Wire, store: Any, route: Route, *, name: str, number: int, host: str) -> WireGroup:

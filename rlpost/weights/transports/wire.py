@@ -5,10 +5,14 @@ own the order of buckets (stream_sender.py, stream_receiver.py). Invariant: a wa
 by the deadline is an error, and what was under way is aborted.
 """
 
+import logging
 from collections.abc import Callable
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 class WireGroup(Protocol):
@@ -29,7 +33,10 @@ class WireGroup(Protocol):
         """
 
     def drop(self) -> None:
-        """End the group, and whatever is under way in it; returns at once."""
+        """End the group, and whatever is under way in it; returns at once.
+
+        What is under way may reach its slots for a while yet.
+        """
 
 
 class Wire(Protocol):
@@ -37,6 +44,9 @@ class Wire(Protocol):
 
     name: str  # of the transport
     every_worker_joins: bool  # the group; else one worker of each other host does, for its host
+    exports: (
+        bool  # its slots, which other processes of a host map; else those lie in a file of theirs
+    )
     device: torch.device  # where buckets lie
 
     def group(
@@ -45,20 +55,39 @@ class Wire(Protocol):
         """Form a group; collective.
 
         Raises:
-            RuntimeError: a peer did not come.
+            RuntimeError: a peer did not come in time.
         """
 
     def slots(self, size_bytes: int) -> list[torch.Tensor]:
-        """Return room for two buckets, for one process."""
+        """Return room for two buckets, for one process; what it returned before is given back."""
 
-    def exported(self, slots: list[torch.Tensor]) -> str | None:
-        """Return by what another process of this host finds these slots; None: it cannot."""
+    def exported(self, slots: list[torch.Tensor]) -> str:
+        """Return by what another process of this host finds these slots, if it ``exports``."""
 
     def imported(self, handle: str) -> list[torch.Tensor]:
-        """Return the slots that another process of this host exported."""
+        """Return the slots that another process of this host exported, if it ``exports``.
+
+        Raises:
+            RuntimeError: they cannot be reached from here.
+        """
 
     def checksum(self, payload: torch.Tensor) -> tuple[int, int]:
         """Return two int64 that depend on every byte of contiguous uint8."""
 
     def settle(self) -> None:
         """Wait until what was begun on the device is done, before another process may see it."""
+
+    def close(self) -> None:
+        """Give back all slots, own and imported."""
+
+
+def run_aside(end: Callable[[], None]) -> None:
+    """Run what may wait for a peer, and whose failure nobody can mend, beside everything else."""
+
+    def run() -> None:
+        try:
+            end()
+        except RuntimeError as error:
+            log.warning("a group of a push that had failed did not end well: %s", error)
+
+    Thread(target=run, daemon=True).start()

@@ -1,0 +1,147 @@
+"""A stream through memory that processes map, on a CPU: everything but CUDA's own calls."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import pytest
+import torch
+from fakes import seat
+from streams import Streamed, weights
+
+from rlpost.weights.manifest import describe
+from rlpost.weights.transports import cuda_runtime
+from rlpost.weights.transports.cuda_ipc_wire import CudaIpcWire
+from rlpost.weights.transports.cuda_runtime import CudaRuntime, memory_at
+from rlpost.weights.transports.protocol import Locator
+from rlpost.weights.transports.shared_memory import shared_memory_id
+from rlpost.weights.transports.stream_receiver import StreamReceiver
+from rlpost.weights.transports.stream_sender import StreamSender
+
+
+class Memory:
+    """Memory of one device, that all its processes share; see ``cuda_ipc_wire.SharedDevice``."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.allocated: dict[int, torch.Tensor] = {}
+        self.opened: list[int] = []
+
+    def allocate(self, size_bytes):
+        memory = torch.zeros(size_bytes, dtype=torch.uint8)
+        self.allocated[memory.data_ptr()] = memory
+        return memory
+
+    def free(self, memory):
+        assert memory.data_ptr() not in self.opened, "somebody has it open"
+        del self.allocated[memory.data_ptr()]
+
+    def export(self, memory):
+        assert memory.data_ptr() in self.allocated
+        return f"{memory.data_ptr():x}"
+
+    def open(self, handle, size_bytes):
+        self.opened.append(int(handle, 16))
+        return memory_at(int(handle, 16), size_bytes, device=self.device)
+
+    def close(self, memory):
+        self.opened.remove(memory.data_ptr())
+
+    def settle(self):
+        """It is as it was written."""
+
+
+class Stream:
+    """A sender and two workers beside it, and the memory of their GPU."""
+
+    def __init__(self, root) -> None:
+        self.memory, self.root = Memory(), root
+        self.sender = self.make_sender()
+        self.receivers = [
+            StreamReceiver(CudaIpcWire(self.memory), directory=root) for _ in range(2)
+        ]
+
+    def make_sender(self) -> StreamSender:
+        return StreamSender(
+            CudaIpcWire(self.memory),
+            run_id="ipc",
+            host="127.0.0.1",
+            timeout_s=20.0,
+            bucket_bytes=256,
+            directory=self.root,
+        )
+
+    def push(self, version: int) -> None:
+        tensors = weights(version)
+        shapes = [(name, each.dtype, tuple(each.shape)) for name, each in tensors.items()]
+        seats = [seat(shared_memory_id(), num_workers=2)]
+        locator = self.sender.announce(describe(shapes, version=version), seats=seats)
+        with ThreadPoolExecutor(2) as pool:
+            reading = []
+            for rank, receiver in enumerate(self.receivers, start=1):
+                where = {**locator.where, "rank": rank}
+                own = Locator(**{**vars(locator), "where": where})
+                reading.append(pool.submit(Streamed.read, receiver, own, lambda rank, part: None))
+            self.sender.send(iter(tensors.items()))
+            for each in reading:
+                found = each.result()
+                assert list(found) == list(tensors)
+                assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_every_worker_reads_the_senders_two_buckets_and_all_memory_comes_back(tmp_path):
+    stream = Stream(tmp_path)
+    for version in (1, 2):
+        stream.push(version)
+        assert len(stream.memory.allocated) == 2 and len(stream.memory.opened) == 2 * 2
+    first = set(stream.memory.opened)
+    stream.sender = stream.make_sender()  # the trainer was killed; workers have its memory open
+    stream.push(3)
+    assert not first & set(stream.memory.opened) and len(stream.memory.opened) == 2 * 2
+    for receiver in stream.receivers:
+        receiver.close()
+    assert stream.memory.opened == []
+    stream.sender.close()
+    assert set(stream.memory.allocated) == first  # those of the one that was killed
+
+
+def test_memory_at_an_address_is_that_memory():
+    there = torch.arange(10, dtype=torch.uint8)
+    seen = memory_at(there.data_ptr(), 10, device=there.device)
+    there[3] = 77
+    assert seen.tolist() == [0, 1, 2, 77, 4, 5, 6, 7, 8, 9]
+    assert seen.data_ptr() == there.data_ptr()
+
+
+class Library:
+    """Stands for ``libcudart``: fails as it is told, and remembers its last error as CUDA does."""
+
+    def __init__(self) -> None:
+        self.last_error, self.allocated_bytes = 0, []
+
+    def cudaMalloc(self, pointer, size):
+        self.allocated_bytes.append(size.value)
+        self.last_error = 2
+        return 2
+
+    def cudaGetLastError(self):
+        self.last_error = 0
+
+    def cudaGetErrorString(self, code):
+        return b"out of memory"
+
+
+def test_an_error_is_named_and_not_left_for_torch_to_find(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    runtime, library = CudaRuntime.__new__(CudaRuntime), Library()
+    runtime.device, runtime._library = torch.device("cpu"), library
+    with pytest.raises(RuntimeError, match="cudaMalloc failed: out of memory"):
+        runtime.allocate(1000)
+    assert library.last_error == 0
+    assert library.allocated_bytes == [2 << 20]  # a block of its own
+
+
+def test_a_torch_without_cuda_is_named():
+    assert cuda_runtime._loaded("libtorch_cpu")
+    with pytest.raises(RuntimeError, match="libnothing is not loaded"):
+        cuda_runtime._loaded("libnothing")
