@@ -149,7 +149,8 @@ class WeightPublisher:
         Returns:
             Where it is, or will be sent (None off rank 0).
         """
-        weights, self._changed, self._written = self._source(), False, None
+        weights, self._changed = self._source(), False
+        self._newest = self._written = None  # of an earlier version, whose weights are gone
         if self._senders is None:
             if written:
                 _exhaust(weights.tensors())
@@ -158,21 +159,27 @@ class WeightPublisher:
             self._newest = describe(weights.shapes(), version=version, adapter=weights.adapter)
             return self._announce(seats)
         assert self._senders.staged is not None, "stages said so"
-        self._written = self._senders.staged.buffer(self._size_bytes, version=version)
-        self._newest = write_payload(
-            weights.tensors(), self._written, version=version, adapter=weights.adapter
-        )
+        tensors = weights.tensors()
+        try:
+            pages = self._senders.staged.buffer(self._size_bytes, version=version)
+            self._newest = write_payload(tensors, pages, version=version, adapter=weights.adapter)
+        except WeightPushError:
+            _exhaust(tensors)  # the other ranks go on gathering
+            raise
+        self._written = pages
         return self._announce(seats)
 
     def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
         """Make the newest payload fetchable once more, from these seats.
 
         Returns:
-            Where it is; None off rank 0, and if it is gone because the trainer has learned since.
+            Where it is; None off rank 0, and if it is gone: it could not be written down, or the
+            trainer has learned since.
         """
-        if self._senders is None or (self._changed and self._written is None):
+        if self._senders is None or self._newest is None:
             return None
-        assert self._newest is not None, "nothing was staged yet"
+        if self._changed and self._written is None:
+            return None
         return self._announce(seats)
 
     def _announce(self, seats: Sequence[Seat]) -> Locator:

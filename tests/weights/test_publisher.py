@@ -131,3 +131,34 @@ def test_a_rank_whose_stream_breaks_goes_on_gathering_with_the_others():
     with pytest.raises(WeightPushError, match="a receiver is gone"):
         first.send(live=True)
     assert own.gathered == 2
+
+
+class Full(SharedMemorySender):
+    """There is no room for a payload, or from its first tensor on."""
+
+    def __init__(self, *, run_id: str, room: int | None) -> None:
+        super().__init__(run_id=run_id)
+        self.room = room
+
+    def buffer(self, size_bytes, *, version):
+        if self.room is None:
+            raise WeightPushError("shared memory has no room")
+        return super().buffer(self.room, version=version)
+
+
+@pytest.mark.parametrize("room", [None, 10])
+def test_weights_that_cannot_be_written_down_are_gathered_and_never_sent_as_others(room, tmp_path):
+    """The other ranks gather all the same, and the version before is not what the model is now."""
+    staged = Full(run_id=tmp_path.name, room=1000)
+    first, own, *_ = ranks(Stream(), staged=staged)
+    try:
+        first.stage(1, seats=[HERE], written=True)
+        assert own.gathered == 2 and first.announce_again(seats=[AWAY]) is not None
+        own.value, staged.room = 2.0, room
+        first.changed()
+        with pytest.raises(WeightPushError, match=r"no room|ends inside"):
+            first.stage(2, seats=[HERE], written=True)
+        assert own.gathered == 4
+        assert first.announce_again(seats=[AWAY]) is None
+    finally:
+        first.close()
