@@ -127,13 +127,12 @@ class WeightBus:
                         await self._abort(version, ticket, Refused({}))
                     raise
                 except Refused as refusal:
-                    last = attempt == self._cfg.attempts
                     log.warning("push of version %d was refused: %s", version, refusal)
                     await self._abort(version, ticket, refusal)
                     for name, error in refusal.failures.items():
                         if attempt > 1 or isinstance(error, NoAnswer | ProcessDied):
                             self._fleet.died(name, incarnation=ticket[name], reason=str(error))
-                    if last:
+                    if attempt == self._cfg.attempts:
                         raise WeightPushError(
                             f"push of version {version} was refused, {attempt} attempts: {refusal}"
                         ) from refusal
@@ -165,6 +164,7 @@ class WeightBus:
                 if self._served is served:  # else the loop knows
                     self._lost.append(error)
                     self._found_lost.set()
+                await self._abort(served.version, ticket, Refused({}))
                 raise
             finally:
                 self.engaged = set()

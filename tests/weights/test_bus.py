@@ -243,6 +243,7 @@ async def test_a_catch_up_waits_for_a_busy_trainer_and_no_longer():
     publisher.busy_s = 60.0
     with pytest.raises(GroupLost, match=r"trainer did not finish transfer in 0\.8 s"):
         await bus.catch_up("a")
+    assert generators["a"].calls[-1] == "abort"  # it is left in no push that nobody ends
 
 
 @pytest.mark.parametrize("when", ["before it is announced", "while it is sent"])
