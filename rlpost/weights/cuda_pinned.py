@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlpost.training.parking import PIECE_BYTES
+
 
 class PinnedMemory:
     """See ``vllm_way_back.SideMemory``."""
@@ -16,8 +18,10 @@ class PinnedMemory:
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
 
-    def room(self, size_bytes: int) -> Tensor:
-        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+    def room(self, size_bytes: int) -> list[Tensor]:
+        # Of one size, because torch rounds what it pins up to a power of two.
+        number = -(-size_bytes // PIECE_BYTES)
+        return [torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(number)]
 
     def copy_out(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())

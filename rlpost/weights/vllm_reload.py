@@ -94,9 +94,9 @@ class OpenReload:
 
         if not self._open:
             return
-        self._open = False
         try:
             finalize_layerwise_reload(self._model, self._config)
+            self._open = False
         finally:
             for method, kernel in self._kernels:
                 if method.moe_kernel is None:  # none of its weights came

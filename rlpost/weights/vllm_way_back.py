@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from rlpost.training.parking import side_by_side
+
 _TABLES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
@@ -73,8 +75,8 @@ class CopyWhileUndecided:
 class SideMemory(Protocol):
     """Where a GPU's storages are copied to while kernels go on."""
 
-    def room(self, size_bytes: int) -> Tensor:
-        """Return uint8 in which a copy stays."""
+    def room(self, size_bytes: int) -> list[Tensor]:
+        """Return pieces of one size, of uint8, in which a copy of so many bytes stays."""
 
     def copy_out(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Begin to copy each first tensor into its second, behind what was begun before."""
@@ -95,8 +97,8 @@ class CopyBehindCommit:
 
     def __init__(self, memory: SideMemory) -> None:
         self._memory = memory
-        self._copies: list[Tensor] = []
-        self._copied = False
+        self._pieces: list[Tensor] = []
+        self._sizes: list[int] = []  # of the storages that were copied, end to end
 
     def take(self, model: nn.Module) -> None:
         self._memory.settle()
@@ -104,18 +106,21 @@ class CopyBehindCommit:
     @torch.no_grad()
     def committed(self, model: nn.Module) -> None:
         sources = storages(model)
-        if [each.numel() for each in self._copies] != [each.numel() for each in sources]:
-            self._copies = []  # the old ones go first
-            self._copies = [self._memory.room(each.numel()) for each in sources]
-        self._memory.copy_out(list(zip(sources, self._copies, strict=True)))
-        self._copied = True
+        self._sizes = [each.numel() for each in sources]
+        if sum(self._sizes) > sum(each.numel() for each in self._pieces):
+            self._pieces = []  # the old ones go first
+            self._pieces = self._memory.room(sum(self._sizes))
+        self._memory.copy_out([(s, copy) for copy, s in side_by_side(self._pieces, sources)])
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> bool:
-        if self._copied:
-            self._memory.settle()
-            self._memory.copy_back(list(zip(storages(model), self._copies, strict=True)))
-        return self._copied
+        if not self._sizes:
+            return False
+        targets = storages(model)
+        assert [each.numel() for each in targets] == self._sizes, "a reload has replaced a storage"
+        self._memory.settle()
+        self._memory.copy_back([(t, copy) for copy, t in side_by_side(self._pieces, targets)])
+        return True
 
 
 class Objects:

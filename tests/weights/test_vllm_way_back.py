@@ -54,10 +54,11 @@ class HostMemory:
     """See ``vllm_way_back.SideMemory``; copies are begun here and done in ``settle``."""
 
     def __init__(self) -> None:
-        self.waiting = []
+        self.waiting, self.rooms = [], 0
 
     def room(self, size_bytes):
-        return torch.empty(size_bytes, dtype=torch.uint8)
+        self.rooms += 1
+        return [torch.empty(10, dtype=torch.uint8) for _ in range(-(-size_bytes // 10))]
 
     def copy_out(self, pairs):
         self.waiting = pairs
@@ -117,6 +118,7 @@ def test_a_copy_behind_the_commit_restores_storages_in_place():
         assert not memory.waiting
         reload_in_place(model, packs=False)
         assert way_back.restore(model) and same(before, state(model))
+    assert memory.rooms == 1  # the same pages
 
 
 def test_each_storage_is_copied_once():
