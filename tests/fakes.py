@@ -23,7 +23,10 @@ def seat(memory: str = "here", *, num_workers: int = 1) -> Seat:
 
 
 class FakeGenerator:
-    """Answers with tokens derived from the seed; its log-probs are ``-version``."""
+    """Answers with tokens derived from the seed; its log-probs are ``-version``.
+
+    Of ``push_contract.py`` it keeps ``what_the_bus_relies_on``; it holds no weights for the rest.
+    """
 
     def __init__(
         self,

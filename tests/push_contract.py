@@ -1,7 +1,8 @@
 """What every engine must keep when whole models are pushed to it, told as stories.
 
-Each drives a ``TorchPublisher`` and a generator through a bus, whichever engine is behind it. Those
-that need an engine of one kind are in tests/system/.
+All but the first drive a ``TorchPublisher`` and a generator through a bus, whichever engine is
+behind it. Those that need an engine of one kind are in tests/system/. ``FakeGenerator`` keeps the
+first alone: it holds no weights, so log-probs, spans and requests that cross a push mean nothing.
 """
 
 import asyncio
@@ -12,6 +13,31 @@ from fakes import seat
 from pushed_models import sample, started, worst_gap
 
 from rlpost.errors import RequestAborted, WeightPushError
+
+
+async def what_the_bus_relies_on(generator, stage) -> int:
+    """``stage`` writes a version, damaged or not; returns the version that is served at the end."""
+    served = (await generator.health()).version
+    assert await generator.abort_push(served + 1) == served  # of a push that never began
+    damaged, refused, good = range(served + 1, served + 4)
+    await generator.begin_push(damaged)
+    await generator.begin_push(damaged)  # asked again
+    with pytest.raises(WeightPushError):
+        await generator.receive(await stage(damaged, True), first_rank=1)
+    assert await generator.abort_push(damaged) == (await generator.health()).version == served
+    for version in (refused, good):
+        before = await generator.logprobs([[7, 40, 80]])
+        await generator.begin_push(version)
+        await generator.receive(await stage(version, False), first_rank=1)
+        await generator.load(version)
+        assert await generator.logprobs([[7, 40, 80]]) != before
+        if version == good:
+            await generator.commit_push(version)
+        else:
+            assert await generator.abort_push(version) == served
+            assert await generator.logprobs([[7, 40, 80]]) == before
+    assert await generator.abort_push(good) == (await generator.health()).version == good
+    return good
 
 
 async def every_push_is_exact(publisher, generator, bus):

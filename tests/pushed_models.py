@@ -64,6 +64,14 @@ class TorchPublisher:
             buffer[self.flip_byte] ^= 1
         return locator
 
+    async def stage_changed(self, version, damaged):
+        """Stage other weights than before, with a wrong byte if they are to be damaged."""
+        self.perturb(100 + version)
+        self.flip_byte = 5 if damaged else None
+        locator = await self.stage(version, seats=[seat()])
+        self.flip_byte = None
+        return locator
+
     async def announce_again(self, *, seats):
         return replace(self.stream.announce(self._manifest, seats=seats), live=True)
 

@@ -11,6 +11,7 @@ from push_contract import (
     requests_are_given_up,
     requests_go_on_over_a_push,
     stops_end_a_response,
+    what_the_bus_relies_on,
     wrong_pushes_are_refused,
 )
 from pushed_models import TorchPublisher, boot, bus_for, sample, worst_gap
@@ -33,6 +34,7 @@ async def test_pushes(tiny_untied_model, tmp_path):
     bus = bus_for(publisher, generator)
     try:
         await every_push_is_exact(publisher, generator, bus)
+        bus.last_version = await what_the_bus_relies_on(generator, publisher.stage_changed)
         await wrong_pushes_are_refused(publisher, generator, bus, untied=True)
         await stops_end_a_response(publisher, generator)
         await requests_go_on_over_a_push(publisher, generator, bus)

@@ -15,6 +15,7 @@ from push_contract import (
     requests_are_given_up,
     requests_go_on_over_a_push,
     stops_end_a_response,
+    what_the_bus_relies_on,
     wrong_pushes_are_refused,
 )
 from pushed_models import TorchPublisher, boot, bus_for, sample, worst_gap
@@ -40,6 +41,7 @@ async def test_pushes(kind, tiny_model, tiny_untied_model, tmp_path, monkeypatch
         if kind == "tied":
             await _nothing_is_sampled_before_a_push(publisher, generator, bus)
         await every_push_is_exact(publisher, generator, bus)
+        bus.last_version = await what_the_bus_relies_on(generator, publisher.stage_changed)
         await _a_single_wrong_bit_shows(publisher, generator, bus)
         await wrong_pushes_are_refused(publisher, generator, bus, untied=kind == "untied")
         await _seeds_and_temperature(publisher, generator)
