@@ -25,6 +25,7 @@ from typing import Any
 import gpu_correctness
 import gpu_device
 import gpu_engine
+import gpu_ipc
 import gpu_speed
 import torch
 from gpu_section import CannotRun, Models, Section
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Section] = {
     "speed_8k": gpu_speed.speed_8k,
     "speed_16k": gpu_speed.speed_16k,
     "overlap": gpu_device.overlap,
+    "cuda_ipc": gpu_ipc.cuda_ipc,
     "sleep": gpu_device.sleep,
     "pinned_slots": gpu_device.pinned_slots,
     "publishing": gpu_correctness.check_publishing,
