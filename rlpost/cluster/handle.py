@@ -38,11 +38,13 @@ class Handle:
 
         Raises:
             ProcessDied: the actor died.
-            NoAnswer: it is unreachable or missed the deadline; the call may have run.
+            NoAnswer: it is unreachable or missed the deadline, and the call may have run; or it
+                could not fetch its arguments from the object store.
         """
         from ray.exceptions import (
             ActorDiedError,
             ActorUnavailableError,
+            ObjectLostError,
             OutOfMemoryError,
             RayTaskError,
         )
@@ -62,10 +64,19 @@ class Handle:
             ) from error
         except ActorUnavailableError as error:
             raise NoAnswer(f"{self.name} is out of reach ({method}): {error}") from error
+        except ObjectLostError as error:
+            raise self._unfetched(method, error) from error
         except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise self._unfetched(method, error.cause) from error
             if isinstance(error.cause, Exception):  # says it in a line; Ray's has the traceback
                 raise error.cause from error
             raise error.as_instanceof_cause() from error
+
+    def _unfetched(self, method: str, lost: Exception) -> NoAnswer:
+        """Return what is said when an argument is a reference to what no store has any more."""
+        why = str(lost).splitlines()[0]
+        return NoAnswer(f"{self.name} could not fetch what it was given ({method}): {why}")
 
     def kill(self) -> None:
         """End the process whatever it is doing; harmless when it is gone."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from rlpost.cluster.handle import Handle, Stateless
@@ -28,6 +29,11 @@ class Actor:
 
     def add(self, a, *, b):
         return a + b
+
+    def store(self):
+        import ray
+
+        return [ray.put(np.zeros(10**6))]
 
     def refuse(self):
         raise WeightPushError("checksum differs")
@@ -91,6 +97,16 @@ async def test_deadline_and_death_are_infrastructure(session):
     await asyncio.sleep(2)
     with pytest.raises(ProcessDied, match="actor 0 is gone"):
         await actor.call("die")
+
+
+async def test_what_the_object_store_has_lost_is_infrastructure(session):
+    actor, owner = handle(session), handle(session)
+    (stored,) = await owner.call("store")
+    assert (await actor.call("add", stored, b=1)).sum() == 10**6  # negative control
+    with pytest.raises(ProcessDied):
+        await owner.call("die")
+    with pytest.raises(NoAnswer, match=r"actor 0 could not fetch what it was given \(add\): "):
+        await handle(session).call("add", stored, b=1)
 
 
 async def test_a_stateless_actor_is_replaced_and_the_call_repeated(session, tmp_path):
