@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from forks import Forked
+
+Process = Forked | subprocess.Popen
 STEPS = 4
 REWARD = '''
 def even_share(prompts, completions, completion_ids, **columns):
@@ -68,7 +71,20 @@ def every_role(reward_model: Path) -> list[str]:
     ]
 
 
-def start(place: Path, *args, umask: int = -1, **kwargs) -> subprocess.Popen:
+def start(place: Path, *args, umask: int = -1, **kwargs) -> Forked:
+    """Start ``command(place, ..)`` with everything imported."""
+    words = command(place, *args, **kwargs)
+    return fork(words, place=place, umask=umask)
+
+
+def fork(words: list[str], *, place: Path, umask: int = -1) -> Forked:
+    """Start ``words`` of a command below ``place``; Python, their first, is there already."""
+    number = len(list(place.glob("output-*")))
+    return Forked(words[1:], output=place / f"output-{number}", place=place, umask=umask)
+
+
+def typed(place: Path, *args, **kwargs) -> subprocess.Popen:
+    """Start ``command(place, ..)`` as a user does, in a process of its own."""
     return subprocess.Popen(
         command(place, *args, **kwargs),
         cwd=place,
@@ -76,7 +92,6 @@ def start(place: Path, *args, umask: int = -1, **kwargs) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        umask=umask,
     )
 
 
@@ -91,14 +106,12 @@ def other_modes(root: Path, *, umask: int) -> dict[str, str]:
     return found
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 400) -> str:
+def finish(process: Process, timeout_s: float = 400) -> str:
     output, _ = process.communicate(timeout=timeout_s)
     return output
 
 
-def wait_for_step(
-    run: Path, step: int, process: subprocess.Popen, *, timeout_s: float = 300
-) -> None:
+def wait_for_step(run: Path, step: int, process: Process, *, timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         if any(row["step"] >= step for row in metrics(run)):

@@ -1,14 +1,13 @@
-"""Ranks as plain processes: a script per rank, results through a JSON file."""
+"""Ranks as processes: a script per rank, results through a JSON file."""
 
 import json
-import os
 import random
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from forks import Forked
 
 DEADLINE_S = 800.0  # below the limit that tests of ranks have
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_port_range")  # ports that nobody chose
@@ -24,21 +23,16 @@ def run_ranks(
     (tmp_path / "ports.json").write_text(json.dumps(unused_ports(num_ports)))
     result = tmp_path / "result.json"
     rest = [str(ranks), str(tmp_path / "ports.json"), str(result), control]
-    paths = filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     outputs = [tmp_path / f"rank{rank}.log" for rank in range(ranks)]
-    processes = []
-    for rank, output in enumerate(outputs):
-        with output.open("w") as file:
-            command = [sys.executable, str(script), *first, str(rank), *rest]
-            processes.append(
-                subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
-            )
+    processes = [
+        Forked([str(script), *first, str(rank), *rest], output=output)
+        for rank, output in enumerate(outputs)
+    ]
     deadline_s = time.monotonic() + DEADLINE_S
     while None in (codes := [process.poll() for process in processes]) and not any(codes):
         if time.monotonic() > deadline_s:
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     for process in processes:
         process.kill()
         process.wait()

@@ -3,14 +3,14 @@
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli_runs import finish, metrics, wait_for_step
+from cli_runs import Process, finish, fork, metrics, wait_for_step
 
 EVERY_RUN = (
     "trainer.dtype=float32",
@@ -26,9 +26,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def start(place: Path, stage: str, model: Path, name: str, *overrides: str) -> subprocess.Popen:
+def start(place: Path, stage: str, model: Path, name: str, *overrides: str) -> Process:
+    """Start a stage with everything imported."""
+    return fork(command(stage, model, name, *overrides), place=place)
+
+
+def command(stage: str, model: Path, name: str, *overrides: str) -> list[str]:
     encodes = "data.online=true" not in overrides
-    command = [
+    return [
         sys.executable,
         "-m",
         "rlpost.cli.main",
@@ -39,28 +44,33 @@ def start(place: Path, stage: str, model: Path, name: str, *overrides: str) -> s
         *(["data.workers=0"] if encodes else []),
         *overrides,
     ]
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
-def completed(process: subprocess.Popen) -> None:
+def completed(process: Process) -> None:
     output = finish(process)
     assert process.returncode == 0, output
 
 
-def killed_at_random(process: subprocess.Popen, run: Path, steps: range) -> int:
+def killed_at_random(process: Process, run: Path, steps: range) -> int:
     """SIGKILL a driver and all that it started after one of ``steps``; return which."""
     step = random.SystemRandom().choice(steps)
     wait_for_step(run, step, process)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
     return step
+
+
+def cut_back(whole: Path, name: str, *, to: int) -> Path:
+    """Copy a complete run as it was when its checkpoint of step ``to`` was the last: see resume."""
+    cut = whole.with_name(name)
+    shutil.copytree(whole, cut, symlinks=True)  # W&B links to logs it may never write
+    shutil.rmtree(cut / "export")
+    for checkpoint in (cut / "checkpoints").glob("step_*"):
+        if int(checkpoint.name.removeprefix("step_")) > to:
+            shutil.rmtree(checkpoint)
+    assert (cut / "checkpoints" / f"step_{to:06d}").is_dir()
+    (cut / "checkpoints" / "latest").write_text(f"step_{to:06d}")
+    return cut
 
 
 def measured(run: Path, names: Collection[str]) -> list[dict[str, Any]]:

@@ -1,11 +1,10 @@
 """What a run writes has the permissions that the umask asks for, whoever wrote it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cli_runs import other_modes
+from forks import Forked
 
 from rlpost.umask import follow_umask
 
@@ -41,20 +40,25 @@ tempfile.mkdtemp(dir=sys.argv[1])
 
 def write(script: str, root: Path, mask: int) -> dict[str, str]:
     """Run ``script`` on ``root`` under ``mask``; returns what has other permissions."""
+    root.mkdir(mode=0o777 & ~mask)
     root.chmod(0o777 & ~mask)
-    subprocess.run([sys.executable, "-c", script, str(root)], check=True, umask=mask)
+    file = root.with_name("script.py")
+    file.write_text(script)
+    process = Forked([str(file), str(root)], output=root.with_name("output"), umask=mask)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
     return other_modes(root, umask=mask)
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
 def test_every_writer_follows_the_umask(tmp_path, mask):
-    assert write(WRITES, tmp_path, mask) == {}
+    assert write(WRITES, tmp_path / "root", mask) == {}
     assert list(tmp_path.rglob("*.safetensors"))
 
 
 def test_the_libraries_do_not(tmp_path):
     """The negative control of the test above."""
-    assert len(write(LIBRARIES, tmp_path, 0o022)) == 2
+    assert len(write(LIBRARIES, tmp_path / "root", 0o022)) == 2
 
 
 def test_a_directory_keeps_handing_its_group_on_and_links_are_not_followed(tmp_path):

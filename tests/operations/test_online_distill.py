@@ -1,4 +1,4 @@
-"""`rlpost distill data.online=true` with real Ray, vLLM and DeepSpeed, killed and resumed.
+"""`rlpost distill data.online=true` with real Ray, vLLM and DeepSpeed, and resumed.
 
 A part of the prompts gives the response of its row. No verifier judges anything: the room that
 samples must not ask for one.
@@ -6,7 +6,7 @@ samples must not ask for one.
 
 import pytest
 from cli_runs import metrics, responses, samples
-from supervised_runs import assert_same, completed, killed_at_random, start, write_rows
+from supervised_runs import assert_same, completed, cut_back, start, write_rows
 
 from rlpost.models.tiny import build_tiny_llama
 
@@ -83,10 +83,8 @@ def test_each_step_learns_of_what_the_student_sampled(whole):
     assert "renormalised over the 259 tokens that exist" in (whole / "run.log").read_text()
 
 
-def test_killed_and_resumed_is_the_same_run(place, whole, tiny_untied_model):
-    process = run(place, tiny_untied_model, "killed")
-    cut = place / "runs" / "killed"
-    step = killed_at_random(process, cut, range(1, STEPS))
-    completed(run(place, tiny_untied_model, "killed"))
-    assert_same(cut, whole, MEASURED, killed_after=step)
+def test_resumed_is_the_same_run(place, whole, tiny_untied_model):
+    cut = cut_back(whole, "cut", to=STEPS - 1)
+    completed(run(place, tiny_untied_model, "cut"))
+    assert_same(cut, whole, MEASURED, killed_after=STEPS - 1)
     assert samples(cut) == samples(whole)

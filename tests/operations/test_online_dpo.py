@@ -1,10 +1,10 @@
-"""`rlpost preference data.online=true` with real Ray, vLLM and DeepSpeed, killed and resumed."""
+"""`rlpost preference data.online=true` with real Ray, vLLM and DeepSpeed, and resumed."""
 
 import json
 
 import pytest
 from cli_runs import REWARD, metrics, responses, samples
-from supervised_runs import assert_same, completed, killed_at_random, start
+from supervised_runs import assert_same, completed, cut_back, start
 
 pytestmark = pytest.mark.timeout(1200)
 STEPS, PAIRS, GROUP = 3, 2, 4
@@ -81,11 +81,9 @@ def test_what_was_sampled_is_recorded_and_every_push_is_proved(whole):
     assert max(row["weights/probe_logprob_diff_max"] for row in pushed) < 1e-3
 
 
-def test_killed_and_resumed_is_the_same_run(place, whole, tiny_untied_model):
-    process = run(place, tiny_untied_model, "killed")
-    cut = place / "runs" / "killed"
-    step = killed_at_random(process, cut, range(1, STEPS))
-    completed(run(place, tiny_untied_model, "killed"))
-    assert_same(cut, whole, MEASURED, killed_after=step)
+def test_resumed_is_the_same_run(place, whole, tiny_untied_model):
+    cut = cut_back(whole, "cut", to=STEPS - 1)
+    completed(run(place, tiny_untied_model, "cut"))
+    assert_same(cut, whole, MEASURED, killed_after=STEPS - 1)
     assert samples(cut) == samples(whole)
     assert json.loads((cut / "cost.json").read_text())["spent"]["wall_s"] > 0

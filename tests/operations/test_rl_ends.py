@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_runs import REWARD, finish, metrics, start, wait_for_step
+from cli_runs import REWARD, finish, metrics, typed, wait_for_step
 
 pytestmark = pytest.mark.timeout(900)  # processes boot slowly beside others
 
@@ -20,7 +20,7 @@ def place(tmp_path_factory) -> Path:
 
 def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
     run = place / "runs" / "interrupted"
-    process = start(place, tiny_untied_model, "interrupted", "trainer.steps=400")
+    process = typed(place, tiny_untied_model, "interrupted", "trainer.steps=400")
     wait_for_step(run, 2, process)
     for _ in range(2):  # to the process and to its group, as `timeout` and schedulers do
         os.kill(process.pid, signal.SIGINT)
@@ -37,7 +37,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
 
 def test_a_run_that_learns_nothing_fails_saved_and_exports_nothing(place, tiny_untied_model):
     (place / "broken.py").write_text("def f(prompts, **columns):\n    raise KeyError('x')\n")
-    process = start(
+    process = typed(
         place,
         tiny_untied_model,
         "idle",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chains import write_two_stages
 from cli_runs import REWARD, command, metrics, samples
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from supervised_runs import write_rows
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "launch/slurm/train.sbatch"
@@ -136,23 +136,7 @@ def test_a_run_of_two_nodes_survives_its_time_limit_and_a_requeue(site, tiny_unt
 
 def test_a_pipeline_goes_on_where_a_requeue_cut_it(site, tiny_model):
     last = 40
-    rows = ({"prompt": f"{n} + {n}?", "completion": str(2 * n)} for n in range(16))
-    write_rows(site.place / "train.jsonl", rows)
-    trained = {
-        "trainer.dtype": "float32", "trainer.threads": 1, "trainer.lr": 1e-3, "data.workers": 0,
-        "trainer.steps": last, "examples_per_step": 4, "tracking.wandb": "disabled",
-    }  # fmt: skip
-    chain = {
-        "name": "chain",
-        "base": {"path": str(tiny_model)},
-        "common": {"sft": trained},
-        "stages": [
-            {"id": "one", "run": "sft", "data": {"train": "train.jsonl"}},
-            {"id": "two", "run": "sft", "from": "one", "data": {"train": "train.jsonl"}},
-        ],
-        "publish": {"from": "two"},
-    }
-    (site.place / "chain.yaml").write_text(yaml.safe_dump(chain))
+    write_two_stages(site.place, tiny_model, steps=last)
     job = site.submit(TRAIN, "-N1", told=["pipeline", "pipeline.path=chain.yaml"])
     run = site.place / "runs" / "chain"
     site.until(job, lambda: steps(run / "stages/one") >= 2)

@@ -20,7 +20,7 @@ from simulation.world import Result, simulate
 from rlpost.algorithms.preference.pairing import ChosenPair
 from rlpost.stages.preference.online import pairs
 
-SEEDS = int(os.environ.get("RLPOST_SIMULATED_SEEDS", "2000"))
+SEEDS = int(os.environ.get("RLPOST_SIMULATED_SEEDS", "1000"))
 CHUNK, QUICK = 50, 500  # seeds of one test; seeds that are not marked slow
 
 # Where a search begins: seeds that showed it before.

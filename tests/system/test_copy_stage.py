@@ -1,10 +1,9 @@
 """A stage that nothing in rlpost knows learns, saves, resumes and exports."""
 
-import shutil
-
 import pytest
 from cli_runs import metrics
 from copy_stage import COPY, CopyConfig
+from supervised_runs import cut_back
 
 from rlpost.config.schema import RunConfig
 from rlpost.stages.driver import run_stage
@@ -30,11 +29,6 @@ def test_it_learns_and_a_resumed_run_is_the_same_run(tmp_path, tiny_untied_model
     losses = [row["actor/nll"] for row in whole if "actor/nll" in row]
     assert len(losses) == STEPS and losses[-1] < losses[0] / 2
 
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut)
-    shutil.rmtree(cut / "export")
-    for step in range(3, STEPS + 1):
-        shutil.rmtree(cut / "checkpoints" / f"step_{step:06d}")
-    (cut / "checkpoints" / "latest").write_text("step_000002")
+    cut = cut_back(tmp_path / "whole", "cut", to=2)
     assert run(tmp_path, tiny_untied_model, "cut") == whole
     assert (cut / "export" / "config.json").is_file()

@@ -1,4 +1,4 @@
-"""`rlpost distill` from files to an exported model: against plain torch, stored, and killed."""
+"""`rlpost distill` from files to an exported model: against plain torch, stored, and resumed."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from plain_sft import Settings, conversations, labelled
 from supervised_runs import (
     assert_same,
     completed,
-    killed_at_random,
+    cut_back,
     measured,
     start,
     write_rows,
@@ -99,12 +99,10 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
     assert "renormalised over the 259 tokens that exist" in said
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
-    cut = place / "runs" / "cut"
-    process = run(place, tiny_untied_model, "cut")
-    step = killed_at_random(process, cut, range(2, STEPS))
+def test_a_resumed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+    cut = cut_back(whole, "cut", to=4)
     completed(run(place, tiny_untied_model, "cut"))
-    assert_same(cut, whole, MEASURED, killed_after=step)
+    assert_same(cut, whole, MEASURED, killed_after=4)
 
 
 def test_a_stored_teacher_teaches_what_a_live_one_does(

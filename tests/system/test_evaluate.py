@@ -1,20 +1,19 @@
 """`rlpost evaluate` of a model behind an endpoint, by command."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 
 from chat_server import chat_server, completion
+from cli_runs import finish, fork
 
 from rlpost.config.compose import compose_stage
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.supervised.sft import prepare as prepare_sft
 
 
-def test_a_teacher_behind_an_endpoint_writes_a_data_set(tmp_path, tiny_model):
+def test_a_teacher_behind_an_endpoint_writes_a_data_set(tmp_path, tiny_model, monkeypatch):
     rows = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tries = Counter()
@@ -40,10 +39,9 @@ def test_a_teacher_behind_an_endpoint_writes_a_data_set(tmp_path, tiny_model):
             "data.heldout=rows.jsonl", "verifier=numeric", "samples=4", "temperature=1",
             "failures.backoff_s=0", "selection.min_reward=1", "tracking.wandb=disabled",
         ]  # fmt: skip
-        run = subprocess.run(
-            words, cwd=tmp_path, env={**os.environ, "A_KEY": key}, text=True, capture_output=True
-        )
-    said = run.stdout + run.stderr
+        monkeypatch.setenv("A_KEY", key)
+        run = fork(words, place=tmp_path)
+        said = finish(run)
     assert run.returncode == 0, said
     assert {header for _, header, _ in server.seen} == {f"Bearer {key}"}
     root = tmp_path / "runs" / "traces"
@@ -71,7 +69,7 @@ def test_an_endpoint_that_is_down_ends_with_what_to_do(tmp_path):
             "endpoint.model=teacher", "data.heldout=rows.jsonl", "verifier=numeric",
             "tracking.wandb=disabled",
         ]  # fmt: skip
-        run = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True)
-    said = " ".join((run.stdout + run.stderr).split())
+        run = fork(words, place=tmp_path)
+        said = " ".join(finish(run).split())
     assert run.returncode == 1, said
     assert "an answer that is no JSON" in said and "see whether the server is up" in said

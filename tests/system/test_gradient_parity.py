@@ -22,8 +22,10 @@ def differences(
     return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=19)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize(("role", "fixture"), [("policy", "tiny_model"), ("critic", "tiny_reward")])
+@pytest.mark.parametrize(
+    ("role", "fixture", "ranks"),  # a critic of one rank: training/zero/test_deepspeed_critic.py
+    [("policy", "tiny_model", 1), ("policy", "tiny_model", 2), ("critic", "tiny_reward", 2)],
+)
 def test_stages_ranks_and_micro_batches_agree_with_plain_torch(
     tmp_path, role, fixture, ranks, request
 ):

@@ -1,4 +1,4 @@
-"""`rlpost preference` from files to an exported model: from step 0, killed, and judged rows."""
+"""`rlpost preference` from files to an exported model: from step 0, resumed, and judged rows."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from plain_preference import rows
 from supervised_runs import (
     assert_same,
     completed,
-    killed_at_random,
+    cut_back,
     measured,
     start,
     write_rows,
@@ -96,12 +96,10 @@ def test_what_it_leaves_tells_what_it_learned_from(whole):
     assert "chosen" in (whole / "report.html").read_text()
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
-    process = run(place, tiny_untied_model, "killed")
-    cut = place / "runs" / "killed"
-    step = killed_at_random(process, cut, range(1, STEPS))
-    completed(run(place, tiny_untied_model, "killed"))
-    assert_same(cut, whole, MEASURED, killed_after=step)
+def test_a_resumed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+    cut = cut_back(whole, "cut", to=4)
+    completed(run(place, tiny_untied_model, "cut"))
+    assert_same(cut, whole, MEASURED, killed_after=4)
 
 
 def test_judged_completions_against_a_second_model(place, tiny_untied_model):

@@ -1,9 +1,8 @@
 """Every role and option of a PPO step at once: real critic, reward model and reference."""
 
-import shutil
-
 import pytest
 from cli_runs import REWARD, every_role, finish, metrics, responses, samples, start
+from supervised_runs import cut_back
 
 STEPS = 3
 
@@ -111,11 +110,7 @@ def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run
     And nothing changes when models leave memory while they wait.
     """
     place, overrides = options
-    cut = place / "runs" / "cut"
-    shutil.copytree(whole_run, cut, symlinks=True)  # W&B links to logs it may never write
-    shutil.rmtree(cut / "export")
-    shutil.rmtree(cut / "checkpoints" / f"step_{STEPS:06d}")
-    (cut / "checkpoints" / "latest").write_text(f"step_{STEPS - 1:06d}")
+    cut = cut_back(whole_run, "cut", to=STEPS - 1)
     process = start(place, tiny_model, "cut", *overrides, "cluster.offload_idle=true")
     output = finish(process)
     assert process.returncode == 0, output
