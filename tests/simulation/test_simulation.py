@@ -1,7 +1,7 @@
 """The real controller, whole, in virtual time, under seeded faults.
 
 A failing seed says how to replay it with everything that happened. More seeds:
-``RLPOST_SIMULATED_SEEDS=20000 pytest tests/simulation -n 2``.
+benchmarks/simulated_seeds.py.
 """
 
 import asyncio
