@@ -21,6 +21,7 @@ from rlpost.pipeline.spec import BASE, OnFail
 from rlpost.stages.loop import Interrupted
 from rlpost.stages.pipeline.attempts import StageAttempts
 from rlpost.stages.pipeline.cards import Cards
+from rlpost.stages.pipeline.chain import Chain
 from rlpost.stages.pipeline.checks import can_roll_back
 from rlpost.stages.pipeline.child import INTERRUPTED, Children
 from rlpost.stages.pipeline.commands import Commands, RunsCommands
@@ -72,10 +73,10 @@ def run_pipeline(
     with directory.lock(), run_log(directory.log) as terminal, Children.listening() as processes:
         directory.write_config(resolved)
         write_text(plan.places.copy, plan.file.read_text(encoding="utf-8"))
-        chain = _Chain(plan=plan, commands=Commands(children or processes, terminal))
+        running = _Run(plan=plan, commands=Commands(children or processes, terminal))
         try:
-            chain.run()
-            outcome = PipelineOutcome(message=chain.farewell())
+            running.run()
+            outcome = PipelineOutcome(message=running.farewell())
         except Interrupted:
             outcome = PipelineOutcome(
                 message="interrupted; what is done is kept, and the same command goes on",
@@ -88,7 +89,7 @@ def run_pipeline(
 
 
 @dataclass(kw_only=True)
-class _Chain:
+class _Run:
     """The stages of a plan, one after the other."""
 
     plan: PipelinePlan
@@ -109,8 +110,8 @@ class _Chain:
             "code": {"version": __version__, "hash": code_hash()},
         }
         self.lineage = Lineage(self.plan.places, head=head)
-        self.attempts = StageAttempts(self.plan, self.commands, self.lineage, made=self.made)
-        self.gates = Gates(self.plan, self.commands, self.lineage, made=self.made)
+        chain = Chain(plan=self.plan, commands=self.commands, lineage=self.lineage, made=self.made)
+        self.attempts, self.gates = StageAttempts(chain), Gates(chain)
         self.cards = Cards(self.plan, self.lineage)
 
     def run(self) -> None:

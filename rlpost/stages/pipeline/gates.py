@@ -14,13 +14,12 @@ from rlpost.errors import UserError
 from rlpost.evaluation.comparison import aligned
 from rlpost.pipeline.decide import Decision, GateVerdict, decide
 from rlpost.pipeline.gate import Delta, Gate, Score
-from rlpost.stages.pipeline.commands import Commands
+from rlpost.stages.pipeline.chain import Chain
 from rlpost.stages.pipeline.composed import PlannedStage
-from rlpost.stages.pipeline.lineage import SCORES, STAGES, Lineage, recipe_of
+from rlpost.stages.pipeline.lineage import SCORES, STAGES, recipe_of
 from rlpost.stages.pipeline.made import Made
 from rlpost.stages.pipeline.measured import measured_of
 from rlpost.stages.pipeline.overrides import group_name, suite_words
-from rlpost.stages.pipeline.plan import PipelinePlan
 from rlpost.stages.pipeline.scores import values_of
 from rlpost.stages.pipeline.sources import hash_sources
 from rlpost.stages.run_directory import RunDirectory
@@ -30,69 +29,56 @@ _START = "from"  # no id: it is a word of Python
 
 
 class Gates:
-    """Scores and decisions of one pipeline.
+    """Scores and decisions of one pipeline."""
 
-    Args:
-        plan: suites and gates.
-        commands: runs evaluations.
-        lineage: what was scored, and decided.
-        made: what stands for each stage so far; it grows meanwhile.
-    """
-
-    def __init__(
-        self,
-        plan: PipelinePlan,
-        commands: Commands,
-        lineage: Lineage,
-        *,
-        made: Mapping[str, Made],
-    ) -> None:
-        self._plan = plan
-        self._commands = commands
-        self._lineage = lineage
-        self._made = made
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
         self._decisions: list[dict[str, Any]] = []
 
     def score(self, made: Made) -> None:
         """Score a model on every suite, unless that is done."""
-        for group in self._plan.groups:
-            run = RunDirectory(root=self._plan.places.scores(made.key) / group_name(group))
+        for group in self._chain.plan.groups:
+            run = RunDirectory(root=self._chain.plan.places.scores(made.key) / group_name(group))
             words = suite_words(
                 group,
                 model=made.name,
                 run_dir=run.root.parent,
-                seed=self._plan.cfg.seed,
-                common=self._plan.common["evaluate"],
+                seed=self._chain.plan.cfg.seed,
+                common=self._chain.plan.common["evaluate"],
             )
             inputs = {f"model {made.key}": made.digest}
             inputs |= hash_sources(suite.data for suite in group)
-            recipe = recipe_of("evaluate", words, inputs=inputs, root=self._plan.places.root)
+            recipe = recipe_of("evaluate", words, inputs=inputs, root=self._chain.plan.places.root)
             name = f"{made.key}/{run.root.name}"
-            self._lineage.forget_moved(SCORES, name)
-            aside = self._lineage.set_aside_stale(name, recipe)
+            self._chain.lineage.forget_moved(SCORES, name)
+            aside = self._chain.lineage.set_aside_stale(name, recipe)
             if aside is not None:
-                self._commands.say(f"{aside} holds the scores of what {made.key} was before")
-            if self._lineage.is_done(SCORES, name, recipe):
+                self._chain.commands.say(f"{aside} holds the scores of what {made.key} was before")
+            if self._chain.lineage.is_done(SCORES, name, recipe):
                 continue
-            self._commands.say(f"{made.key}: scoring {', '.join(each.name for each in group)}")
-            self._lineage.begin(SCORES, name, recipe)
-            self._commands.run("evaluate", words, run, what=f"the scores of {made.key}")
-            self._lineage.finish(SCORES, name)
+            self._chain.commands.say(
+                f"{made.key}: scoring {', '.join(each.name for each in group)}"
+            )
+            self._chain.lineage.begin(SCORES, name, recipe)
+            self._chain.commands.run("evaluate", words, run, what=f"the scores of {made.key}")
+            self._chain.lineage.finish(SCORES, name)
 
     def judge(
         self, planned: PlannedStage, made: Made, start: Made, *, attempt: int
     ) -> list[Decision]:
         """Score what a stage made and decide its gates; return those that failed."""
         spec = planned.spec
-        if self._plan.groups and spec.output == "model":
+        if self._chain.plan.groups and spec.output == "model":
             self.score(made)
-        measured = measured_of(self._plan, planned, attempt=attempt, path=made.path)
+        measured = measured_of(self._chain.plan, planned, attempt=attempt, path=made.path)
         decisions = [self._decide(gate, planned, made, start, measured) for gate in spec.gates]
         for each in decisions:
-            self._commands.say(f"{spec.id}: gate {each}")
+            self._chain.commands.say(f"{spec.id}: gate {each}")
             if each.verdict is GateVerdict.undecided:
-                self._commands.warn(f"{spec.id}: too few items to decide {each.gate!r}; it goes on")
-        name = self._plan.places.name(spec.id, attempt=attempt)
+                self._chain.commands.warn(
+                    f"{spec.id}: too few items to decide {each.gate!r}; it goes on"
+                )
+        name = self._chain.plan.places.name(spec.id, attempt=attempt)
         rows = [
             {
                 "stage": spec.id,
@@ -108,9 +94,9 @@ class Gates:
         ]
         self._decisions += rows
         lines = "".join(f"{json.dumps(row)}\n" for row in self._decisions)
-        with own_record(self._plan.places.gates):
-            write_text(self._plan.places.gates, lines)
-        self._lineage.finish(STAGES, name, gates=rows, measured=measured)
+        with own_record(self._chain.plan.places.gates):
+            write_text(self._chain.plan.places.gates, lines)
+        self._chain.lineage.finish(STAGES, name, gates=rows, measured=measured)
         return [each for each in decisions if each.verdict is GateVerdict.failed]
 
     def _decide(
@@ -133,8 +119,8 @@ class Gates:
                 self.score(models[name])
             values = {
                 name: values_of(
-                    self._plan.places, models[name].key, self._plan.spec.suites[suite],
-                    self._plan.groups,
+                    self._chain.plan.places, models[name].key, self._chain.plan.spec.suites[suite],
+                    self._chain.plan.groups,
                 )
                 for name in named
             }  # fmt: skip
@@ -147,14 +133,14 @@ class Gates:
             start=_START,
             scores=scores,
             measured=measured,
-            confidence=self._plan.spec.confidence,
-            seed=self._plan.cfg.seed,
+            confidence=self._chain.plan.spec.confidence,
+            seed=self._chain.plan.cfg.seed,
         )
 
     def _done(self, name: str, gate: Gate) -> Made:
-        if name not in self._made:
+        if name not in self._chain.made:
             raise UserError(f"only: the gate {gate.text!r} compares {name}, which is not done")
-        return self._made[name]
+        return self._chain.made[name]
 
 
 def _named(gate: Gate, suite: str, own: str) -> set[str]:
