@@ -52,6 +52,7 @@ class Forked:
             environment=dict(os.environ),
         )
         self._output = output
+        output.touch()
         self._process = _CONTEXT.Process(target=_be, args=(begun,))
         with pytest.MonkeyPatch.context() as patch:  # of the one that imports, when it begins
             patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
