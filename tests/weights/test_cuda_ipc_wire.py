@@ -95,7 +95,7 @@ def test_every_worker_reads_the_senders_two_buckets_and_all_memory_comes_back(tm
         stream.push(version)
         assert len(stream.memory.allocated) == 2 and len(stream.memory.opened) == 2 * 2
     first = set(stream.memory.opened)
-    stream.sender = stream.make_sender()  # the trainer was killed; workers have its memory open
+    killed, stream.sender = stream.sender, stream.make_sender()  # workers have its memory open
     stream.push(3)
     assert not first & set(stream.memory.opened) and len(stream.memory.opened) == 2 * 2
     for receiver in stream.receivers:
@@ -103,6 +103,8 @@ def test_every_worker_reads_the_senders_two_buckets_and_all_memory_comes_back(tm
     assert stream.memory.opened == []
     stream.sender.close()
     assert set(stream.memory.allocated) == first  # those of the one that was killed
+    killed.close()
+    assert not stream.memory.allocated
 
 
 def test_memory_at_an_address_is_that_memory():
