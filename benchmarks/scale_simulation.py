@@ -23,12 +23,13 @@ import driver_load  # noqa: E402
 from published_figures import shapes  # noqa: E402
 from simulation.virtual_time import VirtualLoop  # noqa: E402
 
+from rlpost.roofline.communication import Layout  # noqa: E402
+from rlpost.roofline.decoding import Engines, step_s  # noqa: E402
 from rlpost.roofline.devices import BY_NAME  # noqa: E402
 from rlpost.roofline.efficiency import EFFICIENCY  # noqa: E402
-from rlpost.roofline.generation import Engines, step_s  # noqa: E402
 from rlpost.roofline.lengths import Lengths  # noqa: E402
 from rlpost.roofline.pushing import push_s  # noqa: E402
-from rlpost.roofline.training import Layout, update_s  # noqa: E402
+from rlpost.roofline.training import update_s  # noqa: E402
 
 SHAPE, H100 = shapes()["llama31_8b"], BY_NAME["h100"]
 LENGTHS = Lengths(mean=3000, longest=8192)

@@ -17,13 +17,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 from published_figures import shapes  # noqa: E402
 
 from rlpost.models.shape import ModelShape  # noqa: E402
+from rlpost.roofline.communication import Layout  # noqa: E402
+from rlpost.roofline.decoding import Engines  # noqa: E402
 from rlpost.roofline.devices import BY_NAME  # noqa: E402
 from rlpost.roofline.efficiency import EFFICIENCY  # noqa: E402
-from rlpost.roofline.generation import DoesNotFit, Engines, Requests, generation_s  # noqa: E402
+from rlpost.roofline.generation import DoesNotFit, Requests, generation_s  # noqa: E402
 from rlpost.roofline.lengths import Lengths  # noqa: E402
 from rlpost.roofline.pushing import push_s  # noqa: E402
 from rlpost.roofline.steps import StepTime  # noqa: E402
-from rlpost.roofline.training import Layout, forward_s, update_s  # noqa: E402
+from rlpost.roofline.training import forward_s, update_s  # noqa: E402
 from rlpost.training.memory import trained_footprint  # noqa: E402
 from rlpost.training.settings import TrainerConfig  # noqa: E402
 

@@ -1,8 +1,7 @@
 """Published times and memory, and what ``rlpost plan``'s arithmetic says of each.
 
-Owns the reading of ``published_figures.yaml`` and ``sealed_figures.yaml``, the rule that divides
-the first in two halves, and the prediction of a figure. The fit is
-``benchmarks/calibrate_plan.py``.
+Owns the reading of the three files, the rule that divides the first in two halves, and the
+prediction of a figure. The fit is ``benchmarks/calibrate_plan.py``.
 """
 
 from collections.abc import Mapping
@@ -13,19 +12,35 @@ from typing import Any
 import yaml
 
 from rlpost.models.shape import Experts, ModelShape
+from rlpost.roofline.communication import Layout
+from rlpost.roofline.decoding import Engines, room_tokens
 from rlpost.roofline.devices import BY_NAME
 from rlpost.roofline.efficiency import EFFICIENCY, Efficiency
-from rlpost.roofline.generation import Engines, Requests, generation_s, room_tokens
+from rlpost.roofline.generation import Requests, generation_s
 from rlpost.roofline.lengths import Lengths
 from rlpost.roofline.pushing import push_s
-from rlpost.roofline.training import Layout, forward_s, update_s
+from rlpost.roofline.training import forward_s, update_s
 from rlpost.roofline.work import BYTES, attention_flops, multiplied
 from rlpost.training.memory import trained_footprint
 from rlpost.training.settings import TrainerConfig
 
 GIB = 2**30
-SEEN, SEALED = "published_figures", "sealed_figures"
-_PARALLEL = ("tensor", "pipeline", "chunks", "expert", "context", "zero_stage")
+SEEN, OPENED, SEALED = "published_figures", "opened_figures", "sealed_figures"
+_PARALLEL = (
+    "tensor", "pipeline", "chunks", "expert", "context", "zero_stage", "attends_again",
+)  # fmt: skip
+# Kernels of attention, where they are not FlashAttention 2: those of 2023 in one source,
+# FlashAttention 3 or cuDNN's (by Transformer Engine) in others.
+_ATTENTION = {
+    "llm-foundry": "early", "prime-rl": "hopper", "automodel": "hopper", "nemo-rl": "hopper",
+    "nemo-rl-v0.3": "hopper", "megatron-bridge": "hopper", "megatron-moe-zoo": "hopper",
+}  # fmt: skip
+
+# Engines whose scheduler is not in Python, and what it takes that they do not.
+_WITHOUT_HOST = {
+    "tensorrt-llm": ("host_token_s",), "lmdeploy": ("host_token_s",),
+    "gpt-fast": ("host_token_s", "host_s"),
+}  # fmt: skip
 
 
 def read(file: str = SEEN) -> dict[str, Any]:
@@ -37,7 +52,9 @@ def read(file: str = SEEN) -> dict[str, Any]:
 def shapes() -> dict[str, ModelShape]:
     """Return the models of all figures, by name."""
     found = {}
-    for name, sizes in (read()["shapes"] | read(SEALED)["shapes"]).items():
+    files = (SEEN, OPENED, SEALED)
+    sizes_of = {name: sizes for file in files for name, sizes in read(file)["shapes"].items()}
+    for name, sizes in sizes_of.items():
         experts = sizes.pop("experts", None)
         found[name] = ModelShape(**sizes, experts=Experts(**experts) if experts else None)
     return found
@@ -49,9 +66,9 @@ def halves() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return figures[0::2], figures[1::2]
 
 
-def sealed(*, memory: bool = False) -> list[dict[str, Any]]:
-    """Return the figures of time, or of memory, that no choice was made with."""
-    figures = read(SEALED)["figures"]
+def figures_of(file: str, *, memory: bool = False) -> list[dict[str, Any]]:
+    """Return the figures of time, or of memory, in a file."""
+    figures = read(file)["figures"]
     return [each for each in figures if (each["kind"] in ("memory", "cache")) == memory]
 
 
@@ -66,10 +83,13 @@ def predicted(
         case "train":
             return _rate(figure, shape, k)
         case "rollout":
+            k = replace(k, **dict.fromkeys(_WITHOUT_HOST.get(figure["source"], ()), 0.0))
             seconds = generation_s(
                 shape, BY_NAME[figure["device"]], _engine(figure), _load(figure), k=k
             )
             prompt = figure["prompt_tokens"] if figure["unit"] == "tokens/s with prompts" else 0
+            if figure["unit"] == "s":
+                return seconds
             return figure["prompts"] * figure["samples"] * (prompt + figure["mean"]) / seconds
         case "memory":
             return _memory_gib(figure, shape)
@@ -93,11 +113,10 @@ def _layout(figure: Mapping[str, Any], devices: int) -> Layout:
 def _rate(figure: Mapping[str, Any], shape: ModelShape, k: Efficiency) -> float:
     """Return tokens, or useful operations, a second and device, or the seconds of a step."""
     device = BY_NAME[figure["device"]]
-    bandwidth = figure.get("memory_bandwidth", device.memory_bandwidth)
-    device = replace(device, memory_bandwidth=bandwidth)
+    changed = ("memory_bandwidth", "network_bandwidth")
+    device = replace(device, **{name: figure[name] for name in changed if name in figure})
     layout = _layout(figure, figure["devices"])
-    if figure["source"] == "llm-foundry":
-        k = replace(k, attention=k.early_attention)
+    k = _attending(figure, k)
     length = figure["length"]
     tokens = figure.get("step_tokens", figure["micro_batch"] * layout.replicas)
     seconds = update_s(shape, device, layout, tokens=tokens, length=length, k=k)
@@ -107,6 +126,18 @@ def _rate(figure: Mapping[str, Any], shape: ModelShape, k: Efficiency) -> float:
     if figure["unit"] == "TFLOP/s/device":
         return 3e-12 * rate * (2 * multiplied(shape) + attention_flops(shape) * length / 2)
     return rate
+
+
+def _attending(figure: Mapping[str, Any], k: Efficiency) -> Efficiency:
+    """Return the constants with what the figure's kernels of attention reach."""
+    match figure.get("attention", _ATTENTION.get(figure["source"], "flash_2")):
+        case "early":
+            return replace(k, attention=k.early_attention)
+        case "hopper":
+            return replace(k, attention=k.hopper_attention)
+        case kernels:
+            assert kernels == "flash_2", kernels
+            return k
 
 
 def _memory_gib(figure: Mapping[str, Any], shape: ModelShape) -> float:
@@ -122,7 +153,14 @@ def _memory_gib(figure: Mapping[str, Any], shape: ModelShape) -> float:
 
 
 def _engine(figure: Mapping[str, Any]) -> Engines:
-    return Engines(number=1, tensor=figure["tensor"], most_sequences=figure["most"])
+    value_bytes = figure.get("value_bytes", BYTES)
+    return Engines(
+        number=1,
+        tensor=figure["tensor"],
+        most_sequences=figure["most"],
+        value_bytes=value_bytes,
+        fp8=value_bytes < BYTES,
+    )
 
 
 def _load(figure: Mapping[str, Any]) -> Requests:
@@ -139,6 +177,7 @@ def _step_s(figure: Mapping[str, Any], shape: ModelShape, k: Efficiency) -> floa
 
     One step ahead, weights arrive while engines go on generating.
     """
+    k = _attending(figure, k)
     device = BY_NAME[figure["device"]]
     generating, ahead = figure["generating"], figure["ahead"]
     training = figure["devices"] - generating if ahead else generating

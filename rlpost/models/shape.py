@@ -3,14 +3,19 @@
 Owns the reading; loads no weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlpost.models.locate import parameter_count
 
 # What families call the same size, in their configs.
-_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
-_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token")
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
+_EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k",
+    "top_k_experts",
+)  # fmt: skip
+_SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +71,9 @@ def shape_of(config: Any, *, parameters: int) -> ModelShape:
     """Return the shape that a text config of transformers describes."""
     heads = config.num_attention_heads
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    experts = _experts(config, inner=inner)
+    experts = _experts(config, inner=inner, parameters=parameters)
     if experts is not None:
-        shared = getattr(config, "n_shared_experts", None) or 0
+        shared = _first(config, _SHARED_EXPERTS) or 0
         inner = (experts.per_token + shared) * experts.feed_forward
     rank = getattr(config, "kv_lora_rank", None)
     return ModelShape(
@@ -86,16 +91,38 @@ def shape_of(config: Any, *, parameters: int) -> ModelShape:
     )
 
 
-def _experts(config: Any, *, inner: int) -> Experts | None:
+def _experts(config: Any, *, inner: int, parameters: int) -> Experts | None:
     """Return the routed experts of a config; None: every layer is dense."""
-    number = next((getattr(config, n) for n in _EXPERTS if getattr(config, n, None)), None)
-    chosen = next((getattr(config, n) for n in _EXPERTS_PER_TOKEN if hasattr(config, n)), None)
+    number, chosen = _first(config, _EXPERTS), _first(config, _EXPERTS_PER_TOKEN)
     if not number or not chosen:
         return None
-    dense = getattr(config, "first_k_dense_replace", None) or 0
+    width = _first(config, ("moe_intermediate_size",)) or inner
+    # Whatever a family calls the layers that are dense, there are no more experts than weights.
+    most = parameters // (number * 3 * config.hidden_size * width)
     return Experts(
         number=number,
         per_token=chosen,
-        feed_forward=getattr(config, "moe_intermediate_size", None) or inner,
-        layers=config.num_hidden_layers - dense,
+        feed_forward=width,
+        layers=min(most, _sparse_layers(config)),
     )
+
+
+def _sparse_layers(config: Any) -> int:
+    """Return how many layers have routed experts, by what families say of it."""
+    listed = getattr(config, "moe_layers", None)  # Llama 4
+    if isinstance(listed, list):
+        return len(listed)
+    dense = _first(config, ("first_k_dense_replace", "moe_layer_start_index")) or 0
+    step = getattr(config, "decoder_sparse_step", None) or 1  # Qwen: every so many layers
+    others = set(getattr(config, "mlp_only_layers", None) or ())
+    layers = range(dense, config.num_hidden_layers)
+    return sum((index + 1) % step == 0 and index not in others for index in layers)
+
+
+def _first(config: Any, names: Sequence[str]) -> int | None:
+    """Return the first of these sizes that a config has; of a list by layers, the largest."""
+    for name in names:
+        size = getattr(config, name, None)
+        if size:
+            return int(max(size) if isinstance(size, list | tuple) else size)
+    return None

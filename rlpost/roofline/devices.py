@@ -34,13 +34,15 @@ class DeviceSpec:
     link_bandwidth: float  # bytes one way to others of its node
     network_bandwidth: float  # bytes one way to other nodes
     per_link_domain: int = 8  # devices that the fast link joins
+    fp8: bool = True  # its products in fp8 have twice the rate
     power_bound: bool = True  # long rows of products run into its limit of power, and clocks fall
     on_gpu: bool = True
 
 
 def _gpu(name: str, pattern: str, peak: float, matmul: float, gib: float, *, tbps: float,
          link: float, network: float = 50, domain: int = 8,
-         attention: float | None = None, power_bound: bool = True) -> DeviceSpec:  # fmt: skip
+         attention: float | None = None, fp8: bool = True,
+         power_bound: bool = True) -> DeviceSpec:  # fmt: skip
     """Peaks in TFLOP/s, memory in GiB, links in GB/s one way."""
     return DeviceSpec(
         name=name,
@@ -53,6 +55,7 @@ def _gpu(name: str, pattern: str, peak: float, matmul: float, gib: float, *, tbp
         link_bandwidth=link * GB,
         network_bandwidth=network * GB,
         per_link_domain=domain,
+        fp8=fp8,
         power_bound=power_bound,
     )
 
@@ -61,7 +64,7 @@ def _ampere(name: str, pattern: str, *, gib: float, tbps: float, link: float) ->
     """One of the chips of an A100, which keep their clock at 400 W."""
     return _gpu(
         name, pattern, 312, 271, gib, tbps=tbps, link=link, network=25, attention=200,
-        power_bound=False,
+        fp8=False, power_bound=False,
     )  # fmt: skip
 
 
@@ -81,8 +84,8 @@ DEVICES = (
     _gpu("l40s", "L40S", 362, 362 * _H100_SHARE, 48, tbps=0.864, link=32, network=12.5),
     _gpu("l40", "L40", 181, 181 * _H100_SHARE, 48, tbps=0.864, link=32, network=12.5),
     _gpu("l4", "L4", 121, 121 * _H100_SHARE, 24, tbps=0.3, link=32, network=12.5),
-    _gpu("a10g", "A10G", 70, 56, 24, tbps=0.6, link=32, network=12.5),
-    _gpu("a10", "A10", 125, 100, 24, tbps=0.6, link=32, network=12.5),
+    _gpu("a10g", "A10G", 70, 56, 24, tbps=0.6, link=32, network=12.5, fp8=False),
+    _gpu("a10", "A10", 125, 100, 24, tbps=0.6, link=32, network=12.5, fp8=False),
     _gpu("rtx4090", "RTX 4090", 165, 132, 24, tbps=1.008, link=32, network=1.25),
     _gpu("mi300x", "MI300X", 1307, 668, 192, tbps=5.3, link=448),
 )
@@ -125,5 +128,6 @@ def cpu(*, cores: float, features: Collection[str], bfloat16: bool) -> DeviceSpe
         memory_bandwidth=_CPU_BANDWIDTH,
         link_bandwidth=_CPU_BANDWIDTH,
         network_bandwidth=1.25 * GB,
+        fp8=False,
         on_gpu=False,
     )

@@ -1,32 +1,18 @@
 """How long a step's responses take on a group of inference engines.
 
-Owns the arithmetic of continuous batching: a step of decoding reads the weights and the keys and
-values of all running sequences, prompts are products, the key-value cache limits how many run, and
-the last ones run alone. One engine stands for all.
+Owns the arithmetic of continuous batching: the key-value cache limits how many sequences run,
+others start as soon as there is room, and the last ones run alone. One engine stands for all: that
+with the longest response.
 """
 
 from dataclasses import dataclass
 
 from rlpost.errors import UserError
 from rlpost.models.shape import ModelShape
+from rlpost.roofline.decoding import Engines, prompts_s, room_tokens, step_s
 from rlpost.roofline.devices import DeviceSpec
 from rlpost.roofline.efficiency import EFFICIENCY, Efficiency
 from rlpost.roofline.lengths import Lengths
-from rlpost.roofline.work import BYTES, attention_flops, multiplied, touched_weights
-
-_WORKSPACE_BYTES = 2e9  # of an engine's device: activations, graphs, libraries
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engines:
-    """Alike inference engines."""
-
-    number: int
-    tensor: int = 1  # devices of one
-    most_sequences: int = 256  # that one runs at a time
-    memory_share: float = 0.9  # of its devices' memory
-    value_bytes: float = BYTES  # of a weight
-    cache_bytes: float | None = None  # of keys and values; None: what the weights leave
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +23,10 @@ class Requests:
     samples: int  # responses of a prompt, which read it once
     prompt_tokens: float
     lengths: Lengths
+
+
+class DoesNotFit(UserError):
+    """A model, or a sequence, is larger than the memory meant for it."""
 
 
 def generation_s(
@@ -62,7 +52,8 @@ def generation_s(
     Raises:
         DoesNotFit: an engine's memory does not hold the weights and one sequence.
     """
-    each = overlapping * requests.prompts * requests.samples / engines.number
+    responses = overlapping * requests.prompts * requests.samples
+    each = responses / engines.number
     room = room_tokens(shape, device, engines)
     longest = requests.prompt_tokens + requests.lengths.longest
     if room < longest:
@@ -74,28 +65,21 @@ def generation_s(
     # A sequence has half of its response on average while it runs.
     typical = requests.prompt_tokens + requests.lengths.mean / 2
     at_once = min(float(engines.most_sequences), room / typical, each)
-    decoding = _decoding_s(shape, device, engines, requests, sequences=each, at_once=at_once, k=k)
+    decoding = _decoding_s(
+        shape, device, engines, requests, responses=responses, at_once=at_once, k=k
+    )
     read = overlapping * requests.prompts * requests.prompt_tokens / engines.number
-    return (decoding + _prompts_s(shape, device, engines, requests, read, k)) / overlapping
+    prompts = prompts_s(shape, device, engines, read, requests.prompt_tokens, k)
+    return (decoding + prompts) / overlapping
 
 
-class DoesNotFit(UserError):
-    """A model, or a sequence, is larger than the memory meant for it."""
+@dataclass(kw_only=True)
+class _Bundle:
+    """Sequences of equal length that run together."""
 
-
-def room_tokens(shape: ModelShape, device: DeviceSpec, engines: Engines) -> float:
-    """Return the tokens whose keys and values an engine's memory holds."""
-    cache = engines.cache_bytes
-    if cache is None:
-        memory = device.memory_bytes * engines.memory_share - _WORKSPACE_BYTES
-        cache = engines.tensor * memory - engines.value_bytes * shape.parameters
-    return cache / (BYTES * shape.kept_values * _copies(shape, engines))
-
-
-def _copies(shape: ModelShape, engines: Engines) -> float:
-    """Return how often an engine keeps a token: every device keeps a whole head at least."""
-    heads = shape.kv_heads if shape.latent is None else 1
-    return max(1.0, engines.tensor / heads)
+    sequences: float
+    left: float  # tokens
+    made: float = 0.0
 
 
 def _decoding_s(
@@ -104,77 +88,41 @@ def _decoding_s(
     engines: Engines,
     requests: Requests,
     *,
-    sequences: float,
+    responses: float,
     at_once: float,
     k: Efficiency,
 ) -> float:
-    """Return the decoding of ``sequences`` by one engine, the longest tail included.
+    """Return the decoding of one engine's share of ``responses``, the longest of all included.
 
-    Sequences are bundles of equal length; a bundle starts as soon as there is room for it.
+    A bundle starts as soon as there is room for it; one that is larger than the room takes turns.
     """
-    waiting = list(requests.lengths.points())
-    bundle = sequences / len(waiting)
-    running: list[tuple[float, float]] = []  # tokens left, tokens made
-    seconds = 0.0
+    waiting = _bundles(requests.lengths, responses, engines.number)
+    running: list[_Bundle] = []
+    seconds, busy = 0.0, 0.0  # busy: sequences that run
     while waiting or running:
-        while waiting and (not running or (len(running) + 1) * bundle <= at_once + 1e-9):
-            running.append((waiting.pop(), 0.0))
-        steps = min(left for left, _ in running)
-        now = min(len(running) * bundle, max(at_once, 1.0))
-        slower = len(running) * bundle / now  # a bundle that is larger than the room takes turns
-        context = (
-            requests.prompt_tokens + sum(made for _, made in running) / len(running) + steps / 2
-        )
-        seconds += steps * slower * step_s(shape, device, engines, now, context, k)
-        running = [(left - steps, made + steps) for left, made in running if left > steps]
+        while waiting and (not running or busy + waiting[-1].sequences <= at_once + 1e-9):
+            running.append(waiting.pop())
+            busy += running[-1].sequences
+        steps = min(each.left for each in running)
+        now = min(busy, max(at_once, 1.0))
+        made = sum(each.made * each.sequences for each in running) / busy
+        context = requests.prompt_tokens + made + steps / 2
+        seconds += steps * busy / now * step_s(shape, device, engines, now, context, k)
+        for each in running:
+            each.left -= steps
+            each.made += steps
+        running = [each for each in running if each.left > 0]
+        busy = sum(each.sequences for each in running)
     return seconds
 
 
-def step_s(
-    shape: ModelShape,
-    device: DeviceSpec,
-    engines: Engines,
-    sequences: float,
-    context: float,
-    k: Efficiency,
-) -> float:
-    """Return one step of decoding: a token for each of ``sequences`` of ``context`` tokens."""
-    kept = BYTES * shape.kept_values * sequences * context * _copies(shape, engines)
-    dense, expert = touched_weights(shape, sequences)
-    read = kept + engines.value_bytes * (dense + expert / k.expert_memory)
-    memory = read / (engines.tensor * device.memory_bandwidth * k.memory)
-    products = (
-        2
-        * multiplied(shape)
-        * sequences
-        / engines.tensor
-        / (device.matmul_flops * k.decode_products)
-    )
-    host = sequences * k.host_token_s
-    return max(memory, products, host) + _latency_s(shape, device, engines, sequences, k)
-
-
-def _latency_s(
-    shape: ModelShape, device: DeviceSpec, engines: Engines, sequences: float, k: Efficiency
-) -> float:
-    """Return what a step takes whatever it computes, and the reductions of its values."""
-    seconds = k.host_s + shape.layers * k.decode_layer_s
-    if engines.tensor > 1:
-        near = engines.tensor <= device.per_link_domain
-        rate = (device.link_bandwidth if near else device.network_bandwidth) * k.links
-        hop_s = (k.near_hop_s if near else k.far_hop_s) + 2 * sequences * shape.width * BYTES / rate
-        seconds += 2 * shape.layers * hop_s
-    return seconds
-
-
-def _prompts_s(
-    shape: ModelShape,
-    device: DeviceSpec,
-    engines: Engines,
-    requests: Requests,
-    tokens: float,
-    k: Efficiency,
-) -> float:
-    weights = multiplied(shape)
-    operations = tokens * (2 * weights + attention_flops(shape) * requests.prompt_tokens / 2)
-    return operations / engines.tensor / (device.matmul_flops * k.decode_products)
+def _bundles(lengths: Lengths, responses: float, engines: int) -> list[_Bundle]:
+    """Return what one engine of ``engines`` answers, the last first: with the longest response."""
+    points = lengths.points()
+    own = responses / engines
+    alone = _Bundle(sequences=min(1.0, own), left=lengths.longest_of(responses))
+    rest = (own - alone.sequences) / len(points)
+    if not rest:
+        return [alone]
+    bundles = [_Bundle(sequences=rest, left=each) for each in points]
+    return [*bundles[: len(bundles) // 2], alone, *bundles[len(bundles) // 2 :]]

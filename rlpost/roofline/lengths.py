@@ -22,15 +22,30 @@ class Lengths:
 
     def points(self) -> list[float]:
         """Return equally likely lengths whose mean is ``mean``, in an order that mixes them."""
-        if self.mean >= self.longest:
+        median = self._log_median()
+        if median is None:
             return [float(self.longest)] * _POINTS
+        found = self._cut(median)
+        step = 13  # coprime to the number of points
+        return [found[(index * step) % _POINTS] for index in range(_POINTS)]
+
+    def longest_of(self, responses: float) -> float:
+        """Return the length that the longest of so many responses has, in the median."""
+        found = self._log_median()
+        if found is None:
+            return float(self.longest)
+        beyond = NormalDist(found, SPREAD).inv_cdf(0.5 ** (1 / max(1.0, responses)))
+        return min(float(self.longest), math.exp(beyond))
+
+    def _log_median(self) -> float | None:
+        """Return that of the responses before they are cut; None: all are as long as allowed."""
+        if self.mean >= self.longest:
+            return None
         low, high = math.log(1e-3), math.log(1e3 * self.longest)
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if self._mean(middle) < self.mean else (low, middle)
-        found = self._cut(low)
-        step = 13  # coprime to the number of points
-        return [found[(index * step) % _POINTS] for index in range(_POINTS)]
+        return low
 
     def _mean(self, log_median: float) -> float:
         return sum(self._cut(log_median)) / _POINTS

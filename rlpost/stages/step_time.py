@@ -11,11 +11,18 @@ from typing import Any
 
 from rlpost.control.placement import Slot
 from rlpost.models.shape import ModelShape
-from rlpost.rollout.generator_config import GeneratorConfig
+from rlpost.rollout.generator_config import (
+    GeneratorConfig,
+    GeneratorDtype,
+    KVCacheDtype,
+    Quantization,
+)
+from rlpost.rollout.vllm.memory import held_bytes
+from rlpost.roofline.communication import Layout
+from rlpost.roofline.decoding import Engines
 from rlpost.roofline.devices import DeviceSpec, cpu
 from rlpost.roofline.efficiency import CPU_EFFICIENCY, EFFICIENCY, Efficiency
-from rlpost.roofline.generation import Engines
-from rlpost.roofline.training import Layout, forward_s, update_s
+from rlpost.roofline.training import forward_s, update_s
 from rlpost.stages.roles import Role
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
@@ -129,15 +136,21 @@ def compared_s(roles: Sequence[Role], work: Work, cfg: TrainerConfig, *, compare
     return sum(work.forward_s(cfg, devices=devices) for devices in frozen)
 
 
-def engines_of(cfg: GeneratorConfig, device: DeviceSpec) -> Engines:
-    """Return the engines that ``cfg`` describes."""
+def engines_of(cfg: GeneratorConfig, device: DeviceSpec, shape: ModelShape) -> Engines:
+    """Return the engines that ``cfg`` describes, with a model of ``shape``."""
+    plain = 4 if cfg.dtype is GeneratorDtype.float32 else 2
+    measured = device.on_gpu and cfg.kv_cache_gib is None
     return Engines(
         number=cfg.num,
         tensor=cfg.tensor_parallel_size,
         most_sequences=cfg.max_num_seqs,
         memory_share=cfg.gpu_memory_utilization,
-        value_bytes=4.0 if cfg.dtype.value == "float32" else 2.0,
-        cache_bytes=None if device.on_gpu else float((cfg.kv_cache_gib or 1) * GIB),
+        value_bytes=held_bytes(shape, cfg, value_bytes=plain) / shape.parameters,
+        fp8=cfg.quantization is not Quantization.none,
+        cache_value_bytes=plain if cfg.kv_cache_dtype is KVCacheDtype.auto else 1,
+        cache_bytes=None
+        if measured
+        else cfg.tensor_parallel_size * (cfg.kv_cache_gib or 1.0) * GIB,
     )
 
 

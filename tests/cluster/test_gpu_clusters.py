@@ -12,7 +12,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from rlpost.cli.plan import Hardware, prepared
+from rlpost.cli.plan import prepared
+from rlpost.cli.plan_machines import Hardware
 from rlpost.cluster.session import Session
 from rlpost.control.placement import Placement
 from rlpost.models.tiny import build_tiny_llama

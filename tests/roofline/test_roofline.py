@@ -6,14 +6,22 @@ import pytest
 from published_figures import shapes
 
 from rlpost.errors import UserError
+from rlpost.roofline.communication import Layout, exposed_s, gather_s, layer_exchanges_s
+from rlpost.roofline.decoding import Engines, room_tokens, step_s
 from rlpost.roofline.devices import BY_NAME, cpu, device_named
 from rlpost.roofline.efficiency import EFFICIENCY
-from rlpost.roofline.generation import DoesNotFit, Engines, Requests, generation_s, step_s
+from rlpost.roofline.generation import DoesNotFit, Requests, generation_s
 from rlpost.roofline.lengths import Lengths
 from rlpost.roofline.pushing import push_s
 from rlpost.roofline.steps import StepTime
-from rlpost.roofline.training import Layout, forward_s, update_s
-from rlpost.roofline.work import attention_flops, multiplied, touched_weights
+from rlpost.roofline.training import forward_s, update_s
+from rlpost.roofline.work import (
+    attention_flops,
+    chosen_weights,
+    expert_weights,
+    multiplied,
+    touched_weights,
+)
 
 MODELS = shapes()
 LLAMA, QWEN = MODELS["llama31_8b"], MODELS["qwen3_30b_a3b"]
@@ -45,7 +53,13 @@ def test_lengths_keep_their_mean_and_their_bound():
 
 def test_a_decoding_step_reads_weights_and_cache():
     k = replace(
-        EFFICIENCY, memory=1.0, host_s=0.0, host_token_s=0.0, decode_layer_s=0.0, near_hop_s=0.0
+        EFFICIENCY,
+        memory=1.0,
+        lone_memory=1.0,
+        cache_memory=1.0,
+        host_s=0.0,
+        host_token_s=0.0,
+        decode_layer_s=0.0,
     )
     found = step_s(LLAMA, H100, Engines(number=1), 4, 1000, k)
     read = 2 * multiplied(LLAMA) + 2 * 4 * 1000 * LLAMA.kept_values
@@ -62,6 +76,34 @@ def test_the_last_responses_of_a_step_run_alone():
     hidden = seconds(long_tail, overlapping=4)
     assert hidden < 0.8 * seconds(long_tail)  # the next steps' responses run beside them
     assert seconds(even, overlapping=2) <= seconds(even)
+
+
+def test_an_engine_makes_the_longest_of_all_responses():
+    """The last of 1,024 responses decides, however few of them an engine has."""
+    lengths = Lengths(mean=400, longest=4000)
+    assert lengths.longest_of(1) < 500 and 2500 < lengths.longest_of(1024) <= 4000
+    assert Lengths(mean=64, longest=64).longest_of(1024) == 64.0
+
+    def seconds(engines: int, prompts: int) -> float:
+        requests = Requests(prompts=prompts, samples=1, prompt_tokens=10, lengths=lengths)
+        return generation_s(LLAMA, H100, Engines(number=engines), requests)
+
+    assert seconds(1, 1) < seconds(4, 4) < seconds(1024, 1024)
+    alone = step_s(LLAMA, H100, Engines(number=1), 1, 1000, EFFICIENCY)
+    assert seconds(1024, 1024) == pytest.approx(lengths.longest_of(1024) * alone, rel=0.05)
+
+
+def test_fp8_halves_what_is_read_and_what_is_multiplied():
+    k = replace(EFFICIENCY, host_s=0.0, host_token_s=0.0, decode_layer_s=0.0)
+    plain = Engines(number=1)
+    small = replace(plain, value_bytes=1.0, fp8=True, cache_value_bytes=1.0)
+    for sequences in (1, 64, 100_000):  # the last multiplies more than it reads
+        context = 1000 if sequences < 100 else 0
+        found = step_s(LLAMA, H100, small, sequences, context, k)
+        assert found == pytest.approx(step_s(LLAMA, H100, plain, sequences, context, k) / 2)
+    a100 = BY_NAME["a100"]  # has no such products
+    assert step_s(LLAMA, a100, small, 100_000, 0, k) == step_s(LLAMA, a100, plain, 100_000, 0, k)
+    assert room_tokens(LLAMA, H100, small) > 2 * room_tokens(LLAMA, H100, plain)
 
 
 def test_what_does_not_fit_is_refused():
@@ -95,6 +137,54 @@ def test_laws_of_training():
     slow = replace(H100, network_bandwidth=1e8)
     wide = replace(layout, devices=16)
     assert update_s(LLAMA, slow, wide, tokens=16 * 8192, length=2048) > 10 * seconds() / 8
+
+
+def test_what_computation_does_not_hide_is_waited_for():
+    k = replace(EFFICIENCY, exposed=0.25)
+    assert exposed_s(4.0, beside=10.0, k=k) == 1.0  # a share always
+    assert exposed_s(14.0, beside=10.0, k=k) == 4.0
+
+
+def test_gathering_weights_by_hand():
+    k = replace(EFFICIENCY, links=1.0)
+    node = Layout(devices=8, micro_batch_tokens=1)
+    assert gather_s(LLAMA, H100, node, k) == pytest.approx(2 * LLAMA.parameters / 450e9)
+    far = replace(node, devices=16)
+    assert gather_s(LLAMA, H100, far, k) == pytest.approx(2 * LLAMA.parameters / 400e9)
+    # Each of a node's devices has an eighth, and receives it by its own link.
+    divided = replace(far, tensor=8)
+    assert gather_s(LLAMA, H100, divided, k) == pytest.approx(2 * LLAMA.parameters / 400e9)
+    experts = expert_weights(QWEN)
+    owned = replace(node, expert=8)  # no other device has these experts
+    assert gather_s(QWEN, H100, owned, k) == pytest.approx(2 * (QWEN.parameters - experts) / 450e9)
+    assert chosen_weights(QWEN) == experts * 8 / 128
+    assert expert_weights(LLAMA) == chosen_weights(LLAMA) == 0
+
+
+def test_ranks_that_divide_a_sequence_exchange_its_heads():
+    k = replace(EFFICIENCY, links=1.0)
+    one = Layout(devices=8, micro_batch_tokens=1)
+    assert layer_exchanges_s(LLAMA, H100, one, 32768, k) == 0.0
+    eight = replace(one, context=8)
+    values = (32 + 8 + 8 + 32) * 128 * 32768 / 8 * 7 / 8  # queries, keys, values, outputs
+    found = layer_exchanges_s(LLAMA, H100, eight, 32768, k)
+    assert found == pytest.approx(32 * 2 * values / 450e9)
+    sixteen = replace(one, devices=16, context=16)  # crosses nodes; heads of keys are repeated
+    assert layer_exchanges_s(LLAMA, H100, sixteen, 32768, k) > 4 * found
+    assert update_s(LLAMA, H100, eight, tokens=65536, length=32768) > update_s(
+        LLAMA, replace(H100, link_bandwidth=1e15), eight, tokens=65536, length=32768
+    )
+
+
+def test_small_products_of_experts_take_longer():
+    layout = Layout(devices=1, micro_batch_tokens=16384)
+
+    def seconds(k=EFFICIENCY, tokens: float = 16384) -> float:
+        return forward_s(QWEN, H100, replace(layout, micro_batch_tokens=tokens), tokens=16384,
+                         length=1000, k=k)  # fmt: skip
+
+    assert seconds(replace(EFFICIENCY, expert_products=0.1)) > 1.5 * seconds()
+    assert seconds(tokens=1024) > 1.3 * seconds()  # all experts' weights are read 16 times
 
 
 def test_pushes():

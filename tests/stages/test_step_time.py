@@ -10,12 +10,14 @@ from rlpost.control.placement import Node, assign_slots
 from rlpost.errors import UserError
 from rlpost.models.shape import model_shape
 from rlpost.models.tiny import build_tiny_llama
+from rlpost.roofline.communication import Layout
+from rlpost.roofline.decoding import Engines
 from rlpost.roofline.devices import BY_NAME, cpu
 from rlpost.roofline.efficiency import CPU_EFFICIENCY, EFFICIENCY
-from rlpost.roofline.generation import Engines, Requests, generation_s
+from rlpost.roofline.generation import Requests, generation_s
 from rlpost.roofline.lengths import Lengths
 from rlpost.roofline.pushing import push_s
-from rlpost.roofline.training import Layout, forward_s, update_s
+from rlpost.roofline.training import forward_s, update_s
 from rlpost.stages.registry import STAGES
 from rlpost.stages.roles import actors_of
 from rlpost.stages.step_time import PlannedOn

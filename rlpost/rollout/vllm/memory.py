@@ -3,8 +3,12 @@
 Owns the arithmetic; ``benchmarks/memory.py`` compares it with measurements. An engine has
 two processes, the actor and vLLM's core, and a worker for each part of a model in several parts;
 a model in one part is in the core. A payload crosses to a host once, into pages that all
-workers there map (docs/decisions/0038), so it is a shared part of their footprints.
+workers there map (docs/decisions/0038), so it is a shared part of their footprints; of one that is
+streamed, two buckets are there at a time (0039).
 """
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from rlpost.models.footprint import Footprint
 from rlpost.models.shape import ModelShape
@@ -16,6 +20,7 @@ ACTOR_BYTES = 0.9 * GIB
 CORE_BYTES = 0.78 * GIB
 WORKER_BYTES = 0.95 * GIB
 RECEIVED, SENT = "received weights", "weights being sent"  # pages of a host
+IN_FLIGHT = "buckets of a push"
 
 
 def generator_footprint(
@@ -26,6 +31,7 @@ def generator_footprint(
     value_bytes: int,
     gpu_bytes: float | None,
     adapters: AdapterCapacity | None = None,
+    pushed: bool = True,
 ) -> list[Footprint]:
     """Return the memory that one generator's processes and GPUs need.
 
@@ -35,16 +41,20 @@ def generator_footprint(
         cfg: the generators'.
         value_bytes: of a weight as it is pushed: 4 or 2.
         gpu_bytes: memory of a GPU; None: on CPU.
-        adapters: that it must hold; None: it gets whole models.
+        adapters: that it must hold; None: whole models.
+        pushed: it gets versions of the model, or of the adapter, from a trainer.
     """
     workers = cfg.tensor_parallel_size
-    weights = _held_bytes(shape, cfg, value_bytes=value_bytes) / workers
+    weights = held_bytes(shape, cfg, value_bytes=value_bytes) / workers
     received = payload_bytes(shape, value_bytes=value_bytes, adapters=adapters)
-    if adapters is None:
-        held = {}
-        # On a CPU what the kernels held is kept until the new version is committed.
-        loading = weights if gpu_bytes is None else 0.0
-    else:
+    held, loading, pages = {}, 0.0, {RECEIVED: received} if pushed else {}
+    if adapters is None and pushed:
+        # What the kernels held before: on a CPU until the version is committed, of a GPU always.
+        if gpu_bytes is None:
+            loading = weights
+        else:
+            held = {"copy to go back to": weights}
+    elif adapters is not None:
         loading = received
         # vLLM keeps each of them twice: as it came, and in a slot of the kernels.
         held = {"adapters": 2 * adapters.versions * loading}
@@ -61,7 +71,7 @@ def generator_footprint(
                 process=name,
                 kept=kept,
                 phases={"loading a version": loading},
-                shared={RECEIVED: received},
+                shared=pages,
             )
         )
         if gpu_bytes is not None:
@@ -84,7 +94,34 @@ def sender_pages(
     return {RECEIVED: size_bytes, SENT: size_bytes}
 
 
-def _held_bytes(shape: ModelShape, cfg: GeneratorConfig, *, value_bytes: int) -> float:
+def in_buckets(
+    footprints: Sequence[Footprint], *, bucket_bytes: float, on_gpu: bool
+) -> list[Footprint]:
+    """Return what processes need if weights are streamed: two buckets instead of whole payloads.
+
+    Args:
+        footprints: of sender and receivers, and of others, which stay as they are.
+        bucket_bytes: most bytes of a bucket.
+        on_gpu: buckets lie in the memory of GPUs, not on hosts.
+    """
+    sizes = {
+        each.process: max(each.shared[name] for name in (RECEIVED, SENT) if name in each.shared)
+        for each in footprints
+        if {RECEIVED, SENT} & each.shared.keys()
+    }
+
+    def pages(each: Footprint) -> dict[str, float]:
+        others = {name: b for name, b in each.shared.items() if name not in (RECEIVED, SENT)}
+        if each.on_gpu != on_gpu:
+            return others
+        return others | {IN_FLIGHT: 2 * min(bucket_bytes, sizes[each.process])}
+
+    return [
+        replace(each, shared=pages(each)) if each.process in sizes else each for each in footprints
+    ]
+
+
+def held_bytes(shape: ModelShape, cfg: GeneratorConfig, *, value_bytes: int) -> float:
     """Return the bytes of the weights as an engine keeps them, in all its workers together."""
     if cfg.quantization is Quantization.none:
         return value_bytes * shape.parameters

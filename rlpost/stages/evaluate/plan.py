@@ -78,7 +78,11 @@ class EvaluatePlan:
             return []
         largest = max(local, key=lambda each: model_shape(each.path).parameters)
         assert largest.generator is not None
-        return [generators_role(largest.generator, model_path=largest.path, device=self.device)]
+        return [
+            generators_role(
+                largest.generator, model_path=largest.path, device=self.device, pushed=False
+            )
+        ]
 
 
 def prepare(

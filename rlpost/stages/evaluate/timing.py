@@ -47,6 +47,6 @@ def _answers_s(
         prompt_tokens=tokens / rows,
         lengths=Lengths(mean=mean_length(longest, mean_response), longest=longest),
     )
-    engines = engines_of(examinee.generator, device)
     shape = model_shape(examinee.path)
+    engines = engines_of(examinee.generator, device, shape)
     return generation_s(shape, device, engines, requests, k=on.efficiency)

@@ -233,6 +233,7 @@ def generators_role(
     model_path: str,
     device: Device,
     adapters: AdapterCapacity | None = None,
+    pushed: bool = True,
 ) -> Role:
     """Return the engines, which a ``Generation`` of the same arguments spawns."""
     names = [generator_name(index) for index in range(cfg.num)]
@@ -241,7 +242,7 @@ def generators_role(
         name="generators",
         processes=counted(cfg.num, "generator"),
         actors=tuple(ActorSpec(name=name, role="generator", num_gpus=gpus) for name in names),
-        memory=partial(_memory, names, cfg, model_path, adapters),
+        memory=partial(_memory, names, cfg, model_path, adapters, pushed),
         notes=(in_words(cfg),),
     )
 
@@ -259,9 +260,10 @@ def _memory(
     cfg: GeneratorConfig,
     model_path: str,
     adapters: AdapterCapacity | None,
+    pushed: bool,
     work: Workload,
 ) -> list[Footprint]:
-    footprint = partial(generator_footprint, adapters=adapters)
+    footprint = partial(generator_footprint, adapters=adapters, pushed=pushed)
     if cfg.backend is Backend.sglang:
         footprint = partial(server_footprint)
     needs = [

@@ -1,17 +1,24 @@
 """What the pushes of a run will be like, before anything starts.
 
-Owns the sentences of ``rlpost plan``. Refuses to own the rule (weights/transports/choice.py).
+Owns the sentences of ``rlpost plan``, and what streams change in its memory. Refuses to own the
+rule (weights/transports/choice.py) and the arithmetic (rollout/vllm/memory.py).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlpost.cluster.ranks import rank_name
 from rlpost.control.placement import Node, Slot
+from rlpost.models.shape import model_shape
+from rlpost.rollout.vllm.memory import in_buckets
 from rlpost.rollout.vllm.quantization import quantization_notes
+from rlpost.stages.estimate import Estimate
+from rlpost.training.precision import resolve_dtype
 from rlpost.weights.protocol import BusConfig
 from rlpost.weights.publisher import WeightsConfig
-from rlpost.weights.transports.choice import Transport, require_places, transport_between
+from rlpost.weights.transports.choice import WIRES, Transport, require_places, transport_between
+from rlpost.weights.transports.stream_sender import BUCKET_BYTES
 
 
 def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
@@ -28,6 +35,30 @@ def push_notes(cfg: WeightsConfig, slots: Sequence[Slot]) -> list[str]:
         f"Weights travel by {chosen.value} (weights.transport=auto): the trainer sends from "
         f"{sender.name}, the generators sit {where}."
     ]
+
+
+def with_pushes(estimate: Estimate, plan: Any, slots: Sequence[Slot]) -> Estimate:
+    """Return the estimate with two buckets where weights are streamed, not whole payloads.
+
+    A bucket is as large as the largest tensor at least.
+
+    Raises:
+        UserError: the transport that was asked for does not reach the generators.
+    """
+    sender, generators = _ends(slots)
+    if sender is None or not generators:
+        return estimate
+    transport = planned_transport(plan.cfg.weights, slots)
+    if transport not in WIRES:
+        return estimate
+    shape = model_shape(plan.model_path)
+    largest = shape.width * max(shape.vocabulary, shape.feed_forward)
+    found = in_buckets(
+        estimate.footprints,
+        bucket_bytes=max(BUCKET_BYTES, resolve_dtype(plan.cfg.trainer.dtype).itemsize * largest),
+        on_gpu=transport is not Transport.gloo,
+    )
+    return replace(estimate, footprints=found)
 
 
 def precision_notes(cfg: Any) -> list[str]:

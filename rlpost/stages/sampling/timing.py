@@ -49,15 +49,15 @@ def sampled_step(
     Raises:
         DoesNotFit: an engine cannot hold the weights and one sequence.
     """
-    cfg, k = plan.cfg, on.efficiency
+    cfg, k, shape = plan.cfg, on.efficiency, model_shape(plan.model_path)
     generator, ahead = plan.sampling.generator, cfg.rl.max_staleness
     device = on.engine(generator)
     transport = planned_transport(cfg.weights, on.slots)
     return StepTime(
         generation_s=generation_s(
-            model_shape(plan.model_path),
+            shape,
             device,
-            engines_of(generator, device),
+            engines_of(generator, device, shape),
             requests,
             overlapping=1 + ahead,
             k=k,

@@ -49,5 +49,6 @@ def _host_bytes(plan: ServePlan) -> int:
         value_bytes=4 if plan.engine.dtype is GeneratorDtype.float32 else 2,
         gpu_bytes=0.0 if has_cuda() else None,
         adapters=plan.capacity,
+        pushed=False,
     )
     return int(together_bytes([each for each in footprints if not each.on_gpu]))
