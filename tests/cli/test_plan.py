@@ -98,6 +98,8 @@ def test_two_nodes_apart(capsys, tiny):
     assert "Weights travel by gloo (weights.transport=auto): the trainer sends from node 1" in text
     code, text = run(capsys, *GPUS, "rl", "experiment=grpo", "cluster=two_nodes", tiny, *options)
     assert code == 0 and "node 2, GPU │ generator 0: worker 0, 8 alike" in text, text
+    assert "buckets of a push" in text and "copy to go back to" in text
+    assert "received weights" not in text and "weights being sent" not in text
 
 
 def test_what_does_not_fit_exits_2(capsys, tiny):
@@ -245,10 +247,12 @@ def test_the_time_of_a_step_on_a_device_that_is_not_here(capsys, tiny):
     code, text = run(capsys, "--gpus", "8", "--device", "h200", *common)
     for part in ("generation │", "training │", "push of new weights │", "hidden by overlap │ -"):
         assert code == 0 and part in text, text
-    assert "Times are for h200" in text and "26% in the median and 92% at worst" in text
+    assert "Times are for h200" in text and "17% in the median and 145% at worst" in text
     assert f"KV cache and activations {0.85 * 141:.1f}" in text  # the device brings its memory
     for words, refusal in (
         (["--gpus", "8", "--device", "h1000", *common], "--device must be one of h100_pcie, "),
+        (["--device", "b200", *common], "describe GPUs: give their number, --gpus, too"),
+        (["--gpu-gib", "40", *common], "describe GPUs: give their number, --gpus, too"),
         (["--mean-response", "0", *common], "mean_response must be in (0, 1e7]"),
         (["--mean-response", "5", "pipeline"], "--mean-response has no effect on rlpost plan pi"),
     ):

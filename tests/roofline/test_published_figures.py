@@ -54,8 +54,9 @@ def test_the_error_on_figures_that_were_not_fitted_is_the_one_that_is_stated():
     for stated, error in zip(KNOWN_ERROR, (median(found), max(found)), strict=True):
         assert error <= stated < error + 0.02
     assert KNOWN_ERROR[0] <= 0.15 and KNOWN_ERROR[1] <= 0.3  # the target
-    assert max(errors(1, kind="step")) < 0.15
-    assert max(errors(0)) < 0.2  # of those that were
+    assert max(errors(1, kind="step")) < 0.2
+    fitted = errors(0) + errors_of(figures_of(OPENED))
+    assert median(fitted) < 0.08 and max(fitted) < 0.55
 
 
 def test_the_error_on_sources_that_were_sealed_is_the_one_that_is_stated():
@@ -73,8 +74,9 @@ def test_the_error_on_sources_that_were_sealed_is_the_one_that_is_stated():
 def test_the_error_of_memory():
     sealed, opened = (figures_of(file, memory=True) for file in (SEALED, OPENED))
     assert len(sealed) == 8 and len(opened) == 14
-    found = errors_of(opened)
-    assert median(found) < 0.12 and max(found) < 0.5
+    for figures, middle, worst in ((sealed, 0.33, 0.38), (opened, 0.1, 0.5)):
+        found = errors_of(figures)
+        assert median(found) < middle and max(found) < worst
     trainer = [each for each in opened if each["kind"] == "memory"]
     assert max(errors_of(trainer)) < 0.26
     kept = [{**each, "recomputed": 0.0} for each in trainer]
