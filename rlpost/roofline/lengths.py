@@ -11,6 +11,8 @@ from statistics import NormalDist
 
 SPREAD = 0.7  # standard deviation of the logarithm
 _POINTS = 32  # of a distribution
+_NORMAL = NormalDist()
+_QUANTILES = [_NORMAL.inv_cdf((index + 0.5) / _POINTS) for index in range(_POINTS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,11 @@ class Lengths:
 
     def longest_of(self, responses: float) -> float:
         """Return the length that the longest of so many responses has, in the median."""
-        found = self._log_median()
-        if found is None:
+        median = self._log_median()
+        if median is None:
             return float(self.longest)
-        beyond = NormalDist(found, SPREAD).inv_cdf(0.5 ** (1 / max(1.0, responses)))
-        return min(float(self.longest), math.exp(beyond))
+        beyond = _NORMAL.inv_cdf(0.5 ** (1 / max(1.0, responses)))
+        return min(float(self.longest), math.exp(median + SPREAD * beyond))
 
     def _log_median(self) -> float | None:
         """Return that of the responses before they are cut; None: all are as long as allowed."""
@@ -51,6 +53,6 @@ class Lengths:
         return sum(self._cut(log_median)) / _POINTS
 
     def _cut(self, log_median: float) -> list[float]:
-        normal = NormalDist(log_median, SPREAD)
-        quantiles = (normal.inv_cdf((index + 0.5) / _POINTS) for index in range(_POINTS))
-        return [min(float(self.longest), math.exp(each)) for each in quantiles]
+        return [
+            min(float(self.longest), math.exp(log_median + SPREAD * each)) for each in _QUANTILES
+        ]
