@@ -43,7 +43,7 @@ def report(
         table.add_section()
         if host > room:
             full.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
-        full += _full_gpus(found, here, machines.gpu_bytes)
+    full += _full_gpus(found, slots, machines.gpu_bytes)
     console.print(_slots_table(slots), table)
     for sentence in (*found.sentences, *notes):
         console.print(sentence)
@@ -82,15 +82,19 @@ def _full_gpus(found: Any, slots: list[Any], gpu_bytes: float | None) -> list[st
     on_bundle: dict[Any, list[Any]] = {}
     for each in slots:
         on_bundle.setdefault(each.bundle, []).append(each.actor.name)
-    full = []
+    full: dict[tuple[str, str], list[str]] = {}  # of bundles that differ in numbers alone
     for names in on_bundle.values():
         # Of an actor with several GPUs every GPU holds the same.
         parts = [[f for f in found.of(name) if f.on_gpu] for name in names]
         size_bytes = together_bytes([max(own, key=lambda f: f.peak_bytes) for own in parts])
         if size_bytes > gpu_bytes:
             size = f"{size_bytes / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB"
-            full.append(f"GPU of {' and '.join(names)}: {size}")
-    return full
+            words = " and ".join(names)
+            full.setdefault((re.sub(r"\d+", "#", words), size), []).append(words)
+    return [
+        f"GPU of {alike[0]}{f' and {len(alike) - 1} alike' if len(alike) > 1 else ''}: {size}"
+        for (_, size), alike in full.items()
+    ]
 
 
 def _slots_table(slots: list[Any]) -> Any:
