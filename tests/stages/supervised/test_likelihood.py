@@ -8,6 +8,7 @@ from supervised_runs import write_rows
 from rlpost.config.compose import compose_stage
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.step_record import StepRecord
+from rlpost.stages.supervised import likelihood
 from rlpost.stages.supervised.likelihood import boot
 from rlpost.stages.supervised.sft import prepare
 from rlpost.tracking.files.examples import read_examples
@@ -58,3 +59,48 @@ async def test_a_step_tells_its_tokens_by_source_and_the_job_its_data(tmp_path, 
     assert min(by_source) > 0 and sum(by_source) == told["perf/trained_tokens"]
     assert [each.name for each in job.data] == ["chat", "code"]
     assert {each["source"] for each in read_examples(directory.examples)} == {"chat", "code"}
+
+
+class Engines:
+    """Of suites; notes when they are connected with the policy."""
+
+    boot = None
+
+    def __init__(self, order):
+        self.order = order
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
+    def without_own(self, groups):
+        return groups
+
+    def scores(self, groups):
+        self.order.append("engines are connected")
+
+
+async def test_engines_leave_for_who_trains_before_the_policy_is_first_asked(monkeypatch):
+    """Policy and reference are compared before the first step: engines may be on their GPUs."""
+    order = []
+
+    async def begun(plan, run, *, supervised):
+        return [Policy()], None
+
+    async def compared(*args, **options):
+        order.append("compared")
+
+    monkeypatch.setattr(likelihood, "SuiteEngines", lambda *args, **options: Engines(order))
+    monkeypatch.setattr(likelihood, "begin", begun)
+    monkeypatch.setattr(likelihood, "first_sequences", lambda splits: [])
+    monkeypatch.setattr(likelihood, "require_same_start", compared)
+    monkeypatch.setattr(likelihood, "_fit", lambda *args, **options: None)
+    cfg = SimpleNamespace(cluster=None, trainer=None)
+    objective = SimpleNamespace(kl_coefficient=0.1)
+    plan = SimpleNamespace(
+        cfg=cfg, suites=None, model_path="", objective=objective, has_adapter=True, splits=None
+    )
+    async with boot(plan, SimpleNamespace()):
+        assert order == ["engines are connected", "compared"]
