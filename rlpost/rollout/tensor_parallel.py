@@ -26,9 +26,14 @@ def require_divisible(parts: int, shape: ModelShape) -> None:
 
 def _divided(shape: ModelShape) -> dict[str, int]:
     padded = -(-shape.vocabulary // VOCABULARY_PADDING) * VOCABULARY_PADDING
+    inner = (
+        {"inner values of a feed-forward layer": shape.feed_forward}
+        if shape.experts is None
+        else {"inner values of an expert": shape.experts.feed_forward}  # each is divided by itself
+    )
     return {
         "attention heads": shape.heads,
-        "inner values of a feed-forward layer": shape.feed_forward,
+        **inner,
         f"rows of the embedding, padded to a multiple of {VOCABULARY_PADDING}": padded,
     }
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from rlpost.cli.main import main
-from rlpost.errors import UserError
+from rlpost.errors import RunFailed, UserError
 from rlpost.merging.greedy import greedy_soup
 from rlpost.models.directory.weight_files import stored_tensors
 from rlpost.models.tiny import build_tiny_llama
+from rlpost.stages.driver import RunOutcome
 from rlpost.stages.merge.config import MergeConfig, MergeSettings, check_merge
 from rlpost.stages.merge.several import prepare_mean
-from rlpost.stages.merge.soup import SoupPlan, prepare_soup
+from rlpost.stages.merge.soup import SoupPlan, prepare_soup, require_answers
 from rlpost.stages.run_directory import RunDirectory
+from rlpost.tracking.tracker import RunStatus
 
 VALUES = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.7}
 
@@ -35,6 +37,14 @@ def test_a_model_is_kept_if_the_score_does_not_fall():
 
 def test_one_model_is_its_own_soup():
     assert greedy_soup(["a"], lambda models: 0.1).kept == ("a",)
+
+
+def test_whoever_interrupts_an_evaluation_interrupts_the_merge():
+    require_answers(RunOutcome(status=RunStatus.done, message=""))
+    with pytest.raises(KeyboardInterrupt):
+        require_answers(RunOutcome(status=RunStatus.interrupted, message=""))
+    with pytest.raises(RunFailed, match="could not be evaluated: no room"):
+        require_answers(RunOutcome(status=RunStatus.failed, message="no room"))
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import pytest
 
 from rlpost.errors import UserError
-from rlpost.models.shape import ModelShape
+from rlpost.models.shape import Experts, ModelShape
 from rlpost.rollout.tensor_parallel import require_divisible
 
 
-def shape(*, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000) -> ModelShape:
+def shape(
+    *, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000, experts=None
+) -> ModelShape:
     return ModelShape(
         parameters=1,
         layers=1,
@@ -17,6 +19,7 @@ def shape(*, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000) -> Model
         kv_heads=kv_heads,
         head_dim=64,
         vocabulary=vocabulary,
+        experts=experts,
     )
 
 
@@ -24,6 +27,9 @@ def shape(*, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000) -> Model
 def test_key_value_heads_are_divided_or_copied(parts):
     require_divisible(parts, shape())
 
+
+# Two of them have an even number of inner values together.
+EXPERTS = Experts(number=8, per_token=2, feed_forward=63, layers=1)
 
 TWELVE = {"heads": 12, "kv_heads": 4, "feed_forward": 3072, "vocabulary": 49152}
 
@@ -35,6 +41,7 @@ TWELVE = {"heads": 12, "kv_heads": 4, "feed_forward": 3072, "vocabulary": 49152}
         (TWELVE, 3, "4 key-value heads into equal parts, nor is it a multiple of them"),
         (TWELVE, 6, "4 key-value heads into equal parts, nor is it a multiple of them"),
         (TWELVE | {"feed_forward": 3073}, 4, "3073 inner values of a feed-forward layer"),
+        ({"feed_forward": 126, "experts": EXPERTS}, 2, "63 inner values of an expert"),
         (TWELVE | {"vocabulary": 49153}, 12, "49216 rows of the embedding, padded"),
     ],
 )

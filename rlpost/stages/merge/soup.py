@@ -18,6 +18,7 @@ from rlpost.config.explain import COMPOSITION_ERRORS, explain
 from rlpost.config.quoting import quoted
 from rlpost.errors import RunFailed, UserError
 from rlpost.merging.greedy import GreedySoup, greedy_soup
+from rlpost.stages.driver import RunOutcome
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.several import SeveralPlan, prepare_mean
 from rlpost.stages.merge.table import REPORT
@@ -103,19 +104,33 @@ def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
     """Return the mean score of a model over what ``options`` of ``rlpost evaluate`` ask it.
 
     Raises:
-        RunFailed: there is no score, or somebody interrupted it.
+        RunFailed: there is no score.
+        KeyboardInterrupt: somebody interrupted it; the answers so far belong to a candidate, which
+            is not kept.
     """
     words = [f"model.path={quoted(str(model))}", f"run.dir={quoted(str(place))}", "run.name=score"]
     cfg, resolved = _composed([*options, *words])
     stage = STAGES["evaluate"]
     outcome = stage.part("drive")(stage, cfg, resolved)
-    if outcome.status is not RunStatus.done:
-        raise RunFailed(f"a candidate of the soup could not be evaluated: {outcome.message}")
+    require_answers(outcome)
     row = (read_metrics(RunDirectory.of(cfg.run).metrics) or [{}])[-1]
     scores = [value for name, value in row.items() if _SCORE.fullmatch(name) and value is not None]
     if not scores:
         raise RunFailed(f"the evaluation of a candidate gave no score: {outcome.message}")
     return float(sum(scores) / len(scores))
+
+
+def require_answers(outcome: RunOutcome) -> None:
+    """Check how the evaluation of a candidate ended.
+
+    Raises:
+        RunFailed: it failed.
+        KeyboardInterrupt: somebody interrupted it.
+    """
+    if outcome.status is RunStatus.interrupted:
+        raise KeyboardInterrupt
+    if outcome.status is not RunStatus.done:
+        raise RunFailed(f"a candidate of the soup could not be evaluated: {outcome.message}")
 
 
 def _composed(options: Sequence[str]) -> tuple[Any, dict[str, Any]]:

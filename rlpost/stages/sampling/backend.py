@@ -33,6 +33,11 @@ def require_architecture(cfg: GeneratorConfig, name: str, *, field: str) -> None
         require_vllm_architecture(name, field=field)
 
 
+def shows_kernels(backend: Backend) -> bool:
+    """Whether engines can be compared by what their kernels hold, which SGLang does not show."""
+    return backend is Backend.vllm
+
+
 def require_backend(cfg: GeneratorConfig, *, cluster: ClusterConfig, device: Device) -> None:
     """Check that the backend is there and can do what its options ask for.
 

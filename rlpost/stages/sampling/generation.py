@@ -36,6 +36,7 @@ from rlpost.rollout.signal import Signal
 from rlpost.rollout.vllm.memory import generator_footprint, payload_bytes, sender_pages
 from rlpost.stages.roles import Role, Workload, counted, sleep_all
 from rlpost.stages.run import Run
+from rlpost.stages.sampling.backend import shows_kernels
 from rlpost.stages.scale_request import requested_generators
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
@@ -155,7 +156,7 @@ class Generation:
             trained: groups that take turns with engines which sleep.
         """
         # An adapter's base stays what the engines have read.
-        compares = self._cfg.backend is Backend.vllm and self._adapters is None
+        compares = shows_kernels(self._cfg.backend) and self._adapters is None
         both = {self._cfg.dtype, generator_dtype(trainer)}
         exact = both == {GeneratorDtype.float32} and not self._cfg.is_quantized
         assert self._cfg.setup_timeout_s is not None, "resolved_generator comes first"
@@ -177,7 +178,6 @@ class Generation:
                 timeout_s=phase_deadline_s(weights.timeout_s, size_bytes),
                 busy_s=self._cluster.call_timeout_s,
                 boot_timeout_s=2 * self._cfg.setup_timeout_s,
-                # SGLang does not show what its kernels hold.
                 compare_every=weights.compare_every if compares else None,
             ),
             changed=self._signal.wait,

@@ -21,7 +21,7 @@ from rlpost.rollout.device_defaults import (
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.rollout.tensor_parallel import require_divisible
 from rlpost.rollout.vllm.quantization import require_quantizable
-from rlpost.stages.sampling.backend import require_backend, require_pushes
+from rlpost.stages.sampling.backend import require_backend, require_pushes, shows_kernels
 from rlpost.stages.sampling.generation import resolved_generator
 from rlpost.training.adapters.adaptation import Adaptation
 from rlpost.training.adapters.config import Served, refuse_supervised_only
@@ -108,11 +108,13 @@ def resolve_pushed(
         runs_ahead: whether they answer while the trainer works.
 
     Raises:
-        UserError: this backend cannot take such pushes, or sleep was asked for and cannot be.
+        UserError: this backend cannot take such pushes, their comparison was asked for where there
+            is none, or sleep was asked for and cannot be.
     """
     require_pushes(
         cfg.generator, transport=cfg.weights.transport, adapters=adapters, cluster=cfg.cluster
     )
+    _require_compared(cfg.weights, backend=generator.backend, adapters=adapters)
     return resolve_sleep(
         generator,
         cluster=cfg.cluster,
@@ -121,6 +123,25 @@ def resolve_pushed(
         adapters=adapters,
         runs_ahead=runs_ahead,
     )
+
+
+def _require_compared(
+    weights: WeightsConfig, *, backend: Backend, adapters: AdapterCapacity | None
+) -> None:
+    """Raises UserError: engines shall be compared with each other, and they never are."""
+    if weights.compare_every in (None, WeightsConfig().compare_every):
+        return
+    said = f"weights.compare_every={weights.compare_every} has no effect"
+    if adapters is not None:
+        raise UserError(
+            f"{said} where only an adapter is pushed: the weights below it stay as engines have "
+            "read them; leave it out"
+        )
+    if not shows_kernels(backend):
+        raise UserError(
+            f"{said} with generator.backend={backend.value}, which does not show what its kernels "
+            "hold; leave it out, or use generator.backend=vllm"
+        )
 
 
 def resolve_sleep(

@@ -1,14 +1,17 @@
 """Which room for adapters a run's engines get."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rlpost.cluster.session import ClusterConfig, Device
 from rlpost.control.placement import Placement
 from rlpost.errors import UserError
-from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.stages.sampling.generator_settings import (
     adapter_capacity,
     refuse_sleep,
+    resolve_pushed,
     resolve_sleep,
 )
 from rlpost.training.adapters.adaptation import Adaptation
@@ -84,3 +87,25 @@ def test_nobody_sleeps_where_nothing_trains():
     refuse_sleep(GeneratorConfig())
     with pytest.raises(UserError, match="nothing trains beside"):
         refuse_sleep(GeneratorConfig(sleep=True))
+
+
+def pushed(compare_every: int | None, *, backend=Backend.vllm, adapters=None) -> None:
+    cfg = SimpleNamespace(
+        generator=GeneratorConfig(backend=backend),
+        weights=WeightsConfig(compare_every=compare_every),
+        cluster=ClusterConfig(),
+    )
+    resolve_pushed(
+        cfg.generator, cfg, device=Device.cpu, adapters=adapters, runs_ahead=False
+    )
+
+
+def test_a_comparison_of_engines_that_would_never_come_is_refused():
+    room = AdapterCapacity(rank=8, versions=2)
+    pushed(3)
+    pushed(None, adapters=room)
+    pushed(WeightsConfig().compare_every, adapters=room)
+    with pytest.raises(UserError, match=r"weights\.compare_every=3 has no effect where only an ad"):
+        pushed(3, adapters=room)
+    with pytest.raises(UserError, match=r"weights\.compare_every=3 .*generator\.backend=sglang"):
+        pushed(3, backend=Backend.sglang)
