@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from rlpost.config.foreign_names import foreign_answer, foreign_choice
 from rlpost.config.groups import owners_of, registries
@@ -16,7 +17,7 @@ from rlpost.config.options import known_keys
 from rlpost.config.recipes import general
 from rlpost.errors import UserError
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 # What OmegaConf says of a value of the wrong shape -> what follows the option's name.
 _SHAPES = {
@@ -40,6 +41,8 @@ def explain(error: Exception, *, stage: str) -> str:
         cause = cause.__cause__
     if isinstance(cause, UserError):  # of a launcher or sweeper, which hydra calls
         return str(cause)
+    if isinstance(cause, YAMLError):
+        return _broken_file(cause)
     text = f"{error}\n{cause}"
     choice = re.search(r"Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
@@ -70,6 +73,12 @@ def explain(error: Exception, *, stage: str) -> str:
 
 def _plain(error: Exception, cause: BaseException, text: str) -> str:
     first, reason = _sentence(error), _sentence(cause)
+    whole = re.search(r"Merge error: \w+ is not a subclass of \w+Config\. value: (.*)", text)
+    if whole:
+        return (
+            f"{_file_of(text)}a section, which holds options of its own, is given the value "
+            f"{whole[1]:.100}; give one of its options, as in trainer: {{lr: 1e-5}}"
+        )
     place = re.search(r"full_key: (\S+)", text)
     for said, meant in _SHAPES.items():
         if place is not None and re.search(said, str(cause)):
@@ -88,6 +97,14 @@ def _plain(error: Exception, cause: BaseException, text: str) -> str:
     if place is None or place.group(1) in sentence:
         return sentence
     return f"{place.group(1)}: {sentence}"
+
+
+def _broken_file(error: YAMLError) -> str:
+    """Return where a YAML of the user's cannot be read, and why."""
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is None:
+        return f"a YAML file cannot be read: {_sentence(error)}"
+    return f"{mark.name}:{mark.line + 1}: {error.problem}; mend the file, which is no YAML so"
 
 
 def _sentence(error: BaseException) -> str:

@@ -236,3 +236,18 @@ def test_a_row_must_have_a_judge(run_cli, tmp_path):
     assert "(verifiers.kind=function)" in text and "'answer' (verifier=math)" in text
     code, text = run_cli(*options, "verifier.abstains=true")
     assert code == 2 and "train.jsonl:1: " in text and "takes the columns ['rubric']" in text, text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {steps: 1, steps: 2}", "mine.yaml:2: found duplicate key steps"),
+        ("trainer: {steps: 1", "mine.yaml:3: expected ',' or '}'"),
+        ("trainer: 2", "mine.yaml: a section, which holds options of its own, is given the value 2"),
+    ],
+)
+def test_a_broken_file_of_the_users_is_named_with_its_line(run_cli, tmp_path, text, message):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    code, said = run_cli("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert code == 2 and message in said and "Traceback" not in said
