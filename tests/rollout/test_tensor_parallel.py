@@ -7,9 +7,7 @@ from rlpost.models.shape import Experts, ModelShape
 from rlpost.rollout.tensor_parallel import require_divisible
 
 
-def shape(
-    *, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000, experts=None
-) -> ModelShape:
+def shape(*, heads=16, kv_heads=4, feed_forward=4096, vocabulary=32000, experts=None) -> ModelShape:
     return ModelShape(
         parameters=1,
         layers=1,

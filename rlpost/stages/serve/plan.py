@@ -12,6 +12,7 @@ from pathlib import Path
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length, locate_model
 from rlpost.models.shape import model_shape
+from rlpost.models.stops import stop_token_ids
 from rlpost.rollout.device_defaults import require_whole_prompts, with_engine_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, GeneratorDtype
 from rlpost.rollout.tensor_parallel import require_divisible
@@ -81,7 +82,8 @@ def prepare(cfg: ServeConfig, *, directory: RunDirectory) -> ServePlan:
     base = ServedBase.read(locate_model(cfg.model.path), name=cfg.base_name, template=template)
     require_vllm_architecture(base.directory.config.architectures[0], field="model.path")
     engine = _resolved(cfg.generator, base)
-    _ = base.tokenizer, base.shapes  # raises where the base cannot be served
+    # Each raises where the base cannot be served; the engine reads generation_config.json, too.
+    _ = base.tokenizer, base.shapes, stop_token_ids(base.directory)
     adapters = {
         name: _servable(name, place, cfg=cfg, base=base) for name, place in cfg.adapters.items()
     }

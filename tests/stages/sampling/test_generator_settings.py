@@ -95,9 +95,7 @@ def pushed(compare_every: int | None, *, backend=Backend.vllm, adapters=None) ->
         weights=WeightsConfig(compare_every=compare_every),
         cluster=ClusterConfig(),
     )
-    resolve_pushed(
-        cfg.generator, cfg, device=Device.cpu, adapters=adapters, runs_ahead=False
-    )
+    resolve_pushed(cfg.generator, cfg, device=Device.cpu, adapters=adapters, runs_ahead=False)
 
 
 def test_a_comparison_of_engines_that_would_never_come_is_refused():
