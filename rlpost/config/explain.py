@@ -101,9 +101,9 @@ def _plain(error: Exception, cause: BaseException, text: str) -> str:
 
 def _broken_file(error: YAMLError) -> str:
     """Return where a YAML of the user's cannot be read, and why."""
-    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-    if mark is None:
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return f"a YAML file cannot be read: {_sentence(error)}"
+    mark = error.problem_mark
     return f"{mark.name}:{mark.line + 1}: {error.problem}; mend the file, which is no YAML so"
 
 

@@ -20,6 +20,7 @@ from rlpost.rollout.device_defaults import (
 )
 from rlpost.rollout.generator_config import AdapterCapacity, Backend, GeneratorConfig
 from rlpost.rollout.tensor_parallel import require_divisible
+from rlpost.rollout.vllm.architectures import require_vllm_adapters
 from rlpost.rollout.vllm.quantization import require_quantizable
 from rlpost.stages.sampling.backend import require_backend, require_pushes, shows_kernels
 from rlpost.stages.sampling.generation import resolved_generator
@@ -209,15 +210,18 @@ def refuse_sleep(generator: GeneratorConfig) -> None:
         )
 
 
-def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> AdapterCapacity | None:
+def adapter_capacity(
+    adapter: Adaptation | None, *, architecture: str, max_staleness: int
+) -> AdapterCapacity | None:
     """Return the room for adapters that engines need; None: whole models are pushed to them.
 
     Args:
         adapter: what is trained on the policy.
+        architecture: the policy's.
         max_staleness: steps by which training may lag.
 
     Raises:
-        UserError: engines can hold no adapter of that kind, or of that rank.
+        UserError: engines can hold no adapter of that kind, of that rank or on that architecture.
     """
     if adapter is None:
         return None
@@ -225,6 +229,9 @@ def adapter_capacity(adapter: Adaptation | None, *, max_staleness: int) -> Adapt
     refuse_supervised_only(adapter.config, why=why)
     if adapter.served is not Served.adapter:
         return None
+    require_vllm_adapters(
+        architecture, field="model.path", way_out="train all weights with adapter=none"
+    )
     rank = engine_rank(adapter.config.served_rank)
     return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)
 

@@ -108,7 +108,11 @@ def plan_sampling(
         encode=partial(policy.tokenizer.encode, add_special_tokens=False),
         max_tokens=cfg.rollout.max_tokens,
     )
-    adapters = adapter_capacity(policy.adapter, max_staleness=cfg.rl.max_staleness)
+    adapters = adapter_capacity(
+        policy.adapter,
+        architecture=policy.directory.config.architectures[0],
+        max_staleness=cfg.rl.max_staleness,
+    )
     generator = resolve_pushed(
         generator, cfg, device=device, adapters=adapters, runs_ahead=cfg.rl.runs_ahead
     )

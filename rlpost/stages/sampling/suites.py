@@ -76,9 +76,8 @@ def plan_suites(
     evaluation = cfg.evaluation
     if not evaluation.suites:
         return None
-    require_architecture(
-        cfg.generator, policy.directory.config.architectures[0], field=policy.directory.field
-    )
+    architecture = policy.directory.config.architectures[0]
+    require_architecture(cfg.generator, architecture, field=policy.directory.field)
     check_deadlines(cfg, device=device)
     generator = resolve_generator(
         cfg.generator,
@@ -89,7 +88,7 @@ def plan_suites(
         field="evaluation.max_tokens",
         trainer=cfg.trainer,
     )
-    adapters = adapter_capacity(policy.adapter, max_staleness=0)
+    adapters = adapter_capacity(policy.adapter, architecture=architecture, max_staleness=0)
     generator = resolve_pushed(generator, cfg, device=device, adapters=adapters, runs_ahead=False)
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens

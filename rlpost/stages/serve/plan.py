@@ -16,7 +16,7 @@ from rlpost.models.stops import stop_token_ids
 from rlpost.rollout.device_defaults import require_whole_prompts, with_engine_defaults
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig, GeneratorDtype
 from rlpost.rollout.tensor_parallel import require_divisible
-from rlpost.rollout.vllm.architectures import require_vllm_architecture
+from rlpost.rollout.vllm.architectures import require_vllm_adapters, require_vllm_architecture
 from rlpost.rollout.vllm.quantization import require_quantizable
 from rlpost.stages.named_adapter import adapter_directory
 from rlpost.stages.run_directory import RunDirectory
@@ -80,7 +80,11 @@ def prepare(cfg: ServeConfig, *, directory: RunDirectory) -> ServePlan:
     token = read_token(cfg.serve)
     template = read_template(cfg.serve.chat_template)
     base = ServedBase.read(locate_model(cfg.model.path), name=cfg.base_name, template=template)
-    require_vllm_architecture(base.directory.config.architectures[0], field="model.path")
+    architecture = base.directory.config.architectures[0]
+    require_vllm_architecture(architecture, field="model.path")
+    if cfg.serve.max_adapters > 0:
+        way_out = "serve it alone with serve.max_adapters=0, or what rlpost merge makes of both"
+        require_vllm_adapters(architecture, field="model.path", way_out=way_out)
     engine = _resolved(cfg.generator, base)
     # Each raises where the base cannot be served; the engine reads generation_config.json, too.
     _ = base.tokenizer, base.shapes, stop_token_ids(base.directory)

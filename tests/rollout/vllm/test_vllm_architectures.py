@@ -4,7 +4,11 @@ import pytest
 
 from rlpost.errors import UserError
 from rlpost.rollout.vllm import architectures as module
-from rlpost.rollout.vllm.architectures import require_vllm_architecture, text_generation_models
+from rlpost.rollout.vllm.architectures import (
+    require_vllm_adapters,
+    require_vllm_architecture,
+    text_generation_models,
+)
 
 
 def test_the_registry_is_found_and_read():
@@ -30,3 +34,11 @@ def test_what_it_cannot_run_is_refused(name):
 def test_without_a_registry_the_engine_decides(monkeypatch):
     monkeypatch.setattr(module, "text_generation_models", frozenset)
     require_vllm_architecture("NobodyForCausalLM", field="model.path")
+
+
+def test_architectures_that_hold_no_adapter_are_refused():
+    """By their class, by one that it is derived from in another file, or through transformers."""
+    for name in ("Qwen3MoeForCausalLM", "MistralForCausalLM", "GPTNeoXForCausalLM"):
+        require_vllm_adapters(name, field="adapter", way_out="leave it out")
+    with pytest.raises(UserError, match=r"^adapter: .* no adapter beside GPT2LMHeadModel; leave"):
+        require_vllm_adapters("GPT2LMHeadModel", field="adapter", way_out="leave it out")

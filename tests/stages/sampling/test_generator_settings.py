@@ -27,22 +27,33 @@ def trained(**options) -> Adaptation:
     )
 
 
+def capacity(adapter, *, max_staleness=0, architecture="LlamaForCausalLM"):
+    return adapter_capacity(adapter, architecture=architecture, max_staleness=max_staleness)
+
+
 @pytest.mark.parametrize(("rank", "room"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
 def test_room_is_what_vllm_can_be_built_for(rank, room):
-    capacity = adapter_capacity(trained(rank=rank), max_staleness=2)
-    assert capacity == AdapterCapacity(rank=room, versions=4)
+    found = capacity(trained(rank=rank), max_staleness=2)
+    assert found == AdapterCapacity(rank=room, versions=4)
 
 
 def test_whole_models_need_no_room():
     """Also where the base that is trained on is not the one on disk."""
-    assert adapter_capacity(None, max_staleness=2) is None
-    assert adapter_capacity(trained(merges="earlier"), max_staleness=2) is None
-    assert adapter_capacity(trained(modules_to_save=["embed_tokens"]), max_staleness=2) is None
+    assert capacity(None, max_staleness=2) is None
+    assert capacity(trained(merges="earlier"), max_staleness=2) is None
+    assert capacity(trained(modules_to_save=["embed_tokens"]), max_staleness=2) is None
 
 
 def test_what_no_engine_can_hold_is_refused():
     with pytest.raises(UserError, match=r"adapter\.rank must be at most 512 .* got 513"):
-        adapter_capacity(trained(rank=513), max_staleness=0)
+        capacity(trained(rank=513), max_staleness=0)
+
+
+def test_an_architecture_that_holds_no_adapter_is_refused():
+    assert capacity(None, architecture="GPT2LMHeadModel") is None
+    assert capacity(trained(merges="earlier"), architecture="GPT2LMHeadModel") is None
+    with pytest.raises(UserError, match=r"no adapter beside GPT2LMHeadModel; .*adapter=none"):
+        capacity(trained(rank=8), architecture="GPT2LMHeadModel")
 
 
 def sleep(

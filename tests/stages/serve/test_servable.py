@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from peft_adapters import CONFIGS, adapted, base_model, logits, save
 from safetensors.torch import load_file, save_file
+from tiny_families import build_tiny_family
 
 from rlpost.cli.main import main
 from rlpost.errors import UserError
@@ -203,3 +204,11 @@ def test_a_head_beside_the_adapter_is_refused(base, tiny_untied_model, tmp_path)
     place = save(get_peft_model(base_model(tiny_untied_model), config), tmp_path / "head")
     with pytest.raises(UserError, match="whole modules"):
         read(place, base)
+
+
+def test_an_architecture_that_holds_no_adapter_is_served_alone(tmp_path, monkeypatch, capsys):
+    model = build_tiny_family(tmp_path / "model", "gpt2")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "serve", f"model.path={model}"]) == 2
+    assert "no adapter beside GPT2LMHeadModel" in " ".join(capsys.readouterr().err.split())
+    assert main(["plan", "serve", f"model.path={model}", "serve.max_adapters=0"]) == 0
