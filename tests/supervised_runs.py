@@ -73,6 +73,11 @@ def cut_back(whole: Path, name: str, *, to: int) -> Path:
     return cut
 
 
+def went_on(run: Path, *, after: int) -> bool:
+    """Whether a run went on from its checkpoint of a step, and did not begin anew."""
+    return f"going on after step {after} from" in (run / "run.log").read_text()
+
+
 def measured(run: Path, names: Collection[str]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in names if key in row} for row in metrics(run)]
 

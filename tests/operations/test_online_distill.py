@@ -6,7 +6,7 @@ samples must not ask for one.
 
 import pytest
 from cli_runs import metrics, responses, samples
-from supervised_runs import assert_same, completed, cut_back, start, write_rows
+from supervised_runs import assert_same, completed, cut_back, start, went_on, write_rows
 
 from rlpost.models.tiny import build_tiny_llama
 
@@ -52,6 +52,7 @@ def run(place, model, name):
         "generator.threads=1",
         "evaluation.every=2",
         "checkpoint.every=1",
+        "checkpoint.keep=2",
     )
 
 
@@ -86,5 +87,6 @@ def test_each_step_learns_of_what_the_student_sampled(whole):
 def test_resumed_is_the_same_run(place, whole, tiny_untied_model):
     cut = cut_back(whole, "cut", to=STEPS - 1)
     completed(run(place, tiny_untied_model, "cut"))
+    assert went_on(cut, after=STEPS - 1)
     assert_same(cut, whole, MEASURED, killed_after=STEPS - 1)
     assert samples(cut) == samples(whole)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from cli_runs import REWARD, metrics, responses, samples
-from supervised_runs import assert_same, completed, cut_back, start
+from supervised_runs import assert_same, completed, cut_back, start, went_on
 
 pytestmark = pytest.mark.timeout(1200)
 STEPS, PAIRS, GROUP = 3, 2, 4
@@ -46,6 +46,7 @@ def run(place, model, name):
         "generator.threads=1",
         "evaluation.every=2",
         "checkpoint.every=1",
+        "checkpoint.keep=2",
     )
 
 
@@ -84,6 +85,7 @@ def test_what_was_sampled_is_recorded_and_every_push_is_proved(whole):
 def test_resumed_is_the_same_run(place, whole, tiny_untied_model):
     cut = cut_back(whole, "cut", to=STEPS - 1)
     completed(run(place, tiny_untied_model, "cut"))
+    assert went_on(cut, after=STEPS - 1)
     assert_same(cut, whole, MEASURED, killed_after=STEPS - 1)
     assert samples(cut) == samples(whole)
     assert json.loads((cut / "cost.json").read_text())["spent"]["wall_s"] > 0

@@ -14,6 +14,7 @@ from supervised_runs import (
     cut_back,
     measured,
     start,
+    went_on,
     write_rows,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -59,6 +60,7 @@ def run(place, model, name, *teacher):
         "trainer.max_tokens_per_micro_batch=512",
         "evaluation.every=3",
         "checkpoint.every=2",
+        "checkpoint.keep=2",
     )
 
 
@@ -102,6 +104,7 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
 def test_a_resumed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
     cut = cut_back(whole, "cut", to=4)
     completed(run(place, tiny_untied_model, "cut"))
+    assert went_on(cut, after=4)
     assert_same(cut, whole, MEASURED, killed_after=4)
 
 

@@ -12,6 +12,7 @@ from supervised_runs import (
     cut_back,
     measured,
     start,
+    went_on,
     write_rows,
 )
 from transformers import AutoModelForCausalLM
@@ -58,6 +59,7 @@ def run(place, model, name, *overrides):
         "trainer.max_tokens_per_micro_batch=512",
         "evaluation.every=3",
         "checkpoint.every=2",
+        "checkpoint.keep=2",
         *overrides,
     )
 
@@ -99,6 +101,7 @@ def test_what_it_leaves_tells_what_it_learned_from(whole):
 def test_a_resumed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
     cut = cut_back(whole, "cut", to=4)
     completed(run(place, tiny_untied_model, "cut"))
+    assert went_on(cut, after=4)
     assert_same(cut, whole, MEASURED, killed_after=4)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from cli_runs import REWARD, every_role, finish, metrics, responses, samples, start
-from supervised_runs import cut_back
+from supervised_runs import cut_back, went_on
 
 STEPS = 3
 
@@ -23,6 +23,7 @@ def options(tmp_path_factory, tiny_reward):
         f"+reward_models.served.path={tiny_reward}",
         "+reward_models.served.engine=vllm",
         f"trainer.steps={STEPS}",
+        "checkpoint.keep=2",
     ]
     return place, overrides
 
@@ -114,6 +115,7 @@ def test_resumed_in_the_middle_it_is_the_same_run(options, tiny_model, whole_run
     process = start(place, tiny_model, "cut", *overrides, "cluster.offload_idle=true")
     output = finish(process)
     assert process.returncode == 0, output
+    assert went_on(cut, after=STEPS - 1)
     assert samples(cut) == samples(whole_run)
     ours, theirs = metrics(cut)[-1], metrics(whole_run)[-1]
     for key in ("actor/pg_loss", "critic/vf_loss", "critic/score/mean", "actor/kl_coef"):
