@@ -51,7 +51,7 @@ class Machines:
     node_bytes: dict[str, float]  # node id -> memory that is available there
     gpu_bytes: float | None  # None: on CPU
     gpu: DeviceSpec | None  # None: on CPU, or not in the table
-    gpu_name: str  # of the driver, where it is not in the table
+    gpu_name: str  # by the driver, or as described; empty: on CPU
     cores: float  # of one node
 
 
@@ -65,7 +65,7 @@ def imagined(hardware: Hardware) -> Machines:
         node_bytes=dict.fromkeys(names, hardware.node_gib * GIB),
         gpu_bytes=hardware.gpu.memory_bytes if hardware.gpu else None,
         gpu=hardware.gpu,
-        gpu_name=hardware.device,
+        gpu_name=hardware.device if hardware.gpus else "",
         cores=hardware.cores,
     )
 
@@ -82,18 +82,18 @@ def found(plan: Any) -> Machines:
     if plan.cfg.cluster.address is not None:
         with Session(plan.cfg.cluster):
             nodes = living_nodes()
-            found = ask_nodes(nodes, machine_sizes, timeout_s=plan.cfg.cluster.place_timeout_s)
+            looked = ask_nodes(nodes, machine_sizes, timeout_s=plan.cfg.cluster.place_timeout_s)
     else:
         here = socket.gethostname()
         nodes = [Node(id=here, name=here, cpus=machine.cores(), gpus=len(machine.gpus()[0]))]
-        found = {here: machine_sizes()}
-    gpus = [size for sizes in found.values() for size in sizes.gpu_bytes]
-    names = sorted({name for sizes in found.values() for name in sizes.gpu_names})
+        looked = {here: machine_sizes()}
+    gpus = [size for sizes in looked.values() for size in sizes.gpu_bytes]
+    names = sorted({name for sizes in looked.values() for name in sizes.gpu_names})
     on_gpu = bool(gpus) and plan.device is Device.cuda
     known = device_named(names[0]) if on_gpu else None
     return Machines(
         nodes=nodes,
-        node_bytes={node: sizes.host_bytes for node, sizes in found.items()},
+        node_bytes={node: sizes.host_bytes for node, sizes in looked.items()},
         gpu_bytes=min(gpus) if on_gpu else None,
         gpu=replace(known, memory_bytes=min(gpus)) if known else None,
         gpu_name=names[0] if on_gpu else "",

@@ -43,7 +43,7 @@ def report(
         table.add_section()
         if host > room:
             full.append(f"{node.name}: {host / GIB:.1f} of {room / GIB:.1f} GiB")
-    full += _full_gpus(found, slots, machines.gpu_bytes)
+    full += full_gpus(found, slots, machines.gpu_bytes)
     console.print(_slots_table(slots), table)
     for sentence in (*found.sentences, *notes):
         console.print(sentence)
@@ -75,7 +75,7 @@ def _alike(footprints: list[Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _full_gpus(found: Any, slots: list[Any], gpu_bytes: float | None) -> list[str]:
+def full_gpus(found: Any, slots: list[Any], gpu_bytes: float | None) -> list[str]:
     """Name the GPUs that would have to hold more than they can."""
     if gpu_bytes is None:
         return []

@@ -216,6 +216,7 @@ def test_a_machine_may_be_described_without_a_number_of_nodes(capsys, tiny):
     code, text = run(capsys, "--node-gib", "1", "rl", "experiment=quickstart", tiny)
     assert code == 2, text
     assert "node 1" in text and "of 1.0" in text
+    assert "Times on CPUs were within 20%" in text and "h100" not in text
 
 
 def test_prompts_that_a_reward_model_cannot_be_shown(capsys, tiny, tiny_reward, tmp_path):
