@@ -20,6 +20,7 @@ from typing import Any
 import adapter_parity
 import numpy as np
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from episodes import in_two_trajectories, sampled_places
 from packed_groups import (
     load_plain,
@@ -204,7 +205,7 @@ def main() -> None:
     role, rank, world_size = ROLES[name], int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
     if control == "no_boundary":
-        DeepSpeedTrainer._set_boundary = lambda self, is_last: None
+        DeepSpeedEngine.set_gradient_accumulation_boundary = lambda self, is_boundary: None
     if control == "no_exchange":
         sequence_parallel._Exchanged.apply = lambda rows, group: rows
     sharing = 2 if control in ("divided", "divided twice", "no_exchange") else 1

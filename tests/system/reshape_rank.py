@@ -30,7 +30,7 @@ from rlpost.algorithms.policy_objective import PolicyObjective
 from rlpost.training.model import classifier_heads
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.settings import DType, TrainerConfig
-from rlpost.training.zero import deepspeed_checkpoint, deepspeed_trainer
+from rlpost.training.zero import deepspeed_checkpoint, deepspeed_saver
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 from rlpost.training.zero.deepspeed_weights import iter_weights
 
@@ -162,7 +162,7 @@ def load(source: Shape, trained: Trained, directory: Path) -> dict[str, float]:
 @contextmanager
 def sabotaged(control: str) -> Iterator[None]:
     """Make the loader wrong in one way."""
-    read, find = deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state
+    read, find = deepspeed_checkpoint.Shards.read, deepspeed_saver.engine_state
 
     def forgetful(self, name, part):
         part = read(self, name, part)
@@ -171,9 +171,9 @@ def sabotaged(control: str) -> Iterator[None]:
     if control == "forget":
         deepspeed_checkpoint.Shards.read = forgetful
     if control == "stale":
-        deepspeed_trainer.engine_state = lambda *of: replace(find(*of), refresh=lambda: None)
+        deepspeed_saver.engine_state = lambda *of: replace(find(*of), refresh=lambda: None)
     yield
-    deepspeed_checkpoint.Shards.read, deepspeed_trainer.engine_state = read, find
+    deepspeed_checkpoint.Shards.read, deepspeed_saver.engine_state = read, find
 
 
 def main() -> None:
