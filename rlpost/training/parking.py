@@ -50,7 +50,7 @@ class Parking:
         self._parked = [(storage, storage.nbytes()) for storage in self._shelved]
         for storage in self._shelved:
             storage.resize_(0)
-        _give_back(self._device)
+        give_back(self._device)
         return sum(size for _, size in self._parked)
 
     def _shelve(self) -> None:
@@ -216,7 +216,7 @@ def _tensors(owners: tuple[Any, ...]) -> Iterator[Tensor]:
             waiting.extend(getattr(thing, "__dict__", {}).values())
 
 
-def _give_back(device: torch.device) -> None:
+def give_back(device: torch.device) -> None:
     """Return freed memory to the system: allocators keep it for the process otherwise."""
     if device.type == "cpu":
         ctypes.CDLL(None).malloc_trim(0)

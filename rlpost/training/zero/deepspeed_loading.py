@@ -14,6 +14,7 @@ from rlpost.training.model.loading import TrainedModel, verify_packing
 from rlpost.training.model.packed_model import PackedModel
 from rlpost.training.optimizers.base import Optimizer
 from rlpost.training.optimizers.build import one_group
+from rlpost.training.parking import give_back
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_parts import divide
@@ -62,4 +63,5 @@ def _in_parts(model: TrainedModel, *, dtype: torch.dtype, **options: Any) -> Pac
     divide(hollow, dtype=dtype, field=field)
     with whole_in_passes(module):
         verify_packing(module, model.head, field=field)
+    give_back(module.model.device)  # allocators keep what was whole
     return model.complete(module, dtype=dtype, weights=DividedWeights(), **options)

@@ -36,16 +36,14 @@ def whole_in_passes(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _whole_while_called(module: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
-    blocks: list[AbstractContextManager[Any]] = []
+    block = ExitStack()
 
     def before(*_: Any) -> None:
-        block = gathered(weights)
-        block.__enter__()
-        blocks.append(block)
+        for weight in weights:  # one by one: gathered together, they would be there twice
+            block.enter_context(gathered([weight]))
 
     def after(*_: Any) -> None:
-        if blocks:  # else the gather itself has failed
-            blocks.pop().__exit__(None, None, None)
+        block.close()
 
     handles = [
         module.register_forward_pre_hook(before),
