@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from rlpost.training.freed_memory import give_back
+
 log = logging.getLogger(__name__)
 
 MIN_BYTES = 1 << 12  # smaller storages stay: step counters and the like
@@ -214,11 +216,3 @@ def _tensors(owners: tuple[Any, ...]) -> Iterator[Tensor]:
             type(thing).__module__.startswith(_OWNERS)
         ):
             waiting.extend(getattr(thing, "__dict__", {}).values())
-
-
-def give_back(device: torch.device) -> None:
-    """Return freed memory to the system: allocators keep it for the process otherwise."""
-    if device.type == "cpu":
-        ctypes.CDLL(None).malloc_trim(0)
-    else:
-        torch.cuda.empty_cache()

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from rlpost.training.freed_memory import give_back, returned_when_freed
 from rlpost.training.model.loading import TrainedModel, verify_packing
 from rlpost.training.model.packed_model import PackedModel
 from rlpost.training.optimizers.base import Optimizer
 from rlpost.training.optimizers.build import one_group
-from rlpost.training.parking import give_back
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_parts import divide
@@ -42,16 +42,17 @@ def load_engine(
         "seed": seed,
         "total_steps": cfg.steps,
     }
-    module = _in_parts(model, **options) if cfg.zero_stage == 3 else None
-    if module is None:
-        module = model.load(**options)
-    return ds.build_engine(
-        module,
-        cfg,
-        dtype=dtype,
-        optimizer=optimizer,
-        group_of=one_group if module.adapter is None else module.adapter.group_of,
-    )
+    with returned_when_freed():
+        module = _in_parts(model, **options) if cfg.zero_stage == 3 else None
+        if module is None:
+            module = model.load(**options)
+        return ds.build_engine(
+            module,
+            cfg,
+            dtype=dtype,
+            optimizer=optimizer,
+            group_of=one_group if module.adapter is None else module.adapter.group_of,
+        )
 
 
 def _in_parts(model: TrainedModel, *, dtype: torch.dtype, **options: Any) -> PackedModel | None:

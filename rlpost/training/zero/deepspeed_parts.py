@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from rlpost.errors import UserError
 from rlpost.training.model.hollow import HollowModel
-from rlpost.training.parking import give_back
 
 REDUCE_MAX = dist.ReduceOp.MAX
-UNUSED_BYTES = 64 * 2**20  # after which freed memory goes back to the system
 # Of a configuration, all that matters where nothing but weights is divided.
 _STAGE_3 = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
 
@@ -46,7 +44,6 @@ def divide(hollow: HollowModel, *, dtype: torch.dtype, field: str) -> None:
     room = torch.empty(
         sum(_part_size(old) for _, old in named), dtype=dtype, device=init.local_device
     )
-    unused = 0  # bytes that were freed, of which allocators keep most between what is kept
     read: dict[str, Tensor] = {}  # with a weight that was asked for
     for number, (name, old) in enumerate(named, start=1):
         whole = torch.empty(old.shape, dtype=dtype, device=init.local_device)
@@ -68,11 +65,6 @@ def divide(hollow: HollowModel, *, dtype: torch.dtype, field: str) -> None:
         held = new.ds_tensor
         part, room = room[: held.numel()], room[held.numel() :]
         held.data = part.copy_(held)
-        unused += part.nbytes
-        if unused > UNUSED_BYTES:
-            give_back(init.local_device)
-            unused = 0
-    give_back(init.local_device)
     _refuse_broken(broken, [name for name, _ in named], field=field, device=init.local_device)
     for module in hollow.module.modules():
         for name, parameter in module._parameters.items():
