@@ -73,7 +73,7 @@ def explain(error: Exception, *, stage: str) -> str:
 
 def _plain(error: Exception, cause: BaseException, text: str) -> str:
     first, reason = _sentence(error), _sentence(cause)
-    whole = re.search(r"Merge error: \w+ is not a subclass of \w+Config\. value: (.*)", text)
+    whole = re.search(r"Merge error: \w+ is not a subclass of \w+Config\. value: ([^{].*)", text)
     if whole:
         return (
             f"{_file_of(text)}a section, which holds options of its own, is given the value "

@@ -26,7 +26,7 @@ from rlpost.checkpoint.space import CheckpointWriteError
 from rlpost.errors import DataError, UserError
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.training.settings import DType
-from rlpost.training.zero import deepspeed_trainer
+from rlpost.training.zero import deepspeed_saver
 from rlpost.training.zero.deepspeed_checkpoint import (
     Snapshot,
     StepperProgress,
@@ -266,7 +266,7 @@ def test_training_goes_on_while_a_slow_disk_writes(tiny_model, tmp_path, monkeyp
         assert may_write.wait(60)
         write_snapshot(snapshot, directory)
 
-    monkeypatch.setattr(deepspeed_trainer, "write_snapshot", slow)
+    monkeypatch.setattr(deepspeed_saver, "write_snapshot", slow)
     with trainer(tiny_model) as built:
         update(built, 1)
         built.begin_save(tmp_path)
