@@ -73,6 +73,9 @@ def explain(error: Exception, *, stage: str) -> str:
 
 def _plain(error: Exception, cause: BaseException, text: str) -> str:
     first, reason = _sentence(error), _sentence(cause)
+    elsewhere = re.match(r"(?s)In '([^']+)/\w+'.*Merge error: \w+Config is not a subclass of", text)
+    if elsewhere:
+        return _one_place(elsewhere[1])
     whole = re.search(r"Merge error: \w+ is not a subclass of \w+Config\. value: ([^{].*)", text)
     if whole:
         return (
@@ -85,11 +88,7 @@ def _plain(error: Exception, cause: BaseException, text: str) -> str:
             return f"{place[1]} {meant}"
     absent = re.match(r"Could not override '([^'@]+)@", first)
     if absent:
-        more = ", or +verifier@verifiers.NAME=KIND to add one" if absent[1] == "verifier" else ""
-        return (
-            f"{absent[1]} has one place in the configuration; give {absent[1]}=NAME, without @"
-            f"{more}"
-        )
+        return _one_place(absent[1])
     override = re.match(r"Error merging override ([^=\s]+)", first)
     if override:
         return f"{override[1].lstrip('+~')}: {reason}"
@@ -97,6 +96,11 @@ def _plain(error: Exception, cause: BaseException, text: str) -> str:
     if place is None or place.group(1) in sentence:
         return sentence
     return f"{place.group(1)}: {sentence}"
+
+
+def _one_place(group: str) -> str:
+    more = ", or +verifier@verifiers.NAME=KIND to add one" if group == "verifier" else ""
+    return f"{group} has one place in the configuration; give {group}=NAME, without @{more}"
 
 
 def _broken_file(error: YAMLError) -> str:

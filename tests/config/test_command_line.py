@@ -114,7 +114,7 @@ WORDS = {
     "+verifier=numeric": "verifier is chosen twice",
     "verifier@elsewhere=math": "give verifier=NAME, without @",
     "+verifier@elsewhere=math": "elsewhere is not an option",
-    "+loss@trainer=clip": "ClipConfig is not a subclass of TrainerConfig",
+    "+loss@trainer=clip": "loss has one place in the configuration; give loss=NAME, without @",
     "task=arithmetic": "write +task=NAME",
     "~trainer": "~trainer cannot be removed",
     "~trainer.lr": "~trainer.lr cannot be removed",
