@@ -48,11 +48,11 @@ lint: setup
 # A suite that takes longer is interrupted and says what has failed so far.
 PYTEST_FOR = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-# A run's boot leaves one of two cores idle: two tests at a time. Those of clusters hold several
-# runs each and go one by one. A worker that crashes ends the suite: pytest-xdist may wait for
-# ever for the one that replaces it.
+# With two tests at a time boots and waits leave two cores idle for a third of the time: three. Those
+# of clusters hold several runs each and go one by one. A worker that crashes ends the suite:
+# pytest-xdist may wait for ever for the one that replaces it.
 test: lint test-deps
-	$(call PYTEST_FOR,35m) -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore tests/operations
+	$(call PYTEST_FOR,35m) -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore tests/operations
 
 test-operations: test-deps
 	$(call PYTEST_FOR,50m) tests/operations
