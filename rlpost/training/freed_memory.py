@@ -32,6 +32,7 @@ def returned_when_freed() -> Iterator[None]:
     """Have large blocks of the host that are made inside go back to the system when they are freed.
 
     Otherwise those below 32 MiB lie in the heap, and what is freed between others stays resident.
+    A block for which the heap has a hole still lies there: few are found before a model is loaded.
     It costs a call of the system and fresh pages for each block: for loading, not for steps.
     """
     _set_large(_LARGE_BYTES)
