@@ -52,4 +52,4 @@ def test_blocks_go_back_at_once_inside_and_stay_with_the_heap_outside():
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()))
+    json.dump(measure(), sys.stdout)
