@@ -39,7 +39,7 @@ def test_who_does_not_come_is_absent_and_the_sum_fails():
 
     def attend(meeting, rank):
         meeting.say("name", "here")
-        heard = meeting.hear("name", timeout_s=1)
+        heard = meeting.hear("name", timeout_s=3)
         with pytest.raises(NoAnswer):
             meeting.add_up(interface, timeout_s=1)
         return sorted(heard)

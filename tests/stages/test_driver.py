@@ -68,7 +68,9 @@ def test_a_second_signal_ends_the_run_at_once_with_one_sentence(run, monkeypatch
     assert outcome.message.startswith("interrupted, nothing was saved yet; run the same command")
 
 
-def test_a_word_said_twice_at_once_is_one_word(run):
+def test_a_word_said_twice_at_once_is_one_word(run, monkeypatch):
+    monkeypatch.setattr(driver, "SAME_SIGNAL_S", 60.0)
+
     async def work(stop):
         os.kill(os.getpid(), signal.SIGINT)
         await stop.wait()

@@ -158,7 +158,7 @@ async def test_one_that_dies_asleep_comes_back_only_when_generators_have_the_dev
     device, signal = Device(), Signal()
     generators = {"a": Dies("a", device)}
     fleet = serving_fleet(["a"])
-    bus = make(device, Trainer(device), generators, fleet=fleet, boot_timeout_s=5.0, attempts=3)
+    bus = make(device, Trainer(device), generators, fleet=fleet, boot_timeout_s=60.0, attempts=3)
     bus._turns._changed = signal.wait
 
     async def supervise():

@@ -39,9 +39,11 @@ asyncio.run(launcher._run(planned))
 COUNT = """
 import os, time
 from pathlib import Path
-mark = Path("running") / str(os.getpid())
-mark.touch(); time.sleep(0.3)
-Path(f"seen-{os.getpid()}").write_text(str(len(list(Path("running").iterdir()))))
+mark, begun = (Path(each) / str(os.getpid()) for each in ("running", "begun"))
+mark.touch(); begun.touch()
+while len(list(begun.parent.iterdir())) < 2: time.sleep(0.01)
+time.sleep(0.3)
+Path(f"seen-{os.getpid()}").write_text(str(len(list(mark.parent.iterdir()))))
 mark.unlink()
 """
 SAVE = """
@@ -62,7 +64,8 @@ def launch(tmp_path):
     started = []
 
     def start(n_jobs, *scripts) -> subprocess.Popen:
-        (tmp_path / "running").mkdir()
+        for name in ("running", "begun"):
+            (tmp_path / name).mkdir()
         command = [sys.executable, "-c", DRIVER, str(tmp_path / "sweep"), str(n_jobs), *scripts]
         started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True))
         return started[-1]

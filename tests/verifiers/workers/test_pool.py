@@ -51,23 +51,33 @@ class Waiter(threading.Thread):
     def __init__(self, pool):
         super().__init__(daemon=True)
         self.pool, self.turn = pool, None
-        self.release = threading.Event()
+        self.begun, self.release = threading.Event(), threading.Event()
         self.start()
 
     def run(self):
         with self.pool.turn() as turn:
             self.turn = turn
-            self.release.wait(10)
+            self.begun.set()
+            self.release.wait(60)
 
     def end(self):
         self.release.set()
-        self.join(10)
+        self.join(60)
 
     def has_turn(self):
-        deadline = time.monotonic() + 0.2
-        while self.turn is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        return self.turn is not None
+        return self.begun.wait(60)
+
+    def has_none(self):
+        return not self.begun.wait(0.1)
+
+
+def _one_has_turn(*waiters):
+    """Wait until one of them has; returns whether no other has."""
+    deadline = time.monotonic() + 60
+    while not any(waiter.begun.is_set() for waiter in waiters):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return sum(not waiter.has_none() for waiter in waiters) == 1
 
 
 def _waiters(pool, number):
@@ -79,7 +89,7 @@ def _waiters(pool, number):
 def test_turns_are_bounded(pool, made):
     first, second = _waiters(pool, 2)
     third = Waiter(pool)
-    assert not third.has_turn()
+    assert third.has_none()
     first.end()
     assert third.has_turn()
     second.end()
@@ -92,10 +102,10 @@ def test_an_overdue_call_lets_one_other_begin(pool, made):
     third, fourth = Waiter(pool), Waiter(pool)
     first.turn.overdue()
     first.turn.overdue()
-    assert third.has_turn() != fourth.has_turn()
+    assert _one_has_turn(third, fourth)
     assert len(made) == 3
     second.turn.overdue()  # one spare is all there is
-    assert third.has_turn() != fourth.has_turn()
+    assert _one_has_turn(third, fourth)
     for waiter in (first, second, third, fourth):
         waiter.end()
     assert pool.alive() == 2
@@ -159,7 +169,7 @@ def test_closing_refuses_those_who_wait_and_those_who_come(pool):
     waiting = threading.Thread(target=wait)
     waiting.start()
     pool.interrupt()
-    waiting.join(5)
+    waiting.join(60)
     first.end()
     second.end()
     wait()

@@ -12,6 +12,7 @@ from rlpost.types import Verdict
 from rlpost.verifiers.base import ABSTAINED, TIMEOUT, Sample
 from rlpost.verifiers.kinds.exact import ExactConfig
 from rlpost.verifiers.kinds.function import FunctionConfig
+from rlpost.verifiers.workers import service as service_module
 from rlpost.verifiers.workers.service import MAX_ATTEMPTS, VerifierService
 
 # What the completion asks for, and otherwise its number as reward.
@@ -20,7 +21,11 @@ REWARDS = """
     def f(completions, **columns):
         text = completions[0]
         if text == "hang":
-            while True: pass
+            time.sleep(600)
+        if text == "wait":
+            while not os.path.exists(columns["marker"][0]):
+                time.sleep(0.01)
+            return [0.5]
         if text == "die":
             os._exit(3)
         if text == "die once":
@@ -96,27 +101,42 @@ async def test_a_failure_stays_with_its_sample_and_is_never_a_reward(service):
     assert service.num_lost() == 1 + MAX_ATTEMPTS
 
 
-async def test_one_hanging_sample_does_not_hold_up_the_others(service):
-    await _judge(service, "1", "1", "1", "1")
-    hanging = asyncio.create_task(_judge(service, "hang"))
-    await asyncio.sleep(0.1)
-    assert len(await _judge(service, *map(str, range(50)))) == 50
-    assert not hanging.done()
-    assert [v.error for v in await hanging] == [TIMEOUT]
+async def test_one_waiting_sample_does_not_hold_up_the_others(path, tmp_path):
+    service = VerifierService({"f": FunctionConfig(path=path, timeout_s=120.0)}, num_workers=2)
+    go = tmp_path / "go"
+    try:
+        waiting = asyncio.create_task(service.judge([_sample("wait", marker=str(go))]))
+        assert len(await _judge(service, *map(str, range(50)))) == 50
+        assert not waiting.done()
+        go.touch()
+        assert (await waiting)[0][0].reward == 0.5
+    finally:
+        service.close()
 
 
-@pytest.mark.parametrize(("spares_per_worker", "quick_wait"), [(3, False), (0, True)])
-async def test_samples_that_hang_hold_up_no_others(path, spares_per_worker, quick_wait):
-    cfg = FunctionConfig(path=path, timeout_s=10.0)
+@pytest.mark.parametrize(("spares_per_worker", "others_wait"), [(3, False), (0, True)])
+async def test_samples_that_take_long_hold_up_no_others(
+    path, tmp_path, monkeypatch, spares_per_worker, others_wait
+):
+    """Overdue at once; they end when the file is there, long before their deadline."""
+    monkeypatch.setattr(service_module, "OVERDUE_SHARE", 1e-3)
+    cfg = FunctionConfig(path=path, timeout_s=120.0)
     service = VerifierService({"f": cfg}, 2, spares_per_worker=spares_per_worker)
+    go = tmp_path / "go"
     try:
         await _judge(service, "1", "1")
-        hung = asyncio.create_task(_judge(service, "hang", "hang"))
+        long = asyncio.create_task(service.judge([_sample("wait", marker=str(go))] * 2))
         await asyncio.sleep(0.1)
-        quick = await _judge(service, *map(str, range(8)))
-        assert [v.reward for v in quick] == list(range(8))
-        assert hung.done() is quick_wait
-        assert [v.error for v in await hung] == [TIMEOUT, TIMEOUT]
+        quick = asyncio.create_task(_judge(service, *map(str, range(8))))
+        if others_wait:
+            await asyncio.wait([quick], timeout=0.5)
+            assert not quick.done()
+        else:
+            await quick
+        assert not long.done()
+        go.touch()
+        assert [v.reward for v in await quick] == list(range(8))
+        assert [v.reward for (v,) in await long] == [0.5, 0.5]
         assert [v.reward for v in await _judge(service, "7")] == [7.0]
         assert service.alive() <= 2
     finally:

@@ -64,8 +64,8 @@ def test_workers_end_when_the_parent_is_killed(tmp_path, mode):
     time.sleep(0.3)
     assert all(worker.is_running() for worker in workers)
     parent.send_signal(signal.SIGKILL)
-    parent.wait(timeout=10)
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    parent.wait(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
 
 
@@ -73,8 +73,8 @@ def test_workers_end_when_the_parent_is_killed(tmp_path, mode):
 def test_parent_that_ends_by_itself_leaves_nothing(tmp_path, mode):
     parent = _parent(tmp_path, mode)
     workers = [p for p in psutil.process_iter() if _is_worker_of(p, parent.pid)]
-    assert parent.wait(timeout=20) == 0
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert parent.wait(timeout=60) == 0
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
 
 
