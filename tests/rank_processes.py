@@ -1,6 +1,7 @@
 """Ranks as processes: a script per rank, results through a JSON file."""
 
 import json
+import os
 import random
 import socket
 import time
@@ -11,6 +12,7 @@ from forks import Forked
 
 DEADLINE_S = 800.0  # below the limit that tests of ranks have
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_port_range")  # ports that nobody chose
+MAX_WORKERS = 8  # of pytest-xdist
 
 
 def run_ranks(
@@ -43,11 +45,17 @@ def run_ranks(
 
 
 def unused_ports(count: int) -> list[int]:
-    """Ports of loopback for later: those that the kernel hands out may be taken by then."""
+    """Ports of loopback for later: those that the kernel hands out may be taken by then.
+
+    Workers of pytest-xdist draw from different ones, so that no two choose the same.
+    """
     lowest = int(RESERVED.read_text().split()[0])
+    numbers = range(lowest - 12_000, lowest)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        numbers = numbers[int(worker.removeprefix("gw")) % MAX_WORKERS :: MAX_WORKERS]
     found: list[int] = []
     while len(found) < count:
-        port = random.SystemRandom().randrange(lowest - 12_000, lowest)
+        port = random.SystemRandom().choice(numbers)
         with socket.socket() as probe:
             if port not in found and probe.connect_ex(("127.0.0.1", port)):
                 found.append(port)

@@ -24,7 +24,8 @@ from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
-STAGES = (0, 3)
+# Of one rank and of two; parity_rank.py has every stage, and no stage knows what a batch holds.
+STAGES = {1: (0,), 2: (3,)}
 SETTINGS = Settings()
 # Beta, temperature, and how many tokens of the teacher are stored; None: it is in the rank.
 DIVERGENCES = ((0.0, 1.0, None), (0.5, 2.0, None), (1.0, 1.0, None), (0.5, 2.0, 8))
@@ -55,7 +56,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     plain = AutoModelForCausalLM.from_pretrained(teacher_path, dtype=torch.float32)
     found = {}
-    for stage in STAGES if control == "none" else STAGES[:1]:
+    for stage in STAGES[world_size]:
         cfg = TrainerConfig(
             dtype=DType.float32, threads=1, num_ranks=world_size, zero_stage=stage, lr=SETTINGS.lr,
             steps=SETTINGS.steps, warmup_steps=SETTINGS.warmup_steps, logprob_chunk=64,
@@ -78,7 +79,7 @@ def main() -> None:
         for beta, temperature, top_k in DIVERGENCES:
             divergence.beta = beta if control == "none" else (beta + 0.4) % 1
             divergence.temperature = temperature
-            for tokens in SPLITS:
+            for tokens in SPLITS if control == "none" else SPLITS[:1]:
                 trainer.load(origin)
                 case = Case(train_on="assistant", max_tokens=tokens)
                 curves = {"loss": [], "grad_norm": []}

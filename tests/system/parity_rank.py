@@ -47,8 +47,8 @@ CLIP = 0.3
 STAGES = (0, 1, 2, 3)
 # Stage and number of micro-batches; a control needs those alone that it makes wrong.
 CASES = {
-    "none": [(stage, count) for stage in STAGES for count in (1, 2, 4)],
-    "local_mean": [(stage, 4) for stage in STAGES],
+    "none": [(stage, count) for stage in STAGES for count in (1, 4)],
+    "local_mean": [(2, 4)],
     "divided": [(stage, 2) for stage in STAGES],
     "divided twice": [(3, 2)],
     "no_exchange": [(2, 2)],
@@ -134,7 +134,7 @@ def _with_two_trajectories(group: Group) -> Group:
 
 
 def reference_gradient(role: type, path: str, *whole: Any) -> dict[str, torch.Tensor]:
-    """One plain backward pass over the whole optimizer batch."""
+    """One plain backward pass over the whole optimizer batch; rank 0 does it for all."""
     model = role.load_plain(path)
     role.plain_loss(model, *whole).backward()
     return {name: p.grad for name, p in model.named_parameters()}
@@ -160,7 +160,7 @@ def locally_weighted(batch: MicroBatch) -> MicroBatch:
 def adapter_differences(
     path: str, rank: int, world_size: int, ports: Iterator[int], place: Path
 ) -> dict[str, float]:
-    """What updates make of adapters, at every stage, against plain peft in one process."""
+    """What updates make of adapters, at every stage, against plain peft in rank 0 alone."""
     groups, advantages = PolicyRole.groups()
     packed = pack_into(groups, advantages, num_ranks=world_size, num_micro_batches=2)
     found, expected = {}, {}
@@ -173,8 +173,8 @@ def adapter_differences(
             max_grad_norm=1e9,  # peft's scores are made of gradients before they are clipped
             lr=1e-2,
         )
-        if kind not in expected:
-            start = adapter_parity.start_from(path, kind, place / f"{kind}-{rank}")
+        start = adapter_parity.start_from(path, kind, place / f"{kind}-{rank}")
+        if rank == 0 and kind not in expected:
             loss = partial(
                 PolicyRole.plain_loss, groups=groups, advantages=advantages, batches=packed.batches
             )
@@ -196,7 +196,8 @@ def adapter_differences(
             assert all(each == everywhere[0] for each in everywhere), everywhere
             assert set(everywhere[0].values()) - {4}, "no rank was taken away"
         built.close()
-        found[f"{kind}, stage {stage}"] = adapter_parity.difference(ours, expected[kind])
+        if rank == 0:
+            found[f"{kind}, stage {stage}"] = adapter_parity.difference(ours, expected[kind])
     return found
 
 
@@ -209,7 +210,7 @@ def main() -> None:
     if control == "no_exchange":
         sequence_parallel._Exchanged.apply = lambda rows, group: rows
     sharing = 2 if control in ("divided", "divided twice", "no_exchange") else 1
-    found = {}
+    found, expected = {}, {}
     for stage, count in CASES[control]:
         groups, advantages = role.groups()
         packed = pack_into(
@@ -238,8 +239,11 @@ def main() -> None:
         built.forward_backward(mine, role.objective)
         ours = engine_gradient(role.parameters(built.module), plain=stage == 0)
         built.close()
-        theirs = reference_gradient(role, path, groups, advantages, batches)
-        found[f"stage {stage}, {count} micro-batches"] = relative_difference(ours, theirs)
+        if rank == 0:
+            if count not in expected:  # a critic's returns depend on the split
+                expected[count] = reference_gradient(role, path, groups, advantages, batches)
+            case = f"stage {stage}, {count} micro-batches"
+            found[case] = relative_difference(ours, expected[count])
     if role is PolicyRole and control == "none":
         found |= adapter_differences(path, rank, world_size, available, Path(result).parent)
     if rank == 0:

@@ -32,6 +32,8 @@ from rlpost.training.settings import DType, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
 ROWS = 8
+# Of one rank and of two; parity_rank.py has every stage, and no stage knows what a batch holds.
+STAGES = {1: (0,), 2: (2, 3)}
 LOSS = BradleyTerryConfig(centre=0.05, margin_column="margin")
 
 
@@ -110,7 +112,7 @@ def main() -> None:
     found = {}
     for kind, path in zip(KINDS, paths, strict=True):
         head, objective, pack_rows, weight = KINDS[kind]
-        for stage in (2,) if control == "local" else (0, 1, 2, 3):
+        for stage in (2,) if control == "local" else STAGES[world_size]:
             place = Rank(
                 rank=rank, world_size=world_size, master_address="127.0.0.1",
                 master_port=next(available),

@@ -29,7 +29,8 @@ from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
-STAGES = (0, 1, 2, 3)
+# Of one rank and of two; parity_rank.py has every stage, and no stage knows what a batch holds.
+STAGES = {1: (0,), 2: (2, 3)}
 SETTINGS = Settings()
 MASKS = ("assistant", "last", "all")
 CONTROLS = ("local mean", "no end of turn", "everything trained")
@@ -103,7 +104,7 @@ def main() -> None:
     path, rank, world_size, ports, result, control = sys.argv[1:]
     rank, world_size = int(rank), int(world_size)
     available = iter(json.loads(Path(ports).read_text()))
-    stages, cases = STAGES, CASES
+    stages, cases = STAGES[world_size], CASES
     if control == "each":
         stages = (2,)
         cases = [Case(train_on="assistant", max_tokens=300, control=each) for each in CONTROLS]

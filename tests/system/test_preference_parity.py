@@ -34,7 +34,7 @@ def plain(tiny_untied_model, reference_path):
 
 def run(tmp_path, models, *, ranks, control):
     first = list(map(str, models))
-    return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=4)
+    return run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control=control, num_ports=2)
 
 
 @pytest.fixture(scope="module", params=[1, 2])

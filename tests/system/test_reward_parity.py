@@ -50,8 +50,8 @@ def compared(tmp_path, plain, found) -> list[float]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_gradients_are_those_of_the_plain_loop(tmp_path, models, plain, ranks):
-    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=models, control="none", num_ports=8)
-    assert len(found) == 32  # 2 kinds, 4 stages, 4 ways to split a batch
+    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=models, control="none", num_ports=4)
+    assert len(found) == ranks * 8  # as many stages, 2 kinds, 4 ways to split a batch
     for (case, each), gap in zip(found.items(), compared(tmp_path, plain, found), strict=True):
         loss, _ = plain[case.split(", ")[0]]
         assert each["loss"] == pytest.approx(loss, rel=1e-5), case

@@ -37,9 +37,9 @@ def gaps(found: dict, theirs: Curves) -> tuple[float, float]:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_curves_are_those_of_the_plain_loop(tmp_path, tiny_untied_model, plain, ranks):
     found = run_ranks(
-        SCRIPT, tmp_path, ranks=ranks, first=[str(tiny_untied_model)], control="none", num_ports=4
+        SCRIPT, tmp_path, ranks=ranks, first=[str(tiny_untied_model)], control="none", num_ports=2
     )
-    assert len(found) == 36  # 4 stages, 3 masks, 3 ways to split a batch
+    assert len(found) == ranks * 9  # as many stages, 3 masks, 3 ways to split a batch
     for case, curves in found.items():
         theirs = plain[case.split(", ")[1]]
         first, later = gaps(curves, theirs)
