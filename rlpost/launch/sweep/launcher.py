@@ -9,9 +9,7 @@ with it. Why not hydra's joblib launcher: docs/decisions/0013.
 """
 
 import asyncio
-import ctypes
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -25,6 +23,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 from rlpost.bounds import check_config, number, option
+from rlpost.child_processes import ends_with_us
 from rlpost.config.quoting import quoted
 from rlpost.errors import UserError
 from rlpost.launch.sweep.names import key_of
@@ -35,7 +34,6 @@ from rlpost.tracking.files.sweep_record import MemberRecord, MemberState, write_
 log = logging.getLogger(__name__)
 
 PROGRAM = (sys.executable, "-m", "rlpost.cli.main")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OURS = ("run.name", "tracking.group")  # options that the sweep itself gives its members
 
 
@@ -133,7 +131,7 @@ class ProcessLauncher(Launcher):
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C comes from us, once
-                preexec_fn=_end_with_parent(os.getpid()),
+                preexec_fn=ends_with_us(sent=signal.SIGTERM),  # it saves and ends
             )
         running[record.name] = process
         record = replace(record, state=MemberState.running)
@@ -157,17 +155,21 @@ class RayJobLauncher(ProcessLauncher):
         super().__init__(n_jobs)
         self.address = address
 
-    def command(self, sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
-        """Return the command that submits one member, under its own name.
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        """Remember the sweep.
 
         Raises:
             UserError: the sweep's YAML lies where the cluster does not look.
         """
-        if sweep.found_by:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if self._sweep.found_by:
             raise UserError(
-                f"hydra/launcher=ray_jobs: {sweep.found_by[0]} is not known on the cluster; put "
-                "the YAML into configs/ of the installed package"
+                f"hydra/launcher=ray_jobs: {self._sweep.found_by[0]} is not known on the cluster; "
+                "put the YAML into configs/ of the installed package"
             )
+
+    def command(self, sweep: Sweep, name: str, overrides: list[str], *, group: str) -> list[str]:
+        """Return the command that submits one member, under its own name."""
         where = [] if self.address is None else ["--address", self.address]
         options = member_options(name, overrides, group)
         return [*PROGRAM, "submit", *where, "--name", name, sweep.stage, *options]
@@ -190,17 +192,6 @@ def _last_words(path: Path, code: int) -> str:
     text = path.read_text(encoding="utf-8", errors="replace").rstrip()
     said = text.rpartition("error: ")[2] if "error: " in text else text.rpartition("\n")[2]
     return killed or " ".join(said.split())[-600:]
-
-
-def _end_with_parent(parent_pid: int) -> Any:
-    libc = ctypes.CDLL(None)  # loaded before the fork
-
-    def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # it saves and ends
-        if os.getppid() != parent_pid:
-            os._exit(1)
-
-    return in_child
 
 
 def _job_return(config: Any, overrides: list[str], record: MemberRecord) -> JobReturn:

@@ -1,28 +1,27 @@
 """``-m``: one command, several runs.
 
 Owns what a sweep is: its name, directory and varying options, and the record of a member before
-it starts. Refuses to own which members there are (hydra's sweeper) and that they run (running.py).
-Invariant: a member is a run like any other, with a name, directory and W&B run of its own.
+it starts. Refuses to own which members there are (members.py, hydra's sweeper) and that they run
+(running.py). Invariant: a member is a run like any other, with a name, directory and W&B run of its
+own.
 """
 
 import argparse
-import itertools
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Glob
-
 from rlpost.config.quoting import quoted
 from rlpost.control.result_metrics import BestMode
 from rlpost.errors import UserError
+from rlpost.launch.sweep.members import members_of, refuse_hopeless_search, refuse_wrong_members
 from rlpost.launch.sweep.names import key_of, member_name, sweep_name, varying
 from rlpost.tracking.files.sweep_record import MemberRecord
 
 LAUNCHER = "hydra/launcher"
-_MOST_CHECKED = 64  # members, before a sweep of which none can run is left to say so itself
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # every combination of values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +55,14 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
 
     Raises:
         HydraException, OmegaConfBaseException: the options cannot be composed.
-        UserError: the run's name or place cannot be one, or no member could run.
+        UserError: the run's name or place cannot be one, or a member cannot run.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     from hydra_plugins.rlpost import register
     from rlpost.bounds import check_config
-    from rlpost.config.compose import checked, compose_command
+    from rlpost.config.compose import compose_command
 
     register()
     flags = [
@@ -74,19 +73,10 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     searched = [each for each in args.overrides if key_of(each) == "hydra.searchpath"]
     choices = [] if _chooses(args.overrides, LAUNCHER) else [f"{LAUNCHER}=processes"]
     parsed = OverridesParser.create().parse_overrides(args.overrides)
-    first = [*next(_members(args.overrides, parsed, stage=stage)), *choices]
-    composed = compose_command(args, first, stage=stage, with_hydra=True)
+    first = next(members_of(args.overrides, parsed, stage=stage))
+    composed = compose_command(args, [*first, *choices], stage=stage, with_hydra=True)
     check_config(OmegaConf.to_object(composed.run), "run")
-    keys = [each.get_key_element() for each in parsed if each.is_sweep_override()]
-    searched_for = list(map(str, composed.hydra.sweeper.get("params") or ()))
-    keys += [key for key in searched_for if key not in keys]
-    if not searched_for and not any(each.is_interval_sweep() for each in parsed):
-        _refuse_hopeless(
-            _members(args.overrides, parsed, stage=stage),
-            lambda member: checked(
-                compose_command(args, [*member, *choices], stage=stage), stage=stage
-            ),
-        )
+    keys = _keys_of_checked_members(args, composed, choices=choices, stage=stage)
     name = sweep_name(composed.run.name or stage, keys=keys)
     directory = Path(composed.run.dir).expanduser() / name
     place_override = f"hydra.sweep.dir={quoted(str(directory))}"
@@ -104,6 +94,37 @@ def plan_sweep(args: argparse.Namespace, *, stage: str) -> Sweep:
     )
 
 
+def _keys_of_checked_members(
+    args: argparse.Namespace, composed: Any, *, choices: Sequence[str], stage: str
+) -> list[str]:
+    """Return which options vary, after every member that is known by now was checked.
+
+    Raises:
+        UserError: a member cannot run; of a search, none of the examples can.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from rlpost.config.compose import checked, compose_command
+
+    params = composed.hydra.sweeper.get("params") or {}
+    texts = [*(f"{key}={value}" for key, value in params.items()), *args.overrides]
+    parsed = OverridesParser.create().parse_overrides(texts)
+    swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+    keys = [key for key, several in swept.items() if several]
+    members = members_of(texts, parsed, stage=stage)
+
+    def check(member: list[str]) -> None:
+        checked(compose_command(args, [*member, *choices], stage=stage), stage=stage)
+
+    if composed.hydra.sweeper._target_ == _GRID:
+        _refuse_intervals(parsed)
+        _check_batch(composed.hydra.sweeper.get("max_batch_size"))
+        refuse_wrong_members(list(members), check, keys=keys, stage=stage)
+    else:
+        refuse_hopeless_search(members, check, stage=stage)
+    return keys
+
+
 def _ranking(composed: Any) -> tuple[str | None, bool | None]:
     """Return what ranks the members: the search's metric, or else that of the best checkpoint."""
     if (metric := composed.hydra.sweeper.get("metric")) is not None:
@@ -118,37 +139,20 @@ def _chooses(overrides: Sequence[str], group: str) -> bool:
     return any(key_of(each) == group for each in overrides)
 
 
-def _members(texts: Sequence[str], parsed: Sequence[Any], *, stage: str) -> Iterator[list[str]]:
-    """Yield the overrides of each member; of an interval, where it starts."""
-    from rlpost.config.explain import known_choices
-
-    choices = []
-    for text, each in zip(texts, parsed, strict=True):
-        key = each.get_key_element()
-        if not each.is_sweep_override():
-            choices.append([text])
-        elif each.is_interval_sweep():
-            choices.append([f"{key}={each.value().start}"])
-        elif isinstance(each.value(), Glob):
-            names = each.value().filter(known_choices(each.key_or_group, stage=stage))
-            choices.append([f"{key}={name}" for name in names])
-        else:
-            choices.append([f"{key}={value}" for value in each.sweep_string_iterator()])
-    return map(list, itertools.product(*choices))
+def _check_batch(size: object) -> None:
+    """Raise UserError: hydra's sweeper would end with an assertion."""
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        raise UserError(
+            f"hydra.sweeper.max_batch_size must be at least 1, got {size}; null runs all members "
+            "as one batch"
+        )
 
 
-def _refuse_hopeless(members: Iterable[list[str]], check: Callable[[list[str]], object]) -> None:
-    """Raise what ``check`` says of the first member, if it refuses every one."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    first: Exception | None = None
-    for member in itertools.islice(members, _MOST_CHECKED):
-        try:
-            check(member)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            first = first or error
-        else:
-            return
-    if first is not None:
-        raise first
+def _refuse_intervals(parsed: Sequence[Any]) -> None:
+    """Raise UserError for an option whose values only a search can choose."""
+    for each in parsed:
+        if each.is_interval_sweep():
+            raise UserError(
+                f"{each.input_line}: only a search chooses values of an interval; add "
+                f"sweep=optuna, or list the values, as in {each.get_key_element()}=A,B"
+            )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -153,8 +154,9 @@ def test_a_ray_job_is_a_submission_under_the_members_name():
     command = launcher.command(_sweep(), "x-seed=1", ["seed=1"], group="s")
     assert command[3:] == ["submit", "--address", "http://head:8265", "--name", "x-seed=1", "rl",
                            "seed=1", "run.name='x-seed=1'", "tracking.group='s'"]  # fmt: skip
+    task = SimpleNamespace(sweep=_sweep(found_by=("--config-dir=x",)))
     with pytest.raises(UserError, match="is not known on the cluster"):
-        launcher.command(_sweep(found_by=("--config-dir=x",)), "a", [], group="s")
+        launcher.setup(hydra_context=None, task_function=task, config=None)
 
 
 def test_at_least_one_member_runs_at_a_time():

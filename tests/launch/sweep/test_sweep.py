@@ -44,11 +44,6 @@ def test_a_recipe_may_say_what_varies_and_what_ranks():
     assert (sweep.metric, sweep.lowest_first) == ("actor/ppo_kl", None)  # by its name
 
 
-def test_options_that_exist_only_with_a_swept_choice_are_understood():
-    argv = ["-m", "verifier=function,math", "verifier.path=a.py:f"]  # math has no path
-    assert planned(argv).keys == ("verifier",)
-
-
 def test_yaml_beside_the_package_is_given_to_the_members(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
@@ -76,16 +71,39 @@ def test_a_sweep_of_which_no_member_could_run_is_refused(argv):
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["-m", "seed=1,2", "trainer.lr=1e-6,-1"],
+         r"2 of the 4 members .* none was started; seed=1, trainer\.lr=-1: trainer\.lr must be in"),
+        (["-m", "+hydra.sweeper.params.seed='1,-1'"], r"1 of the 2 .*; seed=-1: seed must be in"),
+        (["-m", "verifier=function,math", "verifier.path=a.py:f"], r"=math: verifier\.path"),
+        (["-m", "algorithm=ppo", "critic.enabled=true,false"], r"critic\.enabled=False: .*critic"),
+        (["-m", "trainer.lr=1e-5,0.00001"], r"member trainer\.lr=1e-05 twice"),
+        (["-m", "seed=1,2", "hydra.sweeper.max_batch_size=0"], r"max_batch_size must be .* got 0"),
+        (["-m", "trainer.lr=interval(1e-6,1e-5)"], r"only a search .* sweep=optuna, or list"),
+    ],
+)  # fmt: skip
+def test_one_wrong_member_is_named_before_any_other_runs(argv, said):
+    with pytest.raises(UserError, match=said):
+        planned(argv)
+
+
+@pytest.mark.parametrize(
     "argv",
     [
-        ["-m", "trainer.lr=-1,1e-6"],  # one of its members can run
         ["-m", "seed=1,2", "hydra.launcher.n_jobs=2"],  # an option of the launcher left open
-        ["-m", "algorithm=ppo", "critic.enabled=false,true"],
+        ["-m", "loss=glob(c*)", "algorithm=grpo,rloo"],
         ["-m", "sweep=optuna", "trainer.lr=interval(0,1e-4)"],  # lr=0 is no member
+        ["-m", "sweep=optuna", "trainer.lr=-1,1e-6"],  # a search learns from failures
     ],
 )
-def test_a_sweep_with_a_member_that_can_run_goes_on(argv):
+def test_a_sweep_whose_members_can_run_goes_on(argv):
     assert planned(argv).argv
+
+
+def test_a_search_of_which_nothing_can_run_is_refused():
+    with pytest.raises(UserError, match=r"trainer\.steps must be in"):
+        planned(["-m", "sweep=optuna", "trainer.steps=-1"])
 
 
 def test_a_sweep_prints_no_configuration():
