@@ -93,7 +93,21 @@ def require_vllm_architecture(name: str, *, field: str) -> None:
         )
 
 
-def require_vllm_adapters(name: str, *, field: str, way_out: str) -> None:
-    """Raises UserError: engines of an architecture can hold no adapter beside it."""
+def require_vllm_adapters(
+    name: str, *, has_experts: bool, on_gpu: bool, field: str, way_out: str
+) -> None:
+    """Check that engines of an architecture can hold an adapter beside it.
+
+    vLLM prepares routed experts for adapters wherever it holds any, also for those that leave the
+    experts alone, and of its kernels for experts only those of GPUs can be prepared.
+
+    Raises:
+        UserError: they cannot.
+    """
     if not holds_adapters(name):
         raise UserError(f"{field}: the installed vLLM can hold no adapter beside {name}; {way_out}")
+    if has_experts and not on_gpu:
+        raise UserError(
+            f"{field}: on a CPU the installed vLLM can hold no adapter beside the experts of "
+            f"{name}, for its kernel of experts knows none; {way_out}"
+        )

@@ -211,17 +211,24 @@ def refuse_sleep(generator: GeneratorConfig) -> None:
 
 
 def adapter_capacity(
-    adapter: Adaptation | None, *, architecture: str, max_staleness: int
+    adapter: Adaptation | None,
+    *,
+    architecture: str,
+    has_experts: bool,
+    device: Device,
+    max_staleness: int,
 ) -> AdapterCapacity | None:
     """Return the room for adapters that engines need; None: whole models are pushed to them.
 
     Args:
         adapter: what is trained on the policy.
         architecture: the policy's.
+        has_experts: whether the policy is a mixture of experts.
+        device: where engines run.
         max_staleness: steps by which training may lag.
 
     Raises:
-        UserError: engines can hold no adapter of that kind, of that rank or on that architecture.
+        UserError: engines can hold no adapter of that kind, of that rank or beside that model.
     """
     if adapter is None:
         return None
@@ -230,7 +237,11 @@ def adapter_capacity(
     if adapter.served is not Served.adapter:
         return None
     require_vllm_adapters(
-        architecture, field="model.path", way_out="train all weights with adapter=none"
+        architecture,
+        has_experts=has_experts,
+        on_gpu=device is Device.cuda,
+        field="model.path",
+        way_out="train all weights with adapter=none",
     )
     rank = engine_rank(adapter.config.served_rank)
     return AdapterCapacity.of(rank=rank, max_staleness=max_staleness)

@@ -111,6 +111,8 @@ def plan_sampling(
     adapters = adapter_capacity(
         policy.adapter,
         architecture=policy.directory.config.architectures[0],
+        has_experts=model_shape(policy.path).experts is not None,
+        device=device,
         max_staleness=cfg.rl.max_staleness,
     )
     generator = resolve_pushed(

@@ -18,6 +18,7 @@ from rlpost.data.dataset import DataConfig, PromptDataset
 from rlpost.data.encoder import PromptTooLong
 from rlpost.errors import UserError
 from rlpost.evaluation.scores import measured_names
+from rlpost.models.shape import model_shape
 from rlpost.rollout.device_defaults import shortest_length
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
 from rlpost.stages.policy import CheckedPolicy
@@ -88,7 +89,13 @@ def plan_suites(
         field="evaluation.max_tokens",
         trainer=cfg.trainer,
     )
-    adapters = adapter_capacity(policy.adapter, architecture=architecture, max_staleness=0)
+    adapters = adapter_capacity(
+        policy.adapter,
+        architecture=architecture,
+        has_experts=model_shape(policy.path).experts is not None,
+        device=device,
+        max_staleness=0,
+    )
     generator = resolve_pushed(generator, cfg, device=device, adapters=adapters, runs_ahead=False)
     assert generator.max_model_len is not None
     longest = generator.max_model_len - evaluation.max_tokens

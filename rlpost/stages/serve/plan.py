@@ -84,7 +84,13 @@ def prepare(cfg: ServeConfig, *, directory: RunDirectory) -> ServePlan:
     require_vllm_architecture(architecture, field="model.path")
     if cfg.serve.max_adapters > 0:
         way_out = "serve it alone with serve.max_adapters=0, or what rlpost merge makes of both"
-        require_vllm_adapters(architecture, field="model.path", way_out=way_out)
+        require_vllm_adapters(
+            architecture,
+            has_experts=model_shape(str(base.directory.path)).experts is not None,
+            on_gpu=has_cuda(),
+            field="model.path",
+            way_out=way_out,
+        )
     engine = _resolved(cfg.generator, base)
     # Each raises where the base cannot be served; the engine reads generation_config.json, too.
     _ = base.tokenizer, base.shapes, stop_token_ids(base.directory)

@@ -1,5 +1,7 @@
 """What vLLM can run, read from its source instead of imported."""
 
+from functools import partial
+
 import pytest
 
 from rlpost.errors import UserError
@@ -38,7 +40,14 @@ def test_without_a_registry_the_engine_decides(monkeypatch):
 
 def test_architectures_that_hold_no_adapter_are_refused():
     """By their class, by one that it is derived from in another file, or through transformers."""
+    require = partial(
+        require_vllm_adapters,
+        has_experts=False,
+        on_gpu=False,
+        field="adapter",
+        way_out="leave it out",
+    )
     for name in ("Qwen3MoeForCausalLM", "MistralForCausalLM", "GPTNeoXForCausalLM"):
-        require_vllm_adapters(name, field="adapter", way_out="leave it out")
+        require(name)
     with pytest.raises(UserError, match=r"^adapter: .* no adapter beside GPT2LMHeadModel; leave"):
-        require_vllm_adapters("GPT2LMHeadModel", field="adapter", way_out="leave it out")
+        require("GPT2LMHeadModel")

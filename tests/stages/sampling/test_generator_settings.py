@@ -27,8 +27,9 @@ def trained(**options) -> Adaptation:
     )
 
 
-def capacity(adapter, *, max_staleness=0, architecture="LlamaForCausalLM"):
-    return adapter_capacity(adapter, architecture=architecture, max_staleness=max_staleness)
+def capacity(adapter, **changes):
+    options = {"architecture": "LlamaForCausalLM", "has_experts": False, "device": Device.cpu}
+    return adapter_capacity(adapter, **{**options, "max_staleness": 0, **changes})
 
 
 @pytest.mark.parametrize(("rank", "room"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
@@ -54,6 +55,16 @@ def test_an_architecture_that_holds_no_adapter_is_refused():
     assert capacity(trained(merges="earlier"), architecture="GPT2LMHeadModel") is None
     with pytest.raises(UserError, match=r"no adapter beside GPT2LMHeadModel; .*adapter=none"):
         capacity(trained(rank=8), architecture="GPT2LMHeadModel")
+
+
+def test_a_mixture_of_experts_holds_adapters_on_gpus_alone():
+    mixture = {"architecture": "Qwen3MoeForCausalLM", "has_experts": True}
+    assert capacity(trained(rank=8), **mixture, device=Device.cuda) is not None
+    assert capacity(trained(merges="earlier"), **mixture) is None  # it is pushed whole
+    with pytest.raises(
+        UserError, match=r"on a CPU .* Qwen3MoeForCausalLM, .*adapter=none"
+    ):
+        capacity(trained(rank=8), **mixture)
 
 
 def sleep(
