@@ -77,6 +77,7 @@ class ToyJob:
     group: ToyGroup
     losses: list[float | None] | None  # of steps 0, 1, ...; None: nothing is held out
     kill_before: int | None = None
+    stop_after: int | None = None  # the step after which somebody asks it to stop
 
     async def begin(self, record):
         pass
@@ -88,6 +89,8 @@ class ToyJob:
         record.add({"toy/updates": float(self.group.updates), "perf/trained_tokens": TOKENS})
 
     async def evaluate(self, record):
+        if self.run.step == self.stop_after:
+            self.run.stop.set()
         if self.losses is None:
             return False
         with record.timed("testing"):
@@ -102,7 +105,7 @@ class ToyJob:
         pass
 
 
-def run_toy(root, cfg, losses, *, kill_before=None, group=None):
+def run_toy(root, cfg, losses, *, kill_before=None, stop_after=None, group=None):
     """Run, or resume, in ``root``; returns the run after its end."""
     directory = RunDirectory(root=Path(root))
     store = CheckpointStore(directory.checkpoints, keep=cfg.checkpoint.keep)
@@ -128,7 +131,9 @@ def run_toy(root, cfg, losses, *, kill_before=None, group=None):
         tracker=tracker,
     )
     group = run.trained["model"] = group or ToyGroup()
-    job = ToyJob(run=run, group=group, losses=losses, kill_before=kill_before)
+    job = ToyJob(
+        run=run, group=group, losses=losses, kill_before=kill_before, stop_after=stop_after
+    )
     status = asyncio.run(run_loop(job, run))
     tracker.close(status)
     return run

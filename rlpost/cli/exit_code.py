@@ -10,6 +10,7 @@ import os
 import textwrap
 from collections.abc import Callable
 
+from rlpost import stop_signals
 from rlpost.disk import FULL
 from rlpost.errors import InfrastructureError, RunFailed, UserError
 
@@ -22,22 +23,28 @@ def exit_code(command: Callable[[], int], *, stage: str | None = None) -> int:
     ``stage`` is whose options the command reads, if it reads any.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would swallow the exception and exit 1
-    try:
-        return command()
-    except UserError as error:
-        return _say(str(error), 2)
-    except (RunFailed, InfrastructureError) as error:
-        return _say(f"the run failed: {error}", 1)
-    except Exception as error:  # noqa: BLE001 - loud, and a sweep's other members still run
-        return _other(error, stage)
-    except KeyboardInterrupt:
-        return _say("interrupted before anything could be saved", 130)
+    with stop_signals.raising():
+        try:
+            return command()
+        except KeyboardInterrupt:
+            return _interrupted()
+        except Exception as error:  # noqa: BLE001 - loud, and a sweep's other members still run
+            # Whoever is interrupted while it imports may call what it imported missing.
+            return _interrupted() if stop_signals.came() else _failed(error, stage)
 
 
-def _other(error: Exception, stage: str | None) -> int:
+def _interrupted() -> int:
+    return _say("interrupted; what was saved is kept, and the same command goes on", 130)
+
+
+def _failed(error: Exception, stage: str | None) -> int:
     """Say what may be the user's fault or the disk's; anything else is shown with its traceback."""
     from rlpost.config.explain import COMPOSITION_ERRORS, explain
 
+    if isinstance(error, UserError):
+        return _say(str(error), 2)
+    if isinstance(error, RunFailed | InfrastructureError):
+        return _say(f"the run failed: {error}", 1)
     if stage is not None and isinstance(error, COMPOSITION_ERRORS):
         return _say(explain(error, stage=stage), 2)
     if isinstance(error, OSError) and error.errno in FULL:

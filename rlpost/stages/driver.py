@@ -3,7 +3,7 @@
 Owns the order of set-up and tear-down and what signals mean. Refuses to own the loop
 (loop.py) and what a stage does.
 Invariant: the first Ctrl-C or SIGTERM ends the run at the next whole unit of work, saved;
-the second ends it at once.
+the second, and one that comes before set-up is complete, ends it at once.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlpost import stop_signals
 from rlpost.checkpoint.manifest import read_manifest
 from rlpost.checkpoint.store import CheckpointStore
 from rlpost.cluster.session import Session
@@ -70,6 +71,7 @@ def run_stage(stage: Stage, cfg: Any, resolved: dict[str, Any]) -> RunOutcome:
     with without_collection():  # it imports most of what a run needs
         cfg, device = on_its_device(cfg)
         plan = stage.part("plan")(cfg, directory=directory, device=device)
+    stop_signals.heed()
     longer = "trainer.epochs" if cfg.trainer.steps is None else "trainer.steps"
     cfg = plan.cfg  # which has the number of steps, where data decides it
     store.require_space(checkpoint_bytes_of(plan.roles), num_kept=cfg.checkpoint.num_kept)
@@ -140,7 +142,8 @@ def _farewell(status: RunStatus, run: Run, *, at_once: bool) -> str:
         saved = run.store.latest(hashes=False)
         where = "the last checkpoint is" if at_once else "saved as"
         where = f"{where} {saved}" if saved else "nothing was saved yet"
-        return f"interrupted, {where}; run the same command again to resume"
+        on = "resume" if saved else "begin anew"
+        return f"interrupted, {where}; run the same command again to {on}"
     report = f"\nreport: {directory.report}" if directory.report.exists() else ""
     why = f"{run.ending}\n" if run.ending else ""
     return f"{why}model: {directory.export}{report}"
@@ -157,11 +160,13 @@ def _setup_words(run: Run, plan: Plan, *, step: int | None) -> list[str]:
 
 
 async def _drive(stage: Stage, plan: Plan, run: Run) -> RunStatus:
-    listen_for_signals(run.stop)
+    begun = asyncio.Event()
+    listen_for_signals(run.stop, begun=begun)
     start = time.perf_counter()
     with Session(run.cfg.cluster, step_bytes=plan.step_size.bytes) as run.session:
         async with aclosing(run), stage.part("boot")(plan, run) as job:
             log.info("set-up took %.1f s", time.perf_counter() - start)
+            begun.set()
 
             def dump(error: BaseException) -> None:
                 if isinstance(error, RunStuck):
@@ -197,8 +202,11 @@ async def guarded(
         await asyncio.gather(task, guard, return_exceptions=True)
 
 
-def listen_for_signals(stop: asyncio.Event) -> None:
-    """Have the first Ctrl-C or SIGTERM set ``stop``, and the second cancel the current task."""
+def listen_for_signals(stop: asyncio.Event, *, begun: asyncio.Event) -> None:
+    """Have the first Ctrl-C or SIGTERM set ``stop``, and the second cancel the current task.
+
+    Until ``begun`` is set there is nothing to save, so the first one cancels the task, too.
+    """
     loop = asyncio.get_running_loop()
     main_task = asyncio.current_task()
     assert main_task is not None
@@ -207,16 +215,19 @@ def listen_for_signals(stop: asyncio.Event) -> None:
 
     def on_signal(name: str) -> None:
         nonlocal first_s
-        if not stop.is_set():
-            first_s = time.monotonic()
-        elif time.monotonic() - first_s < SAME_SIGNAL_S:
-            return
         if stop.is_set():
+            if time.monotonic() - first_s < SAME_SIGNAL_S:
+                return
             log.warning("second %s: stopping without saving", name)
             main_task.cancel()
-        else:
+            return
+        first_s = time.monotonic()
+        stop.set()
+        if begun.is_set():
             log.warning("%s: saving after the work in progress; again to stop at once", name)
-            stop.set()
+        else:
+            log.warning("%s: stopping at once", name)
+            main_task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number.name)

@@ -94,11 +94,10 @@ async def _steps(job: Job, run: Run, progress: Progress) -> RunStatus:
             record.add(performance(record.metrics, time.monotonic() - start_s))
             _report(run, record)
     except Interrupted:
-        await progress.save()
+        await progress.save_steps()
         return RunStatus.interrupted
     except (NothingLearned, VerifiersFailing, NothingToPrefer):
-        if run.step > 0:  # before the first step there is nothing to keep
-            await progress.save()
+        await progress.save_steps()
         raise
     await progress.saved()
     await progress.choose_exported()

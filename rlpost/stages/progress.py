@@ -124,9 +124,10 @@ class Progress:
         kept = {name: each.state_dict() for name, each in self._run.kept.items()}
         return {"stage": self._run.stage, "step": self._run.step, **kept}
 
-    async def save(self) -> None:
-        """Save the state after the last whole step and wait until it is safe."""
-        await self.begin_save()
+    async def save_steps(self) -> None:
+        """Save the state after the last whole step, if there is one; wait until it is safe."""
+        if self._run.step > 0:
+            await self.begin_save()
         await self.saved()
 
     async def begin_save(self) -> None:

@@ -1,9 +1,13 @@
 """How commands end: in words where the reason is known, loudly where it is not."""
 
+import contextlib
 import errno
+import os
+import signal
 
 import pytest
 
+from rlpost import stop_signals
 from rlpost.cli.exit_code import exit_code
 from rlpost.errors import InfrastructureError, RunFailed, UserError
 
@@ -39,3 +43,44 @@ def test_known_reasons_are_said_without_a_traceback(error, code, words, capfd):
 def test_other_errors_are_loud(error, capfd):
     assert exit_code(_raising(error)) == 1
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in stop_signals.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", stop_signals.SIGNALS)
+def test_a_signal_before_anything_runs_is_an_interruption(number, handlers, capfd):
+    def command():
+        os.kill(os.getpid(), number)
+
+    assert exit_code(command) == 130
+    os.kill(os.getpid(), number)  # a second one while the process ends: nothing is left to stop
+    assert capfd.readouterr().err.startswith("error: interrupted")
+
+
+def test_a_library_that_catches_everything_cannot_hide_a_signal(handlers, capfd):
+    def imported():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def misled():
+        imported()
+        raise UserError("model.path: there is no module LlamaConfig")
+
+    def went_on():
+        imported()
+        stop_signals.heed()
+        raise AssertionError("it would start a run")
+
+    def nested():
+        imported()
+        return exit_code(went_on)  # as the command of a stage within hydra's
+
+    assert exit_code(misled) == 130 and exit_code(went_on) == 130 and exit_code(nested) == 130
+    assert "LlamaConfig" not in capfd.readouterr().err
+    assert exit_code(lambda: 0) == 0 and not stop_signals.came()  # the next command begins anew

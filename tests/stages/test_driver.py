@@ -36,11 +36,14 @@ STAGE = SimpleNamespace(name="rl", part={"plan": prepare}.__getitem__)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a driver whose loop is ``work``, and return the outcome."""
+    """Run a driver whose loop is ``work``, or whose set-up if it has not begun."""
 
-    def run_with(work):
+    def run_with(work, *, has_begun=True):
         async def drive(stage, plan, run):
-            driver.listen_for_signals(run.stop)
+            begun = asyncio.Event()
+            driver.listen_for_signals(run.stop, begun=begun)
+            if has_begun:
+                begun.set()
             return await work(run.stop)
 
         monkeypatch.setattr(driver, "_drive", drive)
@@ -66,6 +69,27 @@ def test_a_second_signal_ends_the_run_at_once_with_one_sentence(run, monkeypatch
     outcome = run(work)
     assert outcome.exit_code == 130 and torn_down
     assert outcome.message.startswith("interrupted, nothing was saved yet; run the same command")
+
+
+def test_a_signal_during_set_up_ends_it_at_once(run, monkeypatch):
+    """Nothing is lost, and loading a large model may take ten more minutes."""
+    monkeypatch.setattr(driver, "SAME_SIGNAL_S", 60.0)
+    torn_down = []
+
+    async def work(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # as launchers do: the tear-down is not cut short
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            torn_down.append(True)
+
+    outcome = run(work, has_begun=False)
+    assert outcome.exit_code == 130 and torn_down
+    assert outcome.message == (
+        "interrupted, nothing was saved yet; run the same command again to begin anew"
+    )
 
 
 def test_a_word_said_twice_at_once_is_one_word(run, monkeypatch):

@@ -37,7 +37,6 @@ class EvaluationRun:
     session: Session
     tracker: Trackers
     file: AnswersFile
-    stop: asyncio.Event
     clock: Callable[[], float]
     watchdog: Watchdog
 
@@ -59,7 +58,6 @@ async def boot(plan: EvaluatePlan, run: EvaluationRun) -> AsyncIterator[Evaluati
         plan=plan,
         file=run.file,
         tracker=run.tracker,
-        stop=run.stop,
         open=partial(_opened if plan.roles else _opened_endpoint, plan, run),
     )
 

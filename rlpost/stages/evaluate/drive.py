@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rlpost import stop_signals
 from rlpost.cluster.session import Session
 from rlpost.control.watchdog import Watchdog
 from rlpost.stages.device import on_its_device
@@ -27,7 +28,6 @@ from rlpost.stages.evaluate.plan import EvaluatePlan
 from rlpost.stages.evaluate.results import order_of, results_of
 from rlpost.stages.evaluate.table import as_text, grids_of
 from rlpost.stages.evaluate.traces import write_traces
-from rlpost.stages.loop import Interrupted
 from rlpost.stages.registry import Stage
 from rlpost.stages.resume_point import resume_point_of
 from rlpost.stages.run_directory import RunDirectory
@@ -50,6 +50,7 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
     resume_point_of(cfg, resolved, stage=stage.name)
     cfg, device = on_its_device(cfg)
     plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory, device=device)
+    stop_signals.heed()
     file = AnswersFile(directory.evaluation, samples=cfg.samples)
     waiting = sum(map(len, open_items(plan, file).values()))
     check_trackers(cfg.tracking)
@@ -70,7 +71,7 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
             failed = asyncio.run(_answer(stage, plan, file, tracker)) if waiting else {}
             message = _report(plan, file, directory, tracker, failed)
             status = RunStatus.done
-        except (Interrupted, asyncio.CancelledError):
+        except asyncio.CancelledError:  # by a signal
             status = RunStatus.interrupted
             done = sum(key in file.items for key in order_of(plan))
             message = (
@@ -86,8 +87,8 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
 async def _answer(
     stage: Stage, plan: EvaluatePlan, file: AnswersFile, tracker: Trackers
 ) -> dict[ItemKey, str]:
-    stop = asyncio.Event()
-    listen_for_signals(stop)
+    never = asyncio.Event()  # each answer is saved when it is judged: a signal may end it at once
+    listen_for_signals(asyncio.Event(), begun=never)
     clock = time.monotonic
     watchdog = Watchdog(stuck_after_s=plan.cfg.failures.stuck_after_s, now_s=clock())
     with Session(plan.cfg.cluster) as session:
@@ -95,7 +96,6 @@ async def _answer(
             session=session,
             tracker=tracker,
             file=file,
-            stop=stop,
             clock=clock,
             watchdog=watchdog,
         )

@@ -6,7 +6,6 @@ once, however often the evaluation is interrupted; the seeds of an item depend o
 the item alone, so both models answer under the same ones.
 """
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from rlpost.rollout.collector import Collector, request_seed
 from rlpost.stages.driver import guarded
 from rlpost.stages.evaluate.answers_file import AnswersFile, ItemKey
 from rlpost.stages.evaluate.plan import EvaluatePlan, Examinee
-from rlpost.stages.loop import Interrupted
 from rlpost.stages.sampling.examiner import Examiner, failure_of
 from rlpost.stages.sampling.judged_source import JudgedSource
 from rlpost.tracking.tracker import Phase, Trackers
@@ -84,14 +82,13 @@ class Evaluation:
     plan: EvaluatePlan
     file: AnswersFile
     tracker: Trackers
-    stop: asyncio.Event  # the person asked to stop
     open: Open
 
     async def answer(self) -> dict[ItemKey, str]:
         """Answer every open item; return those that could not be, with the reasons.
 
         Raises:
-            Interrupted: the person asked to stop; what was judged by then is in the file.
+            CancelledError: somebody asked it to stop; what was judged by then is in the file.
             RunFailed: the budget of failures is used up, or nothing could be answered.
         """
         waiting = open_items(self.plan, self.file)
@@ -100,7 +97,6 @@ class Evaluation:
             todo = [each for each in self.plan.sources if waiting[examinee.role, each.name]]
             if not todo:
                 continue
-            self._heed_stop()
             self.tracker.phase(Phase.setting_up, f"starting generators of {examinee.path}")
             async with self.open(examinee) as model:
                 failed |= await guarded(self._ask_all(examinee, todo, model), by=model.guard())
@@ -121,10 +117,6 @@ class Evaluation:
             prompts = waiting[examinee.role, source.name]
             failed |= await self._ask(examinee, source, model.collector_of(source), prompts)
         return failed
-
-    def _heed_stop(self) -> None:
-        if self.stop.is_set():
-            raise Interrupted
 
     async def _ask(
         self,
@@ -150,18 +142,7 @@ class Evaluation:
             show()
 
         show()
-        self._heed_stop()
-        work = asyncio.ensure_future(examiner.examine(prompts, judged=judged))
-        stopped = asyncio.ensure_future(self.stop.wait())
-        try:
-            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise Interrupted
-            examination = work.result()
-        finally:
-            for task in (work, stopped):
-                task.cancel()
-            await asyncio.gather(work, stopped, return_exceptions=True)
+        examination = await examiner.examine(prompts, judged=judged)
         return {
             (examinee.role, source.name, uid): reason for uid, reason in examination.failed.items()
         }

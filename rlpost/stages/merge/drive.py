@@ -9,6 +9,7 @@ import logging
 import shutil
 from typing import Any
 
+from rlpost import stop_signals
 from rlpost.stages.driver import RunOutcome
 from rlpost.stages.merge.config import MergeConfig
 from rlpost.stages.merge.plan import MergePlan
@@ -30,6 +31,7 @@ def merge(stage: Stage, cfg: MergeConfig, resolved: dict[str, Any]) -> RunOutcom
     """
     directory = RunDirectory.of(cfg.run)
     plan: MergePlan = stage.part("plan")(cfg, directory=directory)
+    stop_signals.heed()
     with directory.lock(), run_log(directory.log):
         directory.write_config(resolved)
         scratch = directory.export.with_name(".export-scratch")

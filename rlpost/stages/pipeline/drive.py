@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlpost import __version__
+from rlpost import __version__, stop_signals
 from rlpost.checkpoint.state import write_text
 from rlpost.errors import UserError
 from rlpost.pipeline.decide import Decision
@@ -70,6 +70,7 @@ def run_pipeline(
     """
     directory = RunDirectory.of(cfg.run)
     plan: PipelinePlan = stage.part("plan")(cfg, directory=directory)
+    stop_signals.heed()
     with directory.lock(), run_log(directory.log) as terminal, Children.listening() as processes:
         directory.write_config(resolved)
         write_text(plan.places.copy, plan.file.read_text(encoding="utf-8"))

@@ -7,16 +7,15 @@ without an engine, are said before anything is written; no process outlives the 
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
+from rlpost import stop_signals
 from rlpost.control.served_adapters import ServedAdapters
 from rlpost.errors import ProcessDied, RunFailed, UserError
 from rlpost.network import listen
@@ -46,8 +45,8 @@ def serve(stage: Stage, cfg: ServeConfig, resolved: dict[str, Any]) -> RunOutcom
     """
     directory = RunDirectory.of(cfg.run)
     plan: ServePlan = stage.part("plan")(cfg, directory=directory)
+    stop_signals.heed()
     with (
-        _interruptible(),
         listening(cfg.serve) as sock,
         tempfile.TemporaryDirectory(prefix="rlpost-serve-") as scratch,
     ):
@@ -59,25 +58,6 @@ def serve(stage: Stage, cfg: ServeConfig, resolved: dict[str, Any]) -> RunOutcom
             except ProcessDied as error:
                 raise RunFailed(f"{error}") from error
     return RunOutcome(status=RunStatus.interrupted, message="the server has ended")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """End at once at a signal that comes before the server listens for signals itself.
-
-    asyncio would wait until the engine is up.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def listening(cfg: ServeSettings) -> socket.socket:

@@ -61,9 +61,7 @@ def test_a_mixture_of_experts_holds_adapters_on_gpus_alone():
     mixture = {"architecture": "Qwen3MoeForCausalLM", "has_experts": True}
     assert capacity(trained(rank=8), **mixture, device=Device.cuda) is not None
     assert capacity(trained(merges="earlier"), **mixture) is None  # it is pushed whole
-    with pytest.raises(
-        UserError, match=r"on a CPU .* Qwen3MoeForCausalLM, .*adapter=none"
-    ):
+    with pytest.raises(UserError, match=r"on a CPU .* Qwen3MoeForCausalLM, .*adapter=none"):
         capacity(trained(rank=8), **mixture)
 
 
