@@ -113,7 +113,8 @@ def _layers(cfg: AdaLoRAConfig, setting: Setting) -> Any:
     from peft import AdaLoraConfig
 
     updates = max(setting.total_steps, 3)
-    final = max(1, round(cfg.settled * updates))
+    # The last allocation needs the scores of one update at least before its own.
+    final = min(max(1, round(cfg.settled * updates)), updates - 2)
     initial = min(round(cfg.warmup * updates), updates - final - 1)
     targets = cfg.target_modules
     return AdaLoraConfig(

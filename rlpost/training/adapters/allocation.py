@@ -3,7 +3,8 @@
 Owns what that needs: the whole gradient of each update, the ranks that are left, and the term of
 the loss. Refuses to own the scores and the budget, which are peft's. Invariants: every process of a
 group comes to the same ranks, because gradients are averaged before they count; a direction that
-is taken away keeps its place with the weight 0, so shapes never change.
+is taken away keeps its place with the weight 0, so shapes never change, and after the last
+allocation it stays there.
 
 Source: https://arxiv.org/abs/2303.10512.
 """
@@ -66,39 +67,50 @@ class Allocation:
 
     @torch.no_grad()
     def after_step(self, step: int, *, applied: bool) -> Mapping[str, Tensor]:
-        """Score the directions and take ranks away; returns what E's masters are multiplied by."""
-        if not applied:
-            self._gradients = {}
-            return {}
-        gradients, self._gradients = self._averaged(), {}
+        """Score the directions and take ranks away; returns what E's masters are multiplied by.
+
+        Between two allocations a direction that was taken away is trained on, so that the next
+        allocation may take it back; after the last one it stays at 0 (section 3.3 of the paper).
+        """
+        gradients, self._gradients = self._gradients, {}
         ends = self._peft.total_step - self._peft.tfinal
-        if step <= ends:
-            own = self._own()
-            for name, parameter in own.items():
-                gradient = gradients.get(name)
-                parameter.grad = (
-                    torch.zeros_like(parameter) if gradient is None else gradient.to(parameter)
-                )
-            _, kept = self._allocator.update_and_allocate(
-                self._model, step, force_mask=step == ends
+        if step > ends:
+            return self._factors()
+        # The last allocation reads the scores of earlier updates alone, so it also happens where
+        # its own update was skipped.
+        is_due = applied if step < ends else bool(self._allocator.exp_avg_ipt)
+        if not is_due:
+            return {}
+        kept = self._allocated(_averaged(gradients) if applied else {}, step, last=step == ends)
+        if not kept:
+            return {}
+        self._kept = kept
+        if step == ends:
+            log.info("AdaLoRA's ranks after update %d: %s", step, self.ranks())
+        return self._factors()
+
+    def _allocated(
+        self, gradients: Mapping[str, Tensor], step: int, *, last: bool
+    ) -> dict[str, list[bool]] | None:
+        """Score the directions and, where it is time, return which of each E are kept."""
+        own = self._own()
+        for name, parameter in own.items():
+            gradient = gradients.get(name)
+            parameter.grad = (
+                torch.zeros_like(parameter) if gradient is None else gradient.to(parameter)
             )
-            for parameter in own.values():
-                parameter.grad = None
-            if kept:
-                self._kept = kept
-            if step == ends:
-                log.info("AdaLoRA's ranks after update %d: %s", step, self.ranks())
+        _, kept = self._allocator.update_and_allocate(self._model, step, force_mask=last)
+        for parameter in own.values():
+            parameter.grad = None
+        found: dict[str, list[bool]] | None = kept
+        return found
+
+    def _factors(self) -> dict[str, Tensor]:
+        """Return 1 for each direction that is kept and 0 for the others, by the name of its E."""
         return {
             name: torch.tensor(kept, device=self._device)[:, None].float()
             for name, kept in self._kept.items()
         }
-
-    def _averaged(self) -> dict[str, Tensor]:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            for name in sorted(self._gradients):
-                dist.all_reduce(self._gradients[name])
-                self._gradients[name] /= dist.get_world_size()
-        return self._gradients
 
     @property
     def _device(self) -> torch.device:
@@ -144,3 +156,12 @@ class Allocation:
             else:
                 getattr(self._allocator, kind)[name] = tensor.to(self._device)
                 self._allocator.ipt.setdefault(name, torch.zeros_like(tensor, device=self._device))
+
+
+def _averaged(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means over the processes of the group; collective."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for name in sorted(gradients):
+            dist.all_reduce(gradients[name])
+            gradients[name] /= dist.get_world_size()
+    return gradients
