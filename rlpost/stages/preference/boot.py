@@ -35,6 +35,7 @@ from rlpost.stages.start_reference import (
     start_reference,
 )
 from rlpost.training.packing.pack import Packed
+from rlpost.training.precision import resolve_dtype
 
 _MISMATCHED, _HELDOUT = "mismatched/", "heldout/"  # before the name of a source, in a uid
 Rows = list[list[Example]]
@@ -111,18 +112,14 @@ async def _reference(
         return None
     if cfg.reference.mode is ReferenceMode.live:
         return LiveReference(score=score)
-    train, splits = plan.splits.train, plan.splits
-    corpora = {**train.corpora, **{f"{_HELDOUT}{k}": each for k, each in splits.heldout.items()}}
     reference = PrecomputedReference(
         path=run.directory.reference,
-        identity={
-            "rows": {name: corpus.fingerprint for name, corpus in corpora.items()},
-            "path": cfg.reference.path or cfg.model.path,
-        },
+        identity=reference_identity(plan),
+        continues=run.resume_from is not None,
     )
 
     assert cfg.trainer.steps is not None, "the plan has the number of steps"
-    drawn = train.ahead(cfg.trainer.steps * cfg.examples_per_step)
+    drawn = plan.splits.train.ahead(cfg.trainer.steps * cfg.examples_per_step)
 
     def needed() -> Iterator[list[Example]]:
         for row in (*drawn, *(row for each in held.values() for row in each)):
@@ -133,6 +130,28 @@ async def _reference(
     return reference
 
 
+def reference_identity(plan: PreferencePlan) -> dict[str, Any]:
+    """Return all that decides what a reference says of the rows.
+
+    Paths are no part of it: other weights may lie there since the log-probs were computed.
+    """
+    identity: dict[str, Any] = {
+        "rows": {name: corpus.fingerprint for name, corpus in _corpora(plan).items()},
+        "weights": dict(plan.compared_with),
+        "dtype": str(resolve_dtype(plan.cfg.trainer.dtype)),
+        "adapter": plan.cfg.adapter.kind,  # which may keep the base in 4 bits
+    }
+    if plan.cfg.loss.needs_kl:  # mismatched completions are cut there
+        identity["longest"] = plan.longest
+    return identity
+
+
+def _corpora(plan: PreferencePlan) -> dict[str, Corpus]:
+    """Return the rows to learn and those held out, by the names in their uids."""
+    held = {f"{_HELDOUT}{name}": corpus for name, corpus in plan.splits.heldout.items()}
+    return {**plan.splits.train.corpora, **held}
+
+
 def heldout_rows(name: str, corpus: Corpus) -> Rows:
     """Return the examples of each held-out row, with uids that no row to learn has."""
     return [corpus.examples(row, uid=f"{_HELDOUT}{name}:0:{row}") for row in range(len(corpus))]
@@ -140,15 +159,9 @@ def heldout_rows(name: str, corpus: Corpus) -> Rows:
 
 def _mismatched_rows(plan: PreferencePlan) -> Callable[[Sequence[Example]], Rows]:
     """Return what gives the mismatched completions of examples, row by row; see mismatched.py."""
-    splits = plan.splits
-    corpora: dict[str, Corpus] = {
-        **splits.train.corpora,
-        **{f"{_HELDOUT}{name}": corpus for name, corpus in splits.heldout.items()},
-    }
-
     partners = {
         name: Mismatched(corpus.examples, num_rows=len(corpus), max_tokens=plan.longest)
-        for name, corpus in corpora.items()
+        for name, corpus in _corpora(plan).items()
     }
 
     def of_rows(examples: Sequence[Example]) -> Rows:

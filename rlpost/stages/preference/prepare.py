@@ -7,6 +7,7 @@ refused here, before a file is written or a process started.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from rlpost.data.conversation.preferences import (
 from rlpost.data.corpus.corpus import Corpus
 from rlpost.data.splits import Splits
 from rlpost.errors import DataError
+from rlpost.models.directory.weight_files import stored_tensors
+from rlpost.models.fingerprint import fingerprint_of
+from rlpost.models.locate import locate_model
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.learning.step_size import step_of_rows
 from rlpost.stages.policy import check_frozen
@@ -32,6 +36,7 @@ from rlpost.stages.preference.heldout import measured_names
 from rlpost.stages.roles import Role, reference_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
+from rlpost.training.adapters.directory import AdapterDirectory
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.step_size import StepSize
 from rlpost.training.packing.work import ForwardWork
@@ -54,6 +59,7 @@ class PreferencePlan:
     has_adapter: bool  # on the policy
     shown: Sequence[Mapping[str, Any]]  # some training examples, as ``write_examples`` takes them
     longest: int  # tokens of an example, at most
+    compared_with: Mapping[str, str]  # what the reference is made of -> fingerprint; none: nothing
 
     @property
     def step_size(self) -> StepSize:
@@ -101,6 +107,7 @@ def prepare(
             judgements=judgements_of_judged if cfg.is_judged else judgements_of_pair,
         ),
         longest=base.longest,
+        compared_with=_reference_weights(cfg, base) if cfg.loss.needs_reference else {},
     )
 
 
@@ -145,6 +152,17 @@ def frozen_reference(cfg: PreferenceConfig, policy: TrainedModel) -> TrainedMode
     if cfg.reference.path is None:
         return policy
     return check_frozen(cfg.reference.path, field="reference.path", beside=policy)[0]
+
+
+def _reference_weights(cfg: PreferenceConfig, base: Foundation) -> dict[str, str]:
+    """Return the fingerprints of the reference's weights and of the adapter that it starts with."""
+    if cfg.reference.path is not None:
+        path = Path(locate_model(cfg.reference.path, field="reference.path"))
+        return {"model": fingerprint_of(stored_tensors(path, field="reference.path"))}
+    found = {"model": fingerprint_of(base.policy.directory.tensors)}
+    if cfg.model.adapter is not None:
+        found["adapter"] = AdapterDirectory.read(cfg.model.adapter).fingerprint()
+    return found
 
 
 def _require_both_labels(corpora: Sequence[Corpus]) -> None:

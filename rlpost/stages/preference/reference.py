@@ -25,6 +25,7 @@ import numpy as np
 
 from rlpost.checkpoint.state import fsync_path
 from rlpost.data.example import Example
+from rlpost.errors import UserError
 from rlpost.stages.learning.parts import TOKENS_PER_CALL, in_parts
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.training.packing.pack import Packed
@@ -89,6 +90,7 @@ class PrecomputedReference:
 
     path: Path
     identity: Mapping[str, Any]  # of rows and reference; a file of another one is not read
+    continues: bool = False  # the run goes on from a checkpoint
     tokens_per_call: int = TOKENS_PER_CALL
     _found: dict[Key, np.ndarray] = field(default_factory=dict)
 
@@ -114,6 +116,7 @@ class PrecomputedReference:
 
         Raises:
             OSError: the file cannot be written.
+            UserError: the run goes on, and its reference has other weights than at its start.
         """
         self._found = self._read()
         done = written = 0
@@ -140,7 +143,9 @@ class PrecomputedReference:
     def _read(self) -> dict[Key, np.ndarray]:
         try:
             with np.load(self.path) as stored:
-                if json.loads(str(stored["identity"])) != json.loads(json.dumps(self.identity)):
+                kept = json.loads(str(stored["identity"]))
+                if kept != json.loads(json.dumps(self.identity)):
+                    self._require_same_weights(kept)
                     return {}
                 tables = json.loads(str(stored["tables"]))
                 ends = np.cumsum(stored["count_E"])[:-1]
@@ -156,9 +161,21 @@ class PrecomputedReference:
                 }
         except FileNotFoundError:
             return {}
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             log.warning("%s cannot be read (%s); it is computed again", self.path, error)
             return {}
+
+    def _require_same_weights(self, kept: Mapping[str, Any]) -> None:
+        """Raises UserError: a run goes on with a reference of other weights than at its start."""
+        weights = kept.get("weights")  # None: an earlier version wrote the file
+        if self.continues and weights not in (None, self.identity.get("weights")):
+            raise UserError(
+                f"{self.path} holds log-probs of other weights than those of the reference now, so "
+                "the run would go on against another reference than it began with: restore the "
+                "files in model.path, model.adapter or reference.path, or choose another run.name"
+            )
 
     def _write(self) -> None:
         keys = list(self._found)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlpost.data.example import Example
+from rlpost.errors import UserError
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.reference import LiveReference, PrecomputedReference, keys_of
 
@@ -113,3 +114,20 @@ async def test_a_file_that_cannot_be_trusted_is_computed_again(tmp_path, harm):
     with np.load(path) as stored:
         assert json.loads(str(stored["identity"])) == {"rows": identity}
     assert [each.name for each in tmp_path.iterdir()] == ["reference.npz"]
+
+
+async def test_a_run_that_goes_on_keeps_the_reference_that_it_began_with(tmp_path):
+    path, scorer = tmp_path / "reference.npz", Scorer()
+
+    async def compare(weights, *, continues):
+        identity = {"rows": "x", "weights": {"model": weights}}
+        reference = PrecomputedReference(path=path, identity=identity, continues=continues)
+        asked = scorer.asked
+        await reference.complete([row(3)], score=scorer, packer=PACKER, progress=lambda what: None)
+        return scorer.asked - asked
+
+    assert await compare("a", continues=False) == 1
+    assert await compare("a", continues=True) == 0
+    with pytest.raises(UserError, match="other weights than those of the reference now"):
+        await compare("b", continues=True)
+    assert await compare("b", continues=False) == 1  # a run that begins computes them anew
