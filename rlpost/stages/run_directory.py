@@ -32,6 +32,7 @@ _WRITTEN = (
     "merge.json",
     "metrics.jsonl",
     "pipeline.yaml",
+    "provenance.json",
     "reference.npz",
     "report.html",
     "rollouts",
@@ -82,6 +83,11 @@ class RunDirectory:
     def evaluation(self) -> Path:
         """The answers of ``rlpost evaluate``."""
         return self.root / "evaluation.jsonl"
+
+    @property
+    def provenance(self) -> Path:
+        """What gave and judged the answers of ``rlpost evaluate``."""
+        return self.root / "provenance.json"
 
     @property
     def checkpoints(self) -> Path:

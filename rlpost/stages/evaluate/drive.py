@@ -25,6 +25,7 @@ from rlpost.stages.evaluate.difficulty import write_items
 from rlpost.stages.evaluate.job import open_items
 from rlpost.stages.evaluate.page import write_page
 from rlpost.stages.evaluate.plan import EvaluatePlan
+from rlpost.stages.evaluate.provenance import require_same_provenance, write_provenance
 from rlpost.stages.evaluate.results import order_of, results_of
 from rlpost.stages.evaluate.table import as_text, grids_of
 from rlpost.stages.evaluate.traces import write_traces
@@ -52,11 +53,13 @@ def evaluate(stage: Stage, cfg: EvaluateConfig, resolved: dict[str, Any]) -> Run
     plan: EvaluatePlan = stage.part("plan")(cfg, directory=directory, device=device)
     stop_signals.heed()
     file = AnswersFile(directory.evaluation, samples=cfg.samples)
+    require_same_provenance(directory.provenance, plan, file)
     waiting = sum(map(len, open_items(plan, file).values()))
     check_trackers(cfg.tracking)
     with directory.lock(), run_log(directory.log) as stdout:
         directory.write_config(resolved)
         file.repair()
+        write_provenance(directory.provenance, plan, file)
         tracker = open_trackers(
             directory.root,
             cfg=replace(cfg.tracking, report=False),  # of training; this stage has its own
