@@ -5,6 +5,10 @@ Owns the format. Refuses to own who is asked (storing.py) and what is made of th
 is renamed there at the end; files that were cut, altered or are not a store's are never read; an
 example is found by its tokens and its mask, so other data finds nothing.
 
+A store is written beside its place, in a directory of its writer, so that runs which fill one at
+the same time, such as the members of a sweep, do not disturb each other: the first to finish puts
+its store there, and the others drop theirs.
+
 A store is ``TEACHER.json``, which has the identity, size and hash of all files, and parts in
 safetensors. A part has ``examples`` (E, 16), the digests, ``counts`` (E,), how many tokens of each
 are compared, and of all of them, one example behind the other, ``ids`` (R, K) and ``logs`` (R, K +
@@ -13,11 +17,14 @@ are compared, and of all of them, one example behind the other, ``ids`` (R, K) a
 Legend: E examples of a part, R their compared tokens, K tokens that are kept.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -37,10 +44,13 @@ from rlpost.checkpoint.manifest import (
 from rlpost.checkpoint.state import fsync_path
 from rlpost.data.example import Example
 from rlpost.errors import DataError
+from rlpost.umask import follow_umask
 
 FORMAT = 1
 MANIFEST = "TEACHER.json"
 _DIGEST_BYTES = 16
+_WRITING = ".writing"  # ends the name of a directory that is written
+_LOCK = "LOCK"  # a file in it, which its writer has locked
 
 
 class StoredTokens(NamedTuple):
@@ -163,18 +173,26 @@ class StoreWriter:
 
     def __init__(self, directory: Path, *, identity: Identity, path: str) -> None:
         self._directory = directory
-        self._scratch = directory.with_name(f".{directory.name}.writing")
         self._identity, self._path = identity, path
         self._num_parts = 0
 
     def __enter__(self) -> "StoreWriter":
-        """Begin, without what a killed writer left.
+        """Begin, without what killed writers left.
 
         Raises:
             OSError: nothing can be written there.
         """
-        self._clear()
-        self._scratch.mkdir(parents=True)
+        place, name = self._directory.parent, self._directory.name
+        place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob(f".{name}.*{_WRITING}"):
+            _remove_unless_written(left)
+        self._scratch = Path(mkdtemp(prefix=f".{name}.", suffix=_WRITING, dir=place))
+        # The lock exists before its name does, so nobody takes this writer for a dead one.
+        unnamed = self._scratch / f"{_LOCK}.new"
+        self._lock = unnamed.open("w")
+        print("locked while the store is written", file=self._lock, flush=True)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unnamed.rename(self._scratch / _LOCK)
         return self
 
     def __exit__(
@@ -183,11 +201,8 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        if self._scratch.exists():
-            shutil.rmtree(self._scratch)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.close()
 
     def add(self, examples: Iterable[Example], kept: Sequence[StoredTokens]) -> None:
         """Write a part.
@@ -206,21 +221,36 @@ class StoreWriter:
         self._num_parts += 1
 
     def commit(self) -> None:
-        """Put the store in its place.
+        """Put the store in its place, unless another writer has put its own there meanwhile.
 
         Raises:
-            OSError: it cannot be written, or something is there.
+            OSError: it cannot be written.
         """
+        written = flushed_files(self._scratch)
+        del written[_LOCK]
         body = {
             "identity": asdict(self._identity),
             "path": self._path,
-            "files": {name: asdict(each) for name, each in flushed_files(self._scratch).items()},
+            "files": {name: asdict(each) for name, each in written.items()},
         }
         write_proven(self._scratch / MANIFEST, body, version=FORMAT)
-        os.rename(self._scratch, self._directory)
+        follow_umask(self._scratch)
+        try:
+            os.rename(self._scratch, self._directory)
+        except OSError:
+            if not (self._directory / MANIFEST).exists():
+                raise
+        else:
+            (self._directory / _LOCK).unlink()
         fsync_path(self._directory.parent)
 
 
-def missing(store: TeacherStore, examples: Iterable[Example]) -> Example | None:
-    """Return the first example that a store does not have; None: it has all."""
-    return next((each for each in examples if each not in store), None)
+def _remove_unless_written(scratch: Path) -> None:
+    """Remove what a killed writer left; the kernel has released its lock."""
+    # A writer that begins or ends at this moment has no such file.
+    with suppress(FileNotFoundError), (scratch / _LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(scratch)

@@ -133,6 +133,7 @@ class StoredTeacher:
         Raises:
             CancelledError: the person asked to stop, and nothing was stored.
             OSError: it cannot be written.
+            UserError: another run has put a store of other rows, or another teacher, there.
         """
         if self.store is not None:
             return self.store
@@ -151,7 +152,10 @@ class StoredTeacher:
             await self.fill(group, run, packer, splits)
         finally:
             group.end()
-        return TeacherStore.open(self.directory)
+        store = TeacherStore.open(self.directory)
+        _require_same(store, self.identity, self.directory)  # another run may have been first
+        replace(self, store=store).require_rows(splits)
+        return store
 
     async def fill(
         self, group: ReferenceGroup, run: Run, packer: ExamplePacker, splits: Splits

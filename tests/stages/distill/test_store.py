@@ -57,15 +57,36 @@ def test_other_tokens_or_another_mask_are_not_there(stored):
 def test_a_killed_writer_leaves_nothing_that_looks_whole_and_nothing_in_the_way(tmp_path):
     place = tmp_path / "stored"
     writer = StoreWriter(place, identity=IDENTITY, path="teacher").__enter__()
-    writer.add(EXAMPLES, KEPT)  # and it is gone
+    writer.add(EXAMPLES, KEPT)
+    del writer  # as a kill does, this releases the lock and removes nothing
     assert not place.exists()
+    (left,) = tmp_path.iterdir()
     with pytest.raises(DataError):
-        TeacherStore.open(tmp_path / ".stored.writing")
+        TeacherStore.open(left)
     with StoreWriter(place, identity=IDENTITY, path="teacher") as again:
         again.add(EXAMPLES[:1], KEPT[:1])
         again.commit()
     assert len(TeacherStore.open(place)) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["stored"]
+
+
+def test_two_runs_fill_one_store_at_the_same_time(tmp_path):
+    place = tmp_path / "stored"
+    with (
+        StoreWriter(place, identity=IDENTITY, path="first") as first,
+        StoreWriter(place, identity=IDENTITY, path="second") as second,
+    ):
+        second.add(EXAMPLES[2:], KEPT[2:])
+        first.add(EXAMPLES[:1], KEPT[:1])
+        first.add(EXAMPLES[1:], KEPT[1:])
+        first.commit()
+        second.commit()
+    store = TeacherStore.open(place)
+    assert (store.path, len(store)) == ("first", 3)
+    np.testing.assert_array_equal(store.of(EXAMPLES[2]).ids_RK, KEPT[2].ids_RK)
+    assert [each.name for each in tmp_path.iterdir()] == ["stored"]
+    names = {each.name for each in place.iterdir()}
+    assert names == {"TEACHER.json", "part_00000.safetensors", "part_00001.safetensors"}
 
 
 def cut(place):

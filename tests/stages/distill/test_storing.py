@@ -83,7 +83,7 @@ async def test_what_is_stored_is_what_a_plain_model_says(planned, tmp_path):
     with pytest.raises(asyncio.CancelledError):
         await plan.stored.fill(group, stopped, packer, plan.splits)
     left = {each.name for each in tmp_path.iterdir()}
-    assert not {"stored", ".stored.writing"} & left
+    assert not any("stored" in name for name in left)
     await plan.stored.fill(group, run(), packer, plan.splits)
     store = TeacherStore.open(tmp_path / "stored")
     assert len(store) == 8  # seven rows that differ, and the one held out
