@@ -43,10 +43,11 @@ def measured_of(
         found["leaked_into_heldout"] = float(sum(_folded(_prompt(row)) in asked for row in rows))
     else:
         metrics = read_metrics(plan.places.run(spec.id, attempt=attempt).metrics)
-        values = [row[_KL] for row in metrics if row.get(_KL) is not None]
-        if values:
-            # The first step samples before any update: the reference is the start if this is 0.
-            found |= {"kl_at_start": float(values[0]), "kl_to_start": float(values[-1])}
+        values = [row[_KL] for row in metrics if _KL in row]
+        # The first step samples before any update: the reference is the start if this is 0.
+        ends = {"kl_at_start": values[0], "kl_to_start": values[-1]} if values else {}
+        # A value that was not finite is null in the file; an earlier one does not stand for it.
+        found |= {name: float(value) for name, value in ends.items() if value is not None}
     for gate in spec.gates:
         for leaf in gate.leaves():
             if isinstance(leaf, Measured) and leaf.name not in found:
