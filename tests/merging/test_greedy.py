@@ -14,7 +14,7 @@ from rlpost.models.tiny import build_tiny_llama
 from rlpost.stages.driver import RunOutcome
 from rlpost.stages.merge.config import MergeConfig, MergeSettings, check_merge
 from rlpost.stages.merge.several import prepare_mean
-from rlpost.stages.merge.soup import SoupPlan, prepare_soup, require_answers
+from rlpost.stages.merge.soup import SoupPlan, mean_score, prepare_soup, require_answers
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.tracking.tracker import RunStatus
 
@@ -45,6 +45,16 @@ def test_whoever_interrupts_an_evaluation_interrupts_the_merge():
         require_answers(RunOutcome(status=RunStatus.interrupted, message=""))
     with pytest.raises(RunFailed, match="could not be evaluated: no room"):
         require_answers(RunOutcome(status=RunStatus.failed, message="no room"))
+
+
+def test_a_candidate_needs_a_score_of_every_suite():
+    row = {"val-core/a/missing": 0.0, "val-core/a/acc/mean@2": 0.5, "val-core/b/missing": 0.0,
+           "val-core/b/acc/mean@2": 1.0, "val-core/b/acc/mean@2/low": 0.2}  # fmt: skip
+    assert mean_score(row, message="") == 0.75
+    unscored = {**row, "val-core/c/missing": 9.0}
+    for rows in (unscored, {**unscored, "val-core/c/acc/mean@2": None}, {}):
+        with pytest.raises(RunFailed, match=r"a suite gave no score .*: 9 of 9 judged none"):
+            mean_score(rows, message="9 of 9 judged none")
 
 
 @pytest.fixture

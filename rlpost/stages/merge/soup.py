@@ -7,7 +7,7 @@ and the evaluation (stages/evaluate/). Invariant: one candidate is on the disk a
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rlpost.tracking.files.jsonl import read_metrics
 from rlpost.tracking.tracker import RunStatus
 
 _SCORE = re.compile(r"val-core/[^/]+/acc/mean@\d+")
+_SUITE = re.compile(r"val-core/[^/]+/missing")  # which also a suite without a score has
 
 Score = Callable[[Path, Path], float]  # model directory, directory for the evaluation -> score
 
@@ -114,10 +115,20 @@ def evaluated(model: Path, place: Path, *, options: Sequence[str]) -> float:
     outcome = stage.part("drive")(stage, cfg, resolved)
     require_answers(outcome)
     row = (read_metrics(RunDirectory.of(cfg.run).metrics) or [{}])[-1]
+    return mean_score(row, message=outcome.message)
+
+
+def mean_score(row: Mapping[str, float | None], *, message: str) -> float:
+    """Return the mean score of all suites.
+
+    Raises:
+        RunFailed: one has no score; a mean of the others would not be comparable.
+    """
     scores = [value for name, value in row.items() if _SCORE.fullmatch(name) and value is not None]
-    if not scores:
-        raise RunFailed(f"the evaluation of a candidate gave no score: {outcome.message}")
-    return float(sum(scores) / len(scores))
+    suites = [name for name in row if _SUITE.fullmatch(name)]
+    if not scores or len(scores) < len(suites):
+        raise RunFailed(f"a suite gave no score of a candidate of the soup: {message}")
+    return sum(scores) / len(scores)
 
 
 def require_answers(outcome: RunOutcome) -> None:
