@@ -195,6 +195,11 @@ class PromptDataset:
     def __len__(self) -> int:
         return len(self._prompts)
 
+    def num_asked_in(self, other: "PromptDataset") -> int:
+        """Return how many prompts are also in the other one, token by token."""
+        known = {prompt.token_ids for prompt in other._prompts}
+        return sum(prompt.token_ids in known for prompt in self._prompts)
+
     @property
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""

@@ -10,6 +10,7 @@ source's name or a score, and ``address`` is the row's place, such as ``train.js
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 Turns = tuple[Mapping[str, Any], ...]  # messages {"role": ..., "content": ...}
@@ -109,3 +110,17 @@ class Stepwise:
 
 
 Record = Conversation | Completion | Document | Pair | Judged | Stepwise
+
+
+def asked(record: Record) -> Turns:
+    """Return what comes before the first answer; nothing if there is no prompt.
+
+    Text is as a user's message, so that both ways to write a prompt are equal.
+    """
+    if isinstance(record, Document):
+        return ()
+    if isinstance(record, Conversation):
+        return tuple(takewhile(lambda each: each["role"] != "assistant", record.messages))
+    if isinstance(record.prompt, str):
+        return ({"role": "user", "content": record.prompt},)
+    return record.prompt

@@ -2,7 +2,7 @@
 
 Owns the shares of several sources and what is held out. Refuses to own the options (supervised.py),
 encoding (corpus/), order (mixture.py) and tokens (the encoder that a stage gives). Invariant: no
-row is both trained on and held out by a fraction, and no source is both.
+prompt is both trained on and held out by a fraction of its source, and no source is both.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,20 @@ class Splits:
             each.key: each for each in (*self.train.corpora.values(), *self.heldout.values())
         }
         return tuple(reason for corpus in corpora.values() for reason in corpus.skipped)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What held-out rows share with the training rows, for a person to know."""
+        shared = {
+            name: held.num_asked_in(self.train.corpora.values())
+            for name, held in self.heldout.items()
+        }
+        return tuple(
+            f"{count} of the {len(self.heldout[name])} held-out rows of {name} have a prompt that "
+            "is also trained on, so their score is in part memory"
+            for name, count in shared.items()
+            if count
+        )
 
 
 def load_splits(
@@ -114,8 +128,8 @@ def _require_both(train: Corpus, held: Corpus, cfg: SupervisedDataConfig, *, pat
         if not len(part):
             raise UserError(
                 f"{path}.heldout_fraction={cfg.heldout_fraction} {what} of the source "
-                f"{part.name}, which has {len(train) + len(held)} rows; change it, or name a file "
-                f"with {path}.heldout"
+                f"{part.name}, which has {len(train) + len(held)} rows, of which those with the "
+                f"same prompt stay together; change it, or name a file with {path}.heldout"
             )
 
 

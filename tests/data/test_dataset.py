@@ -51,6 +51,7 @@ def test_generated_sources_hold_out_rows_of_their_own(chat: PreTrainedTokenizerF
         assert train.name == held_out.name
         texts = [{d.prompt(0, i).text for i in range(len(d))} for d in (train, held_out)]
         assert not texts[0] & texts[1]
+        assert (held_out.num_asked_in(train), train.num_asked_in(train)) == (0, 30)
 
 
 def test_a_file_has_no_held_out_side(tmp_path: Path, chat: PreTrainedTokenizerFast) -> None:

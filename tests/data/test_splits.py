@@ -145,4 +145,8 @@ def test_rows_that_are_all_trained_on_are_no_held_out_data() -> None:
     with pytest.raises(UserError, match=r"data\.heldout=part\.jsonl: each of its rows is also"):
         load(train="chat.jsonl", heldout="part.jsonl")
     Path("part.jsonl").write_text(lines[0] + json.dumps({"text": "not trained on"}))
-    assert len(load(train="chat.jsonl", heldout="part.jsonl").heldout["part"]) == 2
+    partly = load(train="chat.jsonl", heldout="part.jsonl")
+    assert len(partly.heldout["part"]) == 2
+    (caution,) = partly.cautions
+    assert caution.startswith("1 of the 2 held-out rows of part have a prompt that is also trained")
+    assert load(train="chat.jsonl", heldout_fraction=0.3).cautions == ()

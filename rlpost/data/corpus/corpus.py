@@ -113,12 +113,13 @@ class Corpus:
         return np.concatenate(found)
 
     def split(self, heldout_fraction: float) -> tuple["Corpus", "Corpus"]:
-        """Return the rows to train on and those held out, by the hash of each row's columns.
+        """Return the rows to train on and those held out, by the hash of each row's prompt.
 
-        Equal rows are on the same side, and a row stays on its side when others are added.
+        Rows with the same prompt are on the same side, and a row stays on its side when others are
+        added. Rows without a prompt are told apart by their columns.
         """
-        content_N = self._contents()
-        held_N = content_N.astype(np.float64) < heldout_fraction * 2.0**64
+        asked_N = self._asked()
+        held_N = asked_N.astype(np.float64) < heldout_fraction * 2.0**64
         return (
             self._of(self._rows_N[~held_N]),
             self._of(self._rows_N[held_N]),
@@ -134,8 +135,16 @@ class Corpus:
         known_N = np.concatenate([np.empty(0, np.uint64), *(each._contents() for each in others)])
         return bool(np.isin(content_N, known_N).all())
 
+    def num_asked_in(self, others: Iterable["Corpus"]) -> int:
+        """Return how many rows have a prompt that is also in one of the others."""
+        known_N = np.concatenate([np.empty(0, np.uint64), *(each._asked() for each in others)])
+        return int(np.isin(self._asked(), known_N).sum())
+
     def _contents(self) -> npt.NDArray[np.uint64]:
         return np.asarray(self._files.content_N[self._rows_N])
+
+    def _asked(self) -> npt.NDArray[np.uint64]:
+        return np.asarray(self._files.asked_N[self._rows_N])
 
     def _of(self, rows_N: npt.NDArray[np.int64]) -> "Corpus":
         return Corpus(

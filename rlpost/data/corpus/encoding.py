@@ -27,6 +27,7 @@ from blake3 import blake3
 
 from rlpost.data.example import Example, ExampleEncoder, RowTooLong
 from rlpost.data.formats.reader import RecordReader
+from rlpost.data.records import asked
 from rlpost.data.rows import Row, RowBlock
 from rlpost.data.sources.load import admitted
 from rlpost.errors import DataError, InfrastructureError
@@ -67,16 +68,20 @@ class RowEncoding:
         return EncodedBlock.of(rows, skipped=[each.removeprefix(self.place) for each in skipped])
 
     def _row(self, row: Row) -> "_EncodedRow":
-        examples = self.encoder.encode(self.reader.read(row))
+        record = self.reader.read(row)
+        examples = self.encoder.encode(record)
         assert examples, row.address
         for example in examples:
             if not example.trained.any():
                 raise DataError(
                     f"{row.address}: no token of the row is trained, so there is nothing to learn"
                 )
+        content = _hash(row.columns)
+        prompt = [dict(each) for each in asked(record)]
         return _EncodedRow(
             examples=examples,
-            content=_content_hash(row.columns),
+            content=content,
+            asked=_hash(prompt) if prompt else content,
             address=row.address.removeprefix(self.place),
         )
 
@@ -85,6 +90,7 @@ class RowEncoding:
 class _EncodedRow:
     examples: list[Example]
     content: int
+    asked: int
     address: str
 
 
@@ -99,6 +105,7 @@ class EncodedBlock:
     num_labels_E: npt.NDArray[np.int64]
     examples_N: npt.NDArray[np.int64]  # examples of each row
     content_N: npt.NDArray[np.uint64]  # hash of each row's columns
+    asked_N: npt.NDArray[np.uint64]  # hash of each row's prompt; without one, of its columns
     addresses: tuple[str, ...]  # N, without the place
     skipped: tuple[str, ...]  # address without the place, and why the row was left out
 
@@ -113,13 +120,14 @@ class EncodedBlock:
             num_labels_E=np.array([len(example.labels) for example in examples], np.int64),
             examples_N=np.array([len(row.examples) for row in rows], np.int64),
             content_N=np.array([row.content for row in rows], np.uint64),
+            asked_N=np.array([row.asked for row in rows], np.uint64),
             addresses=tuple(row.address for row in rows),
             skipped=tuple(skipped),
         )
 
 
-def _content_hash(columns: Any) -> int:
-    text = json.dumps(columns, sort_keys=True, ensure_ascii=False)
+def _hash(plain: Any) -> int:
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
     return int.from_bytes(blake3(text.encode()).digest(8), "big")
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rlpost.data.corpus.encoding import EncodedBlock
 from rlpost.errors import DataError
 
-VERSION = 3  # of the layout and of the code that fills it; another one is encoded again
+VERSION = 4  # of the layout and of the code that fills it; another one is encoded again
 _ARRAYS = {
     "ids_T": np.int32,
     "trained_T": np.bool_,
@@ -29,6 +29,7 @@ _ARRAYS = {
     "label_ends_E": np.int64,
     "row_ends_N": np.int64,  # in examples
     "content_N": np.uint64,
+    "asked_N": np.uint64,
     "addresses": np.uint8,  # UTF-8
     "address_ends_N": np.int64,
 }
@@ -46,6 +47,7 @@ class CorpusFiles:
     label_ends_E: npt.NDArray[np.int64]
     row_ends_N: npt.NDArray[np.int64]
     content_N: npt.NDArray[np.uint64]
+    asked_N: npt.NDArray[np.uint64]
     addresses: npt.NDArray[np.uint8]
     address_ends_N: npt.NDArray[np.int64]
     skipped: tuple[str, ...]
@@ -96,6 +98,7 @@ def write_corpus(directory: Path, blocks: Iterable[EncodedBlock]) -> None:
             append_ends("label_ends_E", block.num_labels_E)
             append_ends("row_ends_N", block.examples_N)
             append("content_N", block.content_N)
+            append("asked_N", block.asked_N)
             append("addresses", np.frombuffer(b"".join(addresses), np.uint8))
             append_ends("address_ends_N", np.array([len(each) for each in addresses], np.int64))
             skipped += block.skipped

@@ -93,6 +93,8 @@ async def begin(
         log.warning("%d rows of the data were skipped", len(skipped))
     for reason in skipped:
         log.info("skipped: %s", reason)
+    for caution in plan.splits.cautions:
+        log.warning("%s", caution)
     groups = await run.start(plan.roles, supervised=supervised, first=first)
     mixture = run.keep("mixture", plan.splits.train)
     return groups, DrawnRows(mixture, per_step=plan.cfg.examples_per_step)

@@ -80,7 +80,7 @@ class OwnSamples:
             UserError: not every actor fits into the cluster.
             InfrastructureError: an actor did not come up.
         """
-        self._plan.log_skipped()
+        self._plan.log_rows()
         started = await self._run.start(roles, supervised=self._generation.supervisor.boot)
         self.groups = dict(zip((role.name for role in roles), started, strict=True))
 

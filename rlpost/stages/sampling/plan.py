@@ -68,13 +68,20 @@ class SamplingPlan:
         responses = prompts_per_step * cfg.rollout.group_size * cfg.trainer.steps
         return responses * response_bytes(cfg.rollout.max_tokens)
 
-    def log_skipped(self) -> None:
-        """Say which rows were left out, and why."""
+    def log_rows(self) -> None:
+        """Say which rows were left out, and why, and what is both trained on and held out."""
         for dataset in filter(None, (self.train_set, self.heldout_set)):
             if dataset.skipped:
                 log.warning("%s: skipped %d rows", dataset.name, len(dataset.skipped))
             for reason in dataset.skipped:
                 log.info("skipped: %s", reason)
+        if self.heldout_set and (shared := self.heldout_set.num_asked_in(self.train_set)):
+            log.warning(
+                "%d of the %d held-out prompts are also trained on, so their score is in part "
+                "memory",
+                shared,
+                len(self.heldout_set),
+            )
 
 
 def plan_sampling(

@@ -205,6 +205,26 @@ def test_rows_are_held_out_by_their_content(tmp_path: Path) -> None:
     assert len(held.first(7)) == 7
 
 
+def test_rows_with_the_same_prompt_are_on_the_same_side(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"question {i % 100}", "chosen": f"good {i}", "rejected": f"bad {i}"}
+        for i in range(400)
+    ]
+    corpus = load(write(tmp_path / "a.jsonl", rows))
+    train, held = corpus.split(0.3)
+    assert len(train) + len(held) == 400 and 15 < len(held) / 4 < 45
+    assert held.num_asked_in([train]) == train.num_asked_in([held]) == 0
+    assert held.num_asked_in([corpus]) == len(held)
+    told = [
+        {"messages": [{"role": "user", "content": row["prompt"]},
+                      {"role": "assistant", "content": row["chosen"]}]}
+        for row in rows
+    ]  # fmt: skip
+    again = load(write(tmp_path / "b.jsonl", told)).split(0.3)
+    assert [len(part) for part in again] == [len(train), len(held)]
+    assert again[1].num_asked_in([held]) == len(held)
+
+
 def test_a_damaged_cache_is_refused(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "a.jsonl", GOOD)
     load(path)
