@@ -16,6 +16,7 @@ from rlpost.errors import UserError
 from rlpost.evaluation.intervals import CONFIDENCE
 
 RESAMPLES = 10_000
+ROUNDING = 1e-9  # sums of the same numbers in another order differ by this much at most
 MAX_LATTICE = 10**6  # of the exact test: beyond this sum of differences it samples
 _BLOCK = 2**22  # random numbers that are held at once
 
@@ -46,9 +47,9 @@ def compare(
     """Compare two models; None where no pair is known.
 
     The interval is the percentile bootstrap over items: each resample draws as many items as there
-    are, with all their pairs. The p-value is that of flipping the sign of each item's difference
-    (Fisher's permutation test). For rewards of 0 and 1 it counts every flip; with one sample an
-    item it is McNemar's exact test.
+    are, with all their pairs; see ``percentile_interval`` for items that are all alike. The
+    p-value is that of flipping the sign of each item's difference (Fisher's permutation test). For
+    rewards of 0 and 1 it counts every flip; with one sample an item it is McNemar's exact test.
 
     Args:
         before: rewards of the first model.
@@ -72,7 +73,13 @@ def compare(
     if not sums:
         return None
     sums_I, sizes_I = np.array(sums), np.array(sizes)  # I items
-    low, high = _bootstrap(sums_I, sizes_I, seed=seed, confidence=confidence, resamples=resamples)
+    means_MB = resampled_means(sums_I[None], sizes_I, seed=seed, resamples=resamples)
+    low, high = percentile_interval(
+        means_MB[0],
+        confidence=confidence,
+        num_items=len(sums),
+        ends=(-1.0, 1.0) if are_shares(before) and are_shares(after) else None,
+    )
     return PairedDifference(
         difference=math.fsum(sums) / int(sizes_I.sum()),
         low=low,
@@ -117,13 +124,6 @@ def _exact_p_value(sizes: Sequence[int], observed: float) -> float:
     return min(1.0, float(probability_T[far_T].sum()))
 
 
-def _bootstrap(
-    sums_I: np.ndarray, sizes_I: np.ndarray, *, seed: int, confidence: float, resamples: int
-) -> tuple[float, float]:
-    means_MB = resampled_means(sums_I[None], sizes_I, seed=seed, resamples=resamples)
-    return percentile_interval(means_MB[0], confidence=confidence)
-
-
 def resampled_means(
     sums_MI: np.ndarray, sizes_I: np.ndarray, *, seed: int, resamples: int = RESAMPLES
 ) -> np.ndarray:
@@ -144,11 +144,36 @@ def resampled_means(
     return np.concatenate(means, axis=1)
 
 
-def percentile_interval(values_B: np.ndarray, *, confidence: float) -> tuple[float, float]:
-    """Return the two ends between which ``confidence`` of the resampled values lie."""
+def percentile_interval(
+    values_B: np.ndarray,
+    *,
+    confidence: float,
+    num_items: int,
+    ends: tuple[float, float] | None,
+) -> tuple[float, float]:
+    """Return the two ends between which ``confidence`` of the resampled values lie.
+
+    Resamples of items that are all alike have no spread, however few items there are. What those
+    leave open is the share of items that differ, of which none was seen: up to Clopper's and
+    Pearson's bound of an event that did not occur in ``num_items``, which lie at one of ``ends``.
+
+    Args:
+        values_B: one of each resample.
+        confidence: of the interval.
+        num_items: that were resampled.
+        ends: the least and the largest possible value; None: not known, and no spread stays none.
+    """
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values_B, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = map(float, np.quantile(values_B, [tail, 1 - tail]))
+    if ends is not None and np.ptp(values_B) <= ROUNDING:
+        unseen = 1 - tail ** (1 / num_items)
+        low, high = ((1 - unseen) * low + unseen * ends[0], (1 - unseen) * high + unseen * ends[1])
+    return low, high
+
+
+def are_shares(values: ByItem) -> bool:
+    """Whether every known value lies in [0, 1]."""
+    return all(0 <= each <= 1 for item in values.values() for each in item if each is not None)
 
 
 def _blocks(total: int, width: int) -> list[int]:

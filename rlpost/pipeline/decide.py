@@ -9,19 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 
 import numpy as np
 
 from rlpost.evaluation.comparison import (
+    ROUNDING,
     ByItem,
+    are_shares,
     percentile_interval,
     require_paired,
     resampled_means,
 )
 from rlpost.pipeline.gate import Delta, Gate, Measured, Number, Operation, Score, Term
-
-# Sums of the same numbers in another order differ by this much and mean the same.
-ROUNDING = 1e-9
 
 
 class GateVerdict(Enum):
@@ -73,7 +73,8 @@ def decide(
     """Decide a gate.
 
     It passes if the whole interval of ``left - right`` satisfies the comparison, fails if none of
-    it does, and is undecided in between.
+    it does, and is undecided in between. Where no value of a suite is known of all models, it
+    fails: nothing speaks for the stage.
 
     Args:
         gate: what is asked.
@@ -89,6 +90,7 @@ def decide(
     """
     exact: dict[tuple[str, str], float] = {}
     drawn: dict[tuple[str, str], np.ndarray] = {}
+    num_items: list[int] = []  # of each suite
     for place, suite in enumerate(sorted(gate.suites())):
         models = sorted(_models(gate, suite, own=own, start=start))
         found = _means([scores[suite, each] for each in models], seed=seed + place)
@@ -99,16 +101,23 @@ def decide(
                 right=None,
                 low=None,
                 high=None,
-                verdict=GateVerdict.undecided,
+                verdict=GateVerdict.failed,
             )
-        for model, mean, means_B in zip(models, *found, strict=True):
+        num_items.append(found[2])
+        for model, mean, means_B in zip(models, *found[:2], strict=True):
             exact[suite, model], drawn[suite, model] = mean, means_B
     reader = _Values(own=own, start=start, measured=measured)
     left, right = (float(reader.of(term, exact)) for term in (gate.left, gate.right))
     low = high = left - right
     if drawn:
         gap_B = np.asarray(reader.of(gate.left, drawn)) - np.asarray(reader.of(gate.right, drawn))
-        low, high = percentile_interval(np.atleast_1d(gap_B), confidence=confidence)
+        shares = all(are_shares(scores[each]) for each in drawn)
+        low, high = percentile_interval(
+            np.atleast_1d(gap_B),
+            confidence=confidence,
+            num_items=min(num_items),
+            ends=_ends(gate, reader, list(drawn)) if shares else None,
+        )
     return Decision(
         gate=gate.text,
         left=left,
@@ -129,10 +138,19 @@ def _models(gate: Gate, suite: str, *, own: str, start: str) -> set[str]:
     return found
 
 
-def _means(models: Sequence[ByItem], *, seed: int) -> tuple[list[float], np.ndarray] | None:
-    """Return each model's mean and its resampled means; None: no value is known of all models.
+def _ends(gate: Gate, reader: "_Values", models: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """Return the least and the largest ``left - right`` if every model solves all or nothing."""
+    corners_MC = np.array(list(product((0.0, 1.0), repeat=len(models)))).T
+    corners = dict(zip(models, corners_MC, strict=True))
+    gap_C = np.asarray(reader.of(gate.left, corners)) - np.asarray(reader.of(gate.right, corners))
+    return float(gap_C.min()), float(gap_C.max())
 
-    A value is used if that of the same item and sample is known of every model.
+
+def _means(models: Sequence[ByItem], *, seed: int) -> tuple[list[float], np.ndarray, int] | None:
+    """Return each model's mean, its resampled means, and the number of items.
+
+    None: no value is known of all models. A value is used if that of the same item and sample is
+    known of every model.
     """
     first, *others = models
     for each in others:
@@ -149,7 +167,7 @@ def _means(models: Sequence[ByItem], *, seed: int) -> tuple[list[float], np.ndar
         return None
     sums_MI, sizes_I = np.array(sums).T, np.array(sizes)
     means = [math.fsum(row) / int(sizes_I.sum()) for row in sums_MI]
-    return means, resampled_means(sums_MI, sizes_I, seed=seed)
+    return means, resampled_means(sums_MI, sizes_I, seed=seed), len(sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

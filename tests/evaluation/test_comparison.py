@@ -65,9 +65,19 @@ def test_the_difference_is_that_of_the_means_and_the_same_seed_gives_the_same_in
 
 
 def test_models_that_answer_alike_are_alike():
-    rows = by_item([1.0, 0.0], [0.0, 0.0], [1.0, 1.0])
+    rows = by_item([3.0, 0.0], [0.0, 0.0], [1.0, 1.0])
     found = compare(rows, rows)
     assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("items", [1, 3, 50, 600])
+def test_the_interval_of_items_that_agree_is_what_so_few_leave_open(items):
+    solved, missed = by_item(*[[1.0]] * items), by_item(*[[0.0]] * items)
+    alike, better = compare(solved, solved), compare(missed, solved)
+    # All items answered alike has a probability of 2.5 % if this share of all items differs.
+    share = alike.high
+    assert (1 - share) ** items == pytest.approx(0.025)
+    assert (alike.low, better.low, better.high) == pytest.approx((-share, 1 - 2 * share, 1))
 
 
 def test_swapping_the_models_swaps_the_sign():

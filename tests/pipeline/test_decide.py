@@ -40,7 +40,7 @@ def test_delta_has_the_interval_of_the_paired_comparison(rewards):
     found = decided("delta(t) >= 0", pair(after, before))
     expected = compare(by_item(before), by_item(after), seed=7)
     if expected is None:
-        assert (found.verdict, found.low) == (GateVerdict.undecided, None)
+        assert (found.verdict, found.low) == (GateVerdict.failed, None)
         return
     assert found.left == pytest.approx(expected.difference)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -55,8 +55,20 @@ def test_passes_fails_and_is_undecided():
     assert decided("delta(t) < 0", worse).verdict is GateVerdict.passed
 
 
-def test_equal_models_hold_a_bound_and_are_not_better():
-    same = pair([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
+def test_so_few_items_that_agree_decide_nothing():
+    few, many = ([1.0, 0.0, 1.0] * times for times in (1, 100))
+    assert decided("delta(t) >= -0.02", pair(few, few)).verdict is GateVerdict.undecided
+    assert decided("delta(t) >= -0.02", pair(many, many)).verdict is GateVerdict.passed
+    # Clopper and Pearson: 0 of 3 items may be up to 70.8 % of all items.
+    assert decided("delta(t) >= 0", pair(few, few)).low == pytest.approx(-0.708, abs=1e-3)
+    alone = decided("score(t) >= 0.9", pair([1.0] * 20, [0.0] * 20))
+    assert (alone.low, alone.high) == pytest.approx((0.1 - 0.168, 0.1), abs=1e-3)
+    both = decided("score(t) >= score(t, start) + 0.5", pair([1.0] * 20, [0.0] * 20))
+    assert (both.low, both.high) == pytest.approx((0.5 - 2 * 0.168, 0.5), abs=1e-3)
+
+
+def test_equal_rewards_that_are_no_shares_hold_a_bound_and_are_not_better():
+    same = pair([3.0, 0.0, 1.0], [3.0, 0.0, 1.0])
     assert decided("delta(t) >= -0.02", same).verdict is GateVerdict.passed
     assert decided("delta(t) > 0", same).verdict is GateVerdict.failed
     # 0.1 + 0.2 is not 0.3 in binary, and means it.
@@ -65,21 +77,21 @@ def test_equal_models_hold_a_bound_and_are_not_better():
 
 def test_the_interval_is_of_the_whole_expression():
     # Paired, score(own) - score(start) is the same for every item: nothing is uncertain.
-    values = [0.1 * (number % 7) for number in range(40)]
+    values = [1 + 0.1 * (number % 7) for number in range(40)]
     shifted = pair([value + 0.2 for value in values], values)
     found = decided("score(t) >= score(t, start) + 0.1", shifted)
     assert found.low == pytest.approx(0.1) == found.high
-    alone = decided("score(t) >= 0.1", shifted)
+    alone = decided("score(t) >= 1.1", shifted)
     assert alone.high - alone.low > 0.05
 
 
 def test_a_product_and_two_suites():
-    scores = pair([1.0] * 10, [0.5] * 10) | {
+    scores = pair([2.0] * 10, [0.5] * 10) | {
         ("u", "own"): by_item([0.25] * 4),
         ("u", "start"): by_item([0.25] * 4),
     }
-    found = decided("score(t) * score(u) == 0.25 + delta(u)", scores)
-    assert (found.left, found.right, found.verdict) == (0.25, 0.25, GateVerdict.passed)
+    found = decided("score(t) * score(u) == 0.5 + delta(u)", scores)
+    assert (found.left, found.right, found.verdict) == (0.5, 0.5, GateVerdict.passed)
 
 
 def test_numbers_that_a_stage_reports_are_exact():
@@ -92,7 +104,7 @@ def test_numbers_that_a_stage_reports_are_exact():
 
 def test_a_value_that_one_model_lacks_is_left_out_of_all():
     found = decided("delta(t) > 0", pair([1.0, None, 1.0], [0.0, 0.0, None]))
-    assert (found.left, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert (found.left, found.high) == (1.0, 1.0)
 
 
 def test_models_that_answered_other_items_are_refused():

@@ -31,7 +31,7 @@ def check_stage(spec: PipelineSpec, stage: StageSpec, file: Path) -> None:
                 f"{at}.{place}: {name} makes a {made}, and a {wanted} is needed; name another stage"
             )
     for gate in stage.gates:
-        _check_gate(gate, stage, at=f"{at}.gate")
+        _check_gate(gate, stage, at=f"{at}.gate", has_suites=bool(spec.suites))
     if stage.on_fail is OnFail.rollback and not can_roll_back(stage):
         raise UserError(
             f"{at}.on_fail=rollback: nothing can take the place of what {stage.id} makes, because "
@@ -65,11 +65,11 @@ def can_roll_back(stage: StageSpec) -> bool:
     return stage.output == "model" and len(stage.start) == 1
 
 
-def _check_gate(gate: Gate, stage: StageSpec, *, at: str) -> None:
+def _check_gate(gate: Gate, stage: StageSpec, *, at: str, has_suites: bool) -> None:
     scored = stage.output == "model"
     for each in gate.leaves():
         if isinstance(each, Measured):
-            _check_measured(each.name, stage, at=f"{at}: {gate.text}")
+            _check_measured(each.name, stage, at=f"{at}: {gate.text}", has_suites=has_suites)
         own = isinstance(each, Delta) or getattr(each, "stage", "") is None
         if own and not scored:
             raise UserError(
@@ -83,7 +83,7 @@ def _check_gate(gate: Gate, stage: StageSpec, *, at: str) -> None:
             )
 
 
-def _check_measured(name: str, stage: StageSpec, *, at: str) -> None:
+def _check_measured(name: str, stage: StageSpec, *, at: str, has_suites: bool) -> None:
     if name == "kl_to_start":
         if KL_COEFFICIENT not in known_keys(stage.run):
             raise UserError(f"{at}: rlpost {stage.run} measures no kl_to_start; rl and rft do")
@@ -91,6 +91,11 @@ def _check_measured(name: str, stage: StageSpec, *, at: str) -> None:
         raise UserError(
             f"{at}: {name} is of a data set, and {stage.id} makes a {stage.output}; put the gate "
             "at the stage that makes the data"
+        )
+    elif name == "leaked_into_heldout" and not has_suites:
+        raise UserError(
+            f"{at}: {name} compares with the prompts of gates.suites, of which there are none, so "
+            "it is always 0; name the held-out rows as a suite, or leave the gate out"
         )
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlpost.errors import UserError
+from rlpost.pipeline.gate import parse_gate
 from rlpost.pipeline.spec import PipelineSpec, Prune, StageSpec
-from rlpost.stages.pipeline.checks import require_layers
+from rlpost.stages.pipeline.checks import check_stage, require_layers
 
 
 def pruned(name, of, layers):
@@ -32,3 +33,11 @@ def test_a_pruned_start_has_fewer_layers_than_its_parent(tiny_model, stages, sai
     else:
         with pytest.raises(UserError, match=said):
             check()
+
+
+def test_a_leak_is_looked_for_only_where_a_suite_has_prompts():
+    gate = parse_gate("leaked_into_heldout == 0", field="gate")
+    stage = StageSpec(id="rows", run="evaluate", output="dataset", gates=(gate,))
+    spec = PipelineSpec(name="p", base="m", stages=(stage,))
+    with pytest.raises(UserError, match=r"prompts of gates\.suites, of which there are none"):
+        check_stage(spec, stage, Path("f.yaml"))
