@@ -1,5 +1,6 @@
 """What only a GPU shows of the trainer: `gpu_check.py`'s sections about streams and memory."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from trainer_throughput import Mix, Step, measure
 from rlpost.training.settings import DType
 from rlpost.training.zero import deepspeed_engine
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.weights.manifest import copy_bytes
+from rlpost.weights.transports.host_pages import HostPages, host_pages
+from rlpost.weights.transports.shared_memory import shared_memory_directory
 
 BYTES, TINY_BYTES = 4 << 30, 4 << 20
 
@@ -118,17 +122,37 @@ def sleep(models: Models) -> Iterator[Finding]:
 
 
 def pinned_slots(models: Models) -> Iterator[Finding]:
-    """From the GPU to the host: into fresh pages, reused pages, and reused registered pages."""
+    """Between the GPU and a file of shared memory, as pushes do it: as it is, and registered."""
     require_cuda("registered host memory")
+    device = torch.device("cuda")
     size = TINY_BYTES if models.tiny else BYTES
-    there = torch.zeros(size, dtype=torch.uint8, device="cuda")
-    reused = torch.zeros(size, dtype=torch.uint8)
-    registered = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
-    ways = {
-        "fresh pages": lambda: torch.empty(size, dtype=torch.uint8).copy_(there),
-        "reused pages": lambda: reused.copy_(there),
-        "reused registered pages": lambda: registered.copy_(there),
+    there = torch.randint(256, (size,), dtype=torch.uint8, device=device)
+    path = shared_memory_directory() / f"rlpost-gpu-check-{os.getpid()}"
+    try:
+        for name, mapped in {"as it is": HostPages(), "registered": host_pages(device)}.items():
+            yield from _copied(there, mapped.of(path, size), name=name, times=models.repetitions)
+            mapped.close()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _copied(
+    there: torch.Tensor, pages: torch.Tensor, *, name: str, times: int
+) -> Iterator[Finding]:
+    back = torch.zeros_like(there)
+    ways: dict[str, Step] = {
+        "out": lambda: copy_bytes(there, pages),
+        "back": lambda: back.copy_(pages),
     }
-    for name, way in ways.items():
-        seconds, _ = measure(way, models.repetitions)
-        yield Finding(check=f"to the host, {name}", value=size / seconds / 1e9, unit=" GB/s")
+    for way, copy in ways.items():
+        seconds, _ = measure(copy, times)
+        pace = there.numel() / seconds / 1e9
+        yield Finding(check=f"shared memory, {name}, {way}", value=pace, unit=" GB/s")
+    differing = int((there != back).sum())
+    yield Finding(check=f"shared memory, {name}: bytes that differ", value=differing, bound=0)
+    known = float(pages.is_pinned())
+    yield Finding(
+        check=f"shared memory, {name}: known to CUDA",
+        value=known,
+        least=float(name == "registered"),
+    )

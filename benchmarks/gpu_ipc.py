@@ -82,7 +82,8 @@ class Sender:
         """Announce a version, and tell the other process; returns what sends it."""
         names = [f"layer{number}" for number in range(NUM_LAYERS)]
         shapes = [(name, torch.uint8, (self._layer_bytes,)) for name in names]
-        seats = [Seat(memory=shared_memory_id(), num_workers=1)]
+        gpus = () if self._wire.gpu is None else (self._wire.gpu,)
+        seats = [Seat(memory=shared_memory_id(), num_workers=1, gpus=gpus)]
         locator = self._sender.announce(describe(shapes, version=version), seats=seats)
         where = {**locator.where, "rank": 1}
         self.pipe.send((Locator(**{**vars(locator), "where": where}), stops))

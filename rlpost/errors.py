@@ -49,6 +49,20 @@ class WeightPushError(InfrastructureError):
     """A weight push was rejected; the generators keep serving their old version."""
 
 
+class PushEnded(WeightPushError):
+    """A party of a push heard that it is over, because another one failed."""
+
+    _SIGN = "the push was ended elsewhere: "
+
+    def __init__(self, why: str) -> None:
+        super().__init__(self._SIGN + why.replace(self._SIGN, ""))
+
+    @classmethod
+    def or_refusal(cls, text: str) -> WeightPushError:
+        """Return what a text says that may have passed through a process which knows no classes."""
+        return cls(text.partition(cls._SIGN)[2]) if cls._SIGN in text else WeightPushError(text)
+
+
 class RunFailed(RuntimeError):
     """The run cannot continue; exit code 1. Subclasses give the reason."""
 

@@ -18,8 +18,8 @@ def prompt(uid: str = "0:0", tokens: Sequence[int] = (5, 6, 7)) -> Prompt:
     return Prompt(uid=uid, token_ids=tuple(tokens), text=f"prompt {uid}")
 
 
-def seat(memory: str = "here", *, num_workers: int = 1) -> Seat:
-    return Seat(memory=memory, num_workers=num_workers)
+def seat(memory: str = "here", *, num_workers: int = 1, gpus: tuple[str, ...] = ()) -> Seat:
+    return Seat(memory=memory, num_workers=num_workers, gpus=gpus)
 
 
 class FakeGenerator:

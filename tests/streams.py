@@ -1,6 +1,7 @@
 """Hosts of several workers each, and one beside the sender: threads of this process."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ class Streamed:
     root: Path
     timeout_s: float = 60.0
     wire: Callable[[], Wire] = GlooWire
+    weights: Callable[[int], dict[str, torch.Tensor]] = weights
+    clock: Callable[[], float] = time.monotonic  # of the sender
+    receivers_clock: Callable[[], float] = time.monotonic
     receivers: list[StreamReceiver] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -47,11 +51,17 @@ class Streamed:
             timeout_s=self.timeout_s,
             bucket_bytes=BUCKET_BYTES,
             directory=self.directory(None),
+            clock=self.clock,
         )
         self.receivers = [self.receiver(host) for host in HOSTS]
 
     def receiver(self, host: str | None) -> StreamReceiver:
-        return StreamReceiver(self.wire(), memory=host, directory=self.directory(host))
+        return StreamReceiver(
+            self.wire(),
+            memory=host,
+            directory=self.directory(host),
+            clock=self.receivers_clock,
+        )
 
     def directory(self, host: str | None) -> Path:
         return self.root / (host or "own")
@@ -65,11 +75,11 @@ class Streamed:
         version: int,
         *,
         absent: tuple[int, ...] = (),
-        sent: dict[str, torch.Tensor] | None = None,
+        sent: Mapping[str, torch.Tensor] | None = None,
         load: Callable[[int, dict[str, torch.Tensor]], None] = lambda rank, part: None,
     ) -> list[Future]:
         """Send and receive; ``load`` gets every part that a rank took, as it comes."""
-        tensors = weights(version)
+        tensors = self.weights(version)
         locator = self.announce(version, tensors)
         with ThreadPoolExecutor(6) as pool:
             futures = [pool.submit(self.sender.send, iter((sent or tensors).items()))]

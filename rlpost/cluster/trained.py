@@ -26,8 +26,9 @@ from rlpost.weights.deadline import CALL_S
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.choice import Senders
 from rlpost.weights.transports.protocol import Locator, Seat
+from rlpost.weights.transports.route import joined
 
-MakeSender = Callable[..., Senders]  # given the ``host`` of rank 0; see ``sender_factory``
+MakeSender = Callable[..., Senders | None]  # given the host of rank 0 and the rank of its own
 
 
 class TrainedRank:
@@ -61,7 +62,7 @@ class TrainedRank:
         if make_sender is not None:
             self._publisher = WeightPublisher(
                 lambda: self._trainer.served,
-                senders=make_sender(host=host) if self._rank == 0 else None,
+                senders=make_sender(host=host, rank=self._rank),
             )
         return self._trainer.num_parameters
 
@@ -227,13 +228,17 @@ class WeightSource:
     async def stage(self, version: int, *, seats: Sequence[Seat]) -> Locator:
         # Rank 0 knows where it sits; the others have to know whether they gather now or later.
         written: bool = await self._publish("stages", seats=seats)
-        locator: Locator = await self._publish("stage", version, seats=seats, written=written)
+        answers = await self._ranks.all(
+            "publish", "stage", version, timeout_s=CALL_S, seats=seats, written=written
+        )
+        locator = joined(answers, seats=seats)
+        assert locator is not None, "the first rank sends"
         self._live = locator.live
         return locator
 
     async def announce_again(self, *, seats: Sequence[Seat]) -> Locator | None:
         answers = await self._ranks.all("publish", "announce_again", seats=seats)
-        locator: Locator | None = answers[0]
+        locator = joined(answers, seats=seats)
         if locator is not None:
             self._live = locator.live
         return locator

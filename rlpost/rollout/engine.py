@@ -25,6 +25,7 @@ class Booted:
     max_model_len: int  # tokens, prompt and response together
     dtype: str
     num_receivers: int  # processes of it that receive weights
+    gpus: tuple[str, ...] = ()  # of these, in their order; none where they compute on CPUs
 
 
 WEIGHTS, KV_CACHE = "weights", "kv_cache"  # parts of an engine's memory on its device

@@ -62,7 +62,9 @@ class EngineGenerator:
             self._info = GeneratorInfo(
                 max_model_len=booted.max_model_len,
                 dtype=booted.dtype,
-                seat=Seat(memory=shared_memory_id(), num_workers=booted.num_receivers),
+                seat=Seat(
+                    memory=shared_memory_id(), num_workers=booted.num_receivers, gpus=booted.gpus
+                ),
                 processes=ProcessId.tree(os.getpid()),
                 host=socket.gethostname(),
             )

@@ -118,6 +118,7 @@ class WholePushes:
     async def commit(self, version: int) -> None:
         await self._holder.commit_model()
         self._pushing, self._committed = None, version
+        self._refused.discard(version)  # its first push may have been given up
         self._serving.set()
 
     async def abort(self, version: int) -> int:
@@ -126,9 +127,9 @@ class WholePushes:
         await self._bring_back(WEIGHTS)
         await self._holder.end_requests()
         if not await self._holder.restore_model(self._committed):
-            # It stays paused, until another push is committed.
+            # It stays paused and without weights, until a push is committed.
             self._refused.add(version)
-            self.version = BASE_VERSION
+            self.version, self._pushing, self._blank = BASE_VERSION, None, True
             raise WeightPushError("no committed version to go back to; push one")
         self._blank, self.version = False, self._committed
         await self._bring_back(KV_CACHE)

@@ -19,8 +19,8 @@ _ON_CPU = {
     "filesystem": (1.0e9, 0.8e9),
     "gloo": (2.0e9, 0.4e9),
 }
-# One rank sends out of GPU memory, and engines load meanwhile: not measured here.
-_BROADCAST = ("nccl", "cuda_ipc")
+# Out of GPU memory, while engines load: one rank to all, or each to its own. Not measured here.
+_BROADCAST, _GATHERED = ("broadcast", "nccl"), ("gathered", "cuda_ipc")
 
 
 def push_s(
@@ -38,8 +38,8 @@ def push_s(
     Raises:
         UserError: no rate is known of ``transport``.
     """
-    if transport in ("gathered", "broadcast", *_BROADCAST):
-        rate: float = k.gathered if transport == "gathered" else k.broadcast
+    if transport in (*_GATHERED, *_BROADCAST):
+        rate: float = k.gathered if transport in _GATHERED else k.broadcast
         return k.push_s + size_bytes / rate
     rates = (_ON_GPU if on_gpu else _ON_CPU).get(transport)
     if rates is None:

@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from rlpost.control.fleet import Fleet
-from rlpost.errors import GroupLost, InfrastructureError, NoAnswer, ProcessDied, WeightPushError
+from rlpost.errors import GroupLost, InfrastructureError, PushEnded, WeightPushError
+from rlpost.weights.deadline import BUS_PHASES
 from rlpost.weights.kernel_digest import Agreed, agreed, differing
 from rlpost.weights.phase import Refused, Verb, ask_all, noticed
 from rlpost.weights.probe_answers import worst_difference
@@ -129,9 +130,8 @@ class WeightBus:
                 except Refused as refusal:
                     log.warning("push of version %d was refused: %s", version, refusal)
                     await self._abort(version, ticket, refusal)
-                    for name, error in refusal.failures.items():
-                        if attempt > 1 or isinstance(error, NoAnswer | ProcessDied):
-                            self._fleet.died(name, incarnation=ticket[name], reason=str(error))
+                    for name, error in refusal.useless(again=attempt > 1).items():
+                        self._fleet.died(name, incarnation=ticket[name], reason=str(error))
                     if attempt == self._cfg.attempts:
                         raise WeightPushError(
                             f"push of version {version} was refused, {attempt} attempts: {refusal}"
@@ -173,7 +173,7 @@ class WeightBus:
         locator = served.locator
         try:
             if not locator.reaches(self._seats[name]):
-                again = await self._publisher.announce_again(seats=self._of(ticket))
+                again = await self._announced_again(ticket)
                 if again is None or again.manifest["version"] != served.version:
                     return False  # a later one was refused, or is trained: it waits for the next
                 locator = again
@@ -191,20 +191,25 @@ class WeightBus:
             log.warning("%s could not catch up: %s", name, refusal)
             moved_on = False
             try:
-                if self._served is served and not isinstance(
-                    refusal.failures[name], NoAnswer | ProcessDied
-                ):
+                if self._served is served and not refusal.useless(again=False):
                     # The generator answered, so it is alive and the payload may be gone. Announcing
                     # it again replaces it, or raises GroupLost if the trainer is gone.
-                    again = await self._publisher.announce_again(seats=self._of(ticket))
-                    moved_on = again is None
+                    moved_on = await self._announced_again(ticket) is None
             finally:
                 if not moved_on:
                     self._fleet.died(name, incarnation=ticket[name], reason=str(refusal))
-            if moved_on:  # the trainer has learned meanwhile: nobody is to blame
+            if moved_on:  # nobody here is to blame
                 await self._abort(served.version, ticket, refusal)
             return False
         return True
+
+    async def _announced_again(self, ticket: Mapping[str, int]) -> Locator | None:
+        """Return where the newest payload is for those who come late; None: nowhere."""
+        try:
+            return await self._publisher.announce_again(seats=self._of(ticket))
+        except WeightPushError as error:  # the trainer's host has no room now
+            log.warning("%s cannot catch up yet: %s", ", ".join(ticket), error)
+            return None
 
     async def trainer_lost(self) -> GroupLost:
         """Return how a catch-up found out that the trainer is gone.
@@ -279,9 +284,8 @@ class WeightBus:
         ranks = itertools.accumulate((seat.num_workers for seat in self._of(ticket)), initial=1)
         first_rank = dict(zip(ticket, ranks, strict=False))
         await self._each(ticket, lambda name, r: r.begin_push(version), "begin")
-        # Peers of a joint transfer wait for each other, with the deadline of a phase: only who
-        # is silent for longer than that is to blame.
-        timeout_s = self._cfg.timeout_s * (1 if locator.repeatable else 2)
+        # Peers of a joint transfer give up before: they know who delays it.
+        timeout_s = self._cfg.timeout_s * (1 if locator.repeatable else BUS_PHASES)
         receiving = asyncio.ensure_future(
             self._each(
                 ticket,
@@ -300,7 +304,7 @@ class WeightBus:
                     refused = error
             await receiving
             if refused is not None:
-                raise Refused(dict.fromkeys(ticket, refused))
+                raise Refused(dict.fromkeys(ticket, PushEnded(str(refused))))
         finally:
             receiving.cancel()
         if locator.live:
@@ -353,11 +357,8 @@ class WeightBus:
                 self._fleet.out_of_sync(name)
 
     async def _abort(self, version: int, ticket: Mapping[str, int], cause: Refused) -> None:
-        reachable = {
-            name: incarnation
-            for name, incarnation in ticket.items()
-            if not isinstance(cause.failures.get(name), NoAnswer | ProcessDied)
-        }
+        gone = cause.useless(again=False)
+        reachable = {name: ticket[name] for name in ticket if name not in gone}
         try:
             await self._each(reachable, lambda name, r: r.abort_push(version), "abort")
         except Refused as refusal:

@@ -151,11 +151,11 @@ def write_payload(
 
 
 def copy_bytes(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy bytes; from a GPU to the host in pieces through pinned memory.
+    """Copy bytes; from a GPU into memory that CUDA does not know in pieces through pinned memory.
 
     The driver's own way into pages that were never touched is several times slower.
     """
-    if not source.is_cuda or target.is_cuda:
+    if not source.is_cuda or target.is_cuda or target.is_pinned():  # see host_pages.py
         target.copy_(source)
         return
     for piece, place in zip(source.split(PIECE_BYTES), target.split(PIECE_BYTES), strict=True):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from rlpost.errors import InfrastructureError, NoAnswer, ProcessDied
+from rlpost.errors import InfrastructureError, NoAnswer, ProcessDied, PushEnded
 from rlpost.weights.protocol import PushTarget
 
 Verb = Callable[[str, PushTarget], Awaitable[Any]]
@@ -21,6 +21,20 @@ class Refused(Exception):
     def __init__(self, failures: Mapping[str, Exception]) -> None:
         super().__init__("; ".join(f"{name}: {error}" for name, error in failures.items()))
         self.failures = failures
+
+    def useless(self, *, again: bool) -> dict[str, Exception]:
+        """Return who has to be replaced, and why.
+
+        Those are gone or silent; if the same weights were refused ``again`` also those that failed
+        by themselves. Who was only told that another one failed would fail no less in a new
+        process.
+        """
+        return {
+            name: error
+            for name, error in self.failures.items()
+            if isinstance(error, NoAnswer | ProcessDied)
+            or (again and not isinstance(error, PushEnded))
+        }
 
 
 async def ask_all(

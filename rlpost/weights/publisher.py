@@ -2,7 +2,8 @@
 
 Owns the payload of the version being pushed, and what it asks of the weights. Refuses to own the
 trainer: it gets an iterator of named tensors, which every rank must exhaust because gathering is
-collective under ZeRO-3; only rank 0 holds senders. Invariant: what is sent as a version is what the
+collective under ZeRO-3. Rank 0 holds senders, and other ranks where each sends to the generators
+on its own GPU (transports/choice.py). Invariant: what is sent as a version is what the
 model was when that version was staged, however late; or it is not sent.
 """
 
@@ -79,8 +80,8 @@ class WeightsConfig:
 
 def sender_factory(
     cfg: WeightsConfig, *, run_id: str, root: Path, on_gpu: bool
-) -> Callable[..., Senders]:
-    """Return what builds the sending ends where it is called with its ``host``.
+) -> Callable[..., Senders | None]:
+    """Return what builds the sending ends where it is called with its ``host`` and its ``rank``.
 
     Args:
         cfg: which transport, and its deadline.
@@ -92,7 +93,14 @@ def sender_factory(
         UserError: the transport needs GPUs, and there are none.
     """
     require_device(cfg.transport, on_gpu=on_gpu)
-    return partial(make_senders, cfg.transport, run_id=run_id, root=root, timeout_s=cfg.timeout_s)
+    return partial(
+        make_senders,
+        cfg.transport,
+        run_id=run_id,
+        root=root,
+        timeout_s=cfg.timeout_s,
+        on_gpu=on_gpu,
+    )
 
 
 class ServedWeights(Protocol):
@@ -118,7 +126,7 @@ class WeightPublisher:
 
     Args:
         source: returns the weights, awake.
-        senders: on rank 0; None elsewhere.
+        senders: of this rank; None: it does not send.
     """
 
     def __init__(self, source: Callable[[], ServedWeights], *, senders: Senders | None) -> None:
@@ -135,7 +143,7 @@ class WeightPublisher:
         self._changed = True
 
     def stages(self, *, seats: Sequence[Seat]) -> bool | None:
-        """Whether a push to these seats is written down first (None off rank 0)."""
+        """Whether a push to these seats is written down first; None: this rank does not send."""
         return None if self._senders is None else self._senders.stages(seats)
 
     def stage(self, version: int, *, seats: Sequence[Seat], written: bool) -> Locator | None:
@@ -147,7 +155,7 @@ class WeightPublisher:
             written: what rank 0 said ``stages``.
 
         Returns:
-            Where it is, or will be sent (None off rank 0).
+            Where it is, or will be sent; None: this rank does not send.
         """
         weights, self._changed = self._source(), False
         self._newest = self._written = None  # of an earlier version, whose weights are gone
@@ -173,8 +181,8 @@ class WeightPublisher:
         """Make the newest payload fetchable once more, from these seats.
 
         Returns:
-            Where it is; None off rank 0, and if it is gone: it could not be written down, or the
-            trainer has learned since.
+            Where it is; None: this rank does not send, or it is gone, because it could not be
+            written down or the trainer has learned since.
         """
         if self._senders is None or self._newest is None:
             return None

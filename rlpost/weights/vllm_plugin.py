@@ -33,7 +33,9 @@ from vllm.platforms import current_platform
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest, Tensors
 from rlpost.weights.transports.choice import WIRES
+from rlpost.weights.transports.cuda_runtime import gpu_id
 from rlpost.weights.transports.filesystem import FilesystemReceiver
+from rlpost.weights.transports.host_pages import HostPages, host_pages
 from rlpost.weights.transports.protocol import Locator, Receiver
 from rlpost.weights.transports.shared_memory import SharedMemoryReceiver
 from rlpost.weights.transports.stream_receiver import StreamReceiver
@@ -48,14 +50,14 @@ _LORA_ON_CPU = "rlpost.weights.vllm_lora_on_cpu.LoRAOnCPU"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _receives(wire: Callable[[], Wire]) -> Receiver:
-    return StreamReceiver(wire())
+def _streams(wire: Callable[[], Wire], pages: HostPages) -> Receiver:
+    return StreamReceiver(wire(), pages=pages)
 
 
-_RECEIVERS: dict[str, Callable[[], Receiver]] = {
+_RECEIVERS: dict[str, Callable[[HostPages], Receiver]] = {
     "shared_memory": SharedMemoryReceiver,
-    "filesystem": FilesystemReceiver,
-    **{over.value: partial(_receives, wire) for over, wire in WIRES.items()},
+    "filesystem": lambda pages: FilesystemReceiver(),
+    **{over.value: partial(_streams, wire) for over, wire in WIRES.items()},
 }
 
 
@@ -109,6 +111,7 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
+        self._pages = host_pages(device)
         self._receivers: dict[str, Receiver] = {}
         self._reload: OpenReload | None = None  # of the version that is undecided
         self._way_back = way_back_for(device)
@@ -143,7 +146,7 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
     def buckets(self, locator: Locator) -> Iterator[Tensors]:
         """Yield the parts of a payload, each verified; see ``Receiver``."""
         if locator.transport not in self._receivers:
-            self._receivers[locator.transport] = _RECEIVERS[locator.transport]()
+            self._receivers[locator.transport] = _RECEIVERS[locator.transport](self._pages)
         return self._receivers[locator.transport].buckets(locator)
 
     def finish_weight_update(self) -> None:
@@ -196,6 +199,11 @@ class WorkerExtension:
 
     def rlpost_alive(self) -> bool:
         return True
+
+    def rlpost_gpu(self) -> str | None:
+        """What names its GPU in every process; None: it has none."""
+        device = self.device  # type: ignore[attr-defined]
+        return None if device.type == "cpu" else gpu_id(device)
 
     def rlpost_kernel_digest(self) -> tuple[str, str]:
         return kernel_digest(self.model_runner.get_model())  # type: ignore[attr-defined]

@@ -133,6 +133,20 @@ async def test_asleep_it_answers_nothing_and_sleeps_once():
     assert pushes.enter("r1").version == 2
 
 
+async def test_a_version_that_was_given_up_can_be_pushed_again_and_counts_then():
+    """As when a late joiner, which has nothing to go back to, catches up at the second try."""
+    engine = Engine()
+    pushes = over(engine, blank=True)
+    await pushes.begin(4)
+    with pytest.raises(WeightPushError, match="no committed version"):
+        await pushes.abort(4)
+    assert pushes.refuses([4])
+    engine.calls.clear()
+    await push(pushes, 4)
+    assert engine.calls[:2] == ["pause_generation", "start_weight_update"]  # it begins anew
+    assert (engine.committed, pushes.version) == (4, 4) and not pushes.refuses([4])
+
+
 @pytest.mark.parametrize("reached", ["nothing", "begin", "receive", "load"])
 async def test_an_abort_brings_back_what_was_served_from_wherever_it_is(reached):
     engine, pushes = await asleep()

@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeGenerator, FakePublisher, seat, serving_fleet
 
 from rlpost.control.fleet import Health
-from rlpost.errors import GroupLost, WeightPushError
+from rlpost.errors import GroupLost, PushEnded, WeightPushError
 from rlpost.rollout.signal import Signal
 from rlpost.weights.bus import WeightBus
 from rlpost.weights.probe_answers import logprob_difference
@@ -241,7 +241,7 @@ async def test_a_catch_up_waits_for_a_busy_trainer_and_no_longer():
     assert await bus.catch_up("a") and fleet.serving() == ["a"]
     fleet.out_of_sync("a")
     publisher.busy_s = 60.0
-    with pytest.raises(GroupLost, match=r"trainer did not finish transfer in 0\.8 s"):
+    with pytest.raises(GroupLost, match=r"trainer did not finish transfer in 0\.9 s"):
         await bus.catch_up("a")
     assert generators["a"].calls[-1] == "abort"  # it is left in no push that nobody ends
 
@@ -339,3 +339,71 @@ def test_the_bound_follows_the_precision_unless_it_is_given():
     assert BusConfig(exact=True).bound == 1e-3
     assert BusConfig(exact=False).bound < BusConfig(exact=False, quantized=True).bound
     assert BusConfig(exact=False, quantized=True, max_diff=0.05).bound == 0.05
+
+
+async def test_who_was_only_told_of_a_failure_is_not_replaced():
+    """One engine that refuses a stream twice ends it for all who take part."""
+
+    class Fails(FakeGenerator):
+        error: WeightPushError
+
+        async def receive(self, locator, *, first_rank):
+            raise self.error
+
+    generators = {name: Fails() for name in "abc"}
+    for name, generator in generators.items():
+        why = f"{name}: no such layer"
+        generator.error = WeightPushError(why) if name == "b" else PushEnded(why)
+    fleet = serving_fleet(list(generators))
+    with pytest.raises(WeightPushError, match="refused, 2 attempts"):
+        await make_bus(FakePublisher(), generators, fleet=fleet, attempts=2).publish()
+    assert fleet.dead() == ["b"]
+    fleet = serving_fleet(list(generators))
+    with pytest.raises(WeightPushError, match="refused, 1 attempts"):
+        await make_bus(FakePublisher(), generators, fleet=fleet).publish()
+    assert not fleet.dead()  # it may have been luck
+
+
+async def test_a_sender_that_fails_costs_no_generator():
+    class Breaks(FakePublisher):
+        async def stage(self, version, *, seats):
+            return replace(await super().stage(version, seats=seats), repeatable=False)
+
+        async def send(self):
+            raise WeightPushError("no room for two buckets")
+
+    generators = {"a": FakeGenerator(), "b": FakeGenerator()}
+    fleet = serving_fleet(list(generators))
+    with pytest.raises(WeightPushError, match="no room for two buckets"):
+        await make_bus(Breaks(), generators, fleet=fleet, attempts=3).publish()
+    assert fleet.stale() == ["a", "b"] and not fleet.dead()
+
+
+@pytest.mark.parametrize("when", ["at first", "once it has failed"])
+async def test_a_catch_up_that_cannot_be_announced_is_tried_later(when):
+    class Full(FakePublisher):
+        room = True
+
+        async def stage(self, version, *, seats):
+            return replace(await super().stage(version, seats=seats), repeatable=False)
+
+        async def announce_again(self, *, seats):
+            if not self.room:
+                raise WeightPushError("shared memory has no room for two buckets")
+            self.room = when == "at first"
+            return await self.stage(self.staged[-1], seats=seats)
+
+        async def send(self):
+            if not self.room:
+                raise WeightPushError("a receiver is gone")
+
+    publisher, generators = Full(), {"a": FakeGenerator()}
+    fleet = serving_fleet(["a"])
+    bus = make_bus(publisher, generators, fleet=fleet)
+    await bus.publish()
+    fleet.out_of_sync("a")
+    publisher.room = when != "at first"
+    assert not await bus.catch_up("a")
+    assert fleet.stale() == ["a"] and not fleet.dead()
+    publisher.room, when = True, "at first"
+    assert await bus.catch_up("a") and fleet.serving() == ["a"]

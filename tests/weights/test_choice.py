@@ -6,7 +6,7 @@ from rlpost.errors import UserError
 from rlpost.weights.publisher import WeightsConfig, sender_factory
 from rlpost.weights.transports.choice import WIRES, Transport, require_places
 
-PLACES = {"trainer": "n1", "generators": ["n1", "n1"], "shares_gpu": False}
+PLACES = {"trainer": "n1", "generators": ["n1", "n1"], "shares_gpu": False, "without_rank": 0}
 
 
 @pytest.mark.parametrize("transport", list(Transport), ids=lambda each: each.value)
@@ -26,7 +26,7 @@ def test_what_moves_gpu_memory_is_refused_on_cpus(transport, tmp_path):
 @pytest.mark.parametrize(
     ("transport", "change", "words"),
     [
-        (Transport.cuda_ipc, {"generators": ["n1", "n2"]}, "1 of their hosts are others"),
+        (Transport.cuda_ipc, {"without_rank": 1}, "1 of the generators share theirs with none"),
         (Transport.shared_memory, {"generators": ["n2", "n3"]}, "2 of their hosts are others"),
         (Transport.nccl, {"shares_gpu": True}, "NCCL refuses two members on one"),
     ],

@@ -4,7 +4,8 @@ import pytest
 import torch
 from fakes import seat
 
-from rlpost.weights.deadline import phase_deadline_s
+from rlpost.errors import WeightPushError
+from rlpost.weights.deadline import Deadline, phase_deadline_s
 from rlpost.weights.manifest import describe
 from rlpost.weights.publisher import WeightsConfig
 from rlpost.weights.transports.choice import Transport, make_senders
@@ -29,3 +30,12 @@ def test_peers_of_a_broadcast_wait_as_long_as_its_bytes_need(tmp_path, given, wa
     finally:
         senders.close()
     assert locator.where["timeout_s"] == pytest.approx(wanted)
+
+
+def test_all_waits_of_a_transfer_have_one_end():
+    seconds = iter([100.0, 150.0, 159.9, 160.0])
+    deadline = Deadline(60, clock=lambda: next(seconds))
+    deadline.look("bucket 3")
+    deadline.look("bucket 3")
+    with pytest.raises(WeightPushError, match=r"did not end in 60 s, and waited for bucket 3"):
+        deadline.look("bucket 3")

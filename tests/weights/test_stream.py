@@ -6,7 +6,7 @@ import pytest
 import torch
 from streams import BUCKET_BYTES, HOSTS, Streamed, weights
 
-from rlpost.errors import WeightPushError
+from rlpost.errors import PushEnded, WeightPushError
 from rlpost.weights import buckets
 from rlpost.weights.manifest import describe
 from rlpost.weights.transports import stream_receiver, stream_sender
@@ -231,3 +231,68 @@ def test_a_host_without_room_is_named_at_once(streamed, monkeypatch):
     with pytest.raises(WeightPushError, match="no room for two buckets"):
         sent.result()
     assert time.monotonic() - started_s < 20
+
+
+class Clock:
+    """Seconds that pass when somebody is slow."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def many(version: int) -> dict[str, torch.Tensor]:
+    """Twelve tensors that have a bucket each."""
+    return {f"layer{n}": torch.full((BUCKET_BYTES // 4,), n + version * 1.0) for n in range(12)}
+
+
+@pytest.mark.parametrize("slow", [1, 3], ids=["a host", "beside the sender"])
+def test_a_push_ends_though_nobody_exceeds_a_deadline_of_his_own(tmp_path, slow):
+    """Each bucket takes a worker 25 of 60 s: a push that waits for each of them takes 300."""
+    clock = Clock()
+    streamed = Streamed(tmp_path, weights=many, clock=clock)
+
+    def load(rank, part):
+        clock.now_s += 25 * (rank == slow)
+
+    try:
+        sent, *read = streamed.push(1, load=load)
+        with pytest.raises(WeightPushError, match=r"did not end in 60 s, and waited for"):
+            sent.result()
+        for each in read:
+            with pytest.raises(PushEnded, match="did not end in 60 s"):
+                each.result()
+        assert clock.now_s < 300
+        sent, *read = streamed.push(2)
+        sent.result()
+        assert all(torch.equal(each.result()["layer3"], many(2)["layer3"]) for each in read)
+    finally:
+        streamed.close()
+
+
+class Slow(dict):
+    """Weights that take 25 s each, by a clock that the trainer does not see."""
+
+    def __init__(self, weights, clock) -> None:
+        super().__init__(weights)
+        self.clock = clock
+
+    def items(self):
+        for name, tensor in super().items():
+            self.clock.now_s += 25
+            yield name, tensor
+
+
+def test_receivers_end_a_push_whose_sender_does_not(tmp_path):
+    clock = Clock()
+    streamed = Streamed(tmp_path, weights=many, receivers_clock=clock)
+    try:
+        sent, *read = streamed.push(1, sent=Slow(many(1), clock))
+        with pytest.raises(WeightPushError):
+            sent.result()
+        said = [str(each.exception()) for each in read]
+        assert "None" not in said and any("did not end in 120 s" in each for each in said)
+        assert clock.now_s < 300
+    finally:
+        streamed.close()

@@ -1,8 +1,9 @@
 """With which settings and environment an SGLang server starts.
 
 Owns them, in one place. Refuses to own the process (server.py). Invariants: a server answers one
-host over loopback, to whoever has its key; the key is in a file of its owner's and in no command
-line. Facts about SGLang are those of 0.5.23, with the source file of each.
+host over loopback, to whoever has its key, and its workers meet in a file; the key is in a file of
+its owner's and in no command line. Facts about SGLang are those of 0.5.23, with the source file of
+each.
 """
 
 import os
@@ -77,13 +78,24 @@ def _cached_tokens(cfg: GeneratorConfig, shape: ModelShape) -> int:
     return max((cfg.kv_cache_gib << 30) // token_bytes, 1)
 
 
-def environment(cfg: GeneratorConfig, *, on_gpu: bool) -> dict[str, str]:
-    """Return what the processes of a server read when they start."""
+def environment(cfg: GeneratorConfig, *, meeting: Path, port: int, on_gpu: bool) -> dict[str, str]:
+    """Return what the processes of a server read when they start.
+
+    Args:
+        cfg: of the generators, resolved.
+        meeting: a file that they have for themselves, for as long as they live.
+        port: where the server answers.
+        on_gpu: whether it runs on GPUs.
+    """
     chosen = dict(os.environ)
     chosen.pop("PYTHONPATH", None)  # it names the packages of this environment
     chosen |= dict.fromkeys(
         INTERFACE_VARIABLES, interface_to(LOOPBACK)
     )  # a server stays on its host
+    # Otherwise its workers meet in a store of torch's, which listens on all interfaces
+    # (distributed/bootstrap.py). Memory that they share is named after the other two.
+    chosen["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{meeting}"
+    chosen |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
     # The margin may exceed the model's context, which no sequence does (configs/model_config.py).
     chosen["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"
     chosen["HF_HUB_OFFLINE"] = "1"  # everything is a path

@@ -41,6 +41,7 @@ class SglangServer:
         self._model_path = model_path
         self._process: asyncio.subprocess.Process | None = None
         self._client: HttpClient | None = None
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
         self._url = ""
 
     async def start(self) -> None:
@@ -62,13 +63,15 @@ class SglangServer:
             key=key,
             on_gpu=on_gpu,
         )
+        self._meeting = tempfile.TemporaryDirectory(prefix="rlpost-meeting-")
+        meeting = Path(self._meeting.name, "workers")
         with tempfile.TemporaryDirectory(prefix="rlpost-settings-") as directory:
             file = Path(directory, "settings.yaml")
             write_settings(chosen, file)
             python = self._cfg.sglang.python or sys.executable
             self._process = await asyncio.create_subprocess_exec(
                 *command(python, file, self._cfg.sglang.arguments),
-                env=environment(self._cfg, on_gpu=on_gpu),
+                env=environment(self._cfg, meeting=meeting, port=port, on_gpu=on_gpu),
                 stdin=asyncio.subprocess.DEVNULL,
                 preexec_fn=ends_with_us(),
             )
@@ -142,6 +145,12 @@ class SglangServer:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+        await self._end()
+        meeting, self._meeting = self._meeting, None
+        if meeting is not None:
+            meeting.cleanup()
+
+    async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rlpost.errors import ProcessDied, WeightPushError
+from rlpost.errors import ProcessDied, PushEnded
 from rlpost.garbage import without_collection
 from rlpost.rollout.generator_config import AdapterCapacity, EngineConfig
 from rlpost.rollout.pushes import Admitted
@@ -97,7 +97,7 @@ class VllmEngine:
         except ProcessDied:
             raise
         except Exception as error:  # the worker's exception arrives as a plain Exception
-            raise WeightPushError(str(error)) from error
+            raise PushEnded.or_refusal(str(error)) from error
 
     async def generate(
         self, token_ids: list[int], params: Any, admitted: Admitted

@@ -62,10 +62,12 @@ class VllmSampler:
 
     async def boot(self, model: Mapping[str, Shape]) -> Booted:
         config = self.engine.boot(model)
+        gpus = await self.engine.ask("collective_rpc", "rlpost_gpu")
         return Booted(
             max_model_len=config.max_model_len,
             dtype=str(config.dtype).removeprefix("torch."),
             num_receivers=self._num_workers,
+            gpus=tuple(gpu for gpu in gpus if gpu is not None),
         )
 
     # -- requests -------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def planned_transport(cfg: WeightsConfig, slots: Sequence[Slot]) -> Transport:
         trainer=sender.id,
         generators=generators,
         shares_gpu=_share_gpu(slots),
+        without_rank=_without_rank(slots),
     )
     return cfg.transport
 
@@ -101,6 +102,12 @@ def _share_gpu(slots: Sequence[Slot]) -> bool:
     (sender,) = (each for each in slots if each.actor.name == rank_name("trainer", 0))
     beside = [each for each in slots if each.bundle.index == sender.bundle.index]
     return sender.num_gpus > 0 and any(each.actor.generates for each in beside)
+
+
+def _without_rank(slots: Sequence[Slot]) -> int:
+    """Return how many generators have a bundle in which no rank of the trainer is."""
+    trained = {each.bundle.index for each in slots if each.actor.role == "trainer"}
+    return sum(each.actor.generates and each.bundle.index not in trained for each in slots)
 
 
 def _ends(slots: Sequence[Slot]) -> tuple[Node | None, set[str]]:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import torch
+
 from rlpost.errors import UserError
+from rlpost.network import LOOPBACK
 from rlpost.weights.transports.cuda_ipc_wire import CudaIpcWire
 from rlpost.weights.transports.filesystem import FilesystemSender
 from rlpost.weights.transports.gloo_wire import GlooWire
+from rlpost.weights.transports.host_pages import host_pages
 from rlpost.weights.transports.nccl_wire import NcclWire
 from rlpost.weights.transports.protocol import Seat, StagedSender, StreamingSender
 from rlpost.weights.transports.shared_memory import SharedMemorySender, shared_memory_id
@@ -68,7 +72,12 @@ def require_device(transport: Transport, *, on_gpu: bool) -> None:
 
 
 def require_places(
-    transport: Transport, *, trainer: str, generators: Collection[str], shares_gpu: bool
+    transport: Transport,
+    *,
+    trainer: str,
+    generators: Collection[str],
+    shares_gpu: bool,
+    without_rank: int,
 ) -> None:
     """Refuse a transport that does not reach from the trainer to every generator.
 
@@ -77,12 +86,19 @@ def require_places(
         trainer: where its first rank sits, which sends.
         generators: where those sit that receive, in the same words.
         shares_gpu: whether a generator has a GPU on which the trainer's first rank is.
+        without_rank: generators that share their GPU with no rank of the trainer.
 
     Raises:
         UserError: it does not.
     """
     away = set(generators) - {trainer}
-    if transport in (Transport.cuda_ipc, Transport.shared_memory) and away:
+    if transport is Transport.cuda_ipc and without_rank:
+        raise UserError(
+            f"weights.transport=cuda_ipc reaches a generator from the trainer's rank on its GPU, "
+            f"and {without_rank} of the generators share theirs with none; use "
+            "cluster.placement=colocated, or weights.transport=nccl or auto"
+        )
+    if transport is Transport.shared_memory and away:
         raise UserError(
             f"weights.transport={transport.value} reaches generators on the trainer's host alone, "
             f"and {len(away)} of their hosts are others; use weights.transport=auto"
@@ -125,28 +141,45 @@ class Senders:
 
 
 def make_senders(
-    transport: Transport, *, run_id: str, root: Path, host: str, timeout_s: float | None
-) -> Senders:
-    """Build the sending ends of a transport.
+    transport: Transport,
+    *,
+    run_id: str,
+    root: Path,
+    host: str,
+    timeout_s: float | None,
+    on_gpu: bool = False,
+    rank: int = 0,
+) -> Senders | None:
+    """Build the sending ends that one rank of the trainer has; None: it does not send.
 
     Args:
         transport: which one.
         run_id: names the run among all of a host.
         root: directory for payloads that travel in files.
         host: address under which receivers reach this process.
-        timeout_s: deadline of every wait; None: by the size of each payload.
+        timeout_s: deadline of a payload; None: by its size.
+        on_gpu: whether models are.
+        rank: over CUDA IPC every rank sends to the generators on its GPU, else the first to all.
     """
+    if rank > 0 and transport is not Transport.cuda_ipc:
+        return None
+    pages = host_pages(torch.device("cuda" if on_gpu else "cpu"))
 
     def stream(over: Transport) -> StreamSender:
-        return StreamSender(WIRES[over](), run_id=run_id, host=host, timeout_s=timeout_s)
+        return StreamSender(
+            WIRES[over](), run_id=run_id, host=host, timeout_s=timeout_s, pages=pages
+        )
 
     match transport:
         case Transport.auto:
-            staged = SharedMemorySender(run_id=run_id)
+            staged = SharedMemorySender(run_id=run_id, pages=pages)
             return Senders(staged=staged, stream=stream(Transport.gloo))
         case Transport.shared_memory:
-            return Senders(staged=SharedMemorySender(run_id=run_id))
+            return Senders(staged=SharedMemorySender(run_id=run_id, pages=pages))
         case Transport.filesystem:
             return Senders(staged=FilesystemSender(root=root))
+        case Transport.cuda_ipc:
+            run_id, host = f"{run_id}-{rank}", LOOPBACK  # each has a ring, and reaches its own host
+            return Senders(stream=stream(transport))
         case _:
             return Senders(stream=stream(transport))

@@ -1,9 +1,10 @@
 """Streams within a host through GPU memory that its processes map: CUDA IPC.
 
-Has not run on a GPU yet. There is no group: all workers sit on the sender's host and read the
-sender's two buckets, in turns that the host's ring keeps (ring.py). Owns the two buckets at both
-ends. Refuses to own how memory is shared (cuda_runtime.py). Invariants: handles travel in the
-locator, as text; nobody keeps the memory of an earlier sender once it has another one's.
+Has not run on a GPU yet. There is no group: every rank of the trainer sends to the workers on its
+own GPU, which read its two buckets in turns that a ring keeps (ring.py), so no byte leaves a GPU.
+Owns the two buckets at both ends. Refuses to own how memory is shared (cuda_runtime.py) and who is
+on which GPU (route.py). Invariants: handles travel in the locator, as text; nobody keeps the memory
+of an earlier sender once it has another one's.
 """
 
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ class SharedDevice(Protocol):
     """Memory of a device that processes of a host share; see ``cuda_runtime.CudaRuntime``."""
 
     device: torch.device
+    gpu: str
 
     def allocate(self, size_bytes: int) -> torch.Tensor: ...
     def free(self, memory: torch.Tensor) -> None: ...
@@ -43,6 +45,7 @@ class CudaIpcWire:
     def __init__(self, shared: SharedDevice | None = None) -> None:
         self._shared = CudaRuntime() if shared is None else shared
         self.device = self._shared.device
+        self.gpu: str | None = self._shared.gpu
         self._own: list[torch.Tensor] = []
         self._opened: list[torch.Tensor] = []
         self._handle = ""  # of those that are opened
@@ -51,8 +54,8 @@ class CudaIpcWire:
         self, store: Any, *, host: str, rank: int, num_ranks: int, timeout_s: float
     ) -> WireGroup:
         raise RuntimeError(
-            "weights.transport=cuda_ipc reaches the trainer's host alone, and a generator sits "
-            "elsewhere; use nccl, gloo or auto"
+            "weights.transport=cuda_ipc needs trainer and generator to see one /dev/shm, and they "
+            "share a GPU from containers that do not; use nccl, gloo or auto"
         )
 
     def slots(self, size_bytes: int) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The few functions of CUDA's runtime that torch does not offer: memory that processes share.
+"""The few functions of CUDA's runtime that concern memory which processes share.
 
 Exists with CUDA only, and has not run on a GPU yet. Owns the calls and their errors. Invariants: a
 call that fails leaves no error behind for torch to find; memory comes from ``cudaMalloc`` itself,
@@ -15,6 +15,7 @@ import torch
 
 _HANDLE_BYTES = 64  # CUDA_IPC_HANDLE_SIZE
 _LAZY_PEER_ACCESS = 1  # cudaIpcMemLazyEnablePeerAccess
+_PORTABLE = 1  # cudaHostRegisterPortable: for every context of the process
 # Smaller allocations may lie in one block, and a handle is that of the whole block.
 _BLOCK_BYTES = 2 << 20
 
@@ -31,6 +32,7 @@ class CudaRuntime:
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
+        self.gpu = gpu_id(self.device)
         self._library = ctypes.CDLL(_loaded("libcudart"))
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
 
@@ -63,6 +65,19 @@ class CudaRuntime:
         """Let go of what ``open`` returned, without which its owner cannot free it."""
         self._call("cudaIpcCloseMemHandle", ctypes.c_void_p(memory.data_ptr()))
 
+    def register(self, pages: torch.Tensor) -> None:
+        """Have the device copy from and to host memory by itself, until ``unregister``.
+
+        Raises:
+            RuntimeError: the host refuses, as its limit of locked memory makes it.
+        """
+        address, size = ctypes.c_void_p(pages.data_ptr()), ctypes.c_size_t(pages.numel())
+        self._call("cudaHostRegister", address, size, ctypes.c_uint(_PORTABLE))
+
+    def unregister(self, pages: torch.Tensor) -> None:
+        """Take back ``register``, before the memory is unmapped."""
+        self._call("cudaHostUnregister", ctypes.c_void_p(pages.data_ptr()))
+
     def settle(self) -> None:
         """Wait until what this thread began on the device is done."""
         torch.cuda.current_stream(self.device).synchronize()
@@ -79,6 +94,11 @@ class CudaRuntime:
                 self._library.cudaGetLastError()  # clears it; torch would report it as its own
                 what = self._library.cudaGetErrorString(code).decode(errors="replace")
                 raise RuntimeError(f"{name} failed: {what}")
+
+
+def gpu_id(device: torch.device) -> str:
+    """Return what names a GPU in every process that sees it."""
+    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def memory_at(address: int, size_bytes: int, *, device: torch.device) -> torch.Tensor:

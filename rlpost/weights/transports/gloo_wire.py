@@ -65,6 +65,7 @@ class GlooWire:
     every_worker_joins = False
     exports = False
     device = torch.device("cpu")
+    gpu: str | None = None
 
     def group(
         self, store: Any, *, host: str, rank: int, num_ranks: int, timeout_s: float

@@ -1,8 +1,8 @@
 """Who takes part in one push over a network, in which group, and why it failed.
 
 Owns what is said in the sender's store. Refuses to own bytes. Invariants: each wait has a deadline;
-whoever did not come is named to everybody else; a group is used again only by exactly the processes
-that formed it, and never after a failure.
+who is told of a failure knows that it is another's; whoever did not come is named to everybody
+else; a group is used again only by exactly the processes that formed it, and never after a failure.
 """
 
 import time
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from rlpost.errors import WeightPushError
+from rlpost.errors import PushEnded, WeightPushError
+from rlpost.weights.deadline import RECEIVER_PHASES
 
 _BEGIN, _FAILED = "begin", "failed"
 _LOOK_EVERY_S = 1.0
@@ -72,12 +73,12 @@ class Meeting:
         """Say which process is there as ``member``; returns the group's name once all are.
 
         Raises:
-            WeightPushError: others did not come.
+            PushEnded: others did not come.
             RuntimeError: the sender is silent.
         """
         self._store.compare_set(f"here {member}", "", f"+{process}")
-        # Twice as long as the sender waits: it knows who is missing, and tells.
-        self._store.wait([_BEGIN], timedelta(seconds=2 * self._timeout_s))
+        # Longer than the sender waits: it knows who is missing, and tells.
+        self._store.wait([_BEGIN], timedelta(seconds=RECEIVER_PHASES * self._timeout_s))
         return _heard(self._store.get(_BEGIN).decode())
 
     def failed(self, members: Sequence[str], why: str) -> WeightPushError:
@@ -98,7 +99,7 @@ class Meeting:
         """Return if it goes on.
 
         Raises:
-            WeightPushError: somebody has failed; says why.
+            PushEnded: somebody has failed; says why.
             RuntimeError: the sender is gone.
         """
         if self._store.check([_FAILED]):
@@ -162,5 +163,5 @@ class Groups:
 def _heard(word: str) -> str:
     """Return what was said, unless it is why there is nothing to say."""
     if word.startswith("-"):
-        raise WeightPushError(word[1:])
+        raise PushEnded(word[1:])
     return word[1:]

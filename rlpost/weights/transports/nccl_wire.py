@@ -109,6 +109,7 @@ class NcclWire:
     name = "nccl"
     every_worker_joins = True
     exports = False
+    gpu: str | None = None
     checksum = staticmethod(checksum)
 
     def __init__(self, device: torch.device | None = None) -> None:

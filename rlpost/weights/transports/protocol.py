@@ -29,6 +29,7 @@ class Seat:
 
     memory: str  # the shared memory of its host; see ``shared_memory_id``
     num_workers: int  # processes that receive
+    gpus: tuple[str, ...] = ()  # of these, in their order; none where they compute on CPUs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
-from rlpost.errors import WeightPushError
+from rlpost.errors import PushEnded, WeightPushError
+from rlpost.weights.deadline import Deadline
+from rlpost.weights.transports.host_pages import HostPages
 from rlpost.weights.transports.liveness import live_as, lives
-from rlpost.weights.transports.shared_memory import map_file, shared_memory_directory
+from rlpost.weights.transports.shared_memory import shared_memory_directory
 
 MOST_READERS = 512
 _CONTROL_BYTES = 8192  # 16 numbers, why it failed, from the middle on what each reader took
@@ -39,36 +41,33 @@ class RingWriter:
 
     Args:
         path: the file.
+        pages: the mappings of this process.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._timeout_s = 0.0
+    def __init__(self, path: Path, *, pages: HostPages) -> None:
+        self._path, self._pages = path, pages
         self._file: _File | None = None
         self._num_readers = 0
 
-    def begin(
-        self, push: int, *, num_readers: int, slot_bytes: int, timeout_s: float
-    ) -> list[torch.Tensor]:
+    def begin(self, push: int, *, num_readers: int, slot_bytes: int) -> list[torch.Tensor]:
         """Prepare for the buckets of a push; returns the two slots, none without readers.
 
         Args:
             push: its number.
             num_readers: how many will read; they are numbered from 0.
             slot_bytes: of each slot; 0: buckets lie elsewhere.
-            timeout_s: how long a reader may take for a bucket.
 
         Raises:
             WeightPushError: the host's shared memory has no room.
         """
         assert num_readers <= MOST_READERS, num_readers
-        self._num_readers, self._timeout_s = num_readers, timeout_s
+        self._num_readers = num_readers
         if num_readers == 0:
             self.close()
             return []
         if self._file is None or self._file.slot_bytes != slot_bytes or not self._path.exists():
             self.close()
-            self._file = _created(self._path, slot_bytes)
+            self._file = _created(self._path, slot_bytes, self._pages)
         numbers = self._file.numbers
         numbers[_PUSH] = 0
         numbers[_TAKEN : _TAKEN + MOST_READERS] = _ABSENT
@@ -81,11 +80,11 @@ class RingWriter:
         if self._file is not None and self._num_readers:
             self._file.numbers[_FILLED] = number + 1
 
-    def await_taken(self, number: int) -> None:
+    def await_taken(self, number: int, *, deadline: Deadline) -> None:
         """Wait until every reader has taken bucket ``number``; negative ones need no wait.
 
         Raises:
-            WeightPushError: a reader died, or is silent.
+            WeightPushError: a reader died, or is late; says which.
         """
         if number < 0 or self._file is None or not self._num_readers:
             return
@@ -93,17 +92,25 @@ class RingWriter:
         _wait(
             lambda: bool((taken > number).all()),
             lambda: self._lost_reader(number),
-            timeout_s=self._timeout_s,
-            what=f"every worker here to take bucket {number}",
+            deadline=deadline,
+            what=lambda: f"{self._late(number)} to take bucket {number}",
         )
 
-    def _lost_reader(self, number: int) -> str | None:
+    def _late(self, number: int) -> str:
+        assert self._file is not None
+        taken = self._file.numbers[_TAKEN : _TAKEN + self._num_readers].tolist()
+        late = ", ".join(str(reader) for reader, took in enumerate(taken) if took <= number)
+        return f"worker {late} of the {self._num_readers} that read on this host"
+
+    def _lost_reader(self, number: int) -> WeightPushError | None:
         assert self._file is not None
         for reader in range(self._num_readers):
             # One that took the bucket may have taken its last.
             reads = _ABSENT < int(self._file.numbers[_TAKEN + reader]) <= number
             if reads and not lives(self._file.descriptor, 1 + reader):
-                return f"worker {reader} of the {self._num_readers} that read on this host is gone"
+                return WeightPushError(
+                    f"worker {reader} of the {self._num_readers} that read on this host is gone"
+                )
         return None
 
     def fail(self, why: str) -> None:
@@ -131,11 +138,13 @@ class RingReader:
     Args:
         path: the file.
         reader: this one's number among the readers.
-        timeout_s: how long to wait for a bucket.
+        deadline: of all buckets together.
+        pages: the mappings of this process.
     """
 
-    def __init__(self, path: Path, *, reader: int, timeout_s: float) -> None:
-        self._path, self._reader, self._timeout_s = path, reader, timeout_s
+    def __init__(self, path: Path, *, reader: int, deadline: Deadline, pages: HostPages) -> None:
+        self._path, self._reader = path, reader
+        self._deadline, self._pages = deadline, pages
         self._file: _File | None = None
 
     def begin(
@@ -155,13 +164,13 @@ class RingReader:
         self.close()  # the writer may have made another file
 
         def begun() -> bool:
-            self._file = _opened(self._path, slot_bytes)
+            self._file = _opened(self._path, slot_bytes, self._pages)
             if self._file is not None and int(self._file.numbers[_PUSH]) != push:
                 self.close()  # of another push: it may be replaced
             return self._file is not None
 
         what = f"whoever receives for this host to begin ({self._path.name})"
-        _wait(begun, look, timeout_s=self._timeout_s, what=what)
+        _wait(begun, look, deadline=self._deadline, what=lambda: what)
         assert self._file is not None
         live_as(self._file.descriptor, 1 + self._reader)
         self._file.numbers[_TAKEN + self._reader] = 0
@@ -171,26 +180,25 @@ class RingReader:
         """Wait until bucket ``number`` can be read.
 
         Raises:
-            WeightPushError: the writer failed, and says why; or died, or is silent.
+            PushEnded: the writer failed, and says why; or died.
+            WeightPushError: it is silent.
         """
         assert self._file is not None
         numbers = self._file.numbers
-        what = f"bucket {number} of whoever receives for this host"
         _wait(
             lambda: int(numbers[_FILLED]) > number,
             self._lost_writer,
-            timeout_s=self._timeout_s,
-            what=what,
+            deadline=self._deadline,
+            what=lambda: f"bucket {number} of whoever receives for this host",
         )
 
-    def _lost_writer(self) -> str | None:
+    def _lost_writer(self) -> PushEnded | None:
         assert self._file is not None
         if size := int(self._file.numbers[_WHY_BYTES]):
-            return bytes(self._file.control[_WHY.start : _WHY.start + size].tolist()).decode(
-                errors="replace"
-            )
+            said = bytes(self._file.control[_WHY.start : _WHY.start + size].tolist())
+            return PushEnded(said.decode(errors="replace"))
         if not lives(self._file.descriptor, 0):
-            return "whoever received for this host died"
+            return PushEnded("whoever received for this host died")
         return None
 
     def take(self, number: int) -> None:
@@ -208,9 +216,10 @@ class RingReader:
 class _File:
     """The file, open and mapped."""
 
-    def __init__(self, path: Path, descriptor: int, slot_bytes: int) -> None:
+    def __init__(self, descriptor: int, slot_bytes: int, mapped: HostPages) -> None:
         self.descriptor, self.slot_bytes = descriptor, slot_bytes
-        pages = map_file(path, _size(slot_bytes))
+        # By the descriptor, because another file may have taken its name.
+        pages = mapped.of(Path(f"/proc/self/fd/{descriptor}"), _size(slot_bytes))
         self.control = pages[:_CONTROL_BYTES]
         self.numbers = self.control.view(torch.int64)
         start = _CONTROL_BYTES + slot_bytes
@@ -224,7 +233,7 @@ def _size(slot_bytes: int) -> int:
     return _CONTROL_BYTES + 2 * slot_bytes
 
 
-def _created(path: Path, slot_bytes: int) -> _File:
+def _created(path: Path, slot_bytes: int, pages: HostPages) -> _File:
     remove_unused(path.parent)
     path.unlink(missing_ok=True)  # readers of an earlier one keep what they have mapped
     try:
@@ -233,7 +242,7 @@ def _created(path: Path, slot_bytes: int) -> _File:
         live_as(descriptor, 0)
         # Whoever wrote to pages that are not there would be killed.
         os.posix_fallocate(descriptor, 0, _size(slot_bytes))
-        return _File(path, descriptor, slot_bytes)
+        return _File(descriptor, slot_bytes, pages)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise WeightPushError(
@@ -242,7 +251,7 @@ def _created(path: Path, slot_bytes: int) -> _File:
         ) from error
 
 
-def _opened(path: Path, slot_bytes: int) -> _File | None:
+def _opened(path: Path, slot_bytes: int, pages: HostPages) -> _File | None:
     """Return the file if it is there, whole, and nobody has replaced it meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -252,7 +261,7 @@ def _opened(path: Path, slot_bytes: int) -> _File | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         status = os.fstat(descriptor)
         if status.st_size == _size(slot_bytes) and os.path.samestat(status, path.stat()):
-            return _File(path, descriptor, slot_bytes)
+            return _File(descriptor, slot_bytes, pages)
     except FileNotFoundError:
         pass
     os.close(descriptor)
@@ -260,19 +269,21 @@ def _opened(path: Path, slot_bytes: int) -> _File | None:
 
 
 def _wait(
-    done: Callable[[], bool], lost: Callable[[], str | None], *, timeout_s: float, what: str
+    done: Callable[[], bool],
+    lost: Callable[[], WeightPushError | None],
+    *,
+    deadline: Deadline,
+    what: Callable[[], str],
 ) -> None:
-    until_s = time.monotonic() + timeout_s
     look_s = time.monotonic() + _LOOK_EVERY_S
     while not done():
         now_s = time.monotonic()
         if now_s >= look_s:
             why = lost()
             if why is not None and not done():
-                raise WeightPushError(why)
+                raise why
+            deadline.look(what())
             look_s = now_s + _LOOK_EVERY_S
-        if now_s >= until_s:
-            raise WeightPushError(f"waited {timeout_s:g} s for {what}")
         time.sleep(_PAUSE_S)
 
 

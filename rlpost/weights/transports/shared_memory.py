@@ -2,8 +2,9 @@
 
 Owns the files ``/dev/shm/rlpost-<run>-v<version>``. Invariants: until its version is released a
 file stays as it was written, so who joins late gets the version that is served; ``close`` unlinks
-them all. The pages of a released version are kept for the next one, because fresh pages cost eight
-times the copy: a receiver that still maps them sees another version, and its checksums tell.
+them all; a receiver answers only when its device has read what it was told to. The pages of a
+released version are kept for the next one, because fresh pages cost eight times the copy: a
+receiver that still maps them sees another version, and its checksums tell.
 """
 
 import glob
@@ -17,6 +18,7 @@ import torch
 
 from rlpost.errors import WeightPushError
 from rlpost.weights.manifest import PushManifest, Tensors, read_payload
+from rlpost.weights.transports.host_pages import HostPages
 from rlpost.weights.transports.protocol import Locator, Seat
 
 
@@ -37,30 +39,17 @@ def shared_memory_id() -> str:
     return f"{socket.gethostname()} {booted} {shared_memory_directory().stat().st_dev}"
 
 
-def map_file(path: Path, size_bytes: int) -> torch.Tensor:
-    """Return the bytes of a file, shared with whoever maps it; makes it if there is none."""
-    return torch.from_file(str(path), shared=True, size=size_bytes, dtype=torch.uint8)
-
-
-def read_file(path: Path) -> torch.Tensor:
-    """Return the bytes of a payload that a sender of this host wrote.
-
-    Raises:
-        WeightPushError: it is not here.
-    """
-    if not path.exists():
-        raise WeightPushError(
-            f"{path} is not on this host; weights.transport=shared_memory needs trainer and "
-            "generator on one host, gloo and filesystem cross hosts"
-        )
-    return map_file(path, path.stat().st_size)
-
-
 class SharedMemorySender:
-    """Writes each version into its own file; see ``protocol.StagedSender``."""
+    """Writes each version into its own file; see ``protocol.StagedSender``.
 
-    def __init__(self, *, run_id: str) -> None:
+    Args:
+        run_id: names the run among all of a host.
+        pages: the mappings of this process; None: it has no device.
+    """
+
+    def __init__(self, *, run_id: str, pages: HostPages | None = None) -> None:
         self.run_id = run_id
+        self._pages = pages or HostPages()
         for left in shared_memory_directory().glob(f"rlpost-{glob.escape(run_id)}-v*"):
             left.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._buffers: dict[int, torch.Tensor] = {}
@@ -85,6 +74,7 @@ class SharedMemorySender:
             return None
         if spare.numel() != size_bytes or not self._path("spare").exists():
             self._path("spare").unlink(missing_ok=True)
+            self._pages.drop_removed()
             return None
         self._path("spare").rename(self._path(version))
         return spare
@@ -98,7 +88,7 @@ class SharedMemorySender:
                 f"shared memory at {directory} has {free_bytes >> 20} MiB free, a push needs "
                 f"{size_bytes >> 20} MiB; enlarge it or set weights.transport=filesystem"
             )
-        return map_file(self._path(version), size_bytes)
+        return self._pages.of(self._path(version), size_bytes)
 
     def announce(self, manifest: PushManifest, *, seats: Sequence[Seat]) -> Locator:
         self._kept.add(manifest.version)
@@ -120,20 +110,38 @@ class SharedMemorySender:
             self._spare = pages
         else:
             self._path(version).unlink(missing_ok=True)
+            self._pages.drop_removed()
 
     def close(self) -> None:
         for version in list(self._buffers):
             self.release(version)
         self._spare = None
         self._path("spare").unlink(missing_ok=True)
+        self._pages.close()
 
 
 class SharedMemoryReceiver:
-    """Maps the sender's file; see ``protocol.Receiver``."""
+    """Maps the sender's file; see ``protocol.Receiver``.
+
+    Args:
+        pages: the mappings of this process; None: it has no device.
+    """
+
+    def __init__(self, pages: HostPages | None = None) -> None:
+        self._pages = pages or HostPages()
 
     def buckets(self, locator: Locator) -> Iterator[Tensors]:
-        manifest = PushManifest.from_dict(locator.manifest)
-        yield read_payload(manifest, read_file(Path(locator.where["path"])))
+        path = Path(locator.where["path"])
+        if not path.exists():
+            raise WeightPushError(
+                f"{path} is not on this host; weights.transport=shared_memory needs trainer and "
+                "generator on one host, gloo and filesystem cross hosts"
+            )
+        pages = self._pages.of(path, path.stat().st_size)
+        try:
+            yield read_payload(PushManifest.from_dict(locator.manifest), pages)
+        finally:
+            self._pages.settle()  # the sender may fill them anew once this worker has answered
 
     def close(self) -> None:
-        """Mappings end with the tensors that use them."""
+        self._pages.close()

@@ -7,6 +7,7 @@ group in which anything failed is never used again.
 """
 
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +15,19 @@ from typing import Any
 
 import torch
 
-from rlpost.errors import WeightPushError
+from rlpost.errors import PushEnded, WeightPushError
 from rlpost.weights.buckets import Bucket, divide, slot_bytes, verify, was_given_up
+from rlpost.weights.deadline import RECEIVER_PHASES, Deadline
 from rlpost.weights.manifest import PushManifest, Tensors
+from rlpost.weights.transports.host_pages import HostPages
 from rlpost.weights.transports.meeting import Meeting, Onlooker, join
 from rlpost.weights.transports.protocol import Locator
 from rlpost.weights.transports.ring import RingReader, RingWriter, ring_path
+from rlpost.weights.transports.route import Route
 from rlpost.weights.transports.shared_memory import shared_memory_id
-from rlpost.weights.transports.stream_sender import Route, formed, in_words
+from rlpost.weights.transports.stream_sender import formed, in_words
 from rlpost.weights.transports.watch import watched
-from rlpost.weights.transports.wire import Wire, WireGroup
+from rlpost.weights.transports.wire import Wire, WireGroup, await_work
 
 
 class StreamReceiver:
@@ -33,12 +37,21 @@ class StreamReceiver:
         wire: the sender's.
         memory: the shared memory of this host; see ``shared_memory_id``.
         directory: where its files are.
+        pages: the mappings of this process; None: it has no device.
+        clock: seconds.
     """
 
     def __init__(
-        self, wire: Wire, *, memory: str | None = None, directory: Path | None = None
+        self,
+        wire: Wire,
+        *,
+        memory: str | None = None,
+        directory: Path | None = None,
+        pages: HostPages | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wire = wire
+        self._pages, self._clock = pages or HostPages(), clock
         self._memory = memory or shared_memory_id()
         self._directory = directory
         self._ring: RingWriter | None = None
@@ -52,21 +65,25 @@ class StreamReceiver:
         self.taken_bytes = 0  # that came over the network, in all pushes
 
     def buckets(self, locator: Locator) -> Iterator[Tensors]:
-        route = Route(**locator.where)
+        route = Route.of(locator.where)
         manifest = PushManifest.from_dict(locator.manifest)
         planned = divide(manifest, most_bytes=route.bucket_bytes)
         place = route.member_of(route.rank)
+        # A sender that lives has ended the push before.
+        deadline = Deadline(RECEIVER_PHASES * route.timeout_s, clock=self._clock)
         try:
             if place is not None:
-                yield from self._received(route, planned, place)
+                yield from self._received(route, planned, place, deadline)
             else:
-                yield from self._read(route, planned)
+                yield from self._read(route, planned, deadline)
+        except WeightPushError:
+            raise
         except RuntimeError as error:
             raise WeightPushError(in_words(self._wire, error)) from error
 
     # -- a worker that reads what another one of its host received, or what the sender packed --
 
-    def _read(self, route: Route, planned: list[Bucket]) -> Iterator[Tensors]:
+    def _read(self, route: Route, planned: list[Bucket], deadline: Deadline) -> Iterator[Tensors]:
         readers = route.readers(self._memory)
         if route.rank not in readers:
             raise WeightPushError(
@@ -74,8 +91,8 @@ class StreamReceiver:
             )
         beside = self._memory == route.memory
         path = Path(route.ring) if beside else self._received_path(route)
-        # Longer than whoever writes waits for its peers: it knows who is missing, and tells.
-        ring = RingReader(path, reader=readers.index(route.rank), timeout_s=3 * route.timeout_s)
+        number = readers.index(route.rank)
+        ring = RingReader(path, reader=number, deadline=deadline, pages=self._pages)
         sender = Onlooker(route.host, route.port, push=route.push, timeout_s=route.timeout_s)
         try:
             in_file = route.handle is None
@@ -84,12 +101,19 @@ class StreamReceiver:
             if route.handle is not None:
                 slots = self._wire.imported(route.handle)
             for bucket in planned:
+                deadline.look(f"bucket {bucket.number} of {len(planned)}")
                 ring.await_bucket(bucket.number)
                 yield self._verified(bucket, slots, route)
-                self._wire.settle()
+                self._settle()
                 ring.take(bucket.number)
         finally:
+            self._settle()
             ring.close()
+
+    def _settle(self) -> None:
+        """Wait until the device has read what it was told to: a slot may be filled again then."""
+        self._wire.settle()
+        self._pages.settle()
 
     def _verified(self, bucket: Bucket, slots: list[torch.Tensor], route: Route) -> Tensors:
         slot = slots[bucket.number % 2]
@@ -98,7 +122,7 @@ class StreamReceiver:
     # -- a member of the group -------------------------------------------------------------
 
     def _received(
-        self, route: Route, planned: list[Bucket], place: tuple[str, int]
+        self, route: Route, planned: list[Bucket], place: tuple[str, int], deadline: Deadline
     ) -> Iterator[Tensors]:
         """Receive each bucket into one slot while what lies in the other is used and read."""
         name, number = place
@@ -108,20 +132,21 @@ class StreamReceiver:
             meeting = self._met(route)
             slots = self._own_slots(ring, route, slot_bytes(planned))
             group = self._joined(meeting, route, name, number)
-            begin = self._receives(group, ring, slots, planned)
+            begin = self._receives(group, ring, slots, planned, deadline)
             work = begin(0)
             for bucket in planned:
-                group.wait(work, look=meeting.look)
+                deadline.look(f"bucket {bucket.number} of {len(planned)}")
+                await_work(group, work, look=lambda: self._look(meeting, deadline))
                 if was_given_up(bucket, slots[bucket.number % 2]):
                     meeting.look()  # it says why
-                    raise WeightPushError("the sender could not fill a bucket")
+                    raise PushEnded("the sender could not fill a bucket")
                 self.taken_bytes += bucket.size_bytes
-                self._wire.settle()
+                self._settle()
                 ring.fill(bucket.number)
                 work = begin(bucket.number + 1)
                 yield self._verified(bucket, slots, route)
-            self._wire.settle()
-            ring.await_taken(len(planned) - 1)
+            self._settle()
+            ring.await_taken(len(planned) - 1, deadline=deadline)
             done = True
         except RuntimeError as error:
             why = in_words(self._wire, error)
@@ -129,6 +154,11 @@ class StreamReceiver:
         finally:
             if not done:
                 self._tell(ring, route, name, why)
+
+    @staticmethod
+    def _look(meeting: Meeting, deadline: Deadline) -> None:
+        meeting.look()
+        deadline.look("the sender")
 
     def _tell(self, ring: RingWriter, route: Route, name: str, why: str) -> None:
         """Tell everybody who waits for this worker that it failed, whatever the reason."""
@@ -138,12 +168,17 @@ class StreamReceiver:
         self._end_group()
 
     def _receives(
-        self, group: WireGroup, ring: RingWriter, slots: list[torch.Tensor], planned: list[Bucket]
+        self,
+        group: WireGroup,
+        ring: RingWriter,
+        slots: list[torch.Tensor],
+        planned: list[Bucket],
+        deadline: Deadline,
     ) -> Callable[[int], Any]:
         def begin(number: int) -> Any:
             if number == len(planned):
                 return None
-            ring.await_taken(number - 2)
+            ring.await_taken(number - 2, deadline=deadline)
             return group.broadcast(slots[number % 2][: planned[number].sent_bytes])
 
         return begin
@@ -151,7 +186,7 @@ class StreamReceiver:
     def _own_ring(self, route: Route) -> RingWriter:
         if self._ring is None:
             path = self._received_path(route)
-            self._ring = RingWriter(path)
+            self._ring = RingWriter(path, pages=self._pages)
         return self._ring
 
     def _own_slots(self, ring: RingWriter, route: Route, size_bytes: int) -> list[torch.Tensor]:
@@ -160,7 +195,6 @@ class StreamReceiver:
             route.push,
             num_readers=num_readers,
             slot_bytes=size_bytes,
-            timeout_s=route.timeout_s,
         )
         if shared:
             self._slots = []
@@ -216,3 +250,4 @@ class StreamReceiver:
     def close(self) -> None:
         self._end_group()
         self._wire.close()
+        self._pages.close()

@@ -2,8 +2,9 @@
 
 Owns who takes part in which role, and two buckets. Refuses to own how they travel (wire.py) and
 which weights they hold. Invariants: there are never more than two buckets, whatever the model's
-size; a bucket is packed anew only after everybody has taken it; when anything fails, everybody who
-waits is told, and no group outlives it.
+size; a bucket is packed anew only after everybody has taken it; a push that goes on for too long
+is ended, whoever delays it; when anything fails, everybody who waits is told, and no group outlives
+it.
 
 Workers on other hosts get buckets from the group that the sender leads; workers on its own host
 from its ring, and those whose host has a member of the group from that member's ring.
@@ -11,8 +12,9 @@ from its ring, and those whose host has a member of the group from that member's
 
 import itertools
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,66 +24,18 @@ import torch
 from rlpost.errors import WeightPushError
 from rlpost.network import serve_store
 from rlpost.weights.buckets import Bucket, NamedTensors, divide, give_up, pack, seal, slot_bytes
-from rlpost.weights.deadline import phase_deadline_s
+from rlpost.weights.deadline import Deadline, phase_deadline_s
 from rlpost.weights.manifest import PushManifest
+from rlpost.weights.transports.host_pages import HostPages
 from rlpost.weights.transports.meeting import Groups, Meeting
 from rlpost.weights.transports.protocol import Locator, Seat
 from rlpost.weights.transports.ring import RingWriter, ring_path
+from rlpost.weights.transports.route import Route, route_to
 from rlpost.weights.transports.shared_memory import shared_memory_id
 from rlpost.weights.transports.watch import Watch
-from rlpost.weights.transports.wire import Wire, WireGroup
+from rlpost.weights.transports.wire import Wire, WireGroup, await_work
 
 BUCKET_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """How one push reaches everybody; the ``where`` of its locator, as plain data.
-
-    Ranks are those of workers among all who receive, from 1 on.
-    """
-
-    push: int  # unlike that of any other push
-    host: str  # where the sender's store is
-    port: int
-    watch_port: int  # see watch.py
-    timeout_s: float
-    run_id: str
-    memory: str  # of the sender's host
-    ring: str  # the file that workers on the sender's host read
-    bucket_bytes: int
-    members: dict[str, int]  # of the group, after the sender -> rank of the worker
-    ranks: dict[str, list[int]]  # memory of a host -> ranks of its workers
-    handle: str | None = None  # of the sender's slots, where those of its ring are no file's
-    rank: int = 0  # of the worker that reads this
-
-    def readers(self, memory: str) -> list[int]:
-        """Return the ranks of workers that read the ring of their host."""
-        joined = set(self.members.values())
-        return [rank for rank in self.ranks.get(memory, ()) if rank not in joined]
-
-    def member_of(self, rank: int) -> tuple[str, int] | None:
-        """Return under which name and number in the group a worker joins; None: it reads."""
-        for number, (name, joined) in enumerate(self.members.items(), start=1):
-            if joined == rank:
-                return name, number
-        return None
-
-
-def route_to(seats: Sequence[Seat], *, own: str, wire: Wire) -> dict[str, Any]:
-    """Return ``members`` and ``ranks`` of a ``Route`` from a sender on ``own`` to ``seats``."""
-    ranks: dict[str, list[int]] = {}
-    members: dict[str, int] = {}
-    first = 1
-    for seat in seats:
-        for rank in range(first, first + seat.num_workers):
-            ranks.setdefault(seat.memory, []).append(rank)
-            if wire.every_worker_joins:
-                members[f"{seat.memory} {rank}"] = rank
-            elif seat.memory != own:
-                members.setdefault(seat.memory, rank)
-        first += seat.num_workers
-    return {"members": members, "ranks": ranks}
 
 
 @dataclass
@@ -90,6 +44,7 @@ class _Announced:
 
     route: Route
     buckets: list[Bucket]
+    deadline: Deadline  # of sending it; anew when that begins
     works: list[Any] = field(default_factory=list)  # of the group, a bucket each
 
 
@@ -100,9 +55,11 @@ class StreamSender:
         wire: how buckets travel.
         run_id: names the run among all of a host.
         host: address under which receivers reach this process.
-        timeout_s: deadline of every wait; None: by the size of each payload.
+        timeout_s: deadline of sending a payload; None: by its size.
         bucket_bytes: most bytes of a bucket, unless one tensor has more.
         directory: the host's shared memory.
+        pages: the mappings of this process; None: it has no device.
+        clock: seconds.
     """
 
     def __init__(
@@ -114,9 +71,12 @@ class StreamSender:
         timeout_s: float | None,
         bucket_bytes: int = BUCKET_BYTES,
         directory: Path | None = None,
+        pages: HostPages | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wire, self._run_id, self._host = wire, run_id, host
         self._timeout_s, self._bucket_bytes = timeout_s, bucket_bytes
+        self._pages, self._clock = pages or HostPages(), clock
         self._path = ring_path(run_id, sends=True, directory=directory)
         self._path.unlink(missing_ok=True)  # of an earlier trainer of this run, which was killed
         self._numbers = itertools.count(time.time_ns())
@@ -138,7 +98,9 @@ class StreamSender:
             self._meeting(before).forget(list(before.members))
         buckets = divide(manifest, most_bytes=self._bucket_bytes)
         own, push = shared_memory_id(), next(self._numbers)
-        parts = route_to(seats, own=own, wire=self._wire)
+        parts = route_to(
+            seats, own=own, every_worker_joins=self._wire.every_worker_joins, gpu=self._wire.gpu
+        )
         route = Route(
             push=push,
             host=self._host,
@@ -151,9 +113,9 @@ class StreamSender:
             bucket_bytes=self._bucket_bytes,
             **parts,
         )
-        handle = self._prepare(route, slot_bytes(buckets))
-        route = Route(**{**asdict(route), "handle": handle})
-        self._announced = _Announced(route, buckets)
+        if route.receivers:
+            route = replace(route, handle=self._prepare(route, slot_bytes(buckets)))
+        self._announced = _Announced(route, buckets, self._deadline(route))
         return Locator(
             transport=self._wire.name,
             manifest=manifest.to_dict(),
@@ -161,15 +123,17 @@ class StreamSender:
             repeatable=False,
         )
 
+    def _deadline(self, route: Route) -> Deadline:
+        return Deadline(route.timeout_s, clock=self._clock)
+
     def _prepare(self, route: Route, size_bytes: int) -> str | None:
         """Have two slots and, if somebody here reads them, a ring around them."""
         if self._ring is None:
-            self._ring = RingWriter(self._path)
+            self._ring = RingWriter(self._path, pages=self._pages)
         shared = self._ring.begin(
             route.push,
             num_readers=len(route.readers(route.memory)),
             slot_bytes=0 if self._wire.exports else size_bytes,
-            timeout_s=route.timeout_s,
         )
         if shared and not self._wire.exports:
             self._slots = shared
@@ -181,7 +145,13 @@ class StreamSender:
     def send(self, tensors: NamedTensors) -> None:
         assert self._announced is not None, "announce comes first"
         pushed = self._announced
+        pushed.deadline = self._deadline(pushed.route)
         done, why = False, "the sender failed"
+        if (
+            not pushed.route.receivers
+        ):  # they sit on GPUs of other ranks, which gather with this one
+            deque(tensors, maxlen=0)
+            return
         try:
             group = self._join(pushed.route)
             for bucket in pushed.buckets:
@@ -189,7 +159,7 @@ class StreamSender:
             if (left := next(tensors, None)) is not None:
                 raise WeightPushError(f"{left[0]} was not announced")
             self._await_works(group, pushed, pushed.works[-2:])
-            self._taken(len(pushed.buckets) - 1)
+            self._taken(len(pushed.buckets) - 1, pushed)
             done = True
         except RuntimeError as error:
             why = in_words(self._wire, error)
@@ -210,8 +180,9 @@ class StreamSender:
     ) -> None:
         number, push = bucket.number, pushed.route.push
         slot = self._slots[number % 2]
+        pushed.deadline.look(f"bucket {number} of {len(pushed.buckets)}")
         self._await_works(group, pushed, pushed.works[-2:-1])
-        self._taken(number - 2)
+        self._taken(number - 2, pushed)
         failure = None
         try:
             pack(bucket, tensors, slot)
@@ -231,20 +202,21 @@ class StreamSender:
         if self._ring is not None:
             self._ring.fill(number)
 
-    def _taken(self, number: int) -> None:
+    def _taken(self, number: int, pushed: _Announced) -> None:
         if self._ring is not None:
-            self._ring.await_taken(number)
+            self._ring.await_taken(number, deadline=pushed.deadline)
 
     def _await_works(self, group: WireGroup | None, pushed: _Announced, works: list[Any]) -> None:
         if group is not None:
             meeting = self._meeting(pushed.route)
             for work in works:
-                group.wait(work, look=lambda: self._look(meeting))
+                await_work(group, work, look=lambda: self._look(meeting, pushed))
 
-    def _look(self, meeting: Meeting) -> None:
+    def _look(self, meeting: Meeting, pushed: _Announced) -> None:
         assert self._watch is not None, "announce comes first"
+        meeting.look()  # who leaves has said why
         self._watch.look(self._processes)
-        meeting.look()
+        pushed.deadline.look(f"other hosts ({', '.join(pushed.route.hosts)})")
 
     def _join(self, route: Route) -> WireGroup | None:
         if not route.members:
@@ -282,6 +254,7 @@ class StreamSender:
             self._watch.close()
         self._slots, self._store, self._watch = [], None, None
         self._wire.close()
+        self._pages.close()
 
 
 def formed(wire: Wire, store: Any, route: Route, *, name: str, number: int, host: str) -> WireGroup:

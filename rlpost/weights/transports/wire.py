@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
+from rlpost.errors import WeightPushError
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class Wire(Protocol):
         bool  # its slots, which other processes of a host map; else those lie in a file of theirs
     )
     device: torch.device  # where buckets lie
+    gpu: str | None  # a sender reaches the workers on this one alone; None: everybody
 
     def group(
         self, store: Any, *, host: str, rank: int, num_ranks: int, timeout_s: float
@@ -79,6 +82,24 @@ class Wire(Protocol):
 
     def close(self) -> None:
         """Give back all slots, own and imported."""
+
+
+def await_work(group: WireGroup, work: Any, *, look: Callable[[], None]) -> None:
+    """Wait until a broadcast is done; see ``WireGroup.wait``.
+
+    Whoever fails says why, and leaves the group at once: to the others that is a broken connection,
+    and may come before the words. So these are looked for once more.
+
+    Raises:
+        RuntimeError: the reason that was given, else what the group says.
+    """
+    try:
+        group.wait(work, look=look)
+    except WeightPushError:
+        raise
+    except RuntimeError:
+        look()
+        raise
 
 
 def run_aside(end: Callable[[], None]) -> None:

@@ -2,13 +2,16 @@
 
 import stat
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
+from listening import listeners
+from torch.distributed import rendezvous
 
 from rlpost.errors import UserError
 from rlpost.models.shape import ModelShape
-from rlpost.network import interface_to
+from rlpost.network import free_port, interface_to
 from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import Backend, GeneratorConfig, GeneratorDtype
 from rlpost.rollout.sglang.command import (
@@ -43,6 +46,10 @@ def chosen(cfg, *, on_gpu):
     return settings(cfg, model_path="/m", shape=SHAPE, port=7, key="k", on_gpu=on_gpu)
 
 
+def told(cfg, *, meeting=Path("/m/workers")):
+    return environment(cfg, meeting=meeting, port=7, on_gpu=False)
+
+
 def test_every_option_of_a_generator_reaches_the_server():
     plain = chosen(resolved(on_gpu=True), on_gpu=True)
     changes = {
@@ -61,7 +68,7 @@ def test_every_option_of_a_generator_reaches_the_server():
         assert chosen(cfg, on_gpu=True).get(name) != plain.get(name), option
     for threads in (1, 2):
         cfg = resolved(on_gpu=False, threads=threads)
-        assert environment(cfg, on_gpu=False)["OMP_NUM_THREADS"] == str(threads)
+        assert told(cfg)["OMP_NUM_THREADS"] == str(threads)
 
 
 def test_a_cache_is_given_in_tokens():
@@ -113,14 +120,28 @@ def test_options_of_a_backend_that_is_not_chosen_are_refused():
 
 def test_parts_of_a_server_meet_over_loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")  # the network of the ranks
-    found = environment(resolved(on_gpu=False), on_gpu=False)
+    found = told(resolved(on_gpu=False))
     loopback = interface_to("127.0.0.1")
     assert (found["GLOO_SOCKET_IFNAME"], found["NCCL_SOCKET_IFNAME"]) == (loopback, loopback)
 
 
+def test_workers_meet_where_nobody_listens(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")  # of the ranks
+    found = told(resolved(on_gpu=False), meeting=tmp_path / "workers")
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("127.0.0.1", "7")
+    before = listeners()
+    url = found["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"]
+    store, rank, world_size = next(rendezvous(url, 0, 1))
+    store.set("here", "yes")
+    assert (store.get("here"), rank, world_size) == (b"yes", 0, 1) and listeners() == before
+    free = free_port()  # the negative control: what SGLang does by itself
+    store, *_ = next(rendezvous(f"tcp://127.0.0.1:{free}", 0, 1))
+    assert {port for host, port in listeners() - before if host != "127.0.0.1"} == {free}
+
+
 def test_log_probs_are_the_samplers_whatever_the_shell_says(monkeypatch):
     monkeypatch.setenv("SGLANG_RETURN_ORIGINAL_LOGPROB", "1")
-    found = environment(resolved(on_gpu=False), on_gpu=False)
+    found = told(resolved(on_gpu=False))
     assert found["SGLANG_RETURN_ORIGINAL_LOGPROB"] == "0"
 
 
