@@ -18,7 +18,7 @@ SIZE = 5000
 
 
 class Device:
-    """What registers pages; see ``host_pages.Registry``."""
+    """What registers pages; see ``host_pages.PageRegistry``."""
 
     def __init__(self, *, refuses: bool = False) -> None:
         self.refuses = refuses

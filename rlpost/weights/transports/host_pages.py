@@ -23,7 +23,7 @@ from rlpost.weights.transports.cuda_runtime import CudaRuntime
 log = logging.getLogger(__name__)
 
 
-class Registry(Protocol):
+class PageRegistry(Protocol):
     """What makes host memory known to a device; see ``cuda_runtime.CudaRuntime``."""
 
     def register(self, pages: torch.Tensor) -> None:
@@ -51,7 +51,7 @@ class HostPages:
         registry: of its device; None: it has none, and maps files as they come.
     """
 
-    def __init__(self, registry: Registry | None = None) -> None:
+    def __init__(self, registry: PageRegistry | None = None) -> None:
         self._registry = registry
         self._mapped: dict[tuple[int, int], _Mapped] = {}  # by device and number of the file
         self._was_refused = False
