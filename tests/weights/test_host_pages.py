@@ -151,3 +151,13 @@ def test_a_load_that_fails_waits_for_the_device_too(tmp_path):
     assert device.calls == ["register", "settle"]
     sender.close()
     receiver.close()
+
+
+def test_a_gpu_without_its_runtime_costs_pace_and_nothing_else(tmp_path, monkeypatch, caplog):
+    def missing() -> None:
+        raise RuntimeError("libcudart is not loaded")
+
+    monkeypatch.setattr("rlpost.weights.transports.host_pages.CudaRuntime", missing)
+    with caplog.at_level(logging.WARNING):
+        host_pages(torch.device("cuda")).of(tmp_path / "a", SIZE)[3] = 1
+    assert "libcudart is not loaded" in caplog.text

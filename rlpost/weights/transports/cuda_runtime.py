@@ -32,9 +32,13 @@ class CudaRuntime:
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
-        self.gpu = gpu_id(self.device)
         self._library = ctypes.CDLL(_loaded("libcudart"))
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    @property
+    def gpu(self) -> str:
+        """See ``gpu_id``."""
+        return gpu_id(self.device)
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         """Return uint8 of the device that can be exported; ``free`` gives it back."""

@@ -22,6 +22,11 @@ from rlpost.weights.transports.cuda_runtime import CudaRuntime
 
 log = logging.getLogger(__name__)
 
+_SLOWER = (
+    "shared memory cannot be registered with CUDA, so weights are copied between it and GPUs at a "
+    "lower pace: %s"
+)
+
 
 class PageRegistry(Protocol):
     """What makes host memory known to a device; see ``cuda_runtime.CudaRuntime``."""
@@ -81,12 +86,7 @@ class HostPages:
             self._registry.register(pages)
         except RuntimeError as error:
             if not self._was_refused:
-                log.warning(
-                    "shared memory of %d MiB cannot be registered with CUDA, so weights are "
-                    "copied to and from GPUs at a lower pace: %s",
-                    pages.numel() >> 20,
-                    error,
-                )
+                log.warning(_SLOWER, error)
             self._was_refused = True
             return False
         return True
@@ -118,7 +118,13 @@ class HostPages:
 
 def host_pages(device: torch.device) -> HostPages:
     """Return the mappings of a process that computes on ``device``."""
-    return HostPages() if device.type == "cpu" else HostPages(CudaRuntime())
+    if device.type == "cpu":
+        return HostPages()
+    try:
+        return HostPages(CudaRuntime())
+    except RuntimeError as error:
+        log.warning(_SLOWER, error)
+        return HostPages()
 
 
 def map_file(path: Path, size_bytes: int) -> torch.Tensor:
