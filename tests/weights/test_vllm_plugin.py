@@ -2,9 +2,16 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
+
+from rlpost.weights.manifest import write_payload
+from rlpost.weights.transports.filesystem import FilesystemSender
+from rlpost.weights.transports.shared_memory import SharedMemorySender
+from rlpost.weights.vllm_plugin import BucketEngine, WorkerExtension
 
 PARENT = """
 import multiprocessing, sys, time
@@ -45,3 +52,38 @@ def test_an_engine_process_ends_with_the_one_that_started_it(tmp_path, registers
         child.kill()
     parent.stdout.close()
     assert survived is not registers
+
+
+def worker() -> WorkerExtension:
+    """As vLLM makes one: a class of its own that is mixed with ours."""
+    device = torch.device("cpu")
+    made = type("Worker", (WorkerExtension,), {"device": device})()
+    settings = SimpleNamespace(
+        load_config=SimpleNamespace(load_format="auto"), parallel_config=None, model_config=None
+    )
+    made.weight_transfer_engine = BucketEngine(
+        SimpleNamespace(), settings, device, torch.nn.Linear(1, 1)
+    )
+    return made
+
+
+def test_a_worker_without_a_gpu_names_none():
+    assert worker().rlpost_gpu() is None
+
+
+@pytest.mark.parametrize("transport", ["shared_memory", "filesystem"])
+def test_a_worker_receives_what_lies_on_its_host(transport, tmp_path):
+    staged = (
+        SharedMemorySender(run_id=tmp_path.name)
+        if transport == "shared_memory"
+        else FilesystemSender(root=tmp_path)
+    )
+    engine = worker().weight_transfer_engine
+    try:
+        pages = staged.buffer(64, version=1)
+        manifest = write_payload(iter({"x": torch.ones(3)}.items()), pages, version=1)
+        (part,) = engine.buckets(staged.announce(manifest, seats=[]))
+        assert [(name, tensor.tolist()) for name, tensor in part] == [("x", [1.0] * 3)]
+    finally:
+        engine.shutdown()
+        staged.close()
