@@ -25,6 +25,7 @@ from rlpost.algorithms.diagnostics import Tally
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.ranks import Ranks
 from rlpost.cluster.reference import ReferenceGroup
+from rlpost.cluster.scorers import Copies
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.cluster.trained import TrainedGroup
 from rlpost.control.failures import Budget, FailureConfig
@@ -206,7 +207,7 @@ async def hand_out(args: argparse.Namespace) -> None:
         handles = [Handle(session.spawn(Model), name="rank", timeout_s=600) for _ in range(2)]
         ranks = Ranks(lambda: handles, settings={})
         policy, critic = (TrainedGroup(ranks, store=store) for _ in range(2))
-        reference = ReferenceGroup([Stateless(lambda: handles[0])], store=store)
+        reference = ReferenceGroup(Copies([Stateless(lambda: handles[0])]), store=store)
         for _ in range(2):  # the first step is not measured: the actors start
             packed = step_batch(args.packed_tokens)
             start_s, cpu_s, most = time.monotonic(), time.process_time(), 0

@@ -23,7 +23,9 @@ from rlpost.stages.rl.estimate import estimate
 KINDS = {
     "ray::TrainedRank": "trained ranks",  # of policy and critic
     "ray::FrozenScorer": "reference",
+    "ray::DividedRank": "reference",
     "ray::RewardScorer": "reward model",
+    "ray::DividedRewardRank": "reward model",
     "ray::EngineGenerator": "generator: actor",
     "VLLM::EngineCore": "generator: core",
     "VLLM::Worker": "generator: worker",

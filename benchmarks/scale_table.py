@@ -26,7 +26,7 @@ from rlpost.roofline.lengths import Lengths  # noqa: E402
 from rlpost.roofline.pushing import push_s  # noqa: E402
 from rlpost.roofline.steps import StepTime  # noqa: E402
 from rlpost.roofline.training import forward_s, update_s  # noqa: E402
-from rlpost.training.memory import trained_footprint  # noqa: E402
+from rlpost.training.memory import frozen_footprint, trained_footprint  # noqa: E402
 from rlpost.training.settings import TrainerConfig  # noqa: E402
 
 DEVICE, GIB = BY_NAME["h100"], 2**30
@@ -41,7 +41,8 @@ MICRO_BATCH = 16384
 GPU_GIB = DEVICE.memory_bytes / GIB
 TRANSPORTS = ("shared_memory", "gloo", "broadcast", "gathered")
 LIMITS = (
-    "fewest training GPUs with ZeRO-3, and training on them", "one reference GPU beside them",
+    "fewest training GPUs with ZeRO-3, and training on them",
+    "fewest GPUs of a frozen reference beside them, and its pass",
     "pages of pushes on the trainer's host", "push by shared memory", "by gloo",
     "by one rank's broadcast", "by all ranks",
 )  # fmt: skip
@@ -67,6 +68,24 @@ def training_gib(shape: ModelShape, devices: int) -> float:
         "rank", shape, cfg, num_tokens=MICRO_BATCH, value_bytes=2, on_gpu=True
     )
     return gpu.peak_bytes / GIB
+
+
+def reference(shape: ModelShape, *, tokens: float, length: float, training_s: float) -> str:
+    """Return the fewest GPUs that hold a frozen reference, divided where they are several."""
+
+    def fits(number: int) -> bool:
+        _, gpu = frozen_footprint(
+            "reference", shape, num_tokens=MICRO_BATCH, value_bytes=2, logprob_chunk=2048,
+            on_gpu=True, sharing=number,
+        )  # fmt: skip
+        return gpu.peak_bytes / GIB <= GPU_GIB
+
+    number = next(n for n in (2**power for power in range(15)) if fits(n))
+    layout = Layout(devices=number, micro_batch_tokens=MICRO_BATCH * EFFICIENCY.filled)
+    scoring_s = forward_s(shape, DEVICE, layout, tokens=tokens, length=length)
+    return (
+        f"{number}{', divided' if number > 1 else ''}: {scoring_s / training_s:.1f} times training"
+    )
 
 
 def train_s(shape: ModelShape, devices: int, *, tokens: float, length: float) -> float:
@@ -109,12 +128,9 @@ def limits(shape: ModelShape) -> list[str]:
     tokens = ASKED.prompts * (ASKED.prompt_tokens + ASKED.samples * ASKED.lengths.mean)
     length = ASKED.prompt_tokens + ASKED.lengths.mean
     training = train_s(shape, number, tokens=tokens, length=length)
-    frozen = Layout(devices=1, micro_batch_tokens=MICRO_BATCH * EFFICIENCY.filled)
-    scoring = forward_s(shape, DEVICE, frozen, tokens=tokens, length=length)
-    alone = payload < 0.9 * DEVICE.memory_bytes
     return [
         f"{number}, {training:,.0f} s",
-        f"{scoring / training:.1f} times training" if alone else "does not fit",
+        reference(shape, tokens=tokens, length=length, training_s=training),
         f"{2 * payload / GIB:,.0f} GiB",
         *(f"{push_s(payload, each):,.0f} s" for each in TRANSPORTS),
     ]

@@ -16,6 +16,8 @@ from rlpost.errors import NoAnswer, ProcessDied
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 4  # of a call that can be made again on new processes
+
 
 class Handle:
     """Calls one actor.
@@ -93,7 +95,7 @@ class Stateless:
         attempts: of one call.
     """
 
-    def __init__(self, spawn: Callable[[], Handle], *, attempts: int = 4) -> None:
+    def __init__(self, spawn: Callable[[], Handle], *, attempts: int = ATTEMPTS) -> None:
         self._spawn = spawn
         self._handle = spawn()
         self._attempts = attempts
@@ -106,13 +108,7 @@ class Stateless:
         Raises:
             ProcessDied, NoAnswer: in every attempt.
         """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((ProcessDied, NoAnswer)),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=0.2, max=10),
-            reraise=True,
-        )
-        async for attempt in retrying:
+        async for attempt in retrying(self._attempts):
             with attempt:
                 handle = self._handle
                 try:
@@ -141,3 +137,13 @@ class Stateless:
         if self._handle is failed:  # several calls fail together; one replaces
             failed.kill()
             self._handle = self._spawn()
+
+
+def retrying(attempts: int) -> AsyncRetrying:
+    """Return the attempts of a call to processes that hold no state, with growing waits."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type((ProcessDied, NoAnswer)),
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(multiplier=0.2, max=10),
+        reraise=True,
+    )

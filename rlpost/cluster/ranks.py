@@ -56,8 +56,7 @@ class Ranks:
 
     async def restart(self) -> None:
         """Kill every rank and set new ones up as the first were."""
-        for handle in self._handles:
-            handle.kill()
+        self.kill()
         self._handles = self._spawn()
         await self.setup()
 
@@ -75,12 +74,21 @@ class Ranks:
         Returns:
             One answer for each of ``parts``: that of the first rank that has it.
         """
-        shared = [part for part in parts for _ in range(self._sharing)]
+        shared = [(part, *args) for part in parts for _ in range(self._sharing)]
+        return (await self.own(method, shared))[:: self._sharing]
+
+    async def own(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        """Call every rank with arguments of its own; like ``all``."""
         calls = [
-            handle.call(method, part, *args)
-            for handle, part in zip(self._handles, shared, strict=True)
+            handle.call(method, *args)
+            for handle, args in zip(self._handles, arguments, strict=True)
         ]
-        return (await _together(calls))[:: self._sharing]
+        return await _together(calls)
+
+    def kill(self) -> None:
+        """End the actors for good."""
+        for handle in self._handles:
+            handle.kill()
 
 
 async def _together(calls: Sequence[Awaitable[Any]]) -> list[Any]:
@@ -112,24 +120,27 @@ def rank_name(group: str, rank: int) -> str:
     return f"{group} rank {rank}"
 
 
+def rank_names(group: str, num: int) -> list[str]:
+    """Example: ``rank_names("trainer", 2) == ["trainer rank 0", "trainer rank 1"]``."""
+    return [rank_name(group, rank) for rank in range(num)]
+
+
 def spawn_ranks(
     session: Session,
     cls: type,
     *,
-    group: str,
-    num: int,
+    slots: Sequence[str],
     call_timeout_s: float,
     settings: Mapping[str, Any],
     sharing: int = 1,
 ) -> Ranks:
-    """Create ``num`` actors of ``cls(rank=...)``, each in the slot of its name; see ``Ranks``."""
+    """Create an actor of ``cls(rank=...)`` in each slot, which is its name; see ``Ranks``."""
 
     def spawn() -> list[Handle]:
         handles = []
-        for rank in range(num):
-            name = rank_name(group, rank)
-            actor = session.spawn(cls, rank=rank, slot=name)
-            handles.append(Handle(actor, name=name, timeout_s=call_timeout_s))
+        for rank, slot in enumerate(slots):
+            actor = session.spawn(cls, rank=rank, slot=slot)
+            handles.append(Handle(actor, name=slot, timeout_s=call_timeout_s))
         return handles
 
     return Ranks(spawn, settings=settings, sharing=sharing)

@@ -1,24 +1,61 @@
 """Reward models in Ray actors, behind ``rollout.collector.GroupJudge``.
 
-Owns one actor per model and the running normalisation. Refuses to own scoring
-(training/reward/scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a verdict
-without a reward; within a step every score is normalised by the same statistics, whatever
+Owns one actor per model, or ranks that divide it, and the running normalisation. Refuses to own
+scoring (training/reward/scorer.py) and weights (verifiers/combine.py). Invariants: a failure is a
+verdict without a reward; within a step every score is normalised by the same statistics, whatever
 the order in which groups arrive; what a step adds does not depend on that order either.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from rlpost.algorithms.running import RunningStatistics
+from rlpost.cluster.frozen_ranks import FrozenRanks
 from rlpost.cluster.handle import Handle, Stateless
+from rlpost.cluster.ranks import rank_names, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.reward.reader import RewardSample
 from rlpost.training.reward.scorer import RewardScorer
 from rlpost.training.reward.settings import RewardModelConfig
+from rlpost.training.zero.rank import Rank
 from rlpost.types import Group, Verdict
+
+
+class DividedRewardRank:
+    """What runs in each process of a reward model whose weights ranks divide."""
+
+    def __init__(self, *, rank: int) -> None:
+        self._rank = rank
+
+    def address(self) -> tuple[str, int]:
+        """Return where the ranks meet: this node's address and a free port."""
+        return rendezvous_address()
+
+    def setup(self, *, world_size: int, master: tuple[str, int], **settings: Any) -> None:
+        """Join the others and load this rank's part; ``settings`` are those of ``RewardScorer``."""
+        host, port = master
+        place = Rank(rank=self._rank, world_size=world_size, master_address=host, master_port=port)
+        self._scorer = RewardScorer(**settings, place=place)
+
+    def judge(self, samples: Sequence[RewardSample]) -> list[Verdict]:
+        """See ``RewardScorer.judge``; every rank answers for all of them."""
+        return self._scorer.judge(samples)
+
+    def sleep(self) -> int:
+        return self._scorer.sleep()
+
+
+class JudgingModel(Protocol):
+    """The driver's end of one reward model: an actor, or ranks that divide it."""
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call it, on new processes when the old ones died or hang."""
+
+    async def sleep(self) -> int:
+        """Leave memory until the next call; returns the bytes."""
 
 
 class RewardGroup:
@@ -30,7 +67,7 @@ class RewardGroup:
     """
 
     def __init__(
-        self, handles: Mapping[str, Stateless], *, configs: Mapping[str, RewardModelConfig]
+        self, handles: Mapping[str, JudgingModel], *, configs: Mapping[str, RewardModelConfig]
     ) -> None:
         self._handles = dict(handles)
         self._statistics = {
@@ -52,6 +89,16 @@ class RewardGroup:
         self._fresh[verdict.verifier].append(score)
         reward = statistics.normalized(score) if statistics.count > 1 else score
         return replace(verdict, reward=reward, info={"raw": score})
+
+    async def setup(self) -> None:
+        """Have ranks load their parts; others load when they are spawned, and calls wait.
+
+        Raises:
+            UserError: a model cannot be loaded in parts.
+            InfrastructureError: a rank did not come up.
+        """
+        divided = (each for each in self._handles.values() if isinstance(each, FrozenRanks))
+        await asyncio.gather(*(ranks.setup() for ranks in divided))
 
     async def sleep(self) -> int:
         """Leave memory until the next call; returns the bytes of all models together."""
@@ -93,6 +140,12 @@ def reward_name(model: str) -> str:
     return f"reward model {model}"
 
 
+def reward_slots(model: str, cfg: RewardModelConfig) -> list[str]:
+    """Return the slots of a model, one of which each of its ranks has."""
+    name = reward_name(model)
+    return [name] if cfg.zero_stage == 0 else rank_names(name, cfg.num_ranks)
+
+
 def spawn_reward(
     session: Session,
     configs: Mapping[str, RewardModelConfig],
@@ -101,7 +154,9 @@ def spawn_reward(
     policy_path: str,
     call_timeout_s: float,
 ) -> RewardGroup:
-    """Create one frozen scorer per model.
+    """Create one frozen scorer per model, or the ranks that divide it.
+
+    Call ``setup`` on the group before it judges.
 
     Args:
         session: the run's.
@@ -111,16 +166,29 @@ def spawn_reward(
         call_timeout_s: deadline of scoring one group.
     """
 
-    def spawn(name: str, cfg: RewardModelConfig) -> Handle:
-        actor = session.spawn(
-            RewardScorer,
-            cfg,
-            model_path=model_paths[name],
-            policy_path=policy_path,
-            name=name,
-            slot=reward_name(name),
-        )
-        return Handle(actor, name=reward_name(name), timeout_s=call_timeout_s)
+    def settings(name: str, cfg: RewardModelConfig) -> dict[str, Any]:
+        return {
+            "cfg": cfg,
+            "model_path": model_paths[name],
+            "policy_path": policy_path,
+            "name": name,
+        }
 
-    scorers = {name: Stateless(partial(spawn, name, cfg)) for name, cfg in configs.items()}
-    return RewardGroup(scorers, configs=configs)
+    def spawn(name: str, cfg: RewardModelConfig) -> Handle:
+        (slot,) = reward_slots(name, cfg)
+        actor = session.spawn(RewardScorer, slot=slot, **settings(name, cfg))
+        return Handle(actor, name=slot, timeout_s=call_timeout_s)
+
+    def model(name: str, cfg: RewardModelConfig) -> JudgingModel:
+        if cfg.zero_stage == 0:
+            return Stateless(partial(spawn, name, cfg))
+        ranks = spawn_ranks(
+            session,
+            DividedRewardRank,
+            slots=reward_slots(name, cfg),
+            call_timeout_s=call_timeout_s,
+            settings=settings(name, cfg),
+        )
+        return FrozenRanks(ranks)
+
+    return RewardGroup({name: model(name, cfg) for name, cfg in configs.items()}, configs=configs)

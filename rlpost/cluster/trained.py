@@ -14,14 +14,15 @@ import numpy as np
 from rlpost.algorithms.diagnostics import Tally, merge
 from rlpost.algorithms.loss import Objective
 from rlpost.cluster.batch_store import HoldsBatches
-from rlpost.cluster.ranks import Ranks, rendezvous_address, spawn_ranks
+from rlpost.cluster.ranks import Ranks, rank_names, rendezvous_address, spawn_ranks
 from rlpost.cluster.session import Session
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers.base import OptimizerConfig
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import Packed
 from rlpost.training.settings import TrainerConfig
-from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
+from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer
+from rlpost.training.zero.rank import Rank
 from rlpost.weights.deadline import CALL_S
 from rlpost.weights.publisher import WeightPublisher
 from rlpost.weights.transports.choice import Senders
@@ -284,8 +285,7 @@ def spawn_trained(
     ranks = spawn_ranks(
         session,
         TrainedRank,
-        group=group,
-        num=cfg.num_ranks,
+        slots=rank_names(group, cfg.num_ranks),
         sharing=cfg.sequence_parallel_size,
         call_timeout_s=call_timeout_s,
         settings={

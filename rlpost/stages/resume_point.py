@@ -45,6 +45,8 @@ _FREE = (
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "trainer.packing",
     "reference.num_ranks",  # the copies are equal
+    "reference.zero_stage",  # what is computed is the same
+    "teacher.zero_stage",
     "data.workers",
     "generator",
 )

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlpost.cluster.ranks import rank_name
-from rlpost.cluster.reference import REFERENCE, reference_slots, spawn_frozen
 from rlpost.cluster.session import ClusterConfig, Device, Session
 from rlpost.cluster.trained import MakeSender, spawn_trained
 from rlpost.control.placement import ActorSpec, picture
@@ -24,7 +23,7 @@ from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.locate import parameter_count
 from rlpost.models.shape import model_shape
-from rlpost.training.memory import frozen_footprint, trained_footprint
+from rlpost.training.memory import trained_footprint
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers.adamw import AdamWConfig
 from rlpost.training.optimizers.base import OptimizerConfig
@@ -57,8 +56,8 @@ class Role:
     """One model, or several alike, or what judges, and the actors that hold it.
 
     ``spawn`` starts the actors and returns the group that the driver calls; None where a
-    supervisor does that. ``trained`` groups are set up after their spawning and belong to
-    checkpoints; what is frozen loads when it is spawned.
+    supervisor does that. Groups that hold models are set up after their spawning; ``trained`` ones
+    belong to checkpoints.
     """
 
     name: str
@@ -134,33 +133,6 @@ def trained_role(
     )
 
 
-def reference_role(
-    cfg: TrainerConfig,
-    *,
-    model: TrainedModel,
-    num_ranks: int,
-    cluster: ClusterConfig,
-    device: Device,
-) -> Role:
-    """Return the frozen copies of ``model``, at its start, that log-probs are compared with."""
-    model = model.at_start
-    gpus = int(device is Device.cuda)
-    slots = reference_slots(num_ranks)
-    return Role(
-        name=REFERENCE,
-        processes=counted(num_ranks, REFERENCE if num_ranks == 1 else f"{REFERENCE} rank"),
-        actors=tuple(ActorSpec(name=slot, role=REFERENCE, num_gpus=gpus) for slot in slots),
-        memory=partial(_reference_memory, slots, cfg, model, cluster),
-        spawn=partial(
-            spawn_frozen,
-            cfg=cfg,
-            model=model,
-            slots=slots,
-            call_timeout_s=cluster.call_timeout_s,
-        ),
-    )
-
-
 def _trained_memory(
     name: str,
     cfg: TrainerConfig,
@@ -179,7 +151,7 @@ def _trained_memory(
             value_bytes=resolve_dtype(cfg.dtype).itemsize,
             on_gpu=work.on_gpu,
             has_head=model.head.kind is ModelKind.policy,
-            frozen=[model_shape(each.path) for each in model.frozen],
+            frozen=[(model_shape(each.path), each.is_divided) for each in model.frozen],
             num_trainable=None if model.adapter is None else model.adapter.num_trainable,
             optimizer_bytes=optimizer_bytes,
         )
@@ -191,31 +163,6 @@ def _trained_memory(
         each
         for rank in ranks
         for each in (in_turn(rank, "training") if cluster.offload_idle else rank)
-    ]
-
-
-def _reference_memory(
-    slots: Sequence[str],
-    cfg: TrainerConfig,
-    model: TrainedModel,
-    cluster: ClusterConfig,
-    work: Workload,
-) -> list[Footprint]:
-    copies = [
-        frozen_footprint(
-            slot,
-            model_shape(model.path),
-            num_tokens=work.micro_batch_tokens,
-            value_bytes=resolve_dtype(cfg.dtype).itemsize,
-            logprob_chunk=cfg.logprob_chunk,
-            on_gpu=work.on_gpu,
-        )
-        for slot in slots
-    ]
-    return [
-        each
-        for needs in copies
-        for each in (in_turn(needs, REFERENCE) if cluster.offload_idle else needs)
     ]
 
 
@@ -269,20 +216,23 @@ async def start_roles(
     if supervised is not None and not offload_idle and any(0 < s.num_gpus < 1 for s in slots):
         await supervised()
         supervised = None
-    groups = []
+    groups, frozen = [], list[Any]()
     for role in roles:
         group = None if role.spawn is None else role.spawn(session)
         groups.append(group)
         is_frozen_model = bool(group is not None and role.actors and not role.trained)
-        if offload_idle and is_frozen_model:  # it loads when it is spawned
-            await group.sleep()
+        if is_frozen_model:
+            frozen.append(group)
+            if offload_idle:
+                await group.setup()
+                await group.sleep()
     trained = [group for role, group in zip(roles, groups, strict=True) if role.trained]
     if offload_idle:
         await asyncio.gather(*(group.setup() for group in trained))
         await sleep_all(*trained)
-        trained = []
+        trained, frozen = [], []
     booting = [] if supervised is None else [supervised()]
-    await asyncio.gather(*booting, *(group.setup() for group in trained))
+    await asyncio.gather(*booting, *(group.setup() for group in (*trained, *frozen)))
     return groups
 
 

@@ -25,7 +25,7 @@ from rlpost.roofline.efficiency import CPU_EFFICIENCY, EFFICIENCY, Efficiency
 from rlpost.roofline.training import forward_s, update_s
 from rlpost.stages.roles import Role
 from rlpost.training.precision import resolve_dtype
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig
 
 GIB = 2**30
 
@@ -92,14 +92,21 @@ class Work:
 
     def own_forward_s(self, cfg: TrainerConfig) -> float:
         """Return the seconds of scoring by the ranks that train."""
-        return self.forward_s(cfg, devices=cfg.num_ranks, sharing=cfg.sequence_parallel_size)
+        return self.forward_s(
+            cfg,
+            devices=cfg.num_ranks,
+            zero_stage=cfg.zero_stage,
+            sharing=cfg.sequence_parallel_size,
+        )
 
-    def forward_s(self, cfg: TrainerConfig, *, devices: int, sharing: int = 1) -> float:
+    def forward_s(
+        self, cfg: TrainerConfig, *, devices: int, zero_stage: int, sharing: int = 1
+    ) -> float:
         """Return the seconds of scoring on ``devices``, in micro-batches as ``cfg`` has them.
 
-        ``sharing`` of them divide each micro-batch.
+        At stage 3 they gather the model in each pass. ``sharing`` of them divide each micro-batch.
         """
-        layout = self._layout(cfg, devices, sharing=sharing)
+        layout = replace(self._layout(cfg, devices, sharing=sharing), zero_stage=zero_stage)
         return forward_s(
             self.shape, self.device, layout, tokens=self.tokens, length=self.length, k=self.k
         )
@@ -118,7 +125,14 @@ class Work:
         )
 
 
-def compared_s(roles: Sequence[Role], work: Work, cfg: TrainerConfig, *, compared: bool) -> float:
+def compared_s(
+    roles: Sequence[Role],
+    work: Work,
+    cfg: TrainerConfig,
+    *,
+    reference: ReferenceRanksConfig,
+    compared: bool,
+) -> float:
     """Return the seconds in which the work is scored by what the policy is compared with.
 
     Args:
@@ -126,6 +140,7 @@ def compared_s(roles: Sequence[Role], work: Work, cfg: TrainerConfig, *, compare
             the policy's own ranks score, with its adapter off.
         work: of a step.
         cfg: of the policy's ranks, whose micro-batches a reference has, too.
+        reference: how a frozen reference is divided.
         compared: there is such a comparison.
     """
     if not compared:
@@ -133,7 +148,8 @@ def compared_s(roles: Sequence[Role], work: Work, cfg: TrainerConfig, *, compare
     frozen = [len(role.actors) for role in roles if role.name == "reference"]
     if not frozen:
         return work.own_forward_s(cfg)
-    return sum(work.forward_s(cfg, devices=devices) for devices in frozen)
+    stage = reference.zero_stage
+    return sum(work.forward_s(cfg, devices=devices, zero_stage=stage) for devices in frozen)
 
 
 def engines_of(cfg: GeneratorConfig, device: DeviceSpec, shape: ModelShape) -> Engines:

@@ -31,7 +31,7 @@ def trained_footprint(
     value_bytes: int,
     on_gpu: bool,
     has_head: bool = True,
-    frozen: Sequence[ModelShape] = (),
+    frozen: Sequence[tuple[ModelShape, bool]] = (),
     num_trainable: int | None = None,
     optimizer_bytes: float | None = None,
 ) -> list[Footprint]:
@@ -45,7 +45,7 @@ def trained_footprint(
         value_bytes: of a weight in the compute dtype: 4 or 2.
         on_gpu: states and activations are there.
         has_head: scores a vocabulary (a policy), not a value (a critic).
-        frozen: models that the head asks beside it, whole in each rank.
+        frozen: models that the head asks beside it, and whether the ranks divide them.
         num_trainable: parameters of an adapter beside the model's own, which alone are trained;
             None: there is none, and the model's own are trained.
         optimizer_bytes: what the optimizer keeps of all that is trained; None: AdamW's moments.
@@ -65,14 +65,25 @@ def trained_footprint(
     if cfg.offload_optimizer:  # a second time, laid out for the optimizer
         states["gradients"] *= 2
     if frozen:
-        weights["frozen teacher"] = value_bytes * sum(each.parameters for each in frozen)
+        weights["frozen teacher"] = value_bytes * sum(
+            _divided_teacher(each, cfg.num_ranks) if is_divided else each.parameters
+            for each, is_divided in frozen
+        )
     kept = weights | states
     copies = UPDATE_COPIES_ON_GPU if on_gpu else UPDATE_COPIES
     temporaries = {"temporaries of the update": copies * 4 * masters}
-    scored = [*([shape] if has_head else []), *frozen]
+    scored = [*([shape] if has_head else []), *(each for each, _ in frozen)]
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
+    gathered = max(
+        _gathered_values(shape, cfg.num_ranks if cfg.zero_stage == 3 else 1),
+        *(
+            _gathered_values(each, cfg.num_ranks if is_divided else 1)
+            for each, is_divided in frozen
+        ),
+        0.0,
+    )
     phases = {
-        "activations and logits": _gathered_values(shape, cfg) * value_bytes
+        "activations and logits": gathered * value_bytes
         + logits
         + -(-num_tokens // cfg.sequence_parallel_size)
         * activation_bytes_per_token(
@@ -99,12 +110,22 @@ def trained_footprint(
     ]
 
 
-def _gathered_values(shape: ModelShape, cfg: TrainerConfig) -> float:
-    """Values of the layer in use and of the next, which stage 3 makes whole for a while."""
-    if cfg.zero_stage < 3 or cfg.num_ranks == 1:
+def _gathered_values(shape: ModelShape, sharing: int) -> float:
+    """Values of the layer in use and of the next, which are whole for a while at stage 3."""
+    if sharing == 1:
         return 0.0
-    outside = shape.vocabulary * shape.width * (1 if shape.tied else 2)
+    outside = _table_values(shape) * (1 if shape.tied else 2)
     return min(MOST_GATHERED, 2 * (shape.parameters - outside) / shape.layers)
+
+
+def _table_values(shape: ModelShape) -> int:
+    """Values of the embedding, or of the output head."""
+    return shape.vocabulary * shape.width
+
+
+def _divided_teacher(shape: ModelShape, sharing: int) -> float:
+    """Values that a rank keeps of a teacher in its process: a part, and all of the output head."""
+    return shape.parameters / sharing + (_table_values(shape) if sharing > 1 else 0)
 
 
 def frozen_footprint(
@@ -115,14 +136,19 @@ def frozen_footprint(
     value_bytes: int,
     logprob_chunk: int,
     on_gpu: bool,
+    sharing: int = 1,
 ) -> list[Footprint]:
-    """Return the needs of a model that only scores: a reference or a reward model."""
+    """Return the needs of a model that only scores: a reference or a reward model.
+
+    ``sharing`` ranks divide its weights; these are the needs of one.
+    """
     base = {"libraries": BASE_BYTES}
-    kept = {"weights": float(value_bytes * shape.parameters)}
+    kept = {"weights": value_bytes * shape.parameters / sharing}
     one_layer = _layer_values_per_token(shape) * value_bytes * num_tokens
-    phases = {
-        "one layer and logits": one_layer + LOGIT_COPIES * 4 * logprob_chunk * shape.vocabulary
-    }
+    # The embedding, or the output head, is larger than two layers of a small model.
+    whole = max(_gathered_values(shape, sharing), _table_values(shape) if sharing > 1 else 0)
+    logits = LOGIT_COPIES * 4 * logprob_chunk * shape.vocabulary
+    phases = {"one layer and logits": one_layer + logits + whole * value_bytes}
     if not on_gpu:
         return [Footprint(process=process, kept=base | kept, phases=phases)]
     context = {"CUDA context": CUDA_CONTEXT_BYTES}

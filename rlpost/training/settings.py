@@ -41,23 +41,45 @@ class ReferenceRanksConfig:
         1,
         at_least=1,
         at_most=10**4,
-        help="copies that share its micro-batches, one GPU each where there are GPUs",
+        help="ranks that share its micro-batches, one GPU each where there are GPUs",
     )
+    zero_stage: int = number(
+        0,
+        at_least=0,
+        at_most=3,
+        hint="3 divides the weights",
+        help="0: each rank has all weights; 3: a part",
+    )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: the stage divides what a frozen model does not have."""
+        check_frozen_stage(self.zero_stage, field=f"{path}.zero_stage")
+
+
+def check_frozen_stage(stage: int, *, field: str) -> None:
+    """Raises UserError: ``stage`` divides what a frozen model does not have."""
+    if stage not in (0, 3):
+        raise UserError(
+            f"{field} must be 0 or 3, got {stage}: stages 1 and 2 divide the optimizer and "
+            "gradients, which a frozen model does not have; use 3 to divide its weights"
+        )
 
 
 def require_reference(cfg: ReferenceRanksConfig, *, exists: bool, way_out: str) -> None:
-    """Raises UserError: several copies are asked for of a model that there is not.
+    """Raises UserError: an option is given of a model that there is not.
 
     Args:
-        cfg: the copies.
+        cfg: its ranks.
         exists: whether a frozen model runs beside the policy.
         way_out: what would make one, to follow "leave it out, or".
     """
-    if not exists and cfg.num_ranks > 1:
-        raise UserError(
-            f"reference.num_ranks={cfg.num_ranks} has no effect: no reference runs beside the "
-            f"policy; leave it out, or {way_out}"
-        )
+    default = ReferenceRanksConfig()
+    for name in ("num_ranks", "zero_stage"):
+        if not exists and (value := getattr(cfg, name)) != getattr(default, name):
+            raise UserError(
+                f"reference.{name}={value} has no effect: no reference runs beside the policy; "
+                f"leave it out, or {way_out}"
+            )
 
 
 @dataclass(kw_only=True)

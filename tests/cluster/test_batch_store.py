@@ -11,6 +11,7 @@ from rlpost.cluster.batch_store import BatchStore
 from rlpost.cluster.handle import Handle, Stateless
 from rlpost.cluster.ranks import Ranks
 from rlpost.cluster.reference import ReferenceGroup
+from rlpost.cluster.scorers import Copies
 from rlpost.cluster.session import ClusterConfig, Session
 from rlpost.cluster.trained import TrainedGroup
 from rlpost.training.packing.pack import Packed, pack
@@ -70,7 +71,7 @@ def models(ranks, *, store):
     """A reference, a policy and a critic."""
     of_trained, scorer = ranks
     trained = [TrainedGroup(of_trained, store=store) for _ in range(2)]
-    return ReferenceGroup([scorer], store=store), *trained
+    return ReferenceGroup(Copies([scorer]), store=store), *trained
 
 
 class NotStored:
@@ -156,7 +157,7 @@ async def test_a_rank_gets_its_own_part_and_a_new_scorer_gets_it_again(session, 
     def spawn() -> Handle:
         return Handle(session.spawn(Model, dies_at=once), name="scorer", timeout_s=60)
 
-    answers = await ReferenceGroup([Stateless(spawn)], store=store).score(batch)
+    answers = await ReferenceGroup(Copies([Stateless(spawn)]), store=store).score(batch)
     assert os.path.exists(once)
     for mine, theirs in zip(batch.batches, answers, strict=True):
         for each, values_R in zip(mine, theirs, strict=True):

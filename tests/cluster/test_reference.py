@@ -9,6 +9,7 @@ import pytest
 from packed_groups import pack_into, random_groups
 
 from rlpost.cluster.reference import ReferenceGroup, reference_slots
+from rlpost.cluster.scorers import Copies
 from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.scorer import ALL, FrozenScorer, Share
 from rlpost.training.settings import DType, TrainerConfig
@@ -43,7 +44,7 @@ def test_answers_are_in_place_and_work_is_even(num_scorers, num_ranks):
     each = 42  # micro-batches of a rank, which any of these numbers of scorers can share evenly
     batches = [[each * rank + n for n in range(each)] for rank in range(num_ranks)]
     scorers = [Scorer() for _ in range(num_scorers)]
-    group = ReferenceGroup(scorers, store=Here())
+    group = ReferenceGroup(Copies(scorers), store=Here())
     found = asyncio.run(group.score(SimpleNamespace(batches=batches), temperature=2.0))
     assert found == [[2.0 * batch for batch in of_rank] for of_rank in batches]
     counts = [len(scorer.given) for scorer in scorers]
@@ -54,7 +55,7 @@ def test_answers_are_in_place_and_work_is_even(num_scorers, num_ranks):
 @pytest.mark.parametrize("batches", [[[1, 2, 3, 4, 5]], [[1], [2]], [[7], []], [[], []]])
 def test_fewer_micro_batches_than_scorers_are_each_asked_about_once(batches):
     scorers = [Scorer() for _ in range(7)]
-    group = ReferenceGroup(scorers, store=Here())
+    group = ReferenceGroup(Copies(scorers), store=Here())
     found = asyncio.run(group.score(SimpleNamespace(batches=batches), temperature=2.0))
     assert found == [[2.0 * batch for batch in of_rank] for of_rank in batches]
     assert max(len(scorer.given) for scorer in scorers) <= 1
@@ -78,7 +79,7 @@ def test_two_copies_of_a_model_say_bit_for_bit_what_one_says(tiny_model):
     packed = pack_into(*random_groups(), num_micro_batches=4)  # of one rank, so two share them
     scorers = [RealScorer(tiny_model) for _ in range(3)]
     one, two = (
-        asyncio.run(ReferenceGroup(each, store=Here()).score(packed))
+        asyncio.run(ReferenceGroup(Copies(each), store=Here()).score(packed))
         for each in (scorers[:1], scorers[1:])
     )
     num = len(packed.batches[0])

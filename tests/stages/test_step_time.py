@@ -109,6 +109,21 @@ def test_a_reference_is_asked_before_or_in_each_step(files, tiny_model):
     assert alone.training_s == live.training_s
 
 
+def test_a_divided_frozen_model_waits_for_its_gathers(files, tiny_model):
+    def scoring_s(stage: str, *words: str, trained: int) -> float:
+        ranks = ("trainer.num_ranks=2", f"trainer.zero_stage={trained}")
+        plan = planned(stage, tiny_model, f"data.train={files}/rows.jsonl", *QUIET, *ranks, *words)
+        return timed(stage, plan).scoring_s
+
+    reference = ("sft", "kl.coefficient=0.1", "reference.num_ranks=2", "reference.zero_stage=")
+    teacher = ("distill", f"teacher.path={files}/teacher", "teacher.zero_stage=")
+    for *words, stage in (reference, teacher):
+        divided, whole = (scoring_s(*words, f"{stage}{number}", trained=2) for number in (3, 0))
+        assert divided > whole
+        # What the trainer's ranks divide of theirs is another matter.
+        assert scoring_s(*words, f"{stage}0", trained=3) == whole
+
+
 def test_a_teacher_reads_what_the_student_learns(files, tiny_model):
     words = ("distill", tiny_model, f"data.train={files}/rows.jsonl", *QUIET)
     plan = planned(*words, f"teacher.path={files}/teacher")

@@ -19,6 +19,7 @@ from rlpost.algorithms.distill import DistillObjective, DivergenceConfig
 from rlpost.algorithms.distill.top_tokens import IDS, LOGS
 from rlpost.config.schema import ModelConfig
 from rlpost.stages.distill.teacher import Teacher
+from rlpost.stages.distill.teacher_settings import TeacherConfig
 from rlpost.stages.policy import check_policy
 from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
@@ -67,7 +68,9 @@ def main() -> None:
             rank=rank, world_size=world_size, master_address="127.0.0.1",
             master_port=next(available),
         )  # fmt: skip
-        teacher = Teacher.of(teacher_path, cfg, student=student)
+        # Several ranks divide the teacher, whatever they divide of the student.
+        teacher = TeacherConfig(path=teacher_path, zero_stage=3 if world_size > 1 else 0)
+        teacher = Teacher.of(teacher, cfg, student=student)
         divergence = DivergenceConfig()
         model = teacher.beside(student, cfg, divergence)
         trainer = DeepSpeedTrainer(cfg, model=model, place=place, seed=0)

@@ -123,6 +123,31 @@ def test_stage_3_makes_two_layers_whole_at_a_time(tiny_model):
     assert at_work(large, **divided) - at_work(large, **whole) == 2 * 10**9
 
 
+def test_a_frozen_model_is_divided_among_its_ranks(tiny_model):
+    shape = replace(model_shape(str(tiny_model)), layers=4, tied=True)
+    embedded = shape.vocabulary * shape.width
+    shape = replace(shape, parameters=embedded + 4 * 1_000_000)
+    options = {"num_tokens": 1, "value_bytes": 2, "logprob_chunk": 1, "on_gpu": True}
+    (_, whole), (_, part) = (
+        frozen_footprint("reference", shape, **options, sharing=number) for number in (1, 2)
+    )
+    assert whole.kept["weights"] == 2 * part.kept["weights"] == 2 * shape.parameters
+    key = "one layer and logits"
+    assert part.phases[key] - whole.phases[key] == 2 * 2 * 1_000_000  # two layers
+
+    def beside(is_divided):
+        cfg, frozen = TrainerConfig(num_ranks=2), [(shape, is_divided)]
+        (needs,) = trained_footprint(
+            "rank", shape, cfg, num_tokens=1, value_bytes=2, on_gpu=False, frozen=frozen
+        )
+        return needs.kept["frozen teacher"], needs.phases["activations and logits"]
+
+    (kept, at_work), (kept_whole, at_work_whole) = beside(True), beside(False)
+    assert kept_whole == 2 * shape.parameters
+    assert kept == shape.parameters + 2 * embedded  # half, and all of the output head
+    assert at_work - at_work_whole == 2 * 2 * 1_000_000
+
+
 def test_what_is_offloaded_is_counted_on_the_host(tiny_model):
     shape, options = model_shape(str(tiny_model)), {"zero_stage": 3, "num_ranks": 2}
 

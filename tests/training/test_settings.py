@@ -7,6 +7,8 @@ import pytest
 
 from rlpost.bounds import check_config
 from rlpost.errors import UserError
+from rlpost.stages.distill.teacher_settings import TeacherConfig
+from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
 from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig, require_reference
 
 
@@ -56,6 +58,42 @@ def test_several_copies_of_a_reference_need_one():
     require_reference(two, exists=True, way_out="set x")
     with pytest.raises(UserError, match=r"reference\.num_ranks=2 has no effect.*, or set x"):
         require_reference(two, exists=False, way_out="set x")
+
+
+def test_a_divided_reference_needs_one_too():
+    divided = ReferenceRanksConfig(zero_stage=3)
+    require_reference(divided, exists=True, way_out="set x")
+    with pytest.raises(UserError, match=r"reference\.zero_stage=3 has no effect.*, or set x"):
+        require_reference(divided, exists=False, way_out="set x")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_frozen_model_has_nothing_but_weights_to_divide(stage):
+    check_config(ReferenceRanksConfig(zero_stage=3), "reference")  # by one rank as by several
+    with pytest.raises(UserError, match=rf"reference\.zero_stage must be 0 or 3, got {stage}: "):
+        check_config(ReferenceRanksConfig(zero_stage=stage), "reference")
+    with pytest.raises(UserError, match=rf"teacher\.zero_stage must be 0 or 3, got {stage}: "):
+        check_config(TeacherConfig(zero_stage=stage), "teacher")
+
+
+def test_ranks_of_a_reward_model_divide_it():
+    def check(**options):
+        check_config(RewardModelConfig(path="x", **options), "reward_models.taste")
+
+    check(zero_stage=3, num_ranks=2)
+    refused = {
+        r"taste\.num_ranks=2 has no effect with reward_models\.taste\.zero_stage=0": {
+            "num_ranks": 2
+        },
+        r"taste\.zero_stage=3 divides the weights of .*, got vllm": {
+            "zero_stage": 3,
+            "engine": RewardEngine.vllm,
+        },
+        r"taste\.zero_stage must be 0 or 3, got 1": {"zero_stage": 1},
+    }
+    for message, options in refused.items():
+        with pytest.raises(UserError, match=message):
+            check(**options)
 
 
 def test_threads_are_shared_but_never_zero():

@@ -95,6 +95,13 @@ def check_distill(cfg: DistillConfig) -> None:
     check_adapter(cfg.adapter, cfg.trainer)
     refuse_supervised_only(cfg.adapter, why="a teacher is compared at the same tokens")
     check_teacher(cfg.teacher, online=cfg.data.online)
+    every = getattr(cfg.adapter, "diagnose_every", 0)
+    if every and cfg.teacher.zero_stage == 3 and cfg.trainer.num_ranks > 1:
+        raise UserError(
+            f"adapter.diagnose_every={every} measures on one rank, which cannot ask alone a "
+            "teacher that teacher.zero_stage=3 divides; set teacher.zero_stage=0, or leave "
+            "adapter.diagnose_every out"
+        )
 
 
 def _check_online(cfg: DistillConfig) -> None:

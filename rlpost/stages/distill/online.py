@@ -90,8 +90,7 @@ def prepare_online(
     """
     student = answering_policy(cfg)
     device = device or resolve_device(cfg.cluster)
-    assert cfg.teacher.path is not None, "check_distill was not called"
-    teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=student)
+    teacher = Teacher.of(cfg.teacher, cfg.trainer, student=student)
     sampling = plan_sampling(
         cfg,
         cfg.data.prompts(),

@@ -26,6 +26,7 @@ from rlpost.stages.roles import Role, Workload
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.memory import frozen_footprint
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.packing.step_size import StepSize
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.settings import TrainerConfig
@@ -71,8 +72,7 @@ def prepare(
         stored = StoredTeacher.of(cfg.teacher, cfg.distill, cfg.trainer, student=student)
         model = taught(student, cfg.trainer, cfg.distill, vocabulary=stored.vocabulary)
     else:
-        assert cfg.teacher.path is not None, "check_distill was not called"
-        teacher = Teacher.of(cfg.teacher.path, cfg.trainer, student=student)
+        teacher = Teacher.of(cfg.teacher, cfg.trainer, student=student)
         model = teacher.beside(student, cfg.trainer, cfg.distill)
     encoder = base.encoder(ConversationEncoder, train_on=cfg.data.train_on)
     cfg, splits = base.load(encoder, measured=measured_names)
@@ -98,20 +98,23 @@ def _counted(role: Role, stored: StoredTeacher | None, trainer: TrainerConfig) -
     """Return the student's role with the memory of a teacher that has its slots first."""
     if stored is None or stored.teacher is None:
         return role
-    return replace(role, memory=partial(_before, role, stored.teacher.model.path, trainer))
+    return replace(role, memory=partial(_before, role, stored.teacher.model, trainer))
 
 
-def _before(role: Role, path: str, trainer: TrainerConfig, work: Workload) -> list[Footprint]:
+def _before(
+    role: Role, teacher: TrainedModel, trainer: TrainerConfig, work: Workload
+) -> list[Footprint]:
     asked = [
         each
         for actor in role.actors
         for each in frozen_footprint(
             f"teacher of {actor.name}",
-            model_shape(path),
+            model_shape(teacher.path),
             num_tokens=work.micro_batch_tokens,
             value_bytes=resolve_dtype(trainer.dtype).itemsize,
             logprob_chunk=trainer.logprob_chunk,
             on_gpu=work.on_gpu,
+            sharing=len(role.actors) if teacher.is_divided else 1,
         )
     ]
     after = [each if each.turn else replace(each, turn="training") for each in role.memory(work)]

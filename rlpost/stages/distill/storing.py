@@ -16,7 +16,7 @@ from typing import Any
 
 from rlpost.algorithms.distill import DivergenceConfig
 from rlpost.checkpoint.space import existing, format_bytes, free_bytes
-from rlpost.cluster.ranks import rank_name
+from rlpost.cluster.ranks import rank_names
 from rlpost.cluster.reference import ReferenceGroup, spawn_frozen
 from rlpost.cluster.session import Session
 from rlpost.data.example import Example
@@ -82,7 +82,7 @@ class StoredTeacher:
             )
         teacher = None
         if cfg.path is not None:
-            teacher = Teacher.of(cfg.path, trainer, student=student)
+            teacher = Teacher.of(cfg, trainer, student=student)
         wanted = Identity(
             teacher=store.identity.teacher if teacher is None and store else _weights_of(teacher),
             vocabulary=vocabulary_fingerprint(student.tokenizer.get_vocab()),
@@ -143,10 +143,11 @@ class StoredTeacher:
             session,
             trainer,
             model=self.teacher.model,
-            slots=[rank_name("trainer", rank) for rank in range(trainer.num_ranks)],
+            slots=rank_names("trainer", trainer.num_ranks),
             call_timeout_s=cfg.cluster.call_timeout_s,
         )
         try:
+            await group.setup()
             alone = replace(trainer, packing=True, sequence_parallel_size=1)  # as scorers are
             packer = ExamplePacker.of(alone, model_path=self.teacher.model.path)
             await self.fill(group, run, packer, splits)

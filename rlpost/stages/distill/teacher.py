@@ -15,6 +15,7 @@ from rlpost.data.splits import Splits
 from rlpost.errors import UserError
 from rlpost.models.locate import context_length
 from rlpost.models.shape import model_shape
+from rlpost.stages.distill.teacher_settings import TeacherConfig
 from rlpost.stages.policy import CheckedPolicy, check_frozen
 from rlpost.training.model.divergence_head import DivergenceHead
 from rlpost.training.model.heads import LogprobHead
@@ -38,13 +39,15 @@ class Teacher:
     longest: int  # tokens that it reads
 
     @classmethod
-    def of(cls, path: str, trainer: TrainerConfig, *, student: CheckedPolicy) -> "Teacher":
-        """Look at the teacher at ``path``.
+    def of(cls, cfg: TeacherConfig, trainer: TrainerConfig, *, student: CheckedPolicy) -> "Teacher":
+        """Look at the teacher at ``cfg.path``.
 
         Raises:
             UserError: there is no causal language model there, it has another tokenizer, or it is
                 the student.
         """
+        path = cfg.path
+        assert path is not None, "check_teacher was not called"
         policy = TrainedModel.policy(student.path, trainer, metrics=STAGE)
         model, rehearsal = check_frozen(path, field=FIELD, beside=policy)
         starts_as_base = student.adapter is None or student.adapter.frozen() is None
@@ -55,7 +58,7 @@ class Teacher:
             )
         context = context_length(model.path)
         return cls(
-            model=model,
+            model=replace(model, is_divided=cfg.zero_stage == 3),
             student_rows=model_shape(student.path).vocabulary,
             rows=model_shape(model.path).vocabulary,
             vocabulary=num_tokens(student),

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
+from rlpost.training.settings import check_frozen_stage
 
 
 @dataclass(kw_only=True)
 class TeacherConfig:
-    """The model that is learned from: frozen, whole in each rank of the student, or stored."""
+    """The model that is learned from: frozen in the student's ranks, or stored."""
 
     path: str | None = option(
         None, help="embedded model, local directory or hub id; must have the student's tokenizer"
@@ -29,6 +30,17 @@ class TeacherConfig:
         help="tokens of each distribution that teacher.path stores in teacher.store before the "
         "student is loaded, if it is not there; null: nothing is stored",
     )
+    zero_stage: int = number(
+        0,
+        at_least=0,
+        at_most=3,
+        hint="3 divides the weights",
+        help="0: each of trainer.num_ranks has all weights; 3: a part",
+    )
+
+    def check(self, path: str) -> None:
+        """Raises UserError: the stage divides what a frozen model does not have."""
+        check_frozen_stage(self.zero_stage, field=f"{path}.zero_stage")
 
 
 def check_teacher(cfg: TeacherConfig, *, online: bool) -> None:
@@ -47,6 +59,11 @@ def check_teacher(cfg: TeacherConfig, *, online: bool) -> None:
             "teacher.store and teacher.top_k have no effect with data.online=true, because nobody "
             "knows beforehand what the student samples; leave them out and set teacher.path, or "
             "learn given responses"
+        )
+    if cfg.zero_stage and not cfg.path:
+        raise UserError(
+            f"teacher.zero_stage={cfg.zero_stage} has no effect: what teacher.store={cfg.store} "
+            "holds was said before, and no teacher is in memory; leave it out, or set teacher.path"
         )
     if cfg.top_k is not None and not (cfg.path and cfg.store):
         raise UserError(

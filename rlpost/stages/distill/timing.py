@@ -56,4 +56,10 @@ def timing_online(
 
 def _taught_s(plan: DistillPlan | OnlineDistillPlan, work: Work, path: str) -> float:
     """Return the seconds in which the teacher at ``path`` reads the work, in its ranks."""
-    return work.of(model_shape(path)).own_forward_s(plan.cfg.trainer)
+    trainer = plan.cfg.trainer
+    return work.of(model_shape(path)).forward_s(
+        trainer,
+        devices=trainer.num_ranks,
+        zero_stage=plan.cfg.teacher.zero_stage,
+        sharing=trainer.sequence_parallel_size,
+    )

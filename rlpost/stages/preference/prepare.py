@@ -33,7 +33,8 @@ from rlpost.stages.policy import check_frozen
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.heldout import measured_names
-from rlpost.stages.roles import Role, reference_role
+from rlpost.stages.reference_role import reference_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.suites import SuitesPlan
 from rlpost.training.adapters.directory import AdapterDirectory
@@ -135,7 +136,7 @@ def _roles(cfg: PreferenceConfig, base: Foundation) -> list[Role]:
             reference_role(
                 cfg.trainer,
                 model=frozen,
-                num_ranks=cfg.reference.num_ranks,
+                ranks=cfg.reference,
                 cluster=cfg.cluster,
                 device=base.device,
             )

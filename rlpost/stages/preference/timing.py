@@ -24,7 +24,9 @@ def timing_rows(plan: PreferencePlan, on: PlannedOn, *, mean_response: float | N
     cfg, sequences = plan.cfg, 1 if plan.cfg.is_judged else 2
     work = drawn(plan, on, sequences=sequences)
     compared = cfg.loss.needs_reference
-    scoring_s = compared_s(plan.roles, work, cfg.trainer, compared=compared)
+    scoring_s = compared_s(
+        plan.roles, work, cfg.trainer, reference=cfg.reference, compared=compared
+    )
     live = cfg.has_second_model or cfg.reference.mode is ReferenceMode.live
     epochs = cfg.trainer.steps * cfg.examples_per_step / plan.splits.train.rows_per_epoch
     first_s = 0.0
@@ -60,6 +62,8 @@ def timing_online(plan: OnlinePlan, on: PlannedOn, *, mean_response: float | Non
         plan,
         on,
         requests,
-        scoring_s=compared_s(plan.roles, work, cfg.trainer, compared=compared),
+        scoring_s=compared_s(
+            plan.roles, work, cfg.trainer, reference=cfg.reference, compared=compared
+        ),
         training_s=work.update_s(cfg.trainer),
     )

@@ -11,8 +11,9 @@ from typing import Any
 from rlpost.cluster.session import Device
 from rlpost.config.schema import RLConfig
 from rlpost.rollout.generator_config import AdapterCapacity, GeneratorConfig
+from rlpost.stages.reference_role import reference_role
 from rlpost.stages.rl.models import RunModels
-from rlpost.stages.roles import Role, reference_role, trained_role
+from rlpost.stages.roles import Role, trained_role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.generation import generators_role, pushed_pages
 from rlpost.stages.sampling.rewards_role import rewards_role
@@ -62,8 +63,8 @@ def roles_of(
         model = TrainedModel.critic(models.critic, policy_path=models.policy)
         roles.append(trained_role("critic", critic, model=model, seed=cfg.seed, **common))
     if cfg.algorithm.kl.needs_reference and not policy.is_own_reference:
-        copies = cfg.reference.num_ranks
-        roles.append(reference_role(cfg.trainer, model=policy, num_ranks=copies, **common))
+        ranks = cfg.reference
+        roles.append(reference_role(cfg.trainer, model=policy, ranks=ranks, **common))
     if cfg.reward_models:
         roles.append(rewards_role(cfg, models.rewards, policy_path=models.policy, device=device))
     roles.append(

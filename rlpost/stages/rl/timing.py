@@ -56,7 +56,7 @@ def _scoring_s(plan: RLPlan, work: Work, critic: TrainerConfig | None) -> float:
     """Return what scores a step before it is trained on, one after the other."""
     cfg = plan.cfg
     compared = cfg.algorithm.kl.needs_reference
-    seconds = compared_s(plan.roles, work, cfg.trainer, compared=compared)
+    seconds = compared_s(plan.roles, work, cfg.trainer, reference=cfg.reference, compared=compared)
     if cfg.algorithm.anchor is Anchor.proximal:
         seconds += work.own_forward_s(cfg.trainer)
     if critic is not None:

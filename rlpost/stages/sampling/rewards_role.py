@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from rlpost.cluster.reward import reward_name, spawn_reward
+from rlpost.cluster.reward import reward_name, reward_slots, spawn_reward
 from rlpost.cluster.session import Device
 from rlpost.control.placement import ActorSpec
 from rlpost.models.directory.config_file import ModelKind
@@ -17,6 +17,7 @@ from rlpost.models.footprint import Footprint, in_turn
 from rlpost.models.locate import locate_model
 from rlpost.models.shape import model_shape
 from rlpost.rollout.vllm.memory import classifier_footprint
+from rlpost.stages.reference_role import require_own_gpus
 from rlpost.stages.roles import Role, Workload, counted
 from rlpost.training.memory import frozen_footprint
 from rlpost.training.precision import resolve_dtype
@@ -41,22 +42,28 @@ def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, st
 
 
 def rewards_role(cfg: Any, paths: Mapping[str, str], *, policy_path: str, device: Device) -> Role:
-    """Return the models that judge, each in a process of its own.
+    """Return the models that judge, each in a process of its own or divided among its ranks.
 
     Args:
         cfg: options of a stage that samples, such as ``RLConfig``.
         paths: of each of ``cfg.reward_models``.
         policy_path: whose tokens they are given.
         device: what they run on.
+
+    Raises:
+        UserError: two ranks that divide a model would share a GPU.
     """
     gpus = int(device is Device.cuda)
+    slots = [slot for name, own in cfg.reward_models.items() for slot in reward_slots(name, own)]
+    if device is Device.cuda:
+        for name, own in cfg.reward_models.items():
+            require_own_gpus(
+                own.num_ranks, cfg.trainer, cfg.cluster, field=f"reward_models.{name}.num_ranks"
+            )
     return Role(
         name="rewards",
         processes=counted(len(cfg.reward_models), "reward model"),
-        actors=tuple(
-            ActorSpec(name=reward_name(name), role="reward model", num_gpus=gpus)
-            for name in cfg.reward_models
-        ),
+        actors=tuple(ActorSpec(name=slot, role="reward model", num_gpus=gpus) for slot in slots),
         memory=partial(_reward_memory, cfg, paths),
         spawn=partial(
             spawn_reward,
@@ -88,13 +95,18 @@ def _one_reward_memory(
             gpu_share=own.gpu_memory_utilization,
             gpu_bytes=work.gpu_bytes,
         )
-    needs = frozen_footprint(
-        name,
-        model_shape(path),
-        num_tokens=work.micro_batch_tokens,
-        value_bytes=value_bytes,
-        logprob_chunk=0,
-        on_gpu=work.on_gpu,
-    )
+    needs = [
+        each
+        for slot in reward_slots(model, own)
+        for each in frozen_footprint(
+            slot,
+            model_shape(path),
+            num_tokens=work.micro_batch_tokens,
+            value_bytes=value_bytes,
+            logprob_chunk=0,
+            on_gpu=work.on_gpu,
+            sharing=own.num_ranks,
+        )
+    ]
     in_turns = cfg.cluster.offload_idle and not cfg.rl.runs_ahead
     return in_turn(needs, "judging") if in_turns else needs

@@ -19,7 +19,8 @@ from rlpost.stages.fit import Fit
 from rlpost.stages.learning.begin import DrawnRows, begin, fit_of
 from rlpost.stages.learning.prepare import Foundation, shown_examples
 from rlpost.stages.learning.step_size import step_of_rows
-from rlpost.stages.roles import Role, reference_role
+from rlpost.stages.reference_role import reference_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run import Run
 from rlpost.stages.sampling.suites import SuiteEngines, SuiteScores, SuitesPlan
 from rlpost.stages.start_reference import (
@@ -100,7 +101,7 @@ def _roles(cfg: Any, base: Foundation, objective: LikelihoodObjective) -> list[R
             reference_role(
                 cfg.trainer,
                 model=model,
-                num_ranks=cfg.reference.num_ranks,
+                ranks=cfg.reference,
                 cluster=cfg.cluster,
                 device=base.device,
             )

@@ -13,7 +13,9 @@ def timing(plan: LikelihoodPlan, on: PlannedOn, *, mean_response: float | None) 
     """Return the parts of a step of fine-tuning; see ``rows_time``."""
     work = drawn(plan, on)
     compared = plan.objective.kl_coefficient > 0
-    scoring_s = compared_s(plan.roles, work, plan.cfg.trainer, compared=compared)
+    scoring_s = compared_s(
+        plan.roles, work, plan.cfg.trainer, reference=plan.cfg.reference, compared=compared
+    )
     return rows_time(plan, on, work, mean_response=mean_response, scoring_s=scoring_s)
 
 

@@ -25,6 +25,7 @@ from rlpost.algorithms.distill import ComparedTokens, DivergenceConfig, compare
 from rlpost.algorithms.distill.divergence import StudentLogits
 from rlpost.algorithms.distill.top_tokens import TopTokens, compare_top
 from rlpost.models.directory.config_file import ModelKind
+from rlpost.training.model.frozen_heads import HiddenHead
 from rlpost.training.model.heads import LogprobHead, Shell
 from rlpost.training.model.logprobs import Logits, in_chunks, logits_of, through_head
 from rlpost.training.model.packed_model import ModelInputs, PackedModel, packed_hidden
@@ -94,9 +95,11 @@ class DivergenceHead:
 
             return with_stored, inputs.teacher
         (teacher,) = module.frozen
-        teacher_head = logits_of(teacher.model)
         with torch.no_grad():
-            teacher_RE = packed_hidden(teacher.model.get_decoder(), inputs)[inputs.read_R]
+            (teacher_RE,) = teacher(inputs, head=HiddenHead())
+        # Its weights are whole until the next pass, and no hooks may run: they would gather anew,
+        # once for each chunk of this rank.
+        teacher_head = logits_of(teacher.model, inside=True)
 
         def with_live(student_CV: Tensor, target_C: Tensor, teacher_CE: Tensor) -> ComparedTokens:
             with torch.no_grad():

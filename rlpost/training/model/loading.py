@@ -9,6 +9,7 @@ by comparing it with its own plain forward pass.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,9 @@ class TrainedModel:
     tokenizer_path: str  # the model whose tokens it reads
     head: TrainedHead
     labels: Labels
-    frozen: tuple["TrainedModel", ...] = ()  # that the head asks, whole in the same process
+    frozen: tuple["TrainedModel", ...] = ()  # that the head asks, in the same process
     adapter: Adaptation | None = None  # what is put on it; None: nothing
+    is_divided: bool = False  # a frozen model whose weights the ranks that ask it divide
 
     @classmethod
     def policy(
@@ -114,6 +116,7 @@ class TrainedModel:
         gradient_checkpointing: bool = False,
         seed: int = 0,
         total_steps: int = 1,
+        load_frozen: "LoadFrozen | None" = None,
     ) -> PackedModel:
         """Load onto the CPU, in training mode; what is frozen onto the device, for good.
 
@@ -122,6 +125,7 @@ class TrainedModel:
             gradient_checkpointing: compute activations twice and keep few.
             seed: of a new adapter's values; the same on every rank.
             total_steps: optimizer updates of the run.
+            load_frozen: loads what the head asks; None: ``load_whole``.
 
         Raises:
             UserError: there is no such model there, or its architecture cannot be packed.
@@ -138,6 +142,7 @@ class TrainedModel:
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
             total_steps=total_steps,
+            load_frozen=load_frozen,
         )
 
     def load_hollow(self, *, dtype: torch.dtype) -> HollowModel | None:
@@ -162,6 +167,7 @@ class TrainedModel:
         seed: int = 0,
         total_steps: int = 1,
         weights: BaseWeights | None = None,
+        load_frozen: "LoadFrozen | None" = None,
     ) -> PackedModel:
         """Make of a base with weights, whose packing was verified, what is trained.
 
@@ -172,6 +178,7 @@ class TrainedModel:
             seed: see ``load``.
             total_steps: see ``load``.
             weights: access to those of the base; None: this process has them all.
+            load_frozen: see ``load``.
 
         Raises:
             UserError: a file of an adapter, or a frozen model, cannot be read.
@@ -193,7 +200,8 @@ class TrainedModel:
             module.model.gradient_checkpointing_enable(
                 {"use_reentrant": False, "preserve_rng_state": draws}
             )
-        module.frozen = tuple(each._load_frozen(dtype=dtype) for each in self.frozen)
+        load_one = load_frozen or load_whole
+        module.frozen = tuple(load_one(each, dtype=dtype) for each in self.frozen)
         return module.train()  # layers checkpoint only in training mode; nothing else differs
 
     def _looked_at(self) -> ModelDirectory:
@@ -208,8 +216,17 @@ class TrainedModel:
         with reading_model(f"{field}: {self.path} cannot be loaded {self.head.purpose}"):
             return self.head.load(self.path, dtype=dtype, field=field, hollow=hollow)
 
-    def _load_frozen(self, *, dtype: torch.dtype) -> PackedModel:
-        return self.load(dtype=dtype).to(compute_device()).eval().requires_grad_(False)
+
+LoadFrozen = Callable[..., Any]  # given a ``TrainedModel`` and ``dtype``; like ``load_whole``
+
+
+def load_whole(model: TrainedModel, *, dtype: torch.dtype) -> PackedModel:
+    """Load a frozen model onto the device, all of it.
+
+    Raises:
+        UserError: see ``TrainedModel.load``.
+    """
+    return model.load(dtype=dtype).to(compute_device()).eval().requires_grad_(False)
 
 
 @torch.no_grad()

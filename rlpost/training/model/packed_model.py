@@ -189,7 +189,7 @@ class PackedModel(nn.Module):
 
     ``score`` holds the head's own parameters, if it has any that are not the model's, and
     ``adapter`` what was put into the model (training/adapters/), if anything was. ``frozen`` are
-    whole models that the head asks beside it.
+    models that the head asks beside it.
     """
 
     def __init__(self, model: Any, *, head: Head, score: nn.Module | None = None) -> None:
@@ -199,32 +199,39 @@ class PackedModel(nn.Module):
         self.adapter: LiveAdapter | None = None
         self.group: SequenceGroup | None = None  # of ranks that share its micro-batches
         self._head = head
-        # A tuple, so that they are no parts of this module: nothing trains, divides or saves them.
-        self.frozen: tuple[PackedModel, ...] = ()
+        # A tuple, so that they are no parts of this module: nothing trains or saves them. Each is a
+        # ``PackedModel`` or the engine around it.
+        self.frozen: tuple[Any, ...] = ()
 
-    def forward(self, inputs: ModelInputs, *, temperature: float = 1.0) -> tuple[Tensor, ...]:
-        """Return what the head says; see ``Head``. The temperature divides logits."""
+    def forward(
+        self, inputs: ModelInputs, *, temperature: float = 1.0, head: Head | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return what the head says, or ``head`` in its place; see ``Head``.
+
+        The temperature divides logits.
+        """
+        head = head or self._head
         virtual = None if self.adapter is None else self.adapter.virtual
         places_T = None
         if virtual is not None:
             inputs, places_T = inputs.behind(virtual.num)
         if self.group is None:
-            return self._scored(inputs, places_T, temperature=temperature)
-        mine = inputs.divided(self.group, reads_before=self._head.reads_before)
+            return self._scored(inputs, places_T, head, temperature=temperature)
+        mine = inputs.divided(self.group, reads_before=head.reads_before)
         if places_T is not None:
             places_T = places_T - mine.start
-        answer = self._scored(mine.inputs, places_T, temperature=temperature)
+        answer = self._scored(mine.inputs, places_T, head, temperature=temperature)
         return self.group.gathered(answer, mine.place_R)
 
     def _scored(
-        self, inputs: ModelInputs, places_T: Tensor | None, *, temperature: float
+        self, inputs: ModelInputs, places_T: Tensor | None, head: Head, *, temperature: float
     ) -> tuple[Tensor, ...]:
         """Ask the head; an adapter's virtual tokens are at ``places_T``."""
         with ExitStack() as changed:
             changed.enter_context(added_to_embeddings(self.model, inputs.noise))
             if places_T is not None:
                 changed.enter_context(self.adapter.virtual.embedded(places_T))
-            return self._head(self, inputs, temperature=temperature)
+            return head(self, inputs, temperature=temperature)
 
 
 @torch.no_grad()

@@ -1,25 +1,20 @@
 """A frozen model that is asked of packed tokens: the reference of the KL term, or a teacher.
 
-Owns a model without optimizer, engine or process group. Stateless and restartable.
-Invariant: its forward pass is the trainer's, so a reference equal to the policy gives
-equal numbers.
+Owns a model without optimizer, engine or process group, and what such a model answers. Refuses to
+own models whose weights ranks divide (zero/deepspeed_scorer.py). Stateless and restartable.
+Invariant: its forward pass is the trainer's, so a reference equal to the policy gives the same
+numbers.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from rlpost.algorithms.distill.top_tokens import top_tokens
-from rlpost.training.model.loading import TrainedModel
-from rlpost.training.model.logprobs import in_chunks, logits_of
-from rlpost.training.model.packed_model import (
-    ModelInputs,
-    PackedModel,
-    packed_hidden,
-    score_batches,
-)
+from rlpost.training.model.frozen_heads import TopTokensHead
+from rlpost.training.model.loading import TrainedModel, load_whole
+from rlpost.training.model.packed_model import ModelInputs, score_batches
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.parking import Parking
 from rlpost.training.precision import compute_device, resolve_dtype
@@ -41,8 +36,7 @@ class FrozenScorer:
     def __init__(self, cfg: TrainerConfig, *, model: TrainedModel) -> None:
         torch.set_num_threads(cfg.threads_per_rank())
         self._device = compute_device()
-        module = model.load(dtype=resolve_dtype(cfg.dtype))
-        self._module: PackedModel = module.to(self._device).eval().requires_grad_(False)
+        self._module = load_whole(model, dtype=resolve_dtype(cfg.dtype))
         self._chunk = cfg.logprob_chunk
         self._parking = Parking(self._module, device=self._device, frozen=True)
 
@@ -51,7 +45,7 @@ class FrozenScorer:
     ) -> list[np.ndarray]:
         """Score the scored tokens of a share's micro-batches; see ``score_batches``."""
         self._parking.wake()
-        mine = _of_share(batches, share)
+        mine = of_share(batches, share)
         return score_batches(self._module, mine, device=self._device, temperature=temperature)
 
     def top_tokens(
@@ -65,29 +59,38 @@ class FrozenScorer:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return what ``top_tokens`` keeps of a share's scored tokens: (R, K), (R, B) each."""
         self._parking.wake()
-        asked = partial(top_tokens, k=k, vocabulary=vocabulary, temperature=temperature)
-        found = []
-        for batch in _of_share(batches, share):
-            inputs = ModelInputs.of(batch, device=self._device)
-            ids_RK, logs_RB = self._of_logits(asked, inputs)
-            found.append((ids_RK.cpu().numpy(), logs_RB.cpu().numpy()))
-        return found
-
-    @torch.no_grad()
-    def _of_logits(
-        self, function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], inputs: ModelInputs
-    ) -> tuple[torch.Tensor, ...]:
-        """Apply ``function`` to the logits of the scored tokens, of one chunk at a time."""
-        model = self._module.model
-        head = logits_of(model)
-        hidden_RE = packed_hidden(model.get_decoder(), inputs)[inputs.read_R]
-        return in_chunks(lambda part_CE: function(head(part_CE)), hidden_RE, chunk=self._chunk)
+        return top_tokens_of(
+            self._module,
+            of_share(batches, share),
+            head=TopTokensHead(k=k, vocabulary=vocabulary, chunk=self._chunk),
+            device=self._device,
+            temperature=temperature,
+        )
 
     def sleep(self) -> int:
         """Move the weights out of memory until the next call; returns their bytes."""
         return self._parking.park()
 
 
-def _of_share(batches: Sequence[MicroBatch], share: Share) -> Sequence[MicroBatch]:
+@torch.no_grad()
+def top_tokens_of(
+    module: Any,
+    batches: Sequence[MicroBatch],
+    *,
+    head: TopTokensHead,
+    device: torch.device,
+    temperature: float,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ask a ``PackedModel``, or the engine around it, of every micro-batch's scored tokens."""
+    found = []
+    for batch in batches:
+        inputs = ModelInputs.of(batch, device=device)
+        ids_RK, logs_RB = module(inputs, temperature=temperature, head=head)
+        found.append((ids_RK.cpu().numpy(), logs_RB.cpu().numpy()))
+    return found
+
+
+def of_share(batches: Sequence[MicroBatch], share: Share) -> Sequence[MicroBatch]:
+    """Example: ``of_share([a, b, c, d, e], (1, 3)) == [b, e]``."""
     first, every = share
     return batches[first::every]

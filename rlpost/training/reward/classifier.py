@@ -12,7 +12,9 @@ Legend: S sequences of one batch, T tokens of the longest, N scores of all of th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,9 +47,7 @@ class Classifier:
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
         self._parking = Parking(self._model, device=self._device, frozen=True)
-        pad = model.config.get_text_config().pad_token_id
-        # Never looked at, so any id of the vocabulary will do; not every model names one.
-        self._pad = 0 if pad is None else pad
+        self._pad = pad_of(model)
 
     @torch.no_grad()
     def scores(self, readings: Sequence[ReadResponse]) -> list[list[float]]:
@@ -68,15 +68,8 @@ class Classifier:
 
     def _score_batch(self, readings: Sequence[ReadResponse]) -> Tensor:
         """Return the scores (N,) of all sequences, one sequence's after the other's."""
-        lengths_S = torch.tensor([len(reading.ids) for reading in readings], device=self._device)
-        longest = int(lengths_S.max())
-        ids_ST = torch.full((len(readings), longest), self._pad, device=self._device)
-        for row, reading in zip(ids_ST, readings, strict=True):
-            row[: len(reading.ids)] = torch.as_tensor(reading.ids, device=self._device)
-        mask_ST = torch.arange(longest, device=self._device) < lengths_S[:, None]
-        inputs = {"input_ids": ids_ST, "attention_mask": mask_ST.long()}
-        rows = [row for row, reading in enumerate(readings) for _ in reading.ends]
-        ends = [end for reading in readings for end in reading.ends]
+        batch = PaddedBatch.of(readings, pad=self._pad, device=self._device)
+        inputs, rows, ends = batch.inputs, batch.rows, batch.ends
         if self._of_tokens:
             return score_of_logits(self._model(**inputs).logits[rows, ends].float())
         head = getattr(self._model, "score", None)
@@ -84,6 +77,38 @@ class Classifier:
             return self._model(**inputs).logits.float().squeeze(-1)
         hidden_STE = self._model.base_model(**inputs, use_cache=False).last_hidden_state
         return head(hidden_STE[rows, ends]).float().squeeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedBatch:
+    """Sequences side by side, and where their scores are read: N rows and places in them."""
+
+    inputs: dict[str, Tensor]  # ids and mask, (S, T)
+    rows: list[int]
+    ends: list[int]
+
+    @classmethod
+    def of(
+        cls, readings: Sequence[ReadResponse], *, pad: int, device: torch.device
+    ) -> "PaddedBatch":
+        """Pad on the right with the id ``pad``."""
+        lengths_S = torch.tensor([len(reading.ids) for reading in readings], device=device)
+        longest = int(lengths_S.max())
+        ids_ST = torch.full((len(readings), longest), pad, device=device)
+        for row, reading in zip(ids_ST, readings, strict=True):
+            row[: len(reading.ids)] = torch.as_tensor(reading.ids, device=device)
+        mask_ST = torch.arange(longest, device=device) < lengths_S[:, None]
+        return cls(
+            inputs={"input_ids": ids_ST, "attention_mask": mask_ST.long()},
+            rows=[row for row, reading in enumerate(readings) for _ in reading.ends],
+            ends=[end for reading in readings for end in reading.ends],
+        )
+
+
+def pad_of(model: Any) -> int:
+    """Return an id to pad with: nobody looks at it, and not every model names one."""
+    pad = model.config.get_text_config().pad_token_id
+    return 0 if pad is None else pad
 
 
 def batches_by_length(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ from rlpost.training.model.classifier_heads import is_classifier
 from rlpost.training.reward.classifier import Classifier
 from rlpost.training.reward.reader import ReadResponse, RewardReader, RewardSample
 from rlpost.training.reward.settings import RewardEngine, RewardModelConfig, StepReduction
+from rlpost.training.zero.rank import Rank
 from rlpost.types import Verdict
 
 
@@ -38,13 +39,21 @@ class RewardScorer:
         model_path: ``cfg.path``, located.
         policy_path: the model whose responses are scored.
         name: of its verdicts; errors call ``cfg`` by ``reward_models.<name>``.
+        place: among the ranks that divide the model, each of which is asked the same; None: this
+            process has all of it.
 
     Raises:
         UserError: there is no classifier that gives one number, or no tokenizer.
     """
 
     def __init__(
-        self, cfg: RewardModelConfig, *, model_path: str, policy_path: str, name: str = "reward"
+        self,
+        cfg: RewardModelConfig,
+        *,
+        model_path: str,
+        policy_path: str,
+        name: str = "reward",
+        place: Rank | None = None,
     ) -> None:
         from transformers import AutoConfig
 
@@ -53,7 +62,9 @@ class RewardScorer:
         check_reward_model(model_path, cfg, field=field)
         of_tokens = is_classifier(model_path, kind=ModelKind.process)
         try:
-            self._engine = _engine(cfg, model_path)
+            self._engine = _engine(cfg, model_path, field=field, place=place)
+        except UserError:  # a divided model's, which names the field
+            raise
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{field}: {model_path!r} cannot be loaded as a reward model by "
@@ -128,7 +139,13 @@ class RewardScorer:
         return None
 
 
-def _engine(cfg: RewardModelConfig, model_path: str) -> ScoringEngine:
+def _engine(
+    cfg: RewardModelConfig, model_path: str, *, field: str, place: Rank | None
+) -> ScoringEngine:
+    if place is not None:
+        from rlpost.training.zero.deepspeed_classifier import DividedClassifier
+
+        return DividedClassifier(cfg, model_path=model_path, field=field, place=place)
     if cfg.engine is RewardEngine.transformers:
         return Classifier(cfg, model_path=model_path)
     from rlpost.rollout.vllm.classifier import VllmClassifier

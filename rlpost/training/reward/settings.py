@@ -9,7 +9,7 @@ from enum import Enum
 
 from rlpost.bounds import number, option
 from rlpost.errors import UserError
-from rlpost.training.settings import DType
+from rlpost.training.settings import DType, check_frozen_stage
 
 
 class RewardEngine(Enum):
@@ -68,6 +68,19 @@ class RewardModelConfig:
     gpu_memory_utilization: float | None = number(
         None, above=0, at_most=1, help="share of the GPU's memory, only with engine=vllm; null: 0.3"
     )
+    num_ranks: int = number(
+        1,
+        at_least=1,
+        at_most=10**4,
+        help="ranks that divide it at zero_stage=3, one GPU each where there are GPUs",
+    )
+    zero_stage: int = number(
+        0,
+        at_least=0,
+        at_most=3,
+        hint="3 divides the weights",
+        help="0: one rank has all weights; 3: each a part",
+    )
     dtype: DType = option(DType.float32, help="number format of the weights")
     max_tokens_per_batch: int = number(
         8192,
@@ -81,7 +94,7 @@ class RewardModelConfig:
         at_least=1,
         at_most=1024,
         hint="null takes all cores",
-        help="CPU threads; null: all cores of the process",
+        help="CPU threads of a rank; null: the cores shared among the ranks",
     )
 
     def check(self, path: str) -> None:
@@ -103,7 +116,23 @@ class RewardModelConfig:
                 f"{path}.gpu_memory_utilization={share} has no effect with {path}.engine="
                 f"{self.engine.value}; leave it out, or use engine=vllm"
             )
+        self._check_ranks(path)
+
+    def _check_ranks(self, path: str) -> None:
+        check_frozen_stage(self.zero_stage, field=f"{path}.zero_stage")
+        if self.num_ranks > 1 and self.zero_stage == 0:
+            raise UserError(
+                f"{path}.num_ranks={self.num_ranks} has no effect with {path}.zero_stage=0, where "
+                f"one process scores; set {path}.zero_stage=3 to divide the weights, or leave it "
+                "out"
+            )
+        if self.zero_stage and self.engine is not RewardEngine.transformers:
+            raise UserError(
+                f"{path}.zero_stage={self.zero_stage} divides the weights of "
+                f"{path}.engine=transformers, got {self.engine.value}; use that engine, or leave "
+                "it out"
+            )
 
     def num_threads(self) -> int:
-        """CPU threads of the scorer's process."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)))
+        """CPU threads of one rank, at least 1, of the cores this process may use."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.num_ranks)

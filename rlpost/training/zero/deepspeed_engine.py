@@ -20,7 +20,7 @@ from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_ra
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
 from rlpost.training.settings import TrainerConfig
-from rlpost.training.zero.deepspeed_layers import decoder_layers, gather_by_layer, num_values
+from rlpost.training.zero.deepspeed_layers import gather_by_layer, largest_layer, num_values
 
 REDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000  # DeepSpeed's own
 # Into how many pieces stage 3 cuts a rank's masters, and the values below which it does not. Making
@@ -114,17 +114,13 @@ def engine_config(
         "zero_optimization": {
             "stage": cfg.zero_stage,
             "reduce_scatter": on_gpu,  # gloo reduces, then keeps its part
-            # Stage 3 gathers the next weights on a stream of their own while it computes; without
-            # it every gather waits for the layer before. On a CPU there are no streams. The other
-            # stages would begin to reduce gradients earlier, at the price of a second bucket.
+            # The other stages would begin to reduce gradients earlier, at the price of a second
+            # bucket.
             "overlap_comm": on_gpu and cfg.zero_stage == 3,
             # Stage 3 keeps a buffer of this many values; more than there are is waste.
             "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
-            # The layer behind the one in use, which is gathered at once (deepspeed_layers.py).
-            "stage3_prefetch_bucket_size": max(PREFETCH_BUCKET, largest_layer),
             "sub_group_size": piece_size(num_parameters, num_ranks=cfg.num_ranks),
-            # Norms stay whole on every rank, matrices do not.
-            "stage3_param_persistence_threshold": 10 * hidden_size,
+            **_gathering(hidden_size, largest_layer),
         },
     }
     if cfg.offload_optimizer:
@@ -139,6 +135,39 @@ def engine_config(
         if cfg.zero_stage == 1:
             config["communication_data_type"] = "fp32"
     return config
+
+
+def frozen_config(
+    *, dtype: torch.dtype, hidden_size: int, on_gpu: bool, largest_layer: int
+) -> dict[str, Any]:
+    """Return DeepSpeed's options for a model whose weights are divided and never change."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "steps_per_print": 2**62,
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": on_gpu,
+            "memory_efficient_linear": False,  # it is for backward passes
+            **_gathering(hidden_size, largest_layer),
+        },
+    }
+    if dtype is torch.bfloat16:
+        config["bf16"] = {"enabled": True}
+    return config
+
+
+def _gathering(hidden_size: int, largest_layer: int) -> dict[str, Any]:
+    """Return what stage 3 makes whole ahead of its use, and what stays whole.
+
+    With ``overlap_comm`` it gathers the next weights on a stream of their own while it computes;
+    without, every gather waits for the layer before. On a CPU there are no streams.
+    """
+    return {
+        # The layer behind the one in use, which is gathered at once (deepspeed_layers.py).
+        "stage3_prefetch_bucket_size": max(PREFETCH_BUCKET, largest_layer),
+        # Norms stay whole on every rank, matrices do not.
+        "stage3_param_persistence_threshold": 10 * hidden_size,
+    }
 
 
 def piece_size(num_parameters: int, *, num_ranks: int) -> int:
@@ -177,9 +206,7 @@ def build_engine(
         hidden_size=hidden_size,
         num_parameters=num_values(trained.values()),
         on_gpu=has_cuda(),
-        largest_layer=max(
-            (num_values(layer.parameters()) for layer in decoder_layers(policy)), default=0
-        ),
+        largest_layer=largest_layer(policy),
     )
     groups = grouped(
         optimizer,

@@ -32,6 +32,11 @@ def decoder_layers(module: nn.Module) -> list[nn.Module]:
     return [each for each in layers if 0 < num_values(each.parameters()) <= MAX_LAYER]
 
 
+def largest_layer(module: nn.Module) -> int:
+    """Return the values of the largest layer that is gathered at once."""
+    return max((num_values(layer.parameters()) for layer in decoder_layers(module)), default=0)
+
+
 def num_values(weights: Iterable[Tensor]) -> int:
     """Return how many values weights have, whether or not they are divided."""
     return sum(getattr(each, "ds_numel", each.numel()) for each in weights)
@@ -43,7 +48,8 @@ def gather_by_layer(engine: Any) -> None:
         return
     from deepspeed.utils.z3_leaf_module import set_z3_leaf_module
 
-    offload = engine.optimizer.parameter_offload
+    # Without an optimizer, of a frozen model, what divides the weights stands in its place.
+    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     offload._remove_module_hooks()
     offload.forward_hooks.clear()
     offload.backward_hooks.clear()

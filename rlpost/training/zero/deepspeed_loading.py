@@ -1,7 +1,8 @@
 """From a model's files to DeepSpeed's engine of it: whole, or under ZeRO-3 each rank its part.
 
 Owns the choice between the two. Refuses to own the files (model/loading.py), how weights are
-divided (deepspeed_parts.py) and the engine's settings (deepspeed_engine.py). Invariants: both ways
+divided (deepspeed_parts.py), frozen models beside it (deepspeed_frozen.py) and the engine's
+settings (deepspeed_engine.py). Invariants: both ways
 lead to the same engine, bit for bit; all that needs whole weights is done before the engine makes
 its masters, so that the two are never in memory together.
 """
@@ -10,15 +11,14 @@ from typing import Any
 
 import torch
 
-from rlpost.training.freed_memory import give_back, returned_when_freed
-from rlpost.training.model.loading import TrainedModel, verify_packing
-from rlpost.training.model.packed_model import PackedModel
+from rlpost.training.freed_memory import returned_when_freed
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.optimizers.base import Optimizer
 from rlpost.training.optimizers.build import one_group
 from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
-from rlpost.training.zero.deepspeed_parts import divide
-from rlpost.training.zero.deepspeed_whole import DividedWeights, whole_in_passes
+from rlpost.training.zero.deepspeed_frozen import frozen_beside
+from rlpost.training.zero.deepspeed_parts import load_in_parts
 
 
 def load_engine(
@@ -41,9 +41,10 @@ def load_engine(
         "gradient_checkpointing": cfg.gradient_checkpointing,
         "seed": seed,
         "total_steps": cfg.steps,
+        "load_frozen": frozen_beside,
     }
     with returned_when_freed():
-        module = _in_parts(model, **options) if cfg.zero_stage == 3 else None
+        module = load_in_parts(model, learns=True, **options) if cfg.zero_stage == 3 else None
         if module is None:
             module = model.load(**options)
         return ds.build_engine(
@@ -53,16 +54,3 @@ def load_engine(
             optimizer=optimizer,
             group_of=one_group if module.adapter is None else module.adapter.group_of,
         )
-
-
-def _in_parts(model: TrainedModel, *, dtype: torch.dtype, **options: Any) -> PackedModel | None:
-    """Read this rank's part of each weight alone; None: the model has to be loaded whole."""
-    hollow = model.load_hollow(dtype=dtype)
-    if hollow is None:
-        return None
-    module, field = hollow.module, model.labels.field
-    divide(hollow, dtype=dtype, field=field)
-    with whole_in_passes(module):
-        verify_packing(module, model.head, field=field)
-    give_back(module.model.device)  # allocators keep what was whole
-    return model.complete(module, dtype=dtype, weights=DividedWeights(), **options)

@@ -8,24 +8,60 @@ address space at a time; what the ranks hold together is, bit for bit,
 what a rank that loads everything would divide.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlpost.errors import UserError
+from rlpost.training.freed_memory import give_back
 from rlpost.training.model.hollow import HollowModel
+from rlpost.training.model.loading import TrainedModel, verify_packing
+from rlpost.training.model.packed_model import PackedModel
+from rlpost.training.zero.deepspeed_whole import DividedWeights, whole_in_passes
 
 REDUCE_MAX = dist.ReduceOp.MAX
 # Of a configuration, all that matters where nothing but weights is divided.
 _STAGE_3 = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
 
 
-def divide(hollow: HollowModel, *, dtype: torch.dtype, field: str) -> None:
+def load_in_parts(
+    model: TrainedModel, *, dtype: torch.dtype, learns: bool, **options: Any
+) -> PackedModel | None:
+    """Load a model of which this rank reads its part of each weight alone; collective.
+
+    Args:
+        model: what is loaded.
+        dtype: of the weights.
+        learns: see ``divide``.
+        **options: of ``TrainedModel.complete``.
+
+    Returns:
+        The module with divided weights; None: the model has to be loaded whole.
+
+    Raises:
+        UserError: the model cannot be loaded or packed.
+    """
+    hollow = model.load_hollow(dtype=dtype)
+    if hollow is None:
+        return None
+    module, field = hollow.module, model.labels.field
+    divide(hollow, dtype=dtype, learns=learns, field=field)
+    with whole_in_passes(module):
+        verify_packing(module, model.head, field=field)
+    give_back(module.model.device)  # allocators keep what was whole
+    return model.complete(module, dtype=dtype, weights=DividedWeights(), **options)
+
+
+def divide(hollow: HollowModel, *, dtype: torch.dtype, learns: bool, field: str) -> None:
     """Give a hollow model its weights, divided among the ranks; collective.
 
     Args:
         hollow: on every rank the same; its module gets parameters of DeepSpeed's.
         dtype: of the weights.
+        learns: there will be backward passes, for which linear layers then keep a weight's part
+            and not the whole. They add a bias in another order than a model that is not divided.
         field: where the model is configured, for errors.
 
     Raises:
@@ -35,7 +71,8 @@ def divide(hollow: HollowModel, *, dtype: torch.dtype, field: str) -> None:
 
     # Without a module it divides nothing by itself: it would read all of rank 0's weights.
     init = deepspeed.zero.Init(config_dict_or_path=_STAGE_3, dtype=dtype)
-    init._enable_mem_efficient_linear()  # as it does for a module that it is given
+    if learns:
+        init._enable_mem_efficient_linear()  # as it does for a module that it is given
     divided: dict[int, nn.Parameter] = {}
     broken = 0  # the number of the first that is, counted from 1
     named = list(hollow.module.named_parameters())

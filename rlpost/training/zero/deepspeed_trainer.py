@@ -14,7 +14,6 @@ Legend: R scored tokens of one micro-batch.
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from rlpost.training.settings import TrainerConfig
 from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_adapter import save_adapter
 from rlpost.training.zero.deepspeed_adapter_steps import AdapterSteps
+from rlpost.training.zero.deepspeed_frozen import destroy, release
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
 from rlpost.training.zero.deepspeed_loading import load_engine
 from rlpost.training.zero.deepspeed_passes import Passes, require_columns
@@ -46,17 +46,8 @@ from rlpost.training.zero.deepspeed_served import served_weights
 from rlpost.training.zero.deepspeed_updates import Updates
 from rlpost.training.zero.deepspeed_usage import Usage
 from rlpost.training.zero.deepspeed_weights import save_model, weight_shapes
+from rlpost.training.zero.rank import Rank
 from rlpost.weights.publisher import ServedWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rank:
-    """One process's place in its group of ranks."""
-
-    rank: int
-    world_size: int
-    master_address: str
-    master_port: int
 
 
 class DeepSpeedTrainer:
@@ -150,6 +141,8 @@ class DeepSpeedTrainer:
         """Move weights and optimizer out of memory until the next verb; returns the bytes."""
         assert not self._updates.waiting, "gradients wait for optim_step"
         ds.release_gathered(self.engine)
+        for frozen in self.module.frozen:
+            release(frozen)
         if self._gradients is not None:
             self._gradients.release()
         return self._parking.park()
@@ -274,4 +267,6 @@ class DeepSpeedTrainer:
 
     def close(self) -> None:
         """Leave the ranks; the process may build another trainer afterwards."""
+        for frozen in self._engine.module.frozen:
+            destroy(frozen)
         ds.leave_ranks(self._engine)

@@ -78,6 +78,9 @@ def test_a_row_that_the_teacher_cannot_read(refused, tmp_path):
     assert "reads at most 32 tokens" in said and "data.on_long=skip" in said
 
 
+DIAGNOSED = ("adapter=lora", "adapter.diagnose_every=1")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -89,6 +92,11 @@ def test_a_row_that_the_teacher_cannot_read(refused, tmp_path):
         (["cluster.offload_idle=true"], "cluster.offload_idle=true has no effect"),
         (["trainer.share_prompts=false"], "trainer.share_prompts=false has no effect"),
         (["evaluation.every=3"], "no rows are held out"),
+        (["teacher.zero_stage=2"], "teacher.zero_stage must be 0 or 3, got 2"),
+        (
+            ["teacher.zero_stage=3", "trainer.num_ranks=2", *DIAGNOSED],
+            "which cannot ask alone a teacher that teacher.zero_stage=3 divides",
+        ),
     ],
 )
 def test_options_that_cannot_work(refused, overrides, said):
@@ -143,6 +151,7 @@ def test_options_of_samples_have_no_effect_on_given_responses(refused, option):
     [
         (["teacher.store=none_there"], "there is no store in none_there"),
         (["teacher.top_k=0"], "teacher.top_k"),
+        (["teacher.store=x", "teacher.zero_stage=3"], "no teacher is in memory"),
     ],
 )
 def test_a_store_that_is_not_there(refused, overrides, said):

@@ -9,6 +9,7 @@ from supervised_runs import write_rows
 from transformers import AutoModelForCausalLM
 
 from rlpost.cluster.reference import ReferenceGroup
+from rlpost.cluster.scorers import Copies
 from rlpost.config.compose import compose_stage
 from rlpost.errors import NoAnswer, UserError
 from rlpost.models.tiny import build_tiny_llama
@@ -73,13 +74,13 @@ async def test_what_is_stored_is_what_a_plain_model_says(planned, tmp_path):
     assert needs["teacher of trainer rank 1"].turn == "storing"
     assert "frozen teacher" not in needs["trainer rank 1"].kept
     scorers = [FrozenScorer(plan.cfg.trainer, model=plan.stored.teacher.model)] * 2
-    failing = ReferenceGroup([Local(each, calls=1) for each in scorers], store=Here())
+    failing = ReferenceGroup(Copies([Local(each, calls=1) for each in scorers]), store=Here())
     packer = ExamplePacker(num_ranks=2, max_tokens=64)
     with pytest.raises(NoAnswer):
         await plan.stored.fill(failing, run(), packer, plan.splits)
     stopped = run()
     stopped.stop.set()
-    group = ReferenceGroup([Local(each) for each in scorers], store=Here())
+    group = ReferenceGroup(Copies([Local(each) for each in scorers]), store=Here())
     with pytest.raises(asyncio.CancelledError):
         await plan.stored.fill(group, stopped, packer, plan.splits)
     left = {each.name for each in tmp_path.iterdir()}

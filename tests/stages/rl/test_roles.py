@@ -1,5 +1,6 @@
 """Who exists follows from the configuration, and everything else follows from the list."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from rlpost.algorithms.advantages import GAEConfig, GRPOConfig
 from rlpost.algorithms.kl import KLConfig
 from rlpost.cluster.session import Device
+from rlpost.cluster.verifiers import JudgedClusterConfig
 from rlpost.config.schema import AlgorithmConfig, CriticRoleConfig, RLConfig
+from rlpost.control.placement import Placement
+from rlpost.errors import UserError
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.rollout.device_defaults import with_device_defaults
 from rlpost.rollout.generator_config import GeneratorConfig, GeneratorDtype
@@ -116,3 +120,39 @@ def test_several_references_have_a_slot_and_memory_each(roles):
     names = [f"reference rank {rank}" for rank in range(3)]
     assert [actor.name for actor in reference.actors] == names
     assert [each.process for each in reference.memory(WORK)] == names
+
+
+DIVIDED = {
+    **EVERY,
+    "reference": ReferenceRanksConfig(num_ranks=2, zero_stage=3),
+    "reward_models": {"taste": RewardModelConfig(path="x", num_ranks=2, zero_stage=3)},
+}
+
+
+def weights_of(found, name: str) -> dict[str, float]:
+    (role,) = (role for role in found if role.name == name)
+    gpu = replace(WORK, on_gpu=True)
+    return {each.process: each.kept["weights"] for each in role.memory(gpu) if each.on_gpu}
+
+
+def test_ranks_that_divide_a_frozen_model_have_slots_and_a_part_each(roles):
+    found, whole = (roles(**options, device=Device.cuda) for options in (DIVIDED, EVERY))
+    for role, copy in (("reference", "reference"), ("rewards", "reward model taste")):
+        parts, (all_of_it,) = weights_of(found, role), weights_of(whole, role).values()
+        assert parts == dict.fromkeys((f"{copy} rank 0", f"{copy} rank 1"), all_of_it / 2)
+        (own,) = (each for each in found if each.name == role)
+        assert [actor.name for actor in own.actors] == list(parts)
+        assert all(actor.num_gpus == 1 for actor in own.actors)
+
+
+@pytest.mark.parametrize("what", ["reference", "reward_models"])
+def test_two_ranks_of_a_group_are_not_put_on_one_gpu(roles, what):
+    cluster = JudgedClusterConfig(placement=Placement.colocated)
+    options = {**EVERY, "cluster": cluster, what: DIVIDED[what]}
+    roles(**options, device=Device.cuda)  # as many as trainer ranks
+    many = DIVIDED[what] if what == "reference" else DIVIDED[what]["taste"]
+    many = replace(many, num_ranks=3)
+    options[what] = many if what == "reference" else {"taste": many}
+    roles(**options)  # on a CPU they may
+    with pytest.raises(UserError, match=r"num_ranks=3 .*must be at most trainer\.num_ranks=2"):
+        roles(**options, device=Device.cuda)

@@ -15,6 +15,7 @@ from rlpost.config.schema import ModelConfig
 from rlpost.errors import UserError
 from rlpost.models.tiny import build_tiny_llama
 from rlpost.stages.distill.teacher import Teacher
+from rlpost.stages.distill.teacher_settings import TeacherConfig
 from rlpost.stages.policy import check_policy
 from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.model.loading import TrainedModel
@@ -38,7 +39,7 @@ def teacher_path(tmp_path_factory):
 def beside(student, teacher, *, chunk=3, **divergence_options):
     cfg = TrainerConfig(logprob_chunk=chunk)
     policy = check_policy(ModelConfig(path=str(student)), NoAdapterConfig(), template_variables={})
-    found = Teacher.of(str(teacher), cfg, student=policy)
+    found = Teacher.of(TeacherConfig(path=str(teacher)), cfg, student=policy)
     return found.beside(policy, cfg, DivergenceConfig(**divergence_options))
 
 

@@ -30,7 +30,7 @@ def module(model) -> Iterator[PackedModel]:
     ds.join_ranks(rank=0, world_size=1, master_address="127.0.0.1", master_port=free_port())
     try:
         hollow = model.load_hollow(dtype=torch.float32)
-        divide(hollow, dtype=torch.float32, field=FIELD)
+        divide(hollow, dtype=torch.float32, learns=True, field=FIELD)
         yield hollow.module
     finally:
         deepspeed.comm.destroy_process_group()

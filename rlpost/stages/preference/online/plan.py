@@ -16,7 +16,8 @@ from rlpost.stages.policy import CheckedPolicy
 from rlpost.stages.preference.batch import ResponsePacker
 from rlpost.stages.preference.config import PreferenceConfig
 from rlpost.stages.preference.prepare import STAGE, frozen_reference, packer_of
-from rlpost.stages.roles import Role, reference_role
+from rlpost.stages.reference_role import reference_role
+from rlpost.stages.roles import Role
 from rlpost.stages.run_directory import RunDirectory
 from rlpost.stages.sampling.online_plan import (
     answering_policy,
@@ -139,7 +140,7 @@ def _roles(
             reference_role(
                 cfg.trainer,
                 model=frozen,
-                num_ranks=cfg.reference.num_ranks,
+                ranks=cfg.reference,
                 cluster=cfg.cluster,
                 device=device,
             )
