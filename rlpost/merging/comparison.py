@@ -49,7 +49,7 @@ def require_alike(
         first: what the other is compared with.
         other: called by its ``field`` in messages.
         names: the tensors of each that are merged.
-        dtypes: whether their types must be equal, because nobody said what the result has.
+        dtypes: whether their types must be equal, because no option says what the result has.
 
     Raises:
         UserError: names the first difference and the way out.
@@ -113,7 +113,7 @@ def require_one_vocabulary(tokenizers: Mapping[str, Any], *, field: str, chosen:
         chosen: whether the user said which tokenizer is kept.
 
     Raises:
-        UserError: vocabularies differ, or special tokens and nobody said whose are kept.
+        UserError: vocabularies differ, or special tokens do and ``chosen`` is False.
     """
     remarks = []
     (first, mine), *rest = tokenizers.items()

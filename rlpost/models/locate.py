@@ -24,7 +24,7 @@ def locate_model(path: str, *, field: str = "model.path") -> str:
         )
     if path == embedded.NAME:
         return str(embedded.materialize())
-    local = Path(os.path.expanduser(path))  # a "~" of nobody stays
+    local = Path(os.path.expanduser(path))  # "~NAME" stays where there is no such user
     if os.path.isdir(local):
         return str(local.resolve())
     if os.path.exists(local):

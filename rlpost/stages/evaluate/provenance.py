@@ -67,7 +67,7 @@ def require_same_provenance(path: Path, plan: EvaluatePlan, file: AnswersFile) -
 
 
 def write_provenance(path: Path, plan: EvaluatePlan, file: AnswersFile) -> None:
-    """Write the record, unless answers are there of which nobody knows what gave them."""
+    """Write the record, unless there are answers that an earlier version gave without one."""
     if path.exists() or not file.items:
         with own_record(path):
             write_json(path, provenance_of(plan))

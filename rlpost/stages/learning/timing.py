@@ -31,7 +31,7 @@ class LearnsRows(Protocol):
 
 
 def timing(plan: LearnsRows, on: PlannedOn, *, mean_response: float | None) -> StepTime:
-    """Return the parts of a step that compares with nobody; see ``rows_time``."""
+    """Return the parts of a step without a reference model or a teacher; see ``rows_time``."""
     return rows_time(plan, on, drawn(plan, on), mean_response=mean_response)
 
 

@@ -131,7 +131,7 @@ class AdapterPlan:
         return "" if drift is None else str(drift)
 
     def _measured(self, directory: Path) -> LogprobDrift | None:
-        """Return how far the result is from what it was made of; None: nobody wants to know."""
+        """Return how far the result is from what it was made of; None: the check is off."""
         if not self.sequences:
             return None
         drift = measure_drift(

@@ -209,7 +209,7 @@ def _dtype(cfg: MergeConfig, recipe: Recipe) -> torch.dtype | None:
 def _tokenizer(
     cfg: MergeConfig, recipe: Recipe, found: dict[str, ModelDirectory]
 ) -> ModelDirectory | None:
-    """Return the model whose tokenizer is kept; None: nobody said."""
+    """Return the model whose tokenizer is kept; None: neither options nor recipe name one."""
     named = cfg.merge.tokenizer or recipe.tokenizer
     if named is None:
         return None

@@ -128,7 +128,8 @@ class PrecomputedReference:
                 self._found[key] = answers[place]
             done += len(part)
             progress(f"reference log-probs of {done} rows")
-            if done >= 2 * written:  # whoever is killed loses at most half; all writes cost two
+            # A kill loses at most half of the work, and the writes together are two files long.
+            if done >= 2 * written:
                 self._write()
                 written = done
         if done > written:

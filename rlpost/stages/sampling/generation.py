@@ -56,7 +56,7 @@ class Generation:
         cfg: the engines', resolved.
         model_path: what they load.
         adapters: room for the adapters that are pushed; None: whole models are, or nothing.
-        pushed: a push comes before anything is asked, so nobody needs to read a whole model.
+        pushed: weights are pushed before the first request, so engines need not read a whole model.
         cluster: gives the deadline of a call.
         failures: pace of pings and restarts.
         watchdog: looked at by the supervisor.

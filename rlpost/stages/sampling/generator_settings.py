@@ -202,7 +202,7 @@ _ON_HOST = (Transport.shared_memory, Transport.filesystem)
 
 
 def refuse_sleep(generator: GeneratorConfig) -> None:
-    """Raises UserError: engines shall sleep for who trains, where nobody does."""
+    """Raises UserError: engines shall sleep while a model trains, and none does."""
     if generator.sleep:
         raise UserError(
             "generator.sleep=true has no effect where nothing trains beside the engines; leave it "
@@ -248,7 +248,7 @@ def adapter_capacity(
 
 
 def check_deadlines(cfg: Any, *, device: Device | None = None) -> None:
-    """Whoever hangs must be replaced before the run as a whole counts as stuck.
+    """Check that an actor that hangs is replaced before the run as a whole counts as stuck.
 
     Args:
         cfg: options of a stage that trains and generates.
@@ -256,7 +256,7 @@ def check_deadlines(cfg: Any, *, device: Device | None = None) -> None:
             whose engines need less time.
 
     Raises:
-        UserError: it could not be.
+        UserError: it would not be.
     """
     on_gpu = (device or cfg.cluster.device) is Device.cuda
     setup_s = SETUP_ON_GPU_S if on_gpu else SETUP_ON_CPU_S

@@ -159,7 +159,7 @@ class OwnSamples:
 
     @property
     def _verifiers(self) -> list[Any]:
-        """Who judges every response: one group, or none where reward models alone do, or nobody."""
+        """The group that judges every response; none where no verifier does."""
         found = self.groups.get("verifiers")
         return [] if found is None else [found]
 

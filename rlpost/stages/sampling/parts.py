@@ -3,7 +3,8 @@
 Owns which of these belong to checkpoints, what a job asks of them and what it reports of that.
 Refuses to own how they come to be (own_samples.py), what is learned of the samples, generation and
 verification (rollout/) and every decision (control/).
-Invariants: whoever waits for generators hears the person; a prompt is consumed in exactly one step.
+Invariants: a wait for generators ends when the person interrupts the run; a prompt is consumed in
+exactly one step.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,7 +1,8 @@
 """Generators that serve the policy of a run: the push before they answer, and the wait for them.
 
 Owns what a job does around both. Refuses to own the push (weights/bus.py) and what is asked of
-generators. Invariant: whoever waits for generators hears the person, and that the trainer is gone.
+generators. Invariant: a wait for generators ends when the person interrupts the run, and when the
+trainer is gone.
 """
 
 import asyncio

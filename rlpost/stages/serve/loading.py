@@ -29,7 +29,7 @@ from rlpost.weights.transports.protocol import Locator
 log = logging.getLogger(__name__)
 
 FIELD = "path"  # what an error calls an adapter that a client names
-_ABORTED_S = 2.0  # in which an aborted request has left the engine, whoever reads its answer
+_ABORTED_S = 2.0  # until an aborted request has left the engine, even if its answer is not read
 _GRACE_S = 5.0  # of a process that was told to end
 
 T = TypeVar("T")

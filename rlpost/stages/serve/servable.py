@@ -32,7 +32,7 @@ class Servable:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What is told of it."""
+        """Return what a client that lists adapters is told of this one."""
         fields = self.directory.fields
         converted = "" if is_plain(fields) else ", converted to the plain LoRA that it equals"
         note = {"note": "learned on 4-bit weights, served on the original ones"}

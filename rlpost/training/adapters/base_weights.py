@@ -1,4 +1,4 @@
-"""How the start of an adapter gets at the weights of its base, whoever holds them.
+"""How the start of an adapter reads its base's weights, in one process or divided over several.
 
 Owns the protocol, and its form for a process that has every weight. Refuses to own divided weights
 (zero/deepspeed_whole.py).

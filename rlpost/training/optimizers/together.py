@@ -1,7 +1,8 @@
 """Several of torch's optimizers as one.
 
-Owns nothing of the arithmetic. Invariant: groups and state are the parts' own, so whoever replaces
-the parameters of a group (DeepSpeed, by float32 masters) replaces them for its part.
+Owns nothing of the arithmetic. Invariant: groups and state are the parts' own, so code that
+replaces the parameters of a group (DeepSpeed puts float32 masters there) also replaces those of the
+part.
 """
 
 from collections.abc import Sequence
