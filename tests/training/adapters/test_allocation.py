@@ -16,13 +16,13 @@ UPDATES, EVERY, SETTLED = 16, 4, 4
 ENDS = UPDATES - SETTLED
 
 
-def adapted(**options):
+def adapted(*, every=EVERY):
     """A net of two adapted layers whose importances move, and what it learns."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
     config = AdaLoraConfig(
-        init_r=4, target_r=2, tinit=1, tfinal=SETTLED, deltaT=EVERY, total_step=UPDATES,
-        lora_alpha=4, target_modules=["0", "2"], beta1=0.5, beta2=0.5, **options,
+        init_r=4, target_r=2, tinit=1, tfinal=SETTLED, deltaT=every, total_step=UPDATES,
+        lora_alpha=4, target_modules=["0", "2"], beta1=0.5, beta2=0.5,
     )  # fmt: skip
     tuner = AdaLoraModel(net, config, "default")
     inputs, wanted = torch.randn(UPDATES, 12, 6), torch.randn(UPDATES, 12, 5)
@@ -72,7 +72,7 @@ def test_every_update_leaves_what_plain_peft_leaves():
 
 
 def test_the_last_allocation_happens_where_its_own_update_was_skipped():
-    tuner, inputs, wanted = adapted()
+    tuner, inputs, wanted = adapted(every=2 * UPDATES)  # so there is no allocation but the last
     allocation = Allocation(tuner.model, orthogonality=0)
     optimizer = optimizer_of(tuner)
     for step in range(1, ENDS + 1):
