@@ -114,7 +114,7 @@ def stored_bytes() -> int:
 
 async def settled(expected: range) -> int:
     """Wait until the store holds as much as expected: Ray frees every second."""
-    for _ in range(40):
+    for _ in range(240):
         if stored_bytes() in expected:
             break
         await asyncio.sleep(0.25)

@@ -1,12 +1,13 @@
 """What the plugin does to vLLM's processes; what it does to weights is in tests/system/."""
 
-import subprocess
-import sys
+import re
+import time
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from forks import Forked
 
 from rlpost.weights.manifest import write_payload
 from rlpost.weights.transports.filesystem import FilesystemSender
@@ -24,33 +25,33 @@ def child(registers, started):
     time.sleep(120)
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     started = context.Event()
     process = context.Process(target=child, args=(sys.argv[1] == "True", started))
     process.start()
     started.wait(100)
-    print(process.pid, flush=True)
+    print(f"child {process.pid}", flush=True)
     time.sleep(120)
 """
 
 
 @pytest.mark.parametrize("registers", [True, False])
 def test_an_engine_process_ends_with_the_one_that_started_it(tmp_path, registers):
-    script = tmp_path / "parent.py"
+    script, output = tmp_path / "parent.py", tmp_path / "output"
     script.write_text(PARENT)
-    parent = subprocess.Popen(
-        [sys.executable, str(script), str(registers)], stdout=subprocess.PIPE, text=True
-    )
-    child = psutil.Process(int(parent.stdout.readline()))
+    parent = Forked([str(script), str(registers)], output=output)
+    while not (told := re.search(r"^child (\d+)$", output.read_text(), re.MULTILINE)):
+        assert parent.poll() is None, output.read_text()
+        time.sleep(0.05)
+    child = psutil.Process(int(told[1]))
     parent.kill()
     parent.wait()
     try:
-        child.wait(timeout=10 if registers else 1)
+        child.wait(timeout=60 if registers else 1)
         survived = False
     except psutil.TimeoutExpired:
         survived = True
         child.kill()
-    parent.stdout.close()
     assert survived is not registers
 
 

@@ -202,6 +202,6 @@ def test_nothing_raises(gold, response):
 def test_nothing_takes_long(response):
     """Where the deadline of the sandbox would cut, the response would have no reward."""
     for gold in ("5", "x+1", "\\sqrt{2}", "1, 2", "No"):
-        start = time.process_time()
+        start = time.thread_time()
         assert not right(gold, response)
-        assert time.process_time() - start < 2
+        assert time.thread_time() - start < 2

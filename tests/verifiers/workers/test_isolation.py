@@ -92,7 +92,7 @@ def _source(namespace):
 def _said(process):
     """Return what an isolated process printed as JSON, once it ended well."""
     output = process.stdout.read()
-    assert process.wait(30) == 0, output
+    assert process.wait(60) == 0, output
     return json.loads(output)
 
 
@@ -112,7 +112,7 @@ def _daemons(marker):
 
 
 def _wait_for_daemons(marker, number):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(_daemons(marker)) != number:
         assert time.monotonic() < deadline, f"{len(_daemons(marker))} daemons, not {number}"
         time.sleep(0.02)
@@ -134,16 +134,16 @@ def test_daemons_end_with_the_worker(start, go):
     process = start("daemon(); daemon()" + WAIT.format(str(go)), marker)
     _wait_for_daemons(marker, 2)
     go.touch()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert _daemons(marker) == []
 
 
 def test_daemons_end_when_the_guard_is_told(start):
     marker = _marker()
-    process = start("daemon(); time.sleep(60)", marker)
+    process = start("daemon(); time.sleep(600)", marker)
     _wait_for_daemons(marker, 1)
     process.send_signal(END)
-    assert process.wait(30) == SIGNALLED + signal.SIGKILL
+    assert process.wait(60) == SIGNALLED + signal.SIGKILL
     assert _daemons(marker) == []
 
 
@@ -163,13 +163,13 @@ def test_daemons_end_when_the_parent_is_killed(namespace):
         [PYTHON, "-c", STARTER, PYTHON, "-c", READ, marker], stdin=subprocess.PIPE, text=True
     )
     with parent.stdin as source:
-        source.write(_source(namespace) + "daemon(); time.sleep(60)")
+        source.write(_source(namespace) + "daemon(); time.sleep(600)")
     _wait_for_daemons(marker, 1)
     family = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     _wait_for_daemons(marker, 0)
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -314,4 +314,4 @@ def test_a_blocked_sigterm_stays_blocked(start, go):
     _wait_for_daemons(marker, 1)
     process.send_signal(signal.SIGTERM)  # a scheduler's, to all processes of the run
     go.touch()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0

@@ -241,9 +241,9 @@ def test_interrupt_ends_a_call_and_refuses_the_next(sandbox):
 
 def test_slow_start_is_not_charged_to_the_sample(tmp_path):
     file = tmp_path / "rewards.py"
-    file.write_text("import time\ntime.sleep(0.6)\ndef f(completions): return [1.0]\n")
+    file.write_text("import time\ntime.sleep(1.6)\ndef f(completions): return [1.0]\n")
     sandbox = Sandbox({"f": FunctionConfig(path=f"{file}:f")})
     try:
-        assert _call(sandbox, "", timeout_s=0.5) == 1.0
+        assert _call(sandbox, "", timeout_s=1.5) == 1.0
     finally:
         sandbox.close()
