@@ -2,15 +2,14 @@
 
 import json
 import os
-import random
 import shutil
-import signal
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli_runs import Process, finish, fork, metrics, wait_for_step
+import psutil
+from cli_runs import Process, finish, fork, metrics
 
 EVERY_RUN = (
     "trainer.dtype=float32",
@@ -51,13 +50,17 @@ def completed(process: Process) -> None:
     assert process.returncode == 0, output
 
 
-def killed_at_random(process: Process, run: Path, steps: range) -> int:
-    """SIGKILL a driver and all that it started after one of ``steps``; return which."""
-    step = random.SystemRandom().choice(steps)
-    wait_for_step(run, step, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
-    return step
+def signalled(process: Process, number: int) -> tuple[str, list[psutil.Process]]:
+    """Send ``number`` to the group of a driver; return its output, and who was below it."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in each.name() for each in started)
+    os.killpg(process.pid, number)
+    return finish(process), started
+
+
+def left_of(started: list[psutil.Process]) -> list[psutil.Process]:
+    """Who does not end; Ray's agents of a node that was killed try to report it for a minute."""
+    return psutil.wait_procs(started, timeout=180)[1]
 
 
 def cut_back(whole: Path, name: str, *, to: int) -> Path:
@@ -82,12 +85,12 @@ def measured(run: Path, names: Collection[str]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in names if key in row} for row in metrics(run)]
 
 
-def assert_same(run: Path, whole: Path, names: Collection[str], *, killed_after: int) -> None:
+def assert_same(run: Path, whole: Path, names: Collection[str], *, ended_after: int) -> None:
     """What two runs measured is the same to the last digit, and so is what they exported."""
     import torch
     from safetensors.torch import load_file
 
-    assert measured(run, names) == measured(whole, names), f"killed after step {killed_after}"
+    assert measured(run, names) == measured(whole, names), f"ended after step {ended_after}"
     ours, theirs = (load_file(root / "export" / "model.safetensors") for root in (run, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -42,7 +42,7 @@ def run(tmp_path):
 def test_every_process_may_die(run):
     rng = random.Random(0)
     wait_until(run, run.is_set_up)
-    wait_until(run, lambda: steps_done(run) > 3)
+    wait_until(run, lambda: steps_done(run) > 2)
     blows = [
         ("trainer rank", signal.SIGKILL),
         ("engine", signal.SIGKILL),
@@ -55,7 +55,7 @@ def test_every_process_may_die(run):
         if victim != "verifier":  # its calls are repeated, without a word
             wait_until(run, lambda kill=kill: recovery_s(run, kill) is not None)
         before = steps_done(run)
-        wait_until(run, lambda before=before: steps_done(run) > before + 3)
+        wait_until(run, lambda before=before: steps_done(run) > before + 1)
     assert main(["scale", str(run.root), "1"]) == 0
     wait_until(run, lambda: len(run.victims()["engine"]) == 1)
     run.process.send_signal(signal.SIGINT)

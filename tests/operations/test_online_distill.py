@@ -88,5 +88,5 @@ def test_resumed_is_the_same_run(place, whole, tiny_untied_model):
     cut = cut_back(whole, "cut", to=STEPS - 1)
     completed(run(place, tiny_untied_model, "cut"))
     assert went_on(cut, after=STEPS - 1)
-    assert_same(cut, whole, MEASURED, killed_after=STEPS - 1)
+    assert_same(cut, whole, MEASURED, ended_after=STEPS - 1)
     assert samples(cut) == samples(whole)

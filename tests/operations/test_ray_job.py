@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 from chains import write_two_stages
-from cli_runs import REWARD, command, metrics
+from cli_runs import REWARD, command, metrics, samples
 
 from rlpost.network import free_port
 
@@ -226,6 +226,8 @@ def test_a_job_is_stopped_killed_and_resumed(cluster, place, tiny_untied_model):
     assert script.returncode == 0, script.stdout + script.stderr
     assert "job job-3 is submitted" in script.stdout
     assert [row["step"] for row in metrics(run)] == list(range(last + 1))
+    uids = [uid for _, uid, sample, _ in samples(run) if sample == 0]
+    assert len(uids) == len(set(uids)) == last * 3  # no prompt twice, none lost
     assert saved() == last
     for name in ("config.yaml", "report.html", "run.log", "export/model.safetensors"):
         assert (run / name).is_file(), name

@@ -7,7 +7,6 @@ benchmarks/simulated_seeds.py.
 import asyncio
 import logging
 import os
-import time
 from dataclasses import replace
 
 import pytest
@@ -20,8 +19,8 @@ from simulation.world import Result, simulate
 from rlpost.algorithms.preference.pairing import ChosenPair
 from rlpost.stages.preference.online import pairs
 
-SEEDS = int(os.environ.get("RLPOST_SIMULATED_SEEDS", "1000"))
-CHUNK, QUICK = 50, 500  # seeds of one test; seeds that are not marked slow
+SEEDS = int(os.environ.get("RLPOST_SIMULATED_SEEDS", "500"))
+CHUNK = 50  # seeds of one test
 
 # Where a search begins: seeds that showed it before.
 SEEN = {
@@ -44,12 +43,8 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-def chunks(num: int) -> list:
-    marks = {True: (), False: (pytest.mark.slow,)}
-    return [
-        pytest.param(range(first, min(first + CHUNK, num)), marks=marks[first < QUICK])
-        for first in range(0, num, CHUNK)
-    ]
+def chunks(num: int) -> list[range]:
+    return [range(first, min(first + CHUNK, num)) for first in range(0, num, CHUNK)]
 
 
 def replay(seed: int, option: str = "") -> str:
@@ -185,9 +180,8 @@ def test_time_jumps_from_timer_to_timer():
         await asyncio.gather(asyncio.sleep(3600), asyncio.to_thread(lambda: None))
         return asyncio.get_running_loop().time()
 
-    loop, started_s = VirtualLoop(), time.monotonic()
-    assert loop.run_until_complete(main()) == 3600
-    assert time.monotonic() - started_s < 600
+    loop = VirtualLoop()
+    assert loop.run_until_complete(main()) == 3600  # or the limit of a test would end it
     loop.close()
 
 

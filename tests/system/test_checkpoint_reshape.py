@@ -62,7 +62,6 @@ FROM_1 = [
 ]
 FROM_2 = [
     *(Case(written=critic(2, a), loaded=critic(1, 3 - a)) for a in STAGES),
-    *(Case(written=critic(2, a), loaded=critic(1, a ^ 1)) for a in STAGES),
     Case(written=policy(2, 2), loaded=policy(1, 3)),
     Case(written=critic(2, 2, steps=0), loaded=critic(1, 3, steps=0)),
     *(Case(written=critic(2, a, **BF16), loaded=critic(1, 3 - a, **BF16)) for a in STAGES),

@@ -105,7 +105,7 @@ def test_a_resumed_run_goes_on_to_the_same_numbers(place, whole, tiny_untied_mod
     cut = cut_back(whole, "cut", to=4)
     completed(run(place, tiny_untied_model, "cut"))
     assert went_on(cut, after=4)
-    assert_same(cut, whole, MEASURED, killed_after=4)
+    assert_same(cut, whole, MEASURED, ended_after=4)
 
 
 def test_a_stored_teacher_teaches_what_a_live_one_does(

@@ -2,10 +2,11 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
-from cli_runs import metrics
+from cli_runs import metrics, wait_for_step
 from plain_reward import (
     END,
     asked,
@@ -16,7 +17,7 @@ from plain_reward import (
     step_loss,
     step_rows,
 )
-from supervised_runs import assert_same, completed, killed_at_random, start, write_rows
+from supervised_runs import assert_same, completed, left_of, signalled, start, write_rows
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -121,9 +122,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(place, whole, tiny_model):
     options = (*PAIRS, "checkpoint.best_metric=reward/heldout_accuracy")
     process = run(place, tiny_model, "killed", *options)
     cut = place / "runs" / "killed"
-    step = killed_at_random(process, cut, range(1, STEPS))
+    wait_for_step(cut, 3, process)  # beyond its checkpoint
+    _, started = signalled(process, signal.SIGKILL)
     completed(run(place, tiny_model, "killed", *options))
-    assert_same(cut, whole, MEASURED, killed_after=step)
+    assert_same(cut, whole, MEASURED, ended_after=3)
+    assert left_of(started) == []
 
 
 def judged(export, rows, texts, policy, **options):

@@ -1,11 +1,8 @@
-"""`rlpost sft` from files to an exported model: against plain torch, killed, and ended early."""
+"""`rlpost sft` from files to an exported model: against plain torch, stopped, and ended early."""
 
 import json
-import os
-import random
 import signal
 
-import psutil
 import pytest
 import torch
 from cli_runs import finish, metrics, wait_for_step
@@ -19,7 +16,7 @@ from plain_sft import (
     written,
 )
 from safetensors.torch import load_file
-from supervised_runs import assert_same, completed, measured, start, write_rows
+from supervised_runs import assert_same, completed, left_of, measured, signalled, start, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlpost.data.conversation.encoder import ConversationEncoder
@@ -133,31 +130,18 @@ def test_it_learns_what_a_plain_loop_learns(place, whole, tiny_untied_model):
     assert losses[6] < losses[0]
 
 
-def signalled(process, number):
-    """Send ``number`` to the driver's process group; returns its output, and who was below it."""
-    started = psutil.Process(process.pid).children(recursive=True)
-    assert any("raylet" in each.name() for each in started)
-    os.killpg(process.pid, number)
-    return finish(process), started
-
-
-def test_a_run_that_is_ended_twice_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(place, whole, tiny_untied_model):
+    """Between two of its checkpoints; a killed one is in test_reward.py."""
     cut = place / "runs" / "cut"
-    first, second = (random.SystemRandom().randrange(*each) for each in ((1, 3), (4, STEPS)))
     process = run(place, tiny_untied_model, "cut")
-    wait_for_step(cut, first, process)
-    output, ended = signalled(process, signal.SIGTERM)
+    wait_for_step(cut, 1, process)
+    output, started = signalled(process, signal.SIGTERM)
     assert process.returncode == 130, output
     done = metrics(cut)[-1]["step"]
     assert f"saved as runs/cut/checkpoints/step_{done:06d}" in " ".join(output.split()), output
-    process = run(place, tiny_untied_model, "cut")
-    wait_for_step(cut, second, process)
-    _, killed = signalled(process, signal.SIGKILL)
     completed(run(place, tiny_untied_model, "cut"))
-    assert_same(cut, whole, MEASURED, killed_after=second)
-    # Ray's agents of a node that was killed first try to report it for a minute.
-    _, left = psutil.wait_procs([*ended, *killed], timeout=180)
-    assert left == []
+    assert_same(cut, whole, MEASURED, ended_after=done)
+    assert left_of(started) == []
 
 
 @pytest.fixture(scope="module")
