@@ -1,17 +1,22 @@
 """Nothing in a micro-batch makes the host wait for the device, whatever is trained."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from no_synchronisation import NoSynchronisation
 from packed_groups import load_policy
+from peft_adapters import planned
 
 from rlpost.algorithms.corrections import corrections
 from rlpost.algorithms.critic_loss import CriticLossConfig, CriticObjective
 from rlpost.algorithms.diagnostics import Tally
+from rlpost.algorithms.distill import DivergenceConfig
 from rlpost.algorithms.distill.objective import DistillObjective
+from rlpost.algorithms.distill.top_tokens import IDS, LOGS
 from rlpost.algorithms.kl import KLConfig, KLForm
 from rlpost.algorithms.loss import Outputs
 from rlpost.algorithms.losses import ClipConfig, losses
@@ -22,8 +27,12 @@ from rlpost.algorithms.reward.losses import reward_losses
 from rlpost.algorithms.reward.objective import RewardObjective, StepObjective
 from rlpost.algorithms.supervised import LikelihoodObjective
 from rlpost.algorithms.supervised.losses import losses as supervised_losses
+from rlpost.training.model.divergence_head import DivergenceHead
+from rlpost.training.model.heads import LogprobHead
+from rlpost.training.model.loading import TrainedModel
 from rlpost.training.model.noise import neftune_columns
-from rlpost.training.model.packed_model import ModelInputs, loss_batch
+from rlpost.training.model.packed_model import ModelInputs, PackedModel, loss_batch
+from rlpost.training.model.sequence_parallel import SequenceGroup
 from rlpost.training.packing.batch import MicroBatch
 from rlpost.training.packing.pack import one_batch
 from rlpost.training.packing.units import Item, Unit
@@ -130,6 +139,67 @@ def test_noise_and_places_in_front_read_no_values(policy):
     assert places_T.tolist() == [0, 1, *(moved.blocks[1].prompt[0] + i for i in range(2))] + [
         moved.blocks[2].prompt[0] + i for i in range(2)
     ]
+
+
+@pytest.fixture
+def alone() -> Iterator[SequenceGroup]:
+    """A group of one rank, whose exchanges are real."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield SequenceGroup(process_group=dist.group.WORLD, rank=0, size=1)
+    dist.destroy_process_group()
+
+
+def test_a_divided_micro_batch_reads_no_values(policy, alone):
+    objective, size = CASES["policy clip"]
+    batch = batch_for(objective, size=size)
+    expected = learn(policy, batch, objective).metrics()["loss"]
+    policy.group = alone
+    with NoSynchronisation() as mode:
+        tally = learn(policy, batch, objective)
+    policy.group = None
+    assert mode.num_operations > 100 and tally.metrics()["loss"] == pytest.approx(expected)
+    with NoSynchronisation():
+        for rank in range(3):
+            group = SequenceGroup(process_group=None, rank=rank, size=3)
+            for reads_before in (False, True):
+                ModelInputs.of(batch, device=CPU).divided(group, reads_before=reads_before)
+
+
+def test_virtual_tokens_read_no_values(tiny_model):
+    batch = batch_for(CASES["supervised nll"][0], size=1)
+    module = planned(tiny_model, "prompt_tuning", num_virtual_tokens=3).load(dtype=torch.float32)
+    with NoSynchronisation():
+        learn(module, batch, CASES["supervised nll"][0])
+    assert module.adapter.virtual.weight_NE.grad.abs().sum() > 0
+
+
+def test_a_value_head_reads_no_values(tiny_reward):
+    module = TrainedModel.critic(str(tiny_reward), policy_path=str(tiny_reward)).load(
+        dtype=torch.float32
+    )
+    objective, size = CASES["critic"]
+    with NoSynchronisation():
+        learn(module, batch_for(objective, size=size), objective)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_teacher_reads_no_values(stored, policy, tiny_model):
+    head = DivergenceHead(own=LogprobHead(chunk=4), divergence=DivergenceConfig(), vocabulary=256)
+    student = PackedModel(load_policy(tiny_model).model, head=head)
+    objective, size = CASES["distill"]
+    batch = batch_for(objective, size=size)
+    if stored:
+        num = len(batch.token_R)
+        logs = np.full((num, 3), -np.log(3), np.float32)
+        ids = np.tile(np.arange(2), (num, 1))
+        batch = replace(batch, columns={**batch.columns, IDS: ids, LOGS: logs})
+    else:
+        student.frozen = (policy,)
+    columns = loss_batch(batch, device=CPU)
+    with NoSynchronisation():
+        outputs = Outputs.of(student(ModelInputs.of(batch, device=CPU)))
+        objective(outputs, columns).total(columns).backward()
+    assert outputs.divergence_R is not None
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from rlpost.training.precision import on_device
 
 _PLACE = "prompt_encoder"  # in the model
 
@@ -49,17 +52,18 @@ class VirtualTokens:
         self._on = True
 
     @contextmanager
-    def embedded(self, places_T: Tensor) -> Iterator[None]:
+    def embedded(self, places_T: np.ndarray) -> Iterator[None]:
         """Have the model's input embeddings be these at ``places_T``, in every sequence in turn.
 
-        Places that are not among the tokens are left out.
+        Places that are not among the tokens are left out; which those are is known on the host.
         """
 
         def put(module: nn.Module, args: Any, embedded_1TE: Tensor) -> Tensor:
             prompts = self.weight_NE.repeat(len(places_T) // len(self.weight_NE), 1)
-            here_T = (places_T >= 0) & (places_T < embedded_1TE.shape[1])
-            prompts_1TE = prompts[here_T].to(embedded_1TE)[None]
-            return torch.index_copy(embedded_1TE, 1, places_T[here_T], prompts_1TE)
+            here = np.flatnonzero((places_T >= 0) & (places_T < embedded_1TE.shape[1]))
+            place_T, which_T = (on_device(x, embedded_1TE.device) for x in (places_T[here], here))
+            prompts_1TE = prompts[which_T].to(embedded_1TE)[None]
+            return torch.index_copy(embedded_1TE, 1, place_T, prompts_1TE)
 
         handle = self._model.get_input_embeddings().register_forward_hook(put)
         try:

@@ -27,14 +27,32 @@ from rlpost.training.precision import on_device
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoredPlaces:
+    """Where scored tokens are predicted and where they stand, on the host, int64."""
+
+    read_R: np.ndarray
+    token_R: np.ndarray
+
+    def on(self, device: torch.device) -> dict[str, Any]:
+        """Return the fields of ``ModelInputs`` that say so."""
+        fields = {name: on_device(array, device) for name, array in vars(self).items()}
+        return {"places": self, **fields}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInputs:
-    """What the forward pass needs of a batch, on the device."""
+    """What the forward pass needs of a batch, on the device.
+
+    Where scored tokens are is known on the host, too: whoever moves or divides tokens computes the
+    new places there, because the device would have to be waited for.
+    """
 
     token_ids_1T: Tensor
     position_ids_1T: Tensor
     read_R: Tensor  # where a token is predicted
     token_R: Tensor  # where it stands
     target_R: Tensor  # its id
+    places: ScoredPlaces  # ``read_R`` and ``token_R``
     layout: PackedLayout
     blocks: tuple[Block, ...]  # of which ``layout`` was made
     noise: EmbeddingNoise | None = None  # None: the embeddings are as they are
@@ -45,11 +63,11 @@ class ModelInputs:
         cls, batch: MicroBatch, *, device: torch.device, learning: bool = False
     ) -> "ModelInputs":
         """Return the inputs; noise that the batch asks for is added only when ``learning``."""
+        places = ScoredPlaces(read_R=batch.read_R, token_R=batch.token_R)
         return cls(
             token_ids_1T=on_device(batch.token_ids_T, device)[None],
             position_ids_1T=on_device(batch.position_ids_T, device)[None],
-            read_R=on_device(batch.read_R, device),
-            token_R=on_device(batch.token_R, device),
+            **places.on(device),
             target_R=on_device(batch.target_R, device),
             layout=PackedLayout.of(batch.blocks, device=device),
             blocks=batch.blocks,
@@ -63,7 +81,7 @@ class ModelInputs:
             ),
         )
 
-    def behind(self, num: int) -> tuple["ModelInputs", Tensor]:
+    def behind(self, num: int) -> tuple["ModelInputs", np.ndarray]:
         """Return the inputs with ``num`` places in front of every block, and where those are.
 
         What a block's tokens see and what is read of them stays; their positions rise by ``num``.
@@ -71,29 +89,31 @@ class ModelInputs:
         """
         device = self.read_R.device
         num_tokens, num_blocks = self.token_ids_1T.shape[1], len(self.blocks)
-        # Made on the host, which knows the blocks: the device would have to be waited for.
         starts = [block.prompt[0] for block in self.blocks]
         old_T = np.arange(num_tokens)
         moved_T = old_T + num * np.searchsorted(starts, old_T, side="right")
         between_T = np.delete(np.arange(num_tokens + num * num_blocks), moved_T)
-        new_T, places_T = on_device(moved_T, device), on_device(between_T, device)
+        new_T = on_device(moved_T, device)
         ids = self.token_ids_1T.new_zeros(1, num_tokens + num * num_blocks)
         positions = torch.zeros_like(ids)
         ids[0, new_T] = self.token_ids_1T[0]
         positions[0, new_T] = self.position_ids_1T[0] + num
-        positions[0, places_T] = torch.arange(num, device=device).repeat(num_blocks)
+        repeated = torch.arange(num, device=device).repeat(num_blocks)
+        positions[0, on_device(between_T, device)] = repeated
+        places = ScoredPlaces(
+            read_R=moved_T[self.places.read_R], token_R=moved_T[self.places.token_R]
+        )
         blocks = tuple(block.behind(num, before=i) for i, block in enumerate(self.blocks))
         moved = replace(
             self,
             token_ids_1T=ids,
             position_ids_1T=positions,
-            read_R=new_T[self.read_R],
-            token_R=new_T[self.token_R],
+            **places.on(device),
             layout=PackedLayout.of(blocks, device=device),
             blocks=blocks,
             noise=None if self.noise is None else self.noise.behind(num),
         )
-        return moved, places_T
+        return moved, between_T
 
     def divided(self, group: SequenceGroup, *, reads_before: bool) -> "Divided":
         """Return this rank's tokens, and the scored tokens whose place is among them.
@@ -105,18 +125,10 @@ class ModelInputs:
         device, num = self.read_R.device, self.token_ids_1T.shape[1]
         each = group.tokens_each(num)
         start, missing = group.rank * each, group.size * each - num
-        at_R = self.read_R if reads_before else self.token_R
-        owner_R = at_R // each
-        counts = torch.bincount(owner_R, minlength=group.size)
-        rows = int(counts.max())  # every rank computes as many: collectives of all must match
-        order_R = owner_R.argsort(stable=True)
-        first = counts.cumsum(0) - counts
-        place_R = torch.empty_like(order_R)
-        slot_R = torch.arange(len(order_R), device=device) - first[owner_R[order_R]]
-        place_R[order_R] = owner_R[order_R] * rows + slot_R
-        own_R = order_R[owner_R[order_R] == group.rank]
-        row_r = nn.functional.pad(own_R, (0, rows - len(own_R)))
-        at_r = nn.functional.pad(at_R[own_R] - start, (0, rows - len(own_R)))
+        rows = group.own_rows(
+            self.places.read_R if reads_before else self.places.token_R, num_tokens=num
+        )
+        row_r = on_device(rows.row_r, device)
         padding = (Block(prompt=(num, num + missing), responses=()),) if missing else ()
         positions_1T = nn.functional.pad(self.position_ids_1T, (0, missing))
         positions_1T[0, num:] = torch.arange(missing, device=device)
@@ -125,14 +137,13 @@ class ModelInputs:
             self,
             token_ids_1T=ids_1T[:, start : start + each],
             position_ids_1T=positions_1T[:, start : start + each],
-            read_R=at_r,
-            token_R=at_r,
+            **ScoredPlaces(read_R=rows.at_r, token_R=rows.at_r).on(device),
             target_R=self.target_R[row_r],
             layout=PackedLayout.of((*self.blocks, *padding), device=device, group=group),
             noise=None if self.noise is None else self.noise.from_token(start),
             teacher=None if self.teacher is None else TopTokens(*(x[row_r] for x in self.teacher)),
         )
-        return Divided(inputs=part, place_R=place_R, start=start)
+        return Divided(inputs=part, place_R=on_device(rows.place_R, device), start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +235,12 @@ class PackedModel(nn.Module):
         return self.group.gathered(answer, mine.place_R)
 
     def _scored(
-        self, inputs: ModelInputs, places_T: Tensor | None, head: Head, *, temperature: float
+        self,
+        inputs: ModelInputs,
+        places_T: np.ndarray | None,
+        head: Head,
+        *,
+        temperature: float,
     ) -> tuple[Tensor, ...]:
         """Ask the head; an adapter's virtual tokens are at ``places_T``."""
         with ExitStack() as changed:

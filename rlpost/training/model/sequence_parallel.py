@@ -17,9 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRows:
+    """The scored tokens that one rank computes, and where those of all ranks end up.
+
+    Every rank computes as many rows as the one that has most. Rows that only make up the number
+    are of the first scored token, read at the rank's first token, and ``place_R`` names none of
+    them.
+    """
+
+    row_r: np.ndarray  # int64: which scored token
+    at_r: np.ndarray  # int64: where the head reads it, among the rank's tokens
+    place_R: np.ndarray  # int64: of each scored token among the rows of all ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +62,27 @@ class SequenceGroup:
     def tokens_each(self, num_tokens: int) -> int:
         """Return how many tokens a rank holds, the last ones of which may be padding."""
         return -(-num_tokens // self.size)
+
+    def own_rows(self, at_R: np.ndarray, *, num_tokens: int) -> OwnRows:
+        """Return the rows of this rank; made on the host, which would wait for a device.
+
+        Args:
+            at_R: where the head reads each scored token, among all tokens.
+            num_tokens: of the micro-batch.
+        """
+        each = self.tokens_each(num_tokens)
+        owner_R = at_R // each
+        counts = np.bincount(owner_R, minlength=self.size)
+        rows = int(counts.max())  # every rank computes as many: collectives of all must match
+        order_R = np.argsort(owner_R, kind="stable")
+        first = counts.cumsum() - counts
+        slot_R = np.arange(len(order_R)) - first[owner_R[order_R]]
+        place_R = np.empty_like(order_R)
+        place_R[order_R] = owner_R[order_R] * rows + slot_R
+        own_R = order_R[owner_R[order_R] == self.rank]
+        spare = (0, rows - len(own_R))
+        at_r = np.pad(at_R[own_R] - self.rank * each, spare)
+        return OwnRows(row_r=np.pad(own_R, spare), at_r=at_r, place_R=place_R)
 
     def to_heads(self, *parts_1HtD: Tensor) -> list[Tensor]:
         """Exchange own tokens with all heads for all tokens with own heads, (1, h, T, D) each."""

@@ -3,13 +3,15 @@
 What the exchanges make of it is compared with plain torch in tests/system/.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from packed_groups import pack_into, random_groups
 
 from rlpost.training.model.attention import PackedLayout
 from rlpost.training.model.noise import EmbeddingNoise
-from rlpost.training.model.packed_model import ModelInputs
+from rlpost.training.model.packed_model import ModelInputs, ScoredPlaces
 from rlpost.training.model.sequence_parallel import SequenceGroup
 
 CPU = torch.device("cpu")
@@ -63,12 +65,8 @@ def test_each_row_is_read_where_its_token_is_and_ends_at_its_place(reads_before)
 
 def test_a_rank_without_a_row_computes_as_many_as_the_others():
     inputs = whole_inputs()
-    last = ModelInputs(
-        **{
-            **vars(inputs),
-            **{name: getattr(inputs, name)[-1:] for name in ("read_R", "token_R", "target_R")},
-        }
-    )
+    places = ScoredPlaces(read_R=inputs.places.read_R[-1:], token_R=inputs.places.token_R[-1:])
+    last = replace(inputs, target_R=inputs.target_R[-1:], **places.on(CPU))
     found = list(parts(last, reads_before=False))
     assert [len(each.inputs.read_R) for each in found] == [1] * SIZE
     assert found[0].place_R.tolist() == [SIZE - 1]
