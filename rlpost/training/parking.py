@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.training.freed_memory import give_back
+from rlpost.training.pinned_memory import PIECE_BYTES, NotPinned, pinned_pieces
 
 log = logging.getLogger(__name__)
 
 MIN_BYTES = 1 << 12  # smaller storages stay: step counters and the like
-PIECE_BYTES = 1 << 26
 _OWNERS = "deepspeed."  # whose objects are searched for tensors, beside modules and optimizers
 
 
@@ -59,7 +59,7 @@ class Parking:
         storages, self._shelved = _storages(self._owners, self._device), []
         try:
             self._shelf.put([_bytes_of(storage) for storage in storages])
-        except OSError as error:
+        except (OSError, NotPinned) as error:
             log.warning("an idle model stays in memory, there is no room to move it: %s", error)
         else:
             self._shelved = storages
@@ -85,7 +85,8 @@ class Shelf(Protocol):
         """Keep a copy of ``blocks``, bytes on the device, in place of what was there.
 
         Raises:
-            OSError: there is no room.
+            OSError: there is no room in a file.
+            NotPinned: there is none in pinned memory.
         """
 
     def get(self, blocks: list[Tensor]) -> None:
@@ -123,17 +124,16 @@ class FileShelf:
 
 
 class HostShelf:
-    """In pinned host memory, which is kept for the next time.
-
-    Pieces of one size, because torch rounds what it pins up to a power of two.
-    """
+    """In pinned host memory, which is kept for the next time."""
 
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
 
     def put(self, blocks: list[Tensor]) -> None:
-        while len(self._pieces) * PIECE_BYTES < sum(block.numel() for block in blocks):
-            self._pieces.append(_pinned(PIECE_BYTES))
+        missing = sum(block.numel() for block in blocks) - len(self._pieces) * PIECE_BYTES
+        self._pieces += pinned_pieces(
+            missing, purpose="a model that waits", way_out="set cluster.offload_idle=false"
+        )
         torch.cuda.synchronize()  # gathers of other streams included
         for piece, part in side_by_side(self._pieces, blocks):
             piece.copy_(part, non_blocking=True)
@@ -146,13 +146,6 @@ class HostShelf:
 
     def clear(self) -> None:
         pass
-
-
-def _pinned(size: int) -> Tensor:
-    try:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError as error:  # a CUDA error, without a class for memory
-        raise OSError(f"{size} bytes of host memory cannot be pinned: {error}") from error
 
 
 def side_by_side(pieces: list[Tensor], blocks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

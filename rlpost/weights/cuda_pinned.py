@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlpost.training.parking import PIECE_BYTES
+from rlpost.training.pinned_memory import pinned_pieces
 
 
 class PinnedMemory:
@@ -19,9 +19,11 @@ class PinnedMemory:
         self._stream = torch.cuda.Stream()
 
     def room(self, size_bytes: int) -> list[Tensor]:
-        # Of one size, because torch rounds what it pins up to a power of two.
-        number = -(-size_bytes // PIECE_BYTES)
-        return [torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(number)]
+        return pinned_pieces(
+            size_bytes,
+            purpose="an engine's copy of the committed weights",
+            way_out="run fewer engines on a host",
+        )
 
     def copy_out(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())

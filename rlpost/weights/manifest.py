@@ -13,9 +13,9 @@ import torch
 import xxhash
 
 from rlpost.errors import WeightPushError
+from rlpost.training.pinned_memory import PIECE_BYTES, pinned_pieces
 
 ALIGNMENT_BYTES = 64
-PIECE_BYTES = 64 << 20
 
 Shape = tuple[int, ...]
 Tensors = Sequence[tuple[str, torch.Tensor]]
@@ -154,13 +154,18 @@ def copy_bytes(source: torch.Tensor, target: torch.Tensor) -> None:
     """Copy bytes; from a GPU into memory that CUDA does not know in pieces through pinned memory.
 
     The driver's own way into pages that were never touched is several times slower.
+
+    Raises:
+        NotPinned: the system refused to pin as much as one piece.
     """
     if not source.is_cuda or target.is_cuda or target.is_pinned():  # see host_pages.py
         target.copy_(source)
         return
+    (pinned,) = pinned_pieces(  # from torch's pool
+        PIECE_BYTES, purpose="a push of weights", way_out="run fewer processes on it"
+    )
     for piece, place in zip(source.split(PIECE_BYTES), target.split(PIECE_BYTES), strict=True):
-        pinned = torch.empty(piece.shape, dtype=torch.uint8, pin_memory=True)  # from torch's pool
-        place.copy_(pinned.copy_(piece))
+        place.copy_(pinned[: piece.numel()].copy_(piece))
 
 
 def read_payload(manifest: PushManifest, buffer: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

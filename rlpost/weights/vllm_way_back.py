@@ -76,7 +76,11 @@ class SideMemory(Protocol):
     """Where a GPU's storages are copied to while kernels go on."""
 
     def room(self, size_bytes: int) -> list[Tensor]:
-        """Return pieces of one size, of uint8, in which a copy of so many bytes stays."""
+        """Return pieces of one size, of uint8, in which a copy of so many bytes stays.
+
+        Raises:
+            NotPinned: the system refused.
+        """
 
     def copy_out(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Begin to copy each first tensor into its second, behind what was begun before."""
@@ -106,10 +110,11 @@ class CopyBehindCommit:
     @torch.no_grad()
     def committed(self, model: nn.Module) -> None:
         sources = storages(model)
-        self._sizes = [each.numel() for each in sources]
-        if sum(self._sizes) > sum(each.numel() for each in self._pieces):
-            self._pieces = []  # the old ones go first
-            self._pieces = self._memory.room(sum(self._sizes))
+        sizes = [each.numel() for each in sources]
+        if sum(sizes) > sum(each.numel() for each in self._pieces):
+            self._pieces, self._sizes = [], []  # the old ones go first; without new ones is no way
+            self._pieces = self._memory.room(sum(sizes))
+        self._sizes = sizes
         self._memory.copy_out([(s, copy) for copy, s in side_by_side(self._pieces, sources)])
 
     @torch.no_grad()

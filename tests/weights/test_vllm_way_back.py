@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlpost.training.pinned_memory import NotPinned
 from rlpost.weights.vllm_way_back import CopyBehindCommit, CopyWhileUndecided, storages
 
 
@@ -54,9 +55,11 @@ class HostMemory:
     """See ``vllm_way_back.SideMemory``; copies are begun here and done in ``settle``."""
 
     def __init__(self) -> None:
-        self.waiting, self.rooms = [], 0
+        self.waiting, self.rooms, self.full = [], 0, False
 
     def room(self, size_bytes):
+        if self.full:
+            raise NotPinned("no room")
         self.rooms += 1
         return [torch.empty(10, dtype=torch.uint8) for _ in range(-(-size_bytes // 10))]
 
@@ -124,3 +127,18 @@ def test_a_copy_behind_the_commit_restores_storages_in_place():
 def test_each_storage_is_copied_once():
     model = Model()
     assert sum(each.numel() for each in storages(model)) == 4 * (16 + 2 * 3 + 2 * 4)
+
+
+def test_without_room_for_the_copy_there_is_no_way_back():
+    model, memory = Model(), HostMemory()
+    way_back = CopyBehindCommit(memory)
+    way_back.committed(model)
+    model.register_buffer("more", torch.ones(1000))  # the copy of before is too small
+    memory.full = True
+    with pytest.raises(NotPinned):
+        way_back.committed(model)
+    assert not way_back.restore(model)
+    memory.full = False
+    way_back.committed(model)
+    way_back.take(model)
+    assert way_back.restore(model)
