@@ -25,8 +25,8 @@ from rlpost.training.adapters.config import NoAdapterConfig
 from rlpost.training.settings import DType, LRSchedule, TrainerConfig
 from rlpost.training.zero.deepspeed_trainer import DeepSpeedTrainer, Rank
 
-# Of one rank and of two; parity_rank.py has every stage, and no stage knows what a batch holds.
-STAGES = {1: (0,), 2: (3,)}
+# Of one rank and of two, which divide the teacher also beside a student that is whole.
+STAGES = {1: (0,), 2: (0, 3)}
 SETTINGS = Settings()
 # Beta, temperature, and how many tokens of the teacher are stored; None: it is in the rank.
 DIVERGENCES = ((0.0, 1.0, None), (0.5, 2.0, None), (1.0, 1.0, None), (0.5, 2.0, 8))

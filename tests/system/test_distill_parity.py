@@ -55,8 +55,8 @@ def gaps(found: dict, theirs: Curves) -> tuple[float, float]:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_curves_are_those_of_the_plain_loop(tmp_path, tiny_untied_model, teacher, plain, ranks):
     first = [str(tiny_untied_model), str(teacher)]
-    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control="none")
-    assert len(found) == 8  # 4 divergences, 2 ways to split a batch
+    found = run_ranks(SCRIPT, tmp_path, ranks=ranks, first=first, control="none", num_ports=2)
+    assert len(found) == ranks * 8  # as many stages, 4 divergences, 2 ways to split a batch
     for case, curves in found.items():
         theirs = plain[curves["beta"], curves["temperature"], curves["top_k"]]
         at_first, later = gaps(curves, theirs)
