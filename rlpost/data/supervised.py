@@ -67,7 +67,10 @@ class SupervisedDataConfig:
         None, help="rows of the evaluation; null: rows that a generated source holds out, else none"
     )
     heldout_fraction: float = number(
-        0.0, at_least=0, below=1, help="part of each source that is held out instead, by row hash"
+        0.0,
+        at_least=0,
+        below=1,
+        help="part of each source that is held out instead, by hash of the prompt",
     )
     heldout_size: int = number(
         200, at_least=1, at_most=10**9, help="at most this many held-out rows of a source"
