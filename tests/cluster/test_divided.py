@@ -1,16 +1,21 @@
-"""A group of ranks that divide a frozen model: who is asked of what, and what a lost rank costs."""
+"""Groups of ranks that divide a frozen model: who is asked of what, and what a lost rank costs."""
 
 import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from episodes import episode, trajectory
 
 from rlpost.cluster.divided import DividedRank, DividedScorers
 from rlpost.cluster.frozen_ranks import FrozenRanks
 from rlpost.cluster.ranks import Ranks
 from rlpost.cluster.reference import ReferenceGroup
+from rlpost.cluster.reward import DividedRewardRank, RewardGroup, reward_slots
 from rlpost.errors import NoAnswer, ProcessDied, UserError
+from rlpost.training.reward.reader import RewardSample
+from rlpost.training.reward.settings import RewardModelConfig
+from rlpost.types import Group, Prompt, Verdict
 
 
 class Here:
@@ -40,10 +45,9 @@ class Doubling:
 class Process:
     """An actor of one rank; raises what ``trouble`` says of a call of a generation of the group."""
 
-    def __init__(self, rank: int, generation: int, trouble: dict) -> None:
-        self.actor, self.trouble = DividedRank(rank=rank), trouble
+    def __init__(self, actor: Any, rank: int, generation: int, trouble: dict) -> None:
+        self.actor, self.trouble = actor, trouble
         self.rank, self.generation, self.is_set_up, self.killed = rank, generation, False, False
-        self.actor._scorer = Doubling()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         assert not self.killed
@@ -65,20 +69,28 @@ class Process:
 
 
 class Cluster:
-    """Spawns groups of ``num`` processes."""
+    """Spawns groups of ``num`` processes of an actor, around ``scorer``."""
 
-    def __init__(self, num: int, trouble: dict | None = None) -> None:
-        self.num, self.trouble = num, trouble or {}
+    def __init__(
+        self, num: int, trouble: dict | None = None, *, cls: type = DividedRank, scorer=Doubling
+    ) -> None:
+        self.num, self.trouble, self.cls, self.scorer = num, trouble or {}, cls, scorer
         self.groups: list[list[Process]] = []
 
     def spawn(self) -> list[Process]:
-        number = len(self.groups)
-        self.groups.append([Process(rank, number, self.trouble) for rank in range(self.num)])
-        return self.groups[-1]
+        number, group = len(self.groups), []
+        for rank in range(self.num):
+            actor = self.cls(rank=rank)
+            actor._scorer = self.scorer()
+            group.append(Process(actor, rank, number, self.trouble))
+        self.groups.append(group)
+        return group
+
+    def ranks(self, **options: Any) -> FrozenRanks:
+        return FrozenRanks(Ranks(self.spawn, settings={}), **options)
 
     def scorers(self, **options: Any) -> DividedScorers:
-        ranks = FrozenRanks(Ranks(self.spawn, settings={}), **options)
-        return DividedScorers(ranks, num=self.num)
+        return DividedScorers(self.ranks(**options), num=self.num)
 
 
 async def scored(scorers: DividedScorers, batches: list[list[int]]) -> list[list[float]]:
@@ -156,3 +168,40 @@ def test_ranks_that_sleep_say_how_much_and_a_lost_group_counts_as_asleep():
         return [*asleep, answers, await group.sleep()]
 
     assert asyncio.run(story()) == [0, 0, [[6.0]], 10]
+
+
+def group_of(*texts: str) -> Group:
+    episodes = tuple(episode(trajectory((2,)), sample=i, text=t) for i, t in enumerate(texts))
+    return Group(prompt=Prompt(uid="0:0", token_ids=(1,), text="hi"), episodes=episodes)
+
+
+class Judge:
+    """Plays ``RewardScorer``: the reward of a text is its length."""
+
+    def judge(self, samples: list[RewardSample]) -> list[Verdict]:
+        return [Verdict(verifier="taste", reward=float(len(each.text))) for each in samples]
+
+    def sleep(self) -> int:
+        return 5
+
+
+def test_ranks_that_divide_a_reward_model_judge_as_one():
+    trouble = {(0, 1, "judge"): ProcessDied("rank 1 is gone")}
+    cluster = Cluster(2, trouble, cls=DividedRewardRank, scorer=Judge)
+    configs = {"taste": RewardModelConfig(path="x", zero_stage=3, num_ranks=2)}
+    assert reward_slots("taste", configs["taste"]) == [
+        "reward model taste rank 0", "reward model taste rank 1",
+    ]  # fmt: skip
+    assert reward_slots("taste", RewardModelConfig(path="x")) == ["reward model taste"]
+
+    async def story() -> list[Any]:
+        rewards = RewardGroup({"taste": cluster.ranks()}, configs=configs)
+        await rewards.setup()
+        assert all(process.is_set_up for process in cluster.groups[0])
+        groups = [group_of("a", "bbb"), group_of("cc")]
+        judged = await asyncio.gather(*(rewards.judge(group) for group in groups))
+        return [*judged, await rewards.sleep()]
+
+    *judged, slept = asyncio.run(story())
+    assert [[verdict.reward for (verdict,) in rows] for rows in judged] == [[1.0, 3.0], [2.0]]
+    assert slept == 10 and len(cluster.groups) == 2

@@ -11,6 +11,7 @@ from typing import Any
 from rlpost.cluster.reward import reward_name, reward_slots, spawn_reward
 from rlpost.cluster.session import Device
 from rlpost.control.placement import ActorSpec
+from rlpost.errors import UserError
 from rlpost.models.directory.config_file import ModelKind
 from rlpost.models.directory.model_directory import ModelDirectory
 from rlpost.models.footprint import Footprint, in_turn
@@ -20,6 +21,7 @@ from rlpost.rollout.vllm.memory import classifier_footprint
 from rlpost.stages.reference_role import require_own_gpus
 from rlpost.stages.roles import Role, Workload, counted
 from rlpost.training.memory import frozen_footprint
+from rlpost.training.model.rehearsal import rehearse
 from rlpost.training.precision import resolve_dtype
 from rlpost.training.reward.scorer import check_reward_model
 from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
@@ -35,10 +37,24 @@ def check_reward_models(models: Mapping[str, RewardModelConfig]) -> dict[str, st
     for name, reward in models.items():
         field = f"reward_models.{name}.path"
         path = locate_model(reward.path, field=field)
-        ModelDirectory.read(path, field=field, kind=ModelKind.reward).tokenizer()
+        directory = ModelDirectory.read(path, field=field, kind=ModelKind.reward)
+        directory.tokenizer()
         check_reward_model(path, reward, field=field)
+        if reward.zero_stage == 3:
+            _check_division(directory, name=name, field=field)
         paths[name] = path
     return paths
+
+
+def _check_division(directory: ModelDirectory, *, name: str, field: str) -> None:
+    """Raises UserError: it is none that is loaded in parts, which are those that can be trained."""
+    try:
+        rehearse(directory.shell(), field=field)
+    except UserError as error:
+        raise UserError(
+            f"reward_models.{name}.zero_stage=3 divides models that could be trained here: "
+            f"{error}; or leave it out"
+        ) from error
 
 
 def rewards_role(cfg: Any, paths: Mapping[str, str], *, policy_path: str, device: Device) -> Role:
