@@ -82,6 +82,11 @@ class PromptCursor:
             self._offset += 1
         return taken
 
+    @property
+    def passes(self) -> float:
+        """How often the rows were taken so far; 2 of 8 in the second epoch are ``1.25``."""
+        return self._epoch + self._offset / len(self._order)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position and the identity of the dataset, as JSON data."""
         return {"epoch": self._epoch, "offset": self._offset, **self._identity}

@@ -88,3 +88,12 @@ def test_shuffled_sorts_by_pythons_own_numbers(rows: int) -> None:
     generator = random.Random("7:3")
     keys = [generator.random() for _ in range(rows)]
     assert shuffled(rows, key="7:3").tolist() == sorted(range(rows), key=keys.__getitem__)
+
+
+def test_passes_grow_with_every_row() -> None:
+    cursor = PromptCursor(8)
+    assert cursor.passes == 0.0
+    cursor.take(2)
+    assert cursor.passes == 0.25
+    cursor.take(8)
+    assert cursor.passes == 1.25

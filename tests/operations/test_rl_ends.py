@@ -33,6 +33,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tiny_untied_model):
     assert (run / "checkpoints" / saved / "MANIFEST.json").is_file()
     steps = [row["step"] for row in metrics(run)]
     assert steps == list(range(int(saved.removeprefix("step_")) + 1))  # no record is lost
+    passes = [row["training/epoch"] for row in metrics(run)[1:3]]
+    assert passes[0] > 0 and passes[1] == pytest.approx(2 * passes[0])
 
 
 def test_a_run_that_learns_nothing_fails_saved_and_exports_nothing(place, tiny_untied_model):

@@ -124,8 +124,7 @@ class SamplingParts:
         if answered := [group for group in batch.sampled if group.episodes]:
             record.add(self.statistics(answered).metrics())
         record.add(metrics.off_policy(batch))
-        epoch, _ = parse_uid(batch.sampled[-1].prompt.uid)
-        record.add({"training/epoch": float(epoch)})
+        record.add({"training/epoch": self.cursor.passes})
         if self.rewards is not None:
             record.add(self.rewards.absorb())
         return batch
