@@ -85,7 +85,7 @@ TIME = CurveSection(
         Panel(
             title="Throughput",
             unit="tokens per second",
-            help="Tokens sampled and trained per second of a whole step.",
+            help="Tokens of prompts and responses per second of a whole step.",
             curves={"perf/throughput": "tokens/s"},
         ),
         Panel(

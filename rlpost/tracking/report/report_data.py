@@ -176,6 +176,7 @@ def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> lis
             note = f"from {values[0]:.{shown.digits}f}" if len(values) > 1 else ""
             last_text = f"{values[-1]:.{shown.digits}f}"
             found.append(Headline(label=f"Training {shown.label}", value=last_text, note=note))
+            break  # beside a reward the loss of a policy gradient says nothing of success
     if rows:
         found.append(
             Headline(

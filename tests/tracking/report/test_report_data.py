@@ -15,6 +15,19 @@ def test_headlines_come_from_the_files(tmp_path, runs):
     assert data.metrics["val-core/arithmetic/acc/mean@2"].count(None) == 12
 
 
+def test_the_loss_of_a_policy_gradient_is_no_headline_beside_a_reward(tmp_path):
+    rows = [{"step": step, "time_s": 1.0, "actor/loss": 0.1 * step} for step in (1, 2)]
+
+    def labels():
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [each.label for each in report_data(tmp_path).headlines]
+
+    assert "Training loss" in labels()
+    for row in rows:
+        row["critic/score/mean"] = 0.5
+    assert "Training reward" in labels() and "Training loss" not in labels()
+
+
 def test_warnings_are_counted_latest_first(tmp_path, runs):
     data = report_data(runs.build_run_dir(tmp_path))
     assert [(each["message"], each["count"]) for each in data.warnings] == [
