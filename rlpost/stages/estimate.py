@@ -36,11 +36,14 @@ class DiskUse:
 
     @property
     def sentence(self) -> str:
+        others = self.num_checkpoints - 1
+        kept = f"{others} {'stays' if others == 1 else 'stay'}"
+        samples = f", all samples {format_bytes(self.samples_bytes)}" if self.samples_bytes else ""
         return (
             f"On disk it takes up to {format_bytes(self.total_bytes)}: a checkpoint "
-            f"{format_bytes(self.checkpoint_bytes)}, of which {self.num_checkpoints - 1} stay "
+            f"{format_bytes(self.checkpoint_bytes)}, of which {kept} "
             f"(checkpoint.keep) while one more is written, the export "
-            f"{format_bytes(self.export_bytes)}, all samples {format_bytes(self.samples_bytes)}."
+            f"{format_bytes(self.export_bytes)}{samples}."
         )
 
 

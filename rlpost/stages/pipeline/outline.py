@@ -54,11 +54,11 @@ def outline(cfg: PipelineConfig) -> str:
         skipped = "" if planned.spec.id in plan.chosen else " (not chosen)"
         lines.append(f"{number}. {_words(planned.spec)}{skipped}")
         lines += [f"   {each}" for each in _gates(plan, planned)]
-        lines.append(f"   {_said(need)}")
+        lines.append(f"   {_said(need, run=planned.spec.run)}")
         if need is not None:
             needs.append((planned.spec.id, need))
     for _, need in needs[: len(plan.groups)]:
-        lines.append(f"suites, of every model: {_said(need)}")
+        lines.append(f"suites, of every model: {_said(need, run='evaluate')}")
     known = [need for _, need in needs if need is not None]
     room = machine.memory().total_bytes
     peak = max((need.memory_bytes for need in known), default=0.0)
@@ -89,7 +89,9 @@ def _gates(plan: PipelinePlan, planned: PlannedStage) -> list[str]:
     return [f"gate {gate.text}; if it fails: {policy}{tries}" for gate in spec.gates]
 
 
-def _said(need: _Need | None) -> str:
+def _said(need: _Need | None, *, run: str) -> str:
+    if STAGES[run].estimate is None:
+        return f"what rlpost {run} takes is not estimated"
     if need is None:
         return "its needs are known once the stages before it made its data"
     if need.seconds is None:

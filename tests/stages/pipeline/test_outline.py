@@ -25,6 +25,7 @@ def test_the_time_of_a_stage_is_its_own(tmp_path, monkeypatch, tiny_model):
     options = {"trainer.steps": 200_000, "data.workers": 0}
     stages = [
         {"id": "one", "run": "sft", "data": {"train": "rows.jsonl"}, "set": options},
+        {"id": "both", "run": "merge", "from": ["base", "one"], "set": {"merge.method": "linear"}},
     ]
     tree = {"name": "chain", "base": {"path": str(tiny_model)}, "stages": stages}
     Path("file.yaml").write_text(yaml.safe_dump(tree))
@@ -39,4 +40,5 @@ def test_the_time_of_a_stage_is_its_own(tmp_path, monkeypatch, tiny_model):
     times = STAGES["sft"].part("timing")(alone, on, mean_response=None)
     assert times.run_s > 300  # more than starting takes
     assert said(text) == [round((times.run_s + 40) / 60)]
+    assert "what rlpost merge takes is not estimated" in text
     assert "At most" in text and not list(tmp_path.glob("runs/**/*"))
