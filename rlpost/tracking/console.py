@@ -235,7 +235,7 @@ class Console:
         for shown in STEP_NUMBERS:
             if pairs := progress.curves.get(shown.label):
                 curve = sparkline([value for _, value in pairs], width=spark)
-                last = f"{pairs[-1][1]:<8.{shown.digits}f}"
+                last = f"{pairs[-1][1]:<z8.{shown.digits}f}"
                 rows.append((shown.label, Text.assemble(last, (curve, "cyan"))))
         if len(components := reward_components(latest)) > 1:
             words = (f"{name} {value:.3f}" for name, value in components.items())
@@ -280,7 +280,7 @@ class Console:
 
     def _step_line(self, metrics: Mapping[str, float]) -> Text:
         pieces = [
-            f"{shown.short} {value:.{shown.digits}f}"
+            f"{shown.short} {value:z.{shown.digits}f}"
             for shown in STEP_NUMBERS
             if (value := shown.of(metrics)) is not None
         ]

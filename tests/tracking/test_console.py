@@ -141,6 +141,13 @@ def test_graded_heldout_rewards_are_not_called_accuracy(runs):
     assert "accuracy" not in screen.text
 
 
+def test_a_number_that_rounds_to_nothing_has_no_sign():
+    screen = Screen(tty=False)
+    console = screen.open(ConsoleMode.plain)
+    console.log(1, {"actor/loss": -1e-9, "timing_s/step": 10.0})
+    assert "loss 0.0000" in screen.text
+
+
 def test_a_supervised_stage_tells_its_loss_epoch_speed_and_time_left():
     screen = Screen(tty=False)
     console = screen.open(ConsoleMode.plain)

@@ -173,8 +173,8 @@ def _headlines(rows: Sequence[Row], planned: int | None, *, graded: bool) -> lis
     for shown in STEP_NUMBERS:
         values = [value for row in rows if (value := shown.of(row)) is not None]
         if values and shown.is_headline:
-            note = f"from {values[0]:.{shown.digits}f}" if len(values) > 1 else ""
-            last_text = f"{values[-1]:.{shown.digits}f}"
+            note = f"from {values[0]:z.{shown.digits}f}" if len(values) > 1 else ""
+            last_text = f"{values[-1]:z.{shown.digits}f}"
             found.append(Headline(label=f"Training {shown.label}", value=last_text, note=note))
             break  # beside a reward the loss of a policy gradient says nothing of success
     if rows:
