@@ -106,7 +106,7 @@ def test_the_files_hold_the_masters_and_moments_of_the_moment_of_saving(tiny_mod
             assert (file.get_tensor(f"model.{name}.exp_avg_sq") >= 0).all(), name
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])  # in float32 stage 1 has the engine of stage 2
 def test_before_the_first_step_there_are_no_moments(tiny_model, tmp_path, stage):
     with trainer(tiny_model, zero_stage=stage) as built:
         save(built, tmp_path / "new")

@@ -200,7 +200,7 @@ def test_masked_tokens_may_hold_anything(tiny_model):
     assert np.isfinite(result["actor/loss"])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [0, 2, 3])  # in float32 stage 1 has the engine of stage 2
 def test_log_probs_between_updates_follow_the_weights(tiny_model, stage):
     plain = load_plain(tiny_model)
     with trainer(tiny_model, zero_stage=stage) as built:
@@ -244,8 +244,16 @@ def tiny_mixture(tmp_path_factory):
     return build_tiny_family(tmp_path_factory.mktemp("models") / "mixture", "qwen3_moe")
 
 
-@pytest.mark.parametrize("fixture", ["tiny_model", "tiny_untied_model", "tiny_mixture"])
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(  # each model where its weights are divided
+    ("fixture", "stage"),
+    [
+        ("tiny_model", 0),
+        ("tiny_model", 2),
+        ("tiny_model", 3),
+        ("tiny_untied_model", 3),
+        ("tiny_mixture", 3),
+    ],
+)
 def test_the_export_is_an_ordinary_model_directory(fixture, stage, tmp_path, request):
     from transformers import AutoTokenizer
 
