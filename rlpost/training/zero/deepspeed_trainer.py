@@ -38,6 +38,7 @@ from rlpost.training.zero import deepspeed_engine as ds
 from rlpost.training.zero.deepspeed_adapter import save_adapter
 from rlpost.training.zero.deepspeed_adapter_steps import AdapterSteps
 from rlpost.training.zero.deepspeed_frozen import destroy, release
+from rlpost.training.zero.deepspeed_gradient_buffers import GradientBuffers
 from rlpost.training.zero.deepspeed_gradients import LoneGradients
 from rlpost.training.zero.deepspeed_loading import load_engine
 from rlpost.training.zero.deepspeed_passes import Passes, require_columns
@@ -99,6 +100,7 @@ class DeepSpeedTrainer:
         )
         self._served = served_weights(self._engine.module, model, dtype=self.dtype)
         self._gradients = LoneGradients.of(self._engine)
+        self._buffers = GradientBuffers(self._engine, device=self._device)
         self._parking = Parking(self._engine.module, self._engine.optimizer, device=self._device)
         self._usage = Usage(
             self._engine,
@@ -124,14 +126,16 @@ class DeepSpeedTrainer:
 
     @property
     def engine(self) -> Any:
-        """DeepSpeed's engine, awake: one that sleeps is brought back to memory first."""
+        """DeepSpeed's engine, ready to learn: one that sleeps is brought back to memory first."""
         self._parking.wake()
+        self._buffers.restore()
         return self._engine
 
     @property
     def module(self) -> Any:
         """The ``PackedModel`` itself; under ZeRO-3 its weights are in pieces."""
-        return self.engine.module
+        self._parking.wake()
+        return self._engine.module
 
     @property
     def num_parameters(self) -> int:
@@ -140,9 +144,11 @@ class DeepSpeedTrainer:
     def sleep(self) -> int:
         """Move weights and optimizer out of memory until the next verb; returns the bytes."""
         assert not self._updates.waiting, "gradients wait for optim_step"
-        ds.release_gathered(self.engine)
-        for frozen in self.module.frozen:
+        self._parking.wake()
+        ds.release_gathered(self._engine)
+        for frozen in self._engine.module.frozen:
             release(frozen)
+        self._buffers.release()
         if self._gradients is not None:
             self._gradients.release()
         return self._parking.park()
@@ -168,6 +174,7 @@ class DeepSpeedTrainer:
         require_columns(batches, objective)
         self._passes.check_equal(len(batches))
         self._parking.wake()  # which is not counted as work
+        self._buffers.restore()
         self._adapter.before_update(
             batches,
             update=self._updates.progress.step_id + 1,
