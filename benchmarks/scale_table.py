@@ -91,7 +91,12 @@ def reference(shape: ModelShape, *, tokens: float, length: float, training_s: fl
 def train_s(shape: ModelShape, devices: int, *, tokens: float, length: float) -> float:
     """Return the seconds of one update of rlpost's trainer on ``devices``."""
     micro_batch = MICRO_BATCH * EFFICIENCY.filled
-    layout = Layout(devices=devices, micro_batch_tokens=micro_batch, recomputed=1.0)
+    layout = Layout(
+        devices=devices,
+        micro_batch_tokens=micro_batch,
+        recomputed=1.0,
+        gradient_bytes=TrainerConfig().reduce_dtype.size_bytes,
+    )
     return update_s(
         shape, DEVICE, layout, tokens=tokens, length=length, overhead_s=EFFICIENCY.micro_batch_s
     )

@@ -27,6 +27,8 @@ class Layout:
     chunks: int = 1  # that a pipeline stage is divided into, which shortens its bubble
     expert: int = 1
     context: int = 1  # that divide a sequence, and exchange its heads (Ulysses)
+    gradient_bytes: int = BYTES  # of a gradient on its way from device to device
+    reduces_each: bool = False  # stages below 3 reduce in every micro-batch, and nothing hides it
 
     @property
     def replicas(self) -> int:
@@ -103,8 +105,13 @@ def _expert_s(
     return k.expert_waits * layers * sent / (_link(device, layout.expert) * k.links)
 
 
+def reduce_s(shape: ModelShape, device: DeviceSpec, layout: Layout, k: Efficiency) -> float:
+    """Return giving each device the sum of its part of the gradients of a stage."""
+    return layout.gradient_bytes / BYTES * gather_s(shape, device, layout, k)
+
+
 def gather_s(shape: ModelShape, device: DeviceSpec, layout: Layout, k: Efficiency) -> float:
-    """Return making the weights of a stage whole once, or reducing its gradients, of 2 bytes each.
+    """Return making the weights of a stage whole once, of 2 bytes each.
 
     A node's devices share what they receive, but for those that have different parts. What only one
     device has is neither sent nor reduced.

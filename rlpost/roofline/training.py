@@ -8,7 +8,13 @@ pipeline and expert parallelism are here because published figures were made wit
 import math
 
 from rlpost.models.shape import ModelShape
-from rlpost.roofline.communication import Layout, exposed_s, gather_s, layer_exchanges_s
+from rlpost.roofline.communication import (
+    Layout,
+    exposed_s,
+    gather_s,
+    layer_exchanges_s,
+    reduce_s,
+)
 from rlpost.roofline.devices import DeviceSpec
 from rlpost.roofline.efficiency import EFFICIENCY, Efficiency
 from rlpost.roofline.work import (
@@ -56,7 +62,7 @@ def update_s(
     each = _pass_s(shape, device, layout, own=own, length=length, passes=passes, k=k)
     return updates * (
         (micro + _bubble(layout)) * (each + overhead_s)
-        + _reduction_s(shape, device, layout, each, k)
+        + _reduction_s(shape, device, layout, k, micro=micro, beside=each)
         + _optimizer_s(shape, device, layout, k)
     )
 
@@ -122,8 +128,10 @@ def _pass_s(
     busy = computed + attention + passes * (traffic + launches) + waits
     if layout.zero_stage < 3 or layout.devices == 1:
         return busy
-    gathers = 1 if passes == 1 else 3  # forwards, backwards, and the gradients go back
-    return busy + exposed_s(gathers * gather_s(shape, device, layout, k), beside=busy, k=k)
+    divided = gather_s(shape, device, layout, k)
+    if passes > 1:  # backwards again, and the gradients go back
+        divided += divided + reduce_s(shape, device, layout, k)
+    return busy + exposed_s(divided, beside=busy, k=k)
 
 
 def _products_s(
@@ -150,12 +158,27 @@ def _traffic_s(shape: ModelShape, device: DeviceSpec, own: float, k: Efficiency)
 
 
 def _reduction_s(
-    shape: ModelShape, device: DeviceSpec, layout: Layout, beside: float, k: Efficiency
+    shape: ModelShape,
+    device: DeviceSpec,
+    layout: Layout,
+    k: Efficiency,
+    *,
+    micro: int,
+    beside: float,
 ) -> float:
-    """Return what stages below 3 wait for gradients, which the last micro-batch hides in part."""
-    if layout.zero_stage == 3 or layout.replicas == 1:
+    """Return what stages below 3 wait for gradients, and for weights after the update.
+
+    What is reduced once, the last micro-batch hides in part. Reducing in each of ``micro`` sends
+    everybody's sums to all.
+    """
+    if layout.zero_stage == 3 or layout.devices == 1:
         return 0.0
-    return exposed_s(2 * gather_s(shape, device, layout, k), beside=beside, k=k)
+    reduced, gathered = (each(shape, device, layout, k) for each in (reduce_s, gather_s))
+    if layout.reduces_each:
+        return micro * 2 * reduced + gathered
+    if layout.replicas == 1:
+        return 0.0
+    return exposed_s(reduced + gathered, beside=beside, k=k)
 
 
 def _optimizer_s(shape: ModelShape, device: DeviceSpec, layout: Layout, k: Efficiency) -> float:

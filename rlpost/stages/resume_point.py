@@ -42,6 +42,7 @@ _FREE = (
     "trainer.sequence_parallel_size",
     "trainer.zero_stage",
     "trainer.offload_optimizer",
+    "trainer.reduce_dtype",
     "trainer.max_tokens_per_micro_batch",  # gradients do not depend on the split
     "trainer.packing",
     "reference.num_ranks",  # the copies are equal

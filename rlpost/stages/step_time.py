@@ -122,6 +122,8 @@ class Work:
             zero_stage=cfg.zero_stage,
             recomputed=float(cfg.gradient_checkpointing),
             context=sharing if self.device.on_gpu else 1,
+            gradient_bytes=cfg.reduce_dtype.size_bytes,
+            reduces_each=cfg.zero_stage == 2,
         )
 
 

@@ -33,6 +33,20 @@ class DType(Enum):
     bfloat16 = "bfloat16"
 
 
+class ReduceDType(Enum):
+    """What ranks add up each other's gradients in.
+
+    ``bfloat16`` sends half as much and rounds every partial sum.
+    """
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 if self is ReduceDType.float32 else 2
+
+
 @dataclass(kw_only=True)
 class ReferenceRanksConfig:
     """The frozen copy of a model that log-probs are compared with."""
@@ -87,7 +101,8 @@ class TrainerConfig:
     """The policy trainer: an optimizer under DeepSpeed ZeRO.
 
     Stage 0 with bfloat16 sums the gradients of micro-batches in bfloat16; stages 1 to 3 sum
-    them in float32. Weight decay acts on every parameter.
+    them in float32. Those of ranks are summed in ``reduce_dtype`` at every stage. Weight decay acts
+    on every parameter.
     """
 
     steps: int = number(100, at_least=1, at_most=10**8, help="steps of the run")
@@ -151,6 +166,10 @@ class TrainerConfig:
     dtype: DType = option(
         DType.auto, help="what it computes in; auto: bfloat16 where the hardware has it"
     )
+    reduce_dtype: ReduceDType = option(
+        ReduceDType.float32,
+        help="what ranks add up gradients in; bfloat16 halves what they send and rounds more",
+    )
     max_tokens_per_micro_batch: int = number(
         2048,
         at_least=2,
@@ -180,7 +199,13 @@ class TrainerConfig:
     )
 
     def check(self, path: str) -> None:
-        """Raises UserError: no step is left, ranks do not divide, or a stage has no offload."""
+        """Raises UserError: an option has no effect, no step is left, or ranks do not divide."""
+        if self.reduce_dtype is not ReduceDType.float32 and self.num_ranks == 1:
+            raise UserError(
+                f"{path}.reduce_dtype={self.reduce_dtype.value} has no effect with "
+                f"{path}.num_ranks=1, which has no gradients to add up with another; leave it out, "
+                "or train on several ranks"
+            )
         if self.offload_optimizer and self.zero_stage != 3:
             raise UserError(
                 f"{path}.offload_optimizer=true works with {path}.zero_stage=3, got "

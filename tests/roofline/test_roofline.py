@@ -6,7 +6,13 @@ import pytest
 from published_figures import shapes
 
 from rlpost.errors import UserError
-from rlpost.roofline.communication import Layout, exposed_s, gather_s, layer_exchanges_s
+from rlpost.roofline.communication import (
+    Layout,
+    exposed_s,
+    gather_s,
+    layer_exchanges_s,
+    reduce_s,
+)
 from rlpost.roofline.decoding import Engines, room_tokens, step_s
 from rlpost.roofline.devices import BY_NAME, cpu, device_named
 from rlpost.roofline.efficiency import EFFICIENCY
@@ -159,6 +165,28 @@ def test_gathering_weights_by_hand():
     assert gather_s(QWEN, H100, owned, k) == pytest.approx(2 * (QWEN.parameters - experts) / 450e9)
     assert chosen_weights(QWEN) == experts * 8 / 128
     assert expert_weights(LLAMA) == chosen_weights(LLAMA) == 0
+
+
+def test_gradients_in_float32_are_twice_as_long_on_their_way():
+    k = replace(EFFICIENCY, links=1.0, exposed=1.0)
+    wide = Layout(devices=8, micro_batch_tokens=8192, gradient_bytes=4)
+    narrow = replace(wide, gradient_bytes=2)
+    once = 2 * LLAMA.parameters / 450e9
+    assert reduce_s(LLAMA, H100, narrow, k) == gather_s(LLAMA, H100, wide, k) == once
+    assert reduce_s(LLAMA, H100, wide, k) == 2 * once
+
+    def difference(one: Layout, other: Layout) -> float:
+        """Of an update in four micro-batches a device, in such times."""
+        options = {"tokens": 4 * 8 * 8192, "length": 2048, "k": k}
+        seconds = [update_s(LLAMA, H100, each, **options) for each in (one, other)]
+        return (seconds[0] - seconds[1]) / once
+
+    assert difference(wide, narrow) == pytest.approx(4)  # in each micro-batch
+    stages = [replace(each, zero_stage=1) for each in (wide, narrow)]
+    assert difference(*stages) == pytest.approx(1)  # once
+    # Each time to all, and the weights after the update: 4 * 2 * 2 + 1 in place of 2 + 1.
+    each_time = replace(stages[0], zero_stage=2, reduces_each=True)
+    assert difference(each_time, stages[0]) == pytest.approx(14)
 
 
 def test_ranks_that_divide_a_sequence_exchange_its_heads():

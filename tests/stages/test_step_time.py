@@ -10,7 +10,7 @@ from rlpost.control.placement import Node, assign_slots
 from rlpost.errors import UserError
 from rlpost.models.shape import model_shape
 from rlpost.models.tiny import build_tiny_llama
-from rlpost.roofline.communication import Layout
+from rlpost.roofline.communication import Layout, reduce_s
 from rlpost.roofline.decoding import Engines
 from rlpost.roofline.devices import BY_NAME, cpu
 from rlpost.roofline.efficiency import CPU_EFFICIENCY, EFFICIENCY
@@ -63,6 +63,8 @@ def layout_of(plan) -> Layout:
         micro_batch_tokens=cfg.max_tokens_per_micro_batch * EFFICIENCY.filled,
         zero_stage=cfg.zero_stage,
         recomputed=float(cfg.gradient_checkpointing),
+        gradient_bytes=cfg.reduce_dtype.size_bytes,
+        reduces_each=cfg.zero_stage == 2,
     )
 
 
@@ -83,6 +85,17 @@ def test_a_step_of_fine_tuning_learns_what_it_draws(files, tiny_model):
     assert found.run_s == pytest.approx(8 * expected)
     with pytest.raises(UserError, match="--mean-response has no effect: nothing is sampled"):
         timed("sft", plan, mean_response=5.0)
+
+
+def test_ranks_wait_for_gradients_in_the_format_that_they_reduce(files, tiny_model):
+    words = (f"data.train={files}/rows.jsonl", *QUIET, "trainer.num_ranks=4")
+    plans = [
+        planned("sft", tiny_model, *words, f"trainer.reduce_dtype={dtype}")
+        for dtype in ("float32", "bfloat16")
+    ]
+    wide, narrow = (timed("sft", plan).training_s for plan in plans)
+    reduced = reduce_s(model_shape(str(tiny_model)), H100, layout_of(plans[1]), EFFICIENCY)
+    assert wide - narrow == pytest.approx(2 * reduced)  # one micro-batch, to all ranks
 
 
 def test_on_a_cpu_ranks_have_their_threads(files, tiny_model):

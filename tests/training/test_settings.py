@@ -9,7 +9,12 @@ from rlpost.bounds import check_config
 from rlpost.errors import UserError
 from rlpost.stages.distill.teacher_settings import TeacherConfig
 from rlpost.training.reward.settings import RewardEngine, RewardModelConfig
-from rlpost.training.settings import ReferenceRanksConfig, TrainerConfig, require_reference
+from rlpost.training.settings import (
+    ReduceDType,
+    ReferenceRanksConfig,
+    TrainerConfig,
+    require_reference,
+)
 
 
 def test_the_defaults_and_both_ends_are_valid():
@@ -50,6 +55,12 @@ def test_only_stage_3_gives_its_optimizer_away(stage):
     check_config(TrainerConfig(offload_optimizer=True, zero_stage=3), "trainer")
     with pytest.raises(UserError, match=rf"trainer\.offload_optimizer=true .* got {stage}: "):
         check_config(TrainerConfig(offload_optimizer=True, zero_stage=stage), "trainer")
+
+
+def test_one_rank_has_nothing_to_add_up():
+    check_config(TrainerConfig(reduce_dtype=ReduceDType.bfloat16, num_ranks=2), "trainer")
+    with pytest.raises(UserError, match=r"^trainer\.reduce_dtype=bfloat16 has no effect with "):
+        check_config(TrainerConfig(reduce_dtype=ReduceDType.bfloat16), "trainer")
 
 
 def test_several_copies_of_a_reference_need_one():

@@ -19,14 +19,16 @@ from rlpost.training.optimizers.base import Optimizer
 from rlpost.training.optimizers.build import GroupOf, grouped, one_group, set_rate
 from rlpost.training.optimizers.parameters import parameters_of
 from rlpost.training.precision import has_cuda
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReduceDType, TrainerConfig
 from rlpost.training.zero.deepspeed_layers import gather_by_layer, largest_layer, num_values
 
-REDUCE_BUCKET, PREFETCH_BUCKET = 500_000_000, 50_000_000  # DeepSpeed's own
+# Bytes of gradients that are reduced at once, and values that are gathered ahead: DeepSpeed's own.
+REDUCE_BYTES, PREFETCH_BUCKET = 1_000_000_000, 50_000_000
 # Into how many pieces stage 3 cuts a rank's masters, and the values below which it does not. Making
 # a piece, and updating it, takes as much memory again as the piece.
 NUM_PIECES, MIN_PIECE = 16, 1 << 22
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+_DTYPES = {ReduceDType.float32: "fp32", ReduceDType.bfloat16: "bf16"}  # by DeepSpeed's names
 
 
 def join_ranks(
@@ -111,14 +113,20 @@ def engine_config(
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**62,
         "gradient_clipping": cfg.max_grad_norm,
+        # It would be that of the forward pass. What stages 2 and 3 reduce is added to their sums
+        # as it comes; stage 0 rounds it once, to the gradients that the weights keep.
+        "communication_data_type": _DTYPES[cfg.reduce_dtype],
         "zero_optimization": {
             "stage": cfg.zero_stage,
-            "reduce_scatter": on_gpu,  # gloo reduces, then keeps its part
+            # On GPUs stage 3 sends each rank its part alone; on a CPU DeepSpeed would start a
+            # process each time, to count cores. Stage 2 sends everything to all either way, and
+            # with this would divide by the ranks in bfloat16 before.
+            "reduce_scatter": on_gpu and cfg.zero_stage == 3,
             # The other stages would begin to reduce gradients earlier, at the price of a second
             # bucket.
             "overlap_comm": on_gpu and cfg.zero_stage == 3,
             # Stage 3 keeps a buffer of this many values; more than there are is waste.
-            "reduce_bucket_size": min(REDUCE_BUCKET, num_parameters),
+            "reduce_bucket_size": min(REDUCE_BYTES // cfg.reduce_dtype.size_bytes, num_parameters),
             "sub_group_size": piece_size(num_parameters, num_ranks=cfg.num_ranks),
             **_gathering(hidden_size, largest_layer),
         },
@@ -132,8 +140,6 @@ def engine_config(
         config["bf16"] = {"enabled": True}
         if cfg.zero_stage > 0:
             config["data_types"] = {"grad_accum_dtype": "fp32"}
-        if cfg.zero_stage == 1:
-            config["communication_data_type"] = "fp32"
     return config
 
 

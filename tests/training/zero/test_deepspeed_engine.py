@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rlpost.training.settings import TrainerConfig
+from rlpost.training.settings import ReduceDType, TrainerConfig
 from rlpost.training.zero.deepspeed_engine import engine_config
 
 
-def config(dtype=torch.float32, *, on_gpu=False, **options):
+def config(dtype=torch.float32, *, on_gpu=False, size=1000, **options):
     cfg = TrainerConfig(**options)
-    return engine_config(cfg, dtype=dtype, hidden_size=64, num_parameters=1000, on_gpu=on_gpu)
+    return engine_config(cfg, dtype=dtype, hidden_size=64, num_parameters=size, on_gpu=on_gpu)
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.3])
@@ -23,6 +23,28 @@ def test_bfloat16_sums_gradients_in_float32(stage):
     found = config(torch.bfloat16, zero_stage=stage)
     assert found["bf16"] == {"enabled": True}
     assert found["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("reduced", "name", "values"),
+    [(ReduceDType.float32, "fp32", 250_000_000), (ReduceDType.bfloat16, "bf16", 500_000_000)],
+)
+def test_what_ranks_add_up_in_is_stated_and_takes_a_gigabyte_at_a_time(
+    dtype, reduced, name, values
+):
+    """DeepSpeed takes what it computes in when the key is absent."""
+    found = config(dtype, reduce_dtype=reduced, size=10**12)
+    assert found["communication_data_type"] == name
+    assert found["zero_optimization"]["reduce_bucket_size"] == values
+    assert config(reduce_dtype=reduced)["zero_optimization"]["reduce_bucket_size"] == 1000
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_only_stage_3_on_gpus_sends_each_rank_its_part_alone(stage):
+    found = [config(zero_stage=stage, on_gpu=on_gpu) for on_gpu in (False, True)]
+    scatters = [each["zero_optimization"]["reduce_scatter"] for each in found]
+    assert scatters == [False, stage == 3]
 
 
 def test_float32_asks_for_no_mixed_precision():
