@@ -4,9 +4,7 @@ Owns the format, which is a prompt-completion dataset like any other: two string
 of messages where the prompt is more than one string. Refuses to own the rule
 (algorithms/selection.py). Invariants: a file is complete or absent; whoever reads it as
 ``data.train`` gets the tokens of the prompt that was sampled from, its system prompt and tools
-included; a response without text is no row, because every reader of rows would refuse it; one that
-was cut off at the limit of tokens is none either, because it would be learned with an end that it
-did not have.
+included; a response without text is no row, because every reader of rows would refuse it.
 """
 
 import json
@@ -27,7 +25,7 @@ def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) ->
         groups: only what was kept.
         model: what the policy started from; ``version`` says how far it was trained.
     """
-    episodes = [(g.prompt, e) for g in groups for e in g.episodes if _is_whole(e)]
+    episodes = [(g.prompt, e) for g in groups for e in g.episodes if says_something(e.text)]
     records = [_record(prompt, episode, model) for prompt, episode in episodes]
     write_dataset(root / f"step_{step:06d}.jsonl", records)
     return len(records)
@@ -36,10 +34,6 @@ def write_kept(root: Path, step: int, groups: Sequence[Group], *, model: str) ->
 def says_something(response: str) -> bool:
     """Whether a response can be a row."""
     return bool(response.strip())
-
-
-def _is_whole(episode: Episode) -> bool:
-    return not episode.truncated and says_something(episode.text)
 
 
 def write_dataset(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

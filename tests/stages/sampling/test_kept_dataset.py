@@ -21,13 +21,12 @@ CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-def kept(prompt: Prompt, *, text: str = "sunny", finish_reason: str = "stop") -> Group:
+def kept(prompt: Prompt, *, text: str = "sunny") -> Group:
     verdict = Verdict(verifier="exact", reward=1.0)
     sampled = trajectory((5,), prompt_ids=prompt.token_ids, versions=2)
     judged = episode(
-        sampled, uid="0:3", sample=1, finish_reason=finish_reason, text=text, seed=9,
-        verdicts=(verdict,), reward=1.0,
-    )  # fmt: skip
+        sampled, uid="0:3", sample=1, text=text, seed=9, verdicts=(verdict,), reward=1.0
+    )
     return Group(prompt=prompt, episodes=(judged,))
 
 
@@ -78,9 +77,8 @@ def test_a_base_models_text_stays_text(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
     sampled = PromptEncoder(tokenizer).encode(Row(columns={"prompt": "2 *"}, address=""), uid="0:3")
-    # No reader of rows would take an answer without text, and one that was cut off has no end.
-    cut = kept(sampled, text="sunny, with a", finish_reason="length")
-    groups = [kept(sampled, text="\n"), cut, kept(sampled)]
+    # No reader of rows would take an answer without text.
+    groups = [kept(sampled, text="\n"), kept(sampled)]
     assert write_kept(tmp_path, 1, groups, model="some/model") == 1
     record = json.loads((tmp_path / "step_000001.jsonl").read_text())
     assert (record["prompt"], record["completion"]) == ("2 *", "sunny")
