@@ -237,8 +237,7 @@ def table(results: list[Result]) -> str:
     ]
     for each in results:
         if each.refused:
-            reason = each.refused.removeprefix("model.path: ").partition("; use a model")[0]
-            cells = [f"refused: {reason}", "", adapter_words(each)]
+            cells = [f"refused: {reason_of(each.refused)}", "", adapter_words(each)]
         elif each.failed:
             cells = [f"fails: {each.failed[-200:]}", "", ""]
         else:
@@ -249,10 +248,15 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def reason_of(refusal: str) -> str:
+    """Return a refusal without its field and its way out."""
+    return refusal.removeprefix("model.path: ").partition("; ")[0]
+
+
 def adapter_words(result: Result) -> str:
     """Return how a family fared with an adapter; nothing where it was not tried."""
     if result.adapter_refused:
-        return f"refused: {result.adapter_refused.partition('; ')[0]}"
+        return f"refused: {reason_of(result.adapter_refused)}"
     if result.adapter_failed:
         return f"fails: {result.adapter_failed[-200:]}"
     return "" if result.served_diff is None else f"yes ({result.served_diff:.0e} nats)"
