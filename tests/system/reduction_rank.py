@@ -1,6 +1,6 @@
-"""One rank of tests/system/test_gradient_reduction.py: all stages in one process.
+"""One rank of tests/system/test_gradient_reduction.py: all cases in one process.
 
-    python reduction_rank.py MODEL RANK WORLD_SIZE PORTS.json RESULT.json REDUCE_DTYPE
+    python reduction_rank.py MODEL RANK WORLD_SIZE PORTS.json RESULT.json STAGES
 
 What a rank adds to the sum is seen when the batches of all others weigh nothing: with zeros every
 number format adds exactly.
@@ -39,16 +39,16 @@ def gradient(built: DeepSpeedTrainer, batches: list[MicroBatch], step: int) -> d
 
 
 def main() -> None:
-    path, rank, world_size, ports, result, reduced = sys.argv[1:]
+    path, rank, world_size, ports, result, stages = sys.argv[1:]
     rank, world_size = int(rank), int(world_size)
     groups, advantages = random_groups(num_prompts=8)
-    packed = pack_into(groups, advantages, num_ranks=world_size)
-    mine = packed.batches[rank]
-    found = {}
-    for stage, port in enumerate(json.loads(Path(ports).read_text())):
+    mine = pack_into(groups, advantages, num_ranks=world_size).batches[rank]
+    cases = [(int(stage), dtype) for stage in stages for dtype in ReduceDType]
+    found: dict[str, list[float]] = {dtype.value: [] for dtype in ReduceDType}
+    for (stage, reduced), port in zip(cases, json.loads(Path(ports).read_text()), strict=True):
         cfg = TrainerConfig(
             dtype=DType.bfloat16,
-            reduce_dtype=ReduceDType(reduced),
+            reduce_dtype=reduced,
             threads=1,
             zero_stage=stage,
             num_ranks=world_size,
@@ -63,7 +63,7 @@ def main() -> None:
                 exact[name] = exact[name] + part if name in exact else part
         ours = gradient(built, mine, world_size + 1)
         built.close()
-        found[f"stage {stage}"] = relative_difference(ours, exact)
+        found[reduced.value].append(relative_difference(ours, exact))
     if rank == 0:
         Path(result).write_text(json.dumps(found))
 
