@@ -12,7 +12,7 @@ from rlpost.rollout.generator_config import GeneratorConfig
 from rlpost.weights.protocol import Publisher, PushTarget
 from rlpost.weights.transports.protocol import Locator
 
-LONGEST_S = 2 * WEEK_S  # of a joint transfer with the longest ``weights.timeout_s``
+LONGEST_S = 3 * WEEK_S  # of a joint transfer with the longest ``weights.timeout_s``
 ARGUMENTS = {
     "version": 1, "locator": None, "first_rank": 1, "sequences": [[1, 2]], "seats": [],
 }  # fmt: skip
