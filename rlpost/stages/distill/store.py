@@ -21,12 +21,12 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from blake3 import blake3
@@ -186,13 +186,11 @@ class StoreWriter:
         place.mkdir(parents=True, exist_ok=True)
         for left in place.glob(f".{name}.*{_WRITING}"):
             _remove_unless_written(left)
-        self._scratch = Path(mkdtemp(prefix=f".{name}.", suffix=_WRITING, dir=place))
-        # The lock exists before its name does, so nobody takes this writer for a dead one.
-        unnamed = self._scratch / f"{_LOCK}.new"
-        self._lock = unnamed.open("w")
-        print("locked while the store is written", file=self._lock, flush=True)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        unnamed.rename(self._scratch / _LOCK)
+        lock = None
+        while lock is None:  # else another one took it for what a killed writer left
+            self._scratch = Path(mkdtemp(prefix=f".{name}.", suffix=_WRITING, dir=place))
+            lock = _locked(self._scratch, wait=True)
+        self._lock = lock
         return self
 
     def __exit__(
@@ -247,10 +245,23 @@ class StoreWriter:
 
 def _remove_unless_written(scratch: Path) -> None:
     """Remove what a killed writer left; the kernel has released its lock."""
-    # A writer that begins or ends at this moment has no such file.
-    with suppress(FileNotFoundError), (scratch / _LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        shutil.rmtree(scratch)
+    lock = _locked(scratch, wait=False)
+    if lock is not None:
+        shutil.rmtree(scratch, ignore_errors=True)  # whoever locks it meanwhile keeps it
+        lock.close()
+
+
+def _locked(scratch: Path, *, wait: bool) -> TextIO | None:
+    """Return the lock of a directory that is written.
+
+    None: another process has it, or has removed the directory. A writer may be killed before it
+    locks its own, so the file is made by whoever comes first.
+    """
+    path = scratch / _LOCK
+    with ExitStack() as undo, suppress(FileNotFoundError, BlockingIOError):
+        lock = undo.enter_context(path.open("a"))
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            undo.pop_all()
+            return lock
+    return None

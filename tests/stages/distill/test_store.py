@@ -63,6 +63,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_nothing_in_the_way(
     (left,) = tmp_path.iterdir()
     with pytest.raises(DataError):
         TeacherStore.open(left)
+    (tmp_path / ".stored.one.writing").mkdir()  # of a writer that had not locked it yet
     with StoreWriter(place, identity=IDENTITY, path="teacher") as again:
         again.add(EXAMPLES[:1], KEPT[:1])
         again.commit()
