@@ -74,16 +74,8 @@ def trained_footprint(
     temporaries = {"temporaries of the update": copies * 4 * masters}
     scored = [*([shape] if has_head else []), *(each for each, _ in frozen)]
     logits = LOGIT_COPIES * 4 * cfg.logprob_chunk * sum(each.vocabulary for each in scored)
-    gathered = max(
-        _gathered_values(shape, cfg.num_ranks if cfg.zero_stage == 3 else 1),
-        *(
-            _gathered_values(each, cfg.num_ranks if is_divided else 1)
-            for each, is_divided in frozen
-        ),
-        0.0,
-    )
     phases = {
-        "activations and logits": gathered * value_bytes
+        "activations and logits": value_bytes * _most_gathered(shape, cfg, frozen)
         + logits
         + -(-num_tokens // cfg.sequence_parallel_size)
         * activation_bytes_per_token(
@@ -108,6 +100,15 @@ def trained_footprint(
         Footprint(process=process, kept=base, phases=copy),
         Footprint(process=process, kept=context | kept, phases=phases | temporaries, on_gpu=True),
     ]
+
+
+def _most_gathered(
+    shape: ModelShape, cfg: TrainerConfig, frozen: Sequence[tuple[ModelShape, bool]]
+) -> float:
+    """Values that are whole for a while of whichever model has the most of them."""
+    divided = [shape] if cfg.zero_stage == 3 else []
+    divided += [each for each, is_divided in frozen if is_divided]
+    return max((_gathered_values(each, cfg.num_ranks) for each in divided), default=0.0)
 
 
 def _gathered_values(shape: ModelShape, sharing: int) -> float:

@@ -104,15 +104,6 @@ def plan_suites(
         suite_source(name, DataConfig(heldout=f"suite:{name}", heldout_size=size))
         for name in evaluation.suites
     )
-    judges = (
-        verifiers_role(
-            cfg.cluster,
-            source.verifiers,
-            tokenizer=policy.tokenizer,
-            name=f"verifiers of {source.name}",
-        )
-        for source in sources
-    )
     prompts = {each.name: _items(each, policy.tokenizer, longest=longest) for each in sources}
     generator = shortest_length(
         generator,
@@ -128,7 +119,7 @@ def plan_suites(
         adapters=adapters,
         roles=(
             generators_role(generator, model_path=policy.path, device=device, adapters=adapters),
-            *judges,
+            *(_judges(each, cfg, policy) for each in sources),
         ),
         make_sender=sender_factory(
             cfg.weights,
@@ -141,6 +132,15 @@ def plan_suites(
             for source in sources
             for name in measured_names(source.name, samples=evaluation.samples)
         ),
+    )
+
+
+def _judges(source: JudgedSource, cfg: Any, policy: CheckedPolicy) -> Role:
+    return verifiers_role(
+        cfg.cluster,
+        source.verifiers,
+        tokenizer=policy.tokenizer,
+        name=f"verifiers of {source.name}",
     )
 
 
